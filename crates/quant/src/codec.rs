@@ -1,0 +1,238 @@
+//! The scalar reference: 4-bit codes and scales of a slice of float32, without tensors.
+//!
+//! It defines what every device computes, and the CPU backend runs on it.
+//!
+//! ```
+//! use burn_lora_quant::{QuantConfig, codec::Packed};
+//!
+//! let weight: Vec<f32> = (0..256).map(|i| (i as f32 * 0.37).sin()).collect();
+//! let packed = Packed::quantize(&weight, [4, 64], &QuantConfig::nf4())?;
+//! let error = packed.dequantize().iter().zip(&weight).map(|(q, w)| (q - w).abs()).sum::<f32>() / 256.0;
+//! assert!(error < 0.1);
+//! # Ok::<_, burn_lora_quant::QuantError>(())
+//! ```
+
+use crate::{
+    config::QuantConfig,
+    error::QuantError,
+    format::Format,
+    layout::Layout,
+    scale::{NESTED_BLOCK, ScaleRule, encode_e8m0, nearest, nvfp4_global},
+};
+use std::ops::Range;
+
+/// A quantized weight in host memory, in the words that [`Layout`] describes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// What the words mean.
+    pub layout: Layout,
+    /// The 4-bit codes.
+    pub codes: Vec<u32>,
+    /// The scale of each block.
+    pub scales: Vec<u32>,
+    /// Codebook, map, offset and outer float32s.
+    pub tables: Vec<u32>,
+}
+
+impl Packed {
+    /// Quantizes a row-major weight of `shape` `[out, in]`.
+    ///
+    /// A block that holds a NaN decodes to NaN, one that holds an infinity to NaN or infinities.
+    ///
+    /// # Errors
+    /// Settings that do not go together ([`QuantConfig::validate`]).
+    ///
+    /// # Panics
+    /// If `weight` has not as many elements as `shape` says.
+    pub fn quantize(
+        weight: &[f32],
+        shape: [usize; 2],
+        config: &QuantConfig,
+    ) -> Result<Self, QuantError> {
+        config.validate()?;
+        let layout = config.layout(shape);
+        assert_eq!(weight.len(), layout.len(), "a weight of shape {shape:?}");
+        let absmax: Vec<f32> = weight.chunks(layout.block_size).map(absmax).collect();
+        let (scales, tables, normalizers) = encode_scales(&layout, &absmax);
+        let codes = weight
+            .chunks(8)
+            .enumerate()
+            .map(|(word, values)| {
+                encode_word(layout.format, values, normalizers[word * 8 / layout.block_size])
+            })
+            .collect();
+        Ok(Self { layout, codes, scales, tables })
+    }
+
+    /// The weight that the codes stand for, row-major.
+    pub fn dequantize(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.layout.len()];
+        self.view().decode(0, &mut out);
+        out
+    }
+
+    /// The same, borrowed.
+    pub fn view(&self) -> PackedView<'_> {
+        PackedView::new(self.layout, &self.codes, &self.scales, &self.tables)
+    }
+}
+
+/// The largest magnitude; NaN if there is one.
+pub(crate) fn absmax(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |max, value| {
+        let value = value.abs();
+        if value > max || value.is_nan() { value } else { max }
+    })
+}
+
+/// What the elements of a block are multiplied by before they are encoded: `1 / scale`, and never
+/// an infinity. bitsandbytes' least absmax is 1e-38.
+fn normalizer(scale: f32) -> f32 {
+    1.0 / if scale < 1e-38 { 1e-38 } else { scale }
+}
+
+/// From the absmax of each block: the words of the scales, the tables, and each block's
+/// normalizer.
+pub(crate) fn encode_scales(layout: &Layout, absmax: &[f32]) -> (Vec<u32>, Vec<u32>, Vec<f32>) {
+    let mut tables = layout.tables();
+    let map = layout.scales.map();
+    let ascending = &map[..layout.scales.ascending().min(map.len())];
+    let (offset, outer) = (Layout::OFFSET, Layout::OFFSET + 1);
+    let mut normalizers: Vec<f32> = absmax.iter().copied().map(normalizer).collect();
+    let codes: Vec<u8> = match layout.scales {
+        ScaleRule::Absmax => {
+            let bits = absmax.iter().map(|scale| scale.to_bits()).collect();
+            return (bits, to_bits(&tables), normalizers);
+        }
+        ScaleRule::DoubleQuant => {
+            let sum: f64 = absmax.iter().copied().map(f64::from).sum();
+            tables[offset] = (sum / absmax.len().max(1) as f64) as f32;
+            let mut codes = Vec::with_capacity(absmax.len());
+            for (i, block) in absmax.chunks(NESTED_BLOCK).enumerate() {
+                let shifted: Vec<f32> = block.iter().map(|scale| scale - tables[offset]).collect();
+                tables[outer + i] = self::absmax(&shifted);
+                let normalizer = normalizer(tables[outer + i]);
+                codes.extend(shifted.iter().map(|s| nearest(ascending, s * normalizer, false)));
+            }
+            codes
+        }
+        ScaleRule::E8m0 => absmax.iter().copied().map(encode_e8m0).collect(),
+        ScaleRule::E4m3 => {
+            tables[outer] = nvfp4_global(self::absmax(absmax));
+            let unit = 1.0 / (6.0 * tables[outer]);
+            absmax.iter().map(|absmax| nearest(ascending, absmax * unit, true)).collect()
+        }
+    };
+    if matches!(layout.scales, ScaleRule::E8m0 | ScaleRule::E4m3) {
+        let coded = |code: &u8| tables_scale(map[usize::from(*code)], tables[outer], 0.0);
+        normalizers = codes.iter().map(coded).map(normalizer).collect();
+    }
+    let words = codes.chunks(4).map(|codes| {
+        codes.iter().rev().fold(0, |word, code| word << 8 | u32::from(*code))
+    });
+    (words.collect(), to_bits(&tables), normalizers)
+}
+
+fn to_bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The word of up to 8 elements that share a scale.
+pub(crate) fn encode_word(format: Format, values: &[f32], normalizer: f32) -> u32 {
+    let nibble = |word, (i, value): (usize, &f32)| {
+        word | u32::from(format.encode(value * normalizer)) << shift(i)
+    };
+    values.iter().enumerate().fold(0, nibble)
+}
+
+/// Where element `i` of a word stands: bytes from the lowest, the high half first.
+const fn shift(i: usize) -> usize {
+    (i ^ 1) * 4
+}
+
+/// A quantized weight, borrowed, ready to be decoded.
+pub struct PackedView<'a> {
+    layout: Layout,
+    codes: &'a [u32],
+    scales: &'a [u32],
+    tables: &'a [u32],
+    /// The two values that each byte of codes stands for: half as many look-ups.
+    pairs: [[f32; 2]; 256],
+}
+
+impl<'a> PackedView<'a> {
+    /// The words of `layout`.
+    ///
+    /// # Panics
+    /// If there are not as many of them as `layout` says.
+    pub fn new(layout: Layout, codes: &'a [u32], scales: &'a [u32], tables: &'a [u32]) -> Self {
+        let found = [codes.len(), scales.len(), tables.len()];
+        let expected = [layout.code_words(), layout.scale_words(), layout.table_words()];
+        assert_eq!(found, expected, "words of codes, scales and tables of {layout:?}");
+        let value = |code: usize| f32::from_bits(tables[code]);
+        let pairs = std::array::from_fn(|byte| [value(byte >> 4), value(byte & 15)]);
+        Self { layout, codes, scales, tables, pairs }
+    }
+
+    /// What the words mean.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The scale of a block.
+    pub fn scale(&self, block: usize) -> f32 {
+        if !self.layout.scales.is_coded() {
+            return f32::from_bits(self.scales[block]);
+        }
+        let code = self.scales[block / 4] >> (8 * (block % 4)) & 0xff;
+        let table = |i: usize| f32::from_bits(self.tables[i]);
+        let outer = table(Layout::OFFSET + 1 + self.layout.outer_of(block));
+        tables_scale(table(16 + code as usize), outer, table(Layout::OFFSET))
+    }
+
+    /// Decodes the elements from `start` on, as many as fit `out`.
+    ///
+    /// # Panics
+    /// If that is past the end of the weight.
+    pub fn decode(&self, start: usize, out: &mut [f32]) {
+        let size = self.layout.block_size;
+        let mut rest = out;
+        let mut at = start;
+        while !rest.is_empty() {
+            let block = at / size;
+            let count = ((block + 1) * size - at).min(rest.len());
+            let (head, tail) = rest.split_at_mut(count);
+            self.decode_block(at..at + count, self.scale(block), head);
+            (rest, at) = (tail, at + count);
+        }
+    }
+
+    /// Decodes a part of one block.
+    fn decode_block(&self, range: Range<usize>, scale: f32, out: &mut [f32]) {
+        let pairs = &self.pairs;
+        let element = |i: usize| pairs[(self.codes[i / 8] >> (8 * (i % 8 / 2)) & 0xff) as usize][i % 2];
+        // Whole words in the middle, elements at the ends.
+        let whole = range.start.next_multiple_of(8)..range.end / 8 * 8;
+        if whole.is_empty() {
+            out.iter_mut().zip(range).for_each(|(out, i)| *out = element(i) * scale);
+            return;
+        }
+        let (head, out) = out.split_at_mut(whole.start - range.start);
+        let (middle, tail) = out.split_at_mut(whole.len());
+        head.iter_mut().zip(range.start..).for_each(|(out, i)| *out = element(i) * scale);
+        tail.iter_mut().zip(whole.end..).for_each(|(out, i)| *out = element(i) * scale);
+        let words = &self.codes[whole.start / 8..whole.end / 8];
+        for (out, word) in middle.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            let bytes = word.to_le_bytes();
+            for (out, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+                let [first, second] = pairs[usize::from(byte)];
+                *out = [first * scale, second * scale];
+            }
+        }
+    }
+}
+
+/// A coded scale. bitsandbytes rounds after the product, so this is no fused multiply-add.
+fn tables_scale(value: f32, outer: f32, offset: f32) -> f32 {
+    value * outer + offset
+}

@@ -1,0 +1,355 @@
+//! The CUDA side of the product: CubeCL's buffers and stream on one hand, cuBLASLt on the other.
+//!
+//! All that touches CubeCL's internals in this workspace stands in this file; the versions of
+//! `cubecl` and `cubecl-server` are pinned exactly for its sake.
+
+use super::Gemm;
+use burn::{
+    backend::BackTrace,
+    tensor::{DType, Shape},
+};
+use burn_cubecl::{
+    kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
+};
+use cubecl::{
+    cuda::CudaRuntime,
+    device_handle::DeviceHandle,
+    server::{BufferBinding, ServerError},
+};
+use cubecl_server::{
+    runtime::Runtime,
+    stream::{ExecuteScope, FailureStore, WriteScoped},
+};
+use cudarc::cublaslt::{
+    result::{self, CublasError},
+    sys,
+};
+use std::{
+    any::TypeId,
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+    ffi::c_void,
+    sync::OnceLock,
+};
+
+/// CubeCL's CUDA server. Its module is private, its associated type is not.
+type CudaServer = <CudaRuntime as Runtime>::Server;
+
+/// NVIDIA's recommendation for Hopper.
+static WORKSPACE_BYTES: u64 = 32 << 20;
+
+/// Whether [`gemm`] can compute this product; Burn's own matmul does the others.
+pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
+    lhs.client.service_id().service == TypeId::of::<CudaServer>()
+        && data_type(lhs.dtype).is_some()
+        && [lhs, rhs].iter().all(|tensor| tensor.meta.shape().num_elements() > 0)
+        && library_is_present()
+}
+
+fn library_is_present() -> bool {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    *PRESENT.get_or_init(|| {
+        // SAFETY: the call only tries to open each candidate name of the library.
+        let present = unsafe { sys::is_culib_present() };
+        if !present {
+            tracing::warn!(
+                "libcublasLt is not found, so matrix products run on Burn's own kernels, which \
+                 are about three times as slow: install cuBLAS or set LD_LIBRARY_PATH"
+            );
+        }
+        present
+    })
+}
+
+fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
+    match dtype {
+        DType::BF16 => Some(sys::cudaDataType::CUDA_R_16BF),
+        DType::F16 => Some(sys::cudaDataType::CUDA_R_16F),
+        DType::F32 => Some(sys::cudaDataType::CUDA_R_32F),
+        _ => None,
+    }
+}
+
+/// The product of three-dimensional tensors, added to `add` where there is one: allocates the
+/// output and sends the call to the device's thread, which is where the kernels launched so far
+/// were sent, in this order.
+pub(super) fn gemm(
+    lhs: CubeTensor,
+    rhs: CubeTensor,
+    add: Option<CubeTensor>,
+    gemm: Gemm,
+) -> CubeTensor {
+    let (lhs, rhs) = (into_matrix(lhs), into_matrix(rhs));
+    let (client, dtype) = (lhs.client.clone(), lhs.dtype);
+    let mut matrices = [&lhs, &rhs].map(|tensor| Matrix::of(tensor).expect("made so"));
+    for (matrix, transposed) in matrices.iter_mut().zip([gemm.trans_lhs, gemm.trans_rhs]) {
+        matrix.op ^= i32::from(transposed);
+    }
+    let dims = |tensor: &CubeTensor| [0, 1, 2].map(|dim| tensor.meta.shape()[dim]);
+    let (l, r) = (dims(&lhs), dims(&rhs));
+    let shape = [l[0], l[1 + usize::from(gemm.trans_lhs)], r[2 - usize::from(gemm.trans_rhs)]];
+
+    let beta = if add.is_some() { 1.0 } else { 0.0 };
+    let add = add.map(into_contiguous);
+    let out = match &add {
+        // Both this handle and the clone that is written to are one buffer.
+        Some(add) if add.can_mut() => add.clone(),
+        _ => empty_device_contiguous_dtype(
+            client.clone(),
+            lhs.device.clone(),
+            Shape::new(shape),
+            dtype,
+        ),
+    };
+    // From CubeCL's pool, so that a later use of the same memory is ordered after this one.
+    let workspace = client.empty(WORKSPACE_BYTES as usize);
+
+    let problem = Problem {
+        lhs: matrices[0],
+        rhs: matrices[1],
+        out: Matrix::of(&out).expect("contiguous"),
+        add: add.as_ref().map(|add| Matrix::of(add).expect("contiguous")),
+        batch: shape[0] as i32,
+        dtype: data_type(dtype).expect("checked by `supports`"),
+        tf32: gemm.tf32,
+        alignment: 256,
+    };
+    let stream = out.handle.stream;
+    let add = add.map_or_else(|| out.handle.clone(), |add| add.handle);
+    let buffers = [lhs.handle, rhs.handle, add, out.handle.clone(), workspace].map(|h| h.binding());
+
+    DeviceHandle::<CudaServer>::new(client.service_id().device).submit(move |server| {
+        // The scope marks the output as failed unless the body succeeds: a read of it, or of
+        // anything computed from it, then reports the error.
+        let written = buffers[3..].to_vec();
+        let _ = ExecuteScope::over(server, stream, written).execute(|server| {
+            let read = if beta == 0.0 { 2 } else { 3 };
+            server.write_streams().ensure_written(buffers[..read].iter())?;
+            // Makes the stream wait for work of other streams on these buffers, and keeps
+            // those buffers alive until this stream is done with them: dropped after the call.
+            let mut streams = server.write_streams().resolve(stream, buffers.iter())?;
+            let mut address = |buffer: &BufferBinding| {
+                let memory = &mut streams.get(&buffer.stream).memory_management_gpu;
+                let (start, end) = (buffer.offset_start, buffer.offset_end);
+                let resource = memory.get_resource(buffer.memory.clone(), start, end)?;
+                Ok::<_, ServerError>(resource.ptr)
+            };
+            let [lhs, rhs, add, out, workspace] = &buffers;
+            let addresses = [address(lhs)?, address(rhs)?, address(add)?, address(out)?];
+            let workspace = address(workspace)?;
+            let stream = streams.current().sys;
+
+            let alignment = addresses.iter().fold(256, |bits, address| bits | address);
+            let problem = Problem { alignment: 1 << alignment.trailing_zeros(), ..problem };
+            CUBLASLT
+                .with_borrow_mut(|lt| {
+                    let plan = lt.plan(problem)?;
+                    plan.run(addresses, [gemm.alpha, beta], workspace, stream.cast())
+                })
+                .map_err(|error| ServerError::Generic {
+                    reason: format!("cuBLASLt: {error:?} for {problem:?}"),
+                    backtrace: BackTrace::capture(),
+                })
+        });
+    });
+    out
+}
+
+/// A matrix, or a batch of them, as it lies in memory, in the terms of cuBLASLt, which takes every
+/// matrix for one with contiguous columns. One with contiguous rows is to it the transposed
+/// matrix, which is what it needs: the output has contiguous rows too, and is computed as
+/// `out^T = rhs^T * lhs^T`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Matrix {
+    rows: u64,
+    cols: u64,
+    /// Elements from one column to the next.
+    stride: i64,
+    /// Elements from one matrix to the next.
+    batch_stride: i64,
+    /// 0, `CUBLAS_OP_N`: this is the transposed matrix; 1, `CUBLAS_OP_T`: transpose it.
+    op: i32,
+}
+
+impl Matrix {
+    fn of(tensor: &CubeTensor) -> Option<Self> {
+        let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+        let (rows, cols) = (shape[1], shape[2]);
+        // The stride along a dimension of one element says nothing.
+        let next_row = if rows == 1 { cols } else { strides[1] };
+        let next_col = if cols == 1 { 1 } else { strides[2] };
+        let batch_stride = if shape[0] == 1 { 0 } else { strides[0] as i64 };
+        let (rows, cols, stride, op) = match (next_row, next_col) {
+            _ if tensor.meta.is_tiled() => return None,
+            (stride, 1) if stride >= cols => (cols, rows, stride, 0),
+            (1, stride) if stride >= rows => (rows, cols, stride, 1),
+            _ => return None,
+        };
+        let (rows, cols, stride) = (rows as u64, cols as u64, stride as i64);
+        Some(Self { rows, cols, stride, batch_stride, op })
+    }
+}
+
+/// Copies a tensor that is no [`Matrix`].
+fn into_matrix(tensor: CubeTensor) -> CubeTensor {
+    match Matrix::of(&tensor) {
+        Some(_) => tensor,
+        None => into_contiguous(tensor),
+    }
+}
+
+/// What cuBLASLt chooses an algorithm by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Problem {
+    lhs: Matrix,
+    rhs: Matrix,
+    out: Matrix,
+    add: Option<Matrix>,
+    batch: i32,
+    dtype: sys::cudaDataType,
+    tf32: bool,
+    /// A power of two that divides every address, 256 at most.
+    alignment: u32,
+}
+
+/// A problem's descriptors and the algorithm chosen for it.
+struct Plan {
+    handle: sys::cublasLtHandle_t,
+    desc: sys::cublasLtMatmulDesc_t,
+    /// Of `lhs`, `rhs`, what is added and the output.
+    layouts: [sys::cublasLtMatrixLayout_t; 4],
+    algo: sys::cublasLtMatmulAlgo_t,
+}
+
+thread_local! {
+    /// CubeCL has one thread per device, with the device's context current: what lives on it
+    /// needs no lock and no device id.
+    static CUBLASLT: RefCell<CublasLt> = RefCell::default();
+}
+
+/// Plans kept before all are dropped: a program that keeps meeting new shapes does not grow.
+const MAX_PLANS: usize = 4096;
+
+#[derive(Default)]
+struct CublasLt {
+    handle: Option<sys::cublasLtHandle_t>,
+    plans: HashMap<Problem, Plan>,
+}
+
+impl CublasLt {
+    fn plan(&mut self, problem: Problem) -> Result<&Plan, CublasError> {
+        let handle = match self.handle {
+            Some(handle) => handle,
+            None => *self.handle.insert(result::create_handle()?),
+        };
+        if self.plans.len() >= MAX_PLANS && !self.plans.contains_key(&problem) {
+            self.plans.clear();
+        }
+        match self.plans.entry(problem) {
+            Entry::Occupied(plan) => Ok(plan.into_mut()),
+            Entry::Vacant(entry) => Ok(entry.insert(Plan::new(handle, &problem)?)),
+        }
+    }
+}
+
+impl Plan {
+    fn new(handle: sys::cublasLtHandle_t, problem: &Problem) -> Result<Self, CublasError> {
+        use sys::{
+            cublasLtMatmulDescAttributes_t::*, cublasLtMatmulPreferenceAttributes_t::*,
+            cublasLtMatrixLayoutAttribute_t::*,
+        };
+        let compute = if problem.tf32 && problem.dtype == sys::cudaDataType::CUDA_R_32F {
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F
+        };
+        let desc = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
+        let layout = |matrix: &Matrix| {
+            let Matrix { rows, cols, stride, batch_stride, .. } = matrix;
+            let layout = result::create_matrix_layout(problem.dtype, *rows, *cols, *stride)?;
+            // SAFETY: the layout is alive, and each value has the type its attribute asks for.
+            unsafe {
+                let set = |attribute, value: *const c_void, size| {
+                    result::set_matrix_layout_attribute(layout, attribute, value, size)
+                };
+                let batch = (&raw const problem.batch).cast();
+                set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, batch, 4)?;
+                let stride = (&raw const *batch_stride).cast();
+                set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride, 8)?;
+            }
+            Ok(layout)
+        };
+        let Problem { lhs, rhs, out, add, .. } = problem;
+        let layouts = [layout(lhs)?, layout(rhs)?, layout(&add.unwrap_or(*out))?, layout(out)?];
+        let preference = result::create_matmul_pref()?;
+        // SAFETY: the objects are alive, and each value has the type its attribute asks for.
+        let best = unsafe {
+            let op = |op, matrix: &Matrix| {
+                result::set_matmul_desc_attribute(desc, op, (&raw const matrix.op).cast(), 4)
+            };
+            op(CUBLASLT_MATMUL_DESC_TRANSA, rhs)?;
+            op(CUBLASLT_MATMUL_DESC_TRANSB, lhs)?;
+            let prefer = |attribute, value: *const c_void, size| {
+                result::set_matmul_pref_attribute(preference, attribute, value, size)
+            };
+            let workspace = (&raw const WORKSPACE_BYTES).cast();
+            prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace, 8)?;
+            let alignment = (&raw const problem.alignment).cast();
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment, 4)?;
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment, 4)?;
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment, 4)?;
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment, 4)?;
+            let [lhs, rhs, add, out] = layouts;
+            let best =
+                result::get_matmul_algo_heuristic(handle, desc, rhs, lhs, add, out, preference);
+            result::destroy_matmul_pref(preference)?;
+            best?
+        };
+        Ok(Self { handle, desc, layouts, algo: best.algo })
+    }
+
+    /// Enqueues `out = factors[0] * product + factors[1] * add` on `stream`.
+    fn run(
+        &self,
+        [lhs, rhs, add, out]: [u64; 4],
+        factors: [f32; 2],
+        workspace: u64,
+        stream: sys::cudaStream_t,
+    ) -> Result<(), CublasError> {
+        let [lhs_layout, rhs_layout, add_layout, out_layout] = self.layouts;
+        // SAFETY: the buffers are allocated, as large as the layouts say, and stay so until
+        // `stream` is past this call; the factors are read before it returns.
+        unsafe {
+            result::matmul(
+                self.handle,
+                self.desc,
+                (&raw const factors[0]).cast(),
+                (&raw const factors[1]).cast(),
+                rhs as *const c_void,
+                rhs_layout,
+                lhs as *const c_void,
+                lhs_layout,
+                add as *const c_void,
+                add_layout,
+                out as *mut c_void,
+                out_layout,
+                &self.algo,
+                workspace as *mut c_void,
+                WORKSPACE_BYTES as usize,
+                stream,
+            )
+        }
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: the objects are this plan's own, and cuBLASLt has read them when a call returned.
+        unsafe {
+            for layout in self.layouts {
+                let _ = result::destroy_matrix_layout(layout);
+            }
+            let _ = result::destroy_matmul_desc(self.desc);
+        }
+    }
+}

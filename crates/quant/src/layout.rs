@@ -1,0 +1,127 @@
+//! How a packed weight lies in memory.
+
+use crate::{
+    format::Format,
+    scale::{NESTED_BLOCK, ScaleRule},
+};
+
+/// The storage of one weight: three arrays of 32-bit words.
+///
+/// - codes: 8 a word. Byte `i` of the array (little endian) holds elements `2i`, in its high half,
+///   and `2i + 1`: the bytes are those of bitsandbytes. Blocks run over the flattened row-major
+///   weight, whatever its row length.
+/// - scales: float32 bits, one a block, or 8-bit codes, 4 a word, lowest byte first.
+/// - tables: float32 bits: the codebook (16), and with coded scales their map (256), the offset
+///   and the outer float32s.
+///
+/// Words are integers also where they are float32 bits, so that nothing that walks over the
+/// float parameters of a model (a cast, an optimizer) touches them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Layout {
+    /// What the codes mean.
+    pub format: Format,
+    /// What the scales mean.
+    pub scales: ScaleRule,
+    /// Elements that share a scale; a power of two, 16 at least.
+    pub block_size: usize,
+    /// The logical shape of the weight, `[out, in]`.
+    pub shape: [usize; 2],
+}
+
+impl Layout {
+    /// Where the offset stands in the tables; the outer float32s follow it.
+    pub(crate) const OFFSET: usize = 16 + 256;
+
+    pub(crate) fn new(
+        format: Format,
+        scales: ScaleRule,
+        block_size: usize,
+        shape: [usize; 2],
+    ) -> Self {
+        Self { format, scales, block_size, shape }
+    }
+
+    /// Elements in all.
+    pub const fn len(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
+    /// Whether the weight has no elements.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Blocks, the last of which may be shorter.
+    pub const fn blocks(&self) -> usize {
+        self.len().div_ceil(self.block_size)
+    }
+
+    /// Words of codes.
+    pub const fn code_words(&self) -> usize {
+        self.len().div_ceil(8)
+    }
+
+    /// Words of scales.
+    pub const fn scale_words(&self) -> usize {
+        if self.scales.is_coded() { self.blocks().div_ceil(4) } else { self.blocks() }
+    }
+
+    /// Words of tables.
+    pub const fn table_words(&self) -> usize {
+        if self.scales.is_coded() { Self::OFFSET + 1 + self.outer_len() } else { 16 }
+    }
+
+    /// Outer float32s.
+    pub const fn outer_len(&self) -> usize {
+        match self.scales {
+            ScaleRule::Absmax => 0,
+            ScaleRule::DoubleQuant => self.blocks().div_ceil(NESTED_BLOCK),
+            ScaleRule::E8m0 | ScaleRule::E4m3 => 1,
+        }
+    }
+
+    /// The outer float32 that a block's scale is multiplied by.
+    pub(crate) const fn outer_of(&self, block: usize) -> usize {
+        match self.scales {
+            ScaleRule::DoubleQuant => block / NESTED_BLOCK,
+            _ => 0,
+        }
+    }
+
+    /// The tables before any weight was seen: codebook and map, offset 0, outer float32s 1.
+    pub(crate) fn tables(&self) -> Vec<f32> {
+        let mut tables = self.format.codebook().to_vec();
+        tables.extend(self.scales.map());
+        if self.scales.is_coded() {
+            tables.push(0.0);
+        }
+        tables.resize(self.table_words(), 1.0);
+        tables
+    }
+
+    /// The bytes of the three arrays.
+    pub const fn bytes(&self) -> usize {
+        4 * (self.code_words() + self.scale_words() + self.table_words())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::QuantConfig;
+
+    #[test]
+    fn sizes() {
+        let layout = QuantConfig::nf4().double_quant(true).layout([4096, 4096]);
+        assert_eq!(layout.code_words() * 8, 4096 * 4096);
+        assert_eq!(layout.scale_words() * 4, 4096 * 64);
+        assert_eq!(layout.outer_len(), 1024);
+        // what `bits_per_weight` says, and the tables
+        let bits = layout.bytes() as f64 * 8.0 / layout.len() as f64;
+        let expected = QuantConfig::nf4().double_quant(true).bits_per_weight();
+        assert!((bits - expected).abs() < 1e-3, "{bits}");
+
+        let odd = QuantConfig::nvfp4().layout([3, 7]);
+        assert_eq!((odd.blocks(), odd.code_words(), odd.scale_words()), (2, 3, 1));
+        assert_eq!(odd.tables().len(), odd.table_words());
+    }
+}

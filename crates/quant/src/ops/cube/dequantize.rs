@@ -1,0 +1,90 @@
+//! Codes to a dense weight.
+
+use super::{Spec, block_scale, buffer, buffer_of, decode, shared_codebook, vector_size};
+use crate::{layout::Layout, ops::PackedTensors};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
+
+/// Units a cube.
+const UNITS: u32 = 256;
+
+/// Words that a unit decodes: all are loaded before the first is used.
+const WORDS: usize = 4;
+
+#[cube(launch_unchecked)]
+fn dequantize_kernel<F: Float, N: Size>(
+    codes: &[u32],
+    scales: &[u32],
+    tables: &[u32],
+    out: &mut [Vector<F, N>],
+    words: usize,
+    #[comptime] spec: Spec,
+    #[define(F)] _dtype: ElemType,
+) {
+    let codebook = shared_codebook(tables);
+    let vector = N::value();
+    let first = CUBE_POS * (WORDS * UNITS as usize) + UNIT_POS as usize;
+
+    let mut loaded = Array::<u32>::new(WORDS);
+    let mut scale = Array::<f32>::new(WORDS);
+    #[unroll]
+    for i in 0..WORDS {
+        let word = min(first + i * UNITS as usize, words - 1);
+        loaded[i] = codes[word];
+        scale[i] = block_scale(word * 8 / spec.block_size, scales, tables, spec.scales);
+    }
+    #[unroll]
+    for i in 0..WORDS {
+        let word = first + i * UNITS as usize;
+        if word < words {
+            #[unroll]
+            for v in 0..8 / vector {
+                let mut values = Vector::<F, N>::empty();
+                #[unroll]
+                for e in 0..vector {
+                    let value = decode(loaded[i], &codebook, comptime![v * vector + e]);
+                    values.insert(e, F::cast_from(value * scale[i]));
+                }
+                out[word * (8 / vector) + v] = values;
+            }
+        }
+    }
+}
+
+/// The weight, `[out, in]`, in `dtype`.
+pub(super) fn launch(
+    packed: PackedTensors<CubeBackend>,
+    layout: Layout,
+    dtype: DType,
+) -> CubeTensor {
+    let PackedTensors { codes, scales, tables } = packed;
+    let client = codes.client.clone();
+    let words = layout.code_words();
+
+    // The last word is written whole: the buffer is as long as that, and the tensor shorter.
+    let mut handle = client.empty((words * 8).max(1) * dtype.size());
+    if words > 0 {
+        let cube_dim = CubeDim::new_1d(UNITS);
+        let vector = vector_size(&client, dtype);
+        // SAFETY: the lengths are those of the layout; the kernel stays below `words`.
+        unsafe {
+            dequantize_kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, words.div_ceil(WORDS), cube_dim),
+                cube_dim,
+                vector,
+                buffer(&codes, words),
+                buffer(&scales, layout.scale_words()),
+                buffer(&tables, layout.table_words()),
+                buffer_of(&handle, words * 8 / vector),
+                words,
+                Spec::of(&layout),
+                burn::backend::cubecl::dtype_to_elem_type(dtype),
+            );
+        }
+    }
+    let surplus = (words * 8).max(1) - layout.len();
+    handle.offset_end = (surplus > 0).then_some((surplus * dtype.size()) as u64);
+    CubeTensor::new_contiguous(client, codes.device, Shape::new(layout.shape), handle, dtype)
+}

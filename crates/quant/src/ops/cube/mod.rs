@@ -1,0 +1,138 @@
+//! Packed weights on CubeCL's runtimes: CUDA, Vulkan, Metal, WebGPU.
+
+mod dequantize;
+mod gemv;
+mod quantize;
+
+use super::{PackedOps, PackedTensors, product_shape};
+use crate::{
+    format::Format,
+    gemm::{Gemm, GemmOps},
+    layout::Layout,
+    scale::{NESTED_BLOCK, ScaleRule},
+};
+use burn::{
+    backend::{TensorMetadata, tensor::FloatTensor},
+    tensor::{DType, FloatDType, Shape},
+};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::{client::Client, prelude::*, server::Handle};
+
+impl PackedOps for CubeBackend {
+    fn pack(weight: FloatTensor<Self>, layout: Layout) -> PackedTensors<Self> {
+        quantize::launch(into_contiguous(weight), layout)
+    }
+
+    fn unpack(
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        dequantize::launch(packed, layout, dtype.into())
+    }
+
+    fn packed_matmul(
+        x: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        transposed: bool,
+    ) -> FloatTensor<Self> {
+        let shape = product_shape(&x.shape(), &layout, transposed);
+        let rows = x.shape().num_elements() / layout.shape[usize::from(!transposed)].max(1);
+        if shape.num_elements() == 0 || layout.is_empty() {
+            return burn_cubecl::ops::numeric::zeros(x.device.clone(), shape, x.dtype);
+        }
+        let out = if !transposed && rows <= gemv::MAX_ROWS && gemv::supports(&layout) {
+            gemv::launch(into_contiguous(x), packed, layout, rows)
+        } else {
+            // Lives until the product has run; the pool gives its memory to the next one.
+            let dense = dequantize::launch(packed, layout, x.dtype);
+            let dense = burn_cubecl::ops::reshape(dense, [1, layout.shape[0], layout.shape[1]].into());
+            let x = burn_cubecl::ops::reshape(x, [1, rows, layout.shape[usize::from(!transposed)]].into());
+            let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
+            Self::gemm(x, dense, gemm)
+        };
+        burn_cubecl::ops::reshape(out, shape)
+    }
+}
+
+/// What a kernel is compiled for: the layout without its shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Spec {
+    format: Format,
+    scales: ScaleRule,
+    block_size: usize,
+}
+
+impl Spec {
+    fn of(layout: &Layout) -> Self {
+        let Layout { format, scales, block_size, .. } = *layout;
+        Self { format, scales, block_size }
+    }
+}
+
+/// Words that [`Layout::tables`] puts before the outer float32s, as the kernels see them.
+const OFFSET: usize = Layout::OFFSET;
+
+/// The scale of a block.
+#[cube]
+fn block_scale(block: usize, scales: &[u32], tables: &[u32], #[comptime] rule: ScaleRule) -> f32 {
+    if comptime![rule.is_coded()] {
+        let shift = (block as u32 % 4) * 8;
+        let code = (scales[block / 4] >> shift) & 255;
+        let outer = if comptime![matches!(rule, ScaleRule::DoubleQuant)] {
+            block / NESTED_BLOCK
+        } else {
+            0usize.runtime()
+        };
+        let value = f32::reinterpret(tables[16 + code as usize]);
+        let outer = f32::reinterpret(tables[OFFSET + 1 + outer]);
+        value * outer + f32::reinterpret(tables[OFFSET])
+    } else {
+        f32::reinterpret(scales[block])
+    }
+}
+
+/// The codebook in shared memory, where each of a plane's units reads its own entry at once.
+#[cube]
+fn shared_codebook(tables: &[u32]) -> Shared<[f32]> {
+    let mut codebook = Shared::<[f32]>::new_slice(16usize);
+    if UNIT_POS < 16 {
+        codebook[UNIT_POS as usize] = f32::reinterpret(tables[UNIT_POS as usize]);
+    }
+    sync_cube();
+    codebook
+}
+
+/// The value of element `i` of a word.
+#[cube]
+fn decode(word: u32, codebook: &Shared<[f32]>, #[comptime] i: usize) -> f32 {
+    let shift = comptime![((i ^ 1) * 4) as u32];
+    codebook[((word >> shift) & 15) as usize]
+}
+
+/// The widest vector of `dtype` that the device moves at once and of which 8 elements are made.
+fn vector_size(client: &Client, dtype: DType) -> usize {
+    let mut sizes = client.io_optimized_vector_sizes(dtype.size());
+    sizes.find(|size| 8 % size == 0).unwrap_or(1)
+}
+
+fn words(client: &Client, like: &CubeTensor, handle: Handle, len: usize) -> CubeTensor {
+    CubeTensor::new_contiguous(
+        client.clone(),
+        like.device.clone(),
+        Shape::new([len]),
+        handle,
+        DType::U32,
+    )
+}
+
+/// A tensor's buffer as a kernel argument of `len` items.
+fn buffer(tensor: &CubeTensor, len: usize) -> BufferArg {
+    buffer_of(&tensor.handle, len)
+}
+
+fn buffer_of(handle: &Handle, len: usize) -> BufferArg {
+    // SAFETY: every caller states the length of a buffer that it made, or that `Layout` says.
+    unsafe { BufferArg::from_raw_parts(handle.clone(), len) }
+}

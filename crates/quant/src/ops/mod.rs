@@ -1,0 +1,87 @@
+//! The three operations on packed weights, as Burn backend extensions.
+//!
+//! [`PackedOps`] is implemented for the CPU (`flex`), for every CubeCL runtime (`cube`), lazily for
+//! fusion (generated) and differentiably for autodiff (`autodiff`).
+
+mod autodiff;
+#[cfg(feature = "cubecl")]
+mod cube;
+#[cfg(feature = "cpu")]
+mod flex;
+
+use crate::layout::Layout;
+use burn::{
+    backend::{
+        Backend, ExtensionType, backend_extension,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{DType, FloatDType, Shape},
+};
+
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
+
+/// The tensors of one packed weight, each of rank 1 and dtype `U32`; see [`Layout`].
+#[derive(ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct PackedTensors<B: Backend> {
+    /// 4-bit codes, 8 a word.
+    pub codes: IntTensor<B>,
+    /// Scales: float32 bits, or 4 codes a word.
+    pub scales: IntTensor<B>,
+    /// Codebook, map, offset and outer float32s.
+    pub tables: IntTensor<B>,
+}
+
+/// What a backend does with packed weights.
+///
+/// Call it through [`PackedWeight`](crate::PackedWeight), which checks shapes.
+#[backend_extension(
+    Flex: cfg(feature = "cpu"),
+    Cube: cfg(feature = "cubecl"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
+pub trait PackedOps: Backend {
+    /// Quantizes a weight, whatever its shape, to `layout`.
+    #[fusion(meta = |_weight, layout| packed_spec(layout))]
+    fn pack(weight: FloatTensor<Self>, layout: Layout) -> PackedTensors<Self>;
+
+    /// The weight, `[out, in]`, in `dtype`.
+    #[fusion(meta = |_packed, layout, dtype| TensorSpec::new(
+        Shape::new(layout.shape),
+        DType::from(*dtype),
+    ))]
+    fn unpack(
+        #[extension_type] packed: PackedTensors<Self>,
+        layout: Layout,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self>;
+
+    /// `x * W^T`, or `x * W` when `transposed`: the product over the last dimension of `x`.
+    #[fusion(dtype = x, shape = product_shape(x, layout, *transposed))]
+    fn packed_matmul(
+        x: FloatTensor<Self>,
+        #[extension_type] packed: PackedTensors<Self>,
+        layout: Layout,
+        transposed: bool,
+    ) -> FloatTensor<Self>;
+}
+
+#[cfg(feature = "fusion")]
+fn packed_spec(layout: &Layout) -> PackedTensorsMetadata {
+    let words = |count| TensorSpec::new(Shape::new([count]), DType::U32);
+    PackedTensorsMetadata {
+        codes: words(layout.code_words()),
+        scales: words(layout.scale_words()),
+        tables: words(layout.table_words()),
+    }
+}
+
+/// `[..., in]` to `[..., out]`, or back when `transposed`.
+fn product_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
+    let mut shape = x.clone();
+    let last = shape.num_dims() - 1;
+    shape[last] = layout.shape[usize::from(transposed)];
+    shape
+}

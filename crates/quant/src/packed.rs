@@ -1,0 +1,172 @@
+//! A weight that stays packed on its device.
+
+use crate::{
+    codec::Packed,
+    config::QuantConfig,
+    error::QuantError,
+    layout::Layout,
+    ops::{PackedOps, PackedTensors},
+};
+use burn::{
+    backend::Dispatch,
+    module::{Module, Param, ParamId},
+    tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
+};
+
+/// A 4-bit weight of logical shape `[out, in]`, as a Burn module.
+///
+/// It is made on the device from a dense tensor, and never made dense as a whole unless asked to.
+/// Its tensors are integers, so that a cast of the model or an optimizer leaves them alone; how
+/// they are laid out says [`Layout`].
+///
+/// ```
+/// use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+/// use burn_lora_quant::{PackedWeight, QuantConfig};
+///
+/// let device = Device::default();
+/// let dense = Tensor::<2>::random([64, 128], Distribution::Normal(0.0, 1.0), &device);
+/// let weight = PackedWeight::quantize(dense.clone(), &QuantConfig::nf4().double_quant(true))?;
+///
+/// let error = (weight.dequantize(FloatDType::F32) - dense).abs().mean();
+/// assert!(error.into_scalar::<f32>() < 0.08);
+/// # Ok::<_, burn_lora_quant::QuantError>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct PackedWeight {
+    /// 4-bit codes, 8 a word.
+    codes: Param<Tensor<1, Int>>,
+    /// The scale of each block (absmax).
+    scales: Param<Tensor<1, Int>>,
+    /// Codebook and the tables of the scales.
+    tables: Param<Tensor<1, Int>>,
+    #[module(skip)]
+    layout: Layout,
+}
+
+impl PackedWeight {
+    /// Quantizes a weight on its device.
+    ///
+    /// # Shapes
+    /// - weight: `[out, in]`
+    ///
+    /// # Errors
+    /// Settings that do not go together ([`QuantConfig::validate`]).
+    pub fn quantize(weight: Tensor<2>, config: &QuantConfig) -> Result<Self, QuantError> {
+        config.validate()?;
+        let layout = config.layout(weight.dims());
+        let weight = weight.inner().into_dispatch();
+        let packed = <Dispatch as PackedOps>::pack(weight, layout);
+        let [codes, scales, tables] =
+            [packed.codes, packed.scales, packed.tables].map(Tensor::from_dispatch);
+        Ok(Self::from_tensors(codes, scales, tables, layout))
+    }
+
+    /// Puts a weight that was quantized on the host onto a device.
+    ///
+    /// # Panics
+    /// If `packed` has not the words that its layout says.
+    pub fn from_packed(packed: Packed, device: &Device) -> Self {
+        packed.view(); // checks the lengths
+        let Packed { layout, codes, scales, tables } = packed;
+        let [codes, scales, tables] = [codes, scales, tables].map(|words| {
+            let shape = [words.len()];
+            Tensor::from_data(TensorData::new(words, shape), (device, DType::U32))
+        });
+        Self::from_tensors(codes, scales, tables, layout)
+    }
+
+    /// Reads the weight back to the host.
+    ///
+    /// # Errors
+    /// What the device says when it cannot.
+    pub fn to_packed(&self) -> Result<Packed, QuantError> {
+        let read = |tensor: &Param<Tensor<1, Int>>, name: &str| {
+            let failed = |reason: String| QuantError::Device { tensor: name.into(), reason };
+            let data = tensor.val().try_into_data().map_err(|error| failed(error.to_string()))?;
+            data.try_into_vec::<u32>().map_err(|error| failed(format!("{error:?}")))
+        };
+        Ok(Packed {
+            layout: self.layout,
+            codes: read(&self.codes, "codes")?,
+            scales: read(&self.scales, "scales")?,
+            tables: read(&self.tables, "tables")?,
+        })
+    }
+
+    fn from_tensors(
+        codes: Tensor<1, Int>,
+        scales: Tensor<1, Int>,
+        tables: Tensor<1, Int>,
+        layout: Layout,
+    ) -> Self {
+        let [codes, scales, tables] =
+            [codes, scales, tables].map(|words| Param::initialized(ParamId::new(), words));
+        Self { codes, scales, tables, layout }
+    }
+
+    /// How the weight is stored.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The logical shape, `[out, in]`.
+    pub fn shape(&self) -> [usize; 2] {
+        self.layout.shape
+    }
+
+    /// Bytes on the device: codes, scales and tables.
+    pub fn bytes(&self) -> usize {
+        self.layout.bytes()
+    }
+
+    /// The device that the weight is on.
+    pub fn device(&self) -> Device {
+        self.codes.val().device()
+    }
+
+    /// The weight made dense: a tensor of shape `[out, in]`.
+    pub fn dequantize(&self, dtype: FloatDType) -> Tensor<2> {
+        let packed = self.tensors();
+        Tensor::from_dispatch(<Dispatch as PackedOps>::unpack(packed, self.layout, dtype))
+    }
+
+    /// `x · W^T`, computed from the codes. Its gradient is that of `x`, `dy · W`, and what it keeps
+    /// for that are the codes.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`, of float32, float16 or bfloat16
+    /// - output: `[..., out]`, of the same dtype
+    ///
+    /// # Panics
+    /// If the last dimension of `x` is not `in`.
+    pub fn matmul<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.product(x, false)
+    }
+
+    /// `x · W`, computed from the codes: [`matmul`](Self::matmul) the other way round.
+    ///
+    /// # Shapes
+    /// - x: `[..., out]`
+    /// - output: `[..., in]`
+    ///
+    /// # Panics
+    /// If the last dimension of `x` is not `out`.
+    pub fn matmul_transposed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.product(x, true)
+    }
+
+    fn product<const D: usize>(&self, x: Tensor<D>, transposed: bool) -> Tensor<D> {
+        let (found, [out, width]) = (x.dims()[D - 1], self.layout.shape);
+        let expected = if transposed { out } else { width };
+        assert_eq!(found, expected, "x is {:?}, the weight is [{out}, {width}]", x.dims());
+        let x = x.into_dispatch();
+        let y = <Dispatch as PackedOps>::packed_matmul(x, self.tensors(), self.layout, transposed);
+        Tensor::from_dispatch(y)
+    }
+
+    fn tensors(&self) -> PackedTensors<Dispatch> {
+        let [codes, scales, tables] =
+            [&self.codes, &self.scales, &self.tables].map(|param| param.val().into_dispatch());
+        PackedTensors { codes, scales, tables }
+    }
+}

@@ -1,0 +1,186 @@
+//! `Gemm` on every device against products in float64: orientations, batches, factors, sums and
+//! every gradient.
+
+mod common;
+
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn_lora_quant::Gemm;
+use common::{devices, relative_error};
+
+/// Values that every dtype holds exactly, so that the only error is the product's.
+fn values(len: usize, seed: usize) -> Vec<f32> {
+    (0..len).map(|i| ((i * 2_654_435_761 + seed * 40_503) >> 9 & 63) as f32 / 32.0 - 1.0).collect()
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.cast(FloatDType::F32).into_data().try_into_vec().unwrap()
+}
+
+/// A matrix in float64.
+#[derive(Clone)]
+struct Matrix(Vec<f64>, usize, usize);
+
+impl Matrix {
+    fn transpose(&self) -> Self {
+        let Self(values, rows, cols) = self;
+        let at = |i: usize| values[i % rows * cols + i / rows];
+        Self((0..values.len()).map(at).collect(), *cols, *rows)
+    }
+
+    fn t_if(&self, transpose: bool) -> Self {
+        if transpose { self.transpose() } else { self.clone() }
+    }
+
+    fn dot(&self, other: &Self, factor: f64) -> Self {
+        let (m, k, n) = (self.1, self.2, other.2);
+        assert_eq!(k, other.1);
+        let sum = |i: usize, j: usize| (0..k).map(|l| self.0[i * k + l] * other.0[l * n + j]).sum::<f64>();
+        Self((0..m * n).map(|at| factor * sum(at / n, at % n)).collect(), m, n)
+    }
+}
+
+struct Case {
+    batch: usize,
+    dims: [usize; 3],
+    trans: [bool; 2],
+    add: bool,
+}
+
+fn check(case: &Case, dtype: FloatDType, limit: f64, device: &Device) {
+    let &Case { batch, dims: [m, k, n], trans: [tl, tr], add } = case;
+    let name = format!("{batch} x [{m}, {k}] x [{k}, {n}], {tl} {tr} {add}, {dtype:?} {device:?}");
+    let device = device.clone().autodiff();
+    let alpha = 0.5;
+    let mut gemm = Gemm::new().alpha(alpha);
+    gemm = if tl { gemm.trans_lhs() } else { gemm };
+    gemm = if tr { gemm.trans_rhs() } else { gemm };
+    let swap = |dims: [usize; 2], trans: bool| if trans { [dims[1], dims[0]] } else { dims };
+    let ([lr, lc], [rr, rc]) = (swap([m, k], tl), swap([k, n], tr));
+
+    let tensor = |rows: usize, cols: usize, seed: usize| {
+        let data = values(batch * rows * cols, seed);
+        let tensor = Tensor::<3>::from_data(TensorData::new(data.clone(), [batch, rows, cols]), &device);
+        let data = data.chunks(rows * cols).map(|data| {
+            Matrix(data.iter().map(|v| f64::from(*v)).collect(), rows, cols)
+        });
+        (tensor.cast(dtype).require_grad(), data.collect::<Vec<_>>())
+    };
+    let ((l, l64), (r, r64)) = (tensor(lr, lc, 1), tensor(rr, rc, 2));
+    let ((c, c64), (g, g64)) = (tensor(m, n, 3), tensor(m, n, 4));
+
+    let y = if add {
+        gemm.run_add(l.clone(), r.clone(), c.clone() * 1.0)
+    } else {
+        gemm.run(l.clone(), r.clone())
+    };
+    assert_eq!((y.dims(), y.dtype()), ([batch, m, n], dtype.into()), "{name}");
+    let grads = (y.clone() * g.detach()).sum().backward();
+
+    let expect = |what: &str, found: Tensor<3>, matrices: Vec<Matrix>| {
+        let expected: Vec<f32> = matrices.iter().flat_map(|m| m.0.iter().map(|v| *v as f32)).collect();
+        let error = relative_error(&floats(found), &expected);
+        assert!(error < limit, "{what} of {name}: {error}");
+    };
+    let each = |f: &dyn Fn(usize) -> Matrix| (0..batch).map(f).collect::<Vec<_>>();
+    let alpha = f64::from(alpha);
+    expect("the product", y.inner(), each(&|b| {
+        let mut y = l64[b].t_if(tl).dot(&r64[b].t_if(tr), alpha);
+        if add {
+            y.0.iter_mut().zip(&c64[b].0).for_each(|(y, c)| *y += c);
+        }
+        y
+    }));
+    expect("d lhs", l.grad(&grads).unwrap(), each(&|b| {
+        g64[b].dot(&r64[b].t_if(!tr), alpha).t_if(tl)
+    }));
+    expect("d rhs", r.grad(&grads).unwrap(), each(&|b| {
+        l64[b].t_if(!tl).dot(&g64[b], alpha).t_if(tr)
+    }));
+    if add {
+        expect("d out", c.grad(&grads).unwrap(), g64);
+    }
+}
+
+const ORIENTATIONS: [[bool; 2]; 4] = [[false, false], [false, true], [true, false], [true, true]];
+
+#[test]
+fn orientations_batches_and_sums() {
+    for device in devices() {
+        for trans in ORIENTATIONS {
+            for (batch, dims, add) in [
+                (1, [33, 20, 17], false),
+                (3, [16, 8, 24], true),
+                (1, [1, 40, 9], true),
+                (2, [64, 1, 5], false),
+            ] {
+                check(&Case { batch, dims, trans, add }, FloatDType::F32, 1e-5, &device);
+            }
+        }
+    }
+}
+
+#[test]
+fn half_precision() {
+    for device in devices() {
+        // half a unit in the last place, as if every product rounded that badly
+        for (dtype, limit) in [(FloatDType::BF16, 4e-3), (FloatDType::F16, 5e-4)] {
+            if device.supports_dtype(DType::from(dtype)) {
+                for trans in ORIENTATIONS {
+                    for (batch, dims, add) in [(1, [129, 257, 63], false), (2, [32, 64, 48], true)] {
+                        check(&Case { batch, dims, trans, add }, dtype, limit, &device);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_matrix_for_all_leading_dimensions() {
+    for device in devices() {
+        let x = Tensor::<3>::from_data(TensorData::new(values(2 * 5 * 8, 1), [2, 5, 8]), &device);
+        let w = Tensor::<3>::from_data(TensorData::new(values(3 * 8, 2), [1, 3, 8]), &device);
+        let y = Gemm::new().trans_rhs().run(x.clone(), w.clone());
+        assert_eq!(y.dims(), [2, 5, 3]);
+        let flat = Gemm::new().trans_rhs().run(x.reshape([10, 8]), w.reshape([3, 8]));
+        assert_eq!(floats(y), floats(flat), "{device:?}");
+        let l = Tensor::<3>::from_data(TensorData::new(values(2 * 5 * 8, 1), [2, 5, 8]), &device);
+        let r = Tensor::<3>::from_data(TensorData::new(values(5 * 3, 2), [1, 5, 3]), &device);
+        assert_eq!(Gemm::new().trans_lhs().run(l, r).dims(), [2, 8, 3]);
+    }
+}
+
+/// Factors that are views: slices of rows, of columns, and a transposed tensor.
+#[test]
+fn views() {
+    for device in devices() {
+        let a = Tensor::<2>::from_data(TensorData::new(values(24 * 32, 1), [24, 32]), &device);
+        let b = Tensor::<2>::from_data(TensorData::new(values(40 * 32, 2), [40, 32]), &device);
+        let (left, right) = (a.clone().slice([3..19, 8..24]), b.clone().slice([1..33, 8..24]));
+        let y = floats(Gemm::new().trans_rhs().run(left.clone(), right.clone()));
+        let z = floats(Gemm::new().run(left.clone(), right.clone().transpose()));
+        let copy = |t: Tensor<2>| Tensor::<2>::from_data(t.into_data(), &device);
+        let expected = floats(Gemm::new().trans_rhs().run(copy(left), copy(right)));
+        assert!(relative_error(&y, &expected) < 1e-6 && relative_error(&z, &expected) < 1e-6);
+    }
+}
+
+/// What is added to is written over only if nothing else holds it.
+#[test]
+fn a_sum_leaves_a_shared_tensor_alone() {
+    for device in devices() {
+        let tensor = |seed| Tensor::<2>::from_data(TensorData::new(values(64, seed), [8, 8]), &device);
+        let (a, b, c) = (tensor(1), tensor(2), tensor(3));
+        let y = Gemm::new().run_add(a.clone(), b.clone(), c.clone());
+        assert_eq!(floats(c.clone()), values(64, 3), "{device:?}");
+        let alone = Gemm::new().run_add(a, b, c);
+        assert_eq!(floats(y), floats(alone), "{device:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the inner dimensions differ")]
+fn a_wrong_shape_panics() {
+    let device = devices().remove(0);
+    Gemm::new().run(Tensor::<2>::ones([2, 3], &device), Tensor::<2>::ones([2, 3], &device));
+}
