@@ -1,1 +1,12 @@
+#![doc = include_str!("../README.md")]
 
+pub use burn_lora_adapter as adapter;
+pub use burn_lora_llama as llama;
+pub use burn_lora_quant as quant;
+pub use burn_lora_train as train;
+
+/// What a program that uses this library wants at hand.
+pub mod prelude {
+    pub use burn::tensor::{Device, FloatDType, Tensor};
+    pub use burn_lora_quant::{Format, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
+}

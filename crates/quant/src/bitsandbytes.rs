@@ -79,7 +79,12 @@ impl Packed {
         let stored = &[DType::U8, DType::BF16, DType::F16, DType::F32];
         let codes = source.get("", "U8 (or bitsandbytes' quant_storage)", stored)?;
         let why = |what: &str| format!("{what} of a weight {:?}", layout.shape);
-        source.length("", codes.as_bytes().len(), layout.len().div_ceil(2), why("one byte for two elements"))?;
+        source.length(
+            "",
+            codes.as_bytes().len(),
+            layout.len().div_ceil(2),
+            why("one byte for two elements"),
+        )?;
         let codes = to_words(codes.as_bytes());
 
         let mut tables = layout.tables();
@@ -137,7 +142,8 @@ impl Packed {
             });
         }
         let bytes = |words: &[u32], len: usize, shape: Vec<usize>| {
-            let bytes = words.iter().flat_map(|word| word.to_le_bytes()).take(len).collect::<Vec<_>>();
+            let bytes =
+                words.iter().flat_map(|word| word.to_le_bytes()).take(len).collect::<Vec<_>>();
             TensorData::new(bytes, shape)
         };
         let floats = |words: &[u32]| {
@@ -207,10 +213,18 @@ impl<F: Fn(&str) -> Option<TensorData>> Source<'_, F> {
         format!("{}{part}", self.name)
     }
 
-    fn get(&self, part: &str, expected: &'static str, dtypes: &[DType]) -> Result<TensorData, QuantError> {
+    fn get(
+        &self,
+        part: &str,
+        expected: &'static str,
+        dtypes: &[DType],
+    ) -> Result<TensorData, QuantError> {
         let tensor = self.full(part);
         let Some(data) = (self.tensor)(&tensor) else {
-            return Err(QuantError::MissingTensor { tensor, expected: "a bitsandbytes 4-bit weight" });
+            return Err(QuantError::MissingTensor {
+                tensor,
+                expected: "a bitsandbytes 4-bit weight",
+            });
         };
         if !dtypes.contains(&data.dtype()) {
             let found = format!("{:?}", data.dtype());
@@ -219,7 +233,13 @@ impl<F: Fn(&str) -> Option<TensorData>> Source<'_, F> {
         Ok(data)
     }
 
-    fn length(&self, part: &str, found: usize, expected: usize, why: String) -> Result<(), QuantError> {
+    fn length(
+        &self,
+        part: &str,
+        found: usize,
+        expected: usize,
+        why: String,
+    ) -> Result<(), QuantError> {
         if found == expected {
             return Ok(());
         }
@@ -231,7 +251,12 @@ impl<F: Fn(&str) -> Option<TensorData>> Source<'_, F> {
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(data.as_bytes());
         self.length(part, values.len(), expected, why)?;
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
-            return Err(self.value(part, format!("element {i}"), &values[i], "a finite number".into()));
+            return Err(self.value(
+                part,
+                format!("element {i}"),
+                &values[i],
+                "a finite number".into(),
+            ));
         }
         Ok(values)
     }
@@ -286,13 +311,21 @@ impl<F: Fn(&str) -> Option<TensorData>> Source<'_, F> {
             .ok_or_else(|| wrong("shape", format!("{:?}", state.shape), "[out, in]"))?;
         if double_quant {
             if state.nested_blocksize != Some(NESTED_BLOCK) {
-                return Err(wrong("nested_blocksize", format!("{:?}", state.nested_blocksize), "256"));
+                return Err(wrong(
+                    "nested_blocksize",
+                    format!("{:?}", state.nested_blocksize),
+                    "256",
+                ));
             }
             if state.nested_dtype.as_deref() != Some("float32") {
                 return Err(wrong("nested_dtype", format!("{:?}", state.nested_dtype), "float32"));
             }
             if !state.nested_offset.is_some_and(f64::is_finite) {
-                return Err(wrong("nested_offset", format!("{:?}", state.nested_offset), "a number"));
+                return Err(wrong(
+                    "nested_offset",
+                    format!("{:?}", state.nested_offset),
+                    "a number",
+                ));
             }
         }
         Ok(config.layout(shape))

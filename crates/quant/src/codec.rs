@@ -127,9 +127,9 @@ pub(crate) fn encode_scales(layout: &Layout, absmax: &[f32]) -> (Vec<u32>, Vec<u
         let coded = |code: &u8| tables_scale(map[usize::from(*code)], tables[outer], 0.0);
         normalizers = codes.iter().map(coded).map(normalizer).collect();
     }
-    let words = codes.chunks(4).map(|codes| {
-        codes.iter().rev().fold(0, |word, code| word << 8 | u32::from(*code))
-    });
+    let words = codes
+        .chunks(4)
+        .map(|codes| codes.iter().rev().fold(0, |word, code| word << 8 | u32::from(*code)));
     (words.collect(), to_bits(&tables), normalizers)
 }
 
@@ -210,7 +210,8 @@ impl<'a> PackedView<'a> {
     /// Decodes a part of one block.
     fn decode_block(&self, range: Range<usize>, scale: f32, out: &mut [f32]) {
         let pairs = &self.pairs;
-        let element = |i: usize| pairs[(self.codes[i / 8] >> (8 * (i % 8 / 2)) & 0xff) as usize][i % 2];
+        let element =
+            |i: usize| pairs[(self.codes[i / 8] >> (8 * (i % 8 / 2)) & 0xff) as usize][i % 2];
         // Whole words in the middle, elements at the ends.
         let whole = range.start.next_multiple_of(8)..range.end / 8 * 8;
         if whole.is_empty() {

@@ -1,11 +1,6 @@
 //! What a user says about quantization.
 
-use crate::{
-    error::QuantError,
-    format::Format,
-    layout::Layout,
-    scale::ScaleRule,
-};
+use crate::{error::QuantError, format::Format, layout::Layout, scale::ScaleRule};
 use serde::{Deserialize, Serialize};
 
 /// How weights are quantized to 4 bits.
@@ -105,6 +100,11 @@ impl QuantConfig {
     /// The format.
     pub const fn format(&self) -> Format {
         self.format
+    }
+
+    /// Whether the scales are quantized too.
+    pub const fn is_double_quant(&self) -> bool {
+        self.double_quant
     }
 
     /// Whether the settings go together.

@@ -126,15 +126,8 @@ impl Format {
         ];
         const FP4_POINTS: [f32; 7] =
             [0.00260417, 0.0859375, 0.20833333, 0.29166667, 0.4166667, 0.583333, 0.8333333];
-        const E2M1_POINTS: [f32; 7] = [
-            0.25,
-            0.75f32.next_down(),
-            1.25,
-            1.75f32.next_down(),
-            2.5,
-            3.5f32.next_down(),
-            5.0,
-        ];
+        const E2M1_POINTS: [f32; 7] =
+            [0.25, 0.75f32.next_down(), 1.25, 1.75f32.next_down(), 2.5, 3.5f32.next_down(), 5.0];
         match self {
             Self::Nf4 => &NF4_POINTS,
             Self::Fp4 => &FP4_POINTS,
@@ -197,7 +190,8 @@ mod tests {
     #[test]
     fn decision_points_are_midpoints() {
         for format in Format::ALL {
-            let mut values = format.codebook()[..if format == Format::Nf4 { 16 } else { 8 }].to_vec();
+            let mut values =
+                format.codebook()[..if format == Format::Nf4 { 16 } else { 8 }].to_vec();
             values.sort_by(f32::total_cmp);
             let points = format.decision_points();
             assert_eq!(points.len(), values.len() - 1);

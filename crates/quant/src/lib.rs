@@ -1,5 +1,40 @@
-//! 4-bit float weights that stay packed, on a CPU, on CUDA and on every GPU that wgpu reaches.
-#![warn(missing_docs)]
+//! 4-bit float weights that stay packed: on a CPU, on CUDA and on every GPU that wgpu reaches.
+//!
+//! This is the storage layer of QLoRA (arXiv:2305.14314) for Burn: what bitsandbytes is to PEFT.
+//! Codes, scales and decoded values are bitsandbytes' own for NF4 and FP4; MXFP4 (OCP) and NVFP4
+//! (NVIDIA) run through the same kernels.
+//!
+//! | what | where |
+//! |---|---|
+//! | settings | [`QuantConfig`] |
+//! | a weight on a device | [`PackedWeight`] |
+//! | a layer over it | [`PackedLinear`] |
+//! | bitsandbytes' tensors | [`codec::Packed::from_bitsandbytes`], [`codec::Packed::to_bitsandbytes`] |
+//! | the scalar reference, without tensors | [`codec`] |
+//! | the one matrix product | [`Gemm`] |
+//! | the same for backends | [`PackedOps`], [`GemmOps`] |
+//!
+//! # A frozen 4-bit layer with a gradient
+//!
+//! ```
+//! use burn::tensor::{Device, Distribution, Tensor};
+//! use burn_lora_quant::{PackedLinear, PackedWeight, QuantConfig};
+//!
+//! let device = Device::default();
+//! let dense = Tensor::<2>::random([256, 128], Distribution::Normal(0.0, 0.02), &device);
+//! let weight = PackedWeight::quantize(dense, &QuantConfig::nf4().double_quant(true))?;
+//! let linear = PackedLinear::new(weight, None);
+//!
+//! let x = Tensor::<2>::ones([4, 128], &device).autodiff().require_grad();
+//! let grads = linear.forward(x.clone()).sum().backward();
+//! assert_eq!(x.grad(&grads).unwrap().dims(), [4, 128]); // dy · W, from the codes
+//! # Ok::<_, burn_lora_quant::QuantError>(())
+//! ```
+//!
+//! # Devices
+//!
+//! A `Device` value chooses the backend at run time; the features `cpu`, `wgpu`, `vulkan`, `metal`
+//! and `cuda` say which are compiled in, `fusion` whether Burn fuses elementwise operations.
 
 mod bitsandbytes;
 pub mod codec;
@@ -16,8 +51,9 @@ mod scale;
 pub use config::QuantConfig;
 pub use error::QuantError;
 pub use format::Format;
-pub use gemm::Gemm;
+pub use gemm::{Gemm, GemmOps};
 pub use layout::Layout;
 pub use linear::PackedLinear;
+pub use ops::{PackedOps, PackedTensors};
 pub use packed::PackedWeight;
 pub use scale::ScaleRule;

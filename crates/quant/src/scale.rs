@@ -23,7 +23,7 @@ pub enum ScaleRule {
 }
 
 /// Scales that share one outer float32 under double quantization.
-pub const NESTED_BLOCK: usize = 256;
+pub(crate) const NESTED_BLOCK: usize = 256;
 
 /// The largest E4M3 value.
 const E4M3_MAX: f32 = 448.0;
@@ -55,7 +55,7 @@ impl ScaleRule {
 
 /// The index of the value in an ascending `map` that is nearest to `value`. Of two that are
 /// equally near it is the lower one, or with `ties_to_even` the one with the even index.
-pub fn nearest(map: &[f32], value: f32, ties_to_even: bool) -> u8 {
+pub(crate) fn nearest(map: &[f32], value: f32, ties_to_even: bool) -> u8 {
     let below = map.partition_point(|&entry| entry < value).max(1) - 1;
     let Some(&above) = map.get(below + 1) else { return below as u8 };
     let middle = (map[below] + above) * 0.5;
@@ -65,13 +65,13 @@ pub fn nearest(map: &[f32], value: f32, ties_to_even: bool) -> u8 {
 
 /// The E8M0 code of a block: the largest power of two that `absmax` holds, over the largest power
 /// of two that E2M1 holds (4). 255 says not a number.
-pub fn encode_e8m0(absmax: f32) -> u8 {
+pub(crate) fn encode_e8m0(absmax: f32) -> u8 {
     let exponent = (absmax.to_bits() >> 23) as u8; // absmax has no sign
     if exponent == u8::MAX { exponent } else { exponent.saturating_sub(2) }
 }
 
 /// The float32 of an NVFP4 tensor: it puts the largest block scale at the end of E4M3's range.
-pub fn nvfp4_global(absmax: f32) -> f32 {
+pub(crate) fn nvfp4_global(absmax: f32) -> f32 {
     let global = absmax / (6.0 * E4M3_MAX);
     if global > 0.0 { global } else { 1.0 }
 }
@@ -95,7 +95,7 @@ fn e4m3(code: u8) -> f32 {
 }
 
 /// bitsandbytes' signed dynamic map (`create_dynamic_map`), ascending; zero is at index 127.
-pub fn dynamic_map() -> [f32; 256] {
+pub(crate) fn dynamic_map() -> [f32; 256] {
     std::array::from_fn(|code| match code {
         0..127 => -DYNAMIC[127 - code],
         _ => DYNAMIC[code - 127],
@@ -146,7 +146,10 @@ mod tests {
         }
         expected.sort_by(f64::total_cmp);
         for (found, expected) in dynamic_map().into_iter().zip(expected) {
-            assert!((f64::from(found) - expected).abs() <= 2e-7 * expected.abs(), "{found} {expected}");
+            assert!(
+                (f64::from(found) - expected).abs() <= 2e-7 * expected.abs(),
+                "{found} {expected}"
+            );
         }
     }
 
@@ -180,7 +183,9 @@ mod tests {
     fn e8m0_is_a_power_of_two() {
         let map = ScaleRule::E8m0.map();
         assert_eq!(map[127], 1.0);
-        for (absmax, scale) in [(6.0, 1.0), (4.0, 1.0), (3.9, 0.5), (1.0, 0.25), (0.0, 2f32.powi(-127))] {
+        for (absmax, scale) in
+            [(6.0, 1.0), (4.0, 1.0), (3.9, 0.5), (1.0, 0.25), (0.0, 2f32.powi(-127))]
+        {
             assert_eq!(map[usize::from(encode_e8m0(absmax))], scale, "{absmax}");
         }
         assert!(map[usize::from(encode_e8m0(f32::INFINITY))].is_nan());

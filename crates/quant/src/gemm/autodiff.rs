@@ -1,8 +1,8 @@
 //! The gradients of the product: each is a product again.
 
-use super::{Gemm, GemmOps};
+use super::{Dims, Gemm, GemmOps};
 use burn::backend::{
-    Autodiff,
+    Autodiff, TensorMetadata,
     autodiff::{
         NodeId,
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -12,20 +12,26 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-/// The saved factors (each only if the other's gradient is asked for) and the product.
-type State = (Option<NodeId>, Option<NodeId>, Gemm);
+/// The saved factors (each only if the other's gradient is asked for), whether `rhs` is one matrix
+/// for all leading dimensions, and the product.
+type State = (Option<NodeId>, Option<NodeId>, bool, Gemm);
 
 impl Gemm {
     /// The product that is the gradient of `lhs`: `alpha · grad · op(rhs)^T`, transposed back.
     fn lhs_grad<B: GemmOps>(self, grad: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
         if self.trans_lhs {
+            // As the left factor, one matrix for all leading dimensions has to have them.
+            let (mut shape, rank) = (grad.shape(), rhs.rank());
+            (shape[rank - 2], shape[rank - 1]) = (rhs.shape()[rank - 2], rhs.shape()[rank - 1]);
+            let rhs = if shape == rhs.shape() { rhs } else { B::float_expand(rhs, shape) };
             B::gemm(rhs, grad, Self { trans_lhs: self.trans_rhs, trans_rhs: true, ..self })
         } else {
             B::gemm(grad, rhs, Self { trans_lhs: false, trans_rhs: !self.trans_rhs, ..self })
         }
     }
 
-    /// The product that is the gradient of `rhs`: `alpha · op(lhs)^T · grad`, transposed back.
+    /// The product that is the gradient of `rhs`: `alpha · op(lhs)^T · grad`, transposed back. Of
+    /// one matrix for all leading dimensions it is the sum over them.
     fn rhs_grad<B: GemmOps>(self, lhs: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
         if self.trans_rhs {
             B::gemm(grad, lhs, Self { trans_lhs: true, trans_rhs: self.trans_lhs, ..self })
@@ -34,9 +40,25 @@ impl Gemm {
         }
     }
 
+    /// The leading dimensions made rows: of `lhs` and of the gradient of the output.
+    fn flatten<B: GemmOps>(self, lhs: FloatTensor<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+        let rank = lhs.rank();
+        let lhs = if self.trans_lhs { B::float_swap_dims(lhs, rank - 2, rank - 1) } else { lhs };
+        let flat = [lhs, grad].map(|tensor| {
+            let columns = tensor.shape()[rank - 1];
+            let mut shape = vec![1; rank];
+            shape[rank - 2] = tensor.shape().num_elements() / columns.max(1);
+            shape[rank - 1] = columns;
+            B::float_reshape(tensor, shape.into())
+        });
+        let [lhs, grad] = flat;
+        let lhs = if self.trans_lhs { B::float_swap_dims(lhs, rank - 2, rank - 1) } else { lhs };
+        [lhs, grad]
+    }
+
     /// Registers the gradients of both factors, as far as they are asked for.
     fn register<B: GemmOps>(
-        (lhs, rhs, gemm): State,
+        (lhs, rhs, shared, gemm): State,
         parents: [Option<NodeId>; 2],
         grad: FloatTensor<B>,
         grads: &mut Gradients,
@@ -48,6 +70,7 @@ impl Gemm {
             grads.register::<B>(id, gemm.lhs_grad::<B>(grad.clone(), rhs));
         }
         if let (Some(id), Some(lhs)) = (parents[1], lhs) {
+            let [lhs, grad] = if shared { gemm.flatten::<B>(lhs, grad) } else { [lhs, grad] };
             grads.register::<B>(id, gemm.rhs_grad::<B>(lhs, grad));
         }
     }
@@ -74,12 +97,13 @@ impl<B: GemmOps, C: CheckpointStrategy> GemmOps for Autodiff<B, C> {
         }
 
         let tracked = [lhs.is_tracked(), rhs.is_tracked()];
+        let shared = Dims::of(&lhs.shape(), &rhs.shape(), gemm).shared;
         match Product.prepare::<C>([lhs.node(), rhs.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let saved_lhs = tracked[1].then(|| prep.checkpoint(&lhs));
                 let saved_rhs = tracked[0].then(|| prep.checkpoint(&rhs));
                 let out = B::gemm(lhs.into_primitive(), rhs.into_primitive(), gemm);
-                prep.finish((saved_lhs, saved_rhs, gemm), out)
+                prep.finish((saved_lhs, saved_rhs, shared, gemm), out)
             }
             OpsKind::UnTracked(prep) => {
                 prep.finish(B::gemm(lhs.into_primitive(), rhs.into_primitive(), gemm))
@@ -115,13 +139,14 @@ impl<B: GemmOps, C: CheckpointStrategy> GemmOps for Autodiff<B, C> {
         }
 
         let tracked = [lhs.is_tracked(), rhs.is_tracked()];
+        let shared = Dims::of(&lhs.shape(), &rhs.shape(), gemm).shared;
         let nodes = [lhs.node(), rhs.node(), out.node()];
         match ProductAdd.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let saved_lhs = tracked[1].then(|| prep.checkpoint(&lhs));
                 let saved_rhs = tracked[0].then(|| prep.checkpoint(&rhs));
                 let [lhs, rhs, out] = [lhs, rhs, out].map(|tensor| tensor.into_primitive());
-                prep.finish((saved_lhs, saved_rhs, gemm), B::gemm_add(lhs, rhs, out, gemm))
+                prep.finish((saved_lhs, saved_rhs, shared, gemm), B::gemm_add(lhs, rhs, out, gemm))
             }
             OpsKind::UnTracked(prep) => {
                 let [lhs, rhs, out] = [lhs, rhs, out].map(|tensor| tensor.into_primitive());

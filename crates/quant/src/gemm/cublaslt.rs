@@ -3,22 +3,20 @@
 //! All that touches CubeCL's internals in this workspace stands in this file; the versions of
 //! `cubecl` and `cubecl-server` are pinned exactly for its sake.
 
-use super::Gemm;
-use burn::{
-    backend::BackTrace,
-    tensor::{DType, Shape},
-};
+use super::{Dims, Gemm, output_shape};
+use burn::{backend::BackTrace, tensor::DType};
 use burn_cubecl::{
     kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
 };
 use cubecl::{
     cuda::CudaRuntime,
     device_handle::DeviceHandle,
+    prelude::KernelId,
     server::{BufferBinding, ServerError},
 };
 use cubecl_server::{
     runtime::Runtime,
-    stream::{ExecuteScope, FailureStore, WriteScoped},
+    stream::{ExecuteScope, WriteScoped},
 };
 use cudarc::cublaslt::{
     result::{self, CublasError},
@@ -70,8 +68,7 @@ fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
     }
 }
 
-/// The product of three-dimensional tensors, added to `add` where there is one: allocates the
-/// output and sends the call to the device's thread, which is where the kernels launched so far
+/// The product, added to `add` where there is one: allocates the output and sends the call to the device's thread, which is where the kernels launched so far
 /// were sent, in this order.
 pub(super) fn gemm(
     lhs: CubeTensor,
@@ -79,37 +76,34 @@ pub(super) fn gemm(
     add: Option<CubeTensor>,
     gemm: Gemm,
 ) -> CubeTensor {
-    let (lhs, rhs) = (into_matrix(lhs), into_matrix(rhs));
-    let (client, dtype) = (lhs.client.clone(), lhs.dtype);
-    let mut matrices = [&lhs, &rhs].map(|tensor| Matrix::of(tensor).expect("made so"));
-    for (matrix, transposed) in matrices.iter_mut().zip([gemm.trans_lhs, gemm.trans_rhs]) {
-        matrix.op ^= i32::from(transposed);
-    }
-    let dims = |tensor: &CubeTensor| [0, 1, 2].map(|dim| tensor.meta.shape()[dim]);
-    let (l, r) = (dims(&lhs), dims(&rhs));
-    let shape = [l[0], l[1 + usize::from(gemm.trans_lhs)], r[2 - usize::from(gemm.trans_rhs)]];
+    let shape = output_shape(lhs.meta.shape(), rhs.meta.shape(), gemm);
+    let dims = Dims::of(lhs.meta.shape(), rhs.meta.shape(), gemm);
+    // One matrix for all leading dimensions makes these more rows, unless they are transposed.
+    let flat = dims.shared && !gemm.trans_lhs;
+    let leading = &lhs.meta.shape()[..lhs.meta.shape().num_dims() - 2];
+    let batch = if flat { 1 } else { leading.iter().product::<usize>() };
+    let (lhs, mut lhs_matrix) = into_matrix(lhs, flat);
+    let (rhs, mut rhs_matrix) = into_matrix(rhs, false);
+    lhs_matrix.op ^= i32::from(gemm.trans_lhs);
+    rhs_matrix.op ^= i32::from(gemm.trans_rhs);
 
+    let (client, dtype) = (lhs.client.clone(), lhs.dtype);
     let beta = if add.is_some() { 1.0 } else { 0.0 };
     let add = add.map(into_contiguous);
     let out = match &add {
         // Both this handle and the clone that is written to are one buffer.
         Some(add) if add.can_mut() => add.clone(),
-        _ => empty_device_contiguous_dtype(
-            client.clone(),
-            lhs.device.clone(),
-            Shape::new(shape),
-            dtype,
-        ),
+        _ => empty_device_contiguous_dtype(client.clone(), lhs.device.clone(), shape, dtype),
     };
+    let out_matrix = Matrix::of(&out, flat).expect("contiguous");
     // From CubeCL's pool, so that a later use of the same memory is ordered after this one.
     let workspace = client.empty(WORKSPACE_BYTES as usize);
 
     let problem = Problem {
-        lhs: matrices[0],
-        rhs: matrices[1],
-        out: Matrix::of(&out).expect("contiguous"),
-        add: add.as_ref().map(|add| Matrix::of(add).expect("contiguous")),
-        batch: shape[0] as i32,
+        lhs: lhs_matrix,
+        rhs: rhs_matrix,
+        out: out_matrix,
+        batch: batch as i32,
         dtype: data_type(dtype).expect("checked by `supports`"),
         tf32: gemm.tf32,
         alignment: 256,
@@ -119,12 +113,12 @@ pub(super) fn gemm(
     let buffers = [lhs.handle, rhs.handle, add, out.handle.clone(), workspace].map(|h| h.binding());
 
     DeviceHandle::<CudaServer>::new(client.service_id().device).submit(move |server| {
-        // The scope marks the output as failed unless the body succeeds: a read of it, or of
-        // anything computed from it, then reports the error.
-        let written = buffers[3..].to_vec();
-        let _ = ExecuteScope::over(server, stream, written).execute(|server| {
-            let read = if beta == 0.0 { 2 } else { 3 };
-            server.write_streams().ensure_written(buffers[..read].iter())?;
+        // The call is skipped if one of its inputs failed, and marks its output as failed unless
+        // the body succeeds: a read of it, or of anything computed from it, reports the error.
+        let read = buffers[..if beta == 0.0 { 2 } else { 3 }].iter();
+        let written = vec![buffers[3].clone()];
+        let scope = ExecuteScope::launching(server, kernel_id(), stream, read, written);
+        let _ = scope.execute(|server| {
             // Makes the stream wait for work of other streams on these buffers, and keeps
             // those buffers alive until this stream is done with them: dropped after the call.
             let mut streams = server.write_streams().resolve(stream, buffers.iter())?;
@@ -172,30 +166,59 @@ struct Matrix {
 }
 
 impl Matrix {
-    fn of(tensor: &CubeTensor) -> Option<Self> {
+    /// The last two dimensions, or with `flat` the last one and all others as rows.
+    fn of(tensor: &CubeTensor, flat: bool) -> Option<Self> {
         let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
-        let (rows, cols) = (shape[1], shape[2]);
+        let rank = shape.num_dims();
+        let (leading, rows, cols) = (&shape[..rank - 2], shape[rank - 2], shape[rank - 1]);
+        let count: usize = leading.iter().product();
+        // What one stride says of the leading dimensions, innermost last.
+        let dense = |mut next: usize| {
+            let mut dims = leading.iter().zip(&strides[..rank - 2]).rev();
+            dims.all(|(&dim, &stride)| {
+                let fits = dim == 1 || stride == next;
+                next *= dim;
+                fits
+            })
+        };
+        let innermost = leading.iter().zip(&strides[..rank - 2]).rev().find(|(dim, _)| **dim != 1);
+        let batch_stride = innermost.map_or(0, |(_, stride)| *stride);
+        if count > 1 && !dense(batch_stride) || tensor.meta.is_tiled() {
+            return None;
+        }
         // The stride along a dimension of one element says nothing.
-        let next_row = if rows == 1 { cols } else { strides[1] };
-        let next_col = if cols == 1 { 1 } else { strides[2] };
-        let batch_stride = if shape[0] == 1 { 0 } else { strides[0] as i64 };
+        let next_row = if rows == 1 { cols } else { strides[rank - 2] };
+        let next_col = if cols == 1 { 1 } else { strides[rank - 1] };
+        let (rows, batch_stride, next_row) = match flat && count > 1 {
+            true if rows == 1 => (count, 0, batch_stride),
+            true if batch_stride == rows * next_row => (count * rows, 0, next_row),
+            true => return None,
+            false => (rows, batch_stride, next_row),
+        };
         let (rows, cols, stride, op) = match (next_row, next_col) {
-            _ if tensor.meta.is_tiled() => return None,
             (stride, 1) if stride >= cols => (cols, rows, stride, 0),
             (1, stride) if stride >= rows => (rows, cols, stride, 1),
             _ => return None,
         };
-        let (rows, cols, stride) = (rows as u64, cols as u64, stride as i64);
-        Some(Self { rows, cols, stride, batch_stride, op })
+        let [rows, cols] = [rows, cols].map(|dim| dim as u64);
+        Some(Self { rows, cols, stride: stride as i64, batch_stride: batch_stride as i64, op })
     }
 }
 
 /// Copies a tensor that is no [`Matrix`].
-fn into_matrix(tensor: CubeTensor) -> CubeTensor {
-    match Matrix::of(&tensor) {
-        Some(_) => tensor,
-        None => into_contiguous(tensor),
+fn into_matrix(tensor: CubeTensor, flat: bool) -> (CubeTensor, Matrix) {
+    if let Some(matrix) = Matrix::of(&tensor, flat) {
+        return (tensor, matrix);
     }
+    let tensor = into_contiguous(tensor);
+    let matrix = Matrix::of(&tensor, flat).expect("contiguous");
+    (tensor, matrix)
+}
+
+/// What CubeCL calls this work when it reports a failure.
+fn kernel_id() -> KernelId {
+    struct CublasLtMatmul;
+    KernelId::new::<CublasLtMatmul>()
 }
 
 /// What cuBLASLt chooses an algorithm by.
@@ -204,7 +227,6 @@ struct Problem {
     lhs: Matrix,
     rhs: Matrix,
     out: Matrix,
-    add: Option<Matrix>,
     batch: i32,
     dtype: sys::cudaDataType,
     tf32: bool,
@@ -216,8 +238,8 @@ struct Problem {
 struct Plan {
     handle: sys::cublasLtHandle_t,
     desc: sys::cublasLtMatmulDesc_t,
-    /// Of `lhs`, `rhs`, what is added and the output.
-    layouts: [sys::cublasLtMatrixLayout_t; 4],
+    /// Of `lhs`, `rhs` and the output, which is also that of what is added.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
     algo: sys::cublasLtMatmulAlgo_t,
 }
 
@@ -279,8 +301,8 @@ impl Plan {
             }
             Ok(layout)
         };
-        let Problem { lhs, rhs, out, add, .. } = problem;
-        let layouts = [layout(lhs)?, layout(rhs)?, layout(&add.unwrap_or(*out))?, layout(out)?];
+        let Problem { lhs, rhs, out, .. } = problem;
+        let layouts = [layout(lhs)?, layout(rhs)?, layout(out)?];
         let preference = result::create_matmul_pref()?;
         // SAFETY: the objects are alive, and each value has the type its attribute asks for.
         let best = unsafe {
@@ -299,9 +321,9 @@ impl Plan {
             prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment, 4)?;
             prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment, 4)?;
             prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment, 4)?;
-            let [lhs, rhs, add, out] = layouts;
+            let [lhs, rhs, out] = layouts;
             let best =
-                result::get_matmul_algo_heuristic(handle, desc, rhs, lhs, add, out, preference);
+                result::get_matmul_algo_heuristic(handle, desc, rhs, lhs, out, out, preference);
             result::destroy_matmul_pref(preference)?;
             best?
         };
@@ -316,7 +338,7 @@ impl Plan {
         workspace: u64,
         stream: sys::cudaStream_t,
     ) -> Result<(), CublasError> {
-        let [lhs_layout, rhs_layout, add_layout, out_layout] = self.layouts;
+        let [lhs_layout, rhs_layout, out_layout] = self.layouts;
         // SAFETY: the buffers are allocated, as large as the layouts say, and stay so until
         // `stream` is past this call; the factors are read before it returns.
         unsafe {
@@ -330,7 +352,7 @@ impl Plan {
                 lhs as *const c_void,
                 lhs_layout,
                 add as *const c_void,
-                add_layout,
+                out_layout,
                 out as *mut c_void,
                 out_layout,
                 &self.algo,

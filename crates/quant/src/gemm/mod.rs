@@ -3,13 +3,13 @@
 //! On CUDA it is cuBLASLt on CubeCL's own buffers and stream; everywhere else Burn's matmul.
 
 mod autodiff;
-#[cfg(feature = "cuda")]
-mod cublaslt;
 #[cfg(feature = "cubecl")]
 pub(crate) mod cube;
+#[cfg(feature = "cuda")]
+mod cublaslt;
 
 use burn::{
-    backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
+    backend::{Backend, Dispatch, TensorMetadata, backend_extension, tensor::FloatTensor},
     tensor::{Shape, Tensor},
 };
 
@@ -85,14 +85,9 @@ impl Gemm {
     /// # Panics
     /// If the shapes do not fit or the dtypes differ.
     pub fn run<const D: usize>(self, lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
-        let call = Call::new(self, lhs, rhs);
-        let shape = call.shape;
-        let out = <Dispatch as GemmOps>::gemm(
-            call.lhs.into_dispatch(),
-            call.rhs.into_dispatch(),
-            self,
-        );
-        Tensor::<3>::from_dispatch(out).reshape(shape)
+        self.output_dims(&lhs, &rhs);
+        let (lhs, rhs) = (lhs.into_dispatch(), rhs.into_dispatch());
+        Tensor::from_dispatch(<Dispatch as GemmOps>::gemm(lhs, rhs, self))
     }
 
     /// `out` plus the product, written over `out` where nothing else holds it.
@@ -108,69 +103,52 @@ impl Gemm {
         rhs: Tensor<D>,
         out: Tensor<D>,
     ) -> Tensor<D> {
-        let dtypes = (lhs.dtype(), out.dtype());
-        assert_eq!(dtypes.0, dtypes.1, "gemm: lhs is {:?} and out is {:?}", dtypes.0, dtypes.1);
-        let call = Call::new(self, lhs, rhs);
-        let shape = call.shape;
-        assert_eq!(out.dims(), shape, "gemm: the product and what it is added to");
-        let out = out.reshape(call.out);
-        let out = <Dispatch as GemmOps>::gemm_add(
-            call.lhs.into_dispatch(),
-            call.rhs.into_dispatch(),
-            out.into_dispatch(),
-            self,
-        );
-        Tensor::<3>::from_dispatch(out).reshape(shape)
+        assert_eq!(lhs.dtype(), out.dtype(), "gemm: the dtypes of lhs and out");
+        let dims = self.output_dims(&lhs, &rhs);
+        assert_eq!(out.dims(), dims, "gemm: what is added to and the product");
+        let [lhs, rhs, out] = [lhs, rhs, out].map(Tensor::into_dispatch);
+        Tensor::from_dispatch(<Dispatch as GemmOps>::gemm_add(lhs, rhs, out, self))
     }
-}
 
-/// The tensors of one product as the backends take them: three dimensions, equal batches.
-struct Call<const D: usize> {
-    lhs: Tensor<3>,
-    rhs: Tensor<3>,
-    /// The output in three dimensions.
-    out: [usize; 3],
-    /// The output as the caller wants it.
-    shape: [usize; D],
-}
-
-impl<const D: usize> Call<D> {
-    fn new(gemm: Gemm, lhs: Tensor<D>, rhs: Tensor<D>) -> Self {
+    /// The shape of the product, after all checks.
+    fn output_dims<const D: usize>(self, lhs: &Tensor<D>, rhs: &Tensor<D>) -> [usize; D] {
         let (l, r) = (lhs.dims(), rhs.dims());
         assert!(D >= 2, "gemm: {D} dimension is no matrix");
-        let matrix = |dims: [usize; D], trans: bool| {
-            let (rows, cols) = (dims[D - 2], dims[D - 1]);
-            if trans { (cols, rows) } else { (rows, cols) }
-        };
-        let ((m, k), (inner, n)) = (matrix(l, gemm.trans_lhs), matrix(r, gemm.trans_rhs));
-        assert_eq!(k, inner, "gemm: the inner dimensions differ: {gemm:?} of {l:?} and {r:?}");
-        assert_eq!(lhs.dtype(), rhs.dtype(), "gemm: the dtypes differ");
-        let mut shape = l;
-        (shape[D - 2], shape[D - 1]) = (m, n);
-
-        let batch = |dims: [usize; D]| dims[..D - 2].iter().product::<usize>();
-        let (batch, shared) = (batch(l), batch(r) == 1);
-        assert!(
-            shared || l[..D - 2] == r[..D - 2],
-            "gemm: the leading dimensions differ: {l:?} and {r:?}"
-        );
-        let rhs = rhs.reshape([r[..D - 2].iter().product(), r[D - 2], r[D - 1]]);
-        // One matrix for all: the batch is more rows.
-        if shared && !gemm.trans_lhs {
-            let lhs = lhs.reshape([1, batch * m, k]);
-            return Self { lhs, rhs, out: [1, batch * m, n], shape };
-        }
-        let lhs = lhs.reshape([batch, l[D - 2], l[D - 1]]);
-        let rhs = if shared && batch != 1 {
-            rhs.expand([batch, r[D - 2], r[D - 1]])
-        } else {
-            rhs
-        };
-        Self { lhs, rhs, out: [batch, m, n], shape }
+        assert_eq!(lhs.dtype(), rhs.dtype(), "gemm: the dtypes of lhs and rhs");
+        let dims = Dims::of(&l, &r, self);
+        assert_eq!(dims.k, dims.rhs_k, "gemm: the inner dimensions of {l:?} and {r:?} by {self:?}");
+        let fits = l[..D - 2] == r[..D - 2] || r[..D - 2].iter().all(|&dim| dim == 1);
+        assert!(fits, "gemm: the leading dimensions of {l:?} and {r:?}");
+        let mut out = l;
+        (out[D - 2], out[D - 1]) = (dims.m, dims.n);
+        out
     }
 }
 
-/// [`Gemm`] on three-dimensional primitives with equal batches.
+/// The dimensions of a product.
+struct Dims {
+    /// Whether `rhs` is one matrix for all the leading dimensions of `lhs`.
+    shared: bool,
+    m: usize,
+    k: usize,
+    rhs_k: usize,
+    n: usize,
+}
+
+impl Dims {
+    fn of(lhs: &[usize], rhs: &[usize], gemm: Gemm) -> Self {
+        let split = |dims: &[usize], trans: bool| {
+            let (leading, matrix) = dims.split_at(dims.len() - 2);
+            let (rows, cols) = if trans { (matrix[1], matrix[0]) } else { (matrix[0], matrix[1]) };
+            (leading.iter().product::<usize>(), rows, cols)
+        };
+        let (batch, m, k) = split(lhs, gemm.trans_lhs);
+        let (rhs_batch, rhs_k, n) = split(rhs, gemm.trans_rhs);
+        Self { shared: rhs_batch == 1 && batch != 1, m, k, rhs_k, n }
+    }
+}
+
+/// [`Gemm`] on primitives, of shapes that [`Gemm::run`] has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -179,7 +157,7 @@ impl<const D: usize> Call<D> {
 )]
 pub trait GemmOps: Backend {
     /// The product.
-    #[fusion(dtype = lhs, shape = output_shape(lhs, rhs, gemm))]
+    #[fusion(dtype = lhs, shape = output_shape(lhs, rhs, *gemm))]
     fn gemm(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, gemm: Gemm) -> FloatTensor<Self>;
 
     /// `out` plus the product.
@@ -192,16 +170,21 @@ pub trait GemmOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-#[cfg(feature = "fusion")]
-fn output_shape(lhs: &Shape, rhs: &Shape, gemm: &Gemm) -> Shape {
-    Shape::new([lhs[0], lhs[1 + usize::from(gemm.trans_lhs)], rhs[2 - usize::from(gemm.trans_rhs)]])
+fn output_shape(lhs: &Shape, rhs: &Shape, gemm: Gemm) -> Shape {
+    let Dims { m, n, .. } = Dims::of(lhs, rhs, gemm);
+    let mut shape = lhs.clone();
+    let rank = shape.num_dims();
+    (shape[rank - 2], shape[rank - 1]) = (m, n);
+    shape
 }
 
 /// Burn's own matmul.
 fn matmul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>, gemm: Gemm) -> FloatTensor<B> {
-    let lhs = if gemm.trans_lhs { B::float_swap_dims(lhs, 1, 2) } else { lhs };
-    let rhs = if gemm.trans_rhs { B::float_swap_dims(rhs, 1, 2) } else { rhs };
-    let out = B::float_matmul(lhs, rhs);
+    let rank = lhs.rank();
+    let transpose = |tensor, trans| {
+        if trans { B::float_swap_dims(tensor, rank - 2, rank - 1) } else { tensor }
+    };
+    let out = B::float_matmul(transpose(lhs, gemm.trans_lhs), transpose(rhs, gemm.trans_rhs));
     if gemm.alpha == 1.0 { out } else { B::float_mul_scalar(out, gemm.alpha.into()) }
 }
 

@@ -25,11 +25,7 @@ fn inner<B: Backend, C: CheckpointStrategy>(
 
 impl<B: Backend> Clone for PackedTensors<B> {
     fn clone(&self) -> Self {
-        Self {
-            codes: self.codes.clone(),
-            scales: self.scales.clone(),
-            tables: self.tables.clone(),
-        }
+        Self { codes: self.codes.clone(), scales: self.scales.clone(), tables: self.tables.clone() }
     }
 }
 
@@ -45,11 +41,7 @@ impl<B: PackedOps, C: CheckpointStrategy> PackedOps for Autodiff<B, C> {
         PackedTensors { codes, scales, tables }
     }
 
-    fn unpack(
-        packed: PackedTensors<Self>,
-        layout: Layout,
-        dtype: FloatDType,
-    ) -> FloatTensor<Self> {
+    fn unpack(packed: PackedTensors<Self>, layout: Layout, dtype: FloatDType) -> FloatTensor<Self> {
         FloatTensor::<Self>::new(B::unpack(inner(packed), layout, dtype))
     }
 

@@ -57,21 +57,21 @@ impl PackedOps for Flex {
         PackedTensors { codes: words(codes), scales: words(scales), tables: words(tables) }
     }
 
-    fn unpack(
-        packed: PackedTensors<Self>,
-        layout: Layout,
-        dtype: FloatDType,
-    ) -> FloatTensor<Self> {
+    fn unpack(packed: PackedTensors<Self>, layout: Layout, dtype: FloatDType) -> FloatTensor<Self> {
         let packed = Words::of(packed);
         let view = packed.view(layout);
         let data = match dtype {
-            FloatDType::F16 => decode_half(&view, |out: &mut [f16], f32| out.convert_from_f32_slice(f32)),
+            FloatDType::F16 => {
+                decode_half(&view, |out: &mut [f16], f32| out.convert_from_f32_slice(f32))
+            }
             FloatDType::BF16 => {
                 decode_half(&view, |out: &mut [bf16], f32| out.convert_from_f32_slice(f32))
             }
             dtype => {
                 let mut out = vec![0.0; layout.len()];
-                out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| view.decode(i * CHUNK, out));
+                out.par_chunks_mut(CHUNK)
+                    .enumerate()
+                    .for_each(|(i, out)| view.decode(i * CHUNK, out));
                 let out = FlexTensor::from_data(TensorData::new(out, layout.shape));
                 return if dtype == FloatDType::F32 { out } else { Self::float_cast(out, dtype) };
             }
@@ -213,7 +213,16 @@ fn backward(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
                     view.decode((start + j) * width + i * TILE, row);
                 }
                 let x = &x[start..];
-                multiply_transposed(tile, [1, columns], x, [height, 1], depth, start > 0, result, rows);
+                multiply_transposed(
+                    tile,
+                    [1, columns],
+                    x,
+                    [height, 1],
+                    depth,
+                    start > 0,
+                    result,
+                    rows,
+                );
             }
         },
     );
@@ -233,7 +242,8 @@ fn multiply_transposed(
     rows: usize,
 ) {
     let height = result.len() / rows;
-    let end = |lines: usize, strides: [usize; 2]| (lines - 1) * strides[0] + (depth - 1) * strides[1];
+    let end =
+        |lines: usize, strides: [usize; 2]| (lines - 1) * strides[0] + (depth - 1) * strides[1];
     assert!(end(height, w_strides) < w.len() && end(rows, x_strides) < x.len());
     let [w_row, w_col, x_row, x_col] =
         [w_strides[0], w_strides[1], x_strides[0], x_strides[1]].map(|stride| stride as isize);

@@ -23,7 +23,7 @@ fn dequantize_kernel<F: Float, N: Size>(
     #[define(F)] _dtype: ElemType,
 ) {
     let codebook = shared_codebook(tables);
-    let vector = N::value();
+    let vector = N::value().comptime();
     let first = CUBE_POS * (WORDS * UNITS as usize) + UNIT_POS as usize;
 
     let mut loaded = Array::<u32>::new(WORDS);
@@ -39,7 +39,7 @@ fn dequantize_kernel<F: Float, N: Size>(
         let word = first + i * UNITS as usize;
         if word < words {
             #[unroll]
-            for v in 0..8 / vector {
+            for v in 0..comptime![8 / vector] {
                 let mut values = Vector::<F, N>::empty();
                 #[unroll]
                 for e in 0..vector {

@@ -1,6 +1,6 @@
 //! `x * W^T` for few rows of `x`: each code is decoded in registers and used at once.
 
-use super::{Spec, block_scale, buffer, decode, shared_codebook, vector_size};
+use super::{Spec, block_scale, buffer, vector_size};
 use crate::{layout::Layout, ops::PackedTensors};
 use burn::{backend::TensorMetadata, tensor::Shape};
 use burn_cubecl::{CubeBackend, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
@@ -12,15 +12,54 @@ pub(super) const MAX_ROWS: usize = 8;
 /// Units that share a row of the weight.
 const LANES: u32 = 32;
 
-/// Such groups a cube.
-const GROUPS: u32 = 4;
-
-/// Rows of the weight that a group sums up at once, for which it reads `x` once.
-const PER_GROUP: usize = 2;
-
 /// Whether every row of the weight is whole words.
 pub(super) fn supports(layout: &Layout) -> bool {
     layout.shape[1].is_multiple_of(8)
+}
+
+/// How cubes share the rows of the weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Share {
+    /// Groups of [`LANES`] units a cube.
+    groups: u32,
+    /// Rows of the weight that a group sums up at once, for which it reads `x` once.
+    per_group: usize,
+}
+
+impl Share {
+    /// The faster of those that were measured on an H200 (docs/MEASUREMENTS.md).
+    fn of(height: usize, rows: usize) -> Self {
+        if height >= 8192 || rows > 2 {
+            Self { groups: 4, per_group: 4 }
+        } else {
+            Self { groups: 8, per_group: 2 }
+        }
+    }
+}
+
+/// Two neighbouring elements.
+type Pair = Vector<f32, Const<2>>;
+
+/// The pairs of values that a byte stands for, `copies` times side by side: half the look-ups, and
+/// with 16 copies each unit of half a plane reads from banks of its own.
+#[cube]
+fn shared_pairs(
+    tables: &[u32],
+    #[comptime] copies: usize,
+    #[comptime] units: usize,
+) -> Shared<[Pair]> {
+    let mut pairs = Shared::<[Pair]>::new_slice(comptime![256 * copies]);
+    #[unroll]
+    for i in 0..comptime![256 * copies / units] {
+        let at = UNIT_POS as usize + i * units;
+        let byte = at / copies;
+        let mut pair = Pair::empty();
+        pair.insert(0usize, f32::reinterpret(tables[byte >> 4]));
+        pair.insert(1usize, f32::reinterpret(tables[byte & 15]));
+        pairs[at] = pair;
+    }
+    sync_cube();
+    pairs
 }
 
 #[cube(launch_unchecked)]
@@ -35,45 +74,47 @@ fn gemv_kernel<F: Float, N: Size, M: Size>(
     #[comptime] spec: Spec,
     #[comptime] rows: usize,
     #[comptime] plane: bool,
+    #[comptime] share: Share,
+    #[comptime] copies: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let codebook = shared_codebook(tables);
-    let (vector, words) = (N::value(), M::value());
-    let group = CUBE_POS * GROUPS as usize + UNIT_POS_Y as usize;
-    let first = group * PER_GROUP;
+    let pairs = shared_pairs(tables, copies, comptime![(LANES * share.groups) as usize]);
+    let copy = UNIT_POS_X as usize % copies;
+    let (vector, words) = (N::value().comptime(), M::value().comptime());
+    let per_group = share.per_group;
+    let group = CUBE_POS * share.groups as usize + UNIT_POS_Y as usize;
+    let first = group * per_group;
     let steps = width / (8 * words);
 
-    let mut sums = Array::<f32>::new(comptime![PER_GROUP * rows]);
+    let mut sums = Array::<f32>::new(comptime![per_group * rows]);
     #[unroll]
-    for i in 0..comptime![PER_GROUP * rows] {
+    for i in 0..comptime![per_group * rows] {
         sums[i] = 0.0f32;
     }
     let mut step = UNIT_POS_X as usize;
     while step < steps {
-        let mut loaded = Array::<Vector<u32, M>>::new(PER_GROUP);
-        let mut scale = Array::<f32>::new(PER_GROUP);
+        let mut loaded = Array::<Vector<u32, M>>::new(per_group);
+        let mut scale = Array::<f32>::new(per_group);
         #[unroll]
-        for j in 0..PER_GROUP {
+        for j in 0..per_group {
             // A group past the end repeats the last row and writes nothing.
-            let row = min(first + j, height - 1);
-            loaded[j] = codes[row * steps + step];
+            loaded[j] = codes[min(first + j, height - 1) * steps + step];
         }
         #[unroll]
         for m in 0..words {
             let column = (step * words + m) * 8;
             if comptime![m * 8 % spec.block_size == 0] {
                 #[unroll]
-                for j in 0..PER_GROUP {
-                    let row = min(first + j, height - 1);
-                    let block = (row * width + column) / spec.block_size;
-                    scale[j] = block_scale(block, scales, tables, spec.scales);
+                for j in 0..per_group {
+                    let at = min(first + j, height - 1) * width + column;
+                    scale[j] = block_scale(at / spec.block_size, scales, tables, spec.scales);
                 }
             }
             #[unroll]
             for r in 0..rows {
                 let mut values = Array::<f32>::new(8usize);
                 #[unroll]
-                for v in 0..8 / vector {
+                for v in 0..comptime![8 / vector] {
                     let read = x[(r * width + column) / vector + v];
                     #[unroll]
                     for e in 0..vector {
@@ -81,12 +122,15 @@ fn gemv_kernel<F: Float, N: Size, M: Size>(
                     }
                 }
                 #[unroll]
-                for j in 0..PER_GROUP {
+                for j in 0..per_group {
                     let word = loaded[j].extract(m);
                     let mut sum = 0.0f32;
                     #[unroll]
-                    for i in 0..8 {
-                        sum += decode(word, &codebook, i) * values[i];
+                    for i in 0..4usize {
+                        let byte = (word >> comptime![(8 * i) as u32]) & 255;
+                        let pair = pairs[byte as usize * copies + copy];
+                        sum += pair.extract(0usize) * values[comptime![2 * i]];
+                        sum += pair.extract(1usize) * values[comptime![2 * i + 1]];
                     }
                     sums[comptime![j * rows + r]] += sum * scale[j];
                 }
@@ -95,9 +139,9 @@ fn gemv_kernel<F: Float, N: Size, M: Size>(
         step += LANES as usize;
     }
 
-    let mut partial = Shared::<[f32]>::new_slice(comptime![(LANES * GROUPS) as usize]);
+    let mut partial = Shared::<[f32]>::new_slice(comptime![(LANES * share.groups) as usize]);
     #[unroll]
-    for j in 0..PER_GROUP {
+    for j in 0..per_group {
         #[unroll]
         for r in 0..rows {
             let mut sum = sums[comptime![j * rows + r]];
@@ -144,8 +188,19 @@ pub(super) fn launch(
     let vector = vector_size(&client, x.dtype);
     // Vectors of codes stay inside a row, and a 16-byte load is the widest.
     let words = if width.is_multiple_of(32) { 4 } else { 1 };
-    let cube_dim = CubeDim::new_2d(LANES, GROUPS);
-    let units = height.div_ceil(PER_GROUP) * LANES as usize;
+    let share = Share::of(height, rows);
+    // 32 KiB; 16 are the least that WebGPU promises, and `partial` takes some of them.
+    let copies = if properties.hardware.max_shared_memory_size >= 48 << 10 { 16 } else { 4 };
+    let env = |name: &str, default: usize| {
+        std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+    };
+    let share = Share {
+        groups: env("G", share.groups as usize) as u32,
+        per_group: env("P", share.per_group),
+    };
+    let copies = env("C", copies);
+    let cube_dim = CubeDim::new_2d(LANES, share.groups);
+    let units = height.div_ceil(share.per_group) * LANES as usize;
     // SAFETY: the lengths are those of the layout; rows are clamped to `height`.
     unsafe {
         gemv_kernel::launch_unchecked(
@@ -164,6 +219,8 @@ pub(super) fn launch(
             Spec::of(&layout),
             rows,
             plane,
+            share,
+            copies,
             burn::backend::cubecl::dtype_to_elem_type(x.dtype),
         );
     }

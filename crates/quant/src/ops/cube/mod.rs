@@ -15,7 +15,12 @@ use burn::{
     backend::{TensorMetadata, tensor::FloatTensor},
     tensor::{DType, FloatDType, Shape},
 };
-use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use burn_cubecl::{
+    CubeBackend,
+    kernel::into_contiguous,
+    ops::{numeric::zeros, reshape},
+    tensor::CubeTensor,
+};
 use cubecl::{client::Client, prelude::*, server::Handle};
 
 impl PackedOps for CubeBackend {
@@ -23,11 +28,7 @@ impl PackedOps for CubeBackend {
         quantize::launch(into_contiguous(weight), layout)
     }
 
-    fn unpack(
-        packed: PackedTensors<Self>,
-        layout: Layout,
-        dtype: FloatDType,
-    ) -> FloatTensor<Self> {
+    fn unpack(packed: PackedTensors<Self>, layout: Layout, dtype: FloatDType) -> FloatTensor<Self> {
         dequantize::launch(packed, layout, dtype.into())
     }
 
@@ -40,19 +41,18 @@ impl PackedOps for CubeBackend {
         let shape = product_shape(&x.shape(), &layout, transposed);
         let rows = x.shape().num_elements() / layout.shape[usize::from(!transposed)].max(1);
         if shape.num_elements() == 0 || layout.is_empty() {
-            return burn_cubecl::ops::numeric::zeros(x.device.clone(), shape, x.dtype);
+            return zeros(x.device.clone(), shape, x.dtype);
         }
         let out = if !transposed && rows <= gemv::MAX_ROWS && gemv::supports(&layout) {
             gemv::launch(into_contiguous(x), packed, layout, rows)
         } else {
             // Lives until the product has run; the pool gives its memory to the next one.
             let dense = dequantize::launch(packed, layout, x.dtype);
-            let dense = burn_cubecl::ops::reshape(dense, [1, layout.shape[0], layout.shape[1]].into());
-            let x = burn_cubecl::ops::reshape(x, [1, rows, layout.shape[usize::from(!transposed)]].into());
+            let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
             let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
             Self::gemm(x, dense, gemm)
         };
-        burn_cubecl::ops::reshape(out, shape)
+        reshape(out, shape)
     }
 }
 

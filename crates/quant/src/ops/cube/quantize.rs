@@ -20,10 +20,10 @@ const SUMMED: usize = 4096;
 /// The 8 elements of a word; zeros past the end.
 #[cube]
 fn load_word<F: Float, N: Size>(weight: &[Vector<F, N>], word: usize, len: usize) -> Array<f32> {
-    let vector = N::value();
+    let vector = N::value().comptime();
     let mut values = Array::<f32>::new(8usize);
     #[unroll]
-    for v in 0..8 / vector {
+    for v in 0..comptime![8 / vector] {
         let at = word * (8 / vector) + v;
         let inside = at * vector < len;
         let read = weight[select(inside, at, 0)];
@@ -136,10 +136,8 @@ fn store_code(codes: &mut [u32], code: u32, blocks: usize) {
     shared[at] = select(ABSOLUTE_POS < blocks, code, 0u32);
     sync_cube();
     if at % 4 == 0 && ABSOLUTE_POS < blocks {
-        codes[ABSOLUTE_POS / 4] = shared[at]
-            | (shared[at + 1] << 8)
-            | (shared[at + 2] << 16)
-            | (shared[at + 3] << 24);
+        codes[ABSOLUTE_POS / 4] =
+            shared[at] | (shared[at + 1] << 8) | (shared[at + 2] << 16) | (shared[at + 3] << 24);
     }
 }
 
@@ -377,4 +375,3 @@ fn reduce(client: &Client, values: &Handle, len: usize, count: Option<f32>) -> H
     }
     if cubes == 1 { out } else { reduce(client, &out, cubes, count) }
 }
-

@@ -1,18 +1,15 @@
 //! bitsandbytes' tensors: a checkpoint that transformers wrote, there and back, and bad ones.
 
-mod common;
-
+use crate::common::{Golden, devices, ulps};
 use burn::tensor::{DType, FloatDType, TensorData};
 use burn_lora_quant::{Format, PackedWeight, QuantConfig, QuantError, codec::Packed};
-use common::{Golden, devices};
 use std::{collections::BTreeMap, path::PathBuf};
 
 type Tensors = BTreeMap<String, TensorData>;
 
 /// `testdata/gqa/bnb4bit`: NF4 with double quantization.
 fn checkpoint() -> Tensors {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../testdata/gqa/bnb4bit/model.safetensors");
+    let path = PathBuf::from("../../testdata/gqa/bnb4bit/model.safetensors");
     let bytes = std::fs::read(path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let data = |view: &safetensors::tensor::TensorView<'_>| match view.dtype() {
@@ -80,8 +77,14 @@ fn goldens_as_tensors() {
             golden.shape,
             golden.f32("dq.offset")[0],
         );
-        let bytes = |data: Vec<u8>| { let len = data.len(); TensorData::new(data, [len]) };
-        let floats = |data: Vec<f32>| { let len = data.len(); TensorData::new(data, [len]) };
+        let bytes = |data: Vec<u8>| {
+            let len = data.len();
+            TensorData::new(data, [len])
+        };
+        let floats = |data: Vec<f32>| {
+            let len = data.len();
+            TensorData::new(data, [len])
+        };
         let tensors: Tensors = [
             ("w", bytes(golden.u8("codes"))),
             ("w.absmax", bytes(golden.u8("dq.absmax"))),
@@ -98,7 +101,7 @@ fn goldens_as_tensors() {
         .collect();
         let packed = read(&tensors, "w").unwrap();
         for (found, expected) in packed.dequantize().iter().zip(golden.f32("dq.dequantized")) {
-            assert!(common::ulps(*found, expected) <= 1, "{}: {found} {expected}", golden.name);
+            assert!(ulps(*found, expected) <= 1, "{}: {found} {expected}", golden.name);
         }
     }
 }

@@ -1,11 +1,9 @@
 //! `Gemm` on every device against products in float64: orientations, batches, factors, sums and
 //! every gradient.
 
-mod common;
-
+use crate::common::{devices, relative_error};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_lora_quant::Gemm;
-use common::{devices, relative_error};
 
 /// Values that every dtype holds exactly, so that the only error is the product's.
 fn values(len: usize, seed: usize) -> Vec<f32> {
@@ -34,7 +32,9 @@ impl Matrix {
     fn dot(&self, other: &Self, factor: f64) -> Self {
         let (m, k, n) = (self.1, self.2, other.2);
         assert_eq!(k, other.1);
-        let sum = |i: usize, j: usize| (0..k).map(|l| self.0[i * k + l] * other.0[l * n + j]).sum::<f64>();
+        let sum = |i: usize, j: usize| {
+            (0..k).map(|l| self.0[i * k + l] * other.0[l * n + j]).sum::<f64>()
+        };
         Self((0..m * n).map(|at| factor * sum(at / n, at % n)).collect(), m, n)
     }
 }
@@ -59,10 +59,11 @@ fn check(case: &Case, dtype: FloatDType, limit: f64, device: &Device) {
 
     let tensor = |rows: usize, cols: usize, seed: usize| {
         let data = values(batch * rows * cols, seed);
-        let tensor = Tensor::<3>::from_data(TensorData::new(data.clone(), [batch, rows, cols]), &device);
-        let data = data.chunks(rows * cols).map(|data| {
-            Matrix(data.iter().map(|v| f64::from(*v)).collect(), rows, cols)
-        });
+        let tensor =
+            Tensor::<3>::from_data(TensorData::new(data.clone(), [batch, rows, cols]), &device);
+        let data = data
+            .chunks(rows * cols)
+            .map(|data| Matrix(data.iter().map(|v| f64::from(*v)).collect(), rows, cols));
         (tensor.cast(dtype).require_grad(), data.collect::<Vec<_>>())
     };
     let ((l, l64), (r, r64)) = (tensor(lr, lc, 1), tensor(rr, rc, 2));
@@ -77,25 +78,34 @@ fn check(case: &Case, dtype: FloatDType, limit: f64, device: &Device) {
     let grads = (y.clone() * g.detach()).sum().backward();
 
     let expect = |what: &str, found: Tensor<3>, matrices: Vec<Matrix>| {
-        let expected: Vec<f32> = matrices.iter().flat_map(|m| m.0.iter().map(|v| *v as f32)).collect();
+        let expected: Vec<f32> =
+            matrices.iter().flat_map(|m| m.0.iter().map(|v| *v as f32)).collect();
         let error = relative_error(&floats(found), &expected);
         assert!(error < limit, "{what} of {name}: {error}");
     };
     let each = |f: &dyn Fn(usize) -> Matrix| (0..batch).map(f).collect::<Vec<_>>();
     let alpha = f64::from(alpha);
-    expect("the product", y.inner(), each(&|b| {
-        let mut y = l64[b].t_if(tl).dot(&r64[b].t_if(tr), alpha);
-        if add {
-            y.0.iter_mut().zip(&c64[b].0).for_each(|(y, c)| *y += c);
-        }
-        y
-    }));
-    expect("d lhs", l.grad(&grads).unwrap(), each(&|b| {
-        g64[b].dot(&r64[b].t_if(!tr), alpha).t_if(tl)
-    }));
-    expect("d rhs", r.grad(&grads).unwrap(), each(&|b| {
-        l64[b].t_if(!tl).dot(&g64[b], alpha).t_if(tr)
-    }));
+    expect(
+        "the product",
+        y.inner(),
+        each(&|b| {
+            let mut y = l64[b].t_if(tl).dot(&r64[b].t_if(tr), alpha);
+            if add {
+                y.0.iter_mut().zip(&c64[b].0).for_each(|(y, c)| *y += c);
+            }
+            y
+        }),
+    );
+    expect(
+        "d lhs",
+        l.grad(&grads).unwrap(),
+        each(&|b| g64[b].dot(&r64[b].t_if(!tr), alpha).t_if(tl)),
+    );
+    expect(
+        "d rhs",
+        r.grad(&grads).unwrap(),
+        each(&|b| l64[b].t_if(!tl).dot(&g64[b], alpha).t_if(tr)),
+    );
     if add {
         expect("d out", c.grad(&grads).unwrap(), g64);
     }
@@ -126,7 +136,8 @@ fn half_precision() {
         for (dtype, limit) in [(FloatDType::BF16, 4e-3), (FloatDType::F16, 5e-4)] {
             if device.supports_dtype(DType::from(dtype)) {
                 for trans in ORIENTATIONS {
-                    for (batch, dims, add) in [(1, [129, 257, 63], false), (2, [32, 64, 48], true)] {
+                    for (batch, dims, add) in [(1, [129, 257, 63], false), (2, [32, 64, 48], true)]
+                    {
                         check(&Case { batch, dims, trans, add }, dtype, limit, &device);
                     }
                 }
@@ -144,9 +155,39 @@ fn one_matrix_for_all_leading_dimensions() {
         assert_eq!(y.dims(), [2, 5, 3]);
         let flat = Gemm::new().trans_rhs().run(x.reshape([10, 8]), w.reshape([3, 8]));
         assert_eq!(floats(y), floats(flat), "{device:?}");
-        let l = Tensor::<3>::from_data(TensorData::new(values(2 * 5 * 8, 1), [2, 5, 8]), &device);
-        let r = Tensor::<3>::from_data(TensorData::new(values(5 * 3, 2), [1, 5, 3]), &device);
-        assert_eq!(Gemm::new().trans_lhs().run(l, r).dims(), [2, 8, 3]);
+    }
+}
+
+/// Its gradient is the sum over them, as if it had been repeated.
+#[test]
+fn gradients_of_one_matrix_for_all() {
+    for device in devices() {
+        let device = device.autodiff();
+        for [tl, tr] in ORIENTATIONS {
+            let mut gemm = Gemm::new();
+            gemm = if tl { gemm.trans_lhs() } else { gemm };
+            gemm = if tr { gemm.trans_rhs() } else { gemm };
+            let tensor = |dims: [usize; 4], seed| {
+                let data = TensorData::new(values(dims.iter().product(), seed), dims);
+                Tensor::<4>::from_data(data, &device).require_grad()
+            };
+            let l = tensor(if tl { [2, 3, 8, 5] } else { [2, 3, 5, 8] }, 1);
+            let r = tensor(if tr { [1, 1, 4, 8] } else { [1, 1, 8, 4] }, 2);
+            let g = tensor([2, 3, 5, 4], 3).detach();
+            let y = gemm.run(l.clone(), r.clone());
+            let grads = (y.clone() * g.clone()).sum().backward();
+            let found = [y, l.grad(&grads).unwrap(), r.grad(&grads).unwrap()];
+
+            let [_, _, rows, columns] = r.dims();
+            let y = gemm.run(l.clone(), r.clone().expand([2, 3, rows, columns]));
+            let grads = (y.clone() * g).sum().backward();
+            let expected = [y, l.grad(&grads).unwrap(), r.grad(&grads).unwrap()];
+            for (found, expected) in found.into_iter().zip(expected) {
+                assert_eq!(found.dims(), expected.dims());
+                let error = relative_error(&floats(found.inner()), &floats(expected.inner()));
+                assert!(error < 1e-5, "{tl} {tr} {device:?}: {error}");
+            }
+        }
     }
 }
 
@@ -169,7 +210,8 @@ fn views() {
 #[test]
 fn a_sum_leaves_a_shared_tensor_alone() {
     for device in devices() {
-        let tensor = |seed| Tensor::<2>::from_data(TensorData::new(values(64, seed), [8, 8]), &device);
+        let tensor =
+            |seed| Tensor::<2>::from_data(TensorData::new(values(64, seed), [8, 8]), &device);
         let (a, b, c) = (tensor(1), tensor(2), tensor(3));
         let y = Gemm::new().run_add(a.clone(), b.clone(), c.clone());
         assert_eq!(floats(c.clone()), values(64, 3), "{device:?}");
@@ -179,7 +221,7 @@ fn a_sum_leaves_a_shared_tensor_alone() {
 }
 
 #[test]
-#[should_panic(expected = "the inner dimensions differ")]
+#[should_panic(expected = "the inner dimensions of [2, 3] and [2, 3]")]
 fn a_wrong_shape_panics() {
     let device = devices().remove(0);
     Gemm::new().run(Tensor::<2>::ones([2, 3], &device), Tensor::<2>::ones([2, 3], &device));

@@ -21,7 +21,9 @@ fn any_float() -> impl Strategy<Value = f32> + Clone {
     })
 }
 
-fn weights(element: impl Strategy<Value = f32> + Clone) -> impl Strategy<Value = (Vec<f32>, [usize; 2])> {
+fn weights(
+    element: impl Strategy<Value = f32> + Clone,
+) -> impl Strategy<Value = (Vec<f32>, [usize; 2])> {
     (1..9usize, 1..400usize).prop_flat_map(move |(rows, columns)| {
         (prop::collection::vec(element.clone(), rows * columns), Just([rows, columns]))
     })
@@ -100,10 +102,19 @@ fn errors_of_the_table() {
         for (config, expected) in [(QuantConfig::nf4(), nf4), (QuantConfig::fp4(), fp4)] {
             let config = config.block_size(block);
             let values = Packed::quantize(&weight, [1024, 1024], &config).unwrap().dequantize();
-            let pairs = || values.iter().zip(&weight).map(|(v, w)| (f64::from((v - w).abs()), f64::from(w.abs())));
+            let pairs = || {
+                values
+                    .iter()
+                    .zip(&weight)
+                    .map(|(v, w)| (f64::from((v - w).abs()), f64::from(w.abs())))
+            };
             let absolute = pairs().map(|(error, _)| error).sum::<f64>() / weight.len() as f64;
-            let relative = pairs().map(|(error, w)| error / (w + 1e-8)).sum::<f64>() / weight.len() as f64;
-            println!("{} {block}: {absolute:.4} {relative:.4}, expected {expected:?}", config.format().name());
+            let relative =
+                pairs().map(|(error, w)| error / (w + 1e-8)).sum::<f64>() / weight.len() as f64;
+            println!(
+                "{} {block}: {absolute:.4} {relative:.4}, expected {expected:?}",
+                config.format().name()
+            );
             assert!((absolute / expected.0 - 1.0).abs() < 0.02, "{config:?}: {absolute}");
             assert!((relative / expected.1 - 1.0).abs() < 0.02, "{config:?}: {relative}");
         }
@@ -114,7 +125,8 @@ fn errors_of_the_table() {
 fn normal(len: usize) -> Vec<f32> {
     let mut state = 42u64;
     let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     };
     (0..len)

@@ -1,9 +1,7 @@
 //! The codec against bitsandbytes 0.50.2 on the CPU (`testdata/nf4`, made by `testdata/make.py`).
 
-mod common;
-
+use crate::common::{Golden, ulps};
 use burn_lora_quant::{Format, QuantConfig, codec::Packed};
-use common::{Golden, ulps};
 
 /// Nearest entry of the map, as bitsandbytes' CPU library finds it: in a table of 65,536 entries,
 /// so for the value rounded to that grid. Its CUDA kernel, like ours, compares the value itself.
@@ -92,7 +90,8 @@ fn golden_vectors_through_the_codec() {
         (QuantConfig::fp4(), "bbbbbbaaaaaaaadddddccccffeeee99911166667744445555522222222333333"),
     ] {
         let packed = Packed::quantize(&x, [1, 64], &config).unwrap();
-        let hex: String = packed.codes.iter().flat_map(|w| w.to_le_bytes()).map(|b| format!("{b:02x}")).collect();
+        let hex: String =
+            packed.codes.iter().flat_map(|w| w.to_le_bytes()).map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, expected);
         assert_eq!(packed.scales, [2f32.to_bits()]);
     }

@@ -1,5 +1,4 @@
 //! What the tests of this crate share.
-#![allow(dead_code, reason = "each test file uses a part")]
 
 use burn_lora_quant::{Format, QuantConfig};
 use std::path::PathBuf;
@@ -15,7 +14,7 @@ pub struct Golden {
 impl Golden {
     /// Every file: three shapes, two formats, two block sizes.
     pub fn all() -> Vec<Self> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/nf4");
+        let folder = PathBuf::from("../../testdata/nf4");
         let mut all = vec![];
         for (name, shape) in [("square", [128, 128]), ("wide", [48, 320]), ("odd", [24, 96])] {
             for format in [Format::Nf4, Format::Fp4] {

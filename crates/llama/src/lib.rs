@@ -1,0 +1,1 @@
+//! Llama-family models: not written yet. See the status in the README.

@@ -1,0 +1,9 @@
+//! The tests of this crate, in one program. `BURN_LORA_GPU=wgpu` (or `vulkan`, `cuda`) runs them on
+//! that device too.
+
+mod bitsandbytes;
+mod common;
+mod gemm;
+mod golden;
+mod packed;
+mod properties;

@@ -1,0 +1,1 @@
+//! Fine-tuning: not written yet. See the status in the README.
