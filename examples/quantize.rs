@@ -1,6 +1,6 @@
 //! What 4 bits do to a weight: size, error, and the error of the product that a layer computes.
 //!
-//! `cargo run --release --example quantize` runs on the CPU; with `--features cuda` (or `vulkan`,
+//! `cargo run --example quantize` runs on the CPU; with `--features cuda` (or `vulkan`,
 //! `wgpu`) and `BURN_DEVICE` on a GPU.
 
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};

@@ -68,8 +68,8 @@ fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
     }
 }
 
-/// The product, added to `add` where there is one: allocates the output and sends the call to the device's thread, which is where the kernels launched so far
-/// were sent, in this order.
+/// The product, added to `add` where there is one: allocates the output and sends the call to the
+/// device's thread, which is where the kernels launched so far were sent, in this order.
 pub(super) fn gemm(
     lhs: CubeTensor,
     rhs: CubeTensor,

@@ -1,6 +1,6 @@
 //! `x * W^T` for few rows of `x`: each code is decoded in registers and used at once.
 
-use super::{Spec, block_scale, buffer, vector_size};
+use super::{Spec, block_scale, buffer, decode, shared_codebook, vector_size};
 use crate::{layout::Layout, ops::PackedTensors};
 use burn::{backend::TensorMetadata, tensor::Shape};
 use burn_cubecl::{CubeBackend, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
@@ -37,31 +37,6 @@ impl Share {
     }
 }
 
-/// Two neighbouring elements.
-type Pair = Vector<f32, Const<2>>;
-
-/// The pairs of values that a byte stands for, `copies` times side by side: half the look-ups, and
-/// with 16 copies each unit of half a plane reads from banks of its own.
-#[cube]
-fn shared_pairs(
-    tables: &[u32],
-    #[comptime] copies: usize,
-    #[comptime] units: usize,
-) -> Shared<[Pair]> {
-    let mut pairs = Shared::<[Pair]>::new_slice(comptime![256 * copies]);
-    #[unroll]
-    for i in 0..comptime![256 * copies / units] {
-        let at = UNIT_POS as usize + i * units;
-        let byte = at / copies;
-        let mut pair = Pair::empty();
-        pair.insert(0usize, f32::reinterpret(tables[byte >> 4]));
-        pair.insert(1usize, f32::reinterpret(tables[byte & 15]));
-        pairs[at] = pair;
-    }
-    sync_cube();
-    pairs
-}
-
 #[cube(launch_unchecked)]
 fn gemv_kernel<F: Float, N: Size, M: Size>(
     x: &[Vector<F, N>],
@@ -75,11 +50,9 @@ fn gemv_kernel<F: Float, N: Size, M: Size>(
     #[comptime] rows: usize,
     #[comptime] plane: bool,
     #[comptime] share: Share,
-    #[comptime] copies: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let pairs = shared_pairs(tables, copies, comptime![(LANES * share.groups) as usize]);
-    let copy = UNIT_POS_X as usize % copies;
+    let codebook = shared_codebook(tables);
     let (vector, words) = (N::value().comptime(), M::value().comptime());
     let per_group = share.per_group;
     let group = CUBE_POS * share.groups as usize + UNIT_POS_Y as usize;
@@ -126,11 +99,8 @@ fn gemv_kernel<F: Float, N: Size, M: Size>(
                     let word = loaded[j].extract(m);
                     let mut sum = 0.0f32;
                     #[unroll]
-                    for i in 0..4usize {
-                        let byte = (word >> comptime![(8 * i) as u32]) & 255;
-                        let pair = pairs[byte as usize * copies + copy];
-                        sum += pair.extract(0usize) * values[comptime![2 * i]];
-                        sum += pair.extract(1usize) * values[comptime![2 * i + 1]];
+                    for i in 0..8 {
+                        sum += decode(word, &codebook, i) * values[i];
                     }
                     sums[comptime![j * rows + r]] += sum * scale[j];
                 }
@@ -189,16 +159,6 @@ pub(super) fn launch(
     // Vectors of codes stay inside a row, and a 16-byte load is the widest.
     let words = if width.is_multiple_of(32) { 4 } else { 1 };
     let share = Share::of(height, rows);
-    // 32 KiB; 16 are the least that WebGPU promises, and `partial` takes some of them.
-    let copies = if properties.hardware.max_shared_memory_size >= 48 << 10 { 16 } else { 4 };
-    let env = |name: &str, default: usize| {
-        std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
-    };
-    let share = Share {
-        groups: env("G", share.groups as usize) as u32,
-        per_group: env("P", share.per_group),
-    };
-    let copies = env("C", copies);
     let cube_dim = CubeDim::new_2d(LANES, share.groups);
     let units = height.div_ceil(share.per_group) * LANES as usize;
     // SAFETY: the lengths are those of the layout; rows are clamped to `height`.
@@ -220,7 +180,6 @@ pub(super) fn launch(
             rows,
             plane,
             share,
-            copies,
             burn::backend::cubecl::dtype_to_elem_type(x.dtype),
         );
     }
