@@ -34,7 +34,8 @@ fn main() {
         },
         device,
     };
-    let sections: [(&str, fn(&Bench)); 8] = [
+    type Section = (&'static str, fn(&Bench));
+    let sections: [Section; 8] = [
         ("overhead", Bench::overhead),
         ("copy", Bench::copy),
         ("dequantize", Bench::dequantize),
@@ -123,14 +124,19 @@ impl Bench {
         self.flops("tiny gemv", 0.0, || drop(packed.matmul(x.clone())));
     }
 
-    /// One read and one write of every byte.
+    /// One read and one write of every byte. It waits after each call, so that fusion does not make
+    /// one pass of several.
     fn copy(&self) {
-        let len = if self.small { 1 << 24 } else { 1 << 30 };
+        let len = match self.dtype {
+            _ if self.small => 1 << 24,
+            FloatDType::BF16 => 1 << 30,
+            _ => 1 << 28,
+        };
         let mut x = Tensor::<1>::ones([len], &self.device).cast(self.dtype);
         self.rate("copy (x * 1 in place)", 2 * len * self.size(), || {
             x = std::mem::replace(&mut x, Tensor::empty([1], &self.device)) * 1.0;
+            self.device.sync().expect("the device failed");
         });
-        println!("the sum of what was copied over {len}: {}", x.mean().into_scalar::<f32>());
     }
 
     fn dequantize(&self) {
@@ -284,7 +290,7 @@ impl Bench {
         let config = QuantConfig::nf4().double_quant(true);
         // From the host, so that nothing dense was ever on the device.
         let weight: Vec<f32> = (0..side * side)
-            .map(|i| (i * 2_654_435_761 >> 8 & 0xffff) as f32 / 18_918.0 - 1.732)
+            .map(|i| (((i * 2_654_435_761) >> 8) & 0xffff) as f32 / 18_918.0 - 1.732)
             .collect();
         let weight = Packed::quantize(&weight, [side, side], &config).expect("valid settings");
         let upload = || PackedWeight::from_packed(weight.clone(), &self.device);

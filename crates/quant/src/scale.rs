@@ -45,7 +45,7 @@ impl ScaleRule {
     }
 
     /// How many codes, from 0, have ascending values: those that [`nearest`] searches.
-    pub const fn ascending(self) -> usize {
+    pub(crate) const fn ascending(self) -> usize {
         match self {
             Self::E4m3 => 127,
             _ => 256,

@@ -8,9 +8,11 @@ pub(crate) mod cube;
 #[cfg(feature = "cuda")]
 mod cublaslt;
 
+#[cfg(any(feature = "fusion", feature = "cuda"))]
+use burn::tensor::Shape;
 use burn::{
     backend::{Backend, Dispatch, TensorMetadata, backend_extension, tensor::FloatTensor},
-    tensor::{Shape, Tensor},
+    tensor::Tensor,
 };
 
 /// A matrix product `alpha · op(lhs) · op(rhs)`, where `op` may transpose the last two dimensions.
@@ -170,6 +172,8 @@ pub trait GemmOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// The shape of the product of two shapes.
+#[cfg(any(feature = "fusion", feature = "cuda"))]
 fn output_shape(lhs: &Shape, rhs: &Shape, gemm: Gemm) -> Shape {
     let Dims { m, n, .. } = Dims::of(lhs, rhs, gemm);
     let mut shape = lhs.clone();

@@ -15,11 +15,11 @@ use burn::{
         Backend, ExtensionType, backend_extension,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, FloatDType, Shape},
+    tensor::{FloatDType, Shape},
 };
 
 #[cfg(feature = "fusion")]
-use burn::backend::fusion::custom::TensorSpec;
+use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
 
 /// The tensors of one packed weight, each of rank 1 and dtype `U32`; see [`Layout`].
 #[derive(ExtensionType)]

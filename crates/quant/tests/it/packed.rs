@@ -60,7 +60,7 @@ fn quantizes_as_the_codec() {
             scales += found.scales.iter().zip(&expected.scales).filter(|(a, b)| a != b).count();
             let block_scale = expected.view();
             for (i, value) in values.iter().enumerate() {
-                let code = |packed: &Packed| packed.codes[i / 8] >> ((i % 8 ^ 1) * 4) & 15;
+                let code = |packed: &Packed| packed.codes[i / 8] >> (((i % 8) ^ 1) * 4) & 15;
                 if code(&found) != code(&expected) {
                     let scale = block_scale.scale(i / config_block(&expected));
                     let tie = from_tie(config.format(), value / scale);

@@ -125,7 +125,8 @@ fn gemv_kernel<F: Float, N: Size, M: Size>(
                     let distance = comptime![16usize >> level];
                     sync_cube();
                     if (UNIT_POS_X as usize) < distance {
-                        partial[at] = partial[at] + partial[at + distance];
+                        let other = partial[at + distance];
+                        partial[at] += other;
                     }
                 }
                 sum = partial[at];

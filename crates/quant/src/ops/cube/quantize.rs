@@ -1,4 +1,5 @@
 //! A dense weight to codes: absmax of each block, scales, codes.
+#![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
 use super::{OFFSET, Spec, buffer, buffer_of, vector_size, words};
 use crate::{
@@ -321,9 +322,9 @@ fn encode_scales(
     let cubes = calculate_cube_count_elemwise(client, blocks, cube_dim);
     let of_scales = || buffer(scales, layout.scale_words());
     let of_tables = || buffer(tables, layout.table_words());
-    // SAFETY: the lengths are those of the layout; each kernel guards its ends.
     match layout.scales {
         ScaleRule::Absmax => {}
+        // SAFETY: the lengths are those of the layout; the kernel guards its ends.
         ScaleRule::DoubleQuant => unsafe {
             let mean = reduce(client, &absmax.handle, blocks, Some(blocks as f32));
             double_quant_kernel::launch_unchecked(
@@ -337,6 +338,7 @@ fn encode_scales(
                 blocks,
             );
         },
+        // SAFETY: as above.
         rule @ (ScaleRule::E8m0 | ScaleRule::E4m3) => unsafe {
             let largest = reduce(client, &absmax.handle, blocks, None);
             float_scale_kernel::launch_unchecked(
