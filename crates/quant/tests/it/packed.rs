@@ -62,7 +62,7 @@ fn quantizes_as_the_codec() {
             for (i, value) in values.iter().enumerate() {
                 let code = |packed: &Packed| packed.codes[i / 8] >> (((i % 8) ^ 1) * 4) & 15;
                 if code(&found) != code(&expected) {
-                    let scale = block_scale.scale(i / config_block(&expected));
+                    let scale = block_scale.scale(i / expected.layout.block_size);
                     let tie = from_tie(config.format(), value / scale);
                     assert!(tie < 1e-5, "{name}, element {i}: {tie}");
                     ties += 1;
@@ -75,10 +75,6 @@ fn quantizes_as_the_codec() {
         );
         assert!(scales <= 2, "{device:?}: {scales} words of scales differ");
     }
-}
-
-fn config_block(packed: &Packed) -> usize {
-    packed.layout.block_size
 }
 
 #[test]

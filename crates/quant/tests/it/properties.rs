@@ -46,7 +46,7 @@ proptest! {
         let block = packed.layout.block_size;
         for (block, values) in packed.dequantize().chunks(block).zip(weight.chunks(block)) {
             // what is no number does not turn into one silently
-            if values.iter().any(|v| v.is_nan()) && !config_is_coded(&packed) {
+            if values.iter().any(|v| v.is_nan()) && !packed.layout.scales.is_coded() {
                 prop_assert!(block.iter().all(|v| v.is_nan()));
             }
         }
@@ -81,10 +81,6 @@ proptest! {
         packed.view().decode(start, &mut part);
         prop_assert_eq!(&part[..], &all[start..]);
     }
-}
-
-fn config_is_coded(packed: &Packed) -> bool {
-    packed.layout.scales.is_coded()
 }
 
 /// Mean absolute and mean relative error on N(0, 1), 1024 x 1024, as bitsandbytes has them.
