@@ -1,1 +1,80 @@
-//! LoRA over any linear layer: not written yet. See the status in the README.
+//! LoRA over any linear layer of a Burn model, with PEFT's behaviour and PEFT's files.
+//!
+//! | what | where |
+//! |---|---|
+//! | settings | [`LoraConfig`], [`Init`] |
+//! | layers that carry adapters | [`AdaptedLinear`], [`AdaptedEmbedding`], [`AdaptedVector`] |
+//! | a model with such layers | [`Adaptable`], [`adaptable!`] |
+//! | which adapters run | [`Selection`] |
+//! | one adapter of several | [`Combine`] |
+//! | adding updates to the weights | [`PackedMerge`], [`MergeReport`] |
+//! | parameters and bytes | [`Summary`] |
+//! | groups for an optimizer | [`ParamGroups`] |
+//! | PEFT's files | [`Adaptable::save_adapter`], [`Adaptable::load_adapter`] |
+//!
+//! # QLoRA on a model of one's own
+//!
+//! ```
+//! use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor, activation::gelu}};
+//! use burn_lora_adapter::{Adaptable, AdaptedLinear, LoraConfig, adaptable};
+//! use burn_lora_quant::QuantConfig;
+//!
+//! #[derive(Module, Debug)]
+//! struct Mlp {
+//!     fc1: AdaptedLinear,
+//!     fc2: AdaptedLinear,
+//! }
+//! adaptable!(Mlp { fc1, fc2 });
+//!
+//! let device = Device::default();
+//! let linear = |d_in, d_out| AdaptedLinear::from(LinearConfig::new(d_in, d_out).init(&device));
+//! let mut mlp = Mlp { fc1: linear(64, 128), fc2: linear(128, 64) };
+//! mlp.quantize_base(&QuantConfig::nf4().double_quant(true))?;
+//! let mlp = mlp.with_adapter(&LoraConfig::new(8, 16).all_linear())?.train();
+//! println!("{}", mlp.summary());
+//!
+//! let x = Tensor::<2>::ones([4, 64], &device);
+//! let loss = mlp.fc2.forward(gelu(mlp.fc1.forward(x))).sum();
+//! let grads = loss.backward(); // of A and B alone
+//!
+//! let folder = std::env::temp_dir().join("burn-lora-adapter-doc");
+//! mlp.save_adapter("default", &folder)?; // Python's PEFT loads it
+//! # std::fs::remove_dir_all(folder).ok();
+//! # Ok::<_, burn_lora_adapter::AdapterError>(())
+//! ```
+
+mod attach;
+mod base;
+mod combine;
+mod config;
+mod embedding;
+mod error;
+mod groups;
+mod init;
+mod layer;
+mod linear;
+mod lora;
+mod merge;
+mod model;
+mod peft;
+mod selection;
+mod summary;
+mod targets;
+
+pub use base::{Base, DenseLinear};
+pub use combine::Combine;
+pub use config::{Alpha, Bias, LoraConfig, Targets};
+pub use embedding::{AdaptedEmbedding, AdaptedVector};
+pub use error::AdapterError;
+pub use groups::ParamGroups;
+pub use init::{Init, eva::InputStats};
+pub use layer::{AdaptedLayer, Adapters, LayerKind, SavedModule};
+pub use linear::AdaptedLinear;
+pub use lora::LoraAdapter;
+pub use merge::{LayerError, MergeReport, PackedMerge};
+#[doc(hidden)]
+pub use model::join;
+pub use model::{Adaptable, Layers, LayersMut};
+pub use selection::{BASE, Selection};
+pub use summary::Summary;
+pub use targets::MatchReport;

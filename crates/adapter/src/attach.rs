@@ -1,0 +1,274 @@
+//! Attaching a new adapter to the layers of a model.
+
+use crate::{
+    base::Base,
+    config::{Bias, LoraConfig, Targets},
+    error::AdapterError,
+    init::{
+        Init,
+        eva::{InputStats, redistribute},
+        linalg::to_tensor,
+        random, residual,
+    },
+    layer::{AdaptedLayer, LayerKind, SavedModule},
+    lora::{LoraAdapter, squared_norms},
+    model::LayersMut,
+    selection::{BASE, Selection},
+    targets::{Candidate, MatchReport, Matcher, Plan},
+};
+use burn::tensor::Tensor;
+use burn_lora_quant::PackedLinear;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Which layers `config` means, and what the adapter will be for each.
+pub(crate) fn plan(
+    layers: &LayersMut<'_>,
+    head: &str,
+    config: &LoraConfig,
+    strict: bool,
+) -> Result<(Vec<Option<Plan>>, MatchReport), AdapterError> {
+    config.validate()?;
+    let candidates: Vec<_> = layers
+        .iter()
+        .map(|(path, layer)| Candidate { path, kind: layer.kind(), is_head: path == head })
+        .collect();
+    Matcher::new(config)?.resolve(&candidates, strict)
+}
+
+/// Whether a new adapter can have this name.
+pub(crate) fn check_name(layers: &LayersMut<'_>, name: &str) -> Result<(), AdapterError> {
+    let bad = |reason| Err(AdapterError::AdapterName { name: name.to_owned(), reason });
+    if name.is_empty() {
+        return bad("it is empty");
+    }
+    if name == BASE {
+        return bad("it stands for the base without adapters");
+    }
+    let taken = |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(known, _)| known == name);
+    if layers.iter().any(|(_, layer)| taken(&**layer)) {
+        return Err(AdapterError::AdapterExists { name: name.to_owned() });
+    }
+    Ok(())
+}
+
+/// Attaches a new adapter as its settings say.
+pub(crate) fn add(
+    mut layers: LayersMut<'_>,
+    head: &str,
+    name: &str,
+    config: &LoraConfig,
+    inputs: Option<&BTreeMap<String, InputStats>>,
+) -> Result<MatchReport, AdapterError> {
+    let (mut plans, mut report) = plan(&layers, head, config, true)?;
+    check_name(&layers, name)?;
+    check_plans(&layers, &plans, config)?;
+    let mut config = config.clone();
+    if let Init::Eva { rho } = config.init {
+        let inputs = inputs.ok_or_else(|| AdapterError::State {
+            what: "eva".into(),
+            reason: "it needs the layers' inputs: use add_adapter_with_inputs".into(),
+        })?;
+        let paths: Vec<_> = layers.iter().map(|(path, _)| path.as_str()).collect();
+        redistribute(&paths, &mut plans, inputs, &config, rho)?;
+        report.adapted = follow(&paths, &plans, &mut config);
+    }
+    let config = Arc::new(config);
+    for (i, plan) in plans.iter().enumerate() {
+        let (path, layer) = &mut layers[i];
+        let stats = inputs.and_then(|inputs| inputs.get(path));
+        let attached = match plan {
+            None => continue,
+            Some(Plan::Save) => {
+                let saved = copy(&**layer, name, &config);
+                layer.adapters_mut().saved.push(saved);
+                Ok(())
+            }
+            Some(Plan::Lora { rank, alpha }) => {
+                attach(&mut **layer, path, name, &config, *rank, *alpha, stats)
+            }
+        };
+        if let Err(error) = attached {
+            layers[..i].iter_mut().for_each(|(_, layer)| detach(&mut **layer, name));
+            return Err(error);
+        }
+    }
+    finish(layers, name, &config);
+    Ok(report)
+}
+
+/// What only the layers can tell: whether they have room for the rank and know the initialisation.
+fn check_plans(
+    layers: &LayersMut<'_>,
+    plans: &[Option<Plan>],
+    config: &LoraConfig,
+) -> Result<(), AdapterError> {
+    for ((path, layer), plan) in layers.iter().zip(plans) {
+        let Some(Plan::Lora { rank, .. }) = plan else { continue };
+        let error = |reason: String| Err(AdapterError::Layer { layer: path.clone(), reason });
+        let random = matches!(config.init, Init::Kaiming | Init::Random | Init::Gaussian);
+        if layer.kind() == LayerKind::Embedding && !random {
+            let name = config.init.name();
+            return error(format!("an embedding has no `{name}` initialisation: exclude it"));
+        }
+        let most = layer.shape().into_iter().min().unwrap_or(0);
+        let decomposed = config.init.is_residual()
+            || matches!(config.init, Init::Loftq { .. } | Init::Eva { .. });
+        if decomposed && *rank > most {
+            let shape = layer.shape();
+            return error(format!("rank {rank} of a weight {shape:?}: at most {most}"));
+        }
+        if matches!(config.init, Init::Loftq { .. }) && layer.packed().is_some() {
+            return error("LoftQ needs the weight that it quantizes: load the base dense".into());
+        }
+    }
+    Ok(())
+}
+
+/// Makes the settings say what ranks and alphas became.
+fn follow(paths: &[&str], plans: &[Option<Plan>], config: &mut LoraConfig) -> Vec<String> {
+    let mut adapted = vec![];
+    (config.rank_pattern, config.alpha_pattern) = Default::default();
+    for (path, plan) in paths.iter().zip(plans) {
+        let Some(Plan::Lora { rank, alpha }) = plan else { continue };
+        adapted.push((*path).to_owned());
+        let key = || fancy_regex::escape(path).into_owned();
+        if *rank != config.rank {
+            config.rank_pattern.insert(key(), *rank);
+        }
+        if *alpha != config.alpha {
+            config.alpha_pattern.insert(key(), *alpha);
+        }
+    }
+    (config.layers, config.layers_pattern) = Default::default();
+    config.targets = Some(Targets::Names(adapted.clone()));
+    adapted
+}
+
+/// The update of one layer, as it starts; the base changes where the initialisation says so.
+pub(crate) fn attach(
+    layer: &mut dyn AdaptedLayer,
+    path: &str,
+    name: &str,
+    config: &Arc<LoraConfig>,
+    rank: usize,
+    alpha: f64,
+    stats: Option<&InputStats>,
+) -> Result<(), AdapterError> {
+    let mut rng = random::generator(config.seed, path);
+    let [out, width] = layer.shape();
+    let (a, b) = ([rank, width], [out, rank]);
+    let scaling = config.scaling(rank, alpha);
+    let [a, b] = match &config.init {
+        Init::Kaiming | Init::Gaussian if layer.kind() == LayerKind::Embedding => {
+            random::embedding(rank, layer, true, &mut rng)
+        }
+        Init::Random if layer.kind() == LayerKind::Embedding => {
+            random::embedding(rank, layer, false, &mut rng)
+        }
+        Init::Kaiming => [random::kaiming(a, layer, &mut rng), random::zeros(b, layer)],
+        Init::Random => [random::kaiming(a, layer, &mut rng), random::kaiming(b, layer, &mut rng)],
+        Init::Gaussian => {
+            let std = 1.0 / rank as f32;
+            [random::gaussian(a, std, layer, &mut rng), random::zeros(b, layer)]
+        }
+        Init::Orthogonal => random::orthogonal(rank, layer, &mut rng),
+        Init::Eva { .. } => {
+            let stats = stats.filter(|stats| stats.width() == width);
+            let stats = stats.ok_or_else(|| AdapterError::Layer {
+                layer: path.to_owned(),
+                reason: format!("its input statistics are not of width {width}"),
+            })?;
+            let a = to_tensor(stats.components(rank).as_ref(), &layer.device());
+            [a, random::zeros(b, layer)]
+        }
+        Init::Pissa | Init::PissaNiter(_) | Init::Olora => {
+            residual::factors(&config.init, layer, path, rank, scaling, &mut rng)?
+        }
+        Init::Loftq { iterations, config } => {
+            let weight = layer.weight();
+            let (packed, factors) =
+                residual::loftq(weight, config, *iterations, path, rank, scaling, &mut rng)?;
+            if let Some(linear) = layer.as_linear_mut() {
+                let bias = linear.base.bias().cloned();
+                linear.base = Base::Packed(PackedLinear { weight: packed, bias });
+            }
+            factors
+        }
+    };
+    let mut lora = LoraAdapter::new(name, config.clone(), alpha, a, b);
+    if config.init.is_residual() {
+        layer.set_weight(layer.weight() - lora.delta_weight());
+        let host = |tensor: Tensor<2>| tensor.inner().into_data();
+        lora.initial = Some(Arc::new([host(lora.lora_a.val()), host(lora.lora_b.val())]));
+        refresh(layer);
+    }
+    push(layer, lora);
+    Ok(())
+}
+
+/// Puts an update onto its layer, with a magnitude where its settings say so.
+pub(crate) fn push(layer: &mut dyn AdaptedLayer, lora: LoraAdapter) {
+    let lora = if lora.config().dora { lora.with_magnitude(layer) } else { lora };
+    layer.adapters_mut().lora.push(lora);
+}
+
+/// A copy of a layer, to be trained.
+pub(crate) fn copy(layer: &dyn AdaptedLayer, name: &str, config: &Arc<LoraConfig>) -> SavedModule {
+    let autodiff = layer.device().is_autodiff();
+    let weight = match layer.kind() {
+        LayerKind::Embedding => layer.weight().transpose(),
+        _ => layer.weight(),
+    };
+    let bias = layer.bias().map(|bias| bias.val().inner().cast(burn::tensor::FloatDType::F32));
+    // A copy, also where the base is float32: training must not write over the base's memory.
+    let weight = weight * 1.0;
+    let (weight, bias) = if autodiff {
+        (weight.autodiff(), bias.map(Tensor::autodiff))
+    } else {
+        (weight, bias)
+    };
+    SavedModule::new(name, config.clone(), weight, bias)
+}
+
+/// Undoes [`attach`].
+fn detach(layer: &mut dyn AdaptedLayer, name: &str) {
+    if let Some(lora) = layer.adapters().lora(name)
+        && lora.initial.is_some()
+    {
+        let weight = layer.weight() + lora.delta_weight();
+        layer.set_weight(weight);
+        refresh(layer);
+    }
+    layer.adapters_mut().remove(name);
+}
+
+/// Measures what DoRA keeps of a frozen weight that has changed.
+pub(crate) fn refresh(layer: &mut dyn AdaptedLayer) {
+    if layer.adapters().lora.iter().any(|lora| lora.base_norm.is_some()) {
+        let norms = squared_norms(layer.weight());
+        layer.adapters_mut().lora.iter_mut().for_each(|lora| lora.refresh(&norms));
+    }
+}
+
+/// Selects the first adapter of a model; later ones wait, frozen. Biases are trained as told.
+pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str, config: &LoraConfig) {
+    let others = |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(other, _)| other != name);
+    let first = !layers.iter().any(|(_, layer)| others(&**layer));
+    for (_, layer) in &mut layers {
+        let adapted = layer.adapters().lora(name).is_some();
+        let adapters = layer.adapters_mut();
+        if first {
+            adapters.selection = Selection::adapters([name]);
+        }
+        let selected = adapters.selection.clone();
+        adapters.train_only(&selected.names());
+        let train_bias = match config.bias {
+            Bias::None => false,
+            Bias::All => true,
+            Bias::LoraOnly => adapted,
+        };
+        if train_bias && let Some(bias) = layer.bias_mut() {
+            *bias = bias.clone().set_require_grad(true);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Making one adapter of several: PEFT's `add_weighted_adapter`.
+
+use crate::{
+    attach,
+    config::{LoraConfig, Targets},
+    error::AdapterError,
+    init::{
+        Init,
+        linalg::{svd_accurate, to_mat, to_tensor},
+        random::generator,
+    },
+    layer::AdaptedLayer,
+    lora::LoraAdapter,
+    model::LayersMut,
+    targets::minimal,
+};
+use faer::{Mat, MatRef};
+use rand::RngExt;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// How adapters are combined. Each has a weight `w`; `s` is its scaling.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::Device};
+/// use burn_lora_adapter::{Adaptable, AdaptedLinear, Combine, Init, LoraConfig, adaptable};
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+/// model.add_adapter("style", &lora)?;
+/// model.add_adapter("facts", &lora.clone().seed(1))?;
+///
+/// model.combine_adapters("both", &[("style", 0.7), ("facts", 0.3)], &Combine::cat())?;
+/// assert_eq!(model.adapter_names(), ["both", "facts", "style"]);
+/// # Ok::<_, burn_lora_adapter::AdapterError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Combine {
+    method: Method,
+    rank: Option<usize>,
+    frequency: bool,
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Method {
+    Linear,
+    Cat,
+    Svd,
+    Ties(f64),
+    DareLinear(f64),
+    DareTies(f64),
+    MagnitudePrune(f64),
+}
+
+impl Method {
+    fn density(self) -> Option<f64> {
+        match self {
+            Self::Linear | Self::Cat | Self::Svd => None,
+            Self::Ties(density)
+            | Self::DareLinear(density)
+            | Self::DareTies(density)
+            | Self::MagnitudePrune(density) => Some(density),
+        }
+    }
+}
+
+impl Combine {
+    const fn new(method: Method) -> Self {
+        Self { method, rank: None, frequency: false, seed: 0 }
+    }
+
+    /// `A = Σ ±sqrt(|w·s|)·A`, and so B: quick, and only roughly the sum of the updates. For
+    /// adapters of one rank.
+    pub const fn linear() -> Self {
+        Self::new(Method::Linear)
+    }
+
+    /// A and B side by side: exactly the sum of the updates, at the sum of the ranks.
+    pub const fn cat() -> Self {
+        Self::new(Method::Cat)
+    }
+
+    /// The largest singular values of the sum of the updates; the rank is the largest of the
+    /// adapters' unless [`rank`](Self::rank) says another.
+    pub const fn svd() -> Self {
+        Self::new(Method::Svd)
+    }
+
+    /// TIES (arXiv:2306.01708): of each matrix the largest `density` of the values, and of those
+    /// the ones with the sign that prevails.
+    pub const fn ties(density: f64) -> Self {
+        Self::new(Method::Ties(density))
+    }
+
+    /// DARE (arXiv:2311.03099): of each matrix a random `density` of the values, scaled up, summed.
+    pub const fn dare_linear(density: f64) -> Self {
+        Self::new(Method::DareLinear(density))
+    }
+
+    /// DARE's choice of values, and TIES' of signs.
+    pub const fn dare_ties(density: f64) -> Self {
+        Self::new(Method::DareTies(density))
+    }
+
+    /// Of each matrix the largest `density` of the values, summed.
+    pub const fn magnitude_prune(density: f64) -> Self {
+        Self::new(Method::MagnitudePrune(density))
+    }
+
+    /// Work on the updates `s·B·A` themselves, not on A and B, and take so many of their singular
+    /// values: PEFT's `ties_svd`, `dare_linear_svd` and so on.
+    pub const fn rank(mut self, rank: usize) -> Self {
+        self.rank = Some(rank);
+        self
+    }
+
+    /// Let the number of values decide which sign prevails, not their sum.
+    pub const fn majority_by_frequency(mut self) -> Self {
+        self.frequency = true;
+        self
+    }
+
+    /// What DARE's choice starts from.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    fn validate(&self, names: &[(&str, f64)]) -> Result<(), AdapterError> {
+        let error = |reason: String| Err(AdapterError::State { what: "combine".into(), reason });
+        if names.is_empty() {
+            return error("no adapters are named".into());
+        }
+        if let Some((name, weight)) = names.iter().find(|(_, weight)| !weight.is_finite()) {
+            return error(format!("the weight of `{name}` is {weight}"));
+        }
+        match self.method.density() {
+            Some(density) if !(density > 0.0 && density <= 1.0) => {
+                return error(format!("density {density}: it has to be in (0, 1]"));
+            }
+            _ => {}
+        }
+        match (self.method, self.rank) {
+            (_, Some(0)) => error("rank 0".into()),
+            (Method::Cat | Method::Linear, Some(_)) => error("a rank goes with svd".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A sum of matrices, each with a factor, by the method.
+    fn sum(&self, matrices: &[Mat<f32>], factors: &[f32], path: &str) -> Mat<f32> {
+        let (rows, columns) = (matrices[0].nrows(), matrices[0].ncols());
+        let kept: Vec<Mat<f32>> = match self.method {
+            Method::Ties(density) | Method::MagnitudePrune(density) => {
+                matrices.iter().map(|matrix| prune_small(matrix.as_ref(), density)).collect()
+            }
+            Method::DareLinear(density) | Method::DareTies(density) if density < 1.0 => {
+                let mut rng = generator(self.seed, path);
+                let mut keep = |value: f32| {
+                    if rng.random::<f64>() < density { value / density as f32 } else { 0.0 }
+                };
+                let pruned = matrices.iter().map(|m| {
+                    Mat::from_fn(rows, columns, |i, j| keep(m[(i, j)]))
+                });
+                pruned.collect()
+            }
+            _ => matrices.to_vec(),
+        };
+        let elect = matches!(self.method, Method::Ties(_) | Method::DareTies(_));
+        Mat::from_fn(rows, columns, |i, j| {
+            let values = || kept.iter().zip(factors).map(|(m, factor)| (m[(i, j)], factor));
+            if !elect {
+                return values().map(|(value, factor)| value * factor).sum();
+            }
+            let sign = |value: f32| if value == 0.0 { 0.0 } else { value.signum() };
+            let total: f32 = values().map(|(v, _)| if self.frequency { sign(v) } else { v }).sum();
+            let majority = if total >= 0.0 { 1.0 } else { -1.0 };
+            let agreeing = || values().filter(|(value, _)| sign(*value) == majority);
+            let sum: f32 = agreeing().map(|(value, factor)| value * factor).sum();
+            sum / agreeing().count().max(1) as f32
+        })
+    }
+}
+
+/// The largest `density` of the values, the others zero.
+fn prune_small(matrix: MatRef<'_, f32>, density: f64) -> Mat<f32> {
+    let (rows, columns) = (matrix.nrows(), matrix.ncols());
+    let keep = (density * (rows * columns) as f64) as usize;
+    let mut order: Vec<usize> = (0..rows * columns).collect();
+    let size = |at: &usize| matrix[(at / columns, at % columns)].abs();
+    order.sort_by(|a, b| size(b).total_cmp(&size(a)));
+    let mut pruned = Mat::zeros(rows, columns);
+    for at in &order[..keep] {
+        let at = (at / columns, at % columns);
+        pruned[at] = matrix[at];
+    }
+    pruned
+}
+
+/// A and B of one adapter on the host.
+struct Factors {
+    a: Mat<f32>,
+    b: Mat<f32>,
+    weight: f64,
+    scaling: f64,
+}
+
+/// Attaches the combination as a new adapter.
+pub(crate) fn combine(
+    layers: LayersMut<'_>,
+    new: &str,
+    names: &[(&str, f64)],
+    how: &Combine,
+) -> Result<(), AdapterError> {
+    how.validate(names)?;
+    let mut parts = vec![];
+    for (path, layer) in &layers {
+        parts.push(factors(&**layer, path, names)?);
+    }
+    let rank = rank(&parts, how)?;
+    let mut updates = vec![];
+    for ((path, _), parts) in layers.iter().zip(&parts) {
+        updates.push(match parts.as_slice() {
+            [] => None,
+            parts => Some(update(parts, how, rank, path)?),
+        });
+    }
+    let adapted = |wanted: bool| {
+        let chosen = layers.iter().zip(&updates).filter(move |(_, u)| u.is_some() == wanted);
+        chosen.map(|((path, _), _)| path.as_str()).collect::<Vec<_>>()
+    };
+    let targets = Targets::Names(minimal(&adapted(true), &adapted(false)));
+    let first = layers.iter().find_map(|(_, layer)| layer.adapters().lora(names[0].0));
+    let template = first.map(|lora| (**lora.config()).clone()).unwrap_or_default();
+    let config = Arc::new(LoraConfig {
+        rank,
+        alpha: rank as f64,
+        targets: Some(targets),
+        rslora: false,
+        init: Init::Kaiming,
+        rank_pattern: BTreeMap::new(),
+        alpha_pattern: BTreeMap::new(),
+        exclude: None,
+        layers: None,
+        layers_pattern: vec![],
+        ..template
+    });
+    for ((_, layer), update) in layers.into_iter().zip(updates) {
+        let Some([a, b]) = update else { continue };
+        let [a, b] = [a, b].map(|matrix| to_tensor(matrix.as_ref(), &layer.device()));
+        let mut lora = LoraAdapter::new(new, config.clone(), rank as f64, a, b);
+        lora.set_require_grad(false);
+        attach::push(layer, lora);
+    }
+    Ok(())
+}
+
+/// What the adapters have for one layer.
+fn factors(
+    layer: &dyn AdaptedLayer,
+    path: &str,
+    names: &[(&str, f64)],
+) -> Result<Vec<Factors>, AdapterError> {
+    let error = |reason: String| Err(AdapterError::Layer { layer: path.to_owned(), reason });
+    let mut found = vec![];
+    for &(name, weight) in names {
+        if layer.adapters().saved(name).is_some() {
+            return error(format!("adapter `{name}` trains it whole: that cannot be combined"));
+        }
+        let Some(lora) = layer.adapters().lora(name) else { continue };
+        if lora.magnitude.is_some() {
+            return error(format!("adapter `{name}` is DoRA: merge it instead"));
+        }
+        let mat = |param: &burn::module::Param<burn::tensor::Tensor<2>>| to_mat(param.val(), path);
+        let (a, b) = (mat(&lora.lora_a)?, mat(&lora.lora_b)?);
+        found.push(Factors { a, b, weight, scaling: lora.scaling() });
+    }
+    Ok(found)
+}
+
+/// The rank of the combination, the same for all layers.
+fn rank(parts: &[Vec<Factors>], how: &Combine) -> Result<usize, AdapterError> {
+    let ranks = || parts.iter().flatten().map(|part| part.a.nrows());
+    let largest = ranks().max().unwrap_or(0);
+    let error = |reason: String| Err(AdapterError::State { what: "combine".into(), reason });
+    if largest == 0 {
+        return error("the adapters have no low-rank updates".into());
+    }
+    match (how.method, how.rank) {
+        (_, Some(rank)) => Ok(rank),
+        (Method::Svd, None) => Ok(largest),
+        (Method::Cat, None) => {
+            let sums = parts.iter().map(|parts| parts.iter().map(|part| part.a.nrows()).sum());
+            Ok(sums.max().unwrap_or(0))
+        }
+        _ if ranks().any(|rank| rank != largest) => {
+            error("the ranks differ: use cat or svd, or say .rank(r)".into())
+        }
+        _ => Ok(largest),
+    }
+}
+
+/// A and B of the combination, whose scaling is 1.
+fn update(
+    parts: &[Factors],
+    how: &Combine,
+    rank: usize,
+    path: &str,
+) -> Result<[Mat<f32>; 2], AdapterError> {
+    let a: Vec<_> = parts.iter().map(|part| part.a.clone()).collect();
+    let b: Vec<_> = parts.iter().map(|part| part.b.clone()).collect();
+    if how.method == Method::Cat {
+        let scaled: Vec<_> = parts.iter().map(|p| &p.a * faer::Scale((p.weight * p.scaling) as f32)).collect();
+        return Ok([stack(&scaled, rank), stack(&transposed(&b), rank).transpose().to_owned()]);
+    }
+    if how.method != Method::Svd && how.rank.is_none() {
+        // The weight goes to both sides by its root, its sign to one.
+        let side = |part: &Factors| (part.weight * part.scaling).abs().sqrt();
+        let sign = |part: &Factors| if part.weight * part.scaling < 0.0 { -1.0 } else { 1.0 };
+        let of_a: Vec<_> = parts.iter().map(|part| (side(part) * sign(part)) as f32).collect();
+        let of_b: Vec<_> = parts.iter().map(|part| side(part) as f32).collect();
+        return Ok([
+            how.sum(&a, &of_a, &format!("{path}.lora_A")),
+            how.sum(&b, &of_b, &format!("{path}.lora_B")),
+        ]);
+    }
+    let deltas: Vec<_> =
+        parts.iter().map(|part| &part.b * &part.a * faer::Scale(part.scaling as f32)).collect();
+    let weights: Vec<_> = parts.iter().map(|part| part.weight as f32).collect();
+    let delta = how.sum(&deltas, &weights, path);
+    let svd = svd_accurate(delta.as_ref(), rank, &mut generator(how.seed, path), path)?;
+    let padded = |matrix: Mat<f32>| stack(&[matrix], rank);
+    let b = svd.left(|s| s).transpose().to_owned();
+    Ok([padded(svd.right(|_| 1.0)), padded(b).transpose().to_owned()])
+}
+
+fn transposed(matrices: &[Mat<f32>]) -> Vec<Mat<f32>> {
+    matrices.iter().map(|matrix| matrix.transpose().to_owned()).collect()
+}
+
+/// Matrices on top of each other, and zeros up to `rows`.
+pub(crate) fn stack(matrices: &[Mat<f32>], rows: usize) -> Mat<f32> {
+    let mut stacked = Mat::zeros(rows, matrices[0].ncols());
+    let mut at = 0;
+    for matrix in matrices {
+        stacked.subrows_mut(at, matrix.nrows()).copy_from(matrix);
+        at += matrix.nrows();
+    }
+    stacked
+}

@@ -1,0 +1,352 @@
+//! What a user says about an adapter.
+
+use crate::{error::AdapterError, init::Init};
+use std::collections::BTreeMap;
+
+/// Where LoRA layers go, and how they are made.
+///
+/// The defaults are PEFT's. In files it has PEFT's names: see [`serde`](#serde) below.
+///
+/// ```
+/// use burn_lora_adapter::LoraConfig;
+///
+/// let lora = LoraConfig::new(32, 64).targets(["q_proj", "v_proj"]).dropout(0.05);
+/// assert_eq!(lora.rank(), 32);
+/// assert_eq!(lora.alpha(), 64.0); // the update is scaled by alpha / rank = 2
+///
+/// let error = LoraConfig::new(0, 64).targets(["q_proj"]).validate().unwrap_err();
+/// assert!(error.to_string().contains("r is 0"));
+/// ```
+///
+/// # Serde
+///
+/// ```
+/// # use burn_lora_adapter::LoraConfig;
+/// let lora: LoraConfig = serde_json::from_str(
+///     r#"{"r": 16, "lora_alpha": 32, "target_modules": ["q_proj"], "use_rslora": true}"#,
+/// )?;
+/// assert_eq!(lora, LoraConfig::new(16, 32).targets(["q_proj"]).rslora(true));
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraConfig {
+    pub(crate) rank: usize,
+    pub(crate) alpha: f64,
+    pub(crate) targets: Option<Targets>,
+    pub(crate) exclude: Option<Targets>,
+    pub(crate) dropout: f64,
+    pub(crate) rslora: bool,
+    pub(crate) dora: bool,
+    pub(crate) bias: Bias,
+    pub(crate) layers: Option<Vec<usize>>,
+    pub(crate) layers_pattern: Vec<String>,
+    pub(crate) rank_pattern: BTreeMap<String, usize>,
+    pub(crate) alpha_pattern: BTreeMap<String, f64>,
+    pub(crate) modules_to_save: Vec<String>,
+    pub(crate) init: Init,
+    pub(crate) seed: u64,
+    pub(crate) base_model: Option<String>,
+    pub(crate) task_type: Option<String>,
+}
+
+/// Which layers are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// Whole paths, or their last parts: `q_proj`, `self_attn.q_proj`.
+    Names(Vec<String>),
+    /// A regular expression that has to match the whole path.
+    Regex(String),
+    /// Every linear layer but the output head.
+    AllLinear,
+}
+
+/// Which biases of the base are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bias {
+    /// None.
+    #[default]
+    None,
+    /// Those of all linear layers.
+    All,
+    /// Those of the layers that get an adapter.
+    LoraOnly,
+}
+
+/// A scaling numerator: made from any number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Alpha(f64);
+
+macro_rules! alpha_from {
+    ($($number:ty),*) => {$(
+        impl From<$number> for Alpha {
+            fn from(alpha: $number) -> Self {
+                Self(alpha as f64)
+            }
+        }
+    )*};
+}
+
+alpha_from!(i32, u32, i64, u64, usize, f32, f64);
+
+fn strings(names: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
+    names.into_iter().map(|name| name.as_ref().to_owned()).collect()
+}
+
+impl LoraConfig {
+    /// Adapters of rank `rank`, their update scaled by `alpha / rank`.
+    pub fn new(rank: usize, alpha: impl Into<Alpha>) -> Self {
+        Self { rank, alpha: alpha.into().0, ..Self::default() }
+    }
+
+    /// The layers to adapt, by path or by the last parts of it: `q_proj` is every
+    /// `model.layers.0.self_attn.q_proj`.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// let names: Vec<String> = vec!["gate_proj".into(), "up_proj".into()];
+    /// let lora = LoraConfig::new(8, 16).targets(&names);
+    /// assert_eq!(lora, LoraConfig::new(8, 16.0).targets(["gate_proj", "up_proj"]));
+    /// ```
+    pub fn targets(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.targets = Some(Targets::Names(strings(names)));
+        self
+    }
+
+    /// The layers to adapt, by a regular expression that has to match the whole path (the syntax is
+    /// Python's, look-around included).
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// let lora = LoraConfig::new(8, 16).targets_regex(r".*\.layers\.[01]\..*(q|v)_proj");
+    /// assert!(lora.validate().is_ok());
+    /// ```
+    pub fn targets_regex(mut self, pattern: impl Into<String>) -> Self {
+        self.targets = Some(Targets::Regex(pattern.into()));
+        self
+    }
+
+    /// Adapt every linear layer but the output head.
+    pub fn all_linear(mut self) -> Self {
+        self.targets = Some(Targets::AllLinear);
+        self
+    }
+
+    /// Layers to leave out, by the rules of [`targets`](Self::targets).
+    pub fn exclude(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.exclude = Some(Targets::Names(strings(names)));
+        self
+    }
+
+    /// Layers to leave out, by the rules of [`targets_regex`](Self::targets_regex).
+    pub fn exclude_regex(mut self, pattern: impl Into<String>) -> Self {
+        self.exclude = Some(Targets::Regex(pattern.into()));
+        self
+    }
+
+    /// The probability that an input of an adapter is zeroed in training.
+    pub fn dropout(mut self, probability: f64) -> Self {
+        self.dropout = probability;
+        self
+    }
+
+    /// Rank-stabilised scaling: `alpha / sqrt(rank)` (arXiv:2312.03732).
+    pub fn rslora(mut self, rslora: bool) -> Self {
+        self.rslora = rslora;
+        self
+    }
+
+    /// Weight-decomposed adaptation: a trained magnitude for each output (arXiv:2402.09353).
+    pub fn dora(mut self, dora: bool) -> Self {
+        self.dora = dora;
+        self
+    }
+
+    /// Biases of the base to train. They are trained in place: switching the adapter off does not
+    /// bring the old ones back (nor does it in PEFT).
+    pub fn bias(mut self, bias: Bias) -> Self {
+        self.bias = bias;
+        self
+    }
+
+    /// The layers of the decoder to adapt, by index; only with targets by name.
+    pub fn layers(mut self, layers: impl IntoIterator<Item = usize>) -> Self {
+        self.layers = Some(layers.into_iter().collect());
+        self
+    }
+
+    /// The names of the lists that [`layers`](Self::layers) counts in (`layers`, `h`), where the
+    /// first number in a path is not the layer's.
+    pub fn layers_pattern(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.layers_pattern = strings(names);
+        self
+    }
+
+    /// Other ranks for the layers whose path ends with a match of a regular expression. In
+    /// alphabetical order (as files have them) the first that matches counts.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// let lora = LoraConfig::new(8, 16)
+    ///     .all_linear()
+    ///     .rank_pattern([("down_proj", 16), (r"layers\.0\..*", 4)]);
+    /// # assert!(lora.validate().is_ok());
+    /// ```
+    pub fn rank_pattern(
+        mut self,
+        ranks: impl IntoIterator<Item = (impl Into<String>, usize)>,
+    ) -> Self {
+        self.rank_pattern = ranks.into_iter().map(|(key, rank)| (key.into(), rank)).collect();
+        self
+    }
+
+    /// Other alphas, by the rules of [`rank_pattern`](Self::rank_pattern).
+    pub fn alpha_pattern(
+        mut self,
+        alphas: impl IntoIterator<Item = (impl Into<String>, impl Into<Alpha>)>,
+    ) -> Self {
+        let alphas = alphas.into_iter().map(|(key, alpha)| (key.into(), alpha.into().0));
+        self.alpha_pattern = alphas.collect();
+        self
+    }
+
+    /// Layers of which the adapter trains and saves a whole copy: `lm_head`, `embed_tokens`.
+    pub fn modules_to_save(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.modules_to_save = strings(names);
+        self
+    }
+
+    /// How A and B start.
+    pub fn init(mut self, init: Init) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// What random initialisation starts from. The same seed gives a layer the same values on every
+    /// device, whichever other layers are adapted. Not in PEFT's files.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The name of the base model, for the files.
+    pub fn base_model(mut self, name: impl Into<String>) -> Self {
+        self.base_model = Some(name.into());
+        self
+    }
+
+    /// The task, for the files; `CAUSAL_LM` unless said otherwise.
+    pub fn task_type(mut self, task: impl Into<String>) -> Self {
+        self.task_type = Some(task.into());
+        self
+    }
+
+    /// The rank, where no pattern says otherwise.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The alpha, where no pattern says otherwise.
+    pub fn alpha(&self) -> f64 {
+        self.alpha
+    }
+
+    /// What is adapted.
+    pub fn target_modules(&self) -> Option<&Targets> {
+        self.targets.as_ref()
+    }
+
+    /// Whether the update has trained magnitudes.
+    pub fn is_dora(&self) -> bool {
+        self.dora
+    }
+
+    /// The scale of the update `B · A` at a rank and an alpha.
+    pub(crate) fn scaling(&self, rank: usize, alpha: f64) -> f64 {
+        let rank = rank as f64;
+        alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Whether the settings can be used. Unusual ones are logged as warnings.
+    ///
+    /// # Errors
+    /// The first setting that is wrong.
+    pub fn validate(&self) -> Result<(), AdapterError> {
+        let check = |fits: bool, field, found: String, reason: &str| {
+            let error = || AdapterError::Config { field, found, reason: reason.into() };
+            if fits { Ok(()) } else { Err(error()) }
+        };
+        let ranks = self.rank_pattern.values().map(|&rank| ("rank_pattern", rank));
+        for (field, rank) in std::iter::once(("r", self.rank)).chain(ranks) {
+            check(rank > 0, field, rank.to_string(), "a rank is at least 1 (8 to 64 are usual)")?;
+            if rank > 256 {
+                tracing::warn!("{field} is {rank}: more than 256 seldom helps");
+            }
+        }
+        let alphas = self.alpha_pattern.values().map(|&alpha| ("alpha_pattern", alpha));
+        for (field, alpha) in std::iter::once(("lora_alpha", self.alpha)).chain(alphas) {
+            let fits = alpha.is_finite() && alpha > 0.0;
+            check(fits, field, alpha.to_string(), "an alpha is a positive number")?;
+        }
+        if self.alpha > 4.0 * self.rank as f64 {
+            tracing::warn!("lora_alpha is {}, over 4 times the rank {}", self.alpha, self.rank);
+        }
+        let fits = (0.0..1.0).contains(&self.dropout);
+        check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
+        if self.dropout > 0.3 {
+            tracing::warn!("lora_dropout is {}: more than 0.3 is unusual", self.dropout);
+        }
+        match &self.targets {
+            None => check(
+                false,
+                "target_modules",
+                "not set".into(),
+                "say .targets([\"q_proj\", \"v_proj\"]) or .all_linear()",
+            )?,
+            Some(Targets::Names(names)) => {
+                let some = !names.is_empty() || !self.modules_to_save.is_empty();
+                check(some, "target_modules", "empty".into(), "name at least one layer")?;
+            }
+            Some(Targets::Regex(_)) => {
+                let fits = self.layers.is_none() && self.layers_pattern.is_empty();
+                let reason = "it goes with names only; put the layers into the regular expression";
+                check(fits, "layers_to_transform", format!("{:?}", self.layers), reason)?;
+            }
+            Some(Targets::AllLinear) => {}
+        }
+        let fits = self.layers_pattern.is_empty() || self.layers.is_some();
+        let found = format!("{:?}", self.layers_pattern);
+        check(fits, "layers_pattern", found, "it needs layers_to_transform")?;
+        if matches!(self.init, Init::Orthogonal) {
+            let fits = self.rank % 2 == 0 && self.rank_pattern.values().all(|rank| rank % 2 == 0);
+            check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;
+        }
+        self.init.validate()?;
+        crate::targets::Matcher::new(self).map(|_| ())
+    }
+}
+
+impl Default for LoraConfig {
+    /// PEFT's defaults: rank 8, alpha 8, no targets yet.
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            targets: None,
+            exclude: None,
+            dropout: 0.0,
+            rslora: false,
+            dora: false,
+            bias: Bias::None,
+            layers: None,
+            layers_pattern: vec![],
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            modules_to_save: vec![],
+            init: Init::Kaiming,
+            seed: 0,
+            base_model: None,
+            task_type: None,
+        }
+    }
+}

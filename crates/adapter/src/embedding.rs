@@ -1,0 +1,206 @@
+//! An embedding, and a vector, that can carry adapters.
+
+use crate::layer::{AdaptedLayer, Adapters, LayerKind};
+use crate::selection::Selection;
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, FloatDType, Int, Tensor, module::embedding},
+};
+use burn_lora_quant::Gemm;
+
+/// A frozen embedding `[vocabulary, hidden]` with any number of adapters.
+///
+/// The update of a token is `scaling · A[:, token] · Bᵀ`, with A `[rank, vocabulary]` and B
+/// `[hidden, rank]`.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_lora_adapter::AdaptedEmbedding;
+///
+/// let device = Device::default();
+/// let embedding = AdaptedEmbedding::new(Tensor::from_floats([[1.0, 2.0], [3.0, 4.0]], &device));
+/// let y = embedding.forward(Tensor::<2, Int>::from_ints([[1, 0]], &device));
+/// y.into_data().assert_eq(&[[[3.0f32, 4.0], [1.0, 2.0]]].into(), true);
+/// ```
+#[derive(Module, Debug)]
+pub struct AdaptedEmbedding {
+    /// The frozen weight, `[vocabulary, hidden]`.
+    pub weight: Param<Tensor<2>>,
+    adapters: Adapters,
+}
+
+impl AdaptedEmbedding {
+    /// An embedding without adapters, from its weight `[vocabulary, hidden]`.
+    pub fn new(weight: Tensor<2>) -> Self {
+        Self::from_param(Param::from_tensor(weight))
+    }
+
+    /// The same from a parameter, which may not be initialised yet.
+    pub fn from_param(weight: Param<Tensor<2>>) -> Self {
+        Self { weight: weight.set_require_grad(false), adapters: Adapters::default() }
+    }
+
+    /// Looks the tokens up, with the adapters that are selected.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, hidden]`, in the dtype of the weight
+    ///
+    /// # Panics
+    /// If the selection is by rows and has not one for each of the batch.
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        match &self.adapters.selection {
+            Selection::Adapters(names) => self.forward_with(tokens, names),
+            Selection::Rows(rows) => {
+                let batch = tokens.dims()[0];
+                assert_eq!(batch, rows.len(), "a batch of {batch}, adapters for {}", rows.len());
+                let rows = rows.iter().enumerate().map(|(row, name)| {
+                    let tokens = tokens.clone().slice([row..row + 1]);
+                    self.forward_with(tokens, std::slice::from_ref(name))
+                });
+                Tensor::cat(rows.collect(), 0)
+            }
+        }
+    }
+
+    fn forward_with(&self, tokens: Tensor<2, Int>, names: &[String]) -> Tensor<3> {
+        let weight = self.weight.val();
+        if let Some(saved) = self.adapters.active_saved(names) {
+            return embedding(saved.weight.val(), tokens).cast(weight.dtype());
+        }
+        let y = embedding(weight, tokens.clone());
+        self.adapters.active(names).fold(y.clone(), |sum, lora| {
+            let h = embedding(lora.lora_a.val().transpose(), tokens.clone());
+            let b = lora.lora_b.val().unsqueeze();
+            let update = Gemm::new().trans_rhs().alpha(lora.scaling() as f32).run(h, b);
+            let update = update.cast(sum.dtype());
+            match lora.dora_factor(self) {
+                None => sum + update,
+                Some(factor) => {
+                    let factor = factor.cast(sum.dtype()).unsqueeze::<3>();
+                    sum + y.clone() * (factor.clone() - 1.0) + update * factor
+                }
+            }
+        })
+    }
+}
+
+impl AdaptedLayer for AdaptedEmbedding {
+    fn kind(&self) -> LayerKind {
+        LayerKind::Embedding
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        let [vocabulary, hidden] = self.weight.lazy_shape().dims();
+        [hidden, vocabulary]
+    }
+
+    fn device(&self) -> Device {
+        self.weight.lazy_device()
+    }
+
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
+    }
+
+    fn weight(&self) -> Tensor<2> {
+        self.weight.val().inner().cast(FloatDType::F32).transpose()
+    }
+
+    fn set_weight(&mut self, weight: Tensor<2>) {
+        let dtype = self.weight.val().dtype();
+        let weight = Param::from_tensor(weight.transpose().cast(dtype));
+        self.weight = weight.set_require_grad(false);
+    }
+
+    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+        let weight = self.weight.val().cast(x.dtype());
+        Gemm::new().run(x, weight)
+    }
+}
+
+/// A frozen vector (the weight of a norm) of which an adapter can train a copy.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_lora_adapter::AdaptedVector;
+///
+/// let device = Device::default();
+/// let norm = AdaptedVector::new(Tensor::from_floats([1.0, 2.0], &device));
+/// assert_eq!(norm.val().dims(), [2]);
+/// ```
+#[derive(Module, Debug)]
+pub struct AdaptedVector {
+    /// The frozen vector.
+    pub weight: Param<Tensor<1>>,
+    adapters: Adapters,
+}
+
+impl AdaptedVector {
+    /// A vector without adapters.
+    pub fn new(weight: Tensor<1>) -> Self {
+        Self::from_param(Param::from_tensor(weight))
+    }
+
+    /// The same from a parameter, which may not be initialised yet.
+    pub fn from_param(weight: Param<Tensor<1>>) -> Self {
+        Self { weight: weight.set_require_grad(false), adapters: Adapters::default() }
+    }
+
+    /// The vector, or the copy of the adapter that is selected.
+    ///
+    /// # Panics
+    /// If the selection is by rows and an adapter of it has a copy: a vector is one for the batch.
+    pub fn val(&self) -> Tensor<1> {
+        let (Selection::Adapters(names) | Selection::Rows(names)) = &self.adapters.selection;
+        match self.adapters.active_saved(names) {
+            None => self.weight.val(),
+            Some(saved) => {
+                let mixed = matches!(self.adapters.selection, Selection::Rows(_));
+                assert!(!mixed, "adapter `{}` trains a norm: not by rows", saved.name());
+                saved.weight.val().squeeze_dim::<1>(1).cast(self.weight.val().dtype())
+            }
+        }
+    }
+}
+
+impl AdaptedLayer for AdaptedVector {
+    fn kind(&self) -> LayerKind {
+        LayerKind::Vector
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        [self.weight.lazy_shape()[0], 1]
+    }
+
+    fn device(&self) -> Device {
+        self.weight.lazy_device()
+    }
+
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
+    }
+
+    fn weight(&self) -> Tensor<2> {
+        self.weight.val().inner().cast(FloatDType::F32).unsqueeze_dim(1)
+    }
+
+    fn set_weight(&mut self, weight: Tensor<2>) {
+        let dtype = self.weight.val().dtype();
+        let weight = Param::from_tensor(weight.squeeze_dim::<1>(1).cast(dtype));
+        self.weight = weight.set_require_grad(false);
+    }
+
+    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+        let weight = self.weight().cast(x.dtype());
+        Gemm::new().trans_rhs().run(x, weight)
+    }
+}

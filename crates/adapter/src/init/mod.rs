@@ -1,0 +1,120 @@
+//! How the matrices of an adapter start.
+
+pub(crate) mod eva;
+pub(crate) mod linalg;
+pub(crate) mod random;
+pub(crate) mod residual;
+
+use crate::error::AdapterError;
+use burn_lora_quant::QuantConfig;
+
+/// How A `[rank, in]` and B `[out, rank]` start.
+///
+/// The residual ones (PiSSA, OLoRA, LoftQ) put a part of the weight into the adapter and take it out
+/// of the base, which changes.
+///
+/// ```
+/// use burn_lora_adapter::{Init, LoraConfig};
+///
+/// let lora = LoraConfig::new(16, 32).all_linear().init(Init::PissaNiter(4));
+/// # assert!(lora.validate().is_ok());
+/// assert_eq!("pissa_niter_4".parse::<Init>(), Ok(Init::PissaNiter(4)));
+/// ```
+#[derive(Clone, Debug, PartialEq, Default)]
+pub enum Init {
+    /// A from U(-1/sqrt(in), 1/sqrt(in)), B zero: the layer starts as its base. On an embedding A is
+    /// zero and B from N(0, 1).
+    #[default]
+    Kaiming,
+    /// Both random, for tests: the layer does not start as its base. PEFT's `false`.
+    Random,
+    /// A from N(0, 1/rank²), B zero.
+    Gaussian,
+    /// The first columns and rows of the weight's QR decomposition (arXiv:2406.01775).
+    Olora,
+    /// The largest singular values of the weight (arXiv:2404.02948), computed exactly: minutes for
+    /// a large weight.
+    Pissa,
+    /// The same by subspace iteration, with so many rounds (4 to 16 are usual): seconds.
+    PissaNiter(usize),
+    /// An adapter that makes up for the quantization error: alternately quantize, and decompose what
+    /// is left (arXiv:2310.08659). A dense base becomes a packed one.
+    Loftq {
+        /// Rounds; PEFT's default is 1.
+        iterations: usize,
+        /// How the base is quantized.
+        config: QuantConfig,
+    },
+    /// The main directions of the layer's inputs (arXiv:2410.07170), which the caller collects
+    /// ([`InputStats`](crate::InputStats)), B zero. Ranks move to where they explain most.
+    Eva {
+        /// No layer's rank grows over `rho` times that of the settings; 1 leaves ranks alone.
+        rho: f64,
+    },
+    /// A and B in orthogonal subspaces, so that their product is zero; for even ranks.
+    Orthogonal,
+}
+
+impl Init {
+    /// PEFT's name.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Kaiming => "true".into(),
+            Self::Random => "false".into(),
+            Self::Gaussian => "gaussian".into(),
+            Self::Olora => "olora".into(),
+            Self::Pissa => "pissa".into(),
+            Self::PissaNiter(rounds) => format!("pissa_niter_{rounds}"),
+            Self::Loftq { .. } => "loftq".into(),
+            Self::Eva { .. } => "eva".into(),
+            Self::Orthogonal => "orthogonal".into(),
+        }
+    }
+
+    /// Whether the base changes so that base and adapter together are the old weight.
+    pub fn is_residual(&self) -> bool {
+        matches!(self, Self::Olora | Self::Pissa | Self::PissaNiter(_))
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), AdapterError> {
+        let error = |found: String, reason: &str| {
+            Err(AdapterError::Config { field: "init_lora_weights", found, reason: reason.into() })
+        };
+        match self {
+            Self::Loftq { iterations: 0, .. } => error("loftq with 0 rounds".into(), "at least 1"),
+            Self::Loftq { config, .. } => Ok(config.validate()?),
+            Self::Eva { rho } if !(*rho >= 1.0) => {
+                error(format!("eva with rho {rho}"), "rho is at least 1")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::str::FromStr for Init {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let lower = name.to_lowercase();
+        if let Some(rounds) = lower.strip_prefix("pissa_niter_") {
+            let rounds = rounds.parse().map_err(|_| format!("`{name}`: no number of rounds"))?;
+            return Ok(Self::PissaNiter(rounds));
+        }
+        Ok(match lower.as_str() {
+            "true" => Self::Kaiming,
+            "false" => Self::Random,
+            "gaussian" => Self::Gaussian,
+            "olora" => Self::Olora,
+            "pissa" => Self::Pissa,
+            "loftq" => Self::Loftq { iterations: 1, config: QuantConfig::nf4() },
+            "eva" => Self::Eva { rho: 2.0 },
+            "orthogonal" => Self::Orthogonal,
+            _ => {
+                return Err(format!(
+                    "init_lora_weights is `{name}`: true, false, gaussian, olora, pissa, \
+                     pissa_niter_N, loftq, eva and orthogonal are supported"
+                ));
+            }
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! What every layer that can carry adapters has in common.
+
+use crate::{
+    config::LoraConfig, linear::AdaptedLinear, lora::LoraAdapter, selection::Selection,
+};
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, Tensor},
+};
+use burn_lora_quant::PackedWeight;
+use std::sync::Arc;
+
+/// What a layer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LayerKind {
+    /// [`AdaptedLinear`](crate::AdaptedLinear).
+    Linear,
+    /// [`AdaptedEmbedding`](crate::AdaptedEmbedding).
+    Embedding,
+    /// [`AdaptedVector`](crate::AdaptedVector): it can be trained whole, but has no low-rank update.
+    Vector,
+}
+
+/// A layer that can carry adapters. The three kinds of them implement it; a model only lists them
+/// ([`Adaptable`](crate::Adaptable)).
+pub trait AdaptedLayer {
+    /// What it is.
+    fn kind(&self) -> LayerKind;
+
+    /// The shape of the frozen weight as A `[rank, in]` and B `[out, rank]` see it: `[out, in]`. Of
+    /// an embedding that is `[hidden, vocabulary]`; of a vector `[length, 1]`.
+    fn shape(&self) -> [usize; 2];
+
+    /// Where it is.
+    fn device(&self) -> Device;
+
+    /// The adapters.
+    fn adapters(&self) -> &Adapters;
+
+    /// The adapters, to change.
+    fn adapters_mut(&mut self) -> &mut Adapters;
+
+    /// The packed weight, where the base is one.
+    fn packed(&self) -> Option<&PackedWeight> {
+        None
+    }
+
+    /// The frozen weight, decoded, in float32 and of shape [`shape`](Self::shape).
+    fn weight(&self) -> Tensor<2>;
+
+    /// Puts a weight in the place of the frozen one: in its dtype, or quantized as it was.
+    fn set_weight(&mut self, weight: Tensor<2>);
+
+    /// The product with the frozen weight, `x · Wᵀ`, without bias.
+    ///
+    /// # Shapes
+    /// - x: `[rows, in]`
+    /// - output: `[rows, out]`
+    fn product(&self, x: Tensor<2>) -> Tensor<2>;
+
+    /// The bias of the base.
+    fn bias(&self) -> Option<&Param<Tensor<1>>> {
+        None
+    }
+
+    /// The bias of the base, to change.
+    fn bias_mut(&mut self) -> Option<&mut Param<Tensor<1>>> {
+        None
+    }
+
+    /// The layer as a linear one, if it is: the only kind whose base can be packed.
+    fn as_linear_mut(&mut self) -> Option<&mut AdaptedLinear> {
+        None
+    }
+}
+
+/// The adapters of one layer.
+#[derive(Module, Debug, Default)]
+pub struct Adapters {
+    pub(crate) lora: Vec<LoraAdapter>,
+    pub(crate) saved: Vec<SavedModule>,
+    pub(crate) merged: Vec<Merged>,
+    #[module(skip)]
+    pub(crate) selection: Selection,
+}
+
+/// A whole copy of a layer that an adapter trains (`modules_to_save`).
+#[derive(Module, Debug)]
+pub struct SavedModule {
+    /// The weight in float32, of the shape that it has in files.
+    pub weight: Param<Tensor<2>>,
+    /// The bias.
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    name: String,
+    #[module(skip)]
+    config: Arc<LoraConfig>,
+}
+
+impl SavedModule {
+    pub(crate) fn new(
+        name: &str,
+        config: Arc<LoraConfig>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    ) -> Self {
+        let bias = bias.map(Param::from_tensor);
+        Self { weight: Param::from_tensor(weight), bias, name: name.to_owned(), config }
+    }
+
+    /// The adapter's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The settings of the adapter.
+    pub(crate) fn config(&self) -> &Arc<LoraConfig> {
+        &self.config
+    }
+
+    fn set_require_grad(&mut self, require_grad: bool) {
+        self.weight = self.weight.clone().set_require_grad(require_grad);
+        self.bias = self.bias.take().map(|bias| bias.set_require_grad(require_grad));
+    }
+}
+
+/// An update that is part of the base's weight now.
+#[derive(Module, Debug)]
+pub(crate) struct Merged {
+    /// DoRA's factor of each row, to undo it.
+    pub factor: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    pub name: String,
+}
+
+impl Adapters {
+    /// The low-rank update of an adapter.
+    pub fn lora(&self, name: &str) -> Option<&LoraAdapter> {
+        self.lora.iter().find(|lora| lora.name() == name)
+    }
+
+    /// The low-rank update of an adapter, to change.
+    pub fn lora_mut(&mut self, name: &str) -> Option<&mut LoraAdapter> {
+        self.lora.iter_mut().find(|lora| lora.name() == name)
+    }
+
+    /// The copy that an adapter trains whole.
+    pub fn saved(&self, name: &str) -> Option<&SavedModule> {
+        self.saved.iter().find(|saved| saved.name() == name)
+    }
+
+    /// The names of the adapters that this layer has, with their settings.
+    pub(crate) fn configs(&self) -> impl Iterator<Item = (&str, &Arc<LoraConfig>)> {
+        let lora = self.lora.iter().map(|lora| (lora.name(), lora.config()));
+        lora.chain(self.saved.iter().map(|saved| (saved.name(), saved.config())))
+    }
+
+    /// Which adapters the next forward pass runs with.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// The updates that are active for every row; none where one is merged into the base.
+    pub(crate) fn active(&self, names: &[String]) -> impl Iterator<Item = &LoraAdapter> {
+        let merged = !self.merged.is_empty();
+        names.iter().filter(move |_| !merged).filter_map(|name| self.lora(name))
+    }
+
+    /// The copy that stands in for the base.
+    pub(crate) fn active_saved(&self, names: &[String]) -> Option<&SavedModule> {
+        names.iter().find_map(|name| self.saved(name))
+    }
+
+    /// Trains the adapters named and freezes the others.
+    pub(crate) fn train_only(&mut self, names: &[&str]) {
+        for lora in &mut self.lora {
+            let on = names.contains(&lora.name());
+            lora.set_require_grad(on);
+        }
+        for saved in &mut self.saved {
+            saved.set_require_grad(names.contains(&saved.name.as_str()));
+        }
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.lora.retain(|lora| lora.name() != name);
+        self.saved.retain(|saved| saved.name() != name);
+    }
+}
+
+/// Whether a parameter is to be trained, also where autodiff is off. One that is not initialised yet
+/// counts as frozen, because asking it would initialise it.
+pub(crate) fn is_trained<const D: usize>(param: &Param<Tensor<D>>) -> bool {
+    param.is_initialized() && param.clone().train().is_require_grad()
+}

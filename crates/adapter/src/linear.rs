@@ -1,0 +1,211 @@
+//! A linear layer that can carry adapters.
+
+use crate::{
+    base::{Base, DenseLinear, add_bias, dense_product},
+    layer::{AdaptedLayer, Adapters, LayerKind},
+    selection::Selection,
+};
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, FloatDType, Int, Tensor, TensorData},
+};
+use burn_lora_quant::{PackedLinear, PackedWeight, QuantConfig, QuantError};
+
+/// A drop-in for Burn's `Linear`: a frozen base, dense or packed, and any number of adapters.
+///
+/// ```text
+/// y = x · Wᵀ + Σ scaling · dropout(x) · Aᵀ · Bᵀ + b
+/// ```
+///
+/// Without an adapter it is exactly its base. The update is computed in activation space: no matrix
+/// of the weight's size is made, and the base never gets a gradient. With DoRA (arXiv:2402.09353)
+/// the product with `W + scaling · B · A` is scaled by `m / n` for each output.
+///
+/// ```
+/// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
+/// use burn_lora_adapter::AdaptedLinear;
+/// use burn_lora_quant::QuantConfig;
+///
+/// let device = Device::default();
+/// let linear = LinearConfig::new(64, 32).init(&device);
+/// let x = Tensor::<3>::ones([2, 5, 64], &device);
+/// let expected = linear.forward(x.clone());
+///
+/// let adapted = AdaptedLinear::from(linear);
+/// adapted.forward(x.clone()).into_data().assert_approx_eq::<f32>(
+///     &expected.into_data(), burn::tensor::Tolerance::default());
+///
+/// let packed = adapted.quantize(&QuantConfig::nf4())?; // QLoRA's base
+/// assert_eq!(packed.forward(x).dims(), [2, 5, 32]);
+/// # Ok::<_, burn_lora_quant::QuantError>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct AdaptedLinear {
+    /// The frozen part.
+    pub base: Base,
+    adapters: Adapters,
+    /// The packed base as it was before adapters were merged into it.
+    pub(crate) unmerged: Option<PackedLinear>,
+}
+
+impl AdaptedLinear {
+    /// A layer without adapters.
+    pub fn new(base: Base) -> Self {
+        Self { base, adapters: Adapters::default(), unmerged: None }
+    }
+
+    /// A layer with a dense weight `[out, in]` and a bias `[out]`, both frozen.
+    pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self::new(Base::Dense(DenseLinear::new(weight, bias)))
+    }
+
+    /// A layer with a packed weight and a bias `[out]`, both frozen.
+    pub fn packed(weight: PackedWeight, bias: Option<Tensor<1>>) -> Self {
+        Self::new(Base::Packed(PackedLinear::new(weight, bias)))
+    }
+
+    /// Packs the base; one that is packed already stays as it is.
+    ///
+    /// # Errors
+    /// Settings that do not go together ([`QuantConfig::validate`]).
+    pub fn quantize(mut self, config: &QuantConfig) -> Result<Self, QuantError> {
+        if let Base::Dense(dense) = &self.base {
+            self.base = self.base.with_packed(dense.weight.val(), config)?;
+        }
+        Ok(self)
+    }
+
+    /// Applies the layer with the adapters that are selected.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`
+    /// - output: `[..., out]`, in the dtype of `x`
+    ///
+    /// # Panics
+    /// If the last dimension of `x` is not `in`, or the selection is by rows and has not one for
+    /// each of `x`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if D == 1 {
+            let out = self.base.shape()[0];
+            return self.forward::<2>(x.unsqueeze()).reshape([out; D]);
+        }
+        match &self.adapters.selection {
+            Selection::Adapters(names) => self.forward_with(x, names),
+            Selection::Rows(rows) => self.forward_rows(x, rows),
+        }
+    }
+
+    /// The whole batch with the same adapters.
+    fn forward_with<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
+        if let Some(saved) = self.adapters.active_saved(names) {
+            return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
+        }
+        let mut active = self.adapters.active(names).peekable();
+        if active.peek().is_none() {
+            return add_bias(self.base.product(x), self.base.bias());
+        }
+        let y = self.base.product(x.clone());
+        let y = active.fold(y.clone(), |sum, lora| {
+            lora.add_to(sum, x.clone(), y.clone(), self, |x| self.base.product(x))
+        });
+        add_bias(y, self.base.bias())
+    }
+
+    /// Each row of the batch with its own adapter. The base runs once.
+    fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: &[String]) -> Tensor<D> {
+        let batch = x.dims()[0];
+        assert_eq!(batch, rows.len(), "a batch of {batch} with adapters for {} rows", rows.len());
+        let device = x.device();
+        let index = |rows: &[usize]| {
+            let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+            let shape = [rows.len()];
+            Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &device)
+        };
+        let base = self.base.product(x.clone());
+        let (groups, position) = Selection::groups(rows);
+        let parts = groups.into_iter().map(|(name, rows)| {
+            let rows = index(&rows);
+            let name = std::slice::from_ref(name);
+            let x = x.clone().select(0, rows.clone());
+            if let Some(saved) = self.adapters.active_saved(name) {
+                return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
+            }
+            let base = base.clone().select(0, rows);
+            let y = self.adapters.active(name).fold(base.clone(), |y, lora| {
+                lora.add_to(y, x.clone(), base.clone(), self, |x| self.base.product(x))
+            });
+            add_bias(y, self.base.bias())
+        });
+        Tensor::cat(parts.collect(), 0).select(0, index(&position))
+    }
+}
+
+impl From<burn::nn::Linear> for AdaptedLinear {
+    /// Burn's layer, frozen.
+    fn from(linear: burn::nn::Linear) -> Self {
+        let weight = linear.weight.val().transpose();
+        Self::dense(weight, linear.bias.map(|bias| bias.val()))
+    }
+}
+
+impl AdaptedLayer for AdaptedLinear {
+    fn kind(&self) -> LayerKind {
+        LayerKind::Linear
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        self.base.shape()
+    }
+
+    fn device(&self) -> Device {
+        self.base.device()
+    }
+
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
+    }
+
+    fn packed(&self) -> Option<&PackedWeight> {
+        match &self.base {
+            Base::Dense(_) => None,
+            Base::Packed(packed) => Some(&packed.weight),
+        }
+    }
+
+    fn weight(&self) -> Tensor<2> {
+        self.base.weight()
+    }
+
+    fn set_weight(&mut self, weight: Tensor<2>) {
+        self.base = match &self.base {
+            Base::Dense(dense) => {
+                let dtype: FloatDType = dense.weight.val().dtype().into();
+                self.base.with_dense(weight, dtype)
+            }
+            Base::Packed(_) => {
+                let config = self.base.quant_config().expect("it is packed");
+                self.base.with_packed(weight, &config).expect("the settings of a packed weight")
+            }
+        };
+    }
+
+    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+        self.base.product(x)
+    }
+
+    fn bias(&self) -> Option<&Param<Tensor<1>>> {
+        self.base.bias()
+    }
+
+    fn bias_mut(&mut self) -> Option<&mut Param<Tensor<1>>> {
+        self.base.bias_mut()
+    }
+
+    fn as_linear_mut(&mut self) -> Option<&mut AdaptedLinear> {
+        Some(self)
+    }
+}

@@ -1,0 +1,210 @@
+//! One low-rank update: A, B, and DoRA's magnitude.
+
+use crate::{config::LoraConfig, layer::AdaptedLayer};
+use burn::{
+    module::{Module, Param},
+    nn::{Dropout, DropoutConfig},
+    tensor::{DType, FloatDType, Tensor, TensorData},
+};
+use burn_lora_quant::Gemm;
+use std::sync::Arc;
+
+/// The low-rank update of one layer: `x -> scaling · B · A · dropout(x)` (arXiv:2106.09685).
+///
+/// A and B are float32; the update is computed in the dtype of its input. With DoRA
+/// (arXiv:2402.09353) the layer is `m / n · (W · x + scaling · B · A · x)`, where `m` is trained and
+/// `n`, the norm of each row of `W + scaling · B · A`, is a constant in the backward pass. `n` comes
+/// from `|w|² + 2s · b·(A·w) + s² · b·(A·Aᵀ)·b`, so that no matrix of the weight's size is made.
+#[derive(Module, Debug)]
+pub struct LoraAdapter {
+    /// A, `[rank, in]`.
+    pub lora_a: Param<Tensor<2>>,
+    /// B, `[out, rank]`.
+    pub lora_b: Param<Tensor<2>>,
+    /// DoRA's magnitude, `[out]`.
+    pub magnitude: Option<Param<Tensor<1>>>,
+    /// The squared norm of each row of the frozen weight, for DoRA; not trained.
+    pub(crate) base_norm: Option<Param<Tensor<1>>>,
+    dropout: Dropout,
+    #[module(skip)]
+    name: String,
+    #[module(skip)]
+    config: Arc<LoraConfig>,
+    #[module(skip)]
+    scaling: f64,
+    /// A and B before training, where the base gave up `scaling · B · A`.
+    #[module(skip)]
+    pub(crate) initial: Option<Arc<[TensorData; 2]>>,
+}
+
+impl LoraAdapter {
+    /// An update from its matrices.
+    pub(crate) fn new(
+        name: &str,
+        config: Arc<LoraConfig>,
+        alpha: f64,
+        lora_a: Tensor<2>,
+        lora_b: Tensor<2>,
+    ) -> Self {
+        let scaling = config.scaling(lora_a.dims()[0], alpha);
+        Self {
+            lora_a: Param::from_tensor(lora_a),
+            lora_b: Param::from_tensor(lora_b),
+            magnitude: None,
+            base_norm: None,
+            dropout: DropoutConfig::new(config.dropout).init(),
+            name: name.to_owned(),
+            config,
+            scaling,
+            initial: None,
+        }
+    }
+
+    /// The adapter's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The settings of the adapter.
+    pub fn config(&self) -> &Arc<LoraConfig> {
+        &self.config
+    }
+
+    /// The factor of `B · A`: alpha / rank, or alpha / sqrt(rank).
+    pub fn scaling(&self) -> f64 {
+        self.scaling
+    }
+
+    /// Changes the factor of `B · A`: to blend adapters, or to try more or less of one. It is not
+    /// saved.
+    pub fn set_scaling(&mut self, scaling: f64) {
+        self.scaling = scaling;
+    }
+
+    /// The rank.
+    pub fn rank(&self) -> usize {
+        self.lora_a.lazy_shape()[0]
+    }
+
+    /// The alpha that gives the scaling at this rank.
+    pub fn alpha(&self) -> f64 {
+        let rank = self.rank() as f64;
+        self.scaling * if self.config.rslora { rank.sqrt() } else { rank }
+    }
+
+    /// The number of trained values, whether or not they require a gradient now.
+    pub fn num_values(&self) -> usize {
+        let magnitude = self.magnitude.as_ref().map_or(0, |m| m.lazy_shape().num_elements());
+        self.lora_a.lazy_shape().num_elements() + self.lora_b.lazy_shape().num_elements() + magnitude
+    }
+
+    /// Whether the output depends on the adapter in the simplest way: no magnitude, and no dropout
+    /// that is on.
+    pub(crate) fn is_plain<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        self.magnitude.is_none() && !self.drops(x)
+    }
+
+    fn drops<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        self.config.dropout > 0.0
+            && self.dropout.training.is_enabled()
+            && (x.is_autodiff() || self.lora_a.val().is_autodiff())
+    }
+
+    fn drop<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        // Burn's dropout asks the input's device, which a frozen first layer's input leaves plain.
+        if self.drops(&x) { self.dropout.forward(x.autodiff()) } else { x }
+    }
+
+    /// A and B in the dtype of the computation.
+    pub(crate) fn factors(&self, dtype: DType) -> [Tensor<2>; 2] {
+        [&self.lora_a, &self.lora_b].map(|param| param.val().cast(dtype))
+    }
+
+    /// `y` plus the update of `x`.
+    ///
+    /// `base` is the frozen product `x · Wᵀ` of `layer`, without bias.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`
+    /// - base_output: `[..., out]`, the product for `x`
+    /// - y and output: `[..., out]`
+    pub(crate) fn add_to<const D: usize>(
+        &self,
+        y: Tensor<D>,
+        x: Tensor<D>,
+        base_output: Tensor<D>,
+        layer: &dyn AdaptedLayer,
+        base: impl Fn(Tensor<D>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let dropped = self.drop(x.clone());
+        let [a, b] = self.factors(dropped.dtype()).map(Tensor::unsqueeze::<D>);
+        let h = Gemm::new().trans_rhs().run(dropped.clone(), a);
+        let product = Gemm::new().trans_rhs().alpha(self.scaling as f32);
+        let Some(factor) = self.dora_factor(layer) else {
+            return product.run_add(h, b, y);
+        };
+        let base_output = if self.drops(&x) { base(dropped) } else { base_output };
+        let mut shape = [1; D];
+        shape[D - 1] = factor.dims()[0];
+        let factor = factor.cast(y.dtype()).reshape(shape);
+        y + base_output * (factor.clone() - 1.0) + product.run(h, b) * factor
+    }
+
+    /// DoRA's `m / n`, `[out]` in float32.
+    pub(crate) fn dora_factor(&self, layer: &dyn AdaptedLayer) -> Option<Tensor<1>> {
+        let magnitude = self.magnitude.as_ref()?.val();
+        Some(magnitude / self.weight_norm(layer))
+    }
+
+    /// The norm of each row of `W + scaling · B · A`, `[out]` in float32, without a gradient.
+    pub(crate) fn weight_norm(&self, layer: &dyn AdaptedLayer) -> Tensor<1> {
+        let [a, b] = [&self.lora_a, &self.lora_b].map(|param| param.val().inner());
+        let base_norm = match &self.base_norm {
+            Some(norm) => norm.val().inner(),
+            None => squared_norms(layer.weight()),
+        };
+        let scaling = self.scaling as f32;
+        let cross = (layer.product(a.clone()).transpose() * b.clone()).sum_dim(1);
+        let gram = Gemm::new().trans_rhs().run(a.clone(), a);
+        let square = (Gemm::new().run(b.clone(), gram) * b).sum_dim(1);
+        let update = cross * (2.0 * scaling) + square * (scaling * scaling);
+        // A difference of large numbers can fall under the true value, never under zero.
+        (base_norm + update.squeeze_dim::<1>(1)).clamp_min(0.0).sqrt()
+    }
+
+    /// `scaling · B · A`, `[out, in]` in float32: for merging, not for a forward pass.
+    pub fn delta_weight(&self) -> Tensor<2> {
+        let [a, b] = [&self.lora_a, &self.lora_b].map(|p| p.val().inner().cast(FloatDType::F32));
+        Gemm::new().alpha(self.scaling as f32).run(b, a)
+    }
+
+    /// Makes this a DoRA update of `layer`: the magnitude starts as the norm that is there.
+    pub(crate) fn with_magnitude(mut self, layer: &dyn AdaptedLayer) -> Self {
+        self.base_norm = Some(Param::from_tensor(squared_norms(layer.weight())).set_require_grad(false));
+        self.magnitude = Some(Param::from_tensor(self.weight_norm(layer)));
+        self
+    }
+
+    /// Takes the measure of a frozen weight that has changed.
+    pub(crate) fn refresh(&mut self, row_norms: &Tensor<1>) {
+        if let Some(norm) = &mut self.base_norm {
+            *norm = norm.clone().map(|_| row_norms.clone());
+        }
+    }
+
+    /// Sets whether A, B and the magnitude are trained.
+    pub(crate) fn set_require_grad(&mut self, require_grad: bool) {
+        for param in [&mut self.lora_a, &mut self.lora_b] {
+            *param = param.clone().set_require_grad(require_grad);
+        }
+        if let Some(magnitude) = &mut self.magnitude {
+            *magnitude = magnitude.clone().set_require_grad(require_grad);
+        }
+    }
+}
+
+/// The squared norm of each row.
+pub(crate) fn squared_norms(weight: Tensor<2>) -> Tensor<1> {
+    let weight = weight.inner().cast(FloatDType::F32);
+    (weight.clone() * weight).sum_dim(1).squeeze_dim(1)
+}

@@ -1,0 +1,218 @@
+//! Adding updates to the weights, and taking them out again.
+
+use crate::{
+    base::{Base, DenseLinear},
+    error::AdapterError,
+    init::linalg::to_vec,
+    layer::{AdaptedLayer, Merged},
+    model::LayersMut,
+    selection::Selection,
+};
+use burn::{
+    module::Param,
+    tensor::{FloatDType, Tensor},
+};
+use burn_lora_quant::QuantConfig;
+use std::fmt;
+
+/// What a packed weight becomes when an update is added to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PackedMerge {
+    /// A dense weight.
+    Dense(FloatDType),
+    /// A packed weight, with the settings that it had. What that costs is in the [`MergeReport`].
+    Requantize,
+    /// A packed weight with other settings.
+    RequantizeAs(QuantConfig),
+}
+
+/// How far the stored weights are from the exact sums: rounding, and quantization.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::{Adaptable, AdaptedLinear, Init, LoraConfig, PackedMerge, adaptable};
+/// # use burn_lora_quant::QuantConfig;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let linear: AdaptedLinear = LinearConfig::new(64, 64).init(&device).into();
+/// let mut model = Model { linear: linear.quantize(&QuantConfig::nf4())? };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+/// model.add_adapter("default", &lora)?;
+///
+/// let report = model.merge(PackedMerge::Requantize)?;
+/// assert!(report.mean > 0.0 && report.max >= report.mean);
+/// model.unmerge(); // exact: the old codes were kept
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MergeReport {
+    /// Each layer that changed.
+    pub layers: Vec<LayerError>,
+    /// The mean absolute error over all weights.
+    pub mean: f64,
+    /// The largest absolute error.
+    pub max: f64,
+}
+
+/// The error of one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerError {
+    /// Its path.
+    pub path: String,
+    /// The mean absolute error.
+    pub mean: f64,
+    /// The largest absolute error.
+    pub max: f64,
+}
+
+impl fmt::Display for MergeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layers, mean, max } = self;
+        write!(f, "{} layers, error: mean {mean:.3e}, max {max:.3e}", layers.len())?;
+        if let Some(worst) = layers.iter().max_by(|a, b| a.max.total_cmp(&b.max)) {
+            write!(f, " in {}", worst.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the selected updates to the weights.
+pub(crate) fn merge(
+    mut layers: LayersMut<'_>,
+    packed: PackedMerge,
+) -> Result<MergeReport, AdapterError> {
+    let error = |reason: &str| AdapterError::State { what: "merge".into(), reason: reason.into() };
+    let selection = layers.first().map(|(_, layer)| layer.adapters().selection.clone());
+    let Some(Selection::Adapters(names)) = selection else {
+        return Err(error("adapters are selected by rows: select those to merge"));
+    };
+    if names.is_empty() {
+        return Err(error("no adapter is selected"));
+    }
+    if let PackedMerge::RequantizeAs(config) = packed {
+        config.validate()?;
+    }
+    for (path, layer) in &layers {
+        for lora in layer.adapters().active(&names) {
+            for (name, param) in [("lora_A", &lora.lora_a), ("lora_B", &lora.lora_b)] {
+                let name = format!("{path}.{name}");
+                if to_vec(param.val(), &name)?.iter().any(|value| !value.is_finite()) {
+                    let reason = format!("adapter `{}` has values that are not finite", lora.name());
+                    return Err(AdapterError::Layer { layer: path.clone(), reason });
+                }
+            }
+        }
+    }
+    let mut report = MergeReport::default();
+    let (mut sum, mut weights) = (0.0, 0);
+    for (path, layer) in &mut layers {
+        let [mean, max] = match merge_layer(&mut **layer, &names, packed, path)? {
+            None => continue,
+            Some(errors) => errors,
+        };
+        let count: usize = layer.shape().iter().product();
+        sum += mean * count as f64;
+        weights += count;
+        report.max = report.max.max(max);
+        report.layers.push(LayerError { path: path.clone(), mean, max });
+    }
+    report.mean = sum / weights.max(1) as f64;
+    Ok(report)
+}
+
+/// Merges into one layer; the mean and the largest error.
+fn merge_layer(
+    layer: &mut dyn AdaptedLayer,
+    names: &[String],
+    packed: PackedMerge,
+    path: &str,
+) -> Result<Option<[f64; 2]>, AdapterError> {
+    let mut exact = layer.weight();
+    let mut merged = vec![];
+    for lora in layer.adapters().active(names) {
+        exact = exact + lora.delta_weight();
+        let factor = lora.dora_factor(layer).map(Tensor::inner);
+        if let Some(factor) = &factor {
+            exact = exact * factor.clone().unsqueeze_dim(1);
+        }
+        let factor = factor.map(|factor| Param::from_tensor(factor).set_require_grad(false));
+        merged.push(Merged { factor, name: lora.name().to_owned() });
+    }
+    if merged.is_empty() {
+        return Ok(None);
+    }
+    match layer.as_linear_mut() {
+        Some(linear) if matches!(linear.base, Base::Packed(_)) => {
+            let (base, config) = (&linear.base, linear.base.quant_config());
+            let base = match (packed, config) {
+                (PackedMerge::Dense(dtype), _) => base.with_dense(exact.clone(), dtype),
+                (PackedMerge::RequantizeAs(config), _) | (_, Some(config)) => {
+                    base.with_packed(exact.clone(), &config)?
+                }
+                (_, None) => unreachable!("a packed base has settings"),
+            };
+            if let Base::Packed(packed) = std::mem::replace(&mut linear.base, base) {
+                linear.unmerged = Some(packed);
+            }
+        }
+        _ => layer.set_weight(exact.clone()),
+    }
+    layer.adapters_mut().merged = merged;
+    let error = (layer.weight() - exact).abs();
+    let [mean, max] = [error.clone().mean(), error.max()];
+    let read = |value: Tensor<1>| to_vec(value, path).map(|value| f64::from(value[0]));
+    Ok(Some([read(mean)?, read(max)?]))
+}
+
+/// Takes merged updates out of the weights again.
+pub(crate) fn unmerge(layers: LayersMut<'_>) {
+    for (_, layer) in layers {
+        let merged = std::mem::take(&mut layer.adapters_mut().merged);
+        if let Some(linear) = layer.as_linear_mut()
+            && let Some(mut packed) = linear.unmerged.take()
+        {
+            packed.bias = linear.base.bias().cloned();
+            linear.base = Base::Packed(packed);
+            continue;
+        }
+        if merged.is_empty() {
+            continue;
+        }
+        let mut weight = layer.weight();
+        for Merged { factor, name } in merged.into_iter().rev() {
+            if let Some(factor) = factor {
+                weight = weight / factor.val().inner().unsqueeze_dim(1);
+            }
+            let lora = layer.adapters().lora(&name).expect("a merged adapter cannot be deleted");
+            weight = weight - lora.delta_weight();
+        }
+        layer.set_weight(weight);
+    }
+}
+
+/// Forgets all adapters. Copies that are selected take the place of their bases.
+pub(crate) fn unload(layers: LayersMut<'_>) {
+    for (_, layer) in layers {
+        let adapters = std::mem::take(layer.adapters_mut());
+        let Selection::Adapters(names) = &adapters.selection else { continue };
+        let saved = adapters.active_saved(names);
+        if let Some(linear) = layer.as_linear_mut() {
+            linear.unmerged = None;
+            if let Some(saved) = saved {
+                let dtype = match &linear.base {
+                    Base::Dense(dense) => dense.weight.val().dtype().into(),
+                    Base::Packed(_) => FloatDType::F32,
+                };
+                let weight = saved.weight.val().inner().cast(dtype);
+                let bias = saved.bias.as_ref().map(|bias| bias.val().inner());
+                linear.base = Base::Dense(DenseLinear::new(weight, bias));
+            }
+        } else if let Some(saved) = saved {
+            let weight = saved.weight.val().inner();
+            let embedding = layer.kind() == crate::layer::LayerKind::Embedding;
+            layer.set_weight(if embedding { weight.transpose() } else { weight });
+        }
+    }
+}

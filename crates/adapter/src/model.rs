@@ -1,0 +1,508 @@
+//! What a model has to say about itself, and what can then be done with it.
+
+use crate::{
+    attach,
+    combine::{self, Combine},
+    config::LoraConfig,
+    error::AdapterError,
+    groups::ParamGroups,
+    init::eva::InputStats,
+    layer::AdaptedLayer,
+    merge::{self, MergeReport, PackedMerge},
+    peft,
+    selection::{BASE, Selection},
+    summary::Summary,
+    targets::MatchReport,
+};
+use burn::{module::Module, tensor::FloatDType};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+/// Layers with their paths.
+pub type Layers<'a> = Vec<(String, &'a dyn AdaptedLayer)>;
+
+/// Layers with their paths, to change.
+pub type LayersMut<'a> = Vec<(String, &'a mut dyn AdaptedLayer)>;
+
+/// A model that offers its layers by path.
+///
+/// Burn's visitors see parameters and no layers, so a model lists the fields that hold adapted
+/// layers, or models with such: [`adaptable!`](crate::adaptable) does it in one line. (A small trait
+/// and a `macro_rules` macro, rather than a derive macro: no crate to build, nothing hidden, and a
+/// model whose paths are not its field names writes the two functions itself.)
+///
+/// ```
+/// use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor, activation::relu}};
+/// use burn_lora_adapter::{Adaptable, AdaptedLinear, LoraConfig, adaptable};
+///
+/// #[derive(Module, Debug)]
+/// struct Mlp {
+///     layers: Vec<AdaptedLinear>,
+///     head: AdaptedLinear,
+/// }
+/// adaptable!(Mlp { layers, head });
+///
+/// impl Mlp {
+///     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+///         self.head.forward(self.layers.iter().fold(x, |x, layer| relu(layer.forward(x))))
+///     }
+/// }
+///
+/// let device = Device::default();
+/// let linear = |out| AdaptedLinear::from(LinearConfig::new(16, out).init(&device));
+/// let mlp = Mlp { layers: vec![linear(16), linear(16)], head: linear(4) };
+/// let mlp = mlp.with_adapter(&LoraConfig::new(4, 8).targets(["layers.0", "head"]))?.train();
+///
+/// let loss = mlp.forward(Tensor::ones([2, 16], &device)).sum();
+/// let grads = loss.backward();
+/// let adapter = mlp.head.adapters().lora("default").unwrap();
+/// assert!(adapter.lora_b.val().grad(&grads).is_some());
+/// # use burn_lora_adapter::AdaptedLayer;
+/// # Ok::<_, burn_lora_adapter::AdapterError>(())
+/// ```
+pub trait Adaptable {
+    /// Appends the layers below `path`, each with its whole path.
+    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>);
+
+    /// The same layers in the same order, to change.
+    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>);
+
+    /// The path of the output head, which `all_linear` leaves out.
+    fn output_head(&self) -> &str {
+        "lm_head"
+    }
+
+    /// All layers with their paths.
+    fn layers(&self) -> Layers<'_> {
+        let mut layers = vec![];
+        self.collect("", &mut layers);
+        layers
+    }
+
+    /// All layers with their paths, to change.
+    fn layers_mut(&mut self) -> LayersMut<'_> {
+        let mut layers = vec![];
+        self.collect_mut("", &mut layers);
+        layers
+    }
+
+    /// Attaches a new adapter. The first one is selected, and trained; later ones wait for
+    /// [`select`](Self::select). On a model that is not in training, call `.train()` after it.
+    /// Parameters that no layer offers stay as they are, trained ones too:
+    /// [`with_adapter`](Self::with_adapter) freezes them.
+    ///
+    /// # Errors
+    /// Settings that cannot be used, or that match nothing; a name that is taken.
+    fn add_adapter(
+        &mut self,
+        name: &str,
+        config: &LoraConfig,
+    ) -> Result<MatchReport, AdapterError> {
+        let head = self.output_head().to_owned();
+        attach::add(self.layers_mut(), &head, name, config, None)
+    }
+
+    /// Attaches a new adapter that starts from the main directions of each layer's inputs
+    /// ([`Init::Eva`](crate::Init::Eva)).
+    ///
+    /// # Errors
+    /// As [`add_adapter`](Self::add_adapter); a layer without statistics.
+    fn add_adapter_with_inputs(
+        &mut self,
+        name: &str,
+        config: &LoraConfig,
+        inputs: &BTreeMap<String, InputStats>,
+    ) -> Result<MatchReport, AdapterError> {
+        let head = self.output_head().to_owned();
+        attach::add(self.layers_mut(), &head, name, config, Some(inputs))
+    }
+
+    /// The model with a new adapter `default`, and every other parameter frozen.
+    ///
+    /// # Errors
+    /// As [`add_adapter`](Self::add_adapter).
+    fn with_adapter(self, config: &LoraConfig) -> Result<Self, AdapterError>
+    where
+        Self: Module + Sized,
+    {
+        let mut model = self.no_grad();
+        model.add_adapter("default", config)?;
+        Ok(model)
+    }
+
+    /// The names of all adapters, sorted.
+    fn adapter_names(&self) -> Vec<String> {
+        self.adapter_configs().into_keys().collect()
+    }
+
+    /// The settings of all adapters by name.
+    fn adapter_configs(&self) -> BTreeMap<String, Arc<LoraConfig>> {
+        let layers = self.layers();
+        let configs = layers.iter().flat_map(|(_, layer)| layer.adapters().configs());
+        configs.map(|(name, config)| (name.to_owned(), config.clone())).collect()
+    }
+
+    /// Switches to other adapters, for good: they take part from now on and they alone are trained.
+    ///
+    /// # Errors
+    /// An adapter that is not there; adapters that are merged.
+    fn select(&mut self, selection: Selection) -> Result<(), AdapterError> {
+        check_selection(self, &selection)?;
+        for (_, layer) in self.layers_mut() {
+            layer.adapters_mut().selection = selection.clone();
+            layer.adapters_mut().train_only(&selection.names());
+        }
+        Ok(())
+    }
+
+    /// Runs something with other adapters, or none, and goes back to those before (also after a
+    /// panic).
+    ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::{Adaptable, AdaptedLinear, Init, LoraConfig, Selection, adaptable};
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(8, 8).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    /// model.add_adapter("default", &lora)?;
+    /// let x = Tensor::<2>::ones([1, 8], &device);
+    /// let base = model.with_selection(Selection::base(), |model| model.linear.forward(x.clone()))?;
+    /// let adapted = model.linear.forward(x);
+    /// assert!((base - adapted).abs().max().into_scalar::<f32>() > 0.0);
+    /// # Ok::<_, burn_lora_adapter::AdapterError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`select`](Self::select).
+    fn with_selection<R>(
+        &mut self,
+        selection: Selection,
+        run: impl FnOnce(&Self) -> R,
+    ) -> Result<R, AdapterError>
+    where
+        Self: Sized,
+    {
+        struct Restore<'a, M: Adaptable> {
+            model: &'a mut M,
+            before: Vec<Selection>,
+        }
+        impl<M: Adaptable> Drop for Restore<'_, M> {
+            fn drop(&mut self) {
+                let layers = self.model.layers_mut().into_iter().zip(self.before.drain(..));
+                layers.for_each(|((_, layer), before)| layer.adapters_mut().selection = before);
+            }
+        }
+        check_selection(self, &selection)?;
+        let layers = self.layers_mut().into_iter();
+        let before = layers
+            .map(|(_, layer)| {
+                std::mem::replace(&mut layer.adapters_mut().selection, selection.clone())
+            })
+            .collect();
+        let restore = Restore { model: self, before };
+        Ok(run(restore.model))
+    }
+
+    /// Takes an adapter away. What a residual initialisation took out of the base stays out.
+    ///
+    /// # Errors
+    /// An adapter that is not there, or is merged.
+    fn delete_adapter(&mut self, name: &str) -> Result<(), AdapterError> {
+        check_known(self, name)?;
+        check_unmerged(self, "delete_adapter")?;
+        for (_, layer) in self.layers_mut() {
+            let adapters = layer.adapters_mut();
+            adapters.remove(name);
+            let left = adapters.selection.names();
+            if left.contains(&name) {
+                let left = left.into_iter().filter(|other| *other != name);
+                adapters.selection = Selection::adapters(left);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a new adapter of others, each with a weight. It is not selected.
+    ///
+    /// # Errors
+    /// An adapter that is not there, a name that is taken, or adapters that do not go together.
+    fn combine_adapters(
+        &mut self,
+        new: &str,
+        adapters: &[(&str, f64)],
+        how: &Combine,
+    ) -> Result<(), AdapterError> {
+        for (name, _) in adapters {
+            check_known(self, name)?;
+        }
+        attach::check_name(&self.layers_mut(), new)?;
+        combine::combine(self.layers_mut(), new, adapters, how)
+    }
+
+    /// Adds the updates of the adapters that are selected to the weights. Afterwards the layers run
+    /// as fast as without adapters; [`unmerge`](Self::unmerge) undoes it.
+    ///
+    /// # Errors
+    /// Adapters that are merged already, or selected by rows; a weight that would not be finite (no
+    /// layer is changed then).
+    fn merge(&mut self, packed: PackedMerge) -> Result<MergeReport, AdapterError> {
+        check_unmerged(self, "merge")?;
+        merge::merge(self.layers_mut(), packed)
+    }
+
+    /// Takes merged updates out of the weights again: of a dense weight within rounding, of a packed
+    /// one exactly (its codes were kept).
+    fn unmerge(&mut self) {
+        merge::unmerge(self.layers_mut());
+    }
+
+    /// Merges for good: afterwards there is no adapter, and a layer that an adapter trained whole is
+    /// that copy.
+    ///
+    /// # Errors
+    /// As [`merge`](Self::merge), for adapters that are not merged yet.
+    fn merge_and_unload(&mut self, packed: PackedMerge) -> Result<MergeReport, AdapterError> {
+        let merged = self.layers().iter().any(|(_, layer)| !layer.adapters().merged.is_empty());
+        let report = if merged { MergeReport::default() } else { self.merge(packed)? };
+        merge::unload(self.layers_mut());
+        Ok(report)
+    }
+
+    /// How many parameters there are, how many are trained, and the bytes of each kind.
+    fn summary(&self) -> Summary
+    where
+        Self: Module + Sized,
+    {
+        Summary::of(self)
+    }
+
+    /// The parameters of an adapter by their role, for an optimizer's groups.
+    ///
+    /// # Errors
+    /// An adapter that is not there.
+    fn param_groups(&self, name: &str) -> Result<ParamGroups, AdapterError> {
+        check_known(self, name)?;
+        Ok(ParamGroups::of(&self.layers(), name))
+    }
+
+    /// Freezes A of an adapter, so that B alone is trained (LoRA-FA, arXiv:2308.03303).
+    ///
+    /// # Errors
+    /// An adapter that is not there.
+    fn freeze_a(&mut self, name: &str) -> Result<(), AdapterError> {
+        check_known(self, name)?;
+        for (_, layer) in self.layers_mut() {
+            if let Some(lora) = layer.adapters_mut().lora_mut(name) {
+                lora.lora_a = lora.lora_a.clone().set_require_grad(false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`, in
+    /// float32. Files that are there are replaced whole or not at all.
+    ///
+    /// An adapter that started from a part of the weight (PiSSA, OLoRA) is written as
+    /// the difference from that start, at twice the rank: it fits the weight as it was.
+    /// [`save_adapter_as_is`](Self::save_adapter_as_is) leaves it alone.
+    ///
+    /// # Errors
+    /// An adapter that is not there; what the system says.
+    fn save_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<(), AdapterError>
+    where
+        Self: Sized,
+    {
+        check_known(self, name)?;
+        peft::save(&self.layers(), name, folder.as_ref())
+    }
+
+    /// Writes an adapter as [`save_adapter`](Self::save_adapter), but never converted. Loading it
+    /// takes its initialisation out of the base again, as PEFT does: for going on with training.
+    ///
+    /// # Errors
+    /// As [`save_adapter`](Self::save_adapter).
+    fn save_adapter_as_is(&self, name: &str, folder: impl AsRef<Path>) -> Result<(), AdapterError>
+    where
+        Self: Sized,
+    {
+        check_known(self, name)?;
+        peft::save_as_is(&self.layers(), name, folder.as_ref())
+    }
+
+    /// Attaches an adapter from PEFT's files (of float32, bfloat16 or float16). The first adapter of
+    /// a model is selected.
+    ///
+    /// # Errors
+    /// Files that cannot be read; tensors that are missing, not known or of another shape; settings
+    /// that are not supported; a name that is taken.
+    fn load_adapter(
+        &mut self,
+        name: &str,
+        folder: impl AsRef<Path>,
+    ) -> Result<MatchReport, AdapterError>
+    where
+        Self: Sized,
+    {
+        let head = self.output_head().to_owned();
+        peft::load(self.layers_mut(), &head, name, folder.as_ref())
+    }
+
+    /// Writes an adapter so that programs that know neither rank-stabilised scaling nor patterns
+    /// (llama.cpp's converter, vLLM) compute the same: every layer has the same rank and
+    /// `alpha / rank` is the factor of each.
+    ///
+    /// # Errors
+    /// What those programs cannot load, with the reason: DoRA, `modules_to_save`, embeddings, biases.
+    fn export_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<(), AdapterError>
+    where
+        Self: Sized,
+    {
+        check_known(self, name)?;
+        peft::export(&self.layers(), name, folder.as_ref())
+    }
+
+    /// Quantizes the dense base of linear layers but the output head's.
+    ///
+    /// # Errors
+    /// Settings that do not go together; a layer with merged adapters.
+    fn quantize_base(
+        &mut self,
+        config: &burn_lora_quant::QuantConfig,
+    ) -> Result<(), AdapterError> {
+        check_unmerged(self, "quantize_base")?;
+        let head = self.output_head().to_owned();
+        for (path, layer) in self.layers_mut() {
+            let dense = layer.packed().is_none() && path != head;
+            let Some(linear) = layer.as_linear_mut().filter(|_| dense) else { continue };
+            let weight = linear.base.weight();
+            linear.base = linear.base.with_packed(weight, config)?;
+            attach::refresh(layer);
+        }
+        Ok(())
+    }
+
+    /// Makes packed bases dense.
+    fn dequantize_base(&mut self, dtype: FloatDType) {
+        for (_, layer) in self.layers_mut() {
+            let packed = layer.packed().is_some();
+            if let Some(linear) = layer.as_linear_mut().filter(|_| packed) {
+                linear.base = linear.base.with_dense(linear.base.weight(), dtype);
+            }
+        }
+    }
+}
+
+fn check_known(model: &(impl Adaptable + ?Sized), name: &str) -> Result<(), AdapterError> {
+    let known = model.adapter_names();
+    if known.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let known = match known.as_slice() {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    };
+    Err(AdapterError::UnknownAdapter { name: name.to_owned(), known })
+}
+
+fn check_unmerged(model: &(impl Adaptable + ?Sized), what: &str) -> Result<(), AdapterError> {
+    for (_, layer) in model.layers() {
+        if let Some(merged) = layer.adapters().merged.first() {
+            let reason = format!("adapter `{}` is merged: call unmerge first", merged.name);
+            return Err(AdapterError::State { what: what.to_owned(), reason });
+        }
+    }
+    Ok(())
+}
+
+fn check_selection(
+    model: &(impl Adaptable + ?Sized),
+    selection: &Selection,
+) -> Result<(), AdapterError> {
+    check_unmerged(model, "select")?;
+    selection.names().into_iter().try_for_each(|name| check_known(model, name))?;
+    if let Selection::Adapters(names) = selection
+        && names.iter().any(|name| name == BASE)
+    {
+        let reason = "it goes with rows only; no adapters at all is Selection::base()";
+        return Err(AdapterError::AdapterName { name: BASE.into(), reason });
+    }
+    Ok(())
+}
+
+/// Lists the fields of a model that hold adapted layers, or models with such.
+///
+/// Paths are the names of the fields, with numbers for the items of a list, as checkpoints have
+/// them: `layers.0.self_attn.q_proj`. `field as "name"` puts another name into the path. See
+/// [`Adaptable`](crate::Adaptable) for an example.
+#[macro_export]
+macro_rules! adaptable {
+    ($model:ty { $($field:ident $(as $name:literal)?),+ $(,)? }) => {
+        impl $crate::Adaptable for $model {
+            fn collect<'a>(&'a self, path: &str, layers: &mut $crate::Layers<'a>) {
+                $($crate::Adaptable::collect(
+                    &self.$field,
+                    &$crate::join(path, $crate::adaptable!(@name $field $($name)?)),
+                    layers,
+                );)+
+            }
+
+            fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut $crate::LayersMut<'a>) {
+                $($crate::Adaptable::collect_mut(
+                    &mut self.$field,
+                    &$crate::join(path, $crate::adaptable!(@name $field $($name)?)),
+                    layers,
+                );)+
+            }
+        }
+    };
+    (@name $field:ident $name:literal) => { $name };
+    (@name $field:ident) => { stringify!($field) };
+}
+
+/// A path with one more part.
+#[doc(hidden)]
+pub fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+macro_rules! leaf {
+    ($($layer:ty),*) => {$(
+        impl Adaptable for $layer {
+            fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>) {
+                layers.push((path.to_owned(), self));
+            }
+
+            fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>) {
+                layers.push((path.to_owned(), self));
+            }
+        }
+    )*};
+}
+
+leaf!(crate::AdaptedLinear, crate::AdaptedEmbedding, crate::AdaptedVector);
+
+impl<T: Adaptable> Adaptable for Vec<T> {
+    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>) {
+        for (i, item) in self.iter().enumerate() {
+            item.collect(&join(path, &i.to_string()), layers);
+        }
+    }
+
+    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>) {
+        for (i, item) in self.iter_mut().enumerate() {
+            item.collect_mut(&join(path, &i.to_string()), layers);
+        }
+    }
+}
+
+impl<T: Adaptable> Adaptable for Option<T> {
+    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>) {
+        self.iter().for_each(|item| item.collect(path, layers));
+    }
+
+    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>) {
+        self.iter_mut().for_each(|item| item.collect_mut(path, layers));
+    }
+}

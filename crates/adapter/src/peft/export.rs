@@ -1,0 +1,89 @@
+//! Files for programs that know less than PEFT.
+
+use super::{Keys, file};
+use crate::{
+    combine::stack,
+    config::{Bias, LoraConfig},
+    error::AdapterError,
+    init::linalg::to_mat,
+    lora::LoraAdapter,
+    model::Layers,
+};
+use faer::{Mat, Scale};
+use file::{HostTensor, HostTensors};
+use std::path::Path;
+
+/// Writes an adapter with one rank and one alpha for all layers and nothing but A and B.
+pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(), AdapterError> {
+    let (config, _) = super::gather(layers, name)?;
+    refuse(layers, name, &config)?;
+    let adapted = || {
+        let lora = layers.iter().map(|(path, layer)| (path, *layer, layer.adapters().lora(name)));
+        lora.filter_map(|(path, layer, lora)| Some((path, layer, lora?)))
+    };
+    let rank_of = |lora: &LoraAdapter| lora.rank() * if lora.initial.is_some() { 2 } else { 1 };
+    let rank = adapted().map(|(.., lora)| rank_of(lora)).max().unwrap_or(config.rank);
+    // The scaling that most layers have needs no change of B.
+    let scalings: Vec<f64> = adapted().map(|(.., lora)| lora.scaling()).collect();
+    let count = |scaling: f64| scalings.iter().filter(|other| **other == scaling).count();
+    let scaling = scalings.iter().copied().max_by_key(|scaling| count(*scaling)).unwrap_or(1.0);
+
+    let mut plain = LoraConfig {
+        rank,
+        alpha: scaling * rank as f64,
+        rslora: false,
+        init: crate::init::Init::Kaiming,
+        ..config
+    };
+    plain.rank_pattern.clear();
+    plain.alpha_pattern.clear();
+    let mut tensors = HostTensors::new();
+    for (path, layer, lora) in adapted() {
+        let keys = Keys { path, kind: layer.kind() };
+        let mut a = vec![to_mat(lora.lora_a.val(), path)?];
+        let mut b = vec![to_mat(lora.lora_b.val(), path)?.transpose().to_owned()];
+        if let Some(initial) = &lora.initial {
+            let device = layer.device().inner();
+            let mat = |i: usize| {
+                let start = burn::tensor::Tensor::from_data(initial[i].clone(), &device);
+                to_mat(start, path)
+            };
+            a.push(mat(0)?);
+            b.push(mat(1)?.transpose().to_owned() * Scale(-1.0));
+        }
+        let factor = Scale((lora.scaling() / scaling) as f32);
+        let b = (stack(&b, rank).transpose().to_owned()) * factor;
+        tensors.insert(keys.a(), host(&stack(&a, rank)));
+        tensors.insert(keys.b(), host(&b));
+    }
+    file::write(folder, &plain, &tensors)
+}
+
+fn host(matrix: &Mat<f32>) -> HostTensor {
+    let (rows, columns) = (matrix.nrows(), matrix.ncols());
+    let values = (0..rows * columns).map(|at| matrix[(at / columns, at % columns)]).collect();
+    HostTensor { shape: vec![rows, columns], values }
+}
+
+/// What llama.cpp's converter or vLLM cannot load.
+fn refuse(layers: &Layers<'_>, name: &str, config: &LoraConfig) -> Result<(), AdapterError> {
+    let refused = |reason: String| {
+        Err(AdapterError::State { what: format!("export of `{name}`"), reason })
+    };
+    if config.dora {
+        return refused("neither llama.cpp nor vLLM knows DoRA: merge it instead".into());
+    }
+    if config.bias != Bias::None {
+        return refused("neither llama.cpp nor vLLM loads trained biases: merge it instead".into());
+    }
+    for (path, layer) in layers {
+        if layer.adapters().saved(name).is_some() {
+            let reason = "vLLM and llama.cpp load low-rank updates only: merge it instead";
+            return refused(format!("it trains `{path}` whole: {reason}"));
+        }
+        if layer.adapters().lora(name).is_some() && layer.kind() != crate::LayerKind::Linear {
+            return refused(format!("`{path}` is an embedding, which they do not load"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! Which adapters a forward pass runs with.
+
+use std::sync::Arc;
+
+/// The name that stands for the base without an adapter, as in PEFT.
+pub const BASE: &str = "__base__";
+
+/// Which adapters a forward pass runs with: for the whole batch, or for each of its rows.
+///
+/// ```
+/// use burn_lora_adapter::{BASE, Selection};
+///
+/// let both = Selection::adapters(["style", "facts"]); // their updates add up
+/// let off = Selection::base();
+/// let mixed = Selection::rows(["style", BASE, "facts"]); // a batch of three
+/// assert_eq!(mixed.names(), ["style", "facts"]);
+/// # assert!(off.names().is_empty());
+/// # assert_eq!(both.names().len(), 2);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// These adapters for every row; none is the base.
+    Adapters(Arc<[String]>),
+    /// One adapter for each row of the batch, [`BASE`] among them.
+    Rows(Arc<[String]>),
+}
+
+impl Selection {
+    /// The base without adapters.
+    pub fn base() -> Self {
+        Self::Adapters(Arc::new([]))
+    }
+
+    /// Adapters whose updates add up.
+    pub fn adapters(names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        Self::Adapters(names.into_iter().map(|name| name.as_ref().to_owned()).collect())
+    }
+
+    /// One adapter for each row of the batch (the first dimension), [`BASE`] for none.
+    pub fn rows(names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        Self::Rows(names.into_iter().map(|name| name.as_ref().to_owned()).collect())
+    }
+
+    /// The adapters that take part, each once, in order.
+    pub fn names(&self) -> Vec<&str> {
+        let (Self::Adapters(names) | Self::Rows(names)) = self;
+        let mut unique = vec![];
+        for name in names.iter().map(String::as_str) {
+            if name != BASE && !unique.contains(&name) {
+                unique.push(name);
+            }
+        }
+        unique
+    }
+
+    /// The rows of each adapter of a batch, and last where each row of the batch is then found.
+    pub(crate) fn groups(rows: &[String]) -> (Vec<(&String, Vec<usize>)>, Vec<usize>) {
+        let mut groups: Vec<(&String, Vec<usize>)> = vec![];
+        for (row, name) in rows.iter().enumerate() {
+            match groups.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, rows)) => rows.push(row),
+                None => groups.push((name, vec![row])),
+            }
+        }
+        let mut position = vec![0; rows.len()];
+        for (at, &row) in groups.iter().flat_map(|(_, rows)| rows).enumerate() {
+            position[row] = at;
+        }
+        (groups, position)
+    }
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self::base()
+    }
+}

@@ -1,0 +1,163 @@
+//! What a model with adapters consists of.
+
+use crate::{layer::is_trained, model::Adaptable};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::Tensor,
+};
+use std::fmt;
+
+/// Parameters and bytes of a model with adapters.
+///
+/// [`line`](Self::line) says it as PEFT's `print_trainable_parameters`, `Display` as a table.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::{Adaptable, AdaptedLinear, LoraConfig, adaptable};
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let model = Model { linear: LinearConfig::new(96, 64).with_bias(false).init(&device).into() };
+/// let model = model.with_adapter(&LoraConfig::new(4, 8).targets(["linear"]))?;
+/// let summary = model.summary();
+/// assert_eq!(summary.trainable, 4 * (96 + 64));
+/// assert_eq!(summary.line(),
+///     "trainable params: 640 || all params: 6,784 || trainable%: 9.4340");
+/// println!("{summary}");
+/// # Ok::<_, burn_lora_adapter::AdapterError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Parameters that are trained.
+    pub trainable: usize,
+    /// All parameters; a packed weight counts as what it stands for.
+    pub total: usize,
+    /// Bytes of 4-bit codes.
+    pub code_bytes: usize,
+    /// Bytes of the scales and tables of packed weights.
+    pub scale_bytes: usize,
+    /// Bytes of dense parameters of the base.
+    pub dense_bytes: usize,
+    /// Bytes of adapters: A, B, magnitudes, and layers that are trained whole.
+    pub adapter_bytes: usize,
+}
+
+/// Counts the float parameters of a module.
+#[derive(Default)]
+struct Count {
+    values: usize,
+    bytes: usize,
+    trainable: usize,
+}
+
+impl ModuleVisitor for Count {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let values = param.lazy_shape().num_elements();
+        self.values += values;
+        // Of a parameter that is not there yet only the shape is known; it will be float32.
+        let size = if param.is_initialized() { param.val().dtype().size() } else { 4 };
+        self.bytes += values * size;
+        self.trainable += if is_trained(param) { values } else { 0 };
+    }
+}
+
+impl Summary {
+    pub(crate) fn of<M: Module + Adaptable>(model: &M) -> Self {
+        let mut all = Count::default();
+        model.visit(&mut all);
+        let mut summary = Self {
+            trainable: all.trainable,
+            total: all.values,
+            dense_bytes: all.bytes,
+            ..Self::default()
+        };
+        let (mut kept, mut adapter) = (Count::default(), Count::default());
+        for (_, layer) in model.layers() {
+            if let Some(packed) = layer.packed() {
+                let codes = packed.layout().code_words() * 4;
+                summary.code_bytes += codes;
+                summary.scale_bytes += packed.bytes() - codes;
+                summary.total += packed.shape().iter().product::<usize>();
+            }
+            for lora in &layer.adapters().lora {
+                lora.base_norm.visit(&mut kept);
+                lora.visit(&mut adapter);
+            }
+            layer.adapters().saved.visit(&mut adapter);
+            for merged in &layer.adapters().merged {
+                merged.visit(&mut kept);
+                merged.visit(&mut adapter);
+            }
+        }
+        // What is kept for speed is no parameter, but it takes memory: it goes with the adapters.
+        summary.total -= kept.values;
+        summary.dense_bytes -= adapter.bytes;
+        summary.adapter_bytes = adapter.bytes;
+        summary
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> usize {
+        self.code_bytes + self.scale_bytes + self.dense_bytes + self.adapter_bytes
+    }
+
+    /// The part of the parameters that is trained, in percent.
+    pub fn percent(&self) -> f64 {
+        100.0 * self.trainable as f64 / self.total.max(1) as f64
+    }
+
+    /// One line, as PEFT prints it.
+    pub fn line(&self) -> String {
+        format!(
+            "trainable params: {} || all params: {} || trainable%: {:.4}",
+            thousands(self.trainable),
+            thousands(self.total),
+            self.percent()
+        )
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.line())?;
+        let rows = [
+            ("packed codes", self.code_bytes),
+            ("scales", self.scale_bytes),
+            ("dense", self.dense_bytes),
+            ("adapters", self.adapter_bytes),
+        ];
+        for (name, bytes) in rows.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            writeln!(f, "  {name:<14}{:>12}", megabytes(bytes))?;
+        }
+        write!(f, "  {:<14}{:>12}", "in all", megabytes(self.bytes()))
+    }
+}
+
+/// Bytes in units of 10⁶.
+fn megabytes(bytes: usize) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// A number with commas.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut parts = vec![];
+    if first > 0 {
+        parts.push(&digits[..first]);
+    }
+    let rest = &digits[first..];
+    parts.extend((0..rest.len() / 3).map(|i| &rest[3 * i..3 * i + 3]));
+    parts.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn thousands() {
+        for (number, text) in [(0, "0"), (12, "12"), (1234, "1,234"), (27_262_976, "27,262,976")] {
+            assert_eq!(super::thousands(number), text);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What the tests of this crate share: a small decoder without attention, over golden weights.
+
+use burn::{
+    module::Module,
+    tensor::{
+        DType, Device, Int, Tensor, TensorData,
+        activation::{silu, tanh},
+    },
+};
+use burn_lora_adapter::{
+    Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, adaptable,
+};
+use safetensors::SafeTensors;
+use std::{collections::BTreeMap, path::PathBuf};
+
+#[derive(Module, Debug)]
+pub struct Attention {
+    pub q_proj: AdaptedLinear,
+    pub k_proj: AdaptedLinear,
+    pub v_proj: AdaptedLinear,
+    pub o_proj: AdaptedLinear,
+}
+adaptable!(Attention { q_proj, k_proj, v_proj, o_proj });
+
+#[derive(Module, Debug)]
+pub struct Mlp {
+    pub gate_proj: AdaptedLinear,
+    pub up_proj: AdaptedLinear,
+    pub down_proj: AdaptedLinear,
+}
+adaptable!(Mlp { gate_proj, up_proj, down_proj });
+
+#[derive(Module, Debug)]
+pub struct Layer {
+    pub self_attn: Attention,
+    pub mlp: Mlp,
+}
+adaptable!(Layer { self_attn, mlp });
+
+#[derive(Module, Debug)]
+pub struct Decoder {
+    pub embed_tokens: AdaptedEmbedding,
+    pub layers: Vec<Layer>,
+    pub norm: AdaptedVector,
+}
+adaptable!(Decoder { embed_tokens, layers, norm });
+
+/// The layers of a Llama with their paths. What lies between them is not a Llama's: every linear
+/// layer matters to the output, and no more is needed here.
+#[derive(Module, Debug)]
+pub struct Tiny {
+    pub model: Decoder,
+    pub lm_head: AdaptedLinear,
+}
+adaptable!(Tiny { model, lm_head });
+
+impl Tiny {
+    /// The golden model of a variant.
+    pub fn load(variant: &str, device: &Device) -> Self {
+        let file = tensors(&golden(variant).join("model.safetensors"));
+        let get = |name: &str| tensor2(&file[name], device);
+        let linear = |name: String| AdaptedLinear::dense(get(&format!("{name}.weight")), None);
+        let count = (0..).take_while(|i| {
+            file.contains_key(&format!("model.layers.{i}.mlp.up_proj.weight"))
+        });
+        let layers = count.map(|i| {
+            let linear = |name: &str| linear(format!("model.layers.{i}.{name}"));
+            Layer {
+                self_attn: Attention {
+                    q_proj: linear("self_attn.q_proj"),
+                    k_proj: linear("self_attn.k_proj"),
+                    v_proj: linear("self_attn.v_proj"),
+                    o_proj: linear("self_attn.o_proj"),
+                },
+                mlp: Mlp {
+                    gate_proj: linear("mlp.gate_proj"),
+                    up_proj: linear("mlp.up_proj"),
+                    down_proj: linear("mlp.down_proj"),
+                },
+            }
+        });
+        let embed = get("model.embed_tokens.weight");
+        let head = if file.contains_key("lm_head.weight") { get("lm_head.weight") } else { embed.clone() };
+        Self {
+            model: Decoder {
+                embed_tokens: AdaptedEmbedding::new(embed),
+                layers: layers.collect(),
+                norm: AdaptedVector::new(tensor1(&file["model.norm.weight"], device)),
+            },
+            lm_head: AdaptedLinear::dense(head, None),
+        }
+    }
+
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let mut h = self.model.embed_tokens.forward(tokens);
+        for layer in &self.model.layers {
+            let attention = &layer.self_attn;
+            let q = tanh(attention.q_proj.forward(h.clone()));
+            let kv = tanh(attention.k_proj.forward(h.clone()) * attention.v_proj.forward(h.clone()));
+            let repeat = q.dims()[2] / kv.dims()[2];
+            let mixed = q * Tensor::cat(vec![kv; repeat], 2);
+            h = tanh(h + attention.o_proj.forward(mixed));
+            let gate = silu(layer.mlp.gate_proj.forward(h.clone()));
+            h = tanh(h.clone() + layer.mlp.down_proj.forward(gate * layer.mlp.up_proj.forward(h)));
+        }
+        self.lm_head.forward(h * self.model.norm.val().unsqueeze())
+    }
+}
+
+/// A batch of three sequences.
+pub fn tokens(device: &Device) -> Tensor<2, Int> {
+    let ids: Vec<i32> = (0..3 * 7).map(|i| (i * 37 + 11) % 90).collect();
+    Tensor::from_data(TensorData::new(ids, [3, 7]), device)
+}
+
+/// The device under test.
+pub fn device() -> Device {
+    match std::env::var("BURN_LORA_GPU").as_deref() {
+        #[cfg(feature = "cuda")]
+        Ok("cuda") => Device::cuda(0),
+        #[cfg(feature = "vulkan")]
+        Ok("vulkan") => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "wgpu")]
+        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        Ok(other) => panic!("BURN_LORA_GPU is `{other}`, which this build has not"),
+        #[cfg(feature = "cpu")]
+        Err(_) => Device::flex(),
+        #[cfg(not(feature = "cpu"))]
+        Err(_) => panic!("BURN_LORA_GPU is not set"),
+    }
+}
+
+pub const VARIANTS: [&str; 2] = ["gqa", "llama3"];
+pub const CASES: [&str; 5] = ["lora_qv", "lora_all", "rslora", "dora", "patterns"];
+
+pub fn golden(variant: &str) -> PathBuf {
+    PathBuf::from("../../testdata").join(variant)
+}
+
+/// Shape and values by name.
+pub type Host = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// A safetensors file of float32.
+pub fn tensors(path: &std::path::Path) -> Host {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let float = |view: &safetensors::tensor::TensorView<'_>| {
+        bytemuck::pod_collect_to_vec::<u8, f32>(view.data())
+    };
+    let tensors = file.iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F32);
+    tensors.map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), float(&view)))).collect()
+}
+
+fn tensor2(tensor: &(Vec<usize>, Vec<f32>), device: &Device) -> Tensor<2> {
+    let (shape, values) = tensor.clone();
+    Tensor::from_data(TensorData::new(values, [shape[0], shape[1]]), (device, DType::F32))
+}
+
+fn tensor1(tensor: &(Vec<usize>, Vec<f32>), device: &Device) -> Tensor<1> {
+    let (shape, values) = tensor.clone();
+    Tensor::from_data(TensorData::new(values, [shape[0]]), (device, DType::F32))
+}
+
+pub fn vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.inner().into_data().try_into_vec().unwrap()
+}
+
+/// The largest absolute difference.
+pub fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d > max || d.is_nan() { d } else { max })
+}
+
+pub fn max_difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    difference(&vec(a), &vec(b))
+}
+
+/// A folder of this test's own, removed at the end.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// The path's layer of a model.
+pub fn layer<'a>(model: &'a Tiny, path: &str) -> &'a dyn burn_lora_adapter::AdaptedLayer {
+    model.layers().into_iter().find(|(name, _)| name == path).unwrap().1
+}

@@ -1,0 +1,130 @@
+//! Adding updates to the weights, and taking them out again.
+
+use crate::common::*;
+use burn::tensor::FloatDType;
+use burn_lora_adapter::{Adaptable, Init, LoraConfig, PackedMerge, Selection};
+use burn_lora_quant::QuantConfig;
+
+fn adapted(dora: bool) -> Tiny {
+    let mut model = Tiny::load("gqa", &device());
+    let lora = LoraConfig::new(4, 10).all_linear().init(Init::Random).dora(dora);
+    model.add_adapter("a", &lora).unwrap();
+    model.add_adapter("b", &lora.clone().targets(["q_proj", "up_proj"]).seed(5)).unwrap();
+    for (_, layer) in model.layers_mut() {
+        for name in ["a", "b"] {
+            if let Some(lora) = layer.adapters_mut().lora_mut(name) {
+                lora.lora_b = lora.lora_b.clone().map(|b| b * 0.3);
+                lora.magnitude = lora.magnitude.take().map(|m| m.map(|m| m * 1.1));
+            }
+        }
+    }
+    model
+}
+
+#[test]
+fn merging_keeps_the_output_and_unmerging_the_base() {
+    let run = |model: &Tiny| model.forward(tokens(&device()));
+    for dora in [false, true] {
+        let mut model = adapted(dora);
+        let (adapted, weight) = (run(&model), layer(&model, "model.layers.2.mlp.up_proj").weight());
+        let report = model.merge(PackedMerge::Requantize).unwrap();
+        assert_eq!((report.layers.len(), report.max), (21, 0.0));
+        let worst = max_difference(run(&model), adapted.clone());
+        assert!(worst < 1e-4, "dora {dora}: {worst}");
+        // Merged means merged: what would add twice is refused.
+        for error in [
+            model.merge(PackedMerge::Requantize).map(drop).unwrap_err(),
+            model.select(Selection::base()).unwrap_err(),
+            model.delete_adapter("a").unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("call unmerge first"), "{error}");
+        }
+        model.unmerge();
+        let worst = max_difference(layer(&model, "model.layers.2.mlp.up_proj").weight(), weight);
+        assert!(worst < 1e-6, "{worst}");
+        assert!(max_difference(run(&model), adapted) < 1e-4);
+    }
+}
+
+/// Two plain adapters merge to what they compute together.
+#[test]
+fn several_adapters_merge() {
+    let run = |model: &Tiny| model.forward(tokens(&device()));
+    let mut model = adapted(false);
+    model.select(Selection::adapters(["a", "b"])).unwrap();
+    let both = run(&model);
+    model.merge_and_unload(PackedMerge::Requantize).unwrap();
+    assert!(model.adapter_names().is_empty());
+    assert!(max_difference(run(&model), both) < 1e-4);
+}
+
+#[test]
+fn packed_bases() {
+    let run = |model: &Tiny| model.forward(tokens(&device()));
+    let path = "model.layers.1.mlp.up_proj";
+    for dora in [false, true] {
+        let mut model = adapted(dora);
+        model.quantize_base(&QuantConfig::nf4().double_quant(true)).unwrap();
+        let (expected, codes) = (run(&model), layer(&model, path).packed().unwrap().to_packed());
+
+        let report = model.merge(PackedMerge::Dense(FloatDType::F32)).unwrap();
+        assert_eq!(report.max, 0.0);
+        assert!(layer(&model, path).packed().is_none());
+        let worst = max_difference(run(&model), expected.clone());
+        assert!(worst < 1e-4, "dora {dora}: {worst}");
+        model.unmerge();
+        assert_eq!(layer(&model, path).packed().unwrap().to_packed(), codes, "exactly");
+        assert_eq!(max_difference(run(&model), expected.clone()), 0.0);
+
+        let four = model.merge(PackedMerge::Requantize).unwrap();
+        assert!(layer(&model, path).packed().is_some());
+        assert!(four.mean > 1e-3 && four.max > four.mean && four.max < 0.2, "{four}");
+        let worst = four.layers.iter().map(|layer| layer.max).fold(0.0, f64::max);
+        assert_eq!(worst, four.max);
+        assert!(four.to_string().contains("21 layers"), "{four}");
+        model.unmerge();
+        assert_eq!(layer(&model, path).packed().unwrap().to_packed(), codes);
+
+        // Smaller blocks cost less.
+        let small = PackedMerge::RequantizeAs(QuantConfig::nf4().block_size(32));
+        assert!(model.merge_and_unload(small).unwrap().mean < four.mean);
+        assert!(model.adapter_names().is_empty());
+    }
+    let mut model = adapted(false);
+    model.quantize_base(&QuantConfig::nf4()).unwrap();
+    let bad = PackedMerge::RequantizeAs(QuantConfig::nf4().block_size(48));
+    assert!(model.merge(bad).is_err());
+}
+
+#[test]
+fn copies_take_the_place_of_their_bases() {
+    let run = |model: &Tiny| model.forward(tokens(&device()));
+    let mut model = Tiny::load("gqa", &device());
+    let lora = LoraConfig::new(4, 10).targets(["q_proj"]).init(Init::Random);
+    let lora = lora.modules_to_save(["lm_head", "embed_tokens", "norm"]);
+    model.add_adapter("default", &lora).unwrap();
+    // Copies that have been trained.
+    let out = folder();
+    model.save_adapter("default", &out).unwrap();
+    let expected = run(&model);
+    model.merge_and_unload(PackedMerge::Requantize).unwrap();
+    assert!(max_difference(run(&model), expected) < 1e-4);
+    assert_eq!(model.summary().adapter_bytes, 0);
+}
+
+#[test]
+fn broken_adapters_do_not_merge() {
+    let mut model = adapted(false);
+    let before = layer(&model, "model.layers.0.self_attn.q_proj").weight();
+    for (path, layer) in model.layers_mut() {
+        if path == "model.layers.2.self_attn.q_proj" {
+            let lora = layer.adapters_mut().lora_mut("a").unwrap();
+            lora.lora_b = lora.lora_b.clone().map(|b| b * f32::INFINITY);
+        }
+    }
+    let error = model.merge(PackedMerge::Requantize).unwrap_err().to_string();
+    assert!(error.contains("layers.2.self_attn.q_proj") && error.contains("`a`"), "{error}");
+    assert_eq!(max_difference(layer(&model, "model.layers.0.self_attn.q_proj").weight(), before), 0.0);
+    model.select(Selection::base()).unwrap();
+    assert!(model.merge(PackedMerge::Requantize).unwrap_err().to_string().contains("no adapter"));
+}
