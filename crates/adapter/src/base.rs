@@ -74,6 +74,23 @@ impl Base {
         }
     }
 
+    /// `x · Wᵀ + scaling · x · Aᵀ · Bᵀ`, without bias, with A and B in the dtype of `x`.
+    pub(crate) fn low_rank_product<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        [a, b]: [Tensor<2>; 2],
+        scaling: f32,
+    ) -> Tensor<D> {
+        match self {
+            Self::Packed(packed) => packed.weight.matmul_low_rank(x, a, b, scaling),
+            Self::Dense(dense) => {
+                let y = dense_product(x.clone(), dense.weight.val());
+                let h = Gemm::new().trans_rhs().run(x, a.unsqueeze());
+                Gemm::new().trans_rhs().alpha(scaling).run_add(h, b.unsqueeze(), y)
+            }
+        }
+    }
+
     /// The weight decoded, in float32.
     pub(crate) fn weight(&self) -> Tensor<2> {
         match self {
@@ -137,8 +154,13 @@ pub(crate) fn add_bias<const D: usize>(
     bias: Option<&Param<Tensor<1>>>,
 ) -> Tensor<D> {
     let Some(bias) = bias else { return y };
-    let mut shape = [1; D];
-    shape[D - 1] = y.dims()[D - 1];
-    let bias = bias.val().cast(y.dtype()).reshape(shape);
+    let bias = broadcast(bias.val(), &y);
     y + bias
+}
+
+/// A value for each item of the last dimension of `like`, in its dtype.
+pub(crate) fn broadcast<const D: usize>(values: Tensor<1>, like: &Tensor<D>) -> Tensor<D> {
+    let mut shape = [1; D];
+    shape[D - 1] = values.dims()[0];
+    values.cast(like.dtype()).reshape(shape)
 }

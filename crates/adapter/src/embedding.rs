@@ -1,7 +1,10 @@
 //! An embedding, and a vector, that can carry adapters.
 
-use crate::layer::{AdaptedLayer, Adapters, LayerKind};
-use crate::selection::Selection;
+use crate::{
+    base::broadcast,
+    layer::{AdaptedLayer, Adapters, LayerKind},
+    selection::Selection,
+};
 use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Int, Tensor, module::embedding},
@@ -77,7 +80,7 @@ impl AdaptedEmbedding {
             match lora.dora_factor(self) {
                 None => sum + update,
                 Some(factor) => {
-                    let factor = factor.cast(sum.dtype()).unsqueeze::<3>();
+                    let factor = broadcast(factor, &sum);
                     sum + y.clone() * (factor.clone() - 1.0) + update * factor
                 }
             }

@@ -1,8 +1,9 @@
 //! A linear layer that can carry adapters.
 
 use crate::{
-    base::{Base, DenseLinear, add_bias, dense_product},
+    base::{Base, DenseLinear, add_bias, broadcast, dense_product},
     layer::{AdaptedLayer, Adapters, LayerKind},
+    lora::LoraAdapter,
     selection::Selection,
 };
 use burn::{
@@ -100,15 +101,28 @@ impl AdaptedLinear {
         if let Some(saved) = self.adapters.active_saved(names) {
             return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
         }
-        let mut active = self.adapters.active(names).peekable();
-        if active.peek().is_none() {
-            return add_bias(self.base.product(x), self.base.bias());
-        }
-        let y = self.base.product(x.clone());
-        let y = active.fold(y.clone(), |sum, lora| {
-            lora.add_to(sum, x.clone(), y.clone(), self, |x| self.base.product(x))
-        });
+        let active: Vec<_> = self.adapters.active(names).collect();
+        let y = match active.as_slice() {
+            [] => self.base.product(x),
+            [lora] if !lora.drops(&x) => self.forward_one(x, lora),
+            _ => {
+                let y = self.base.product(x.clone());
+                active.into_iter().fold(y.clone(), |sum, lora| {
+                    lora.add_to(sum, x.clone(), y.clone(), self, |x| self.base.product(x))
+                })
+            }
+        };
         add_bias(y, self.base.bias())
+    }
+
+    /// One adapter without dropout: base and update are one product.
+    fn forward_one<const D: usize>(&self, x: Tensor<D>, lora: &LoraAdapter) -> Tensor<D> {
+        let (factors, scaling) = (lora.factors(x.dtype()), lora.scaling() as f32);
+        let y = self.base.low_rank_product(x, factors, scaling);
+        match lora.dora_factor(self) {
+            None => y,
+            Some(factor) => y.clone() * broadcast(factor, &y),
+        }
     }
 
     /// Each row of the batch with its own adapter. The base runs once.

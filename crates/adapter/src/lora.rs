@@ -1,6 +1,6 @@
 //! One low-rank update: A, B, and DoRA's magnitude.
 
-use crate::{config::LoraConfig, layer::AdaptedLayer};
+use crate::{base::broadcast, config::LoraConfig, layer::AdaptedLayer};
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig},
@@ -98,13 +98,8 @@ impl LoraAdapter {
         self.lora_a.lazy_shape().num_elements() + self.lora_b.lazy_shape().num_elements() + magnitude
     }
 
-    /// Whether the output depends on the adapter in the simplest way: no magnitude, and no dropout
-    /// that is on.
-    pub(crate) fn is_plain<const D: usize>(&self, x: &Tensor<D>) -> bool {
-        self.magnitude.is_none() && !self.drops(x)
-    }
-
-    fn drops<const D: usize>(&self, x: &Tensor<D>) -> bool {
+    /// Whether dropout is on.
+    pub(crate) fn drops<const D: usize>(&self, x: &Tensor<D>) -> bool {
         self.config.dropout > 0.0
             && self.dropout.training.is_enabled()
             && (x.is_autodiff() || self.lora_a.val().is_autodiff())
@@ -144,9 +139,7 @@ impl LoraAdapter {
             return product.run_add(h, b, y);
         };
         let base_output = if self.drops(&x) { base(dropped) } else { base_output };
-        let mut shape = [1; D];
-        shape[D - 1] = factor.dims()[0];
-        let factor = factor.cast(y.dtype()).reshape(shape);
+        let factor = broadcast(factor, &y);
         y + base_output * (factor.clone() - 1.0) + product.run(h, b) * factor
     }
 

@@ -12,7 +12,7 @@
 //! | bitsandbytes' tensors | [`codec::Packed::from_bitsandbytes`], [`codec::Packed::to_bitsandbytes`] |
 //! | the scalar reference, without tensors | [`codec`] |
 //! | the one matrix product | [`Gemm`] |
-//! | the same for backends | [`PackedOps`], [`GemmOps`] |
+//! | the same for backends | [`PackedOps`], [`GemmOps`], [`LowRankOps`] |
 //!
 //! # A frozen 4-bit layer with a gradient
 //!
@@ -44,6 +44,7 @@ mod format;
 mod gemm;
 mod layout;
 mod linear;
+mod lowrank;
 mod ops;
 mod packed;
 mod scale;
@@ -54,6 +55,7 @@ pub use format::Format;
 pub use gemm::{Gemm, GemmOps};
 pub use layout::Layout;
 pub use linear::PackedLinear;
+pub use lowrank::LowRankOps;
 pub use ops::{PackedOps, PackedTensors};
 pub use packed::PackedWeight;
 pub use scale::ScaleRule;

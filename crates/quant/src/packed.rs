@@ -5,6 +5,7 @@ use crate::{
     config::QuantConfig,
     error::QuantError,
     layout::Layout,
+    lowrank::LowRankOps,
     ops::{PackedOps, PackedTensors},
 };
 use burn::{
@@ -153,6 +154,53 @@ impl PackedWeight {
     /// If the last dimension of `x` is not `out`.
     pub fn matmul_transposed<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.product(x, true)
+    }
+
+    /// `x · W^T + scale · (x · A^T) · B^T`, the product with a low-rank update (LoRA), as one
+    /// operation. Its gradients are those of `x`, A and B; what it keeps for them are the codes, `x`
+    /// and `x · A^T`.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Distribution, Tensor};
+    /// use burn_lora_quant::{PackedWeight, QuantConfig};
+    ///
+    /// let device = Device::default();
+    /// let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 0.1), &device);
+    /// let weight = PackedWeight::quantize(random([32, 64]), &QuantConfig::nf4())?;
+    /// let (x, a, b) = (random([10, 64]), random([4, 64]), random([32, 4]));
+    ///
+    /// let y = weight.matmul_low_rank(x.clone(), a.clone(), b.clone(), 2.0);
+    /// let expected = weight.matmul(x.clone()) + x.matmul(a.transpose()).matmul(b.transpose()) * 2.0;
+    /// assert!((y - expected).abs().max().into_scalar::<f32>() < 1e-5);
+    /// # Ok::<_, burn_lora_quant::QuantError>(())
+    /// ```
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`, of float32, float16 or bfloat16
+    /// - a: `[rank, in]`, of the same dtype
+    /// - b: `[out, rank]`, of the same dtype
+    /// - output: `[..., out]`, of the same dtype
+    ///
+    /// # Panics
+    /// If the shapes do not fit or the dtypes differ.
+    pub fn matmul_low_rank<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+    ) -> Tensor<D> {
+        let ([out, width], [rank, _]) = (self.layout.shape, a.dims());
+        assert_eq!(x.dims()[D - 1], width, "x is {:?}, the weight is [{out}, {width}]", x.dims());
+        assert_eq!(a.dims(), [rank, width], "A of the weight [{out}, {width}]");
+        assert_eq!(b.dims(), [out, rank], "B of the weight [{out}, {width}]");
+        assert!(x.dtype() == a.dtype() && x.dtype() == b.dtype(), "the dtypes of x, A and B");
+        let x = x.into_dispatch();
+        let [a, b] = [a, b].map(Tensor::into_dispatch);
+        let packed = self.tensors();
+        let (y, _) =
+            <Dispatch as LowRankOps>::packed_low_rank(x, packed, self.layout, a, b, scale);
+        Tensor::from_dispatch(y)
     }
 
     fn product<const D: usize>(&self, x: Tensor<D>, transposed: bool) -> Tensor<D> {

@@ -16,7 +16,7 @@ use burn::{
 };
 
 /// Integer tensors are the same with and without autodiff.
-fn inner<B: Backend, C: CheckpointStrategy>(
+pub(crate) fn inner<B: Backend, C: CheckpointStrategy>(
     packed: PackedTensors<Autodiff<B, C>>,
 ) -> PackedTensors<B> {
     let PackedTensors { codes, scales, tables } = packed;

@@ -18,6 +18,10 @@ use burn::{
     tensor::{FloatDType, Shape},
 };
 
+pub(crate) use autodiff::inner;
+#[cfg(feature = "cubecl")]
+pub(crate) use cube::runs_from_codes;
+
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
 
@@ -79,7 +83,7 @@ fn packed_spec(layout: &Layout) -> PackedTensorsMetadata {
 }
 
 /// `[..., in]` to `[..., out]`, or back when `transposed`.
-fn product_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
+pub(crate) fn product_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
     let mut shape = x.clone();
     let last = shape.num_dims() - 1;
     shape[last] = layout.shape[usize::from(transposed)];

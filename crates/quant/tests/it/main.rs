@@ -5,5 +5,6 @@ mod bitsandbytes;
 mod common;
 mod gemm;
 mod golden;
+mod lowrank;
 mod packed;
 mod properties;

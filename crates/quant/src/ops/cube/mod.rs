@@ -43,7 +43,7 @@ impl PackedOps for CubeBackend {
         if shape.num_elements() == 0 || layout.is_empty() {
             return zeros(x.device.clone(), shape, x.dtype);
         }
-        let out = if !transposed && rows <= gemv::MAX_ROWS && gemv::supports(&layout) {
+        let out = if runs_from_codes(rows, &layout, transposed) {
             gemv::launch(into_contiguous(x), packed, layout, rows)
         } else {
             // Lives until the product has run; the pool gives its memory to the next one.
@@ -54,6 +54,11 @@ impl PackedOps for CubeBackend {
         };
         reshape(out, shape)
     }
+}
+
+/// Whether a product is computed from the codes, without decoding the weight first.
+pub(crate) fn runs_from_codes(rows: usize, layout: &Layout, transposed: bool) -> bool {
+    !transposed && rows <= gemv::MAX_ROWS && gemv::supports(layout)
 }
 
 /// What a kernel is compiled for: the layout without its shape.

@@ -1,0 +1,89 @@
+//! What an adapter costs on top of its packed layer.
+//!
+//! `cargo bench -p burn-lora-adapter --features cuda,fusion --bench adapter -- cuda [ROWS]`
+//!
+//! Forward and backward of a packed layer [4096, 4096], alone and with adapters. The two are run in
+//! turn, ten calls each, so that a change of the clock meets both; the median of the rounds counts.
+
+use burn::{
+    module::Module,
+    tensor::{Device, Distribution, FloatDType, Tensor},
+};
+use burn_lora_adapter::{Adaptable, AdaptedLinear, Init, LoraConfig, adaptable};
+use burn_lora_quant::{PackedWeight, QuantConfig};
+use std::time::Instant;
+
+#[derive(Module, Debug)]
+struct Model {
+    linear: AdaptedLinear,
+}
+adaptable!(Model { linear });
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let name = arguments.first().map_or("cpu", String::as_str);
+    let (device, dtype) = match name {
+        #[cfg(feature = "cpu")]
+        "cpu" => (Device::flex(), FloatDType::F32),
+        #[cfg(feature = "cuda")]
+        "cuda" => (Device::cuda(0), FloatDType::BF16),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => (Device::vulkan(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F16),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => (Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F32),
+        other => panic!("this build has no device `{other}`: cpu, cuda, vulkan, wgpu by feature"),
+    };
+    let small = name == "cpu";
+    let rows = arguments.get(1).map_or(if small { 64 } else { 4096 }, |a| a.parse().expect("ROWS"));
+    let size = if small { 512 } else { 4096 };
+    println!("{device:?}, {dtype:?}, [{size}, {size}] x {rows} rows");
+
+    let random = |shape| {
+        Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device).cast(dtype)
+    };
+    let config = QuantConfig::nf4().double_quant(true);
+    let weight = PackedWeight::quantize(random([size, size]), &config).expect("valid settings");
+    let base = Model { linear: AdaptedLinear::packed(weight, None) };
+    let with = |lora: LoraConfig| {
+        let lora = lora.targets(["linear"]).init(Init::Random);
+        base.clone().with_adapter(&lora).expect("valid settings").train()
+    };
+    let models = [
+        ("packed layer alone", base.clone()),
+        ("rank 16", with(LoraConfig::new(16, 32))),
+        ("rank 64", with(LoraConfig::new(64, 32))),
+        ("rank 16, DoRA", with(LoraConfig::new(16, 32).dora(true))),
+        ("rank 16, dropout", with(LoraConfig::new(16, 32).dropout(0.05))),
+    ];
+    let (x, grad) = (random([rows, size]), random([rows, size]));
+    let step = |model: &Model| {
+        let x = x.clone().autodiff().require_grad();
+        let y = model.linear.forward(x.clone());
+        // The gradient of this sum is `grad` itself, by one elementwise kernel.
+        let grads = (y * grad.clone()).sum().backward();
+        drop(x.grad(&grads));
+    };
+    let sync = || device.sync().expect("the device failed");
+    let (rounds, calls) = if small { (3, 2) } else { (21, 10) };
+    let mut times = vec![vec![]; models.len()];
+    for round in 0..rounds + 2 {
+        for ((_, model), times) in models.iter().zip(&mut times) {
+            sync();
+            let start = Instant::now();
+            (0..calls).for_each(|_| step(model));
+            sync();
+            if round >= 2 {
+                times.push(start.elapsed().as_secs_f64() / calls as f64);
+            }
+        }
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let times: Vec<f64> = times.iter_mut().map(median).collect();
+    for ((name, _), time) in models.iter().zip(&times) {
+        let more = 100.0 * (time / times[0] - 1.0);
+        println!("{name}: {:.4} ms, {more:+.1} %", time * 1e3);
+    }
+}

@@ -1,0 +1,50 @@
+//! The low-rank product on the CPU: a sum of products.
+
+use super::{LowRankOps, flat, grads};
+use crate::{
+    gemm::{Gemm, GemmOps},
+    layout::Layout,
+    ops::{PackedOps, PackedTensors},
+};
+use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor};
+
+impl LowRankOps for Flex {
+    fn packed_low_rank(
+        x: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let y = Self::packed_matmul(x.clone(), packed, layout, false);
+        let h = Self::gemm(flat::<Self>(x), a, Gemm::new().trans_rhs());
+        let shape = y.shape();
+        let product = Gemm::new().trans_rhs().alpha(scale);
+        let sum = Self::gemm_add(h.clone(), b, flat::<Self>(y), product);
+        (Self::float_reshape(sum, shape), h)
+    }
+
+    fn low_rank_grads(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        h: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        grads::<Self>(grad, x, h, b, scale)
+    }
+
+    fn packed_low_rank_input_grad(
+        grad: FloatTensor<Self>,
+        h_grad: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        a: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let x = Self::packed_matmul(grad, packed, layout, true);
+        let shape = x.shape();
+        let sum = Self::gemm_add(h_grad, a, flat::<Self>(x), Gemm::new());
+        Self::float_reshape(sum, shape)
+    }
+}

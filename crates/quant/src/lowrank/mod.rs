@@ -1,0 +1,100 @@
+//! The packed product with a low-rank update, as one operation.
+//!
+//! The update is written first and the large product added to it, so that neither the output nor the
+//! gradient of the input is read and written once more for a sum.
+
+mod autodiff;
+#[cfg(feature = "cubecl")]
+mod cube;
+#[cfg(feature = "cpu")]
+mod flex;
+
+use crate::{
+    gemm::{Gemm, GemmOps},
+    layout::Layout,
+    ops::{PackedOps, PackedTensors},
+};
+use burn::{
+    backend::{Backend, TensorMetadata, backend_extension, tensor::FloatTensor},
+    tensor::Shape,
+};
+
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
+
+/// The low-rank product on primitives, of shapes that
+/// [`PackedWeight::matmul_low_rank`](crate::PackedWeight::matmul_low_rank) has checked.
+#[backend_extension(
+    Flex: cfg(feature = "cpu"),
+    Cube: cfg(feature = "cubecl"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
+pub trait LowRankOps: PackedOps + GemmOps {
+    /// `x · W^T + scale · (x · A^T) · B^T`, and `h = x · A^T` with the leading dimensions made rows.
+    #[fusion(meta = |x, _packed, layout, a, _b, _scale| (
+        TensorSpec::new(crate::ops::product_shape(&x.shape, layout, false), x.dtype),
+        TensorSpec::new(Shape::new([rows(&x.shape), a.shape[0]]), x.dtype),
+    ))]
+    fn packed_low_rank(
+        x: FloatTensor<Self>,
+        #[extension_type] packed: PackedTensors<Self>,
+        layout: Layout,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradients of `h`, A and B from that of the output.
+    #[fusion(meta = |_grad, x, h, b, _scale| (
+        h.clone(),
+        TensorSpec::new(Shape::new([b.shape[1], x.shape[x.shape.num_dims() - 1]]), x.dtype),
+        b.clone(),
+    ))]
+    fn low_rank_grads(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        h: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradient of `x`: `grad · W + h_grad · A`.
+    #[fusion(dtype = grad, shape = crate::ops::product_shape(grad, layout, true))]
+    fn packed_low_rank_input_grad(
+        grad: FloatTensor<Self>,
+        h_grad: FloatTensor<Self>,
+        #[extension_type] packed: PackedTensors<Self>,
+        layout: Layout,
+        a: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+/// The number of rows when the leading dimensions are made one.
+fn rows(shape: &Shape) -> usize {
+    shape.num_elements() / shape[shape.num_dims() - 1].max(1)
+}
+
+/// The leading dimensions made rows.
+fn flat<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let width = shape[shape.num_dims() - 1];
+    let flat = Shape::new([rows(&shape), width]);
+    B::float_reshape(tensor, flat)
+}
+
+/// [`LowRankOps::low_rank_grads`] by products.
+fn grads<B: GemmOps>(
+    grad: FloatTensor<B>,
+    x: FloatTensor<B>,
+    h: FloatTensor<B>,
+    b: FloatTensor<B>,
+    scale: f32,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (grad, x) = (flat::<B>(grad), flat::<B>(x));
+    let scaled = Gemm::new().alpha(scale);
+    let h_grad = B::gemm(grad.clone(), b, scaled);
+    let b = B::gemm(grad, h, scaled.trans_lhs());
+    let a = B::gemm(h_grad.clone(), x, Gemm::new().trans_lhs());
+    (h_grad, a, b)
+}
