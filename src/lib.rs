@@ -7,6 +7,12 @@ pub use burn_lora_train as train;
 
 /// What a program that uses this library wants at hand.
 pub mod prelude {
+    pub use burn::module::Module;
     pub use burn::tensor::{Device, FloatDType, Tensor};
+    pub use burn_lora_adapter::{
+        Adaptable, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, AdaptedVector, AdapterError,
+        BASE, Bias, Combine, Init, InputStats, LoraConfig, MergeReport, PackedMerge, ParamGroups,
+        Selection, Summary, adaptable,
+    };
     pub use burn_lora_quant::{Format, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
 }

@@ -44,7 +44,8 @@ pub(crate) fn check_name(layers: &LayersMut<'_>, name: &str) -> Result<(), Adapt
     if name == BASE {
         return bad("it stands for the base without adapters");
     }
-    let taken = |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(known, _)| known == name);
+    let taken =
+        |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(known, _)| known == name);
     if layers.iter().any(|(_, layer)| taken(&**layer)) {
         return Err(AdapterError::AdapterExists { name: name.to_owned() });
     }
@@ -222,11 +223,8 @@ pub(crate) fn copy(layer: &dyn AdaptedLayer, name: &str, config: &Arc<LoraConfig
     let bias = layer.bias().map(|bias| bias.val().inner().cast(burn::tensor::FloatDType::F32));
     // A copy, also where the base is float32: training must not write over the base's memory.
     let weight = weight * 1.0;
-    let (weight, bias) = if autodiff {
-        (weight.autodiff(), bias.map(Tensor::autodiff))
-    } else {
-        (weight, bias)
-    };
+    let (weight, bias) =
+        if autodiff { (weight.autodiff(), bias.map(Tensor::autodiff)) } else { (weight, bias) };
     SavedModule::new(name, config.clone(), weight, bias)
 }
 
@@ -252,7 +250,8 @@ pub(crate) fn refresh(layer: &mut dyn AdaptedLayer) {
 
 /// Selects the first adapter of a model; later ones wait, frozen. Biases are trained as told.
 pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str, config: &LoraConfig) {
-    let others = |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(other, _)| other != name);
+    let others =
+        |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(other, _)| other != name);
     let first = !layers.iter().any(|(_, layer)| others(&**layer));
     for (_, layer) in &mut layers {
         let adapted = layer.adapters().lora(name).is_some();

@@ -7,6 +7,17 @@ use burn::{
 use burn_lora_quant::{Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError, ScaleRule};
 
 /// A linear layer with a dense weight in the layout of checkpoints: `y = x · Wᵀ + b`.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_lora_adapter::{AdaptedLinear, Base, DenseLinear};
+///
+/// let device = Device::default();
+/// let weight = Tensor::from_floats([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], &device); // [out, in]
+/// let dense = DenseLinear::new(weight, Some(Tensor::from_floats([0.0, 0.0, 1.0], &device)));
+/// let y = AdaptedLinear::new(Base::Dense(dense)).forward(Tensor::<1>::ones([2], &device));
+/// y.into_data().assert_eq(&[3.0f32, 7.0, 12.0].into(), true);
+/// ```
 #[derive(Module, Debug)]
 pub struct DenseLinear {
     /// The weight, `[out, in]`.
@@ -37,6 +48,18 @@ impl DenseLinear {
 }
 
 /// The frozen part of a linear layer.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_lora_adapter::AdaptedLinear;
+/// use burn_lora_quant::QuantConfig;
+///
+/// let linear = AdaptedLinear::dense(Tensor::ones([8, 64], &Device::default()), None);
+/// assert_eq!((linear.base.shape(), linear.base.quant_config()), ([8, 64], None));
+/// let packed = linear.quantize(&QuantConfig::nf4())?;
+/// assert_eq!(packed.base.quant_config(), Some(QuantConfig::nf4()));
+/// # Ok::<_, burn_lora_quant::QuantError>(())
+/// ```
 #[derive(Module, Debug)]
 pub enum Base {
     /// A dense weight.
@@ -149,10 +172,7 @@ pub(crate) fn dense_product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> 
 }
 
 /// `y` plus a bias over its last dimension.
-pub(crate) fn add_bias<const D: usize>(
-    y: Tensor<D>,
-    bias: Option<&Param<Tensor<1>>>,
-) -> Tensor<D> {
+pub(crate) fn add_bias<const D: usize>(y: Tensor<D>, bias: Option<&Param<Tensor<1>>>) -> Tensor<D> {
     let Some(bias) = bias else { return y };
     let bias = broadcast(bias.val(), &y);
     y + bias

@@ -162,9 +162,8 @@ impl Combine {
                 let mut keep = |value: f32| {
                     if rng.random::<f64>() < density { value / density as f32 } else { 0.0 }
                 };
-                let pruned = matrices.iter().map(|m| {
-                    Mat::from_fn(rows, columns, |i, j| keep(m[(i, j)]))
-                });
+                let pruned =
+                    matrices.iter().map(|m| Mat::from_fn(rows, columns, |i, j| keep(m[(i, j)])));
                 pruned.collect()
             }
             _ => matrices.to_vec(),
@@ -313,7 +312,8 @@ fn update(
     let a: Vec<_> = parts.iter().map(|part| part.a.clone()).collect();
     let b: Vec<_> = parts.iter().map(|part| part.b.clone()).collect();
     if how.method == Method::Cat {
-        let scaled: Vec<_> = parts.iter().map(|p| &p.a * faer::Scale((p.weight * p.scaling) as f32)).collect();
+        let scaled: Vec<_> =
+            parts.iter().map(|p| &p.a * faer::Scale((p.weight * p.scaling) as f32)).collect();
         return Ok([stack(&scaled, rank), stack(&transposed(&b), rank).transpose().to_owned()]);
     }
     if how.method != Method::Svd && how.rank.is_none() {

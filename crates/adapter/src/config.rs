@@ -50,6 +50,15 @@ pub struct LoraConfig {
 }
 
 /// Which layers are meant.
+///
+/// ```
+/// use burn_lora_adapter::{LoraConfig, Targets};
+///
+/// let lora = LoraConfig::new(8, 16).all_linear();
+/// assert_eq!(lora.target_modules(), Some(&Targets::AllLinear));
+/// let lora = LoraConfig::new(8, 16).targets(["q_proj"]);
+/// assert_eq!(lora.target_modules(), Some(&Targets::Names(vec!["q_proj".into()])));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
     /// Whole paths, or their last parts: `q_proj`, `self_attn.q_proj`.
@@ -61,6 +70,14 @@ pub enum Targets {
 }
 
 /// Which biases of the base are trained.
+///
+/// ```
+/// use burn_lora_adapter::{Bias, LoraConfig};
+///
+/// let lora = LoraConfig::new(8, 16).all_linear().bias(Bias::LoraOnly);
+/// assert_eq!(serde_json::to_value(lora)?["bias"], "lora_only");
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bias {
@@ -74,6 +91,13 @@ pub enum Bias {
 }
 
 /// A scaling numerator: made from any number.
+///
+/// ```
+/// use burn_lora_adapter::LoraConfig;
+///
+/// assert_eq!(LoraConfig::new(8, 16), LoraConfig::new(8, 16.0));
+/// assert_eq!(LoraConfig::new(8, 16usize).alpha(), 16.0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Alpha(f64);
 
@@ -211,6 +235,20 @@ impl LoraConfig {
     }
 
     /// Layers of which the adapter trains and saves a whole copy: `lm_head`, `embed_tokens`.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// // Everything that a new chat format may need.
+    /// let lora = LoraConfig::new(64, 16)
+    ///     .all_linear()
+    ///     .exclude(["layers.0.mlp.up_proj"])
+    ///     .modules_to_save(["embed_tokens", "lm_head"])
+    ///     .dropout(0.05)
+    ///     .rslora(true)
+    ///     .dora(true)
+    ///     .seed(7);
+    /// assert!(lora.validate().is_ok() && lora.is_dora());
+    /// ```
     pub fn modules_to_save(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.modules_to_save = strings(names);
         self

@@ -1,6 +1,9 @@
 //! The parameters of an adapter by role.
 
-use crate::{layer::{LayerKind, is_trained}, model::Layers};
+use crate::{
+    layer::{LayerKind, is_trained},
+    model::Layers,
+};
 use burn::module::{ParamGroup, ParamId};
 
 /// The parameters of an adapter by their role, for an optimizer with a rate of its own for some.

@@ -1,8 +1,6 @@
 //! What every layer that can carry adapters has in common.
 
-use crate::{
-    config::LoraConfig, linear::AdaptedLinear, lora::LoraAdapter, selection::Selection,
-};
+use crate::{config::LoraConfig, linear::AdaptedLinear, lora::LoraAdapter, selection::Selection};
 use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor},
@@ -11,6 +9,18 @@ use burn_lora_quant::PackedWeight;
 use std::sync::Arc;
 
 /// What a layer is.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let kinds: Vec<_> = model.layers().into_iter().map(|(path, l)| (path, l.kind())).collect();
+/// assert_eq!(kinds, [("linear".to_owned(), LayerKind::Linear)]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LayerKind {
@@ -24,6 +34,25 @@ pub enum LayerKind {
 
 /// A layer that can carry adapters. The three kinds of them implement it; a model only lists them
 /// ([`Adaptable`](crate::Adaptable)).
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+///
+/// model.add_adapter("default", &lora)?;
+/// for (path, layer) in model.layers() {
+///     let lora = layer.adapters().lora("default").expect("it was matched");
+///     println!("{path} {:?}: rank {}", layer.shape(), lora.rank());
+///     assert_eq!(layer.weight().dims(), layer.shape());
+/// }
+/// # Ok::<_, AdapterError>(())
+/// ```
 pub trait AdaptedLayer {
     /// What it is.
     fn kind(&self) -> LayerKind;
@@ -76,6 +105,23 @@ pub trait AdaptedLayer {
 }
 
 /// The adapters of one layer.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+///
+/// model.add_adapter("default", &lora)?;
+/// let adapters = model.linear.adapters();
+/// assert_eq!(adapters.selection().names(), ["default"]);
+/// assert!(adapters.lora("default").is_some() && adapters.saved("default").is_none());
+/// # Ok::<_, AdapterError>(())
+/// ```
 #[derive(Module, Debug, Default)]
 pub struct Adapters {
     pub(crate) lora: Vec<LoraAdapter>,
@@ -86,6 +132,20 @@ pub struct Adapters {
 }
 
 /// A whole copy of a layer that an adapter trains (`modules_to_save`).
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// model.add_adapter("default", &LoraConfig::new(2, 4).targets([""; 0]).modules_to_save(["linear"]))?;
+/// let copy = model.linear.adapters().saved("default").unwrap();
+/// assert_eq!(copy.weight.dims(), [16, 16]);
+/// # Ok::<_, AdapterError>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct SavedModule {
     /// The weight in float32, of the shape that it has in files.

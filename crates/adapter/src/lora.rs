@@ -15,6 +15,26 @@ use std::sync::Arc;
 /// (arXiv:2402.09353) the layer is `m / n · (W · x + scaling · B · A · x)`, where `m` is trained and
 /// `n`, the norm of each row of `W + scaling · B · A`, is a constant in the backward pass. `n` comes
 /// from `|w|² + 2s · b·(A·w) + s² · b·(A·Aᵀ)·b`, so that no matrix of the weight's size is made.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+///
+/// model.add_adapter("default", &lora)?;
+/// let lora = model.linear.adapters_mut().lora_mut("default").unwrap();
+/// assert_eq!((lora.name(), lora.rank(), lora.alpha(), lora.scaling()), ("default", 2, 4.0, 2.0));
+/// assert_eq!(lora.num_values(), 2 * (16 + 16));
+/// let full = lora.delta_weight();
+/// lora.set_scaling(1.0); // half of it
+/// assert_eq!((lora.delta_weight() * 2.0 - full).abs().max().into_scalar::<f32>(), 0.0);
+/// # Ok::<_, AdapterError>(())
+/// ```
 #[derive(Module, Debug)]
 pub struct LoraAdapter {
     /// A, `[rank, in]`.
@@ -95,7 +115,9 @@ impl LoraAdapter {
     /// The number of trained values, whether or not they require a gradient now.
     pub fn num_values(&self) -> usize {
         let magnitude = self.magnitude.as_ref().map_or(0, |m| m.lazy_shape().num_elements());
-        self.lora_a.lazy_shape().num_elements() + self.lora_b.lazy_shape().num_elements() + magnitude
+        self.lora_a.lazy_shape().num_elements()
+            + self.lora_b.lazy_shape().num_elements()
+            + magnitude
     }
 
     /// Whether dropout is on.
@@ -173,7 +195,8 @@ impl LoraAdapter {
 
     /// Makes this a DoRA update of `layer`: the magnitude starts as the norm that is there.
     pub(crate) fn with_magnitude(mut self, layer: &dyn AdaptedLayer) -> Self {
-        self.base_norm = Some(Param::from_tensor(squared_norms(layer.weight())).set_require_grad(false));
+        self.base_norm =
+            Some(Param::from_tensor(squared_norms(layer.weight())).set_require_grad(false));
         self.magnitude = Some(Param::from_tensor(self.weight_norm(layer)));
         self
     }

@@ -16,6 +16,30 @@ use burn_lora_quant::QuantConfig;
 use std::fmt;
 
 /// What a packed weight becomes when an update is added to it.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+///
+/// use burn::tensor::FloatDType;
+/// use burn_lora_quant::QuantConfig;
+///
+/// model.quantize_base(&QuantConfig::nf4())?;
+/// model.add_adapter("default", &lora)?;
+/// let packed = model.merge(PackedMerge::Requantize)?;
+/// model.unmerge();
+/// let small = model.merge(PackedMerge::RequantizeAs(QuantConfig::nf4().block_size(32)))?;
+/// model.unmerge();
+/// let dense = model.merge(PackedMerge::Dense(FloatDType::F32))?;
+/// assert!(packed.mean > dense.mean && small.mean > dense.mean && dense.mean == 0.0);
+/// # Ok::<_, AdapterError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PackedMerge {
     /// A dense weight.
@@ -57,6 +81,22 @@ pub struct MergeReport {
 }
 
 /// The error of one layer.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+///
+/// model.add_adapter("default", &lora)?;
+/// let report = model.merge(PackedMerge::Requantize)?;
+/// assert_eq!((report.layers[0].path.as_str(), report.layers[0].max), ("linear", 0.0));
+/// # Ok::<_, AdapterError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerError {
     /// Its path.
@@ -99,7 +139,8 @@ pub(crate) fn merge(
             for (name, param) in [("lora_A", &lora.lora_a), ("lora_B", &lora.lora_b)] {
                 let name = format!("{path}.{name}");
                 if to_vec(param.val(), &name)?.iter().any(|value| !value.is_finite()) {
-                    let reason = format!("adapter `{}` has values that are not finite", lora.name());
+                    let reason =
+                        format!("adapter `{}` has values that are not finite", lora.name());
                     return Err(AdapterError::Layer { layer: path.clone(), reason });
                 }
             }

@@ -18,9 +18,39 @@ use burn::{module::Module, tensor::FloatDType};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// Layers with their paths.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let layers: Layers<'_> = model.layers();
+/// assert_eq!(layers[0].0, "linear");
+/// ```
 pub type Layers<'a> = Vec<(String, &'a dyn AdaptedLayer)>;
 
 /// Layers with their paths, to change.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+///
+/// model.add_adapter("default", &lora)?;
+/// let layers: LayersMut<'_> = model.layers_mut();
+/// for (_, layer) in layers {
+///     layer.adapters_mut().lora_mut("default").unwrap().set_scaling(0.5);
+/// }
+/// # Ok::<_, AdapterError>(())
+/// ```
 pub type LayersMut<'a> = Vec<(String, &'a mut dyn AdaptedLayer)>;
 
 /// A model that offers its layers by path.
@@ -90,6 +120,21 @@ pub trait Adaptable {
     /// Parameters that no layer offers stay as they are, trained ones too:
     /// [`with_adapter`](Self::with_adapter) freezes them.
     ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// let report = model.add_adapter("default", &lora)?;
+    /// assert_eq!(report.adapted, ["linear"]);
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
     /// # Errors
     /// Settings that cannot be used, or that match nothing; a name that is taken.
     fn add_adapter(
@@ -104,6 +149,24 @@ pub trait Adaptable {
     /// Attaches a new adapter that starts from the main directions of each layer's inputs
     /// ([`Init::Eva`](crate::Init::Eva)).
     ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// use std::collections::BTreeMap;
+    ///
+    /// let mut stats = InputStats::new(4);
+    /// let inputs = Tensor::random([32, 16], burn::tensor::Distribution::Default, &device);
+    /// stats.update(inputs)?;
+    /// let eva = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Eva { rho: 2.0 });
+    /// model.add_adapter_with_inputs("default", &eva, &BTreeMap::from([("linear".into(), stats)]))?;
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`add_adapter`](Self::add_adapter); a layer without statistics.
     fn add_adapter_with_inputs(
@@ -117,6 +180,21 @@ pub trait Adaptable {
     }
 
     /// The model with a new adapter `default`, and every other parameter frozen.
+    ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// let model = model.with_adapter(&lora)?.train();
+    /// assert_eq!(model.adapter_names(), ["default"]);
+    /// # Ok::<_, AdapterError>(())
+    /// ```
     ///
     /// # Errors
     /// As [`add_adapter`](Self::add_adapter).
@@ -142,6 +220,23 @@ pub trait Adaptable {
     }
 
     /// Switches to other adapters, for good: they take part from now on and they alone are trained.
+    ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// model.add_adapter("style", &lora)?;
+    /// model.add_adapter("facts", &lora)?;
+    /// model.select(Selection::adapters(["facts"]))?;
+    /// assert_eq!(model.summary().trainable, 2 * (16 + 16)); // facts alone
+    /// # Ok::<_, AdapterError>(())
+    /// ```
     ///
     /// # Errors
     /// An adapter that is not there; adapters that are merged.
@@ -207,6 +302,22 @@ pub trait Adaptable {
 
     /// Takes an adapter away. What a residual initialisation took out of the base stays out.
     ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// model.add_adapter("default", &lora)?;
+    /// model.delete_adapter("default")?;
+    /// assert!(model.adapter_names().is_empty());
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
     /// # Errors
     /// An adapter that is not there, or is merged.
     fn delete_adapter(&mut self, name: &str) -> Result<(), AdapterError> {
@@ -261,6 +372,25 @@ pub trait Adaptable {
     /// Merges for good: afterwards there is no adapter, and a layer that an adapter trained whole is
     /// that copy.
     ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// model.add_adapter("default", &lora)?;
+    /// let x = Tensor::<2>::ones([1, 16], &device);
+    /// let expected = model.linear.forward(x.clone());
+    /// model.merge_and_unload(PackedMerge::Requantize)?;
+    /// assert!(model.adapter_names().is_empty());
+    /// assert!((model.linear.forward(x) - expected).abs().max().into_scalar::<f32>() < 1e-5);
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`merge`](Self::merge), for adapters that are not merged yet.
     fn merge_and_unload(&mut self, packed: PackedMerge) -> Result<MergeReport, AdapterError> {
@@ -289,6 +419,22 @@ pub trait Adaptable {
 
     /// Freezes A of an adapter, so that B alone is trained (LoRA-FA, arXiv:2308.03303).
     ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// model.add_adapter("default", &lora)?;
+    /// model.freeze_a("default")?;
+    /// assert_eq!(model.summary().trainable, 2 * 16);
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
     /// # Errors
     /// An adapter that is not there.
     fn freeze_a(&mut self, name: &str) -> Result<(), AdapterError> {
@@ -307,6 +453,25 @@ pub trait Adaptable {
     /// An adapter that started from a part of the weight (PiSSA, OLoRA) is written as
     /// the difference from that start, at twice the rank: it fits the weight as it was.
     /// [`save_adapter_as_is`](Self::save_adapter_as_is) leaves it alone.
+    ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// model.add_adapter("default", &lora)?;
+    /// let folder = std::env::temp_dir().join("burn-lora-save-adapter");
+    /// model.save_adapter("default", &folder)?;
+    /// model.load_adapter("again", &folder)?;
+    /// assert_eq!(model.adapter_names(), ["again", "default"]);
+    /// # std::fs::remove_dir_all(folder).ok();
+    /// # Ok::<_, AdapterError>(())
+    /// ```
     ///
     /// # Errors
     /// An adapter that is not there; what the system says.
@@ -353,6 +518,24 @@ pub trait Adaptable {
     /// (llama.cpp's converter, vLLM) compute the same: every layer has the same rank and
     /// `alpha / rank` is the factor of each.
     ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// let lora = LoraConfig::new(4, 6).targets(["linear"]).rslora(true);
+    /// model.add_adapter("default", &lora)?;
+    /// let folder = std::env::temp_dir().join("burn-lora-export-adapter");
+    /// model.export_adapter("default", &folder)?;
+    /// let text = std::fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+    /// assert!(text.contains("\"lora_alpha\": 12")); // 6 / sqrt(4) = 12 / 4
+    /// # std::fs::remove_dir_all(folder).ok();
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
     /// # Errors
     /// What those programs cannot load, with the reason: DoRA, `modules_to_save`, embeddings, biases.
     fn export_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<(), AdapterError>
@@ -365,12 +548,27 @@ pub trait Adaptable {
 
     /// Quantizes the dense base of linear layers but the output head's.
     ///
+    /// ```
+    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+    /// # use burn_lora_adapter::*;
+    /// # #[derive(Module, Debug)]
+    /// # struct Model { linear: AdaptedLinear }
+    /// # adaptable!(Model { linear });
+    /// # let device = Device::default();
+    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// use burn::tensor::FloatDType;
+    /// use burn_lora_quant::QuantConfig;
+    ///
+    /// model.quantize_base(&QuantConfig::nf4())?;
+    /// assert!(model.linear.packed().is_some());
+    /// model.dequantize_base(FloatDType::BF16);
+    /// assert!(model.linear.packed().is_none());
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
     /// # Errors
     /// Settings that do not go together; a layer with merged adapters.
-    fn quantize_base(
-        &mut self,
-        config: &burn_lora_quant::QuantConfig,
-    ) -> Result<(), AdapterError> {
+    fn quantize_base(&mut self, config: &burn_lora_quant::QuantConfig) -> Result<(), AdapterError> {
         check_unmerged(self, "quantize_base")?;
         let head = self.output_head().to_owned();
         for (path, layer) in self.layers_mut() {

@@ -3,6 +3,12 @@
 use std::sync::Arc;
 
 /// The name that stands for the base without an adapter, as in PEFT.
+///
+/// ```
+/// use burn_lora_adapter::{BASE, Selection};
+///
+/// assert_eq!(Selection::rows(["style", BASE]).names(), ["style"]);
+/// ```
 pub const BASE: &str = "__base__";
 
 /// Which adapters a forward pass runs with: for the whole batch, or for each of its rows.

@@ -103,6 +103,13 @@ impl Summary {
     }
 
     /// The part of the parameters that is trained, in percent.
+    ///
+    /// ```
+    /// use burn_lora_adapter::Summary;
+    ///
+    /// let summary = Summary { trainable: 25, total: 1000, dense_bytes: 4000, ..Summary::default() };
+    /// assert_eq!((summary.percent(), summary.bytes()), (2.5, 4000));
+    /// ```
     pub fn percent(&self) -> f64 {
         100.0 * self.trainable as f64 / self.total.max(1) as f64
     }

@@ -13,7 +13,7 @@ pub(crate) struct Matcher<'a> {
     config: &'a LoraConfig,
     targets: Names<'a>,
     exclude: Option<Names<'a>>,
-    save: Vec<Regex>,
+    save: Vec<(&'a str, Regex)>,
     layer_index: Vec<Regex>,
     ranks: Vec<(&'a str, Regex, usize)>,
     alphas: Vec<(&'a str, Regex, f64)>,
@@ -49,6 +49,11 @@ impl<'a> Names<'a> {
 /// Whether `path` is `name`, or ends with it after a dot.
 fn is_suffix(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+}
+
+/// The path and those of the modules that it lies in.
+fn prefixes(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('.').map(|(at, _)| &path[..at]).chain([path])
 }
 
 fn compile(regex: &str, shown: &str, field: &'static str) -> Result<Regex, AdapterError> {
@@ -114,7 +119,8 @@ pub struct MatchReport {
 impl fmt::Display for MatchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (target, count)) in self.targets.iter().enumerate() {
-            let (comma, plural) = (if i == 0 { "" } else { ", " }, if *count == 1 { "" } else { "s" });
+            let (comma, plural) =
+                (if i == 0 { "" } else { ", " }, if *count == 1 { "" } else { "s" });
             write!(f, "{comma}{target}: {count} layer{plural}")?;
         }
         Ok(())
@@ -161,8 +167,11 @@ impl<'a> Matcher<'a> {
                 None => None,
             },
             save: save
-                .map(|m| compile(&format!(r"^(?:|.*\.){m}(?:$|\..*)"), m, "modules_to_save"))
-                .collect::<Result<_, _>>()?,
+                .map(|name| {
+                    let pattern = format!(r"^(?:|.*\.){name}(?:$|\..*)");
+                    Ok((name.as_str(), compile(&pattern, name, "modules_to_save")?))
+                })
+                .collect::<Result<_, AdapterError>>()?,
             layer_index,
             ranks: patterns(&config.rank_pattern, "rank_pattern")?,
             alphas: patterns(&config.alpha_pattern, "alpha_pattern")?,
@@ -171,7 +180,8 @@ impl<'a> Matcher<'a> {
 
     /// The index of the layer that a path lies in.
     fn layer_of(&self, path: &str) -> Option<usize> {
-        let found = self.layer_index.iter().find_map(|regex| regex.captures(path).ok().flatten())?;
+        let found =
+            self.layer_index.iter().find_map(|regex| regex.captures(path).ok().flatten())?;
         found.get(1)?.as_str().parse().ok()
     }
 
@@ -195,7 +205,10 @@ impl<'a> Matcher<'a> {
                     used.exclude = true;
                     return None;
                 }
-                if let Some(i) = self.save.iter().position(|regex| matches(regex, path)) {
+                let saves_it = |(name, regex): &(&str, Regex)| {
+                    matches(regex, path) || prefixes(path).any(|prefix| prefix.ends_with(name))
+                };
+                if let Some(i) = self.save.iter().position(saves_it) {
                     saves[i] += 1;
                     return Some(Plan::Save);
                 }
@@ -221,7 +234,8 @@ impl<'a> Matcher<'a> {
             .collect();
         self.check(layers, &hits, &saves, &used, strict)?;
         let of = |wanted: fn(&Plan) -> bool| {
-            let chosen = layers.iter().zip(&plans).filter(|(_, plan)| plan.as_ref().is_some_and(wanted));
+            let chosen =
+                layers.iter().zip(&plans).filter(|(_, plan)| plan.as_ref().is_some_and(wanted));
             chosen.map(|(layer, _)| layer.path.to_owned()).collect()
         };
         let labels = self.labels().into_iter().zip(hits);

@@ -198,8 +198,7 @@ impl PackedWeight {
         let x = x.into_dispatch();
         let [a, b] = [a, b].map(Tensor::into_dispatch);
         let packed = self.tensors();
-        let (y, _) =
-            <Dispatch as LowRankOps>::packed_low_rank(x, packed, self.layout, a, b, scale);
+        let (y, _) = <Dispatch as LowRankOps>::packed_low_rank(x, packed, self.layout, a, b, scale);
         Tensor::from_dispatch(y)
     }
 

@@ -74,7 +74,8 @@ pub(crate) fn orthogonal(
 ) -> [Tensor<2>; 2] {
     let [out, width] = layer.shape();
     let q = normal(rank, rank, rng).qr().compute_thin_Q();
-    let half = |first: usize| faer::Mat::from_fn(rank / 2, rank, |i, j| q[(2 * i + first, j)] * 0.1);
+    let half =
+        |first: usize| faer::Mat::from_fn(rank / 2, rank, |i, j| q[(2 * i + first, j)] * 0.1);
     let a = (normal(width, rank / 2, rng) * half(0)).transpose().to_owned();
     let b = normal(out, rank / 2, rng) * half(1);
     [a, b].map(|matrix| to_tensor(matrix.as_ref(), &layer.device()))

@@ -67,9 +67,8 @@ fn host(matrix: &Mat<f32>) -> HostTensor {
 
 /// What llama.cpp's converter or vLLM cannot load.
 fn refuse(layers: &Layers<'_>, name: &str, config: &LoraConfig) -> Result<(), AdapterError> {
-    let refused = |reason: String| {
-        Err(AdapterError::State { what: format!("export of `{name}`"), reason })
-    };
+    let refused =
+        |reason: String| Err(AdapterError::State { what: format!("export of `{name}`"), reason });
     if config.dora {
         return refused("neither llama.cpp nor vLLM knows DoRA: merge it instead".into());
     }

@@ -35,11 +35,19 @@ impl Keys<'_> {
     }
 
     fn a(&self) -> String {
-        self.key(if self.kind == LayerKind::Embedding { "lora_embedding_A" } else { "lora_A.weight" })
+        self.key(if self.kind == LayerKind::Embedding {
+            "lora_embedding_A"
+        } else {
+            "lora_A.weight"
+        })
     }
 
     fn b(&self) -> String {
-        self.key(if self.kind == LayerKind::Embedding { "lora_embedding_B" } else { "lora_B.weight" })
+        self.key(if self.kind == LayerKind::Embedding {
+            "lora_embedding_B"
+        } else {
+            "lora_B.weight"
+        })
     }
 
     fn magnitude(&self) -> String {
@@ -180,7 +188,8 @@ fn convert(
         let b = tensors.get_mut(&keys.b()).expect("it was gathered");
         b.shape[1] *= 2;
         let rows = b.values.chunks(rank).zip(b0.chunks(rank));
-        b.values = rows.flat_map(|(b, b0)| b.iter().copied().chain(b0.iter().map(|b| -b))).collect();
+        b.values =
+            rows.flat_map(|(b, b0)| b.iter().copied().chain(b0.iter().map(|b| -b))).collect();
     }
     let factor = if config.rslora { 2f64.sqrt() } else { 2.0 };
     config.rank *= 2;

@@ -37,7 +37,8 @@ fn cat_and_svd_are_the_sum() {
         let up = delta(&model, UP, "a") * 0.8;
         assert!(max_difference(delta(&model, UP, name), up) < tolerance.min(1e-5), "{name}");
     }
-    let error = |name| (delta(&model, Q, name) - sum.clone()).powf_scalar(2.0).sum().into_scalar::<f32>();
+    let error =
+        |name| (delta(&model, Q, name) - sum.clone()).powf_scalar(2.0).sum().into_scalar::<f32>();
     let all = sum.clone().powf_scalar(2.0).sum().into_scalar::<f32>();
     assert!(error("low") > 1e-6 && error("low") < 0.6 * all);
 }
@@ -112,7 +113,10 @@ fn dare_drops_values_at_random() {
     let kept = a("one").iter().filter(|value| **value != 0.0).count() as f32 / (4.0 * 64.0);
     assert!((kept - 0.5).abs() < 0.12, "{kept}");
     let factor = 2.0 * 2.5f32.sqrt();
-    let scaled = a("one").iter().zip(a("a")).all(|(new, old)| *new == 0.0 || (new - old * factor).abs() < 1e-6);
+    let scaled = a("one")
+        .iter()
+        .zip(a("a"))
+        .all(|(new, old)| *new == 0.0 || (new - old * factor).abs() < 1e-6);
     assert!(scaled);
     model.combine_adapters("svd", &PAIR, &Combine::dare_ties(0.7).rank(3)).unwrap();
     assert_eq!(layer(&model, Q).adapters().lora("svd").unwrap().rank(), 3);

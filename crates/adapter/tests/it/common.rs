@@ -7,9 +7,7 @@ use burn::{
         activation::{silu, tanh},
     },
 };
-use burn_lora_adapter::{
-    Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, adaptable,
-};
+use burn_lora_adapter::{Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, adaptable};
 use safetensors::SafeTensors;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -60,9 +58,8 @@ impl Tiny {
         let file = tensors(&golden(variant).join("model.safetensors"));
         let get = |name: &str| tensor2(&file[name], device);
         let linear = |name: String| AdaptedLinear::dense(get(&format!("{name}.weight")), None);
-        let count = (0..).take_while(|i| {
-            file.contains_key(&format!("model.layers.{i}.mlp.up_proj.weight"))
-        });
+        let count = (0..)
+            .take_while(|i| file.contains_key(&format!("model.layers.{i}.mlp.up_proj.weight")));
         let layers = count.map(|i| {
             let linear = |name: &str| linear(format!("model.layers.{i}.{name}"));
             Layer {
@@ -80,7 +77,8 @@ impl Tiny {
             }
         });
         let embed = get("model.embed_tokens.weight");
-        let head = if file.contains_key("lm_head.weight") { get("lm_head.weight") } else { embed.clone() };
+        let head =
+            if file.contains_key("lm_head.weight") { get("lm_head.weight") } else { embed.clone() };
         Self {
             model: Decoder {
                 embed_tokens: AdaptedEmbedding::new(embed),
@@ -96,7 +94,8 @@ impl Tiny {
         for layer in &self.model.layers {
             let attention = &layer.self_attn;
             let q = tanh(attention.q_proj.forward(h.clone()));
-            let kv = tanh(attention.k_proj.forward(h.clone()) * attention.v_proj.forward(h.clone()));
+            let kv =
+                tanh(attention.k_proj.forward(h.clone()) * attention.v_proj.forward(h.clone()));
             let repeat = q.dims()[2] / kv.dims()[2];
             let mixed = q * Tensor::cat(vec![kv; repeat], 2);
             h = tanh(h + attention.o_proj.forward(mixed));
@@ -168,7 +167,10 @@ pub fn vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// The largest absolute difference.
 pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d > max || d.is_nan() { d } else { max })
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |max, d| if d > max || d.is_nan() { d } else { max })
 }
 
 pub fn max_difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {

@@ -72,7 +72,8 @@ fn half_precision_files_load() {
     let exact = tensors(&golden.join("adapter_model.safetensors"));
     for dtype in [Dtype::F16, Dtype::BF16] {
         let out = folder();
-        fs::copy(golden.join("adapter_config.json"), out.path().join("adapter_config.json")).unwrap();
+        fs::copy(golden.join("adapter_config.json"), out.path().join("adapter_config.json"))
+            .unwrap();
         let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = exact
             .iter()
             .map(|(name, (shape, values))| {
@@ -110,7 +111,10 @@ fn saved_modules_and_embeddings() {
         .modules_to_save(["lm_head", "norm"])
         .init(Init::Random);
     let report = model.add_adapter("default", &lora).unwrap();
-    assert_eq!(report.to_string(), "q_proj: 3 layers, embed_tokens: 1 layer, lm_head: 1 layer, norm: 1 layer");
+    assert_eq!(
+        report.to_string(),
+        "q_proj: 3 layers, embed_tokens: 1 layer, lm_head: 1 layer, norm: 1 layer"
+    );
     let out = folder();
     model.save_adapter("default", &out).unwrap();
     let file = tensors(&out.path().join("adapter_model.safetensors"));
@@ -167,7 +171,8 @@ fn trained_biases() {
 /// A residual adapter is saved as one that fits the weight as it was.
 #[test]
 fn residual_adapters_convert() {
-    for (init, rslora) in [(Init::Pissa, false), (Init::Olora, true), (Init::PissaNiter(4), false)] {
+    for (init, rslora) in [(Init::Pissa, false), (Init::Olora, true), (Init::PissaNiter(4), false)]
+    {
         let device = device();
         let mut model = Tiny::load("gqa", &device);
         let lora = LoraConfig::new(4, 12)
@@ -221,8 +226,10 @@ fn export_is_the_same_model() {
 
     let config = json(&out.path().join("adapter_config.json"));
     assert_eq!(config["use_rslora"], false);
-    assert_eq!((&config["r"], &config["rank_pattern"], &config["alpha_pattern"]), (
-        &6.into(), &serde_json::json!({}), &serde_json::json!({})));
+    assert_eq!(
+        (&config["r"], &config["rank_pattern"], &config["alpha_pattern"]),
+        (&6.into(), &serde_json::json!({}), &serde_json::json!({}))
+    );
     for (name, (shape, _)) in tensors(&out.path().join("adapter_model.safetensors")) {
         assert_eq!(shape[usize::from(name.contains("lora_B"))], 6, "{name}");
     }

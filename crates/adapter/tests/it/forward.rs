@@ -114,7 +114,8 @@ fn outputs_and_gradients_are_those_of_the_definition() {
             }
             let model = model.train();
             let x = Tensor::<3>::random([2, 20, 64], Distribution::Normal(0.0, 1.0), &device);
-            let weight_of_loss = Tensor::<3>::random([2, 20, 48], Distribution::Normal(0.0, 1.0), &device);
+            let weight_of_loss =
+                Tensor::<3>::random([2, 20, 48], Distribution::Normal(0.0, 1.0), &device);
 
             let x1 = x.clone().autodiff().require_grad();
             let y = model.linear.forward(x1.clone());

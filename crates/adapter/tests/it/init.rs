@@ -101,7 +101,10 @@ fn residual_starts() {
                     assert!(max_difference(gram, eye) < 1e-5);
                     if !rslora {
                         let scaled = b.transpose().matmul(was.clone());
-                        let projected = max_difference(scaled.clone(), scaled.mean_dim(0).expand([4, was.dims()[1]]));
+                        let projected = max_difference(
+                            scaled.clone(),
+                            scaled.mean_dim(0).expand([4, was.dims()[1]]),
+                        );
                         assert!(projected > 0.0);
                     }
                 } else {
@@ -168,9 +171,8 @@ fn loftq_comes_closer_with_each_round() {
 #[test]
 fn eva_finds_the_directions_of_the_inputs() {
     let device = device();
-    let noise = |rows, width| {
-        Tensor::<2>::random([rows, width], Distribution::Normal(0.0, 1.0), &device)
-    };
+    let noise =
+        |rows, width| Tensor::<2>::random([rows, width], Distribution::Normal(0.0, 1.0), &device);
     // Inputs of q_proj lie in 2 directions; those of down_proj in 6 of falling size.
     let (u, v) = (noise(2, 64), noise(6, 160));
     let sizes = Tensor::<1>::from_floats([6.0, 5.0, 4.0, 3.0, 2.0, 1.0], &device);

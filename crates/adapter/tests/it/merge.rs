@@ -124,7 +124,10 @@ fn broken_adapters_do_not_merge() {
     }
     let error = model.merge(PackedMerge::Requantize).unwrap_err().to_string();
     assert!(error.contains("layers.2.self_attn.q_proj") && error.contains("`a`"), "{error}");
-    assert_eq!(max_difference(layer(&model, "model.layers.0.self_attn.q_proj").weight(), before), 0.0);
+    assert_eq!(
+        max_difference(layer(&model, "model.layers.0.self_attn.q_proj").weight(), before),
+        0.0
+    );
     model.select(Selection::base()).unwrap();
     assert!(model.merge(PackedMerge::Requantize).unwrap_err().to_string().contains("no adapter"));
 }

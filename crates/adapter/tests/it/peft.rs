@@ -49,7 +49,8 @@ fn write_what_python_reads() {
     let own = folder();
     let out = std::env::var("PEFT_CHECK").map_or(own.path().to_owned(), Into::into);
     let device = device();
-    let lora = || LoraConfig::new(4, 10).targets(["q_proj", "o_proj", "down_proj"]).init(Init::Random);
+    let lora =
+        || LoraConfig::new(4, 10).targets(["q_proj", "o_proj", "down_proj"]).init(Init::Random);
     for variant in VARIANTS {
         let load = || Tiny::load(variant, &device);
         let folder = out.join(variant);
@@ -66,7 +67,7 @@ fn write_what_python_reads() {
             ("new_layers", lora().layers([1]).exclude(["layers.0.self_attn.o_proj"]), false),
             ("new_embedding", lora().targets(["embed_tokens", "v_proj"]), false),
             ("new_embedding_dora", lora().targets(["embed_tokens", "v_proj"]).dora(true), false),
-            ("new_saved", lora().modules_to_save(["norm"]), false),
+            ("new_saved", lora().modules_to_save(["model.norm", "lm_head"]), false),
             ("new_pissa", lora().init(Init::Pissa), false),
             ("new_olora", lora().init(Init::Olora).rslora(true), false),
             ("new_pissa_dora", lora().init(Init::Pissa).dora(true), false),

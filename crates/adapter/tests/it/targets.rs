@@ -46,6 +46,12 @@ fn names_match_as_in_peft() {
     assert_eq!(adapted(lora().targets(["q_proj"]).layers([0, 2])).len(), 2);
     let pattern = lora().targets(["q_proj"]).layers([1]).layers_pattern(["layers"]);
     assert_eq!(adapted(pattern), ["model.layers.1.self_attn.q_proj"]);
+    // PEFT copies what ends with the name, dot or not, and what lies in it.
+    let mut model = Tiny::load("gqa", &device());
+    let lora_and = lora().targets(["q_proj"]).modules_to_save(["head", "layers.0.mlp"]);
+    let report = model.add_adapter("default", &lora_and).unwrap();
+    assert_eq!(report.saved.len(), 4);
+    assert_eq!(report.targets[1..], [("head".into(), 1), ("layers.0.mlp".into(), 3)]);
     let saved = lora().targets(["lm_head", "q_proj"]).modules_to_save(["lm_head"]);
     assert!(error(saved).contains("lm_head"), "it cannot be both");
 }
@@ -64,8 +70,8 @@ fn what_matches_nothing_is_an_error_with_near_names() {
     assert!(text.contains("alpha_pattern: `o_proj`"), "{text}");
     let text = error(lora().targets(["q_proj"]).layers([1, 7]));
     assert!(text.contains("`7`") && text.contains("0 to 2"), "{text}");
-    let text = error(lora().targets(["q_proj"]).modules_to_save(["head"]));
-    assert!(text.contains("modules_to_save: `head`") && text.contains("lm_head"), "{text}");
+    let text = error(lora().targets(["q_proj"]).modules_to_save(["heads"]));
+    assert!(text.contains("modules_to_save: `heads`") && text.contains("lm_head"), "{text}");
 }
 
 #[test]
