@@ -356,7 +356,8 @@ impl LoraConfig {
         let found = format!("{:?}", self.layers_pattern);
         check(fits, "layers_pattern", found, "it needs layers_to_transform")?;
         if matches!(self.init, Init::Orthogonal) {
-            let fits = self.rank % 2 == 0 && self.rank_pattern.values().all(|rank| rank % 2 == 0);
+            let mut ranks = std::iter::once(&self.rank).chain(self.rank_pattern.values());
+            let fits = ranks.all(|rank| rank.is_multiple_of(2));
             check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;
         }
         self.init.validate()?;

@@ -58,7 +58,7 @@ impl AdaptedEmbedding {
                 let batch = tokens.dims()[0];
                 assert_eq!(batch, rows.len(), "a batch of {batch}, adapters for {}", rows.len());
                 let rows = rows.iter().enumerate().map(|(row, name)| {
-                    let tokens = tokens.clone().slice([row..row + 1]);
+                    let tokens = tokens.clone().narrow(0, row, 1);
                     self.forward_with(tokens, std::slice::from_ref(name))
                 });
                 Tensor::cat(rows.collect(), 0)

@@ -56,6 +56,7 @@ mod linear;
 mod lora;
 mod merge;
 mod model;
+mod paths;
 mod peft;
 mod selection;
 mod summary;
@@ -72,9 +73,9 @@ pub use layer::{AdaptedLayer, Adapters, LayerKind, SavedModule};
 pub use linear::AdaptedLinear;
 pub use lora::LoraAdapter;
 pub use merge::{LayerError, MergeReport, PackedMerge};
-#[doc(hidden)]
-pub use model::join;
 pub use model::{Adaptable, Layers, LayersMut};
+#[doc(hidden)]
+pub use paths::join;
 pub use selection::{BASE, Selection};
 pub use summary::Summary;
 pub use targets::MatchReport;

@@ -83,7 +83,7 @@ impl Init {
         match self {
             Self::Loftq { iterations: 0, .. } => error("loftq with 0 rounds".into(), "at least 1"),
             Self::Loftq { config, .. } => Ok(config.validate()?),
-            Self::Eva { rho } if !(*rho >= 1.0) => {
+            Self::Eva { rho } if rho.is_nan() || *rho < 1.0 => {
                 error(format!("eva with rho {rho}"), "rho is at least 1")
             }
             _ => Ok(()),

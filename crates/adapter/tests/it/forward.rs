@@ -176,8 +176,8 @@ fn no_adapter_is_exactly_the_base() {
     let layer = AdaptedLinear::packed(packed, None);
     assert_eq!(max_difference(layer.forward(x.clone()), expected), 0.0);
     let layer = AdaptedLinear::dense(dense, None);
-    let one = layer.forward(x.clone().slice([0..1]).squeeze_dim::<1>(0));
-    assert!(max_difference(one.unsqueeze::<2>(), layer.forward(x).slice([0..1])) < 1e-5);
+    let one = layer.forward(x.clone().narrow(0, 0, 1).squeeze_dim::<1>(0));
+    assert!(max_difference(one.unsqueeze::<2>(), layer.forward(x).narrow(0, 0, 1)) < 1e-5);
 }
 
 #[test]
@@ -297,9 +297,9 @@ fn rows_have_their_own_adapters() {
             model.with_selection(Selection::rows(names), |m| m.forward(tokens.clone())).unwrap();
         for (row, name) in names.into_iter().enumerate() {
             let alone = if name == BASE { Selection::base() } else { Selection::adapters([name]) };
-            let tokens = tokens.clone().slice([row..row + 1]);
+            let tokens = tokens.clone().narrow(0, row, 1);
             let alone = model.with_selection(alone, |m| m.forward(tokens)).unwrap();
-            let worst = max_difference(mixed.clone().slice([row..row + 1]), alone);
+            let worst = max_difference(mixed.clone().narrow(0, row, 1), alone);
             assert!(worst < 1e-4, "row {row}, {name}, packed {packed}: {worst}");
         }
         let error = model.select(Selection::rows(["a", "x"])).unwrap_err().to_string();

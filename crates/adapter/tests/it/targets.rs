@@ -26,7 +26,8 @@ fn alphas_and_targets_of_all_kinds() {
     assert_eq!(LoraConfig::new(32, 64.0).targets(&names), expected);
     assert_eq!(LoraConfig::new(32, 64usize).targets(names.as_slice()), expected);
     assert_eq!(LoraConfig::new(32, 64f32).targets(vec!["q_proj", "v_proj"]), expected);
-    assert_eq!(LoraConfig::new(32, 64u32).targets(&["q_proj", "v_proj"]), expected);
+    let array: &[&str; 2] = &["q_proj", "v_proj"];
+    assert_eq!(LoraConfig::new(32, 64u32).targets(array), expected);
     assert_eq!(LoraConfig::new(32, 64).targets(names.clone()), expected);
 }
 
