@@ -7,7 +7,7 @@ use crate::{
     init::{
         Init,
         eva::{InputStats, redistribute},
-        linalg::to_tensor,
+        linalg::{to_tensor, to_vec},
         random, residual,
     },
     layer::{AdaptedLayer, LayerKind, SavedModule},
@@ -16,7 +16,7 @@ use crate::{
     selection::{BASE, Selection},
     targets::{Candidate, MatchReport, Matcher, Plan},
 };
-use burn::tensor::Tensor;
+use burn::{module::Param, tensor::Tensor};
 use burn_lora_quant::PackedLinear;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -199,8 +199,8 @@ pub(crate) fn attach(
     let mut lora = LoraAdapter::new(name, config.clone(), alpha, a, b);
     if config.init.is_residual() {
         layer.set_weight(layer.weight() - lora.delta_weight());
-        let host = |tensor: Tensor<2>| tensor.inner().into_data();
-        lora.initial = Some(Arc::new([host(lora.lora_a.val()), host(lora.lora_b.val())]));
+        let host = |param: &Param<Tensor<2>>| to_vec(param.val(), path);
+        lora.initial = Some(Arc::new([host(&lora.lora_a)?, host(&lora.lora_b)?]));
         refresh(layer);
     }
     push(layer, lora);

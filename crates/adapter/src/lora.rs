@@ -4,7 +4,7 @@ use crate::{base::broadcast, config::LoraConfig, layer::AdaptedLayer};
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig},
-    tensor::{DType, FloatDType, Tensor, TensorData},
+    tensor::{DType, FloatDType, Tensor},
 };
 use burn_lora_quant::Gemm;
 use std::sync::Arc;
@@ -52,9 +52,10 @@ pub struct LoraAdapter {
     config: Arc<LoraConfig>,
     #[module(skip)]
     scaling: f64,
-    /// A and B before training, where the base gave up `scaling · B · A`.
+    /// A and B before training, where the base gave up `scaling · B · A`. On the host, and not as
+    /// Burn's data: what a read from CUDA hands out is written over by a later read.
     #[module(skip)]
-    pub(crate) initial: Option<Arc<[TensorData; 2]>>,
+    pub(crate) initial: Option<Arc<[Vec<f32>; 2]>>,
 }
 
 impl LoraAdapter {

@@ -43,13 +43,9 @@ pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(
         let mut a = vec![to_mat(lora.lora_a.val(), path)?];
         let mut b = vec![to_mat(lora.lora_b.val(), path)?.transpose().to_owned()];
         if let Some(initial) = &lora.initial {
-            let device = layer.device().inner();
-            let mat = |i: usize| {
-                let start = burn::tensor::Tensor::from_data(initial[i].clone(), &device);
-                to_mat(start, path)
-            };
-            a.push(mat(0)?);
-            b.push(mat(1)?.transpose().to_owned() * Scale(-1.0));
+            let (rank, width) = (lora.rank(), layer.shape()[1]);
+            a.push(Mat::from_fn(rank, width, |i, j| initial[0][i * width + j]));
+            b.push(Mat::from_fn(rank, layer.shape()[0], |i, j| -initial[1][j * rank + i]));
         }
         let factor = Scale((lora.scaling() / scaling) as f32);
         let b = (stack(&b, rank).transpose().to_owned()) * factor;

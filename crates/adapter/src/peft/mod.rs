@@ -173,14 +173,7 @@ fn convert(
             );
         }
         let keys = Keys { path, kind: layer.kind() };
-        let values = |i: usize| {
-            let data = initial[i].clone().try_into_vec::<f32>();
-            data.map_err(|error| AdapterError::Device {
-                tensor: path.clone(),
-                reason: format!("{error:?}"),
-            })
-        };
-        let (a0, b0) = (values(0)?, values(1)?);
+        let [a0, b0] = &**initial;
         let a = tensors.get_mut(&keys.a()).expect("it was gathered");
         let rank = a.shape[0];
         a.shape[0] *= 2;

@@ -164,6 +164,11 @@ pub fn vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.inner().into_data().try_into_vec().unwrap()
 }
 
+/// A product in float32: Burn's own rounds to TF32 on CUDA.
+pub fn matmul(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    burn_lora_quant::Gemm::new().run(a, b)
+}
+
 /// The largest absolute difference.
 pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());

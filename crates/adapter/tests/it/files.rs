@@ -191,19 +191,20 @@ fn residual_adapters_convert() {
         let trained = model.forward(tokens(&device));
         assert!(max_difference(before, trained.clone()) > 1e-2);
 
-        let (plain, raw) = (folder(), folder());
+        let (plain, raw, exported) = (folder(), folder(), folder());
         model.save_adapter("default", &plain).unwrap();
+        model.export_adapter("default", &exported).unwrap();
         model.save_adapter_as_is("default", &raw).unwrap();
         let config = json(&plain.path().join("adapter_config.json"));
         assert_eq!(config["r"], 8);
         assert_eq!(config["rank_pattern"]["down_proj"], 4);
         assert_eq!(config["init_lora_weights"], true);
         assert_eq!(json(&raw.path().join("adapter_config.json"))["init_lora_weights"], init.name());
-        for file in [&plain, &raw] {
+        for (what, file) in [("plain", &plain), ("raw", &raw), ("exported", &exported)] {
             let mut again = Tiny::load("gqa", &device);
             again.load_adapter("default", file).unwrap();
             let worst = max_difference(again.forward(tokens(&device)), trained.clone());
-            assert!(worst < 2e-4, "{init:?} {worst}");
+            assert!(worst < 2e-4, "{init:?}, {what}: {worst}");
         }
     }
 }

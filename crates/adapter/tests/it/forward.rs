@@ -9,7 +9,7 @@ use burn::{
 use burn_lora_adapter::{
     Adaptable, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig, Selection, adaptable,
 };
-use burn_lora_quant::QuantConfig;
+use burn_lora_quant::{Gemm, QuantConfig};
 
 /// Every kind of update, with alpha ≠ rank; named.
 fn variants() -> Vec<(&'static str, LoraConfig)> {
@@ -125,7 +125,7 @@ fn outputs_and_gradients_are_those_of_the_definition() {
             let leaf = |tensor: Tensor<2>| tensor.inner().autodiff().require_grad();
             let (a, b) = (leaf(lora.lora_a.val()), leaf(lora.lora_b.val()));
             let x2 = x.autodiff().require_grad();
-            let w = model.linear.weight().autodiff() + b.clone().matmul(a.clone()) * (10.0 / 4.0);
+            let w = model.linear.weight().autodiff() + matmul(b.clone(), a.clone()) * (10.0 / 4.0);
             let w = match &lora.magnitude {
                 None => w,
                 Some(magnitude) => {
@@ -134,7 +134,8 @@ fn outputs_and_gradients_are_those_of_the_definition() {
                 }
             };
             let bias = model.linear.bias().unwrap().val().inner().autodiff();
-            let expected = x2.clone().matmul(w.transpose().unsqueeze()) + bias.unsqueeze();
+            let product = Gemm::new().trans_rhs().run(x2.clone(), w.unsqueeze());
+            let expected = product + bias.unsqueeze();
             let case = format!("packed {packed}, dora {dora}");
             let worst = max_difference(y, expected.clone());
             assert!(worst < 2e-5, "{case}: {worst}");

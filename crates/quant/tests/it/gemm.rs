@@ -122,6 +122,8 @@ fn orientations_batches_and_sums() {
                 (3, [16, 8, 24], true),
                 (1, [1, 40, 9], true),
                 (2, [64, 1, 5], false),
+                (1, [21, 64, 2], true),
+                (1, [21, 2, 64], true),
             ] {
                 check(&Case { batch, dims, trans, add }, FloatDType::F32, 1e-5, &device);
             }
