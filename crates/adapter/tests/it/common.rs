@@ -2,10 +2,7 @@
 
 use burn::{
     module::Module,
-    tensor::{
-        DType, Device, Int, Tensor, TensorData,
-        activation::{silu, tanh},
-    },
+    tensor::{DType, Device, Int, Tensor, TensorData, activation::silu},
 };
 use burn_lora_adapter::{Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, adaptable};
 use safetensors::SafeTensors;
@@ -93,17 +90,24 @@ impl Tiny {
         let mut h = self.model.embed_tokens.forward(tokens);
         for layer in &self.model.layers {
             let attention = &layer.self_attn;
-            let q = tanh(attention.q_proj.forward(h.clone()));
+            let q = squash(attention.q_proj.forward(h.clone()));
             let kv =
-                tanh(attention.k_proj.forward(h.clone()) * attention.v_proj.forward(h.clone()));
+                squash(attention.k_proj.forward(h.clone()) * attention.v_proj.forward(h.clone()));
             let repeat = q.dims()[2] / kv.dims()[2];
             let mixed = q * Tensor::cat(vec![kv; repeat], 2);
-            h = tanh(h + attention.o_proj.forward(mixed));
+            h = squash(h + attention.o_proj.forward(mixed));
             let gate = silu(layer.mlp.gate_proj.forward(h.clone()));
-            h = tanh(h.clone() + layer.mlp.down_proj.forward(gate * layer.mlp.up_proj.forward(h)));
+            h = squash(
+                h.clone() + layer.mlp.down_proj.forward(gate * layer.mlp.up_proj.forward(h)),
+            );
         }
         self.lm_head.forward(h * self.model.norm.val().unsqueeze())
     }
+}
+
+/// Into (-1, 1), smoothly and without an overflow on any device.
+fn squash(x: Tensor<3>) -> Tensor<3> {
+    x.clone() / (x.abs() + 1.0)
 }
 
 /// A batch of three sequences.

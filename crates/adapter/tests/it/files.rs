@@ -189,7 +189,8 @@ fn residual_adapters_convert() {
             }
         }
         let trained = model.forward(tokens(&device));
-        assert!(max_difference(before, trained.clone()) > 1e-2);
+        let change = max_difference(before, trained.clone());
+        assert!(change > 2e-3, "{change}");
 
         let (plain, raw, exported) = (folder(), folder(), folder());
         model.save_adapter("default", &plain).unwrap();
@@ -204,7 +205,7 @@ fn residual_adapters_convert() {
             let mut again = Tiny::load("gqa", &device);
             again.load_adapter("default", file).unwrap();
             let worst = max_difference(again.forward(tokens(&device)), trained.clone());
-            assert!(worst < 2e-4, "{init:?}, {what}: {worst}");
+            assert!(worst < 1e-5, "{init:?}, {what}: {worst}");
         }
     }
 }

@@ -207,7 +207,7 @@ fn dropout_is_for_training() {
     let mut model = Tiny::load("gqa", &device);
     let lora = LoraConfig::new(4, 12).targets(["q_proj"]).init(Init::Random).dropout(0.5);
     model.add_adapter("default", &lora).unwrap();
-    let x = Tensor::<2>::ones([400, 64], &device);
+    let x = Tensor::<2>::ones([8000, 64], &device);
     let run = |model: &Tiny| model.model.layers[0].self_attn.q_proj.forward(x.clone());
     let expected = run(&model);
     assert_eq!(max_difference(run(&model), expected.clone()), 0.0);
@@ -215,7 +215,8 @@ fn dropout_is_for_training() {
     let dropped = run(&training);
     assert!(max_difference(dropped.clone(), expected.clone()) > 1e-3);
     let mean = max_difference(dropped.mean_dim(0), expected.clone().mean_dim(0));
-    assert!(mean < 0.15, "{mean}");
+    // A standard deviation of the mean is about 0.02.
+    assert!(mean < 0.1, "{mean}");
     assert_eq!(max_difference(run(&training.valid()), expected), 0.0);
 }
 
