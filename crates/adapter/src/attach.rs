@@ -11,7 +11,7 @@ use crate::{
         random, residual,
     },
     layer::{AdaptedLayer, LayerKind, SavedModule},
-    lora::{LoraAdapter, squared_norms},
+    lora::LoraAdapter,
     model::LayersMut,
     selection::{BASE, Selection},
     targets::{Candidate, MatchReport, Matcher, Plan},
@@ -62,7 +62,7 @@ pub(crate) fn add(
 ) -> Result<MatchReport, AdapterError> {
     let (mut plans, mut report) = plan(&layers, head, config, true)?;
     check_name(&layers, name)?;
-    check_plans(&layers, &plans, config)?;
+    check_plans(&layers, &plans, config, false)?;
     let mut config = config.clone();
     if let Init::Eva { rho } = config.init {
         let inputs = inputs.ok_or_else(|| AdapterError::State {
@@ -93,33 +93,47 @@ pub(crate) fn add(
             return Err(error);
         }
     }
-    finish(layers, name, &config);
+    finish(layers, name);
     Ok(report)
 }
 
-/// What only the layers can tell: whether they have room for the rank and know the initialisation.
-fn check_plans(
+/// What only the layers can tell: whether they have room for the rank, know the initialisation and
+/// can be decomposed. Of an adapter that is `loaded` the initialisation is history, but for what it
+/// took out of the base.
+pub(crate) fn check_plans(
     layers: &LayersMut<'_>,
     plans: &[Option<Plan>],
     config: &LoraConfig,
+    loaded: bool,
 ) -> Result<(), AdapterError> {
     for ((path, layer), plan) in layers.iter().zip(plans) {
         let Some(Plan::Lora { rank, .. }) = plan else { continue };
         let error = |reason: String| Err(AdapterError::Layer { layer: path.clone(), reason });
         let random = matches!(config.init, Init::Kaiming | Init::Random | Init::Gaussian);
         if layer.kind() == LayerKind::Embedding && !random {
+            if loaded {
+                continue;
+            }
             let name = config.init.name();
             return error(format!("an embedding has no `{name}` initialisation: exclude it"));
         }
         let most = layer.shape().into_iter().min().unwrap_or(0);
-        let decomposed = config.init.is_residual()
-            || matches!(config.init, Init::Loftq { .. } | Init::Eva { .. });
-        if decomposed && *rank > most {
+        let loftq = matches!(config.init, Init::Loftq { .. });
+        let decomposed = config.init.is_residual() || loftq;
+        let eva = matches!(config.init, Init::Eva { .. }) && !loaded;
+        if (decomposed || eva) && *rank > most {
             let shape = layer.shape();
             return error(format!("rank {rank} of a weight {shape:?}: at most {most}"));
         }
-        if matches!(config.init, Init::Loftq { .. }) && layer.packed().is_some() {
+        if loftq && layer.packed().is_some() && !loaded {
             return error("LoftQ needs the weight that it quantizes: load the base dense".into());
+        }
+        if decomposed {
+            // Zero times what is not finite is no number.
+            let sum = to_vec((layer.weight() * 0.0).sum(), path)?;
+            if sum[0] != 0.0 {
+                return error("its weight has values that are not finite".into());
+            }
         }
     }
     Ok(())
@@ -155,7 +169,9 @@ pub(crate) fn attach(
     alpha: f64,
     stats: Option<&InputStats>,
 ) -> Result<(), AdapterError> {
-    let mut rng = random::generator(config.seed, path);
+    // What is taken out of the base depends on the base alone, so that it can be taken out again.
+    let seed = if config.init.is_residual() { 0 } else { config.seed };
+    let mut rng = random::generator(seed, path);
     let [out, width] = layer.shape();
     let (a, b) = ([rank, width], [out, rank]);
     let scaling = config.scaling(rank, alpha);
@@ -193,6 +209,7 @@ pub(crate) fn attach(
                 let bias = linear.base.bias().cloned();
                 linear.base = Base::Packed(PackedLinear { weight: packed, bias });
             }
+            layer.refresh();
             factors
         }
     };
@@ -201,7 +218,6 @@ pub(crate) fn attach(
         layer.set_weight(layer.weight() - lora.delta_weight());
         let host = |param: &Param<Tensor<2>>| to_vec(param.val(), path);
         lora.initial = Some(Arc::new([host(&lora.lora_a)?, host(&lora.lora_b)?]));
-        refresh(layer);
     }
     push(layer, lora);
     Ok(())
@@ -235,39 +251,42 @@ fn detach(layer: &mut dyn AdaptedLayer, name: &str) {
     {
         let weight = layer.weight() + lora.delta_weight();
         layer.set_weight(weight);
-        refresh(layer);
     }
     layer.adapters_mut().remove(name);
 }
 
-/// Measures what DoRA keeps of a frozen weight that has changed.
-pub(crate) fn refresh(layer: &mut dyn AdaptedLayer) {
-    if layer.adapters().lora.iter().any(|lora| lora.base_norm.is_some()) {
-        let norms = squared_norms(layer.weight());
-        layer.adapters_mut().lora.iter_mut().for_each(|lora| lora.refresh(&norms));
-    }
-}
-
-/// Selects the first adapter of a model; later ones wait, frozen. Biases are trained as told.
-pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str, config: &LoraConfig) {
+/// Selects the first adapter of a model; later ones wait, frozen.
+pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str) {
     let others =
         |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(other, _)| other != name);
     let first = !layers.iter().any(|(_, layer)| others(&**layer));
-    for (_, layer) in &mut layers {
-        let adapted = layer.adapters().lora(name).is_some();
-        let adapters = layer.adapters_mut();
-        if first {
-            adapters.selection = Selection::adapters([name]);
+    if first {
+        for (_, layer) in &mut layers {
+            layer.adapters_mut().selection = Selection::adapters([name]);
         }
-        let selected = adapters.selection.clone();
-        adapters.train_only(&selected.names());
-        let train_bias = match config.bias {
-            Bias::None => false,
-            Bias::All => true,
-            Bias::LoraOnly => adapted,
+    }
+    train_selected(layers);
+}
+
+/// Trains the adapters that are selected, and the biases that they train; freezes the others.
+pub(crate) fn train_selected(layers: LayersMut<'_>) {
+    let mut biases: BTreeMap<String, Bias> = BTreeMap::new();
+    for (_, layer) in &layers {
+        let configs = layer.adapters().configs();
+        biases.extend(configs.map(|(name, config)| (name.to_owned(), config.bias)));
+    }
+    let none = biases.values().all(|bias| *bias == Bias::None);
+    for (_, layer) in layers {
+        let selection = layer.adapters().selection.clone();
+        layer.adapters_mut().train_only(&selection.names());
+        let trains = |name: &&str| match biases.get(*name) {
+            None | Some(Bias::None) => false,
+            Some(Bias::All) => true,
+            Some(Bias::LoraOnly) => layer.adapters().lora(name).is_some(),
         };
-        if train_bias && let Some(bias) = layer.bias_mut() {
-            *bias = bias.clone().set_require_grad(true);
+        let trained = selection.names().iter().any(trains);
+        if !none && let Some(bias) = layer.bias_mut() {
+            *bias = bias.clone().set_require_grad(trained);
         }
     }
 }

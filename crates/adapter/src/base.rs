@@ -114,6 +114,23 @@ impl Base {
         }
     }
 
+    /// `x · Wᵀ` for a few rows of float32, without bias and without a copy of the weight: from the
+    /// codes, or in the dtype of a dense weight.
+    pub(crate) fn few_rows_product(&self, x: Tensor<2>) -> Tensor<2> {
+        /// So many rows are computed from the codes; for more the weight would be decoded.
+        const ROWS: usize = 8;
+        match self {
+            Self::Dense(dense) => {
+                let weight = dense.weight.val().inner();
+                dense_product(x.cast(weight.dtype()), weight).cast(FloatDType::F32)
+            }
+            Self::Packed(packed) => {
+                let chunks = x.split(ROWS, 0).into_iter().map(|rows| packed.weight.matmul(rows));
+                Tensor::cat(chunks.collect(), 0)
+            }
+        }
+    }
+
     /// The weight decoded, in float32.
     pub(crate) fn weight(&self) -> Tensor<2> {
         match self {

@@ -193,9 +193,11 @@ impl LoraConfig {
         self
     }
 
-    /// The layers of the decoder to adapt, by index; only with targets by name.
+    /// The layers of the decoder to adapt, by index; only with targets by name. None is all of them,
+    /// and a target that is a whole path is adapted wherever it lies.
     pub fn layers(mut self, layers: impl IntoIterator<Item = usize>) -> Self {
-        self.layers = Some(layers.into_iter().collect());
+        self.layers =
+            Some(layers.into_iter().collect()).filter(|layers: &Vec<_>| !layers.is_empty());
         self
     }
 

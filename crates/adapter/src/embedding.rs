@@ -118,11 +118,12 @@ impl AdaptedLayer for AdaptedEmbedding {
         let dtype = self.weight.val().dtype();
         let weight = Param::from_tensor(weight.transpose().cast(dtype));
         self.weight = weight.set_require_grad(false);
+        self.refresh();
     }
 
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
-        let weight = self.weight.val().cast(x.dtype());
-        Gemm::new().run(x, weight)
+        let weight = self.weight.val().inner();
+        Gemm::new().run(x.cast(weight.dtype()), weight).cast(FloatDType::F32)
     }
 }
 

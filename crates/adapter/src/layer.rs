@@ -1,6 +1,11 @@
 //! What every layer that can carry adapters has in common.
 
-use crate::{config::LoraConfig, linear::AdaptedLinear, lora::LoraAdapter, selection::Selection};
+use crate::{
+    config::LoraConfig,
+    linear::AdaptedLinear,
+    lora::{LoraAdapter, squared_norms},
+    selection::Selection,
+};
 use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor},
@@ -81,7 +86,17 @@ pub trait AdaptedLayer {
     /// Puts a weight in the place of the frozen one: in its dtype, or quantized as it was.
     fn set_weight(&mut self, weight: Tensor<2>);
 
-    /// The product with the frozen weight, `x · Wᵀ`, without bias.
+    /// Measures what DoRA keeps of the frozen weight again, after it was changed by other means than
+    /// [`set_weight`](Self::set_weight).
+    fn refresh(&mut self) {
+        if self.adapters().lora.iter().any(|lora| lora.base_norm.is_some()) {
+            let norms = squared_norms(self.weight());
+            self.adapters_mut().lora.iter_mut().for_each(|lora| lora.refresh(&norms));
+        }
+    }
+
+    /// The product of a few rows with the frozen weight, `x · Wᵀ`, without bias and in float32; it is
+    /// computed without a copy of the weight.
     ///
     /// # Shapes
     /// - x: `[rows, in]`
@@ -208,6 +223,11 @@ impl Adapters {
     /// The copy that an adapter trains whole.
     pub fn saved(&self, name: &str) -> Option<&SavedModule> {
         self.saved.iter().find(|saved| saved.name() == name)
+    }
+
+    /// The same, to change.
+    pub fn saved_mut(&mut self, name: &str) -> impl Iterator<Item = &mut SavedModule> {
+        self.saved.iter_mut().filter(move |saved| saved.name() == name)
     }
 
     /// The names of the adapters that this layer has, with their settings.

@@ -42,7 +42,7 @@ use burn_lora_quant::{PackedLinear, PackedWeight, QuantConfig, QuantError};
 /// ```
 #[derive(Module, Debug)]
 pub struct AdaptedLinear {
-    /// The frozen part.
+    /// The frozen part. Call [`refresh`](AdaptedLayer::refresh) after a change of its weight.
     pub base: Base,
     adapters: Adapters,
     /// The packed base as it was before adapters were merged into it.
@@ -72,6 +72,7 @@ impl AdaptedLinear {
     pub fn quantize(mut self, config: &QuantConfig) -> Result<Self, QuantError> {
         if let Base::Dense(dense) = &self.base {
             self.base = self.base.with_packed(dense.weight.val(), config)?;
+            self.refresh();
         }
         Ok(self)
     }
@@ -135,6 +136,11 @@ impl AdaptedLinear {
             let shape = [rows.len()];
             Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &device)
         };
+        let adapters = &self.adapters;
+        let here = |name: &String| adapters.lora(name).is_some() || adapters.saved(name).is_some();
+        if !rows.iter().any(here) {
+            return add_bias(self.base.product(x), self.base.bias());
+        }
         let base = self.base.product(x.clone());
         let (groups, position) = Selection::groups(rows);
         let parts = groups.into_iter().map(|(name, rows)| {
@@ -205,10 +211,11 @@ impl AdaptedLayer for AdaptedLinear {
                 self.base.with_packed(weight, &config).expect("the settings of a packed weight")
             }
         };
+        self.refresh();
     }
 
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
-        self.base.product(x)
+        self.base.few_rows_product(x)
     }
 
     fn bias(&self) -> Option<&Param<Tensor<1>>> {

@@ -52,6 +52,8 @@ pub struct LoraAdapter {
     config: Arc<LoraConfig>,
     #[module(skip)]
     scaling: f64,
+    #[module(skip)]
+    frozen_a: bool,
     /// A and B before training, where the base gave up `scaling · B · A`. On the host, and not as
     /// Burn's data: what a read from CUDA hands out is written over by a later read.
     #[module(skip)]
@@ -77,6 +79,7 @@ impl LoraAdapter {
             name: name.to_owned(),
             config,
             scaling,
+            frozen_a: false,
             initial: None,
         }
     }
@@ -209,11 +212,17 @@ impl LoraAdapter {
         }
     }
 
+    /// Freezes A for good.
+    pub(crate) fn freeze_a(&mut self) {
+        self.frozen_a = true;
+        self.lora_a = self.lora_a.clone().set_require_grad(false);
+    }
+
     /// Sets whether A, B and the magnitude are trained.
     pub(crate) fn set_require_grad(&mut self, require_grad: bool) {
-        for param in [&mut self.lora_a, &mut self.lora_b] {
-            *param = param.clone().set_require_grad(require_grad);
-        }
+        let train_a = require_grad && !self.frozen_a;
+        self.lora_a = self.lora_a.clone().set_require_grad(train_a);
+        self.lora_b = self.lora_b.clone().set_require_grad(require_grad);
         if let Some(magnitude) = &mut self.magnitude {
             *magnitude = magnitude.clone().set_require_grad(require_grad);
         }

@@ -136,9 +136,10 @@ pub(crate) fn merge(
     }
     for (path, layer) in &layers {
         for lora in layer.adapters().active(&names) {
-            for (name, param) in [("lora_A", &lora.lora_a), ("lora_B", &lora.lora_b)] {
-                let name = format!("{path}.{name}");
-                if to_vec(param.val(), &name)?.iter().any(|value| !value.is_finite()) {
+            let magnitude = lora.magnitude.as_ref().map(|m| m.val().unsqueeze::<2>());
+            let values = [lora.lora_a.val(), lora.lora_b.val()].into_iter().chain(magnitude);
+            for tensor in values {
+                if to_vec(tensor, path)?.iter().any(|value| !value.is_finite()) {
                     let reason =
                         format!("adapter `{}` has values that are not finite", lora.name());
                     return Err(AdapterError::Layer { layer: path.clone(), reason });
@@ -170,14 +171,18 @@ fn merge_layer(
     packed: PackedMerge,
     path: &str,
 ) -> Result<Option<[f64; 2]>, AdapterError> {
-    let mut exact = layer.weight();
+    let weight = layer.weight();
+    let mut exact = weight.clone();
     let mut merged = vec![];
     for lora in layer.adapters().active(names) {
-        exact = exact + lora.delta_weight();
         let factor = lora.dora_factor(layer).map(Tensor::inner);
-        if let Some(factor) = &factor {
-            exact = exact * factor.clone().unsqueeze_dim(1);
-        }
+        exact = match &factor {
+            None => exact + lora.delta_weight(),
+            Some(factor) => {
+                let factor = factor.clone().unsqueeze_dim::<2>(1);
+                exact + weight.clone() * (factor.clone() - 1.0) + lora.delta_weight() * factor
+            }
+        };
         let factor = factor.map(|factor| Param::from_tensor(factor).set_require_grad(false));
         merged.push(Merged { factor, name: lora.name().to_owned() });
     }
@@ -221,15 +226,25 @@ pub(crate) fn unmerge(layers: LayersMut<'_>) {
         if merged.is_empty() {
             continue;
         }
-        let mut weight = layer.weight();
-        for Merged { factor, name } in merged.into_iter().rev() {
-            if let Some(factor) = factor {
-                weight = weight / factor.val().inner().unsqueeze_dim(1);
-            }
+        // What was merged is `W + Σ (f - 1)·W + Σ f·s·B·A`, where f is 1 without DoRA.
+        let mut sum = layer.weight();
+        let mut scale: Option<Tensor<2>> = None;
+        for Merged { factor, name } in merged {
             let lora = layer.adapters().lora(&name).expect("a merged adapter cannot be deleted");
-            weight = weight - lora.delta_weight();
+            sum = sum
+                - match factor.map(|factor| factor.val().inner().unsqueeze_dim::<2>(1)) {
+                    None => lora.delta_weight(),
+                    Some(factor) => {
+                        let more = factor.clone() - 1.0;
+                        scale = Some(scale.map_or(factor.clone(), |scale| scale + more));
+                        lora.delta_weight() * factor
+                    }
+                };
         }
-        layer.set_weight(weight);
+        layer.set_weight(match scale {
+            None => sum,
+            Some(scale) => sum / scale,
+        });
     }
 }
 

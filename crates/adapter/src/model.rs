@@ -136,12 +136,14 @@ pub trait Adaptable {
     /// ```
     ///
     /// # Errors
-    /// Settings that cannot be used, or that match nothing; a name that is taken.
+    /// Settings that cannot be used, or that match nothing; a name that is taken; adapters that are
+    /// merged.
     fn add_adapter(
         &mut self,
         name: &str,
         config: &LoraConfig,
     ) -> Result<MatchReport, AdapterError> {
+        check_unmerged(self, "add_adapter")?;
         let head = self.output_head().to_owned();
         attach::add(self.layers_mut(), &head, name, config, None)
     }
@@ -175,6 +177,7 @@ pub trait Adaptable {
         config: &LoraConfig,
         inputs: &BTreeMap<String, InputStats>,
     ) -> Result<MatchReport, AdapterError> {
+        check_unmerged(self, "add_adapter")?;
         let head = self.output_head().to_owned();
         attach::add(self.layers_mut(), &head, name, config, Some(inputs))
     }
@@ -242,10 +245,11 @@ pub trait Adaptable {
     /// An adapter that is not there; adapters that are merged.
     fn select(&mut self, selection: Selection) -> Result<(), AdapterError> {
         check_selection(self, &selection)?;
-        for (_, layer) in self.layers_mut() {
+        let mut layers = self.layers_mut();
+        for (_, layer) in &mut layers {
             layer.adapters_mut().selection = selection.clone();
-            layer.adapters_mut().train_only(&selection.names());
         }
+        attach::train_selected(layers);
         Ok(())
     }
 
@@ -326,11 +330,7 @@ pub trait Adaptable {
         for (_, layer) in self.layers_mut() {
             let adapters = layer.adapters_mut();
             adapters.remove(name);
-            let left = adapters.selection.names();
-            if left.contains(&name) {
-                let left = left.into_iter().filter(|other| *other != name);
-                adapters.selection = Selection::adapters(left);
-            }
+            adapters.selection = adapters.selection.without(name);
         }
         Ok(())
     }
@@ -356,7 +356,7 @@ pub trait Adaptable {
     /// as fast as without adapters; [`unmerge`](Self::unmerge) undoes it.
     ///
     /// # Errors
-    /// Adapters that are merged already, or selected by rows; a weight that would not be finite (no
+    /// Adapters that are merged already, or selected by rows; adapters whose values are not finite (no
     /// layer is changed then).
     fn merge(&mut self, packed: PackedMerge) -> Result<MergeReport, AdapterError> {
         check_unmerged(self, "merge")?;
@@ -441,7 +441,7 @@ pub trait Adaptable {
         check_known(self, name)?;
         for (_, layer) in self.layers_mut() {
             if let Some(lora) = layer.adapters_mut().lora_mut(name) {
-                lora.lora_a = lora.lora_a.clone().set_require_grad(false);
+                lora.freeze_a();
             }
         }
         Ok(())
@@ -510,6 +510,7 @@ pub trait Adaptable {
     where
         Self: Sized,
     {
+        check_unmerged(self, "load_adapter")?;
         let head = self.output_head().to_owned();
         peft::load(self.layers_mut(), &head, name, folder.as_ref())
     }
@@ -561,7 +562,7 @@ pub trait Adaptable {
     ///
     /// model.quantize_base(&QuantConfig::nf4())?;
     /// assert!(model.linear.packed().is_some());
-    /// model.dequantize_base(FloatDType::BF16);
+    /// model.dequantize_base(FloatDType::BF16)?;
     /// assert!(model.linear.packed().is_none());
     /// # Ok::<_, AdapterError>(())
     /// ```
@@ -576,19 +577,25 @@ pub trait Adaptable {
             let Some(linear) = layer.as_linear_mut().filter(|_| dense) else { continue };
             let weight = linear.base.weight();
             linear.base = linear.base.with_packed(weight, config)?;
-            attach::refresh(layer);
+            layer.refresh();
         }
         Ok(())
     }
 
     /// Makes packed bases dense.
-    fn dequantize_base(&mut self, dtype: FloatDType) {
+    ///
+    /// # Errors
+    /// Layers with merged adapters.
+    fn dequantize_base(&mut self, dtype: FloatDType) -> Result<(), AdapterError> {
+        check_unmerged(self, "dequantize_base")?;
         for (_, layer) in self.layers_mut() {
             let packed = layer.packed().is_some();
             if let Some(linear) = layer.as_linear_mut().filter(|_| packed) {
                 linear.base = linear.base.with_dense(linear.base.weight(), dtype);
+                layer.refresh();
             }
         }
+        Ok(())
     }
 }
 

@@ -59,6 +59,16 @@ impl Selection {
         unique
     }
 
+    /// The same without an adapter: its rows run with the base.
+    pub(crate) fn without(&self, name: &str) -> Self {
+        match self {
+            Self::Adapters(names) => Self::adapters(names.iter().filter(|other| *other != name)),
+            Self::Rows(rows) => {
+                Self::rows(rows.iter().map(|row| if row == name { BASE } else { row }))
+            }
+        }
+    }
+
     /// The rows of each adapter of a batch, and last where each row of the batch is then found.
     pub(crate) fn groups(rows: &[String]) -> (Vec<(&String, Vec<usize>)>, Vec<usize>) {
         let mut groups: Vec<(&String, Vec<usize>)> = vec![];

@@ -36,13 +36,21 @@ impl<'a> Names<'a> {
         })
     }
 
-    /// The index of the name that matches.
-    fn find(&self, path: &str) -> Option<usize> {
+    /// The indices of the names that match.
+    fn find(&self, path: &str) -> Vec<usize> {
         match self {
-            Self::List(names) => names.iter().position(|name| is_suffix(path, name)),
-            Self::Regex(pattern) => matches(pattern, path).then_some(0),
-            Self::AllLinear => Some(0),
+            Self::List(names) => {
+                let named = names.iter().enumerate().filter(|(_, name)| is_suffix(path, name));
+                named.map(|(i, _)| i).collect()
+            }
+            Self::Regex(pattern) => matches(pattern, path).then_some(0).into_iter().collect(),
+            Self::AllLinear => vec![0],
         }
+    }
+
+    /// Whether the whole path is a name.
+    fn is_whole(&self, path: &str) -> bool {
+        matches!(self, Self::List(names) if names.iter().any(|name| name == path))
     }
 }
 
@@ -201,31 +209,42 @@ impl<'a> Matcher<'a> {
             .iter()
             .map(|layer| {
                 let path = layer.path;
-                if self.exclude.as_ref().is_some_and(|names| names.find(path).is_some()) {
-                    used.exclude = true;
-                    return None;
-                }
-                let saves_it = |(name, regex): &(&str, Regex)| {
+                let saves_it = |(_, (name, regex)): &(usize, &(&str, Regex))| {
                     matches(regex, path) || prefixes(path).any(|prefix| prefix.ends_with(name))
                 };
-                if let Some(i) = self.save.iter().position(saves_it) {
-                    saves[i] += 1;
+                let saved = self.save.iter().enumerate().filter(saves_it).map(|(i, _)| i);
+                let saved: Vec<_> = saved.inspect(|i| saves[*i] += 1).collect();
+                if !saved.is_empty() {
                     return Some(Plan::Save);
+                }
+                if self.exclude.as_ref().is_some_and(|names| !names.find(path).is_empty()) {
+                    used.exclude = true;
+                    return None;
                 }
                 let adaptable = match (&self.targets, layer.kind) {
                     (Names::AllLinear, kind) => kind == LayerKind::Linear && !layer.is_head,
                     (_, kind) => kind != LayerKind::Vector,
                 };
-                let hit = self.targets.find(path).filter(|_| adaptable)?;
-                hits[hit] += 1;
-                if let Some(wanted) = &config.layers {
+                let found = if adaptable { self.targets.find(path) } else { vec![] };
+                if found.is_empty() {
+                    return None;
+                }
+                if let Some(wanted) = &config.layers
+                    && !self.targets.is_whole(path)
+                {
                     let layer = self.layer_of(path).filter(|layer| wanted.contains(layer))?;
                     used.layers.push(layer);
                 }
-                let pattern = self.ranks.iter().position(|(_, regex, _)| matches(regex, path));
-                let alpha = self.alphas.iter().position(|(_, regex, _)| matches(regex, path));
-                used.ranks.extend(pattern);
-                used.alphas.extend(alpha);
+                found.into_iter().for_each(|i| hits[i] += 1);
+                let all = |patterns: &mut dyn Iterator<Item = &Regex>| -> Vec<usize> {
+                    let hits = patterns.enumerate().filter(|(_, regex)| matches(regex, path));
+                    hits.map(|(i, _)| i).collect()
+                };
+                let ranks = all(&mut self.ranks.iter().map(|(_, regex, _)| regex));
+                let alphas = all(&mut self.alphas.iter().map(|(_, regex, _)| regex));
+                let (pattern, alpha) = (ranks.first().copied(), alphas.first().copied());
+                used.ranks.extend(ranks);
+                used.alphas.extend(alphas);
                 Some(Plan::Lora {
                     rank: pattern.map_or(config.rank, |i| self.ranks[i].2),
                     alpha: alpha.map_or(config.alpha, |i| self.alphas[i].2),
@@ -270,6 +289,16 @@ impl<'a> Matcher<'a> {
         let mut miss = |field, name: &str, what, near| {
             missed.push(AdapterError::NoMatch { field, name: name.to_owned(), what, near });
         };
+        for layer in self.config.layers.iter().flatten().filter(|l| !used.layers.contains(l)) {
+            let mut there: Vec<_> = layers.iter().filter_map(|l| self.layer_of(l.path)).collect();
+            there.sort_unstable();
+            there.dedup();
+            let near = match (there.first(), there.last()) {
+                (Some(first), Some(last)) => format!("its layers are {first} to {last}"),
+                _ => "its paths have no layer numbers".into(),
+            };
+            miss("layers_to_transform", &layer.to_string(), "adapted layer", near);
+        }
         for (name, _) in self.labels().iter().zip(hits).filter(|(_, count)| **count == 0) {
             let there = layers.iter().any(|layer| is_suffix(layer.path, name));
             let near = match there {
@@ -292,16 +321,6 @@ impl<'a> Matcher<'a> {
             if !used.alphas.contains(&i) {
                 miss("alpha_pattern", key, "adapted layer", near(key, layers));
             }
-        }
-        for layer in self.config.layers.iter().flatten().filter(|l| !used.layers.contains(l)) {
-            let mut there: Vec<_> = layers.iter().filter_map(|l| self.layer_of(l.path)).collect();
-            there.sort_unstable();
-            there.dedup();
-            let near = match (there.first(), there.last()) {
-                (Some(first), Some(last)) => format!("its layers are {first} to {last}"),
-                _ => "its paths have no layer numbers".into(),
-            };
-            miss("layers_to_transform", &layer.to_string(), "adapted layer", near);
         }
         if let (Some(exclude), false) = (&self.config.exclude, used.exclude) {
             tracing::warn!("exclude_modules matches no layer: {exclude:?}");

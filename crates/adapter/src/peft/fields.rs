@@ -221,6 +221,7 @@ impl Fields {
         let asked = [
             ("alora_invocation_tokens", self.alora_invocation_tokens.is_some()),
             ("arrow_config", self.arrow_config.is_some()),
+            ("ensure_weight_tying", self.ensure_weight_tying),
             ("kasa_config", self.kasa_config.is_some()),
             ("layer_replication", self.layer_replication.is_some()),
             ("lora_bias", self.lora_bias),

@@ -54,6 +54,11 @@ impl Keys<'_> {
         self.key("lora_magnitude_vector")
     }
 
+    /// The weight of the base, which PEFT adds to the update of an embedding or a head.
+    fn base_weight(&self) -> String {
+        self.key("base_layer.weight")
+    }
+
     /// The bias of the base; of a layer with an update it is one level down.
     fn base_bias(&self, adapted: bool) -> String {
         self.key(if adapted { "base_layer.bias" } else { "bias" })
@@ -125,6 +130,13 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<(LoraConfig, HostTensors), 
         if let Some((key, bias)) = trained_bias(path, *layer, name, &config) {
             tensors.insert(key, host(bias, path)?);
         }
+    }
+    if let Init::Loftq { config, .. } = config.init
+        && config != burn_lora_quant::QuantConfig::nf4()
+    {
+        tracing::warn!(
+            "the file cannot say that LoftQ was made for {config:?}: load it onto a base packed so"
+        );
     }
     if config.targets == Some(Targets::AllLinear) {
         config.targets = Some(Targets::Names(minimal(&adapted, &others)));
@@ -205,6 +217,7 @@ pub(crate) fn load(
     let planned = attach::plan(&layers, head, &config, false);
     let (plans, report) =
         planned.map_err(|error| file::format(&folder.join(file::CONFIG), error.to_string()))?;
+    attach::check_plans(&layers, &plans, &config, true)?;
     check(&layers, &plans, &config, &tensors, &folder.join(TENSORS))?;
 
     let config = Arc::new(config);
@@ -218,6 +231,13 @@ pub(crate) fn load(
                 let values = |tensor: Option<Vec<f32>>| tensor.expect("it was checked");
                 let a = tensor(values(take(keys.a())), [rank, width], &device);
                 let b = tensor(values(take(keys.b())), [out, rank], &device);
+                if let Some(values) = take(keys.base_weight()) {
+                    let weight = match layer.kind() {
+                        LayerKind::Embedding => tensor(values, [width, out], &device).transpose(),
+                        _ => tensor(values, [out, width], &device),
+                    };
+                    layer.set_weight(weight.inner());
+                }
                 let magnitude = take(keys.magnitude()).map(|m| tensor(m, [out], &device));
                 attach_loaded(&mut **layer, path, name, &config, alpha, [a, b], magnitude)?;
             }
@@ -242,7 +262,7 @@ pub(crate) fn load(
             *bias = bias.clone().map(|_| tensor(values, shape, &device).cast(dtype));
         }
     }
-    attach::finish(layers, name, &config);
+    attach::finish(layers, name);
     Ok(report)
 }
 
@@ -258,7 +278,7 @@ fn attach_loaded(
     magnitude: Option<Tensor<1>>,
 ) -> Result<(), AdapterError> {
     let quantizes = matches!(config.init, Init::Loftq { .. }) && layer.packed().is_none();
-    if config.init.is_residual() || quantizes {
+    if layer.kind() == LayerKind::Linear && (config.init.is_residual() || quantizes) {
         attach::attach(layer, path, name, config, a.dims()[0], alpha, None)?;
     } else {
         let lora = LoraAdapter::new(name, config.clone(), alpha, a.clone(), b.clone());
@@ -271,6 +291,15 @@ fn attach_loaded(
         *param = param.clone().map(|_| magnitude);
     }
     Ok(())
+}
+
+/// The shape that a layer's weight has in files.
+fn file_shape(kind: LayerKind, [out, width]: [usize; 2]) -> Vec<usize> {
+    match kind {
+        LayerKind::Linear => vec![out, width],
+        LayerKind::Embedding => vec![width, out],
+        LayerKind::Vector => vec![out],
+    }
 }
 
 /// Whether the file has what the settings and the model ask for, and nothing else.
@@ -291,17 +320,16 @@ fn check(
             Some(Plan::Lora { rank, .. }) => {
                 expected.push((keys.a(), vec![*rank, width]));
                 expected.push((keys.b(), vec![out, *rank]));
+                if tensors.contains_key(&keys.base_weight()) {
+                    let shape = file_shape(layer.kind(), [out, width]);
+                    expected.push((keys.base_weight(), shape));
+                }
                 if config.dora {
                     expected.push((keys.magnitude(), vec![out]));
                 }
             }
             Some(Plan::Save) => {
-                let shape = match layer.kind() {
-                    LayerKind::Linear => vec![out, width],
-                    LayerKind::Embedding => vec![width, out],
-                    LayerKind::Vector => vec![out],
-                };
-                expected.push((keys.key("weight"), shape));
+                expected.push((keys.key("weight"), file_shape(layer.kind(), [out, width])));
                 if bias {
                     expected.push((keys.key("bias"), vec![out]));
                 }

@@ -187,6 +187,14 @@ pub fn max_difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
     difference(&vec(a), &vec(b))
 }
 
+/// Makes the copies of an adapter others than their bases.
+pub fn train_copies(model: &mut Tiny, name: &str) {
+    for (_, layer) in model.layers_mut() {
+        let copies = layer.adapters_mut().saved_mut(name);
+        copies.for_each(|copy| copy.weight = copy.weight.clone().map(|w| w * 1.3 + 0.02));
+    }
+}
+
 /// A folder of this test's own, removed at the end.
 pub fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()

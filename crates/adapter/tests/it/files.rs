@@ -115,6 +115,7 @@ fn saved_modules_and_embeddings() {
         report.to_string(),
         "q_proj: 3 layers, embed_tokens: 1 layer, lm_head: 1 layer, norm: 1 layer"
     );
+    train_copies(&mut model, "default");
     let out = folder();
     model.save_adapter("default", &out).unwrap();
     let file = tensors(&out.path().join("adapter_model.safetensors"));
@@ -131,6 +132,51 @@ fn saved_modules_and_embeddings() {
     assert_eq!(max_difference(again.forward(tokens(&device)), expected.clone()), 0.0);
     let base = again.with_selection(Selection::base(), |m| m.forward(tokens(&device))).unwrap();
     assert!(max_difference(base, expected) > 1e-2);
+}
+
+/// PEFT adds the base's own weight where an embedding or the head is adapted.
+#[test]
+fn files_with_base_weights_load() {
+    let device = device();
+    let mut model = Tiny::load("gqa", &device);
+    let lora = LoraConfig::new(4, 12).targets(["lm_head", "embed_tokens"]).init(Init::Random);
+    model.add_adapter("default", &lora).unwrap();
+    let out = folder();
+    model.save_adapter("default", &out).unwrap();
+    let path = out.path().join("adapter_model.safetensors");
+    let mut file = tensors(&path);
+    let base = tensors(&golden("gqa").join("model.safetensors"));
+    for layer in ["lm_head", "model.embed_tokens"] {
+        let (shape, values) = base[&format!("{layer}.weight")].clone();
+        let values = values.into_iter().map(|value| value + 0.125).collect();
+        file.insert(format!("base_model.model.{layer}.base_layer.weight"), (shape, values));
+    }
+    let views = file.iter().map(|(name, (shape, values))| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values)).unwrap())
+    });
+    fs::write(&path, safetensors::serialize(views, None::<HashMap<_, _>>).unwrap()).unwrap();
+    let mut again = Tiny::load("gqa", &device);
+    again.load_adapter("default", &out).unwrap();
+    for path in ["lm_head", "model.embed_tokens"] {
+        let change = layer(&again, path).weight() - layer(&model, path).weight();
+        assert!(max_difference(change.clone(), change.ones_like() * 0.125) < 1e-6, "{path}");
+    }
+}
+
+/// A start that only the settings tell of: ranks that a weight has no room for.
+#[test]
+fn impossible_residuals_are_errors() {
+    let mut model = Tiny::load("gqa", &device());
+    model.add_adapter("a", &LoraConfig::new(65, 130).targets(["q_proj"])).unwrap();
+    let out = folder();
+    model.save_adapter("a", &out).unwrap();
+    let config = out.path().join("adapter_config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text.replace("\"init_lora_weights\": true", "\"init_lora_weights\": \"olora\"");
+    fs::write(&config, text).unwrap();
+    let error = model.load_adapter("b", &out).unwrap_err().to_string();
+    assert!(error.contains("at most 64"), "{error}");
+    assert_eq!(model.adapter_names(), ["a"]);
 }
 
 #[test]

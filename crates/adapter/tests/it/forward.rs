@@ -24,7 +24,9 @@ fn variants() -> Vec<(&'static str, LoraConfig)> {
         ("with the head copied", lora().modules_to_save(["lm_head", "norm"])),
         ("with the embedding", lora().targets(["q_proj", "embed_tokens"])),
         ("with the embedding, dora", lora().targets(["q_proj", "embed_tokens"]).dora(true)),
+        ("kaiming", lora().init(Init::Kaiming)),
         ("gaussian", lora().init(Init::Gaussian)),
+        ("loftq", lora().init(Init::Loftq { iterations: 1, config: QuantConfig::nf4() })),
         ("pissa", lora().init(Init::Pissa)),
         ("olora", lora().init(Init::Olora)),
         ("orthogonal", lora().init(Init::Orthogonal)),
@@ -40,12 +42,13 @@ fn every_adapter_gets_a_gradient() {
     for packed in [false, true] {
         for (name, lora) in variants() {
             let mut model = Tiny::load("gqa", &device);
-            if packed {
+            if packed && name != "loftq" {
                 model.quantize_base(&QuantConfig::nf4().double_quant(true)).unwrap();
             }
             let model = model.with_adapter(&lora).unwrap().train();
             let grads = model.forward(tokens(&device)).powf_scalar(2.0).mean().backward();
-            let zero_b = matches!(lora_init(&model), Init::Gaussian);
+            // B is zero where the start is the base's own output.
+            let zero_b = ["kaiming", "gaussian"].contains(&name);
             let mut adapted = 0;
             for (path, layer) in model.layers() {
                 let case = format!("{name}, packed {packed}: {path}");
@@ -79,13 +82,6 @@ fn every_adapter_gets_a_gradient() {
             assert!(model.model.embed_tokens.weight.val().grad(&grads).is_none());
         }
     }
-}
-
-fn lora_init(model: &Tiny) -> Init {
-    let configs = model.adapter_configs();
-    // B is zero where the start is the base's own output.
-    let json = serde_json::to_value(&*configs["default"]).unwrap();
-    json["init_lora_weights"].as_str().and_then(|name| name.parse().ok()).unwrap_or(Init::Random)
 }
 
 /// Against the definition, `y = W·x + s·B·A·x` or `m/n·(...)`, with the matrices made whole; and the
@@ -260,6 +256,11 @@ fn adapters_are_switched_added_and_deleted() {
     assert!(panicked.is_err());
     model.delete_adapter("a").unwrap();
     assert_eq!(max_difference(run(&model), b), 0.0, "b is what is left of the selection");
+    model.add_adapter("c", &LoraConfig::new(2, 6).targets(["q_proj"])).unwrap();
+    model.select(Selection::rows(["b", "c", BASE])).unwrap();
+    model.delete_adapter("c").unwrap();
+    let selection = model.lm_head.adapters().selection().clone();
+    assert_eq!(selection, Selection::rows(["b", BASE, BASE]), "rows stay rows");
     let error = model.select(Selection::adapters(["a"])).unwrap_err().to_string();
     assert!(error.contains("`a`") && error.contains("has b"), "{error}");
 }
@@ -288,6 +289,7 @@ fn rows_have_their_own_adapters() {
         if packed {
             model.quantize_base(&QuantConfig::nf4()).unwrap();
         }
+        train_copies(&mut model, "c");
         for (_, layer) in model.layers_mut() {
             if let Some(lora) = layer.adapters_mut().lora_mut("c") {
                 lora.lora_b = lora.lora_b.clone().map(|b| b * 3.0);
@@ -386,6 +388,9 @@ fn groups_for_optimizers() {
     assert_eq!((rate(groups.magnitude[3]), rate(groups.saved[0])), (1.6e-3, 1e-4));
 
     model.freeze_a("default").unwrap();
+    // Nothing thaws it by the way.
+    model.add_adapter("other", &LoraConfig::new(2, 6).targets(["q_proj"])).unwrap();
+    model.select(Selection::adapters(["default"])).unwrap();
     let model = model.train();
     let grads = model.forward(tokens(&device)).powf_scalar(2.0).sum().backward();
     let lora = model.model.layers[1].self_attn.q_proj.adapters().lora("default").unwrap();
@@ -451,4 +456,61 @@ fn a_packed_base_is_small() {
     assert_eq!(dense.dense_bytes - packed.dense_bytes, weights * 4);
     assert_eq!(dense.total, packed.total);
     assert!(packed.scale_bytes > 0);
+}
+
+/// DoRA's norm follows the base, however that changes.
+#[test]
+fn dora_follows_its_base() {
+    let device = device();
+    let x = Tensor::<2>::random([9, 64], Distribution::Normal(0.0, 1.0), &device);
+    let fresh = |quantize: bool| {
+        let mut model = Tiny::load("gqa", &device);
+        if quantize {
+            model.quantize_base(&QuantConfig::nf4()).unwrap();
+        }
+        model
+    };
+    let dora = LoraConfig::new(12, 30).targets(["q_proj"]).dora(true).init(Init::Random);
+    let run = |model: &Tiny| model.model.layers[0].self_attn.q_proj.forward(x.clone());
+    // A magnitude of its own, so that the norm matters.
+    let fix = |model: &mut Tiny| {
+        for (_, layer) in model.layers_mut() {
+            if let Some(lora) = layer.adapters_mut().lora_mut("default") {
+                lora.magnitude = lora.magnitude.take().map(|m| m.map(|m| m.ones_like()));
+            }
+        }
+    };
+    let mut expected = fresh(true);
+    expected.add_adapter("default", &dora).unwrap();
+    fix(&mut expected);
+    let mut later = fresh(false);
+    later.add_adapter("default", &dora).unwrap();
+    fix(&mut later);
+    let before = run(&later);
+    later.quantize_base(&QuantConfig::nf4()).unwrap();
+    assert!(max_difference(run(&later), before) > 1e-3);
+    let worst = max_difference(run(&later), run(&expected));
+    assert!(worst < 1e-5, "{worst}");
+    later.dequantize_base(FloatDType::F32).unwrap();
+    assert!(max_difference(run(&later), run(&expected)) < 1e-5);
+}
+
+/// Biases are trained with the adapter that trains them, and with no other.
+#[test]
+fn biases_are_trained_with_their_adapter() {
+    #[derive(Module, Debug)]
+    struct One {
+        linear: AdaptedLinear,
+    }
+    adaptable!(One { linear });
+    let device = device();
+    let mut one = One { linear: LinearConfig::new(8, 8).init(&device).into() };
+    let lora = LoraConfig::new(2, 6).targets(["linear"]);
+    one.add_adapter("plain", &lora).unwrap();
+    one.add_adapter("bias", &lora.bias(burn_lora_adapter::Bias::All)).unwrap();
+    assert_eq!(one.summary().trainable, 2 * 16);
+    one.select(Selection::adapters(["bias"])).unwrap();
+    assert_eq!(one.summary().trainable, 2 * 16 + 8);
+    one.select(Selection::adapters(["plain"])).unwrap();
+    assert_eq!(one.summary().trainable, 2 * 16);
 }

@@ -36,6 +36,9 @@ fn merging_keeps_the_output_and_unmerging_the_base() {
             model.merge(PackedMerge::Requantize).map(drop).unwrap_err(),
             model.select(Selection::base()).unwrap_err(),
             model.delete_adapter("a").unwrap_err(),
+            model.add_adapter("c", &LoraConfig::new(2, 5).all_linear()).map(drop).unwrap_err(),
+            model.load_adapter("c", golden("gqa").join("lora_qv")).map(drop).unwrap_err(),
+            model.dequantize_base(FloatDType::F32).unwrap_err(),
         ] {
             assert!(error.to_string().contains("call unmerge first"), "{error}");
         }
@@ -46,16 +49,29 @@ fn merging_keeps_the_output_and_unmerging_the_base() {
     }
 }
 
-/// Two plain adapters merge to what they compute together.
+/// Several adapters merge to what they compute together, DoRA among them and in any order.
 #[test]
 fn several_adapters_merge() {
     let run = |model: &Tiny| model.forward(tokens(&device()));
-    let mut model = adapted(false);
-    model.select(Selection::adapters(["a", "b"])).unwrap();
-    let both = run(&model);
-    model.merge_and_unload(PackedMerge::Requantize).unwrap();
-    assert!(model.adapter_names().is_empty());
-    assert!(max_difference(run(&model), both) < 1e-4);
+    let path = "model.layers.0.self_attn.q_proj";
+    for (dora, names) in
+        [(false, ["a", "b"]), (true, ["a", "b"]), (true, ["plain", "a"]), (true, ["a", "plain"])]
+    {
+        let mut model = adapted(dora);
+        let plain = LoraConfig::new(2, 5).targets(["q_proj"]).init(Init::Random);
+        model.add_adapter("plain", &plain).unwrap();
+        let weight = layer(&model, path).weight();
+        model.select(Selection::adapters(names)).unwrap();
+        let both = run(&model);
+        model.merge(PackedMerge::Requantize).unwrap();
+        let worst = max_difference(run(&model), both.clone());
+        assert!(worst < 1e-5, "{names:?}, dora {dora}: {worst}");
+        model.unmerge();
+        assert!(max_difference(layer(&model, path).weight(), weight) < 1e-6, "{names:?}");
+        model.merge_and_unload(PackedMerge::Requantize).unwrap();
+        assert!(model.adapter_names().is_empty());
+        assert!(max_difference(run(&model), both) < 1e-5);
+    }
 }
 
 #[test]
@@ -103,10 +119,10 @@ fn copies_take_the_place_of_their_bases() {
     let lora = LoraConfig::new(4, 10).targets(["q_proj"]).init(Init::Random);
     let lora = lora.modules_to_save(["lm_head", "embed_tokens", "norm"]);
     model.add_adapter("default", &lora).unwrap();
-    // Copies that have been trained.
-    let out = folder();
-    model.save_adapter("default", &out).unwrap();
+    let untrained = run(&model);
+    train_copies(&mut model, "default");
     let expected = run(&model);
+    assert!(max_difference(untrained, expected.clone()) > 1e-2);
     model.merge_and_unload(PackedMerge::Requantize).unwrap();
     assert!(max_difference(run(&model), expected) < 1e-4);
     assert_eq!(model.summary().adapter_bytes, 0);

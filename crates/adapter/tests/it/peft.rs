@@ -78,6 +78,8 @@ fn write_what_python_reads() {
             let mut model = load();
             model.add_adapter("default", &lora).unwrap();
             for (_, layer) in model.layers_mut() {
+                let copies = layer.adapters_mut().saved_mut("default");
+                copies.for_each(|copy| copy.weight = copy.weight.clone().map(|w| w * 1.2 - 0.01));
                 if let Some(lora) = layer.adapters_mut().lora_mut("default") {
                     // Trained, so to speak.
                     lora.lora_b = lora.lora_b.clone().map(|b| b * 0.4 + 0.01);

@@ -45,6 +45,20 @@ fn names_match_as_in_peft() {
     let regex = r".*\.layers\.[02]\..*(?<!k|v)_proj";
     assert_eq!(adapted(lora().targets_regex(regex)).len(), 10, "Python's look-behind");
     assert_eq!(adapted(lora().targets(["q_proj"]).layers([0, 2])).len(), 2);
+    assert_eq!(adapted(lora().targets(["q_proj"]).layers([])).len(), 3);
+    // A whole path is meant wherever it lies.
+    assert_eq!(adapted(lora().targets(["q_proj", "lm_head"]).layers([0])).len(), 2);
+    assert_eq!(
+        adapted(lora().targets(["q_proj", "self_attn.q_proj"])).len(),
+        3,
+        "one in the other"
+    );
+    let mut model = Tiny::load("gqa", &device());
+    let report = model.add_adapter("default", &lora().targets(["q_proj"]).layers([1])).unwrap();
+    assert_eq!(report.to_string(), "q_proj: 1 layer");
+    // What is left out of the updates can be trained whole.
+    let whole = lora().all_linear().exclude(["lm_head"]).modules_to_save(["lm_head"]);
+    assert_eq!(Tiny::load("gqa", &device()).add_adapter("x", &whole).unwrap().saved, ["lm_head"]);
     let pattern = lora().targets(["q_proj"]).layers([1]).layers_pattern(["layers"]);
     assert_eq!(adapted(pattern), ["model.layers.1.self_attn.q_proj"]);
     // PEFT copies what ends with the name, dot or not, and what lies in it.
