@@ -39,10 +39,7 @@ impl<'a> Names<'a> {
     /// The indices of the names that match.
     fn find(&self, path: &str) -> Vec<usize> {
         match self {
-            Self::List(names) => {
-                let named = names.iter().enumerate().filter(|(_, name)| is_suffix(path, name));
-                named.map(|(i, _)| i).collect()
-            }
+            Self::List(names) => indices(names, |name| is_suffix(path, name)),
             Self::Regex(pattern) => matches(pattern, path).then_some(0).into_iter().collect(),
             Self::AllLinear => vec![0],
         }
@@ -201,69 +198,63 @@ impl<'a> Matcher<'a> {
         layers: &[Candidate<'_>],
         strict: bool,
     ) -> Result<(Vec<Option<Plan>>, MatchReport), AdapterError> {
-        let config = self.config;
-        let mut hits = vec![0; self.labels().len()];
-        let mut saves = vec![0; self.save.len()];
-        let mut used = Used::default();
-        let plans: Vec<_> = layers
-            .iter()
-            .map(|layer| {
-                let path = layer.path;
-                let saves_it = |(_, (name, regex)): &(usize, &(&str, Regex))| {
-                    matches(regex, path) || prefixes(path).any(|prefix| prefix.ends_with(name))
-                };
-                let saved = self.save.iter().enumerate().filter(saves_it).map(|(i, _)| i);
-                let saved: Vec<_> = saved.inspect(|i| saves[*i] += 1).collect();
-                if !saved.is_empty() {
-                    return Some(Plan::Save);
-                }
-                if self.exclude.as_ref().is_some_and(|names| !names.find(path).is_empty()) {
-                    used.exclude = true;
-                    return None;
-                }
-                let adaptable = match (&self.targets, layer.kind) {
-                    (Names::AllLinear, kind) => kind == LayerKind::Linear && !layer.is_head,
-                    (_, kind) => kind != LayerKind::Vector,
-                };
-                let found = if adaptable { self.targets.find(path) } else { vec![] };
-                if found.is_empty() {
-                    return None;
-                }
-                if let Some(wanted) = &config.layers
-                    && !self.targets.is_whole(path)
-                {
-                    let layer = self.layer_of(path).filter(|layer| wanted.contains(layer))?;
-                    used.layers.push(layer);
-                }
-                found.into_iter().for_each(|i| hits[i] += 1);
-                let all = |patterns: &mut dyn Iterator<Item = &Regex>| -> Vec<usize> {
-                    let hits = patterns.enumerate().filter(|(_, regex)| matches(regex, path));
-                    hits.map(|(i, _)| i).collect()
-                };
-                let ranks = all(&mut self.ranks.iter().map(|(_, regex, _)| regex));
-                let alphas = all(&mut self.alphas.iter().map(|(_, regex, _)| regex));
-                let (pattern, alpha) = (ranks.first().copied(), alphas.first().copied());
-                used.ranks.extend(ranks);
-                used.alphas.extend(alphas);
-                Some(Plan::Lora {
-                    rank: pattern.map_or(config.rank, |i| self.ranks[i].2),
-                    alpha: alpha.map_or(config.alpha, |i| self.alphas[i].2),
-                })
-            })
-            .collect();
-        self.check(layers, &hits, &saves, &used, strict)?;
+        let mut used = Used::new(self.labels().len(), self.save.len());
+        let plans: Vec<_> = layers.iter().map(|layer| self.plan(layer, &mut used)).collect();
+        self.check(layers, &used, strict)?;
         let of = |wanted: fn(&Plan) -> bool| {
             let chosen =
                 layers.iter().zip(&plans).filter(|(_, plan)| plan.as_ref().is_some_and(wanted));
             chosen.map(|(layer, _)| layer.path.to_owned()).collect()
         };
-        let labels = self.labels().into_iter().zip(hits);
+        let saved = self.config.modules_to_save.iter().cloned().zip(used.saves);
         let report = MatchReport {
-            targets: labels.chain(config.modules_to_save.iter().cloned().zip(saves)).collect(),
+            targets: self.labels().into_iter().zip(used.targets).chain(saved).collect(),
             adapted: of(|plan| matches!(plan, Plan::Lora { .. })),
             saved: of(|plan| *plan == Plan::Save),
         };
         Ok((plans, report))
+    }
+
+    /// What the adapter will be for one layer; what matched is noted.
+    fn plan(&self, layer: &Candidate<'_>, used: &mut Used) -> Option<Plan> {
+        let path = layer.path;
+        let saves_it = |(name, regex): &(&str, Regex)| {
+            matches(regex, path) || prefixes(path).any(|prefix| prefix.ends_with(name))
+        };
+        let saves = indices(&self.save, saves_it);
+        if !saves.is_empty() {
+            saves.into_iter().for_each(|i| used.saves[i] += 1);
+            return Some(Plan::Save);
+        }
+        if self.exclude.as_ref().is_some_and(|names| !names.find(path).is_empty()) {
+            used.exclude = true;
+            return None;
+        }
+        let adaptable = match (&self.targets, layer.kind) {
+            (Names::AllLinear, kind) => kind == LayerKind::Linear && !layer.is_head,
+            (_, kind) => kind != LayerKind::Vector,
+        };
+        let found = if adaptable { self.targets.find(path) } else { vec![] };
+        if found.is_empty() {
+            return None;
+        }
+        // A whole path is meant in whatever layer it lies.
+        if let Some(wanted) = &self.config.layers
+            && !self.targets.is_whole(path)
+        {
+            let layer = self.layer_of(path).filter(|layer| wanted.contains(layer))?;
+            used.layers.push(layer);
+        }
+        found.into_iter().for_each(|i| used.targets[i] += 1);
+        let ranks = indices(&self.ranks, |(_, regex, _)| matches(regex, path));
+        let alphas = indices(&self.alphas, |(_, regex, _)| matches(regex, path));
+        let plan = Plan::Lora {
+            rank: ranks.first().map_or(self.config.rank, |&i| self.ranks[i].2),
+            alpha: alphas.first().map_or(self.config.alpha, |&i| self.alphas[i].2),
+        };
+        used.ranks.extend(ranks);
+        used.alphas.extend(alphas);
+        Some(plan)
     }
 
     /// The targets as a user wrote them.
@@ -280,8 +271,6 @@ impl<'a> Matcher<'a> {
     fn check(
         &self,
         layers: &[Candidate<'_>],
-        hits: &[usize],
-        saves: &[usize],
         used: &Used,
         strict: bool,
     ) -> Result<(), AdapterError> {
@@ -299,7 +288,7 @@ impl<'a> Matcher<'a> {
             };
             miss("layers_to_transform", &layer.to_string(), "adapted layer", near);
         }
-        for (name, _) in self.labels().iter().zip(hits).filter(|(_, count)| **count == 0) {
+        for (name, _) in self.labels().iter().zip(&used.targets).filter(|(_, count)| **count == 0) {
             let there = layers.iter().any(|layer| is_suffix(layer.path, name));
             let near = match there {
                 true => "those that it names are excluded, or in modules_to_save".to_owned(),
@@ -308,7 +297,7 @@ impl<'a> Matcher<'a> {
             miss("target_modules", name, "layer", near);
         }
         for (name, _) in
-            self.config.modules_to_save.iter().zip(saves).filter(|(_, count)| **count == 0)
+            self.config.modules_to_save.iter().zip(&used.saves).filter(|(_, count)| **count == 0)
         {
             miss("modules_to_save", name, "layer", near(name, layers));
         }
@@ -333,13 +322,30 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// Which of the patterns matched something.
-#[derive(Default)]
+/// What matched something.
 struct Used {
+    /// How many layers each target matched.
+    targets: Vec<usize>,
+    /// How many layers each of `modules_to_save` matched.
+    saves: Vec<usize>,
     exclude: bool,
     layers: Vec<usize>,
+    /// The indices of the patterns that matched.
     ranks: Vec<usize>,
     alphas: Vec<usize>,
+}
+
+impl Used {
+    fn new(targets: usize, saves: usize) -> Self {
+        let (targets, saves) = (vec![0; targets], vec![0; saves]);
+        Self { targets, saves, exclude: false, layers: vec![], ranks: vec![], alphas: vec![] }
+    }
+}
+
+/// The indices of the items that match.
+fn indices<T>(items: &[T], matches: impl Fn(&T) -> bool) -> Vec<usize> {
+    let matching = items.iter().enumerate().filter(|(_, item)| matches(item));
+    matching.map(|(i, _)| i).collect()
 }
 
 /// The model's names that are nearest to one that matched nothing.

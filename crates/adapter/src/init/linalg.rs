@@ -23,12 +23,12 @@ pub(crate) struct Svd {
 }
 
 impl Svd {
-    /// `u · diag(s · by)^power`, as B `[out, rank]` has it.
+    /// `u · diag(scale(s))`, as B `[out, rank]` has it.
     pub fn left(&self, scale: impl Fn(f32) -> f32) -> Mat<f32> {
         Mat::from_fn(self.u.nrows(), self.s.len(), |i, j| self.u[(i, j)] * scale(self.s[j]))
     }
 
-    /// `diag(..) · vᵀ`, as A `[rank, in]` has it.
+    /// `diag(scale(s)) · vᵀ`, as A `[rank, in]` has it.
     pub fn right(&self, scale: impl Fn(f32) -> f32) -> Mat<f32> {
         Mat::from_fn(self.s.len(), self.v.nrows(), |i, j| self.v[(j, i)] * scale(self.s[i]))
     }
