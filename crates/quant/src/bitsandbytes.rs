@@ -320,7 +320,7 @@ impl<F: Fn(&str) -> Option<TensorData>> Source<'_, F> {
             if state.nested_dtype.as_deref() != Some("float32") {
                 return Err(wrong("nested_dtype", format!("{:?}", state.nested_dtype), "float32"));
             }
-            if !state.nested_offset.is_some_and(f64::is_finite) {
+            if !state.nested_offset.is_some_and(|offset| (offset as f32).is_finite()) {
                 return Err(wrong(
                     "nested_offset",
                     format!("{:?}", state.nested_offset),

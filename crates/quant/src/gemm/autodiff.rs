@@ -56,7 +56,7 @@ impl Gemm {
         [lhs, grad]
     }
 
-    /// Registers the gradients of both factors, as far as they are asked for.
+    /// Registers the gradients of both factors, as far as they are asked for, in their dtype.
     fn register<B: GemmOps>(
         (lhs, rhs, shared, gemm): State,
         parents: [Option<NodeId>; 2],
@@ -64,8 +64,13 @@ impl Gemm {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let lhs = lhs.map(|id| checkpointer.retrieve_node_output(id));
-        let rhs = rhs.map(|id| checkpointer.retrieve_node_output(id));
+        let mut factor = |id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id);
+        let (lhs, rhs) = (lhs.map(&mut factor), rhs.map(&mut factor));
+        let (dtype, gemm) = (lhs.as_ref().or(rhs.as_ref()), Self { f32_output: false, ..gemm });
+        let grad = match dtype.map(|factor| factor.dtype()) {
+            Some(dtype) if dtype != grad.dtype() => B::float_cast(grad, dtype.into()),
+            _ => grad,
+        };
         if let (Some(id), Some(rhs)) = (parents[0], rhs) {
             grads.register::<B>(id, gemm.lhs_grad::<B>(grad.clone(), rhs));
         }

@@ -88,12 +88,13 @@ pub(super) fn gemm(
     rhs_matrix.op ^= i32::from(gemm.trans_rhs);
 
     let (client, dtype) = (lhs.client.clone(), lhs.dtype);
+    let out_dtype = gemm.output_dtype(dtype);
     let beta = if add.is_some() { 1.0 } else { 0.0 };
     let add = add.map(into_contiguous);
     let out = match &add {
         // Both this handle and the clone that is written to are one buffer.
         Some(add) if add.can_mut() => add.clone(),
-        _ => empty_device_contiguous_dtype(client.clone(), lhs.device.clone(), shape, dtype),
+        _ => empty_device_contiguous_dtype(client.clone(), lhs.device.clone(), shape, out_dtype),
     };
     let out_matrix = Matrix::of(&out, flat).expect("contiguous");
     // From CubeCL's pool, so that a later use of the same memory is ordered after this one.
@@ -105,6 +106,7 @@ pub(super) fn gemm(
         out: out_matrix,
         batch: batch as i32,
         dtype: data_type(dtype).expect("checked by `supports`"),
+        out_dtype: data_type(out_dtype).expect("float32, or the same"),
         tf32: gemm.tf32,
         alignment: 256,
     };
@@ -229,6 +231,7 @@ struct Problem {
     out: Matrix,
     batch: i32,
     dtype: sys::cudaDataType,
+    out_dtype: sys::cudaDataType,
     tf32: bool,
     /// A power of two that divides every address, 256 at most.
     alignment: u32,
@@ -286,9 +289,9 @@ impl Plan {
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F
         };
         let desc = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
-        let layout = |matrix: &Matrix| {
+        let layout = |matrix: &Matrix, dtype| {
             let Matrix { rows, cols, stride, batch_stride, .. } = matrix;
-            let layout = result::create_matrix_layout(problem.dtype, *rows, *cols, *stride)?;
+            let layout = result::create_matrix_layout(dtype, *rows, *cols, *stride)?;
             // SAFETY: the layout is alive, and each value has the type its attribute asks for.
             unsafe {
                 let set = |attribute, value: *const c_void, size| {
@@ -301,8 +304,8 @@ impl Plan {
             }
             Ok(layout)
         };
-        let Problem { lhs, rhs, out, .. } = problem;
-        let layouts = [layout(lhs)?, layout(rhs)?, layout(out)?];
+        let Problem { lhs, rhs, out, dtype, out_dtype, .. } = problem;
+        let layouts = [layout(lhs, *dtype)?, layout(rhs, *dtype)?, layout(out, *out_dtype)?];
         let preference = result::create_matmul_pref()?;
         // SAFETY: the objects are alive, and each value has the type its attribute asks for.
         let best = unsafe {

@@ -8,11 +8,13 @@ pub(crate) mod cube;
 #[cfg(feature = "cuda")]
 mod cublaslt;
 
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
 #[cfg(any(feature = "fusion", feature = "cuda"))]
 use burn::tensor::Shape;
 use burn::{
     backend::{Backend, Dispatch, TensorMetadata, backend_extension, tensor::FloatTensor},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 /// A matrix product `alpha · op(lhs) · op(rhs)`, where `op` may transpose the last two dimensions.
@@ -37,6 +39,7 @@ pub struct Gemm {
     pub(crate) trans_rhs: bool,
     pub(crate) alpha: f32,
     pub(crate) tf32: bool,
+    pub(crate) f32_output: bool,
 }
 
 impl Default for Gemm {
@@ -48,7 +51,7 @@ impl Default for Gemm {
 impl Gemm {
     /// `lhs · rhs`.
     pub const fn new() -> Self {
-        Self { trans_lhs: false, trans_rhs: false, alpha: 1.0, tf32: false }
+        Self { trans_lhs: false, trans_rhs: false, alpha: 1.0, tf32: false, f32_output: false }
     }
 
     /// Take `lhs` transposed.
@@ -76,13 +79,26 @@ impl Gemm {
         self
     }
 
+    /// Hand the product out in float32, as it was summed, whatever the dtype of the factors. Where
+    /// Burn's matmul computes it, it is cast afterwards.
+    pub const fn f32_output(mut self) -> Self {
+        self.f32_output = true;
+        self
+    }
+
+    /// The dtype of the product of factors in `dtype`.
+    pub(crate) fn output_dtype(self, dtype: DType) -> DType {
+        if self.f32_output { DType::F32 } else { dtype }
+    }
+
     /// The product.
     ///
     /// # Shapes
     /// - lhs: `[..., m, k]`, or `[..., k, m]` when transposed
     /// - rhs: `[..., k, n]`, or `[..., n, k]` when transposed; its leading dimensions are those of
     ///   `lhs`, or all 1: then it is one matrix for all
-    /// - output: `[..., m, n]`
+    /// - output: `[..., m, n]`, in the dtype of the factors or as [`f32_output`](Self::f32_output)
+    ///   says
     ///
     /// # Panics
     /// If the shapes do not fit or the dtypes differ.
@@ -105,7 +121,8 @@ impl Gemm {
         rhs: Tensor<D>,
         out: Tensor<D>,
     ) -> Tensor<D> {
-        assert_eq!(lhs.dtype(), out.dtype(), "gemm: the dtypes of lhs and out");
+        let dtype = self.output_dtype(lhs.dtype());
+        assert_eq!(out.dtype(), dtype, "gemm: the dtype of what is added to");
         let dims = self.output_dims(&lhs, &rhs);
         assert_eq!(out.dims(), dims, "gemm: what is added to and the product");
         let [lhs, rhs, out] = [lhs, rhs, out].map(Tensor::into_dispatch);
@@ -159,7 +176,10 @@ impl Dims {
 )]
 pub trait GemmOps: Backend {
     /// The product.
-    #[fusion(dtype = lhs, shape = output_shape(lhs, rhs, *gemm))]
+    #[fusion(meta = |lhs, rhs, gemm| TensorSpec::new(
+        output_shape(&lhs.shape, &rhs.shape, *gemm),
+        gemm.output_dtype(lhs.dtype),
+    ))]
     fn gemm(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, gemm: Gemm) -> FloatTensor<Self>;
 
     /// `out` plus the product.
@@ -189,6 +209,8 @@ fn matmul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>, gemm: Gemm) -> F
         if trans { B::float_swap_dims(tensor, rank - 2, rank - 1) } else { tensor }
     };
     let out = B::float_matmul(transpose(lhs, gemm.trans_lhs), transpose(rhs, gemm.trans_rhs));
+    let dtype = gemm.output_dtype(out.dtype());
+    let out = if dtype == out.dtype() { out } else { B::float_cast(out, dtype.into()) };
     if gemm.alpha == 1.0 { out } else { B::float_mul_scalar(out, gemm.alpha.into()) }
 }
 
