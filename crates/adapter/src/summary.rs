@@ -2,10 +2,10 @@
 
 use crate::{layer::is_trained, model::Adaptable};
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::{Module, ModuleVisitor, Param, ParamId},
     tensor::Tensor,
 };
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 /// Parameters and bytes of a model with adapters.
 ///
@@ -43,9 +43,10 @@ pub struct Summary {
     pub adapter_bytes: usize,
 }
 
-/// Counts the float parameters of a module.
+/// Counts the float parameters of a module, one that is there twice (a tied head) once.
 #[derive(Default)]
 struct Count {
+    seen: HashSet<ParamId>,
     values: usize,
     bytes: usize,
     trainable: usize,
@@ -53,6 +54,9 @@ struct Count {
 
 impl ModuleVisitor for Count {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.seen.insert(param.id) {
+            return;
+        }
         let values = param.lazy_shape().num_elements();
         self.values += values;
         // Of a parameter that is not there yet only the shape is known; it will be float32.
