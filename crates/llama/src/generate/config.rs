@@ -1,0 +1,128 @@
+//! How tokens are chosen, and when to stop.
+
+use crate::error::LlamaError;
+
+/// Settings of a generation. The defaults are greedy, as in transformers.
+///
+/// Logits go through the settings in transformers' order: repetition penalty, temperature, top-k,
+/// top-p, min-p.
+///
+/// ```
+/// use burn_lora_llama::GenerateConfig;
+///
+/// let greedy = GenerateConfig::new(64);
+/// let sampled = GenerateConfig::new(256).temperature(0.7).top_p(0.9).seed(42).stop("\nUser:");
+/// assert!(sampled.validate().is_ok());
+/// assert!(greedy.top_p(1.5).validate().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateConfig {
+    pub(crate) max_new_tokens: usize,
+    pub(crate) temperature: f32,
+    pub(crate) top_k: usize,
+    pub(crate) top_p: f32,
+    pub(crate) min_p: f32,
+    pub(crate) repetition_penalty: f32,
+    pub(crate) seed: u64,
+    pub(crate) stop_strings: Vec<String>,
+    pub(crate) stop_tokens: Vec<u32>,
+}
+
+impl GenerateConfig {
+    /// Greedy, up to so many new tokens.
+    pub fn new(max_new_tokens: usize) -> Self {
+        Self {
+            max_new_tokens,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            stop_strings: vec![],
+            stop_tokens: vec![],
+        }
+    }
+
+    /// Logits are divided by it before a token is drawn; 0 takes the likeliest token.
+    pub fn temperature(mut self, temperature: f32) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    /// Draw from the `k` likeliest tokens; 0 from all.
+    pub fn top_k(mut self, k: usize) -> Self {
+        self.top_k = k;
+        self
+    }
+
+    /// Draw from the fewest tokens that have the probability `p` together; 1 from all
+    /// (arXiv:1904.09751).
+    pub fn top_p(mut self, p: f32) -> Self {
+        self.top_p = p;
+        self
+    }
+
+    /// Draw from the tokens that are at least `p` times as likely as the likeliest one
+    /// (arXiv:2407.01082).
+    pub fn min_p(mut self, p: f32) -> Self {
+        self.min_p = p;
+        self
+    }
+
+    /// The logits of tokens that are there already are divided by it, or multiplied where they are
+    /// negative (arXiv:1909.05858); 1 leaves them. Padding does not count.
+    pub fn repetition_penalty(mut self, penalty: f32) -> Self {
+        self.repetition_penalty = penalty;
+        self
+    }
+
+    /// The seed of drawing. A row of a batch draws the same, whatever the other rows are.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Stop where this text comes up; it is not part of the result. Only
+    /// [`generate_text`](crate::Llama::generate_text) knows text.
+    pub fn stop(mut self, text: impl Into<String>) -> Self {
+        self.stop_strings.push(text.into());
+        self
+    }
+
+    /// Stop at this token; it is not part of the result.
+    pub fn stop_token(mut self, token: u32) -> Self {
+        self.stop_tokens.push(token);
+        self
+    }
+
+    /// Checks the settings, as every generation does.
+    ///
+    /// # Errors
+    /// A value outside its range.
+    pub fn validate(&self) -> Result<(), LlamaError> {
+        let from = |field, value: f32, ok: bool, reason: &str| {
+            if ok { Ok(()) } else { Err(wrong(field, value, reason)) }
+        };
+        let (t, p, min, penalty) =
+            (self.temperature, self.top_p, self.min_p, self.repetition_penalty);
+        from("temperature", t, t.is_finite() && t >= 0.0, "expected a number from 0")?;
+        from("top_p", p, p > 0.0 && p <= 1.0, "expected a number above 0, up to 1")?;
+        from("min_p", min, (0.0..=1.0).contains(&min), "expected a number from 0 to 1")?;
+        let ok = penalty.is_finite() && penalty > 0.0;
+        from("repetition_penalty", penalty, ok, "expected a number above 0")?;
+        if self.stop_strings.iter().any(String::is_empty) {
+            return Err(wrong("stop", "\"\"", "an empty text is everywhere"));
+        }
+        Ok(())
+    }
+
+    /// Whether the likeliest token of the plain logits is taken, which the device can find.
+    pub(crate) fn is_plain_greedy(&self) -> bool {
+        self.temperature == 0.0 && self.repetition_penalty == 1.0
+    }
+}
+
+pub(super) fn wrong(field: &'static str, found: impl ToString, reason: &str) -> LlamaError {
+    LlamaError::Generate { field, found: found.to_string(), reason: reason.into() }
+}

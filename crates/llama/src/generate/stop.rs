@@ -1,0 +1,64 @@
+//! Stop strings, which a text may hold the beginning of without going on to the end.
+
+/// Holds text back as long as it may be the beginning of a stop string.
+pub(super) struct StopText<'a> {
+    stops: &'a [String],
+    held: String,
+}
+
+/// What text means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// This much can be handed out.
+    Go(String),
+    /// A stop string came up; this stood before it.
+    Stop(String),
+}
+
+impl<'a> StopText<'a> {
+    pub fn new(stops: &'a [String]) -> Self {
+        Self { stops, held: String::new() }
+    }
+
+    /// Takes more text.
+    pub fn push(&mut self, text: &str) -> Found {
+        self.held.push_str(text);
+        let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        if let Some(at) = first {
+            self.held.truncate(at);
+            return Found::Stop(std::mem::take(&mut self.held));
+        }
+        // From where on the text may be the beginning of a stop string.
+        let open = |(at, _): &(usize, char)| {
+            self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]))
+        };
+        let at = self.held.char_indices().find(open).map_or(self.held.len(), |(at, _)| at);
+        let rest = self.held.split_off(at);
+        Found::Go(std::mem::replace(&mut self.held, rest))
+    }
+
+    /// What was held back, at the end.
+    pub fn finish(self) -> String {
+        self.held
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beginnings_are_held_back() {
+        let stops = ["</end>".to_owned(), "\n\n".to_owned()];
+        let mut text = StopText::new(&stops);
+        let go = |text: &str| Found::Go(text.into());
+        assert_eq!(text.push("a </e"), go("a "));
+        assert_eq!(text.push("x\n"), go("</ex"));
+        assert_eq!(text.push("b</en"), go("\nb"));
+        assert_eq!(text.push("d>c"), Found::Stop(String::new()));
+        let mut text = StopText::new(&stops);
+        assert_eq!(text.push("é</"), go("é"));
+        assert_eq!(text.finish(), "</");
+        assert_eq!(StopText::new(&[]).push("a"), go("a"));
+    }
+}

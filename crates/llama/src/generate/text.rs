@@ -1,0 +1,179 @@
+//! Generation of text.
+
+use super::{
+    GenerateConfig, Stopped,
+    stop::{Found, StopText},
+};
+use crate::{
+    error::LlamaError,
+    llama::Llama,
+    text::{ChatOptions, DecodeStream, Message, Tokenizer},
+};
+use std::ops::ControlFlow;
+
+/// The text that was generated for one prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedText {
+    /// The new text, without the stop string or special tokens.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// Why there is no more.
+    pub stopped: Stopped,
+}
+
+impl Llama {
+    /// Continues texts, all of a batch at once. Beyond [`generate`](Self::generate), rows end at
+    /// the tokens that the tokenizer's files name, and at the stop strings of the settings.
+    /// `on_text` is called with the row and its text as it comes, and may end the row.
+    ///
+    /// ```no_run
+    /// # let model: burn_lora_llama::Llama = unimplemented!();
+    /// use burn_lora_llama::{GenerateConfig, Tokenizer};
+    /// use std::ops::ControlFlow;
+    ///
+    /// let tokenizer = Tokenizer::from_pretrained("models/SmolLM2-135M")?;
+    /// let config = GenerateConfig::new(64).temperature(0.7).top_p(0.9).seed(1).stop("\n\n");
+    /// let found = model.generate_text(&tokenizer, &["Once upon a time"], &config, |_, text| {
+    ///     print!("{text}");
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// println!("{:?}", found[0].stopped);
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Settings outside their range, a text that gives no token, a tokenizer of another model.
+    pub fn generate_text(
+        &self,
+        tokenizer: &Tokenizer,
+        prompts: &[impl AsRef<str>],
+        config: &GenerateConfig,
+        on_text: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<GeneratedText>, LlamaError> {
+        let prompts = prompts.iter().map(|prompt| tokenizer.encode(prompt.as_ref(), true));
+        self.generate_decoded(tokenizer, &prompts.collect::<Result<Vec<_>, _>>()?, config, on_text)
+    }
+
+    /// Answers a chat, as [`generate_text`](Self::generate_text) goes on with a text.
+    ///
+    /// ```no_run
+    /// # let model: burn_lora_llama::Llama = unimplemented!();
+    /// use burn_lora_llama::{GenerateConfig, Message, Tokenizer};
+    /// use std::ops::ControlFlow;
+    ///
+    /// let tokenizer = Tokenizer::from_pretrained("SmolLM2-135M-Instruct.Q4_1.gguf")?;
+    /// let chat = [Message::user("What is the capital of France?")];
+    /// let answer = model.chat(&tokenizer, &chat, &GenerateConfig::new(64), |text| {
+    ///     print!("{text}");
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As there; a tokenizer without a chat template, or one that refuses the messages.
+    pub fn chat(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        config: &GenerateConfig,
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<GeneratedText, LlamaError> {
+        let options = ChatOptions::new().add_generation_prompt(true);
+        let prompt = tokenizer.apply_chat_template(messages, &options)?;
+        // The template has written the special tokens.
+        let prompts = [tokenizer.encode(&prompt, false)?];
+        let mut found =
+            self.generate_decoded(tokenizer, &prompts, config, |_, text| on_text(text))?;
+        Ok(found.remove(0))
+    }
+
+    fn generate_decoded(
+        &self,
+        tokenizer: &Tokenizer,
+        prompts: &[Vec<u32>],
+        config: &GenerateConfig,
+        mut on_text: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<GeneratedText>, LlamaError> {
+        let mut ends = self.config.eos_token_ids();
+        ends.extend(tokenizer.eos_token_ids());
+        let stops = &config.stop_strings;
+        let mut rows: Vec<_> = prompts.iter().map(|_| TextRow::new(tokenizer, stops)).collect();
+        let mut failed = None;
+        let found = self.generate_until(prompts, config, &ends, |number, token| {
+            let row = &mut rows[number];
+            let new = row.push(token).unwrap_or_else(|error| {
+                failed.get_or_insert(error);
+                row.stopped = true;
+                String::new()
+            });
+            let go_on =
+                if new.is_empty() { ControlFlow::Continue(()) } else { on_text(number, &new) };
+            if row.stopped { ControlFlow::Break(()) } else { go_on }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let rows = rows.into_iter().zip(found).enumerate();
+        rows.map(|(number, (row, found))| {
+            let stopped = if row.stopped { Stopped::Text } else { found.stopped };
+            let (text, rest) = row.finish()?;
+            if !rest.is_empty() {
+                let _ = on_text(number, &rest);
+            }
+            Ok(GeneratedText { text, tokens: found.tokens, stopped })
+        })
+        .collect()
+    }
+}
+
+/// The text of one row under way.
+struct TextRow<'a> {
+    stream: DecodeStream,
+    stop: StopText<'a>,
+    text: String,
+    /// Whether a stop string came up.
+    stopped: bool,
+}
+
+impl<'a> TextRow<'a> {
+    fn new(tokenizer: &Tokenizer, stops: &'a [String]) -> Self {
+        let (stream, stop) = (tokenizer.decode_stream(true), StopText::new(stops));
+        Self { stream, stop, text: String::new(), stopped: false }
+    }
+
+    /// The text that a token brings.
+    fn push(&mut self, token: u32) -> Result<String, LlamaError> {
+        let new = self.stream.push(token)?.unwrap_or_default();
+        Ok(self.take(&new))
+    }
+
+    fn take(&mut self, new: &str) -> String {
+        let new = match self.stop.push(new) {
+            Found::Go(new) => new,
+            Found::Stop(new) => {
+                self.stopped = true;
+                new
+            }
+        };
+        self.text.push_str(&new);
+        new
+    }
+
+    /// The whole text, and what of it had been held back.
+    fn finish(mut self) -> Result<(String, String), LlamaError> {
+        if self.stopped {
+            return Ok((self.text, String::new()));
+        }
+        let left = self.stream.clone().finish()?;
+        let mut rest = self.take(&left);
+        let Self { stop, mut text, stopped, .. } = self;
+        if !stopped {
+            let held = stop.finish();
+            text.push_str(&held);
+            rest.push_str(&held);
+        }
+        Ok((text, rest))
+    }
+}

@@ -1,0 +1,159 @@
+//! The modules of a decoder, under the names of Hugging Face's checkpoints.
+
+use crate::{
+    cache::LayerCache,
+    context::Context,
+    ops::{AttentionSpec, attention, rms_norm, rotate, swiglu},
+};
+use burn::{module::Module, tensor::Tensor};
+use burn_lora_adapter::{
+    Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, Layers, LayersMut, adaptable,
+};
+
+/// RMSNorm, computed in float32.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// The weight, `[width]`.
+    pub weight: AdaptedVector,
+    /// Added to the mean square.
+    #[module(skip)]
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        rms_norm(x, self.weight.val(), self.eps)
+    }
+}
+
+impl Adaptable for RmsNorm {
+    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>) {
+        self.weight.collect(path, layers);
+    }
+
+    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>) {
+        self.weight.collect_mut(path, layers);
+    }
+}
+
+/// Causal self-attention with rotary positions and shared heads of keys and values.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// `[heads * head_dim, hidden]`.
+    pub q_proj: AdaptedLinear,
+    /// `[kv_heads * head_dim, hidden]`.
+    pub k_proj: AdaptedLinear,
+    /// `[kv_heads * head_dim, hidden]`.
+    pub v_proj: AdaptedLinear,
+    /// `[hidden, heads * head_dim]`.
+    pub o_proj: AdaptedLinear,
+    /// A norm of each query head (Qwen 3).
+    pub q_norm: Option<RmsNorm>,
+    /// A norm of each key head (Qwen 3).
+    pub k_norm: Option<RmsNorm>,
+    /// Width of a head.
+    #[module(skip)]
+    pub head_dim: usize,
+    /// Keys back that a query sees.
+    #[module(skip)]
+    pub window: Option<usize>,
+}
+adaptable!(Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm });
+
+impl Attention {
+    /// # Shapes
+    /// - x, output: `[batch, sequence, hidden]`
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let [batch, length, _] = x.dims();
+        let heads = |projected: Tensor<3>| {
+            let count = projected.dims()[2] / self.head_dim;
+            projected.reshape([batch, length, count, self.head_dim])
+        };
+        let normed = |x: Tensor<4>, norm: &Option<RmsNorm>| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let rotated = |x| rotate(x, context.positions.clone(), context.table.clone());
+        let q = rotated(normed(heads(self.q_proj.forward(x.clone())), &self.q_norm));
+        let k = rotated(normed(heads(self.k_proj.forward(x.clone())), &self.k_norm));
+        let v = heads(self.v_proj.forward(x)).swap_dims(1, 2);
+        let (k, v) = match cache {
+            None => (k, v),
+            Some(cache) => cache.append(k, v),
+        };
+        let spec =
+            AttentionSpec { scale: (self.head_dim as f32).sqrt().recip(), window: self.window };
+        let out = attention(q, k, v, context.spans.clone(), spec);
+        let width = out.dims()[1] * self.head_dim;
+        self.o_proj.forward(out.swap_dims(1, 2).reshape([batch, length, width]))
+    }
+}
+
+/// The gated MLP: `down(silu(gate(x)) · up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[intermediate, hidden]`.
+    pub gate_proj: AdaptedLinear,
+    /// `[intermediate, hidden]`.
+    pub up_proj: AdaptedLinear,
+    /// `[hidden, intermediate]`.
+    pub down_proj: AdaptedLinear,
+}
+adaptable!(Mlp { gate_proj, up_proj, down_proj });
+
+impl Mlp {
+    /// # Shapes
+    /// - x, output: `[batch, sequence, hidden]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = self.gate_proj.forward(x.clone());
+        self.down_proj.forward(swiglu(gate, self.up_proj.forward(x)))
+    }
+}
+
+/// One layer: attention and MLP, each after a norm and added to its input.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    /// The attention.
+    pub self_attn: Attention,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// The norm before the attention.
+    pub input_layernorm: RmsNorm,
+    /// The norm before the MLP.
+    pub post_attention_layernorm: RmsNorm,
+}
+adaptable!(DecoderLayer { self_attn, mlp, input_layernorm, post_attention_layernorm });
+
+impl DecoderLayer {
+    /// # Shapes
+    /// - x, output: `[batch, sequence, hidden]`
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let normed = self.input_layernorm.forward(x.clone());
+        let x = x + self.self_attn.forward(normed, context, cache);
+        let normed = self.post_attention_layernorm.forward(x.clone());
+        x + self.mlp.forward(normed)
+    }
+}
+
+/// Embedding, layers and the last norm.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// `[vocabulary, hidden]`.
+    pub embed_tokens: AdaptedEmbedding,
+    /// The layers.
+    pub layers: Vec<DecoderLayer>,
+    /// The norm after the last layer.
+    pub norm: RmsNorm,
+}
+adaptable!(Decoder { embed_tokens, layers, norm });

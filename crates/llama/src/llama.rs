@@ -1,0 +1,146 @@
+//! The model.
+
+use crate::{
+    cache::KvCache,
+    config::LlamaConfig,
+    context::{Context, Segments, Tables},
+    layers::Decoder,
+    weights::Loader,
+};
+use burn::{
+    module::Module,
+    tensor::{Device, FloatDType, Int, Tensor},
+};
+use burn_lora_adapter::{AdaptedLinear, adaptable};
+use std::path::Path;
+
+/// A causal language model of the Llama stack, every linear layer of which can carry adapters under
+/// its Hugging Face path (`model.layers.0.self_attn.q_proj`).
+///
+/// ```no_run
+/// use burn::tensor::Device;
+/// use burn_lora_adapter::{Adaptable, LoraConfig};
+/// use burn_lora_llama::Llama;
+/// use burn_lora_quant::QuantConfig;
+///
+/// let model = Llama::from_pretrained("models/Llama-3.1-8B")
+///     .quantize(QuantConfig::nf4().double_quant(true))
+///     .load(&Device::default())?
+///     .with_adapter(&LoraConfig::new(32, 64).targets(["q_proj", "v_proj"]))?;
+/// println!("{}", model.summary());
+/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// Embedding, layers and the last norm.
+    pub model: Decoder,
+    /// The output head, `[vocabulary, hidden]`. When it is tied, its weight is the embedding's: the
+    /// same parameter and the same memory.
+    pub lm_head: AdaptedLinear,
+    /// The shape and the settings.
+    #[module(skip)]
+    pub config: LlamaConfig,
+    /// The dtype that activations are computed in.
+    #[module(skip)]
+    pub dtype: FloatDType,
+    #[module(skip)]
+    pub(crate) tables: Tables,
+}
+adaptable!(Llama { model, lm_head });
+
+impl Llama {
+    /// A checkpoint: a folder in Hugging Face's layout, a `.gguf` file, or with the feature `hub`
+    /// the id of a model. Nothing is read before [`Loader::load`].
+    pub fn from_pretrained(source: impl AsRef<Path>) -> Loader {
+        Loader::new(source.as_ref())
+    }
+
+    /// The logits of each token's successor.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, vocabulary]`, in the dtype of the model
+    ///
+    /// # Panics
+    /// If `segments` is of another shape than `tokens`.
+    pub fn forward(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
+        self.head(self.hidden(tokens, segments))
+    }
+
+    /// The state of each token after the last norm, which [`head`](Self::head) makes logits of.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, hidden]`
+    ///
+    /// # Panics
+    /// If `segments` is of another shape than `tokens`.
+    pub fn hidden(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
+        assert_eq!(tokens.dims(), segments.dims(), "the segments of tokens");
+        let context = self.context(segments);
+        let mut h = self.embed(tokens);
+        for layer in &self.model.layers {
+            h = layer.forward(h, &context, None);
+        }
+        self.model.norm.forward(h)
+    }
+
+    /// What the layers need to know of a batch.
+    pub fn context(&self, segments: &Segments) -> Context {
+        let device = self.device();
+        let table = self.tables.get(&self.config.rope, segments, &device);
+        segments.context(segments.dims()[1], table, &device)
+    }
+
+    /// The embeddings of tokens, in the dtype that the layers compute in.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, hidden]`
+    pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embed_tokens.forward(tokens).cast(self.dtype)
+    }
+
+    /// The logits of states after the last norm.
+    ///
+    /// # Shapes
+    /// - hidden: `[batch, sequence, hidden]`
+    /// - output: `[batch, sequence, vocabulary]`
+    pub fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.lm_head.forward(hidden)
+    }
+
+    /// The state of the last token of each row after the last norm, given the keys and values of
+    /// those before; those of the new tokens are added to the cache.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, new]`
+    /// - segments: of all tokens so far, `[batch, before + new]`
+    /// - output: `[batch, hidden]`
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or the cache is full.
+    pub fn step(
+        &self,
+        tokens: Tensor<2, Int>,
+        segments: &Segments,
+        cache: &mut KvCache,
+    ) -> Tensor<2> {
+        let [batch, count] = tokens.dims();
+        assert_eq!(segments.dims(), [batch, cache.length() + count], "the segments of all tokens");
+        let device = self.device();
+        let table = self.tables.get(&self.config.rope, segments, &device);
+        let context = segments.context(count, table, &device);
+        let mut h = self.embed(tokens);
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            h = layer.forward(h, &context, Some(cache.layer(index)));
+        }
+        let last = h.narrow(1, count - 1, 1);
+        self.model.norm.forward(last).squeeze_dim::<2>(1)
+    }
+
+    /// The device that the model is on.
+    pub fn device(&self) -> Device {
+        self.model.embed_tokens.weight.lazy_device()
+    }
+}

@@ -1,0 +1,125 @@
+//! SwiGLU, element by element.
+
+use super::{UNITS, buffer, elem, empty, vector_size};
+use burn::backend::TensorMetadata;
+use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
+
+/// `1 / (1 + exp(-x))`.
+#[cube]
+fn sigmoid(x: f32) -> f32 {
+    1.0f32 / (1.0f32 + (-x).exp())
+}
+
+#[cube(launch_unchecked)]
+fn forward_kernel<F: Float, N: Size>(
+    gate: &[Vector<F, N>],
+    up: &[Vector<F, N>],
+    out: &mut [Vector<F, N>],
+    count: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < count {
+        let (gates, ups) = (gate[ABSOLUTE_POS], up[ABSOLUTE_POS]);
+        let mut result = Vector::<F, N>::empty();
+        #[unroll]
+        for i in 0..N::value().comptime() {
+            let gate = f32::cast_from(gates.extract(i));
+            let up = f32::cast_from(ups.extract(i));
+            result.insert(i, F::cast_from(gate * sigmoid(gate) * up));
+        }
+        out[ABSOLUTE_POS] = result;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn backward_kernel<F: Float, N: Size>(
+    grad: &[Vector<F, N>],
+    gate: &[Vector<F, N>],
+    up: &[Vector<F, N>],
+    gate_grad: &mut [Vector<F, N>],
+    up_grad: &mut [Vector<F, N>],
+    count: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < count {
+        let (grads, gates, ups) = (grad[ABSOLUTE_POS], gate[ABSOLUTE_POS], up[ABSOLUTE_POS]);
+        let mut of_gate = Vector::<F, N>::empty();
+        let mut of_up = Vector::<F, N>::empty();
+        #[unroll]
+        for i in 0..N::value().comptime() {
+            let grad = f32::cast_from(grads.extract(i));
+            let gate = f32::cast_from(gates.extract(i));
+            let up = f32::cast_from(ups.extract(i));
+            let sigmoid = sigmoid(gate);
+            of_up.insert(i, F::cast_from(grad * gate * sigmoid));
+            let slope = sigmoid * (1.0f32 + gate * (1.0f32 - sigmoid));
+            of_gate.insert(i, F::cast_from(grad * up * slope));
+        }
+        gate_grad[ABSOLUTE_POS] = of_gate;
+        up_grad[ABSOLUTE_POS] = of_up;
+    }
+}
+
+/// `silu(gate) · up`.
+pub(super) fn forward(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
+    let [gate, up] = [gate, up].map(into_contiguous);
+    let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
+    let out = empty(&gate, shape.clone(), dtype);
+    let vector = vector_size(&client, dtype, shape.num_elements());
+    let count = shape.num_elements() / vector;
+    if count == 0 {
+        return out;
+    }
+    let cube_dim = CubeDim::new_1d(UNITS);
+    // SAFETY: the kernel stays below `count`.
+    unsafe {
+        forward_kernel::launch_unchecked(
+            &client,
+            calculate_cube_count_elemwise(&client, count, cube_dim),
+            cube_dim,
+            vector,
+            buffer(&gate, vector),
+            buffer(&up, vector),
+            buffer(&out, vector),
+            count,
+            elem(dtype),
+        );
+    }
+    out
+}
+
+/// The gradients of `gate` and `up`.
+pub(super) fn backward(
+    grad: CubeTensor,
+    gate: CubeTensor,
+    up: CubeTensor,
+) -> (CubeTensor, CubeTensor) {
+    let [grad, gate, up] = [grad, gate, up].map(into_contiguous);
+    let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
+    let (gate_grad, up_grad) =
+        (empty(&gate, shape.clone(), dtype), empty(&gate, shape.clone(), dtype));
+    let vector = vector_size(&client, dtype, shape.num_elements());
+    let count = shape.num_elements() / vector;
+    if count == 0 {
+        return (gate_grad, up_grad);
+    }
+    let cube_dim = CubeDim::new_1d(UNITS);
+    // SAFETY: as above.
+    unsafe {
+        backward_kernel::launch_unchecked(
+            &client,
+            calculate_cube_count_elemwise(&client, count, cube_dim),
+            cube_dim,
+            vector,
+            buffer(&grad, vector),
+            buffer(&gate, vector),
+            buffer(&up, vector),
+            buffer(&gate_grad, vector),
+            buffer(&up_grad, vector),
+            count,
+            elem(dtype),
+        );
+    }
+    (gate_grad, up_grad)
+}

@@ -1,0 +1,117 @@
+//! The operations on tensors: shapes are checked here.
+
+use super::{AttentionSpec, DecoderOps};
+use burn::{
+    backend::Dispatch,
+    tensor::{DType, Int, Tensor},
+};
+
+/// RMSNorm (arXiv:1910.07467): `x / sqrt(mean(x²) + eps) · weight` over the last dimension, computed
+/// in float32 whatever the dtype.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_lora_llama::ops::rms_norm;
+///
+/// let device = Device::default();
+/// let x = Tensor::<2>::from_floats([[3.0, -3.0]], &device);
+/// let weight = Tensor::from_floats([1.0, 2.0], &device);
+/// rms_norm(x, weight, 0.0).into_data().assert_eq(&[[1.0f32, -2.0]].into(), true);
+/// ```
+///
+/// # Shapes
+/// - x: `[..., width]`
+/// - weight: `[width]`
+/// - output: as `x`
+///
+/// # Panics
+/// If the widths differ.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    assert_eq!(x.dims()[D - 1], weight.dims()[0], "rms_norm: the widths of x and its weight");
+    let weight = weight.cast(x.dtype()).into_dispatch();
+    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight, eps as f32))
+}
+
+/// SwiGLU (arXiv:2002.05202): `silu(gate) · up`, with `silu(z) = z / (1 + exp(-z))`.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_lora_llama::ops::swiglu;
+///
+/// let device = Device::default();
+/// let y = swiglu(Tensor::<1>::from_floats([0.0, 50.0], &device), Tensor::ones([2], &device));
+/// y.into_data().assert_eq(&[0.0f32, 50.0].into(), true);
+/// ```
+///
+/// # Shapes
+/// - gate, up, output: the same
+///
+/// # Panics
+/// If the shapes or dtypes differ.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    assert_eq!(gate.dims(), up.dims(), "swiglu: the shapes of gate and up");
+    assert_eq!(gate.dtype(), up.dtype(), "swiglu: the dtypes of gate and up");
+    Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Rotary position embedding (arXiv:2104.09864), half-split as in transformers: with the angle `a`
+/// of a position and a frequency, `(x, y)` at `(i, i + head_dim / 2)` becomes
+/// `(x cos a - y sin a, y cos a + x sin a)`. The heads are put before the sequence.
+///
+/// # Shapes
+/// - x: `[batch, sequence, heads, head_dim]`
+/// - positions: `[batch, sequence]` or `[1, sequence]`, rows of the table
+/// - table: `[positions, head_dim]`, cosines and then sines, in float32
+/// - output: `[batch, heads, sequence, head_dim]`
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn rotate(x: Tensor<4>, positions: Tensor<2, Int>, table: Tensor<2>) -> Tensor<4> {
+    let ([batch, length, _, width], [rows, count]) = (x.dims(), positions.dims());
+    assert!(rows == 1 || rows == batch, "rotate: positions of {rows} rows, a batch of {batch}");
+    assert_eq!(count, length, "rotate: positions of a sequence");
+    assert_eq!(table.dims()[1], width, "rotate: the widths of the table and a head");
+    assert_eq!(table.dtype(), DType::F32, "rotate: the dtype of the table");
+    let (positions, table) = (positions.cast(DType::I32).into_dispatch(), table.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rotate(x.into_dispatch(), positions, table, false))
+}
+
+/// Causal attention: `softmax(scale · q · kᵀ) · v` over the keys that each query sees. The last
+/// query is at the last key; a query sees no key after its own, none before its window, and none
+/// outside its span.
+///
+/// Nothing of the size `sequence x sequence` outlives the call or is kept for the backward pass,
+/// which recomputes the scores from `q`, `k` and the logarithm of each row's sum. Groups of query
+/// heads share a head of keys and values, which is not expanded. A query that sees no key gives
+/// zeros.
+///
+/// # Shapes
+/// - q: `[batch, heads, sequence, head_dim]`
+/// - k, v: `[batch, kv_heads, keys, head_dim]`, with `keys >= sequence`
+/// - spans: `[2, batch, sequence]` or `[2, 1, sequence]`: the first key that a query may see, and
+///   the one after the last; segments of a packed row, or what is not padding
+/// - output: as `q`
+///
+/// # Panics
+/// If the shapes do not fit or the dtypes differ.
+pub fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    spans: Tensor<3, Int>,
+    spec: AttentionSpec,
+) -> Tensor<4> {
+    let ([batch, heads, length, width], [_, kv_heads, keys, _]) = (q.dims(), k.dims());
+    assert_eq!(k.dims(), [batch, kv_heads, keys, width], "attention: k for q {:?}", q.dims());
+    assert_eq!(k.dims(), v.dims(), "attention: k and v");
+    assert!(heads % kv_heads == 0, "attention: {heads} heads over {kv_heads}");
+    assert!(keys >= length, "attention: {length} queries, {keys} keys");
+    assert!(q.dtype() == k.dtype() && q.dtype() == v.dtype(), "attention: the dtypes of q, k, v");
+    let [two, rows, count] = spans.dims();
+    let fits = two == 2 && (rows == 1 || rows == batch) && count == length;
+    assert!(fits, "attention: spans {:?} for q {:?}", spans.dims(), q.dims());
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    let spans = spans.cast(DType::I32).into_dispatch();
+    let (out, _) = Dispatch::causal_attention(q, k, v, spans, spec);
+    Tensor::from_dispatch(out)
+}

@@ -1,0 +1,145 @@
+//! The files of a tokenizer, as transformers writes them.
+
+use crate::error::LlamaError;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+pub const TOKENIZER: &str = "tokenizer.json";
+pub const CONFIG: &str = "tokenizer_config.json";
+pub const SPECIAL: &str = "special_tokens_map.json";
+pub const TEMPLATE: &str = "chat_template.jinja";
+pub const TEMPLATE_JSON: &str = "chat_template.json";
+pub const GENERATION: &str = "generation_config.json";
+/// The model's, of which the end tokens are read.
+pub const MODEL: &str = "config.json";
+
+const NAMES: [&str; 7] = [TOKENIZER, CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, MODEL];
+
+/// Files by name, read into memory.
+#[derive(Debug)]
+pub struct Files {
+    /// The folder, or the file that they were made from.
+    pub origin: PathBuf,
+    pub bytes: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl Files {
+    /// Reads those that are in a folder.
+    pub fn read(folder: &Path) -> Result<Self, LlamaError> {
+        let mut bytes = BTreeMap::new();
+        for name in NAMES {
+            let path = folder.join(name);
+            match fs::read(&path) {
+                Ok(read) => {
+                    bytes.insert(name, read);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => (),
+                Err(error) => return Err(LlamaError::io(&path)(error)),
+            }
+        }
+        if !bytes.contains_key(TOKENIZER) {
+            fs::metadata(folder).map_err(LlamaError::io(folder))?;
+            let reason = "there is no tokenizer.json: write one by transformers' \
+                          `AutoTokenizer.from_pretrained(..).save_pretrained(..)`";
+            return Err(LlamaError::format(folder, reason));
+        }
+        Ok(Self { origin: folder.to_owned(), bytes })
+    }
+
+    /// What errors call a file.
+    pub fn path(&self, name: &str) -> PathBuf {
+        if self.origin.is_dir() { self.origin.join(name) } else { self.origin.clone() }
+    }
+
+    /// A file as text.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, LlamaError> {
+        let text = self.bytes.get(name).map(|bytes| std::str::from_utf8(bytes));
+        text.transpose().map_err(|error| LlamaError::format(&self.path(name), error))
+    }
+
+    /// A file as JSON; `null` if it is not there.
+    pub fn json(&self, name: &str) -> Result<Value, LlamaError> {
+        let Some(bytes) = self.bytes.get(name) else { return Ok(Value::Null) };
+        let value: Value = serde_json::from_slice(bytes)
+            .map_err(|error| LlamaError::format(&self.path(name), error))?;
+        if !value.is_object() {
+            return Err(LlamaError::format(&self.path(name), "it is no JSON object"));
+        }
+        Ok(value)
+    }
+
+    /// A field that cannot be used.
+    pub fn wrong(&self, name: &str, field: &str, found: &Value, reason: &str) -> LlamaError {
+        LlamaError::Field {
+            path: self.path(name),
+            field: field.into(),
+            found: found.to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    /// The chat templates by name: transformers calls the one for all uses `default`.
+    pub fn templates(&self) -> Result<BTreeMap<String, String>, LlamaError> {
+        let single = |text: &str| BTreeMap::from([("default".to_owned(), text.to_owned())]);
+        if let Some(text) = self.text(TEMPLATE)? {
+            return Ok(single(text));
+        }
+        for name in [CONFIG, TEMPLATE_JSON] {
+            let json = self.json(name)?;
+            let wrong = |found| {
+                let reason = "expected text, or a list of templates with `name` and `template`";
+                Err(self.wrong(name, "chat_template", found, reason))
+            };
+            let named = match &json["chat_template"] {
+                Value::Null => continue,
+                Value::String(text) => return Ok(single(text)),
+                Value::Array(named) => named,
+                other => return wrong(other),
+            };
+            let mut templates = BTreeMap::new();
+            for item in named {
+                let (Some(name), Some(text)) = (item["name"].as_str(), item["template"].as_str())
+                else {
+                    return wrong(item);
+                };
+                templates.insert(name.to_owned(), text.to_owned());
+            }
+            return Ok(templates);
+        }
+        Ok(BTreeMap::new())
+    }
+
+    /// Writes them into a folder, each beside its name and renamed, `tokenizer.json` last; with a
+    /// template in place of theirs, if one is given.
+    pub fn write(&self, folder: &Path, template: Option<&str>) -> Result<(), LlamaError> {
+        fs::create_dir_all(folder).map_err(LlamaError::io(folder))?;
+        let template = template.map(str::as_bytes);
+        for name in [CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, TOKENIZER] {
+            let own = self.bytes.get(name).map(Vec::as_slice);
+            let bytes = if name == TEMPLATE { template.or(own) } else { own };
+            let path = folder.join(name);
+            match bytes {
+                Some(bytes) => {
+                    let beside = folder.join(format!("{name}.part"));
+                    fs::write(&beside, bytes).map_err(LlamaError::io(&beside))?;
+                    fs::rename(&beside, &path).map_err(LlamaError::io(&path))?;
+                }
+                // It belongs to the model as well.
+                None if name == GENERATION => (),
+                // What another tokenizer left would be read with this one.
+                None => match fs::remove_file(&path) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        return Err(LlamaError::io(&path)(error));
+                    }
+                    _ => (),
+                },
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,286 @@
+//! Tensors to modules: each goes to the device, and is packed there if it is to be.
+
+use super::source::Source;
+use crate::{
+    config::{Family, LlamaConfig},
+    error::LlamaError,
+    layers::{Attention, Decoder, DecoderLayer, Mlp, RmsNorm},
+    llama::Llama,
+};
+use burn::{
+    module::Param,
+    tensor::{DType, Device, FloatDType, Tensor, TensorData},
+};
+use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base, DenseLinear};
+use burn_lora_quant::{PackedLinear, PackedWeight, QuantConfig, codec::Packed};
+use std::{collections::BTreeSet, path::Path};
+
+/// What a tensor has to go through.
+pub(super) struct Builder<'a> {
+    pub source: &'a dyn Source,
+    /// The file or folder of all.
+    pub root: &'a Path,
+    pub config: &'a LlamaConfig,
+    pub quantize: Option<QuantConfig>,
+    pub dtype: FloatDType,
+    pub device: &'a Device,
+    /// Called with the bytes of each tensor that is done.
+    pub progress: &'a dyn Fn(usize),
+}
+
+/// The names of tensors that old checkpoints have and that are computed.
+fn is_computed(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
+}
+
+impl Builder<'_> {
+    /// The whole model.
+    pub fn build(&self) -> Result<Llama, LlamaError> {
+        self.check_names()?;
+        let config = self.config;
+        let embed =
+            self.embedding("model.embed_tokens", [config.vocab_size, config.hidden_size])?;
+        let layers = (0..config.num_hidden_layers).map(|layer| self.layer(layer));
+        let layers = layers.collect::<Result<_, _>>()?;
+        let norm = self.norm("model.norm", config.hidden_size)?;
+        let lm_head = if config.tie_word_embeddings {
+            // The same parameter, and so the same memory.
+            let weight = embed.weight.clone();
+            AdaptedLinear::new(Base::Dense(DenseLinear { weight, bias: None }))
+        } else {
+            self.dense("lm_head", [config.vocab_size, config.hidden_size], false)?
+        };
+        Ok(Llama {
+            model: Decoder { embed_tokens: embed, layers, norm },
+            lm_head,
+            config: config.clone(),
+            dtype: self.dtype,
+            tables: Default::default(),
+        })
+    }
+
+    fn layer(&self, index: usize) -> Result<DecoderLayer, LlamaError> {
+        let config = self.config;
+        let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+        let (q, kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
+        let path = |name: &str| format!("model.layers.{index}.{name}");
+        let linear = |name: &str, shape, bias| self.linear(&path(name), shape, bias);
+        let norm = |name: &str, width| self.norm(&path(name), width);
+        let head_norm = |name: &str| match config.family {
+            Family::Qwen3 => norm(name, dim).map(Some),
+            _ => Ok(None),
+        };
+        Ok(DecoderLayer {
+            self_attn: Attention {
+                q_proj: linear("self_attn.q_proj", [q, hidden], config.qkv_bias)?,
+                k_proj: linear("self_attn.k_proj", [kv, hidden], config.qkv_bias)?,
+                v_proj: linear("self_attn.v_proj", [kv, hidden], config.qkv_bias)?,
+                o_proj: linear("self_attn.o_proj", [hidden, q], config.o_bias)?,
+                q_norm: head_norm("self_attn.q_norm")?,
+                k_norm: head_norm("self_attn.k_norm")?,
+                head_dim: dim,
+                window: config.windows[index],
+            },
+            mlp: Mlp {
+                gate_proj: linear("mlp.gate_proj", [inner, hidden], config.mlp_bias)?,
+                up_proj: linear("mlp.up_proj", [inner, hidden], config.mlp_bias)?,
+                down_proj: linear("mlp.down_proj", [hidden, inner], config.mlp_bias)?,
+            },
+            input_layernorm: norm("input_layernorm", hidden)?,
+            post_attention_layernorm: norm("post_attention_layernorm", hidden)?,
+        })
+    }
+
+    /// The names of the tensors that this model has, without those of quantization.
+    pub fn expected(config: &LlamaConfig) -> Vec<String> {
+        let mut names = vec!["model.embed_tokens.weight".to_owned(), "model.norm.weight".into()];
+        if !config.tie_word_embeddings {
+            names.push("lm_head.weight".into());
+        }
+        for layer in 0..config.num_hidden_layers {
+            let mut push = |name: &str, bias: bool| {
+                names.push(format!("model.layers.{layer}.{name}.weight"));
+                if bias {
+                    names.push(format!("model.layers.{layer}.{name}.bias"));
+                }
+            };
+            push("input_layernorm", false);
+            push("post_attention_layernorm", false);
+            for name in ["q_proj", "k_proj", "v_proj"] {
+                push(&format!("self_attn.{name}"), config.qkv_bias);
+            }
+            push("self_attn.o_proj", config.o_bias);
+            for name in ["gate_proj", "up_proj", "down_proj"] {
+                push(&format!("mlp.{name}"), config.mlp_bias);
+            }
+            if config.family == Family::Qwen3 {
+                push("self_attn.q_norm", false);
+                push("self_attn.k_norm", false);
+            }
+        }
+        names
+    }
+
+    /// Before anything is loaded: all tensors are there, and no others.
+    fn check_names(&self) -> Result<(), LlamaError> {
+        let expected = Self::expected(self.config);
+        let missing: Vec<String> =
+            expected.iter().filter(|name| self.source.shape(name).is_none()).cloned().collect();
+        if !missing.is_empty() {
+            return Err(LlamaError::MissingTensors { path: self.root.into(), tensors: missing });
+        }
+        let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
+        let known = |name: &str| {
+            let packed = || {
+                let weight = name.find(".weight.").map(|at| &name[..at + ".weight".len()]);
+                weight.is_some_and(|weight| expected.contains(weight) && self.is_packed(weight))
+            };
+            let tied = self.config.tie_word_embeddings && name == "lm_head.weight";
+            expected.contains(name) || is_computed(name) || tied || packed()
+        };
+        let names = self.source.names().into_iter().filter(|name| !known(name));
+        let surplus: Vec<_> = names.map(str::to_owned).collect();
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        Err(LlamaError::UnexpectedTensors { path: self.root.into(), tensors: surplus })
+    }
+
+    /// Whether a weight is stored as bitsandbytes' 4 bits.
+    fn is_packed(&self, weight: &str) -> bool {
+        let state = |format| format!("{weight}.quant_state.bitsandbytes__{format}");
+        ["nf4", "fp4"].into_iter().any(|format| self.source.shape(&state(format)).is_some())
+    }
+
+    fn linear(
+        &self,
+        path: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<AdaptedLinear, LlamaError> {
+        let name = format!("{path}.weight");
+        if self.is_packed(&name) {
+            return self.packed(path, shape, bias);
+        }
+        let Some(config) = &self.quantize else { return self.dense(path, shape, bias) };
+        let weight = PackedWeight::quantize(self.upload::<2>(&name, shape)?, config)?;
+        self.done(&name);
+        Ok(AdaptedLinear::new(Base::Packed(self.with_bias(path, weight, bias)?)))
+    }
+
+    fn with_bias(
+        &self,
+        path: &str,
+        weight: PackedWeight,
+        bias: bool,
+    ) -> Result<PackedLinear, LlamaError> {
+        let out = weight.shape()[0];
+        Ok(PackedLinear::new(weight, self.bias(path, out, bias)?))
+    }
+
+    fn bias(&self, path: &str, out: usize, bias: bool) -> Result<Option<Tensor<1>>, LlamaError> {
+        bias.then(|| self.tensor(&format!("{path}.bias"), [out])).transpose()
+    }
+
+    fn dense(
+        &self,
+        path: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<AdaptedLinear, LlamaError> {
+        let weight = self.tensor(&format!("{path}.weight"), shape)?;
+        Ok(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?))
+    }
+
+    /// A weight that bitsandbytes has quantized, as it is.
+    fn packed(
+        &self,
+        path: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<AdaptedLinear, LlamaError> {
+        let name = format!("{path}.weight");
+        let tensor = |name: &str| {
+            self.source.shape(name)?;
+            self.source.read(name).ok()
+        };
+        let packed = Packed::from_bitsandbytes(&name, tensor)
+            .map_err(|error| LlamaError::format(self.source.path(&name), error))?;
+        let found = packed.layout.shape;
+        if found != shape {
+            return Err(self.misshapen(&name, found.to_vec(), &shape));
+        }
+        let prefix = format!("{name}.");
+        for part in self.source.names().into_iter().filter(|part| part.starts_with(&prefix)) {
+            self.done(part);
+        }
+        self.done(&name);
+        let weight = PackedWeight::from_packed(packed, self.device);
+        Ok(AdaptedLinear::new(Base::Packed(self.with_bias(path, weight, bias)?)))
+    }
+
+    fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
+        Ok(AdaptedEmbedding::new(self.tensor(&format!("{path}.weight"), shape)?))
+    }
+
+    fn norm(&self, path: &str, width: usize) -> Result<RmsNorm, LlamaError> {
+        let weight = self.tensor(&format!("{path}.weight"), [width])?;
+        Ok(RmsNorm {
+            weight: AdaptedVector::from_param(Param::from_tensor(weight)),
+            eps: self.config.rms_norm_eps,
+        })
+    }
+
+    /// A tensor on the device, in the dtype of the model.
+    fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, LlamaError> {
+        let tensor = self.upload(name, shape)?.cast(self.dtype);
+        self.done(name);
+        Ok(tensor)
+    }
+
+    /// A tensor on the device, in the dtype of the file if the device has it.
+    fn upload<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, LlamaError> {
+        // Before the data is touched.
+        let found = self.source.shape(name).unwrap_or_default();
+        if found != shape {
+            return Err(self.misshapen(name, found.to_vec(), &shape));
+        }
+        let data = self.source.read(name)?;
+        let dtype = data.dtype();
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(LlamaError::DType {
+                path: self.source.path(name).into(),
+                tensor: name.into(),
+                found: format!("{dtype:?}"),
+                expected: "F32, F16 or BF16",
+            });
+        }
+        let device_dtype = if self.device.supports_dtype(dtype) { dtype } else { DType::F32 };
+        Ok(Tensor::from_data(to_dtype(data, device_dtype), (self.device, device_dtype)))
+    }
+
+    fn misshapen(&self, name: &str, found: Vec<usize>, expected: &[usize]) -> LlamaError {
+        LlamaError::Shape {
+            path: self.source.path(name).into(),
+            tensor: name.into(),
+            found,
+            expected: expected.to_vec(),
+        }
+    }
+
+    fn done(&self, name: &str) {
+        (self.progress)(self.source.bytes(name));
+    }
+}
+
+fn to_dtype(data: TensorData, dtype: DType) -> TensorData {
+    if data.dtype() == dtype { data } else { data.convert_dtype(dtype) }
+}

@@ -1,0 +1,142 @@
+//! From a checkpoint to a model on a device.
+
+use super::{build::Builder, safetensors::SafetensorsFolder, source::Source};
+use crate::{config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub, llama::Llama};
+use burn::tensor::{DType, Device, FloatDType};
+use burn_lora_quant::QuantConfig;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::path::{Path, PathBuf};
+
+/// How a checkpoint is loaded.
+///
+/// Tensors go to the device one by one, and are packed there when the model is quantized: host
+/// memory holds one tensor, device memory the model and one tensor. Embeddings, output head and norms
+/// are not quantized.
+///
+/// ```no_run
+/// use burn::tensor::{Device, FloatDType};
+/// use burn_lora_llama::Llama;
+/// use burn_lora_quant::QuantConfig;
+///
+/// let model = Llama::from_pretrained("models/SmolLM2-135M")
+///     .quantize(QuantConfig::nf4().double_quant(true))
+///     .dtype(FloatDType::F32)
+///     .progress(true)
+///     .load(&Device::default())?;
+/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is loaded before `load`"]
+pub struct Loader {
+    source: PathBuf,
+    quantize: Option<QuantConfig>,
+    dtype: Option<FloatDType>,
+    progress: bool,
+}
+
+impl Loader {
+    pub(crate) fn new(source: &Path) -> Self {
+        Self { source: source.to_owned(), quantize: None, dtype: None, progress: false }
+    }
+
+    /// Packs the linear layers between embedding and output head (QLoRA). A checkpoint that
+    /// bitsandbytes has quantized stays as it is.
+    pub fn quantize(mut self, config: QuantConfig) -> Self {
+        self.quantize = Some(config);
+        self
+    }
+
+    /// The dtype of activations and of the weights that are not packed. By default that of the
+    /// checkpoint where the device computes in it, else float16 or float32; on a CPU float32.
+    pub fn dtype(mut self, dtype: FloatDType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Shows a progress bar with bytes and rate, if standard error is a terminal.
+    pub fn progress(mut self, progress: bool) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// A checkpoint that is incomplete, malformed, cut off or not supported: the error names the
+    /// file and the tensor or field.
+    pub fn load(&self, device: &Device) -> Result<Llama, LlamaError> {
+        let root = &hub::resolve(&self.source, self.progress)?;
+        if is_gguf(root) {
+            let source = GgufModel::open(root)?;
+            return self.build(root, &source, source.config(), device);
+        }
+        let config = LlamaConfig::from_file(root.join("config.json"))?;
+        let source = SafetensorsFolder::open(root)?;
+        self.build(root, &source, &config, device)
+    }
+
+    fn build(
+        &self,
+        root: &Path,
+        source: &dyn Source,
+        config: &LlamaConfig,
+        device: &Device,
+    ) -> Result<Llama, LlamaError> {
+        if let Some(quantize) = &self.quantize {
+            quantize.validate()?;
+        }
+        let dtype = self.dtype.unwrap_or_else(|| default_dtype(source, device));
+        let bar = self.bar(source);
+        let progress = |bytes: usize| bar.inc(bytes as u64);
+        let builder = Builder {
+            source,
+            root,
+            config,
+            quantize: self.quantize,
+            dtype,
+            device,
+            progress: &progress,
+        };
+        let model = builder.build();
+        bar.finish_and_clear();
+        // What the dense tensors were in.
+        device.memory_cleanup();
+        model
+    }
+
+    fn bar(&self, source: &dyn Source) -> ProgressBar {
+        let total: usize = source.names().iter().map(|name| source.bytes(name)).sum();
+        let bar = ProgressBar::with_draw_target(
+            Some(total as u64),
+            if self.progress { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+        );
+        let style = ProgressStyle::with_template(
+            "loading {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
+        );
+        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    is_gguf && !path.is_dir()
+}
+
+/// The dtype of the checkpoint, where the device computes in it.
+fn default_dtype(source: &dyn Source, device: &Device) -> FloatDType {
+    if is_cpu(device) {
+        return FloatDType::F32;
+    }
+    [source.dtype(), DType::F16]
+        .into_iter()
+        .find(|&dtype| dtype == DType::F32 || device.supports_dtype(dtype))
+        .map_or(FloatDType::F32, FloatDType::from)
+}
+
+fn is_cpu(_device: &Device) -> bool {
+    #[cfg(feature = "cpu")]
+    if *_device == Device::flex() {
+        return true;
+    }
+    false
+}

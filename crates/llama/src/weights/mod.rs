@@ -1,0 +1,13 @@
+//! Checkpoints: where their tensors come from, and how they become a model and files again.
+
+mod build;
+mod load;
+mod safetensors;
+mod save;
+mod source;
+
+pub use load::Loader;
+#[cfg(feature = "hub")]
+pub(crate) use safetensors::{INDEX, SINGLE, read_index};
+pub use save::SaveOptions;
+pub(crate) use source::Source;

@@ -1,0 +1,172 @@
+//! Safetensors: one file, or shards with an index.
+
+use super::source::Source;
+use crate::error::LlamaError;
+use burn::tensor::{DType, TensorData};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors, tensor::Metadata};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+/// The file of a model in one piece.
+pub(crate) const SINGLE: &str = "model.safetensors";
+
+/// What says which shard holds which tensor.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// The safetensors of a folder, mapped into memory: a tensor is read when it is asked for.
+pub(super) struct SafetensorsFolder {
+    files: Vec<Mapped>,
+    /// The file of each tensor.
+    tensors: BTreeMap<String, usize>,
+}
+
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+    metadata: Metadata,
+    /// Where the data begins.
+    start: usize,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// The shards that an index names, with the tensors of each.
+///
+/// # Errors
+/// What is no index, names nothing, or names files outside its folder.
+pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, LlamaError> {
+    let json = std::fs::read(path).map_err(LlamaError::io(path))?;
+    let index: Index = serde_json::from_slice(&json).map_err(|e| LlamaError::format(path, e))?;
+    if index.weight_map.is_empty() {
+        return Err(LlamaError::format(path, "`weight_map` names no tensors"));
+    }
+    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, shard) in index.weight_map {
+        let plain = Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str());
+        if !plain {
+            let reason = format!("`{shard}` is no name of a file in this folder");
+            return Err(LlamaError::format(path, reason));
+        }
+        shards.entry(shard).or_default().push(tensor);
+    }
+    Ok(shards)
+}
+
+impl SafetensorsFolder {
+    /// Opens the checkpoint in a folder; reads and checks headers only.
+    ///
+    /// # Errors
+    /// A file that is missing, cut off, or whose header does not describe it; an index that names
+    /// shards or tensors that are not there.
+    pub fn open(folder: &Path) -> Result<Self, LlamaError> {
+        let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
+        if !index.exists() {
+            let file = Mapped::open(single)?;
+            let tensors = file.names().map(|name| (name, 0)).collect();
+            return Ok(Self { files: vec![file], tensors });
+        }
+        let (mut files, mut tensors) = (vec![], BTreeMap::new());
+        for (shard, names) in read_index(&index)? {
+            let path = folder.join(&shard);
+            if !path.exists() {
+                let reason = format!("shard `{shard}` is not in the folder: download it");
+                return Err(LlamaError::format(&index, reason));
+            }
+            let file = Mapped::open(path)?;
+            let mut missing: Vec<String> =
+                names.into_iter().filter(|name| file.metadata.info(name).is_none()).collect();
+            if !missing.is_empty() {
+                missing.sort();
+                return Err(LlamaError::MissingTensors { path: file.path, tensors: missing });
+            }
+            for name in file.names() {
+                if let Some(other) = tensors.insert(name.clone(), files.len()) {
+                    let other: &Mapped = &files[other];
+                    let reason = format!("`{name}` is also in {}", other.path.display());
+                    return Err(LlamaError::format(&file.path, reason));
+                }
+            }
+            files.push(file);
+        }
+        Ok(Self { files, tensors })
+    }
+
+    fn file(&self, name: &str) -> Option<&Mapped> {
+        self.tensors.get(name).map(|&file| &self.files[file])
+    }
+}
+
+impl Mapped {
+    fn open(path: PathBuf) -> Result<Self, LlamaError> {
+        let file = File::open(&path).map_err(LlamaError::io(&path))?;
+        // SAFETY: the map is read only; as everywhere where checkpoints are mapped, nobody may
+        // shorten the file while it is read.
+        let map = unsafe { Mmap::map(&file) }.map_err(LlamaError::io(&path))?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+            let reason = format!("no safetensors file, or one that was cut off: {error}");
+            LlamaError::format(&path, reason)
+        })?;
+        Ok(Self { path, map, metadata, start: 8 + header })
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        self.metadata.tensors().into_keys()
+    }
+
+    /// The bytes of a tensor.
+    fn data(&self, name: &str) -> Option<&[u8]> {
+        let (from, to) = self.metadata.info(name)?.data_offsets;
+        self.map.get(self.start + from..self.start + to)
+    }
+}
+
+impl Source for SafetensorsFolder {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.file(name)?.metadata.info(name).map(|info| info.shape.as_slice())
+    }
+
+    fn path(&self, name: &str) -> &Path {
+        &self.file(name).unwrap_or(&self.files[0]).path
+    }
+
+    fn bytes(&self, name: &str) -> usize {
+        self.file(name).and_then(|file| file.data(name)).map_or(0, <[u8]>::len)
+    }
+
+    fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
+        let missing = || LlamaError::MissingTensors {
+            path: self.path(name).to_owned(),
+            tensors: vec![name.to_owned()],
+        };
+        let file = self.file(name).ok_or_else(missing)?;
+        let info = file.metadata.info(name).ok_or_else(missing)?;
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::U8 => DType::U8,
+            other => {
+                return Err(LlamaError::DType {
+                    path: file.path.clone(),
+                    tensor: name.into(),
+                    found: other.to_string(),
+                    expected: "F32, F16 or BF16",
+                });
+            }
+        };
+        let data = file.data(name).ok_or_else(missing)?;
+        Ok(TensorData::from_bytes_vec(data.to_vec(), info.shape.clone(), dtype))
+    }
+}

@@ -1,0 +1,260 @@
+//! From a model to a checkpoint in Hugging Face's layout.
+
+use super::safetensors::{INDEX, SINGLE};
+use crate::{error::LlamaError, llama::Llama};
+use burn::tensor::{DType, FloatDType, Tensor};
+use burn_lora_adapter::{Adaptable, AdaptedLayer, Base, LayerKind};
+use safetensors::{Dtype, View};
+use serde_json::{Value, json};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// How a model is saved.
+///
+/// ```
+/// use burn::tensor::FloatDType;
+/// use burn_lora_llama::SaveOptions;
+///
+/// let options = SaveOptions::new().dtype(FloatDType::F32).max_shard_bytes(2 << 30);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaveOptions {
+    dtype: FloatDType,
+    max_shard_bytes: usize,
+}
+
+impl Default for SaveOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SaveOptions {
+    /// bfloat16, in shards of 5 GB: as transformers writes large models.
+    pub const fn new() -> Self {
+        Self { dtype: FloatDType::BF16, max_shard_bytes: 5_000_000_000 }
+    }
+
+    /// The dtype of the files: float32, float16 or bfloat16.
+    pub const fn dtype(mut self, dtype: FloatDType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// The size that a file does not go over, unless one tensor does.
+    pub const fn max_shard_bytes(mut self, bytes: usize) -> Self {
+        self.max_shard_bytes = bytes;
+        self
+    }
+}
+
+/// A tensor that is read from the device when it is written.
+struct Lazy<'a> {
+    layer: &'a dyn AdaptedLayer,
+    name: &'a str,
+    bias: bool,
+    dtype: FloatDType,
+    shape: Vec<usize>,
+    /// Where a failure is left: the writer asks for bytes and knows no errors.
+    failed: &'a RefCell<Option<LlamaError>>,
+}
+
+impl Lazy<'_> {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * DType::from(self.dtype).size()
+    }
+
+    fn read(&self) -> Result<Vec<u8>, LlamaError> {
+        let data = if self.bias {
+            let bias = self.layer.bias().expect("listed because it is there");
+            read(bias.val().inner().cast(self.dtype))
+        } else {
+            let weight = self.layer.weight();
+            let weight = match self.layer.kind() {
+                LayerKind::Embedding => weight.transpose(),
+                _ => weight,
+            };
+            read(weight.cast(self.dtype))
+        };
+        data.map_err(|reason| LlamaError::Device { tensor: self.name.into(), reason })
+    }
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
+    let data = tensor.try_into_data().map_err(|error| error.to_string())?;
+    Ok(data.as_bytes().to_vec())
+}
+
+impl View for &Lazy<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.dtype {
+            FloatDType::BF16 => Dtype::BF16,
+            FloatDType::F16 => Dtype::F16,
+            _ => Dtype::F32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.read().unwrap_or_else(|error| {
+            self.failed.borrow_mut().get_or_insert(error);
+            vec![0; self.bytes()]
+        }))
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes()
+    }
+}
+
+impl Llama {
+    /// Saves the model as transformers does: `config.json` and safetensors, in shards with an index
+    /// when they are large. A packed weight is saved decoded. Tensors are read from the device one
+    /// by one; each file is written beside its name and renamed, `config.json` last.
+    ///
+    /// The tokenizer's files are saved by [`Tokenizer::save`](crate::Tokenizer::save).
+    ///
+    /// # Errors
+    /// Adapters in the model ([`merge_and_unload`](Adaptable::merge_and_unload) them first, or save
+    /// them by [`save_adapter`](Adaptable::save_adapter)), or a file that cannot be written.
+    pub fn save_pretrained(
+        &self,
+        folder: impl AsRef<Path>,
+        options: &SaveOptions,
+    ) -> Result<(), LlamaError> {
+        let folder = folder.as_ref();
+        if let Some(name) = self.adapter_names().first() {
+            let reason = format!(
+                "the model has the adapter `{name}`: call `merge_and_unload` before it is saved, or \
+                 save the adapter alone by `save_adapter`"
+            );
+            return Err(LlamaError::format(folder, reason));
+        }
+        fs::create_dir_all(folder).map_err(LlamaError::io(folder))?;
+        let failed = RefCell::new(None);
+        let tied = self.is_tied();
+        let layers = self.layers();
+        let mut named = vec![];
+        for (path, layer) in &layers {
+            if !(tied && path == "lm_head") {
+                named.push((format!("{path}.weight"), *layer, false));
+                if layer.bias().is_some() {
+                    named.push((format!("{path}.bias"), *layer, true));
+                }
+            }
+        }
+        let tensors: Vec<Lazy<'_>> = named
+            .iter()
+            .map(|(name, layer, bias)| {
+                let [out, width] = layer.shape();
+                let shape = match layer.kind() {
+                    _ if *bias => vec![out],
+                    LayerKind::Vector => vec![out],
+                    LayerKind::Embedding => vec![width, out],
+                    _ => vec![out, width],
+                };
+                Lazy {
+                    layer: *layer,
+                    name,
+                    bias: *bias,
+                    dtype: options.dtype,
+                    shape,
+                    failed: &failed,
+                }
+            })
+            .collect();
+
+        write_shards(folder, &tensors, options.max_shard_bytes, &failed)?;
+        let mut config = self.config.raw.clone();
+        if let Value::Object(fields) = &mut config {
+            fields.remove("quantization_config");
+            fields.remove("torch_dtype");
+            fields.insert("dtype".into(), json!(torch_name(options.dtype)));
+            fields.insert("tie_word_embeddings".into(), json!(tied));
+        }
+        write_json(&folder.join("config.json"), &config)
+    }
+
+    /// Whether the output head still is the embedding.
+    fn is_tied(&self) -> bool {
+        match &self.lm_head.base {
+            Base::Dense(head) => head.weight.id == self.model.embed_tokens.weight.id,
+            Base::Packed(_) => false,
+        }
+    }
+}
+
+fn write_shards(
+    folder: &Path,
+    tensors: &[Lazy<'_>],
+    limit: usize,
+    failed: &RefCell<Option<LlamaError>>,
+) -> Result<(), LlamaError> {
+    let mut shards: Vec<Vec<&Lazy<'_>>> = vec![];
+    let mut size = 0usize;
+    for tensor in tensors {
+        size += tensor.bytes();
+        if shards.is_empty() || size > limit {
+            shards.push(vec![]);
+            size = tensor.bytes();
+        }
+        shards.last_mut().expect("just pushed").push(tensor);
+    }
+    let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
+    let count = shards.len();
+    let mut map = BTreeMap::new();
+    for (number, shard) in shards.iter().enumerate() {
+        let file = match count {
+            1 => SINGLE.to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
+        };
+        let path = folder.join(&file);
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let views = shard.iter().map(|tensor| (tensor.name, *tensor));
+        // Written beside the name and renamed, by the crate.
+        let written = safetensors::serialize_to_file(views, Some(metadata), &path);
+        if let Some(error) = failed.take() {
+            fs::remove_file(&path).ok();
+            return Err(error);
+        }
+        written.map_err(|error| LlamaError::format(&path, error))?;
+        map.extend(shard.iter().map(|tensor| (tensor.name, file.clone())));
+    }
+    // What an earlier model of another size left would be read in place of this one.
+    if count == 1 {
+        remove(&index)
+    } else {
+        let total: usize = tensors.iter().map(Lazy::bytes).sum();
+        write_json(&index, &json!({ "metadata": { "total_size": total }, "weight_map": map }))?;
+        remove(&single)
+    }
+}
+
+fn remove(path: &PathBuf) -> Result<(), LlamaError> {
+    if path.exists() { fs::remove_file(path).map_err(LlamaError::io(path)) } else { Ok(()) }
+}
+
+/// Writes beside the file and renames.
+fn write_json(path: &Path, value: &Value) -> Result<(), LlamaError> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|e| LlamaError::format(path, e))?;
+    json.push(b'\n');
+    let beside = path.with_extension("json.part");
+    fs::write(&beside, json).map_err(LlamaError::io(&beside))?;
+    fs::rename(&beside, path).map_err(LlamaError::io(path))
+}
+
+fn torch_name(dtype: FloatDType) -> &'static str {
+    match dtype {
+        FloatDType::BF16 => "bfloat16",
+        FloatDType::F16 => "float16",
+        _ => "float32",
+    }
+}

@@ -1,0 +1,155 @@
+//! Attention in blocks, against the formula in float64.
+
+use crate::common::*;
+use burn::tensor::Tensor;
+use burn_lora_llama::ops::{AttentionSpec, attention};
+
+struct Case {
+    batch: usize,
+    heads: usize,
+    kv_heads: usize,
+    length: usize,
+    keys: usize,
+    width: usize,
+    window: Option<usize>,
+    /// For each row of the batch (or one for all) and each query the keys it may see.
+    spans: Vec<[i32; 2]>,
+}
+
+impl Case {
+    fn sees(&self, b: usize, i: usize, j: usize) -> bool {
+        let rows = self.spans.len() / self.length;
+        let [start, end] = self.spans[b % rows * self.length + i];
+        let own = i + self.keys - self.length;
+        let near = self.window.is_none_or(|window| own - j.min(own) < window);
+        j <= own && near && (start..end).contains(&(j as i32))
+    }
+
+    /// Output and the gradients of q, k and v for the gradient `g` of the output.
+    fn expected(&self, q: &[f32], k: &[f32], v: &[f32], g: &[f32]) -> [Vec<f32>; 4] {
+        let &Self { batch, heads, kv_heads, length, keys, width, .. } = self;
+        let scale = (width as f64).sqrt().recip();
+        let mut out = vec![0.0f64; q.len()];
+        let mut grads = [vec![0.0f64; q.len()], vec![0.0f64; k.len()], vec![0.0f64; v.len()]];
+        for b in 0..batch {
+            for h in 0..heads {
+                let kv = b * kv_heads + h / (heads / kv_heads);
+                for i in 0..length {
+                    let at = ((b * heads + h) * length + i) * width;
+                    let key = |j: usize| (kv * keys + j) * width;
+                    let dot = |a: &[f32], b: &[f32]| -> f64 {
+                        a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum()
+                    };
+                    let seen: Vec<usize> = (0..keys).filter(|&j| self.sees(b, i, j)).collect();
+                    let qi = &q[at..at + width];
+                    let score = |j: usize| dot(qi, &k[key(j)..key(j) + width]) * scale;
+                    let scores: Vec<f64> = seen.iter().map(|&j| score(j)).collect();
+                    let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                    let p: Vec<f64> = scores.iter().map(|s| (s - max).exp() / sum).collect();
+                    let gi = &g[at..at + width];
+                    let dp: Vec<f64> =
+                        seen.iter().map(|&j| dot(gi, &v[key(j)..key(j) + width])).collect();
+                    let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                    for (n, &j) in seen.iter().enumerate() {
+                        let ds = p[n] * (dp[n] - delta) * scale;
+                        for d in 0..width {
+                            out[at + d] += p[n] * v[key(j) + d] as f64;
+                            grads[0][at + d] += ds * k[key(j) + d] as f64;
+                            grads[1][key(j) + d] += ds * q[at + d] as f64;
+                            grads[2][key(j) + d] += p[n] * g[at + d] as f64;
+                        }
+                    }
+                }
+            }
+        }
+        let f32 = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<_>>();
+        let [q, k, v] = grads;
+        [f32(out), f32(q), f32(k), f32(v)]
+    }
+
+    fn check(&self) {
+        let device = device();
+        let q_shape = [self.batch, self.heads, self.length, self.width];
+        let k_shape = [self.batch, self.kv_heads, self.keys, self.width];
+        let count = |shape: [usize; 4]| shape.iter().product::<usize>();
+        let (q, g) = (random(count(q_shape), 1), random(count(q_shape), 4));
+        let (k, v) = (random(count(k_shape), 2), random(count(k_shape), 3));
+        let expected = self.expected(&q, &k, &v, &g);
+        let rows = self.spans.len() / self.length;
+        let ends = |end: usize| self.spans.iter().map(move |span| span[end]);
+        let spans = int(ends(0).chain(ends(1)).collect(), [2, rows, self.length], &device);
+        let tracked = |values, shape| float(values, shape, &device).autodiff().require_grad();
+        let [q, k, v] = [tracked(q, q_shape), tracked(k, k_shape), tracked(v, k_shape)];
+        let spec = AttentionSpec { scale: (self.width as f32).sqrt().recip(), window: self.window };
+        let out = attention(q.clone(), k.clone(), v.clone(), spans, spec);
+        assert!(difference(&vec(out.clone()), &expected[0]) < 1e-5, "the output");
+        let grads = (out * float(g, q_shape, &device)).sum().backward();
+        let grad = |tensor: Tensor<4>| vec(tensor.grad(&grads).unwrap());
+        for (name, tensor, expected) in
+            [("q", q, &expected[1]), ("k", k, &expected[2]), ("v", v, &expected[3])]
+        {
+            // Not relative: a query that sees one key alone has the gradient 0.
+            let found = difference(&grad(tensor), expected);
+            assert!(found < 2e-5, "the gradient of {name} differs by {found}");
+        }
+    }
+}
+
+fn whole(length: usize, keys: usize) -> Vec<[i32; 2]> {
+    vec![[0, keys as i32]; length]
+}
+
+#[test]
+fn causal() {
+    let (length, keys) = (9, 9);
+    for (heads, kv_heads) in [(2, 2), (4, 2), (4, 1)] {
+        let spans = whole(length, keys);
+        Case { batch: 2, heads, kv_heads, length, keys, width: 8, window: None, spans }.check();
+    }
+}
+
+#[test]
+fn several_blocks_of_queries() {
+    // More than two blocks of 256, and a last one that is not full.
+    let (length, keys) = (520, 520);
+    let spans = whole(length, keys);
+    Case { batch: 1, heads: 2, kv_heads: 1, length, keys, width: 16, window: None, spans }.check();
+}
+
+#[test]
+fn keys_before_the_queries() {
+    for (length, keys) in [(1, 12), (3, 12), (300, 333)] {
+        let spans = whole(length, keys);
+        Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window: None, spans }
+            .check();
+    }
+}
+
+#[test]
+fn windows() {
+    for (length, window) in [(20, 1), (20, 5), (600, 100)] {
+        let spans = whole(length, length);
+        let window = Some(window);
+        Case { batch: 1, heads: 2, kv_heads: 2, length, keys: length, width: 8, window, spans }
+            .check();
+    }
+}
+
+#[test]
+fn packed_segments_and_padding() {
+    // Row 0: segments of 4 and 7, then padding that sees nothing. Row 1: padding first.
+    let mut spans = vec![];
+    for i in 0..12 {
+        spans.push(match i {
+            0..4 => [0, 4],
+            4..11 => [4, 11],
+            _ => [0, 0],
+        });
+    }
+    for i in 0..12 {
+        spans.push(if i < 5 { [0, 0] } else { [5, 12] });
+    }
+    let (length, keys) = (12, 12);
+    Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window: None, spans }.check();
+}

@@ -1,0 +1,13 @@
+//! The tests of this crate: one program, so that GPU code is linked once.
+
+mod attention;
+mod common;
+mod families;
+mod generate;
+mod gguf;
+mod golden;
+mod hub;
+mod ops;
+mod text;
+mod untrusted;
+mod weights;

@@ -1,0 +1,125 @@
+//! The operations between linear layers, against their formulas in float64.
+
+use crate::common::*;
+use burn::tensor::{DType, FloatDType, Tensor};
+use burn_lora_llama::ops::{rms_norm, rotate, swiglu};
+
+fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
+    float(values.to_vec(), shape, &device())
+}
+
+fn tracked<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
+    tensor(values, shape).autodiff().require_grad()
+}
+
+#[test]
+fn rms_norm_and_its_gradients() {
+    // Widths for one plane a row and for a whole cube, and one that no vector divides.
+    for (rows, width) in [(5, 16), (3, 7), (3, 4096), (300, 64)] {
+        let (x, w) = (random(rows * width, 1), random(width, 2));
+        let g = random(rows * width, 3);
+        let eps = 1e-5;
+        let (mut y, mut dx, mut dw) = (vec![], vec![], vec![0.0f64; width]);
+        for (x, g) in x.chunks(width).zip(g.chunks(width)) {
+            let f64 = |v: &[f32]| v.iter().map(|v| *v as f64).collect::<Vec<_>>();
+            let (x, g, w) = (f64(x), f64(g), f64(&w));
+            let mean = x.iter().map(|x| x * x).sum::<f64>() / width as f64;
+            let r = (mean + eps).sqrt().recip();
+            y.extend(x.iter().zip(&w).map(|(x, w)| (x * r * w) as f32));
+            let along: f64 = (0..width).map(|i| g[i] * w[i] * x[i]).sum::<f64>() / width as f64;
+            dx.extend((0..width).map(|i| (r * g[i] * w[i] - r.powi(3) * x[i] * along) as f32));
+            (0..width).for_each(|i| dw[i] += g[i] * x[i] * r);
+        }
+        let (tx, tw) = (tracked(&x, [rows, width]), tracked(&w, [width]));
+        let out = rms_norm(tx.clone(), tw.clone(), eps);
+        assert!(difference(&vec(out.clone()), &y) < 1e-5);
+        let grads = (out * tensor(&g, [rows, width])).sum().backward();
+        assert!(relative(&vec(tx.grad(&grads).unwrap()), &dx) < 1e-5, "{rows} x {width}");
+        let dw: Vec<f32> = dw.into_iter().map(|v| v as f32).collect();
+        assert!(relative(&vec(tw.grad(&grads).unwrap()), &dw) < 1e-5, "{rows} x {width}");
+    }
+}
+
+#[test]
+fn swiglu_and_its_gradients() {
+    for count in [24, 7, 3000] {
+        let (a, b, g) = (random(count, 1), random(count, 2), random(count, 3));
+        let sigmoid = |a: f32| 1.0 / (1.0 + (-a as f64).exp());
+        let each = |f: &dyn Fn(f64, f64, f64, f64) -> f64| -> Vec<f32> {
+            (0..count)
+                .map(|i| f(a[i] as f64, b[i] as f64, g[i] as f64, sigmoid(a[i])) as f32)
+                .collect()
+        };
+        let (ta, tb) = (tracked(&a, [count]), tracked(&b, [count]));
+        let out = swiglu(ta.clone(), tb.clone());
+        assert!(difference(&vec(out.clone()), &each(&|a, b, _, s| a * s * b)) < 1e-5);
+        let grads = (out * tensor(&g, [count])).sum().backward();
+        let da = each(&|a, b, g, s| g * b * s * (1.0 + a * (1.0 - s)));
+        let db = each(&|a, _, g, s| g * a * s);
+        assert!(relative(&vec(ta.grad(&grads).unwrap()), &da) < 1e-5);
+        assert!(relative(&vec(tb.grad(&grads).unwrap()), &db) < 1e-5);
+    }
+}
+
+#[test]
+fn swiglu_of_large_values_is_finite() {
+    let out = swiglu(tensor(&[-200.0, 200.0], [2]), tensor(&[1.0, 1.0], [2]));
+    assert!(difference(&vec(out), &[0.0, 200.0]) < 1e-4);
+}
+
+#[test]
+fn rotation_and_its_gradient() {
+    let [batch, length, heads, width] = [2, 5, 3, 8];
+    let count = batch * length * heads * width;
+    let (x, g) = (random(count, 1), random(count, 2));
+    let angles: Vec<f32> = (0..9 * width / 2).map(|i| i as f32 * 0.37).collect();
+    let table: Vec<f32> = angles
+        .chunks(width / 2)
+        .flat_map(|row| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())))
+        .collect();
+    for rows in [1, batch] {
+        let positions: Vec<i32> = (0..rows * length).map(|i| (i * 7 % 9) as i32).collect();
+        let (mut y, mut dx) = (vec![0.0; count], vec![0.0; count]);
+        for b in 0..batch {
+            for s in 0..length {
+                let position = positions[b % rows * length + s] as usize;
+                for h in 0..heads {
+                    let from = ((b * length + s) * heads + h) * width;
+                    let to = ((b * heads + h) * length + s) * width;
+                    for i in 0..width / 2 {
+                        let j = i + width / 2;
+                        let (sin, cos) = angles[position * width / 2 + i].sin_cos();
+                        y[to + i] = x[from + i] * cos - x[from + j] * sin;
+                        y[to + j] = x[from + j] * cos + x[from + i] * sin;
+                        dx[from + i] = g[to + i] * cos + g[to + j] * sin;
+                        dx[from + j] = g[to + j] * cos - g[to + i] * sin;
+                    }
+                }
+            }
+        }
+        let tx = tracked(&x, [batch, length, heads, width]);
+        let positions = int(positions, [rows, length], &device());
+        let out = rotate(tx.clone(), positions, tensor(&table, [9, width]));
+        assert!(difference(&vec(out.clone()), &y) < 1e-5);
+        let grads = (out * tensor(&g, [batch, heads, length, width])).sum().backward();
+        assert!(difference(&vec(tx.grad(&grads).unwrap()), &dx) < 1e-5);
+    }
+}
+
+#[test]
+fn reduced_precision_is_computed_in_float32() {
+    let device = device();
+    for dtype in [DType::F16, DType::BF16] {
+        if !device.supports_dtype(dtype) {
+            continue;
+        }
+        let (x, w) = (random(2 * 512, 1), random(512, 2));
+        let cast = |values: &[f32]| tensor(values, [values.len()]).cast(FloatDType::from(dtype));
+        let (x, w) = (cast(&x).reshape([2, 512]), cast(&w));
+        let exact = rms_norm(x.clone().cast(DType::F32), w.clone().cast(DType::F32), 1e-5);
+        let out = rms_norm(x, w, 1e-5);
+        assert_eq!(out.dtype(), dtype);
+        let rounding = if dtype == DType::F16 { 1e-3 } else { 8e-3 };
+        assert!(relative(&vec(out), &vec(exact)) < rounding);
+    }
+}

@@ -1,0 +1,272 @@
+//! Tokenizers: their files, special tokens, decoding; chats and real files in modules.
+
+mod chat;
+mod gguf;
+mod real;
+
+use burn_lora_llama::{ChatOptions, ChatTemplate, LlamaError, Message, Tokenizer};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, path::Path};
+use tempfile::TempDir;
+
+const GOLDEN: &str = "../../testdata/tokenizer";
+
+/// A folder with a small vocabulary, `tokenizer.json` changed by `edit`, and other files.
+fn folder(edit: impl FnOnce(&mut Value), files: &[(&str, Value)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let token = |id: u32, content: &str| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    };
+    let mut tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [token(0, "<s>"), token(1, "</s>"), token(2, "<pad>")],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+        "decoder": { "type": "Fuse" },
+        "model": {
+            "type": "BPE",
+            "vocab": { "<s>": 0, "</s>": 1, "<pad>": 2, "a": 3, "b": 4, "ab": 5, "<unk>": 6 },
+            "merges": [["a", "b"]],
+        },
+    });
+    edit(&mut tokenizer);
+    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    for (name, json) in files {
+        let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+fn load(folder: &TempDir) -> Tokenizer {
+    Tokenizer::from_pretrained(folder.path()).unwrap()
+}
+
+fn error(folder: &TempDir) -> String {
+    Tokenizer::from_pretrained(folder.path()).unwrap_err().to_string()
+}
+
+#[test]
+fn special_tokens_are_text_or_objects() {
+    let config = json!({
+        "bos_token": "<s>", "eos_token": { "content": "</s>", "lstrip": false }, "unk_token": "<unk>",
+    });
+    let tokenizer = load(&folder(|_| (), &[("tokenizer_config.json", config)]));
+    assert_eq!(tokenizer.bos_token_id(), Some(0));
+    assert_eq!(tokenizer.eos_token_id(), Some(1));
+    assert_eq!(tokenizer.unk_token_id(), Some(6));
+    assert_eq!(tokenizer.vocab_size(), 7);
+    assert_eq!(tokenizer.token_to_id("ab"), Some(5));
+    assert_eq!(tokenizer.id_to_token(7), None);
+    // `<unk>` was in the vocabulary only.
+    assert_eq!(tokenizer.encode("a<unk>b", false).unwrap(), [3, 6, 4]);
+    assert_eq!(tokenizer.decode(&[3, 6, 99, 4], true).unwrap(), "ab");
+}
+
+#[test]
+fn the_map_of_special_tokens_counts_where_the_config_lists_no_added_ones() {
+    let map = json!({ "eos_token": "</s>", "bos_token": { "content": "<s>" } });
+    let config = json!({ "eos_token": "<s>" });
+    let files = [("special_tokens_map.json", map), ("tokenizer_config.json", config.clone())];
+    assert_eq!(load(&folder(|_| (), &files)).eos_token_id(), Some(1));
+    let mut listed = config;
+    listed["added_tokens_decoder"] = json!({});
+    let files = [files[0].clone(), ("tokenizer_config.json", listed)];
+    let tokenizer = load(&folder(|_| (), &files));
+    assert_eq!((tokenizer.eos_token_id(), tokenizer.bos_token_id()), (Some(0), None));
+}
+
+#[test]
+fn all_tokens_that_end_are_known() {
+    let files = [
+        ("tokenizer_config.json", json!({ "eos_token": "</s>" })),
+        ("generation_config.json", json!({ "eos_token_id": [5, 1] })),
+        ("config.json", json!({ "eos_token_id": 4 })),
+    ];
+    assert_eq!(load(&folder(|_| (), &files)).eos_token_ids(), [1, 5, 4]);
+    assert_eq!(load(&folder(|_| (), &files[1..])).eos_token_id(), Some(5));
+    assert!(load(&folder(|_| (), &[])).eos_token_ids().is_empty());
+}
+
+#[test]
+fn padding_falls_back() {
+    let eos = ("tokenizer_config.json", json!({ "eos_token": "</s>" }));
+    assert_eq!(load(&folder(|_| (), std::slice::from_ref(&eos))).pad_token_id(), Some(2));
+    let rename = |token: &'static str| {
+        move |tokenizer: &mut Value| {
+            tokenizer["added_tokens"][2]["content"] = json!(token);
+            let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            vocab.remove("<pad>");
+            vocab.insert(token.into(), json!(2));
+        }
+    };
+    let files = std::slice::from_ref(&eos);
+    let llama = folder(rename("<|finetune_right_pad_id|>"), files);
+    assert_eq!(load(&llama).pad_token_id(), Some(2));
+    assert_eq!(load(&folder(rename("<other>"), files)).pad_token_id(), Some(1));
+    let own = ("tokenizer_config.json", json!({ "pad_token": "<s>" }));
+    assert_eq!(load(&folder(|_| (), &[own])).pad_token_id(), Some(0));
+}
+
+#[test]
+fn what_is_put_around_a_text() {
+    let config = |add: bool| {
+        let json = json!({ "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": add });
+        [("tokenizer_config.json", json)]
+    };
+    let ids = |folder: TempDir, add| load(&folder).encode("ab", add).unwrap();
+    assert_eq!(ids(folder(|_| (), &config(true)), true), [0, 5]);
+    assert_eq!(ids(folder(|_| (), &config(true)), false), [5]);
+    assert_eq!(ids(folder(|_| (), &config(false)), true), [5]);
+    // What the file says comes first, and padding and truncation of its last use are no part of it.
+    let own = |tokenizer: &mut Value| {
+        tokenizer["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [
+                { "Sequence": { "id": "A", "type_id": 0 } },
+                { "SpecialToken": { "id": "</s>", "type_id": 0 } },
+            ],
+            "pair": [
+                { "Sequence": { "id": "A", "type_id": 0 } },
+                { "Sequence": { "id": "B", "type_id": 0 } },
+            ],
+            "special_tokens": { "</s>": { "id": "</s>", "ids": [1], "tokens": ["</s>"] } },
+        });
+        tokenizer["truncation"] = json!({
+            "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
+        });
+        tokenizer["padding"] = json!({
+            "strategy": { "Fixed": 9 }, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 2, "pad_type_id": 0, "pad_token": "<pad>",
+        });
+    };
+    let tokenizer = load(&folder(own, &config(true)));
+    assert_eq!(tokenizer.encode("ab", true).unwrap(), [5, 1]);
+    assert_eq!(tokenizer.encode("abba", true).unwrap(), [5, 4, 3, 1]);
+    assert_eq!(tokenizer.encode("abba", false).unwrap(), [5, 4, 3]);
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let config = |json: Value| error(&folder(|_| (), &[("tokenizer_config.json", json)]));
+    let found = config(json!({ "bos_token": "<bos>" }));
+    assert!(
+        found.contains("`bos_token` is \"<bos>\"") && found.contains("_config.json"),
+        "{found}"
+    );
+    assert!(config(json!({ "eos_token": 3 })).contains("`eos_token` is 3"));
+    assert!(config(json!({ "chat_template": 3 })).contains("`chat_template` is 3"));
+    assert!(config(json!("{")).contains("tokenizer_config.json"));
+    assert!(config(json!("[]")).contains("no JSON object"));
+    for ids in [json!(-1), json!([1, "a"]), json!(u64::MAX)] {
+        let file = ("generation_config.json", json!({ "eos_token_id": ids }));
+        let found = error(&folder(|_| (), &[file]));
+        assert!(found.contains("generation_config.json: `eos_token_id`"), "{found}");
+    }
+    let broken =
+        error(&folder(|tokenizer| tokenizer["model"]["merges"] = json!([["a", "x"]]), &[]));
+    assert!(broken.contains("tokenizer.json"), "{broken}");
+    // These are panics in the crate.
+    let prefix = error(&folder(
+        |tokenizer| tokenizer["model"]["continuing_subword_prefix"] = json!("####"),
+        &[],
+    ));
+    assert!(prefix.contains("tokenizer.json: the tokenizer contradicts itself"), "{prefix}");
+    let template = json!({
+        "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+        "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }],
+    });
+    let sequence = json!({ "type": "Sequence", "processors": [template] });
+    for post_processor in [template.clone(), sequence] {
+        let found = error(&folder(|tokenizer| tokenizer["post_processor"] = post_processor, &[]));
+        assert!(found.contains("puts `<s>`, which it does not define"), "{found}");
+    }
+    let empty = tempfile::tempdir().unwrap();
+    assert!(error(&empty).contains("save_pretrained"));
+    let missing = Tokenizer::from_pretrained("no/such/folder").unwrap_err();
+    assert!(matches!(missing, LlamaError::Io { .. }), "{missing}");
+    let file = empty.path().join("a.gguf");
+    fs::write(&file, "GG").unwrap();
+    assert!(Tokenizer::from_pretrained(&file).unwrap_err().to_string().contains("a.gguf"));
+}
+
+#[test]
+fn a_saved_folder_is_the_same_to_the_byte() {
+    let files = [
+        ("tokenizer_config.json", json!({ "eos_token": "</s>", "other": [1, 2] })),
+        ("special_tokens_map.json", json!({ "eos_token": "</s>" })),
+        ("generation_config.json", json!({ "eos_token_id": [5, 1] })),
+        ("chat_template.jinja", json!("{{ messages[0].content }}\n")),
+    ];
+    let source = folder(|_| (), &files);
+    let mut tokenizer = load(&source);
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("chat_template.json"), r#"{"chat_template": "stale"}"#).unwrap();
+    tokenizer.save(out.path()).unwrap();
+    let names = |folder: &TempDir| {
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let read = |path: &Path| fs::read(path).unwrap();
+        let entry = |path: std::path::PathBuf| (path.file_name().unwrap().to_owned(), read(&path));
+        entries.map(|item| entry(item.unwrap().path())).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(names(&out), names(&source));
+    tokenizer.set_chat_template(ChatTemplate::new("new").unwrap());
+    tokenizer.save(out.path()).unwrap();
+    assert_eq!(load(&out).chat_template().unwrap().source(), "new");
+}
+
+#[test]
+fn templates_come_from_three_files() {
+    let named = json!({ "chat_template": [
+        { "name": "default", "template": "plain" }, { "name": "tool_use", "template": "tools" },
+    ] });
+    let named = folder(|_| (), &[("tokenizer_config.json", named)]);
+    let apply = |folder: &TempDir, options: &ChatOptions| {
+        load(folder).apply_chat_template(&[Message::user("Hi")], options)
+    };
+    let plain = ChatOptions::new();
+    assert_eq!(apply(&named, &plain).unwrap(), "plain");
+    assert_eq!(apply(&named, &plain.clone().tools([1])).unwrap(), "tools");
+    let found = apply(&named, &plain.clone().template("rag")).unwrap_err().to_string();
+    assert!(found.contains("`rag` (there: default, tool_use)"), "{found}");
+
+    let json = ("chat_template.json", json!({ "chat_template": "json" }));
+    assert_eq!(apply(&folder(|_| (), std::slice::from_ref(&json)), &plain).unwrap(), "json");
+    let jinja = ("chat_template.jinja", json!("jinja"));
+    assert_eq!(apply(&folder(|_| (), &[json, jinja]), &plain).unwrap(), "jinja");
+    let none = apply(&folder(|_| (), &[]), &plain).unwrap_err().to_string();
+    assert!(none.contains("set_chat_template"), "{none}");
+    // A tokenizer with a broken template is of use without it.
+    let broken = folder(|_| (), &[("chat_template.jinja", json!("{% if %}"))]);
+    let found = apply(&broken, &plain).unwrap_err();
+    assert!(
+        matches!(found, LlamaError::Template { .. })
+            && found.to_string().contains("chat_template:1")
+    );
+    assert!(load(&broken).encode("ab", false).is_ok());
+}
+
+#[test]
+fn a_stream_is_the_text() {
+    let tokenizer = Tokenizer::from_pretrained(GOLDEN).unwrap();
+    let text = "hello wörld 🦀🦀 \u{fffd} äö<|im_end|>";
+    let ids = tokenizer.encode(text, false).unwrap();
+    let stream = |ids: &[u32]| {
+        let mut stream = tokenizer.decode_stream(true);
+        let mut parts: Vec<String> =
+            ids.iter().filter_map(|id| stream.push(*id).unwrap()).collect();
+        parts.push(stream.finish().unwrap());
+        parts
+    };
+    let parts = stream(&ids);
+    assert_eq!(parts.concat(), tokenizer.decode(&ids, true).unwrap());
+    assert!(parts.iter().any(|part| part == "🦀") && parts.iter().all(|part| part != "\u{fffd}"));
+    // A crab that is cut off, then text.
+    let crab = tokenizer.encode("🦀", false).unwrap();
+    assert_eq!(stream(&crab[..2]).concat(), "\u{fffd}");
+    let hello = tokenizer.encode("hello", false).unwrap();
+    let cut = [&crab[..2], &hello].concat();
+    assert_eq!(stream(&cut).concat(), tokenizer.decode(&cut, false).unwrap());
+}
