@@ -67,16 +67,17 @@ impl Bench {
         self.device.sync().expect("the device failed");
     }
 
-    /// Seconds a call.
-    fn time(&self, mut call: impl FnMut()) -> f64 {
+    /// Seconds a call. What it gives is kept until the wait: fusion leaves out what nobody holds.
+    fn time<T>(&self, mut call: impl FnMut() -> T) -> f64 {
         let (warm, calls) = if self.small { (1, 2) } else { (3, 20) };
-        (0..warm).for_each(|_| call());
+        drop((0..warm).map(|_| call()).collect::<Vec<T>>());
         self.sync();
         let mut samples: Vec<f64> = (0..7)
             .map(|_| {
                 let start = Instant::now();
-                (0..calls).for_each(|_| call());
+                let kept: Vec<T> = (0..calls).map(|_| call()).collect();
                 self.sync();
+                drop(kept);
                 start.elapsed().as_secs_f64() / calls as f64
             })
             .collect();
@@ -85,7 +86,7 @@ impl Bench {
     }
 
     /// Time and rate of a call that moves `elements` of the dtype.
-    fn rate(&self, name: &str, elements: usize, call: impl FnMut()) {
+    fn rate<T>(&self, name: &str, elements: usize, call: impl FnMut() -> T) {
         let bytes = elements * DType::from(self.dtype).size();
         let seconds = self.time(call);
         println!("{name}: {:.1} us, {:.0} GB/s", seconds * 1e6, bytes as f64 / seconds / 1e9);
@@ -102,7 +103,7 @@ impl Bench {
         let (rows, hidden, inner) = if self.small { (64, 512, 1024) } else { (8192, 4096, 14336) };
         let (n, m) = (rows * hidden, rows * inner);
         let copied = self.random([rows, inner]);
-        self.rate("copy (x * 1.0001)", 2 * m, || drop(copied.clone() * 1.0001));
+        self.rate("copy (x * 1.0001)", 2 * m, || copied.clone() * 1.0001);
         drop(copied);
 
         let (x, w) = (self.random([rows, hidden]), self.random([hidden]));
@@ -111,12 +112,12 @@ impl Bench {
             let rms = (x.clone().square().mean_dim(1) + 1e-5).sqrt();
             (x / rms).cast(self.dtype) * w.unsqueeze()
         };
-        self.rate("rms_norm", 2 * n, || drop(rms_norm(x.clone(), w.clone(), 1e-5)));
-        self.rate("rms_norm, Burn's operations", 2 * n, || drop(burn_norm(x.clone(), w.clone())));
+        self.rate("rms_norm", 2 * n, || rms_norm(x.clone(), w.clone(), 1e-5));
+        self.rate("rms_norm, Burn's operations", 2 * n, || burn_norm(x.clone(), w.clone()));
         let back = |f: &dyn Fn(Tensor<2>) -> Tensor<2>| {
             let x = x.clone().autodiff().require_grad();
             let grads = f(x.clone()).backward();
-            drop(x.grad(&grads));
+            x.grad(&grads)
         };
         // `backward` of a tensor that is no scalar starts from ones.
         self.rate("rms_norm, both ways", 6 * n, || back(&|x| rms_norm(x, w.clone(), 1e-5)));
@@ -125,14 +126,14 @@ impl Bench {
         let (gate, up) = (self.random([rows, inner]), self.random([rows, inner]));
         let burn_swiglu =
             |gate: Tensor<2>, up: Tensor<2>| burn::tensor::activation::silu(gate) * up;
-        self.rate("swiglu", 3 * m, || drop(swiglu(gate.clone(), up.clone())));
+        self.rate("swiglu", 3 * m, || swiglu(gate.clone(), up.clone()));
         self.rate("swiglu, Burn's operations", 3 * m, || {
             drop(burn_swiglu(gate.clone(), up.clone()))
         });
         let both = |f: &dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<2>| {
             let [gate, up] = [&gate, &up].map(|t| t.clone().autodiff().require_grad());
             let grads = f(gate.clone(), up.clone()).backward();
-            drop((gate.grad(&grads), up.grad(&grads)));
+            (gate.grad(&grads), up.grad(&grads))
         };
         self.rate("swiglu, both ways", 9 * m, || both(&|gate, up| swiglu(gate, up)));
         self.rate("swiglu, both ways, Burn's", 9 * m, || both(&burn_swiglu));
@@ -142,11 +143,11 @@ impl Bench {
         let positions = self.int((0..rows as i32 / 4).collect(), [1, rows / 4]);
         let table = self.random([rows / 4, dim]).cast(FloatDType::F32);
         let turn = |q| rotate(q, positions.clone(), table.clone());
-        self.rate("rotate", 2 * n, || drop(turn(q.clone())));
+        self.rate("rotate", 2 * n, || turn(q.clone()));
         self.rate("rotate, both ways", 5 * n, || {
             let q = q.clone().autodiff().require_grad();
             let grads = turn(q.clone()).backward();
-            drop(q.grad(&grads));
+            q.grad(&grads)
         });
     }
 
@@ -173,11 +174,11 @@ impl Bench {
         let spans = self.int(spans, [2, 1, length]);
         let spec = AttentionSpec { scale: (dim as f32).sqrt().recip(), window: None };
         let run = |q, k, v| attention(q, k, v, spans.clone(), spec);
-        let forward = self.time(|| drop(run(q.clone(), k.clone(), v.clone())));
+        let forward = self.time(|| run(q.clone(), k.clone(), v.clone()));
         let both = self.time(|| {
             let [q, k, v] = [&q, &k, &v].map(|t| t.clone().autodiff().require_grad());
             let grads = run(q.clone(), k.clone(), v.clone()).backward();
-            drop((q.grad(&grads), k.grad(&grads), v.grad(&grads)));
+            [q.grad(&grads), k.grad(&grads), v.grad(&grads)]
         });
         [forward, both]
     }

@@ -44,6 +44,17 @@ pub(super) trait BlockOps: GemmOps {
         dtype: FloatDType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
+    /// Adds a product to a part of a tensor that nobody else holds.
+    fn add_product(
+        all: FloatTensor<Self>,
+        lhs: FloatTensor<Self>,
+        rhs: FloatTensor<Self>,
+        product: Gemm,
+        part: [Slice; 4],
+    ) -> FloatTensor<Self> {
+        add_product::<Self>(all, lhs, rhs, product, part)
+    }
+
     /// `sum(a · b)` over the last dimension, in float32.
     fn row_dot(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -132,21 +143,24 @@ impl Block {
         B::float_slice_assign(all, &self.query_slices(width), rows)
     }
 
-    /// Adds to the block's rows of a tensor of keys or values.
+    /// Adds the products of all queries to the block's rows of a tensor of keys or values, in
+    /// float32: blocks share keys.
     fn add<B: BlockOps>(
         &self,
         all: Option<FloatTensor<B>>,
-        rows: FloatTensor<B>,
+        [lhs, rhs]: [FloatTensor<B>; 2],
         shape: &Shape,
     ) -> FloatTensor<B> {
-        if all.is_none() && rows.shape() == *shape {
-            return rows;
-        }
+        let product = Gemm::new().trans_lhs().f32_output();
         let slices = self.key_slices(shape[3]);
-        let all = all
-            .unwrap_or_else(|| B::float_zeros(shape.clone(), &rows.device(), rows.dtype().into()));
-        let sum = B::float_add(slice::<B>(all.clone(), slices), rows);
-        B::float_slice_assign(all, &slices, sum)
+        let whole =
+            slices.iter().zip(shape.iter()).all(|(slice, dim)| *slice == Slice::from(0..*dim));
+        if all.is_none() && whole {
+            return B::gemm(lhs, rhs, product);
+        }
+        let all =
+            all.unwrap_or_else(|| B::float_zeros(shape.clone(), &rhs.device(), FloatDType::F32));
+        B::add_product(all, lhs, rhs, product, slices)
     }
 }
 
@@ -206,7 +220,8 @@ pub(super) fn forward<B: BlockOps>(
     let (shape, dtype, device) = (q.shape(), q.dtype().into(), q.device());
     let (q, k, v) = (B::contiguous(q), B::batched(k), B::batched(v));
     let rows = Shape::from(shape[..3].to_vec());
-    let mut lse = B::float_empty(rows, &device, FloatDType::F32);
+    // Of one dimension, so that it is contiguous: kernels write into it.
+    let mut lse = B::float_empty([rows.num_elements()].into(), &device, FloatDType::F32);
     let mut out = None;
     for block in blocks(&shape, &k.shape(), spec) {
         let scores = scores::<B>(block.queries::<B>(q.clone()), block.keys::<B>(k.clone()));
@@ -215,7 +230,8 @@ pub(super) fn forward<B: BlockOps>(
         let rows = B::gemm(p, block.keys::<B>(v.clone()), Gemm::new());
         out = Some(block.write::<B>(out, rows, &shape));
     }
-    (out.unwrap_or_else(|| B::float_empty(shape, &device, dtype)), lse)
+    let out = out.unwrap_or_else(|| B::float_empty(shape, &device, dtype));
+    (out, B::float_reshape(lse, rows))
 }
 
 /// [`DecoderOps::causal_attention_grad`](super::DecoderOps::attention_grad): with `p` the probabilities
@@ -238,8 +254,6 @@ pub(super) fn backward<B: BlockOps>(
     let keys = k.shape();
     let delta = B::row_dot(grad.clone(), out);
     let (mut q_grad, mut k_grad, mut v_grad) = (None, None, None);
-    // Blocks share keys, so their gradients are sums: in float32.
-    let summed = Gemm::new().trans_lhs().f32_output();
     for block in blocks(&shape, &keys, spec) {
         let (q, grad) = (block.queries::<B>(q.clone()), block.queries::<B>(grad.clone()));
         let (k, v) = (block.keys::<B>(k.clone()), block.keys::<B>(v.clone()));
@@ -247,8 +261,8 @@ pub(super) fn backward<B: BlockOps>(
         let p_grad = self::scores::<B>(grad.clone(), v);
         let (lse, delta, spans) = (lse.clone(), delta.clone(), spans.clone());
         let (p, s_grad) = B::block_softmax_grad(scores, p_grad, lse, delta, spans, &block, dtype);
-        v_grad = Some(block.add::<B>(v_grad, B::gemm(p, grad, summed), &keys));
-        k_grad = Some(block.add::<B>(k_grad, B::gemm(s_grad.clone(), q, summed), &keys));
+        v_grad = Some(block.add::<B>(v_grad, [p, grad], &keys));
+        k_grad = Some(block.add::<B>(k_grad, [s_grad.clone(), q], &keys));
         q_grad = Some(block.write::<B>(q_grad, B::gemm(s_grad, k, Gemm::new()), &shape));
     }
     let device = q.device();
@@ -258,6 +272,18 @@ pub(super) fn backward<B: BlockOps>(
         Some(grad) => B::float_cast(grad, dtype),
     };
     (cast(q_grad, shape), cast(k_grad, keys.clone()), cast(v_grad, keys))
+}
+
+/// [`BlockOps::add_product`], by operations that any backend has.
+pub(super) fn add_product<B: BlockOps>(
+    all: FloatTensor<B>,
+    lhs: FloatTensor<B>,
+    rhs: FloatTensor<B>,
+    product: Gemm,
+    part: [Slice; 4],
+) -> FloatTensor<B> {
+    let sum = B::float_add(slice::<B>(all.clone(), part), B::gemm(lhs, rhs, product));
+    B::float_slice_assign(all, &part, sum)
 }
 
 fn slice<B: BlockOps>(tensor: FloatTensor<B>, slices: [Slice; 4]) -> FloatTensor<B> {

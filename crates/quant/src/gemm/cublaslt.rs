@@ -68,14 +68,24 @@ fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
     }
 }
 
-/// The product, added to `add` where there is one: allocates the output and sends the call to the
-/// device's thread, which is where the kernels launched so far were sent, in this order.
-pub(super) fn gemm(
-    lhs: CubeTensor,
-    rhs: CubeTensor,
-    add: Option<CubeTensor>,
-    gemm: Gemm,
-) -> CubeTensor {
+/// Where a product goes.
+pub(super) enum Target {
+    /// Into a new tensor.
+    New,
+    /// Into a new tensor or this one, to which it is added.
+    Sum(CubeTensor),
+    /// Into this one in place, whoever else sees its memory: see [`fits`].
+    Place(CubeTensor),
+}
+
+/// Whether a product can be added to a tensor in place.
+pub(super) fn fits(tensor: &CubeTensor) -> bool {
+    Matrix::of(tensor, false).is_some_and(|matrix| matrix.op == 0)
+}
+
+/// The product: allocates the output and sends the call to the device's thread, which is where the
+/// kernels launched so far were sent, in this order.
+pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm) -> CubeTensor {
     let shape = output_shape(lhs.meta.shape(), rhs.meta.shape(), gemm);
     let dims = Dims::of(lhs.meta.shape(), rhs.meta.shape(), gemm);
     // One matrix for all leading dimensions makes these more rows, unless they are transposed.
@@ -89,14 +99,19 @@ pub(super) fn gemm(
 
     let (client, dtype) = (lhs.client.clone(), lhs.dtype);
     let out_dtype = gemm.output_dtype(dtype);
-    let beta = if add.is_some() { 1.0 } else { 0.0 };
-    let add = add.map(into_contiguous);
-    let out = match &add {
+    let beta = if matches!(target, Target::New) { 0.0 } else { 1.0 };
+    let empty =
+        || empty_device_contiguous_dtype(client.clone(), lhs.device.clone(), shape, out_dtype);
+    let (out, add) = match target {
+        Target::New => (empty(), None),
         // Both this handle and the clone that is written to are one buffer.
-        Some(add) if add.can_mut() => add.clone(),
-        _ => empty_device_contiguous_dtype(client.clone(), lhs.device.clone(), shape, out_dtype),
+        Target::Place(add) => (add.clone(), Some(add)),
+        Target::Sum(add) => {
+            let add = into_contiguous(add);
+            (if add.can_mut() { add.clone() } else { empty() }, Some(add))
+        }
     };
-    let out_matrix = Matrix::of(&out, flat).expect("contiguous");
+    let out_matrix = Matrix::of(&out, flat).expect("contiguous, or the caller has checked");
     // From CubeCL's pool, so that a later use of the same memory is ordered after this one.
     let workspace = client.empty(WORKSPACE_BYTES as usize);
 

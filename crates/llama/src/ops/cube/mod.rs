@@ -15,12 +15,13 @@ use burn::{
         TensorMetadata,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, FloatDType, Shape},
+    tensor::{DType, FloatDType, Shape, Slice},
 };
 use burn_cubecl::{
     CubeBackend, kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype,
     tensor::CubeTensor,
 };
+use burn_lora_quant::Gemm;
 use cubecl::{calculate_cube_count_elemwise, client::Client, ir::features::Plane, prelude::*};
 
 /// Units a cube.
@@ -111,6 +112,20 @@ impl BlockOps for CubeBackend {
         softmax::backward(scores, p_grad, lse, delta, spans, block, dtype.into())
     }
 
+    fn add_product(
+        all: FloatTensor<Self>,
+        lhs: FloatTensor<Self>,
+        rhs: FloatTensor<Self>,
+        product: Gemm,
+        part: [Slice; 4],
+    ) -> FloatTensor<Self> {
+        // In place where the library can: the sum passes over memory twice instead of five times.
+        if product.add_in_place(&lhs, &rhs, &view(&all, &part)) {
+            return all;
+        }
+        attention::add_product::<Self>(all, lhs, rhs, product, part)
+    }
+
     fn row_dot(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         softmax::row_dot(a, b)
     }
@@ -125,6 +140,21 @@ impl BlockOps for CubeBackend {
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         into_contiguous(tensor)
     }
+}
+
+/// A part of a tensor, in its memory.
+fn view(tensor: &CubeTensor, part: &[Slice; 4]) -> CubeTensor {
+    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+    let ranges: Vec<_> = part.iter().zip(shape.iter()).map(|(s, dim)| s.to_range(*dim)).collect();
+    let sum = |cut: &dyn Fn(usize) -> usize| {
+        let elements: usize = (0..4).map(|i| strides[i] * cut(i)).sum();
+        (elements * tensor.dtype.size()) as u64
+    };
+    let (before, after) = (sum(&|i| ranges[i].start), sum(&|i| shape[i] - ranges[i].end));
+    let handle = tensor.handle.clone().offset_start(before).offset_end(after);
+    let shape = Shape::from(ranges.iter().map(|range| range.len()).collect::<Vec<_>>());
+    let meta = cubecl::zspace::metadata::Metadata::new(shape, strides.clone());
+    CubeTensor::new(tensor.client.clone(), handle, meta, tensor.device.clone(), tensor.dtype)
 }
 
 /// How units share rows, for a kernel that sums over each.
