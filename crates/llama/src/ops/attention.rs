@@ -33,7 +33,6 @@ pub(super) trait BlockOps: GemmOps {
 
     /// The probabilities `p` of a block again, and the gradient of its products `q · kᵀ` from that
     /// of `p`: `scale · p · (p_grad - delta)`; both in `dtype`.
-    #[expect(clippy::too_many_arguments, reason = "what a row needs")]
     fn block_softmax_grad(
         scores: FloatTensor<Self>,
         p_grad: FloatTensor<Self>,

@@ -102,7 +102,6 @@ pub trait DecoderOps: GemmOps {
         k.clone(),
         v.clone(),
     ))]
-    #[expect(clippy::too_many_arguments, reason = "what goes in and what came out")]
     fn causal_attention_grad(
         grad: FloatTensor<Self>,
         q: FloatTensor<Self>,

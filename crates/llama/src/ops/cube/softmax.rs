@@ -270,7 +270,6 @@ pub(super) fn forward(
 }
 
 /// [`BlockOps::block_softmax_grad`](crate::ops::attention::BlockOps::block_softmax_grad).
-#[expect(clippy::too_many_arguments, reason = "what a row needs")]
 pub(super) fn backward(
     scores: CubeTensor,
     p_grad: CubeTensor,
