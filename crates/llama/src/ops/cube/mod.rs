@@ -225,7 +225,7 @@ fn reduce(value: f32, #[comptime] rows: Rows, #[comptime] sum: bool) -> f32 {
 /// The widest vector of `dtype` that the device moves at once and that divides `width`.
 fn vector_size(client: &Client, dtype: DType, width: usize) -> usize {
     let mut sizes = client.io_optimized_vector_sizes(dtype.size());
-    sizes.find(|size| *size > 0 && width % size == 0).unwrap_or(1)
+    sizes.find(|size| *size > 0 && width.is_multiple_of(*size)).unwrap_or(1)
 }
 
 fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {

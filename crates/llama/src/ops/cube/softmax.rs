@@ -92,7 +92,7 @@ fn forward_kernel<S: Float, F: Float, N: Size>(
     place: &Place,
     scale: f32,
     #[comptime] rows: Rows,
-    #[define(S)] _scores: ElemType,
+    #[define(S)] _from: ElemType,
     #[define(F)] _dtype: ElemType,
 ) {
     let vector = N::value().comptime();
@@ -102,7 +102,8 @@ fn forward_kernel<S: Float, F: Float, N: Size>(
     let start = min(number, place.count - 1) * place.steps;
     let lanes = rows.lanes as usize;
     let from = row.first / vector + UNIT_POS_X as usize;
-    let to = (row.end + vector - 1) / vector;
+    let last = row.end + comptime![vector - 1];
+    let to = last / vector;
 
     let mut largest = f32::new(-1e30);
     let mut sum = 0.0f32;
@@ -167,7 +168,7 @@ fn backward_kernel<S: Float, F: Float, N: Size>(
     place: &Place,
     scale: f32,
     #[comptime] rows: Rows,
-    #[define(S)] _scores: ElemType,
+    #[define(S)] _from: ElemType,
     #[define(F)] _dtype: ElemType,
 ) {
     let vector = N::value().comptime();

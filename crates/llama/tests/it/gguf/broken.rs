@@ -56,7 +56,8 @@ fn metadata_that_cannot_be_used_is_named() {
 
 #[test]
 fn tensors_that_cannot_be_used_are_named() {
-    let cases: [(fn(&mut Tensor), &str); 10] = [
+    type Case = (fn(&mut Tensor), &'static str);
+    let cases: [Case; 10] = [
         (|t| t.name = "token_embd.weight".into(), "`token_embd.weight` is twice"),
         (|t| t.name = "model.norm.weight".into(), "are the same tensor"),
         (|t| t.name = "output.sinks".into(), "unexpected: `output.sinks`"),
