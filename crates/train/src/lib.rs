@@ -1,1 +1,7 @@
-//! Fine-tuning: not written yet. See the status in the README.
+//! Fine-tuning of language models over Burn: data, loss, recomputation, optimizers, the training loop.
+
+pub mod data;
+mod error;
+pub mod watch;
+
+pub use error::TrainError;

@@ -1,0 +1,1 @@
+//! Watching a run: events, progress, metrics, pictures.
