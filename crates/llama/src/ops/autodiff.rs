@@ -228,6 +228,43 @@ impl<B: DecoderOps, C: CheckpointStrategy> DecoderOps for Autodiff<B, C> {
         let (q, k, v) = B::causal_attention_grad(grad, q, k, v, out, lse, spans, spec);
         (FloatTensor::<Self>::new(q), FloatTensor::<Self>::new(k), FloatTensor::<Self>::new(v))
     }
+
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        // The gradient is among what it gives: nothing is left to differentiate.
+        let (loss, hits, grad) = B::cross_entropy(logits.into_primitive(), targets, smoothing);
+        let new = FloatTensor::<Self>::new;
+        (new(loss), new(hits), new(grad))
+    }
+
+    fn pull_back(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct PullBack;
+
+        impl<B: DecoderOps> Backward<B, 1> for PullBack {
+            type State = FloatTensor<B>;
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let grad = ops.state;
+                unary::<B, _>(ops.parents, ops.node, grads, |_one| grad);
+            }
+        }
+
+        let grad = grad.into_primitive();
+        let (y, node) = y.into_parts();
+        match PullBack.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(grad.clone(), B::pull_back(y, grad)),
+            OpsKind::UnTracked(prep) => prep.finish(B::pull_back(y, grad)),
+        }
+    }
 }
 
 /// The gradient of the weight of a norm, which few adapters train: the sum of `grad · x / rms(x)`

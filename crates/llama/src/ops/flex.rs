@@ -190,6 +190,46 @@ impl DecoderOps for Flex {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         attention::backward::<Self>(grad, q, k, v, out, lse, spans, spec)
     }
+
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (shape, dtype) = (shape_of(&logits), logits.dtype());
+        let (logits, targets) = (to_f32(logits), targets.to_contiguous());
+        let (logits, targets): (&[f32], &[i32]) = (logits.storage(), targets.storage());
+        let (count, width) = (shape[0], shape[1]);
+        let mut grad = vec![0.0f32; logits.len()];
+        let (mut loss, mut hits) = (vec![0.0f32; count], vec![0.0f32; count]);
+        let spread = smoothing / width as f32;
+        grad.par_chunks_mut(width)
+            .zip(logits.par_chunks(width))
+            .zip(targets)
+            .zip(loss.par_iter_mut().zip(&mut hits))
+            .for_each(|(((grad, x), &target), (loss, hit))| {
+                let target = target as usize;
+                let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let mut total = 0.0;
+                for (grad, x) in grad.iter_mut().zip(x) {
+                    *grad = (x - most).exp();
+                    total += *grad;
+                }
+                for grad in grad.iter_mut() {
+                    *grad = *grad / total - spread;
+                }
+                grad[target] -= 1.0 - smoothing;
+                let mean = if smoothing > 0.0 { x.iter().sum::<f32>() * spread } else { 0.0 };
+                *loss = most + total.ln() - (1.0 - smoothing) * x[target] - mean;
+                *hit = f32::from(u8::from(x[target] >= most));
+            });
+        let rows = |values| from_f32(values, Shape::new([count]), DType::F32);
+        (rows(loss), rows(hits), from_f32(grad, shape, dtype))
+    }
+
+    fn pull_back(_y: FloatTensor<Self>, _grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        from_f32(vec![0.0], Shape::new([1]), DType::F32)
+    }
 }
 
 /// One row of a block.

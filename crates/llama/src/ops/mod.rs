@@ -23,7 +23,7 @@ use burn::{
 };
 use burn_lora_quant::GemmOps;
 
-pub use tensor::{attention, rms_norm, rotate, swiglu};
+pub use tensor::{CrossEntropy, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu};
 
 /// The settings of an attention: what depends on neither batch nor position.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,6 +113,23 @@ pub trait DecoderOps: GemmOps {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The cross-entropy of each row of logits and its target, whether the target has the largest
+    /// logit (1 or 0), both in float32, and the gradient of the sum of the losses.
+    #[fusion(meta = |logits, _targets, _smoothing| (
+        TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),
+        TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),
+        logits.clone(),
+    ))]
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// A zero whose backward pass starts from `grad` as the gradient of `y`.
+    #[fusion(meta = |_y, _grad| TensorSpec::new(Shape::new([1]), DType::F32))]
+    fn pull_back(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// The two middle dimensions of four, exchanged.

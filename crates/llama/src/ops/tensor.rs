@@ -115,3 +115,67 @@ pub fn attention(
     let (out, _) = Dispatch::causal_attention(q, k, v, spans, spec);
     Tensor::from_dispatch(out)
 }
+
+/// What [`cross_entropy`] gives of each row.
+#[derive(Clone, Debug)]
+pub struct CrossEntropy {
+    /// The loss, `[rows]` in float32.
+    pub loss: Tensor<1>,
+    /// 1 where the target has the largest logit, else 0; `[rows]` in float32.
+    pub hits: Tensor<1>,
+    /// The gradient of the sum of the losses, `[rows, vocabulary]` in the dtype of the logits.
+    pub grad: Tensor<2>,
+}
+
+/// Softmax cross-entropy with label smoothing as in PyTorch, and its gradient in the same pass:
+/// `loss = log(sum(exp(x))) - (1 - s) · x[target] - s · mean(x)` and
+/// `grad = softmax(x) - (1 - s) · onehot(target) - s / vocabulary`, computed in float32.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_lora_llama::ops::cross_entropy;
+///
+/// let device = Device::default();
+/// let logits = Tensor::from_floats([[0.0, 0.0], [3.0, -50.0]], &device);
+/// let targets = Tensor::<1, Int>::from_ints([1, 0], &device);
+/// let found = cross_entropy(logits, targets, 0.0);
+/// let loss: Vec<f32> = found.loss.into_data().try_into_vec().unwrap();
+/// assert!((loss[0] - 2f32.ln()).abs() < 1e-6 && loss[1].abs() < 1e-6);
+/// found.grad.narrow(0, 0, 1).into_data().assert_eq(&[[0.5f32, -0.5]].into(), true);
+/// ```
+///
+/// # Shapes
+/// - logits: `[rows, vocabulary]`
+/// - targets: `[rows]`, each below the size of the vocabulary
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32) -> CrossEntropy {
+    assert_eq!(logits.dims()[0], targets.dims()[0], "cross_entropy: a target for each row");
+    let targets = targets.cast(DType::I32).into_dispatch();
+    let (loss, hits, grad) = Dispatch::cross_entropy(logits.into_dispatch(), targets, smoothing);
+    let [loss, hits] = [loss, hits].map(Tensor::from_dispatch);
+    CrossEntropy { loss, hits, grad: Tensor::from_dispatch(grad) }
+}
+
+/// A zero, `[1]`, whose `backward()` starts from `grad` as the gradient of `y`: the product of a
+/// vector with the Jacobian of all that `y` came from.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_lora_llama::ops::pull_back;
+///
+/// let device = Device::default();
+/// let x = Tensor::<1>::from_floats([1.0, 2.0], &device).autodiff().require_grad();
+/// let y = x.clone() * 3.0;
+/// let grads = pull_back(y, Tensor::from_floats([10.0, 20.0], &device)).backward();
+/// x.grad(&grads).unwrap().into_data().assert_eq(&[30.0f32, 60.0].into(), true);
+/// ```
+///
+/// # Panics
+/// If the shapes or dtypes differ.
+pub fn pull_back<const D: usize>(y: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
+    assert_eq!(y.dims(), grad.dims(), "pull_back: the shapes of y and its gradient");
+    assert_eq!(y.dtype(), grad.dtype(), "pull_back: the dtypes of y and its gradient");
+    Tensor::from_dispatch(Dispatch::pull_back(y.into_dispatch(), grad.autodiff().into_dispatch()))
+}

@@ -1,6 +1,7 @@
 //! The operations on CubeCL's runtimes: CUDA, Vulkan, Metal, WebGPU. One file a kernel; all compute
 //! in float32 whatever the dtype.
 
+mod loss;
 mod norm;
 mod rotate;
 mod softmax;
@@ -13,6 +14,7 @@ use super::{
 use burn::{
     backend::{
         TensorMetadata,
+        ops::FloatTensorOps,
         tensor::{FloatTensor, IntTensor},
     },
     tensor::{DType, FloatDType, Shape, Slice},
@@ -86,6 +88,18 @@ impl DecoderOps for CubeBackend {
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         attention::backward::<Self>(grad, q, k, v, out, lse, into_contiguous(spans), spec)
+    }
+
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        loss::launch(logits, targets, smoothing)
+    }
+
+    fn pull_back(y: FloatTensor<Self>, _grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_zeros(Shape::new([1]), &y.device(), FloatDType::F32)
     }
 }
 
