@@ -1,0 +1,249 @@
+//! The settings of a run.
+
+use crate::{
+    Optimizer, Recompute, TrainError,
+    data::BatchConfig,
+    schedule::{Schedule, Warmup},
+    step::StepConfig,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How often something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Every {
+    /// After so many optimizer steps.
+    Steps(usize),
+    /// After so many passes over the data.
+    Epochs(usize),
+}
+
+/// When to stop because the validation loss no longer falls.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopping {
+    /// Evaluations without a better loss before the run stops.
+    pub patience: usize,
+    /// How much lower than the best a loss has to be to count as better.
+    #[serde(default)]
+    pub threshold: f64,
+}
+
+/// The settings of a run. The names are those of Hugging Face's `TrainingArguments` where it has
+/// them; every method sets the field of its name.
+///
+/// ```
+/// use burn_lora_train::{Every, Schedule, TrainConfig, Warmup};
+///
+/// let config = TrainConfig::new(2e-4)
+///     .epochs(3)
+///     .batch_size(4)
+///     .gradient_accumulation_steps(4)
+///     .schedule(Schedule::Cosine)
+///     .warmup(Warmup::Ratio(0.03))
+///     .max_grad_norm(0.3)
+///     .evaluate(Every::Epochs(1))
+///     .output("out");
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The highest learning rate.
+    pub learning_rate: f64,
+    /// Passes over the data; 1.5 is one and a half.
+    pub epochs: f64,
+    /// Optimizer steps at most, whatever the epochs.
+    pub max_steps: Option<usize>,
+    /// Samples, or packed rows, of a micro-batch, and how the data are put into them.
+    pub batches: BatchConfig,
+    /// Micro-batches of an optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// The decay of AdamW: biases and norms are left out.
+    pub weight_decay: f64,
+    /// The norm over all gradients that they are scaled down to; `None` leaves them.
+    pub max_grad_norm: Option<f64>,
+    /// How the learning rate falls.
+    pub schedule: Schedule,
+    /// How it rises at first, from 0.
+    pub warmup: Warmup,
+    /// LoRA+ (arXiv:2402.12354): how many times A's learning rate B, magnitudes and biases have.
+    pub lora_plus: Option<f64>,
+    /// What is run again in the backward pass.
+    pub recompute: Recompute,
+    /// Whether the kept inputs of the layers wait in host memory.
+    pub offload: bool,
+    /// Target tokens that the head takes at a time. Their logits are the memory it needs.
+    pub loss_chunk: Option<usize>,
+    /// Label smoothing.
+    pub label_smoothing: f32,
+    /// NEFTune's alpha (arXiv:2310.05914): noise on the embeddings.
+    pub neftune: Option<f32>,
+    /// What dropout, noise and (with [`BatchConfig::seed`]) the order depend on.
+    pub seed: u64,
+    /// Optimizer steps between two lines of the log. The losses are read from the device then only.
+    pub log_steps: usize,
+    /// How often the validation data are gone through.
+    pub evaluate: Option<Every>,
+    /// How often a checkpoint is written; the last step and a better validation loss write one too.
+    pub save: Option<Every>,
+    /// Checkpoints that are kept, beside the best.
+    pub save_total_limit: usize,
+    /// When to stop early.
+    pub early_stopping: Option<EarlyStopping>,
+    /// Whether to end with the parameters of the best validation loss.
+    pub load_best_at_end: bool,
+    /// Where adapter, checkpoints, metrics and picture go; `None` writes nothing.
+    pub output: Option<PathBuf>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 2e-4,
+            epochs: 1.0,
+            max_steps: None,
+            batches: BatchConfig::default(),
+            gradient_accumulation_steps: 1,
+            optimizer: Optimizer::default(),
+            weight_decay: 0.0,
+            max_grad_norm: Some(1.0),
+            schedule: Schedule::default(),
+            warmup: Warmup::default(),
+            lora_plus: None,
+            recompute: Recompute::default(),
+            offload: false,
+            loss_chunk: None,
+            label_smoothing: 0.0,
+            neftune: None,
+            seed: 0,
+            log_steps: 10,
+            evaluate: None,
+            save: None,
+            save_total_limit: 2,
+            early_stopping: None,
+            load_best_at_end: false,
+            output: None,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($name:ident: $kind:ty => |$value:ident| $to:expr;)*) => {
+        $(
+            #[doc = concat!("Sets [`", stringify!($name), "`](Self#structfield.", stringify!($name), ").")]
+            pub fn $name(mut self, $value: $kind) -> Self {
+                self.$name = $to;
+                self
+            }
+        )*
+    };
+}
+
+impl TrainConfig {
+    /// One epoch at a learning rate.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, ..Self::default() }
+    }
+
+    setters! {
+        epochs: impl Into<f64> => |epochs| epochs.into();
+        max_steps: usize => |steps| Some(steps);
+        batches: BatchConfig => |batches| batches;
+        gradient_accumulation_steps: usize => |steps| steps;
+        optimizer: Optimizer => |optimizer| optimizer;
+        weight_decay: f64 => |decay| decay;
+        max_grad_norm: impl Into<Option<f64>> => |norm| norm.into();
+        schedule: Schedule => |schedule| schedule;
+        warmup: Warmup => |warmup| warmup;
+        lora_plus: f64 => |ratio| Some(ratio);
+        recompute: Recompute => |recompute| recompute;
+        offload: bool => |offload| offload;
+        loss_chunk: usize => |tokens| Some(tokens);
+        label_smoothing: f32 => |smoothing| smoothing;
+        neftune: f32 => |alpha| Some(alpha);
+        log_steps: usize => |steps| steps;
+        evaluate: Every => |every| Some(every);
+        save: Every => |every| Some(every);
+        save_total_limit: usize => |count| count;
+        early_stopping: EarlyStopping => |early| Some(early);
+        load_best_at_end: bool => |load| load;
+        output: impl Into<PathBuf> => |folder| Some(folder.into());
+    }
+
+    /// Sets the rows of a micro-batch.
+    pub fn batch_size(mut self, rows: usize) -> Self {
+        self.batches.size = rows;
+        self
+    }
+
+    /// Sets the seed of everything: order, dropout, noise.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self.batches.seed = seed;
+        self
+    }
+
+    pub(crate) fn step(&self) -> StepConfig {
+        StepConfig {
+            recompute: self.recompute,
+            offload: self.offload,
+            loss_chunk: self.loss_chunk,
+            label_smoothing: self.label_smoothing,
+            neftune: self.neftune,
+        }
+    }
+
+    /// Whether the settings can be used.
+    ///
+    /// # Errors
+    /// The first that cannot, by its name.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let check = |name, found: &dyn ToString, right: bool, reason: &str| {
+            if right { Ok(()) } else { Err(TrainError::setting(name, found.to_string(), reason)) }
+        };
+        let rate = self.learning_rate;
+        check("learning_rate", &rate, rate > 0.0 && rate.is_finite(), "it has to be above 0")?;
+        let epochs = self.epochs;
+        let right = epochs > 0.0 && epochs.is_finite();
+        check("epochs", &epochs, right, "it has to be above 0; `max_steps` limits a run")?;
+        check("max_steps", &0, self.max_steps != Some(0), "leave it out for no limit")?;
+        let steps = self.gradient_accumulation_steps;
+        check("gradient_accumulation_steps", &steps, steps > 0, "1 is none")?;
+        check("log_steps", &self.log_steps, self.log_steps > 0, "1 logs every step")?;
+        check("loss_chunk", &0, self.loss_chunk != Some(0), "leave it out for the default")?;
+        let decay = self.weight_decay;
+        check("weight_decay", &decay, (0.0..1.0).contains(&decay), "it has to be in [0, 1)")?;
+        if let Some(norm) = self.max_grad_norm {
+            let right = norm > 0.0 && norm.is_finite();
+            check("max_grad_norm", &norm, right, "leave it out for no clipping")?;
+        }
+        let smoothing = self.label_smoothing;
+        let right = (0.0..1.0).contains(&smoothing);
+        check("label_smoothing", &smoothing, right, "it has to be in [0, 1)")?;
+        if let Some(ratio) = self.lora_plus {
+            let right = ratio > 0.0 && ratio.is_finite();
+            check("lora_plus", &ratio, right, "it has to be above 0; the paper's is 16")?;
+        }
+        if let Some(alpha) = self.neftune {
+            let right = alpha > 0.0 && alpha.is_finite();
+            check("neftune", &alpha, right, "leave it out for no noise; the paper's are 5 to 15")?;
+        }
+        let right = self.recompute != Recompute::Every(0);
+        check("recompute", &"every 0 layers", right, "`none` keeps everything")?;
+        for (name, every) in [("evaluate", self.evaluate), ("save", self.save)] {
+            let right = !matches!(every, Some(Every::Steps(0) | Every::Epochs(0)));
+            check(name, &"every 0", right, "leave it out for never")?;
+        }
+        if self.early_stopping.is_some() || self.load_best_at_end {
+            let name = "early_stopping or load_best_at_end";
+            check(name, &"set", self.evaluate.is_some(), "it needs `evaluate`")?;
+        }
+        if self.load_best_at_end {
+            check("load_best_at_end", &true, self.output.is_some(), "it needs `output`")?;
+        }
+        self.optimizer.validate()
+    }
+}

@@ -1,0 +1,84 @@
+//! What the trainer asks of a model.
+
+use burn::{
+    module::Module,
+    tensor::{Device, Int, Tensor},
+};
+use burn_lora_adapter::Adaptable;
+use burn_lora_llama::{Context, Llama, Segments};
+
+/// A decoder that can be trained: embedding, layers one after the other, head.
+///
+/// The three are apart so that the trainer can keep only what goes into each layer and run it again
+/// in the backward pass, and so that it can run the head on a few tokens at a time. Dropout in a
+/// layer has to come from Burn's generator, which the trainer sets to the same state both times.
+///
+/// Implemented for [`Llama`]; `docs/your-own-model.md` has one of a user's own.
+pub trait CausalLm: Module + Adaptable {
+    /// What the layers need to know of a batch: positions, masks.
+    type Context;
+
+    /// Made once a batch.
+    fn context(&self, segments: &Segments) -> Self::Context;
+
+    /// The embeddings of tokens.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, hidden]`
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3>;
+
+    /// The number of layers.
+    fn depth(&self) -> usize;
+
+    /// One layer.
+    ///
+    /// # Shapes
+    /// - hidden, output: `[batch, sequence, hidden]`
+    fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
+
+    /// The logits of tokens after the last layer: the last norm and the output head.
+    ///
+    /// # Shapes
+    /// - hidden: `[tokens, hidden]`
+    /// - output: `[tokens, vocabulary]`
+    fn head(&self, hidden: Tensor<2>) -> Tensor<2>;
+
+    /// Logits a token.
+    fn vocabulary(&self) -> usize;
+
+    /// Where the model is.
+    fn device(&self) -> Device;
+}
+
+impl CausalLm for Llama {
+    type Context = Context;
+
+    fn context(&self, segments: &Segments) -> Context {
+        Llama::context(self, segments)
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        Llama::embed(self, tokens)
+    }
+
+    fn depth(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    fn layer(&self, index: usize, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
+        self.model.layers[index].forward(hidden, context, None)
+    }
+
+    fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.lm_head.forward(self.model.norm.forward(hidden))
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn device(&self) -> Device {
+        Llama::device(self)
+    }
+}
