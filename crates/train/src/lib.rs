@@ -2,6 +2,7 @@
 
 pub mod data;
 mod error;
+pub mod schedule;
 pub mod watch;
 
 pub use error::TrainError;
