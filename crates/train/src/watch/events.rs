@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::path::Path;
+use std::{fmt, path::Path};
 
 /// Something that is told what happens in a run. An error ends the run.
 ///
@@ -177,6 +177,17 @@ pub enum StopReason {
     EarlyStopping,
     /// Someone stopped it.
     Interrupted,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Done => "done",
+            Self::MaxSteps => "largest number of steps reached",
+            Self::EarlyStopping => "early stopping",
+            Self::Interrupted => "interrupted",
+        })
+    }
 }
 
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

@@ -77,24 +77,32 @@ impl MetricsLog {
         Ok(records)
     }
 
-    /// Keeps the lines up to a step, and opens the file to append to it.
-    fn open(&mut self, last_step: usize) -> Result<&mut File, TrainError> {
-        let mut records = match Self::read(&self.path) {
-            Err(TrainError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => vec![],
-            records => records?,
-        };
-        records.retain(|record| record.step() <= last_step);
-        replace(&self.path, &records)?;
+    /// The lines so far, up to a step.
+    fn kept(&self, last_step: usize) -> Result<Vec<Record>, TrainError> {
+        match Self::read(&self.path) {
+            Err(TrainError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(Vec::new())
+            }
+            records => {
+                let mut records = records?;
+                records.retain(|record| record.step() <= last_step);
+                Ok(records)
+            }
+        }
+    }
+
+    /// Begins the file with these lines, and opens it to append to it.
+    fn open(&mut self, records: &[Record]) -> Result<&mut File, TrainError> {
+        replace(&self.path, records)?;
         let file = OpenOptions::new().append(true).open(&self.path);
-        let file = file.map_err(|error| TrainError::io(&self.path, error))?;
-        Ok(self.file.insert(file))
+        Ok(self.file.insert(file.map_err(|error| TrainError::io(&self.path, error))?))
     }
 
     fn append(&mut self, record: Record) -> Result<(), TrainError> {
         let line = line(&self.path, &record)?;
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.open(usize::MAX)?,
+            None => self.open(&self.kept(usize::MAX)?)?,
         };
         // One write, unbuffered: a line is in the file, or it is the last and torn.
         file.write_all(&line).map_err(|error| TrainError::io(&self.path, error))
@@ -103,13 +111,11 @@ impl MetricsLog {
 
 impl Observer for MetricsLog {
     fn started(&mut self, run: &Started) -> Result<(), TrainError> {
-        match run.resumed_from {
-            Some(step) => self.open(step).map(drop),
-            None => {
-                replace(&self.path, &[])?;
-                self.open(0).map(drop)
-            }
-        }
+        let kept = match run.resumed_from {
+            Some(step) => self.kept(step)?,
+            None => Vec::new(),
+        };
+        self.open(&kept).map(drop)
     }
 
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {

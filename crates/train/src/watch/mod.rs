@@ -4,6 +4,7 @@
 //! file, [`plot_metrics`] draws that file; `TensorBoard` (with the feature of that name) writes what
 //! TensorBoard reads.
 
+mod chart;
 mod events;
 mod metrics;
 mod plot;

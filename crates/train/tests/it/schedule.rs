@@ -94,8 +94,7 @@ fn only_a_plateau_hears_of_losses() {
 #[test]
 fn warm_up_starts_at_zero() {
     for name in ["linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt"] {
-        let rate =
-            LearningRate::new(name.parse().unwrap(), Warmup::Steps(4), 1.0, 20).unwrap();
+        let rate = LearningRate::new(name.parse().unwrap(), Warmup::Steps(4), 1.0, 20).unwrap();
         let rates: Vec<_> = (0..5).map(|step| rate.rate(step)).collect();
         assert_eq!(rates, [0.0, 0.25, 0.5, 0.75, 1.0], "{name}");
     }
@@ -104,8 +103,7 @@ fn warm_up_starts_at_zero() {
 #[test]
 fn a_warm_up_as_long_as_the_run_divides_by_nothing() {
     for name in ["linear", "cosine", "cosine_with_restarts", "polynomial", "cosine_with_min_lr"] {
-        let rate =
-            LearningRate::new(name.parse().unwrap(), Warmup::Ratio(1.0), 1.0, 4).unwrap();
+        let rate = LearningRate::new(name.parse().unwrap(), Warmup::Ratio(1.0), 1.0, 4).unwrap();
         assert!((0..8).all(|step| rate.rate(step).is_finite()), "{name}");
         assert_eq!(rate.rate(3), 0.75, "{name}");
     }
