@@ -58,7 +58,7 @@ impl<'a> Line<'a> {
     }
 
     fn style(&self) -> ShapeStyle {
-        if self.light { self.color.mix(0.35).stroke_width(1) } else { self.color.stroke_width(2) }
+        if self.light { self.color.mix(0.45).stroke_width(1) } else { self.color.stroke_width(2) }
     }
 }
 
@@ -152,7 +152,8 @@ impl Line<'_> {
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
             }
         }
-        if self.marks {
+        // A line of one point would not be seen.
+        if self.marks || points.len() == 1 {
             let finite = points.iter().filter(|point| is_finite(point));
             axes.draw_series(finite.map(|&point| Circle::new(point, 3, self.color.filled())))?;
         }
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn ranges_are_never_empty() {
-        assert_eq!(range([].into_iter(), 0.05), 0.0..1.0);
+        assert_eq!(range([].into_iter(), 0.0), 0.0..1.0);
         assert_eq!(range([2.0].into_iter(), 0.0), 1.0..3.0);
         assert_eq!(range([0.0].into_iter(), 0.0), -1.0..1.0);
         assert_eq!(range([1.0, 3.0].into_iter(), 0.05), 0.9..3.1);

@@ -79,7 +79,7 @@ impl Observer for Progress {
         self.say(&format!(
             "{} steps ({} epochs of {} examples), {} trainable parameters{}",
             run.steps,
-            run.epochs,
+            (100.0 * run.epochs).round() / 100.0,
             run.examples,
             run.trainable_parameters,
             resumed.unwrap_or_default(),

@@ -21,9 +21,10 @@ fn records(path: &Path) -> Vec<Vec<u8>> {
     let file = fs::read(path).unwrap();
     let mut rest = &file[..];
     let mut records = Vec::new();
+    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     let masked = |data: &[u8]| {
         let crc = crc32c(data);
-        ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8).to_le_bytes()
+        crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
     };
     while !rest.is_empty() {
         let length = take(&mut rest, 8);
