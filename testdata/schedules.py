@@ -38,6 +38,8 @@ PLATEAUS = [
     (dict(factor=0.3, patience=0, threshold=0.05, cooldown=2, min_lr=1e-6), dict(factor=0.3, patience=0, threshold=0.05, cooldown=2, min=1e-6)),
     (dict(patience=2, cooldown=1), dict(patience=2, cooldown=1)),
     ({}, {}),
+    # Down to where a reduction is too small to be one.
+    (dict(patience=0), dict(patience=0)),
 ]
 
 
