@@ -2,14 +2,7 @@
 
 pub mod data;
 mod error;
-mod model;
-mod optim;
-mod params;
-mod recompute;
-mod step;
+pub mod schedule;
 pub mod watch;
 
 pub use error::TrainError;
-pub use model::CausalLm;
-pub use optim::Optimizer;
-pub use recompute::Recompute;

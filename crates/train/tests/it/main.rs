@@ -1,1 +1,4 @@
 //! The tests of this crate, as one program.
+
+mod schedule;
+mod watch;

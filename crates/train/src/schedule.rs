@@ -1,0 +1,272 @@
+//! How the learning rate moves over a run.
+
+use crate::error::TrainError;
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+mod rate;
+
+pub use rate::{LearningRate, Plateau};
+
+/// The course of the learning rate after the warm-up, by its name in transformers.
+///
+/// With base rate `b`, warm-up `w`, `n` steps in all and `p = (step - w) / (n - w)`, the part of the
+/// decay that is done. In configuration files it is a name (`"linear"`) or, with settings,
+/// `{"polynomial": {"power": 2.0}}`.
+///
+/// ```
+/// use burn_lora_train::schedule::Schedule;
+///
+/// assert_eq!("cosine_with_restarts".parse::<Schedule>()?, Schedule::CosineWithRestarts { cycles: 1 });
+/// # Ok::<_, burn_lora_train::TrainError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// `b·(1 - p)`.
+    #[default]
+    Linear,
+    /// `b·(1 + cos πp) / 2`.
+    Cosine,
+    /// `b·(1 + cos π·frac(cycles·p)) / 2`.
+    CosineWithRestarts {
+        /// How often the rate falls from `b` to 0; 1 if left out.
+        #[serde(default = "one")]
+        cycles: usize,
+    },
+    /// `(b - end)·(1 - p)^power + end`.
+    Polynomial {
+        /// The exponent; 1 if left out.
+        #[serde(default = "one_float")]
+        power: f64,
+        /// The last rate; 1e-7 if left out.
+        #[serde(default = "polynomial_end")]
+        end: f64,
+    },
+    /// `b`, without a warm-up.
+    Constant,
+    /// `b` after the warm-up.
+    ConstantWithWarmup,
+    /// `b / √((step + t - w) / t)`.
+    InverseSqrt {
+        /// `t`, in steps; if left out the warm-up, and 10000 without one.
+        #[serde(default)]
+        timescale: Option<usize>,
+    },
+    /// `b`, times `factor` whenever the validation loss has stopped falling; without a warm-up. See
+    /// [`Plateau`].
+    ReduceLrOnPlateau {
+        /// What the rate is multiplied by; 0.1 if left out.
+        #[serde(default = "tenth")]
+        factor: f64,
+        /// How many evaluations in a row may bring nothing; 10 if left out.
+        #[serde(default = "ten")]
+        patience: usize,
+        /// The part by which a loss has to be below the best one to count as better; 1e-4 if left out.
+        #[serde(default = "plateau_threshold")]
+        threshold: f64,
+        /// For how many evaluations after a reduction none is counted against the rate; 0 if left out.
+        #[serde(default)]
+        cooldown: usize,
+        /// The lowest rate; 0 if left out.
+        #[serde(default)]
+        min: f64,
+    },
+    /// `(b - min)·(1 + cos πp) / 2 + min`.
+    CosineWithMinLr {
+        /// The last rate; a tenth of `b` if left out.
+        #[serde(default)]
+        min: MinLr,
+    },
+    /// `b`, and over the last steps a `decay` to `min_ratio·b`; the warm-up starts there, too.
+    WarmupStableDecay {
+        /// How many steps the decay takes; a tenth of all if left out.
+        #[serde(default = "tenth_of_run")]
+        decay: Span,
+        /// The last rate as a part of `b`; 0 if left out.
+        #[serde(default)]
+        min_ratio: f64,
+        /// The course of the decay; cosine if left out.
+        #[serde(default)]
+        kind: DecayKind,
+    },
+}
+
+/// A number of optimizer steps: of the warm-up, or of a decay.
+///
+/// ```
+/// use burn_lora_train::schedule::Warmup;
+///
+/// assert_eq!(Warmup::Steps(20).of(1000), 20);
+/// assert_eq!(Warmup::Ratio(0.03).of(110), 4);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Span {
+    /// So many steps.
+    Steps(usize),
+    /// A part of all steps, rounded up.
+    Ratio(f64),
+}
+
+/// How many steps the rate takes to rise from 0, in a line.
+pub type Warmup = Span;
+
+/// The lowest rate of [`Schedule::CosineWithMinLr`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MinLr {
+    /// A learning rate.
+    Rate(f64),
+    /// A part of the base rate.
+    Ratio(f64),
+}
+
+/// The course of the decay of [`Schedule::WarmupStableDecay`]; `p` is the part of it that is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecayKind {
+    /// `1 - p`.
+    Linear,
+    /// `(1 + cos πp) / 2`.
+    #[default]
+    Cosine,
+    /// `1 - √p`.
+    #[serde(rename = "1-sqrt")]
+    OneMinusSqrt,
+}
+
+impl Schedule {
+    /// Whether there is a warm-up: transformers has none for these two, whatever is set.
+    fn warms_up(&self) -> bool {
+        !matches!(self, Self::Constant | Self::ReduceLrOnPlateau { .. })
+    }
+
+    fn check(&self, warmup: usize, base: f64, total_steps: usize) -> Result<(), TrainError> {
+        let part = |name, value| {
+            check(name, value, (0.0..=1.0).contains(&value), "it has to be between 0 and 1")
+        };
+        let rate = |name, value| {
+            let reason = format!("it has to be between 0 and the learning rate, {base}");
+            check(name, value, (0.0..=base).contains(&value), reason)
+        };
+        if !self.warms_up() {
+            let reason = "this schedule has no warm-up: set it to 0, or the schedule to \
+                          `constant_with_warmup`";
+            check("warmup", warmup as f64, warmup == 0, reason)?;
+        }
+        match *self {
+            Self::CosineWithRestarts { cycles } => {
+                check("cycles", cycles as f64, cycles > 0, "it has to be 1 or more")
+            }
+            Self::Polynomial { power, end } => {
+                let positive = power > 0.0 && power.is_finite();
+                check("power", power, positive, "it has to be above 0")?;
+                rate("end", end)
+            }
+            Self::InverseSqrt { timescale: Some(0) } => {
+                check("timescale", 0.0, false, "it has to be 1 or more")
+            }
+            Self::ReduceLrOnPlateau { factor, threshold, min, .. } => {
+                let fraction = factor > 0.0 && factor < 1.0;
+                check("factor", factor, fraction, "it has to be above 0 and below 1")?;
+                let fraction = (0.0..1.0).contains(&threshold);
+                check("threshold", threshold, fraction, "it has to be 0 or more and below 1")?;
+                rate("min", min)
+            }
+            Self::CosineWithMinLr { min: MinLr::Rate(min) } => rate("min", min),
+            Self::CosineWithMinLr { min: MinLr::Ratio(min) } => part("min", min),
+            Self::WarmupStableDecay { decay, min_ratio, .. } => {
+                decay.check("decay")?;
+                part("min_ratio", min_ratio)?;
+                let decay = decay.of(total_steps);
+                let reason =
+                    format!("with a warm-up of {warmup} it is longer than the {total_steps} steps");
+                check("decay", decay as f64, warmup + decay <= total_steps, reason)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = TrainError;
+
+    /// A schedule by its name, with the settings that are used if none are given.
+    fn from_str(name: &str) -> Result<Self, TrainError> {
+        let parse = serde_json::from_value;
+        parse(name.into())
+            .or_else(|_| parse(serde_json::json!({ name: {} })))
+            .map_err(|error| TrainError::setting("schedule", name, error.to_string()))
+    }
+}
+
+impl Span {
+    /// The number of steps in a run of `total_steps`.
+    pub fn of(self, total_steps: usize) -> usize {
+        match self {
+            Self::Steps(steps) => steps,
+            Self::Ratio(ratio) => (total_steps as f64 * ratio).ceil() as usize,
+        }
+    }
+
+    fn check(self, name: &'static str) -> Result<(), TrainError> {
+        match self {
+            Self::Steps(_) => Ok(()),
+            Self::Ratio(ratio) => {
+                let part = (0.0..=1.0).contains(&ratio);
+                check(name, ratio, part, "a ratio has to be between 0 and 1")
+            }
+        }
+    }
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self::Steps(0)
+    }
+}
+
+impl Default for MinLr {
+    fn default() -> Self {
+        Self::Ratio(0.1)
+    }
+}
+
+fn check(
+    name: &'static str,
+    value: f64,
+    holds: bool,
+    reason: impl Into<String>,
+) -> Result<(), TrainError> {
+    if holds { Ok(()) } else { Err(TrainError::setting(name, value, reason)) }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn ten() -> usize {
+    10
+}
+
+fn one_float() -> f64 {
+    1.0
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+fn tenth_of_run() -> Span {
+    Span::Ratio(0.1)
+}
+
+fn polynomial_end() -> f64 {
+    1e-7
+}
+
+fn plateau_threshold() -> f64 {
+    1e-4
+}

@@ -1,0 +1,156 @@
+//! Metrics in a file of JSON lines.
+
+use super::{EvalMetrics, Observer, Started, StepMetrics};
+use crate::error::TrainError;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+/// A line of a [`MetricsLog`]; its field `kind` is `step` or `evaluation`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Record {
+    /// A logged step.
+    Step(StepMetrics),
+    /// An evaluation.
+    Evaluation(EvalMetrics),
+}
+
+impl Record {
+    /// The steps done.
+    pub fn step(&self) -> usize {
+        match self {
+            Self::Step(metrics) => metrics.step,
+            Self::Evaluation(metrics) => metrics.step,
+        }
+    }
+}
+
+/// An observer that appends a line of JSON for each logged step and each evaluation.
+///
+/// A new run begins a new file. A run that goes on from step `k` keeps the lines up to `k`, so that
+/// the file is that of a run which was never interrupted.
+///
+/// ```
+/// use burn_lora_train::watch::{MetricsLog, Observer, Started, StepMetrics};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("metrics.jsonl");
+/// let mut log = MetricsLog::new(&path);
+/// log.started(&Started::default())?;
+/// log.step(&StepMetrics { step: 1, loss: 2.5, ..Default::default() })?;
+/// assert_eq!(MetricsLog::read(&path)?[0].step(), 1);
+/// # Ok::<_, burn_lora_train::TrainError>(())
+/// ```
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl MetricsLog {
+    /// A log in a file that is opened when the run starts.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), file: None }
+    }
+
+    /// The lines of a file. A last line that a killed run did not finish is left out.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a line that is no [`Record`].
+    pub fn read(path: &Path) -> Result<Vec<Record>, TrainError> {
+        let bytes = fs::read(path).map_err(|error| TrainError::io(path, error))?;
+        let mut records = Vec::new();
+        for (i, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            match serde_json::from_slice(line) {
+                Ok(record) => records.push(record),
+                Err(_) if !line.ends_with(b"\n") => break,
+                Err(error) => {
+                    let reason = format!("line {} is no metrics: {error}", i + 1);
+                    return Err(TrainError::format(path, reason));
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// The lines so far, up to a step.
+    fn kept(&self, last_step: usize) -> Result<Vec<Record>, TrainError> {
+        match Self::read(&self.path) {
+            Err(TrainError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(Vec::new())
+            }
+            records => {
+                let mut records = records?;
+                records.retain(|record| record.step() <= last_step);
+                Ok(records)
+            }
+        }
+    }
+
+    /// Begins the file with these lines, and opens it to append to it.
+    fn open(&mut self, records: &[Record]) -> Result<&mut File, TrainError> {
+        replace(&self.path, records)?;
+        let file = OpenOptions::new().append(true).open(&self.path);
+        Ok(self.file.insert(file.map_err(|error| TrainError::io(&self.path, error))?))
+    }
+
+    fn append(&mut self, record: Record) -> Result<(), TrainError> {
+        let line = line(&self.path, &record)?;
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.open(&self.kept(usize::MAX)?)?,
+        };
+        // One write, unbuffered: a line is in the file, or it is the last and torn.
+        file.write_all(&line).map_err(|error| TrainError::io(&self.path, error))
+    }
+}
+
+impl Observer for MetricsLog {
+    fn started(&mut self, run: &Started) -> Result<(), TrainError> {
+        let kept = match run.resumed_from {
+            Some(step) => self.kept(step)?,
+            None => Vec::new(),
+        };
+        self.open(&kept).map(drop)
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+        self.append(Record::Step(metrics.clone()))
+    }
+
+    fn evaluated(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
+        self.append(Record::Evaluation(metrics.clone()))
+    }
+}
+
+fn line(path: &Path, record: &Record) -> Result<Vec<u8>, TrainError> {
+    let line = serde_json::to_vec(record);
+    let mut line = line.map_err(|error| TrainError::format(path, error.to_string()))?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Writes beside the file and renames, so that a run that is killed here loses nothing.
+fn replace(path: &Path, records: &[Record]) -> Result<(), TrainError> {
+    let io = |error| TrainError::io(path, error);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(io)?;
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is for its owner alone; metrics are for whom the folder is.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(io)?;
+    for record in records {
+        file.write_all(&line(path, record)?).map_err(io)?;
+    }
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map(drop).map_err(|error| io(error.error))
+}
