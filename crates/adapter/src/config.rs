@@ -301,6 +301,11 @@ impl LoraConfig {
         self.dora
     }
 
+    /// Whether inputs of the adapters are dropped in training.
+    pub fn has_dropout(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     /// The scale of the update `B · A` at a rank and an alpha.
     pub(crate) fn scaling(&self, rank: usize, alpha: f64) -> f64 {
         let rank = rank as f64;

@@ -1,11 +1,13 @@
 //! What the trainer asks of a model.
 
+use crate::TrainError;
 use burn::{
     module::Module,
     tensor::{Device, Int, Tensor},
 };
 use burn_lora_adapter::Adaptable;
 use burn_lora_llama::{Context, Llama, Segments};
+use std::path::Path;
 
 /// A decoder that can be trained: embedding, layers one after the other, head.
 ///
@@ -49,6 +51,27 @@ pub trait CausalLm: Module + Adaptable {
 
     /// Where the model is.
     fn device(&self) -> Device;
+
+    /// Whether the layers draw random numbers while they are trained: adapters with dropout. A model
+    /// with dropout of its own says `true`.
+    fn is_random(&self) -> bool {
+        self.adapter_configs().values().any(|config| config.has_dropout())
+    }
+
+    /// Writes what was trained for others to load: the adapters in PEFT's files, one that is alone
+    /// into the folder, several into folders of their names. A checkpoint has all trained parameters
+    /// beside it.
+    ///
+    /// # Errors
+    /// What [`save_adapter`](Adaptable::save_adapter) says.
+    fn save_trained(&self, folder: &Path) -> Result<(), TrainError> {
+        let names = self.adapter_names();
+        for name in &names {
+            let folder = if names.len() == 1 { folder.to_owned() } else { folder.join(name) };
+            self.save_adapter(name, folder)?;
+        }
+        Ok(())
+    }
 }
 
 impl CausalLm for Llama {

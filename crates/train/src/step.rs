@@ -7,7 +7,7 @@ use crate::{
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
-use burn_lora_llama::ops::{cross_entropy, pull_back};
+use burn_lora_llama::ops::{CrossEntropy, cross_entropy, pull_back};
 use serde::{Deserialize, Serialize};
 
 /// How a micro-batch is computed.
@@ -48,6 +48,18 @@ pub(crate) struct Outcome {
     pub hits: Tensor<1>,
 }
 
+impl Outcome {
+    fn zero(device: &Device) -> Self {
+        let zero = || Tensor::zeros([1], (device, DType::F32));
+        Self { loss: zero(), hits: zero() }
+    }
+
+    fn add(&mut self, rows: CrossEntropy) {
+        self.loss = self.loss.clone() + rows.loss.sum();
+        self.hits = self.hits.clone() + rows.hits.sum();
+    }
+}
+
 /// A model to train, and the same without a graph.
 pub(crate) struct Pair<M> {
     pub tracked: M,
@@ -57,9 +69,10 @@ pub(crate) struct Pair<M> {
 }
 
 impl<M: CausalLm> Pair<M> {
-    /// `random`: whether the model has dropout. `valid` switches it off, so that the one without a
-    /// graph has to stay on the training device then, which costs some bookkeeping.
-    pub fn new(tracked: M, random: bool) -> Self {
+    /// `valid` switches dropout off: with it, the one without a graph has to stay on the training
+    /// device, which costs some bookkeeping.
+    pub fn new(tracked: M) -> Self {
+        let random = tracked.is_random();
         let plain = if random { tracked.clone().no_grad() } else { tracked.valid() };
         Self { tracked, plain, random }
     }
@@ -154,22 +167,17 @@ fn head<M: CausalLm>(
     let [rows, length, width] = shape;
     let hidden = hidden.reshape([rows * length, width]);
     let places = batch.target_places();
-    let mut outcome = Outcome {
-        loss: Tensor::zeros([1], (&device, DType::F32)),
-        hits: Tensor::zeros([1], (&device, DType::F32)),
-    };
+    let mut outcome = Outcome::zero(&device);
     let mut grads = Vec::new();
     for places in places.chunks(config.loss_chunk.unwrap_or_else(|| chunk(model.vocabulary()))) {
-        let chosen = hidden.clone().select(0, ints(places.iter().map(|place| place.0), &device));
-        let chosen = chosen.autodiff().require_grad();
+        let (places, targets) = split(places, &device);
+        let chosen = hidden.clone().select(0, places).autodiff().require_grad();
         let logits = model.head(chosen.clone());
-        let targets = ints(places.iter().map(|place| place.1), &device);
         let entropy = cross_entropy(logits.clone().inner(), targets, config.label_smoothing);
-        let mut found = pull_back(logits, entropy.grad).backward();
+        let mut found = pull_back(logits, entropy.grad.clone()).backward();
         params::add_gradients(sums, model, &mut found);
         grads.push(chosen.grad_remove(&mut found).expect("the head's input has a gradient"));
-        outcome.loss = outcome.loss + entropy.loss.sum();
-        outcome.hits = outcome.hits + entropy.hits.sum();
+        outcome.add(entropy);
     }
     // Every token takes the gradient of its place; those that are no targets the zeros after them.
     let mut from = vec![places.len() as i32; rows * length];
@@ -177,34 +185,23 @@ fn head<M: CausalLm>(
         from[*place as usize] = number as i32;
     }
     grads.push(Tensor::zeros([1, width], (&device, hidden.dtype())));
-    let grad = Tensor::cat(grads, 0).select(0, ints(from.into_iter(), &device));
+    let grad = Tensor::cat(grads, 0).select(0, ints(from, &device));
     (outcome, grad.reshape(shape))
 }
 
 /// Loss and hits of a batch, without gradients.
-pub(crate) fn evaluate<M: CausalLm>(
-    model: &M,
-    batch: &Batch,
-    chunk_size: Option<usize>,
-) -> Outcome {
+pub(crate) fn evaluate<M: CausalLm>(model: &M, batch: &Batch) -> Outcome {
     let device = model.device();
     let context = model.context(&batch.segments);
     let hidden = (0..model.depth())
         .fold(model.embed(tokens(batch, &device)), |h, layer| model.layer(layer, h, &context));
     let [rows, length, width] = hidden.dims();
     let hidden = hidden.reshape([rows * length, width]);
-    let mut outcome = Outcome {
-        loss: Tensor::zeros([1], (&device, DType::F32)),
-        hits: Tensor::zeros([1], (&device, DType::F32)),
-    };
-    for places in
-        batch.target_places().chunks(chunk_size.unwrap_or_else(|| chunk(model.vocabulary())))
-    {
-        let chosen = hidden.clone().select(0, ints(places.iter().map(|place| place.0), &device));
-        let targets = ints(places.iter().map(|place| place.1), &device);
-        let entropy = cross_entropy(model.head(chosen), targets, 0.0);
-        outcome.loss = outcome.loss + entropy.loss.sum();
-        outcome.hits = outcome.hits + entropy.hits.sum();
+    let mut outcome = Outcome::zero(&device);
+    for places in batch.target_places().chunks(chunk(model.vocabulary())) {
+        let (places, targets) = split(places, &device);
+        let logits = model.head(hidden.clone().select(0, places));
+        outcome.add(cross_entropy(logits, targets, 0.0));
     }
     outcome
 }
@@ -222,8 +219,13 @@ fn tokens(batch: &Batch, device: &Device) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(ids, [batch.rows, batch.length]), (device, DType::I32))
 }
 
-fn ints(values: impl Iterator<Item = i32>, device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i32> = values.collect();
+/// Places of target tokens, and their successors.
+fn split(places: &[(i32, i32)], device: &Device) -> (Tensor<1, Int>, Tensor<1, Int>) {
+    let (places, targets) = places.iter().copied().unzip();
+    (ints(places, device), ints(targets, device))
+}
+
+fn ints(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
     let shape = [values.len()];
     Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
 }
