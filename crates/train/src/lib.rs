@@ -3,7 +3,7 @@
 pub mod data;
 mod error;
 mod model;
-mod optim;
+pub mod optim;
 mod params;
 mod recompute;
 mod step;
