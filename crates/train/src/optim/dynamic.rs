@@ -96,7 +96,8 @@ mod tests {
         let bytes = std::fs::read("../../testdata/optim.safetensors").unwrap();
         let golden = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         for (name, signed) in [("map.signed", true), ("map.unsigned", false)] {
-            let expected = bytemuck::pod_collect_to_vec::<u8, f32>(golden.tensor(name).unwrap().data());
+            let expected =
+                bytemuck::pod_collect_to_vec::<u8, f32>(golden.tensor(name).unwrap().data());
             assert_eq!(map(signed), expected, "{name}");
         }
     }

@@ -129,12 +129,13 @@ impl Optimizer {
             Self::AdamW8bit { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, true)),
             Self::Lion { beta1, beta2 } => {
                 let config = LionConfig::new().with_beta_1(beta1 as f32);
-                Box::new(Simple::new(config.with_beta_2(beta2 as f32).build()))
+                Box::new(Simple::new(config.with_beta_2(beta2 as f32).build(), 1))
             }
             Self::Sgd { momentum } => {
                 let momentum = MomentumConfig { momentum, dampening: 0.0, nesterov: false };
                 let used = (momentum.momentum > 0.0).then_some(momentum);
-                Box::new(Simple::new(SgdConfig::new().with_momentum(used).build()))
+                let tensors = usize::from(used.is_some());
+                Box::new(Simple::new(SgdConfig::new().with_momentum(used).build(), tensors))
             }
         }
     }
@@ -200,7 +201,8 @@ fn take(
     let found = (data.num_elements(), data.dtype());
     if found != (len, dtype) {
         let (elements, kind) = found;
-        let reason = format!("`{name}` has {elements} elements in {kind:?}, not {len} in {dtype:?}");
+        let reason =
+            format!("`{name}` has {elements} elements in {kind:?}, not {len} in {dtype:?}");
         return Err(TrainError::format(file, reason));
     }
     Ok(data)

@@ -11,12 +11,14 @@ use std::{collections::BTreeMap, path::Path};
 /// One of Burn's optimizers, made without a weight decay: it is done here, before the step.
 pub(super) struct Simple<O: Optimizer> {
     optimizer: O,
+    /// Tensors of a parameter's state.
+    tensors: usize,
     states: BTreeMap<String, O::State<1>>,
 }
 
 impl<O: Optimizer> Simple<O> {
-    pub fn new(optimizer: O) -> Self {
-        Self { optimizer, states: BTreeMap::new() }
+    pub fn new(optimizer: O, tensors: usize) -> Self {
+        Self { optimizer, tensors, states: BTreeMap::new() }
     }
 }
 
@@ -53,13 +55,16 @@ impl<O: Optimizer> Running for Simple<O> {
             let prefix = format!("{path}.");
             let names: Vec<_> =
                 state.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
+            let missing = || TrainError::format(file, format!("it has no state of `{path}`"));
+            if names.len() != self.tensors {
+                return Err(missing());
+            }
             let mut source = StateSource::default();
             for name in names {
                 let data = take(&mut state, &name, len, DType::F32, file)?;
                 source.insert_tensor(name, data);
             }
             let state = O::State::<1>::state_unflatten(path, &mut source, device);
-            let missing = || TrainError::format(file, format!("it has no state of `{path}`"));
             self.states.insert(path.clone(), state.ok_or_else(missing)?);
         }
         Ok(())

@@ -43,8 +43,7 @@ impl OptimOps for Flex {
         maps: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
-        let [mut param, grad, mut codes, mut absmax] =
-            [param, grad, codes, absmax].map(contiguous);
+        let [mut param, grad, mut codes, mut absmax] = [param, grad, codes, absmax].map(contiguous);
         let (factor, grad) = (factor.storage::<f32>()[0], grad.storage::<f32>());
         let values = param.storage_mut::<f32>();
         let (m, v) = moments(codes.storage_mut(), absmax.storage_mut(), maps.storage());
@@ -89,10 +88,8 @@ fn moments<'a>(
     codes: &'a mut [u32],
     absmax: &'a mut [f32],
     maps: &'a [f32],
-) -> (
-    impl IndexedParallelIterator<Item = Block<'a>>,
-    impl IndexedParallelIterator<Item = Block<'a>>,
-) {
+) -> (impl IndexedParallelIterator<Item = Block<'a>>, impl IndexedParallelIterator<Item = Block<'a>>)
+{
     let (m_codes, v_codes) = codes.split_at_mut(codes.len() / 2);
     let (m_absmax, v_absmax) = absmax.split_at_mut(absmax.len() / 2);
     let (signed, unsigned) = maps.split_at(maps.len() / 2);

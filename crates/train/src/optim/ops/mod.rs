@@ -20,8 +20,8 @@ use burn::{
     tensor::{DType, Shape},
 };
 
-pub(crate) use tensor::{adamw, adamw_coded};
 pub use tensor::sum_of_squares;
+pub(crate) use tensor::{adamw, adamw_coded};
 
 /// Partial sums of a [`sum_of_squares`].
 const PARTIALS: usize = 256;

@@ -93,12 +93,7 @@ fn decode(word: u32, maps: &Shared<[f32]>, #[comptime] i: usize, #[comptime] fir
 
 /// The word of codes of 4 values.
 #[cube]
-fn encode(
-    values: &Array<f32>,
-    absmax: f32,
-    maps: &Shared<[f32]>,
-    #[comptime] first: usize,
-) -> u32 {
+fn encode(values: &Array<f32>, absmax: f32, maps: &Shared<[f32]>, #[comptime] first: usize) -> u32 {
     let scale = max(absmax, f32::new(f32::MIN_POSITIVE));
     let mut word = 0u32;
     #[unroll]
