@@ -7,7 +7,7 @@ mod error;
 mod evaluate;
 mod interrupt;
 mod model;
-mod optim;
+pub mod optim;
 mod params;
 mod recompute;
 pub mod schedule;

@@ -4,3 +4,4 @@ mod common;
 mod golden;
 mod schedule;
 mod watch;
+mod optim;
