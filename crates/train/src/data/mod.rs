@@ -1,1 +1,65 @@
 //! Data: from files to batches of tokens.
+//!
+//! ```
+//! use burn_lora_llama::Tokenizer;
+//! use burn_lora_train::data::{BatchConfig, Dataset};
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("chats.jsonl");
+//! # std::fs::write(&path, r#"{"messages": [{"role": "user", "content": "hello"},
+//! #   {"role": "assistant", "content": "hello world"}]}"#.replace('\n', " ")).unwrap();
+//! let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+//! let data = Dataset::from_files([&path]).max_length(1024).load(&tokenizer)?;
+//! println!("{}", data.report());
+//! println!("{}", data.preview(0, &tokenizer, true)?);
+//!
+//! let config = BatchConfig { size: 4, packing: Some(1024), ..BatchConfig::default() };
+//! for rows in data.epoch(&config, 0)? {
+//!     let batch = data.batch(&rows, &config);
+//!     assert_eq!(batch.ids.len(), batch.rows * batch.length);
+//! }
+//! # Ok::<_, burn_lora_train::TrainError>(())
+//! ```
+//!
+//! # What is read
+//!
+//! | format | columns | trained on by default |
+//! |---|---|---|
+//! | [`Text`](Format::Text) | `text` | everything |
+//! | [`PromptCompletion`](Format::PromptCompletion) | `prompt`, `completion`: text or messages | the completion |
+//! | [`Alpaca`](Format::Alpaca) | `instruction`, `output`, perhaps `input` | the output |
+//! | [`Messages`](Format::Messages) | `messages`: `role`, `content`; perhaps `tools` | every turn of the assistant |
+//! | [`ShareGpt`](Format::ShareGpt) | `conversations`: `from`, `value` | every turn of the assistant |
+//!
+//! Files are `.json` (a list of objects, alone or as `data` of an object), `.jsonl`, `.csv` with a
+//! header, and `.parquet`. They are read record by record, and their tokens go to a temporary file
+//! that is mapped into memory.
+//!
+//! # What becomes of it
+//!
+//! Messages are written by the tokenizer's chat template, which also writes what begins a text.
+//! Prompt and completion are put together as they are, between what the tokenizer puts around a text,
+//! with the end of a text after them. Where the prompt ends is told by position in the text: a token
+//! belongs to where its first byte is.
+
+mod batch;
+mod builder;
+mod conversation;
+mod dataset;
+mod encode;
+mod epoch;
+mod format;
+mod options;
+mod pack;
+mod preview;
+mod read;
+mod report;
+mod store;
+
+pub use batch::{Batch, IGNORE_INDEX};
+pub use builder::DatasetBuilder;
+pub use dataset::{Dataset, Sample};
+pub use epoch::{BatchConfig, Rows};
+pub use format::Format;
+pub use options::{OnError, TrainOn, Truncation};
+pub use report::Report;
