@@ -23,7 +23,7 @@ use std::{
 
 const PREFIX: &str = "checkpoint-";
 const STATE: &str = "trainer_state.json";
-const TENSORS: &str = "training_state.safetensors";
+pub(crate) const TENSORS: &str = "training_state.safetensors";
 
 /// Where a run is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -24,9 +24,9 @@ pub fn evaluate<M: CausalLm>(
     let zero = || Tensor::<1>::zeros([1], (&device, DType::F32));
     let (mut loss, mut hits, mut targets) = (zero(), zero(), 0);
     for rows in data.epoch(&config, 0)? {
-        let batch = data.batch(&rows, &config)?;
+        let batch = data.batch(&rows, &config);
         let outcome = step::evaluate(model, &batch);
-        targets += batch.target_count();
+        targets += batch.target_count;
         loss = loss + outcome.loss;
         hits = hits + outcome.hits;
     }

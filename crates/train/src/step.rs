@@ -61,17 +61,17 @@ impl Outcome {
 }
 
 /// A model to train, and the same without a graph.
-pub(crate) struct Pair<M> {
-    pub tracked: M,
+pub(crate) struct Pair<'a, M> {
+    tracked: &'a M,
     plain: M,
     /// Whether the layers draw random numbers.
     random: bool,
 }
 
-impl<M: CausalLm> Pair<M> {
+impl<'a, M: CausalLm> Pair<'a, M> {
     /// `valid` switches dropout off: with it, the one without a graph has to stay on the training
     /// device, which costs some bookkeeping.
-    pub fn new(tracked: M) -> Self {
+    pub fn new(tracked: &'a M) -> Self {
         let random = tracked.is_random();
         let plain = if random { tracked.clone().no_grad() } else { tracked.valid() };
         Self { tracked, plain, random }
@@ -105,7 +105,7 @@ impl Kept {
 /// their inputs; backward, each is run again with a graph, which takes the gradient of its output to
 /// that of its input and of its parameters. The embedding belongs to the first stretch.
 pub(crate) fn run<M: CausalLm>(
-    model: &Pair<M>,
+    model: &Pair<'_, M>,
     batch: &Batch,
     config: &StepConfig,
     seed: u64,
@@ -138,18 +138,18 @@ pub(crate) fn run<M: CausalLm>(
         hidden = Some(output);
     }
     let mut input = hidden.map(|hidden| hidden.autodiff().require_grad());
-    let mut output = stretch(&model.tracked, last, input.clone());
-    let (outcome, mut grad) = head(&model.tracked, output.clone().inner(), batch, config, sums);
+    let mut output = stretch(model.tracked, last, input.clone());
+    let (outcome, mut grad) = head(model.tracked, output.clone().inner(), batch, config, sums);
 
     kept.pop();
     for number in (0..=last).rev() {
         let mut found = pull_back(output.autodiff(), grad).backward();
-        params::add_gradients(sums, &model.tracked, &mut found);
+        params::add_gradients(sums, model.tracked, &mut found);
         let Some(before) = input else { break };
         grad = before.grad_remove(&mut found).expect("the input of a stretch has a gradient");
         drop((before, found));
         input = kept.pop().map(|kept| kept.back(&device).autodiff().require_grad());
-        output = stretch(&model.tracked, number - 1, input.clone());
+        output = stretch(model.tracked, number - 1, input.clone());
     }
     outcome
 }

@@ -7,7 +7,7 @@ use crate::{
     evaluate::evaluate,
     interrupt::Interrupt,
     model::CausalLm,
-    optim::{self, Update},
+    optim::{Running, Update, sum_of_squares},
     params::{self, Flat, Trained},
     schedule::LearningRate,
     step::{self, Pair},
@@ -107,19 +107,20 @@ impl<'a> Trainer<'a> {
         if let Some(output) = &self.config.output {
             self.observers.push(Box::new(MetricsLog::new(output.join("metrics.jsonl"))));
         }
-        let mut run = Run::new(&self.config, model.clone().train(), train, valid, self.resume)?;
+        *model = model.clone().train();
+        let mut run = Run::new(&self.config, model, train, valid, self.resume)?;
         let mut observers = Observers(self.observers);
         let finished = run.go(&mut observers, &self.interrupt)?;
         if self.config.load_best_at_end {
             run.load_best()?;
         }
-        *model = run.model.tracked.valid();
+        let Run { log, evaluations, checkpoint, .. } = run;
+        *model = model.valid();
         if let Some(output) = &self.config.output {
             model.save_trained(output)?;
             plot_metrics(&output.join("metrics.jsonl"), &output.join("loss.svg"))?;
         }
         observers.tell(|observer| observer.finished(&finished))?;
-        let Run { log, evaluations, checkpoint, .. } = run;
         Ok(Report { finished, log, evaluations, checkpoint })
     }
 }
@@ -140,11 +141,12 @@ struct Run<'a, M> {
     config: &'a TrainConfig,
     train: &'a Dataset,
     valid: Option<&'a Dataset>,
-    model: Pair<M>,
+    /// The caller's: no second copy of its parameters is held.
+    model: &'a mut M,
     params: Vec<Trained>,
     /// The factor of the learning rate, and the weight decay, of each parameter.
     groups: HashMap<ParamId, (f64, f64)>,
-    optimizer: optim::AdamW,
+    optimizer: Box<dyn Running>,
     rate: LearningRate,
     steps: usize,
     device: Device,
@@ -179,12 +181,12 @@ struct Measured {
 impl<'a, M: CausalLm> Run<'a, M> {
     fn new(
         config: &'a TrainConfig,
-        model: M,
+        model: &'a mut M,
         train: &'a Dataset,
         valid: Option<&'a Dataset>,
         resume: bool,
     ) -> Result<Self, TrainError> {
-        let params = params::trained(&model);
+        let params = params::trained(&*model);
         if params.is_empty() {
             let reason = "nothing is trained: attach an adapter first (`with_adapter`)";
             return Err(TrainError::setting("model", "without trained parameters", reason));
@@ -210,9 +212,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
             config,
             train,
             valid,
-            groups: groups(config, &model, &params),
+            groups: groups(config, &*model, &params),
             params,
-            model: Pair::new(model),
+            model,
             optimizer: config.optimizer.init(),
             rate,
             steps,
@@ -253,9 +255,11 @@ impl<'a, M: CausalLm> Run<'a, M> {
                 return Err(TrainError::format(&folder, reason));
             }
         }
-        let (model, state) = checkpoint::load(&folder, self.model.tracked.clone())?;
-        self.model = Pair::new(model);
-        self.optimizer.load(progress.step, state, &self.device);
+        let (model, state) = checkpoint::load(&folder, self.model.clone())?;
+        *self.model = model;
+        let lengths = self.params.iter().map(|p| (p.path.clone(), p.shape.iter().product()));
+        let (lengths, file) = (lengths.collect(), folder.join(checkpoint::TENSORS));
+        self.optimizer.load(progress.step, state, &lengths, &file, &self.device)?;
         self.rate.resume(progress.plateau.clone());
         self.resumed = Some(progress.step);
         self.progress = progress;
@@ -306,7 +310,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             let steps: Vec<_> =
                 micro_batches.chunks(self.config.gradient_accumulation_steps).collect();
             while self.progress.position < steps.len() && self.progress.step < self.steps {
-                self.step(steps[self.progress.position], steps.len())?;
+                self.step(steps[self.progress.position], steps.len());
                 let step = self.progress.step;
                 let epoch_ends = self.progress.position == steps.len();
                 if step.is_multiple_of(self.config.log_steps) || step == self.steps {
@@ -349,29 +353,27 @@ impl<'a, M: CausalLm> Run<'a, M> {
 
     /// One optimizer step: the gradients of some micro-batches, and the parameters' new values.
     /// Nothing is read from the device.
-    fn step(&mut self, rows: &[Rows], steps_of_epoch: usize) -> Result<(), TrainError> {
+    fn step(&mut self, rows: &[Rows], steps_of_epoch: usize) {
         self.unread.since.get_or_insert_with(Instant::now);
-        let batches: Vec<Batch> = rows
-            .iter()
-            .map(|rows| self.train.batch(rows, &self.config.batches))
-            .collect::<Result<_, _>>()?;
-        let targets: usize = batches.iter().map(Batch::target_count).sum();
+        let batches: Vec<Batch> =
+            rows.iter().map(|rows| self.train.batch(rows, &self.config.batches)).collect();
+        let targets: usize = batches.iter().map(|batch| batch.target_count).sum();
 
         // The sums over all target tokens: what each is divided by has to be the same, whatever the
         // micro-batches.
         let zero = || Tensor::<1>::zeros([1], (&self.device, DType::F32));
         let (mut sums, mut loss, mut hits) = (Flat::new(), zero(), zero());
+        let pair = Pair::new(&*self.model);
         for (number, batch) in batches.iter().enumerate() {
             let seed = mix(self.config.seed, self.progress.step as u64, number as u64);
-            let outcome = step::run(&self.model, batch, &self.config.step(), seed, &mut sums);
+            let outcome = step::run(&pair, batch, &self.config.step(), seed, &mut sums);
             loss = loss + outcome.loss;
             hits = hits + outcome.hits;
         }
 
         let mean = 1.0 / targets.max(1) as f64;
-        let squares = self.params.iter().filter_map(|param| sums.get(&param.id));
-        let squares = squares.map(|grad| (grad.clone() * grad.clone()).sum()).collect();
-        let norm = Tensor::cat(squares, 0).sum().sqrt() * mean;
+        let grads = self.params.iter().filter_map(|param| sums.get(&param.id).cloned());
+        let norm = sum_of_squares(grads, &self.device).sqrt() * mean;
         let factor = match self.config.max_grad_norm {
             Some(most) => ((norm.clone() + 1e-6).recip() * most).clamp_max(1.0) * mean,
             None => zero() + mean,
@@ -380,13 +382,13 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let rate = self.rate.rate(self.progress.step);
         self.optimizer.begin();
         let paths: HashMap<_, _> = self.params.iter().map(|p| (p.id, p.path.as_str())).collect();
-        let model = params::update(self.model.tracked.clone(), |id, param| {
+        let model = params::update(self.model.clone(), |id, param| {
             let Some(grad) = sums.remove(&id) else { return param };
             let (ratio, decay) = self.groups[&id];
             let (path, factor, rate) = (paths[&id], factor.clone(), rate * ratio);
             self.optimizer.update(Update { path, param, grad, factor, rate, decay })
         });
-        self.model = Pair::new(model);
+        *self.model = model;
 
         let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
         self.progress.step += 1;
@@ -402,7 +404,6 @@ impl<'a, M: CausalLm> Run<'a, M> {
         });
         self.epoch =
             self.progress.epoch as f64 + self.progress.position as f64 / steps_of_epoch as f64;
-        Ok(())
     }
 
     /// Reads what the steps since the last time measured, and logs their mean.
@@ -463,7 +464,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         // What is not finite must not become the best.
         self.read_log(observers)?;
         let valid = self.valid.expect("checked before the run");
-        let found = evaluate(&self.model.tracked.valid(), valid, &self.config.batches)?;
+        let found = evaluate(&self.model.valid(), valid, &self.config.batches)?;
         let metrics = EvalMetrics { step: self.progress.step, epoch: self.epoch, ..found };
         observers.tell(|observer| observer.evaluated(&metrics))?;
         self.rate.evaluated(metrics.loss);
@@ -483,7 +484,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
     fn save(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
         let Some(output) = &self.config.output else { return Ok(()) };
         self.read_log(observers)?;
-        let (model, limit) = (&self.model.tracked, self.config.save_total_limit);
+        let (model, limit) = (&*self.model, self.config.save_total_limit);
         let folder =
             checkpoint::save(output, model, self.optimizer.state(), &self.progress, limit)?;
         observers.tell(|observer| observer.saved(&folder))?;
@@ -497,8 +498,8 @@ impl<'a, M: CausalLm> Run<'a, M> {
         };
         if step != self.progress.step {
             let folder = checkpoint::folder_of(output, step);
-            let (model, _) = checkpoint::load(&folder, self.model.tracked.clone())?;
-            self.model = Pair::new(model);
+            let (model, _) = checkpoint::load(&folder, self.model.clone())?;
+            *self.model = model;
         }
         Ok(())
     }

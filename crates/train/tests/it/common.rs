@@ -67,7 +67,7 @@ pub fn golden_samples(variant: &str) -> Vec<Sample> {
 }
 
 pub fn golden_data(variant: &str) -> Dataset {
-    Dataset::from_samples(golden_samples(variant))
+    Dataset::from_samples(golden_samples(variant)).unwrap()
 }
 
 /// The largest absolute difference.

@@ -2,6 +2,7 @@
 
 mod common;
 mod golden;
-mod schedule;
-mod watch;
 mod optim;
+mod schedule;
+mod step;
+mod watch;
