@@ -143,7 +143,10 @@ pub(crate) fn run<M: CausalLm>(
 
     kept.pop();
     for number in (0..=last).rev() {
-        let mut found = pull_back(output.autodiff(), grad).backward();
+        if !output.is_tracked() {
+            break; // Nothing is trained in the first stretch.
+        }
+        let mut found = pull_back(output, grad).backward();
         params::add_gradients(sums, model.tracked, &mut found);
         let Some(before) = input else { break };
         grad = before.grad_remove(&mut found).expect("the input of a stretch has a gradient");

@@ -51,7 +51,7 @@ fn vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
 }
 
 fn floats(data: &TensorData) -> Vec<f32> {
-    data.to_vec().unwrap()
+    data.try_to_vec().unwrap()
 }
 
 /// One step on a parameter `p`.
@@ -134,7 +134,7 @@ impl Coded {
 
     fn of(state: &State, len: usize) -> Self {
         let (words, absmax) =
-            (state["p.codes"].to_vec::<u32>().unwrap(), floats(&state["p.absmax"]));
+            (state["p.codes"].try_to_vec::<u32>().unwrap(), floats(&state["p.absmax"]));
         let (m, v) = words.split_at(words.len() / 2);
         let codes = [m, v]
             .map(|words| words.iter().flat_map(|word| word.to_le_bytes()).take(len).collect());
