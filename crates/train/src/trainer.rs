@@ -483,6 +483,10 @@ impl<'a, M: CausalLm> Run<'a, M> {
 
     fn save(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
         let Some(output) = &self.config.output else { return Ok(()) };
+        let folder = checkpoint::folder_of(output, self.progress.step);
+        if self.checkpoint.as_ref() == Some(&folder) {
+            return Ok(());
+        }
         self.read_log(observers)?;
         let (model, limit) = (&*self.model, self.config.save_total_limit);
         let folder =
