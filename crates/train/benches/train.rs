@@ -4,8 +4,8 @@
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
 //! `,steps=N`, `,recompute=none|N`, `,offload`, `,adamw8bit`, `,chunk=TOKENS`, `,peak` to look at the
-//! memory in use every millisecond, `,parts` for a table of times. Tokens are random, every one is a
-//! target.
+//! memory in use every millisecond, `,parts` for a table of times. With `HOST_EMBEDDINGS` set the
+//! embeddings stay on the host. Tokens are random, every one is a target.
 
 use burn::{
     module::Module,
@@ -53,6 +53,7 @@ fn main() {
     let mut model = Llama::from_pretrained(model)
         .quantize(QuantConfig::nf4().double_quant(true))
         .dtype(dtype)
+        .host_embeddings(std::env::var_os("HOST_EMBEDDINGS").is_some())
         .load(&device)
         .expect("the model loads")
         .with_adapter(&LoraConfig::new(32, 64).all_linear())
