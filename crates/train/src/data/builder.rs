@@ -78,6 +78,17 @@ impl DatasetBuilder {
     }
 
     /// The format. By default the columns of a file's first record tell it.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "text": "hello", "prompt": "", "completion": "" });
+    /// let data = Dataset::from_records([record]).format(Format::Text).load(&tokenizer)?;
+    /// assert_eq!(data.preview(0, &tokenizer, false)?, "hello«<|im_end|>»");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn format(mut self, format: Format) -> Self {
         self.format = Some(format);
         self
@@ -85,6 +96,17 @@ impl DatasetBuilder {
 
     /// Reads the column `name` of a [`Format`] from what is called `from` in the data:
     /// `.column("prompt", "question")`.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "poem": "hello world" });
+    /// let data = Dataset::from_records([record]).column("text", "poem").load(&tokenizer)?;
+    /// assert_eq!(data.preview(0, &tokenizer, false)?, "hello« world<|im_end|>»");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn column(mut self, name: impl Into<String>, from: impl Into<String>) -> Self {
         self.columns.insert(name.into(), from.into());
         self
@@ -92,24 +114,68 @@ impl DatasetBuilder {
 
     /// Takes messages of the role `name` in the data for those of `role`: `.role("bard", "assistant")`.
     /// A role that templates know besides the usual ones is mapped to itself.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "messages": [{ "role": "bard", "content": "hello" }] });
+    /// let data = Dataset::from_records([record]).role("bard", "assistant").load(&tokenizer)?;
+    /// assert_eq!(data.preview(0, &tokenizer, false)?, "<|im_start|>assistant\n«hello<|im_end|>»\n");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn role(mut self, name: impl Into<String>, role: impl Into<String>) -> Self {
         self.roles.insert(name.into(), role.into());
         self
     }
 
     /// How many tokens a sample may have; any number by default.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "prompt": "hello", "completion": " world" });
+    /// let data = Dataset::from_records([record]).max_length(2).load(&tokenizer)?;
+    /// assert_eq!(data.preview(0, &tokenizer, false)?, "hello« world»");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn max_length(mut self, tokens: usize) -> Self {
         self.max_length = Some(tokens);
         self
     }
 
     /// What becomes of examples with more tokens.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "prompt": "hello", "completion": " world" });
+    /// let data = Dataset::from_records([record]).max_length(2).truncation(Truncation::KeepEnd);
+    /// assert_eq!(data.load(&tokenizer)?.preview(0, &tokenizer, false)?, " world«<|im_end|>»");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn truncation(mut self, truncation: Truncation) -> Self {
         self.truncation = truncation;
         self
     }
 
     /// Which tokens are trained on; see [`TrainOn`] for the defaults.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "prompt": "hello world", "completion": "" });
+    /// let data = Dataset::from_records([record]).train_on(TrainOn::Everything).load(&tokenizer)?;
+    /// assert_eq!(data.preview(0, &tokenizer, false)?, "hello« world<|im_end|>»");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn train_on(mut self, train_on: TrainOn) -> Self {
         self.train_on = Some(train_on);
         self
@@ -117,12 +183,35 @@ impl DatasetBuilder {
 
     /// What becomes of examples that cannot be read. A file that cannot be read on after one, such as
     /// a broken JSON list, is an error always.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let records = [json!({ "text": "hello" }), json!({ "text": 7 })];
+    /// let data = Dataset::from_records(records).on_error(OnError::Skip).load(&tokenizer)?;
+    /// assert_eq!(data.report().malformed, 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
         self
     }
 
     /// What becomes of examples of which no token is trained on, also after truncation.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let message = |role| json!({ "messages": [{ "role": role, "content": "hello" }] });
+    /// let records = [message("assistant"), message("user")];
+    /// let data = Dataset::from_records(records).on_empty(OnError::Skip).load(&tokenizer)?;
+    /// assert_eq!(data.report().empty, 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn on_empty(mut self, on_empty: OnError) -> Self {
         self.on_empty = on_empty;
         self
@@ -131,12 +220,38 @@ impl DatasetBuilder {
     /// Makes messages of prompts and instructions that are text: one of the user and one of the
     /// assistant, written by the tokenizer's chat template. Without it such text is taken as it is,
     /// instructions with the wording of Alpaca. Lists of messages always go through the template.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "prompt": "a", "completion": "b" });
+    /// let data = Dataset::from_records([record]).apply_chat_template(true).load(&tokenizer)?;
+    /// let text = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n«b<|im_end|>»\n";
+    /// assert_eq!(data.preview(0, &tokenizer, false)?, text);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn apply_chat_template(mut self, apply: bool) -> Self {
         self.apply_chat_template = apply;
         self
     }
 
     /// Variables for the chat template, or another one of the tokenizer's.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// use burn_lora_llama::ChatOptions;
+    ///
+    /// let options = ChatOptions::new().variable("enable_thinking", false);
+    /// let record = json!({ "messages": [{ "role": "assistant", "content": "hello" }] });
+    /// let data = Dataset::from_records([record]).chat_options(options).load(&tokenizer)?;
+    /// assert_eq!(data.len(), 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn chat_options(mut self, options: ChatOptions) -> Self {
         self.chat_options = Some(options);
         self
@@ -144,12 +259,35 @@ impl DatasetBuilder {
 
     /// The folder of the temporary file that keeps the tokens, 4 bytes each. By default it is the
     /// system's, which may be too small, or held in memory.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let folder = tempfile::tempdir().unwrap();
+    /// let record = json!({ "text": "hello" });
+    /// let data = Dataset::from_records([record]).temp_dir(folder.path()).load(&tokenizer)?;
+    /// assert_eq!(data.len(), 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     pub fn temp_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.temp_dir = Some(folder.into());
         self
     }
 
     /// Reads and tokenizes the data.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "prompt": "hello", "completion": " world" });
+    /// let data = Dataset::from_records([record]).load(&tokenizer)?;
+    /// assert_eq!(data.len(), 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
     ///
     /// # Errors
     /// - a file that cannot be read, is of an unknown kind, or has no examples
