@@ -3,19 +3,14 @@
 use super::{
     Dataset, Format, OnError, TrainOn, Truncation,
     conversation::{self, Roles},
-    encode::{Encoder, Fault},
     format::{COLUMNS, Example},
-    read::{self, Record},
-    store::Writer,
+    load::load,
+    read::Record,
 };
 use crate::error::TrainError;
 use burn_lora_llama::{ChatOptions, Tokenizer};
-use rayon::prelude::*;
 use serde_json::Value;
 use std::{collections::BTreeMap, path::PathBuf};
-
-/// How many records are tokenized together, by all processors.
-const CHUNK: usize = 512;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
@@ -45,18 +40,18 @@ pub(crate) enum Source {
 /// ```
 #[derive(Clone, Debug)]
 pub struct DatasetBuilder {
-    source: Source,
-    format: Option<Format>,
-    columns: BTreeMap<String, String>,
+    pub(super) source: Source,
+    pub(super) format: Option<Format>,
+    pub(super) columns: BTreeMap<String, String>,
     roles: Roles,
-    max_length: Option<usize>,
-    truncation: Truncation,
-    train_on: Option<TrainOn>,
-    on_error: OnError,
-    on_empty: OnError,
+    pub(super) max_length: Option<usize>,
+    pub(super) truncation: Truncation,
+    pub(super) train_on: Option<TrainOn>,
+    pub(super) on_error: OnError,
+    pub(super) on_empty: OnError,
     apply_chat_template: bool,
-    chat_options: Option<ChatOptions>,
-    temp_dir: Option<PathBuf>,
+    pub(super) chat_options: ChatOptions,
+    pub(super) temp_dir: Option<PathBuf>,
 }
 
 impl DatasetBuilder {
@@ -72,7 +67,7 @@ impl DatasetBuilder {
             on_error: OnError::default(),
             on_empty: OnError::default(),
             apply_chat_template: false,
-            chat_options: None,
+            chat_options: ChatOptions::new(),
             temp_dir: None,
         }
     }
@@ -253,7 +248,7 @@ impl DatasetBuilder {
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
     pub fn chat_options(mut self, options: ChatOptions) -> Self {
-        self.chat_options = Some(options);
+        self.chat_options = options;
         self
     }
 
@@ -296,40 +291,7 @@ impl DatasetBuilder {
     /// - settings that contradict each other or the data
     pub fn load(&self, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
         self.check()?;
-        let files = match &self.source {
-            Source::Files(paths) => paths.clone(),
-            Source::Records(_) => vec!["records".into()],
-        };
-        let options = self.chat_options.clone().unwrap_or_default();
-        let (max_length, truncation) = (self.max_length, self.truncation);
-        let encoder = Encoder::new(tokenizer, self.train_on, &options, max_length, truncation)?;
-        let writer = Writer::new(self.temp_dir.as_deref(), files.clone())?;
-        let mut loader = Loader { config: self, encoder, writer, format: None, chunk: vec![] };
-        match &self.source {
-            Source::Files(paths) => {
-                for (file, path) in paths.iter().enumerate() {
-                    loader.format = self.format;
-                    let read =
-                        read::read(path, &mut |line, record| loader.push(file, line, record));
-                    // What is wrong with a line comes before what is wrong with the lines after it.
-                    loader.flush(file)?;
-                    read?;
-                }
-            }
-            Source::Records(records) => {
-                loader.format = self.format;
-                for (number, record) in records.iter().enumerate() {
-                    loader.push(0, number + 1, read::columns(record.clone()))?;
-                }
-                loader.flush(0)?;
-            }
-        }
-        let data = Dataset::new(loader.writer.finish(tokenizer.pad_token_id().unwrap_or(0))?);
-        let report = data.report();
-        if report.truncated + report.left_out() > 0 {
-            tracing::warn!("{report}");
-        }
-        Ok(data)
+        load(self, tokenizer)
     }
 
     fn check(&self) -> Result<(), TrainError> {
@@ -350,106 +312,7 @@ impl DatasetBuilder {
     }
 
     /// The example of a record.
-    fn example(&self, record: &Record, format: Format) -> Result<Example, String> {
+    pub(super) fn example(&self, record: &Record, format: Format) -> Result<Example, String> {
         format.example(record, &self.roles, self.apply_chat_template)
-    }
-}
-
-/// Data on its way from records to samples.
-struct Loader<'a> {
-    config: &'a DatasetBuilder,
-    encoder: Encoder<'a>,
-    writer: Writer,
-    /// That of the file that is read, as soon as it is known.
-    format: Option<Format>,
-    /// Records of the file with their lines.
-    chunk: Vec<(usize, Result<(Record, Format), String>)>,
-}
-
-impl Loader<'_> {
-    fn push(
-        &mut self,
-        file: usize,
-        line: usize,
-        record: Result<Record, String>,
-    ) -> Result<(), TrainError> {
-        let record = record.and_then(|mut record| {
-            let columns = self.config.columns.iter();
-            let mapped = columns.filter_map(|(name, from)| Some((name, record.remove(from)?)));
-            let mapped: Vec<_> = mapped.map(|(name, value)| (name.clone(), value)).collect();
-            record.extend(mapped);
-            let format = match self.format {
-                Some(format) => format,
-                None => Format::detect(&record)?,
-            };
-            self.format = Some(format);
-            Ok((record, format))
-        });
-        self.chunk.push((line, record));
-        if self.chunk.len() == CHUNK { self.flush(file) } else { Ok(()) }
-    }
-
-    /// Tokenizes what was read of a file.
-    fn flush(&mut self, file: usize) -> Result<(), TrainError> {
-        self.check_format()?;
-        let chunk = std::mem::take(&mut self.chunk);
-        let samples = chunk.into_par_iter().map(|(line, record)| {
-            let sample = record.map_err(Fault::Malformed).and_then(|(record, format)| {
-                self.encoder.sample(&self.config.example(&record, format)?)
-            });
-            (line, sample)
-        });
-        for (line, sample) in samples.collect::<Vec<_>>() {
-            match sample {
-                Ok((sample, truncated)) => {
-                    self.writer.report.truncated += usize::from(truncated);
-                    self.writer.push(&sample, file, line)?;
-                }
-                Err(fault) => self.leave_out(fault, file, line)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Settings that no example of this format can be used with.
-    fn check_format(&self) -> Result<(), TrainError> {
-        match (self.format, self.config.train_on) {
-            (
-                Some(Format::Text),
-                Some(part @ (TrainOn::Completion | TrainOn::AssistantTurns | TrainOn::LastTurn)),
-            ) => Err(TrainError::setting(
-                "train_on",
-                format!("{part:?}"),
-                "the examples are plain text, which has no such part: use `Everything`",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn leave_out(&mut self, fault: Fault, file: usize, line: usize) -> Result<(), TrainError> {
-        let report = &mut self.writer.report;
-        let (skip, count, reason) = match fault {
-            Fault::NoTemplate => {
-                let reason = "messages need a chat template, and the tokenizer has none: give it one \
-                              by `set_chat_template`, or use `prompt` and `completion` as text";
-                return Err(self.writer.wrong(file, line, reason));
-            }
-            Fault::Malformed(reason) => {
-                (self.config.on_error == OnError::Skip, &mut report.malformed, reason)
-            }
-            Fault::Empty(reason) => {
-                (self.config.on_empty == OnError::Skip, &mut report.empty, reason)
-            }
-            Fault::TooLong(reason) => {
-                (self.config.truncation == Truncation::Drop, &mut report.too_long, reason)
-            }
-        };
-        *count += 1;
-        let error = self.writer.wrong(file, line, reason);
-        if !skip {
-            return Err(error);
-        }
-        self.writer.report.first_left_out.get_or_insert_with(|| error.to_string());
-        Ok(())
     }
 }
