@@ -19,4 +19,8 @@ pub mod prelude {
         LlamaConfig, LlamaError, Message, SaveOptions, Segments, Stopped, Tokenizer,
     };
     pub use burn_lora_quant::{Format, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
+    pub use burn_lora_train::{
+        BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, Observer, Optimizer,
+        Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
+    };
 }

@@ -61,17 +61,17 @@ impl Outcome {
 }
 
 /// A model to train, and the same without a graph.
-pub(crate) struct Pair<M> {
-    pub tracked: M,
+pub(crate) struct Pair<'a, M> {
+    tracked: &'a M,
     plain: M,
     /// Whether the layers draw random numbers.
     random: bool,
 }
 
-impl<M: CausalLm> Pair<M> {
+impl<'a, M: CausalLm> Pair<'a, M> {
     /// `valid` switches dropout off: with it, the one without a graph has to stay on the training
     /// device, which costs some bookkeeping.
-    pub fn new(tracked: M) -> Self {
+    pub fn new(tracked: &'a M) -> Self {
         let random = tracked.is_random();
         let plain = if random { tracked.clone().no_grad() } else { tracked.valid() };
         Self { tracked, plain, random }
@@ -105,7 +105,7 @@ impl Kept {
 /// their inputs; backward, each is run again with a graph, which takes the gradient of its output to
 /// that of its input and of its parameters. The embedding belongs to the first stretch.
 pub(crate) fn run<M: CausalLm>(
-    model: &Pair<M>,
+    model: &Pair<'_, M>,
     batch: &Batch,
     config: &StepConfig,
     seed: u64,
@@ -120,7 +120,7 @@ pub(crate) fn run<M: CausalLm>(
             device.seed(seed.wrapping_add(number as u64));
         }
         let hidden = input.unwrap_or_else(|| {
-            let hidden = part.embed(tokens(batch, &device));
+            let hidden = part.embed(tokens(batch, &part.embedding_device()));
             match config.neftune {
                 Some(alpha) => add_noise(hidden, alpha),
                 None => hidden,
@@ -138,18 +138,21 @@ pub(crate) fn run<M: CausalLm>(
         hidden = Some(output);
     }
     let mut input = hidden.map(|hidden| hidden.autodiff().require_grad());
-    let mut output = stretch(&model.tracked, last, input.clone());
-    let (outcome, mut grad) = head(&model.tracked, output.clone().inner(), batch, config, sums);
+    let mut output = stretch(model.tracked, last, input.clone());
+    let (outcome, mut grad) = head(model.tracked, output.clone().inner(), batch, config, sums);
 
     kept.pop();
     for number in (0..=last).rev() {
-        let mut found = pull_back(output.autodiff(), grad).backward();
-        params::add_gradients(sums, &model.tracked, &mut found);
+        if !output.is_tracked() {
+            break; // Nothing is trained in the first stretch.
+        }
+        let mut found = pull_back(output, grad).backward();
+        params::add_gradients(sums, model.tracked, &mut found);
         let Some(before) = input else { break };
         grad = before.grad_remove(&mut found).expect("the input of a stretch has a gradient");
         drop((before, found));
         input = kept.pop().map(|kept| kept.back(&device).autodiff().require_grad());
-        output = stretch(&model.tracked, number - 1, input.clone());
+        output = stretch(model.tracked, number - 1, input.clone());
     }
     outcome
 }
@@ -194,7 +197,9 @@ pub(crate) fn evaluate<M: CausalLm>(model: &M, batch: &Batch) -> Outcome {
     let device = model.device();
     let context = model.context(&batch.segments);
     let hidden = (0..model.depth())
-        .fold(model.embed(tokens(batch, &device)), |h, layer| model.layer(layer, h, &context));
+        .fold(model.embed(tokens(batch, &model.embedding_device())), |h, layer| {
+            model.layer(layer, h, &context)
+        });
     let [rows, length, width] = hidden.dims();
     let hidden = hidden.reshape([rows * length, width]);
     let mut outcome = Outcome::zero(&device);

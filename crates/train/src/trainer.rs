@@ -1,29 +1,15 @@
-//! The training loop.
+//! Training a model.
 
 use crate::{
-    Every, TrainConfig, TrainError,
-    checkpoint::{self, Place},
-    data::{Batch, Dataset, Rows},
-    evaluate::evaluate,
+    TrainConfig, TrainError,
+    data::Dataset,
     interrupt::Interrupt,
     model::CausalLm,
-    optim::{self, Update},
-    params::{self, Flat, Trained},
-    schedule::LearningRate,
-    step::{self, Pair},
-    watch::{
-        EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, StopReason, plot_metrics,
-    },
+    run::{Observers, Run},
+    watch::{EvalMetrics, Finished, MetricsLog, Observer, StepMetrics, plot_metrics},
 };
-use burn::{
-    module::ParamId,
-    tensor::{DType, Device, Tensor},
-};
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-    time::Instant,
-};
+use burn::tensor::Device;
+use std::path::PathBuf;
 
 /// What a run did.
 #[derive(Clone, Debug)]
@@ -64,13 +50,15 @@ pub struct Trainer<'a> {
     config: TrainConfig,
     observers: Vec<Box<dyn Observer + 'a>>,
     interrupt: Interrupt,
+    devices: Vec<Device>,
     resume: bool,
 }
 
 impl<'a> Trainer<'a> {
     /// A run with these settings.
     pub fn new(config: TrainConfig) -> Self {
-        Self { config, observers: Vec::new(), interrupt: Interrupt::default(), resume: false }
+        let (observers, interrupt) = (Vec::new(), Interrupt::default());
+        Self { config, observers, interrupt, devices: Vec::new(), resume: false }
     }
 
     /// Tells an observer what happens. Nothing is printed without one.
@@ -82,6 +70,15 @@ impl<'a> Trainer<'a> {
     /// Ends the run after the step in which it is raised, with a checkpoint.
     pub fn interrupt(mut self, interrupt: Interrupt) -> Self {
         self.interrupt = interrupt;
+        self
+    }
+
+    /// Trains on these devices and the model's own side by side ("data parallel"): each takes
+    /// [`gradient_accumulation_steps`](TrainConfig::gradient_accumulation_steps) micro-batches of a
+    /// step, and the gradients of the adapters are summed up over all by Burn's collective
+    /// operations, which are NCCL's. GPUs of one host, through CUDA.
+    pub fn devices(mut self, devices: impl IntoIterator<Item = Device>) -> Self {
+        self.devices = devices.into_iter().map(Device::inner).collect();
         self
     }
 
@@ -107,472 +104,25 @@ impl<'a> Trainer<'a> {
         if let Some(output) = &self.config.output {
             self.observers.push(Box::new(MetricsLog::new(output.join("metrics.jsonl"))));
         }
-        let mut run = Run::new(&self.config, model.clone().train(), train, valid, self.resume)?;
+        *model = model.clone().train();
+        let mut run = Run::new(&self.config, model, train, valid, &self.devices, self.resume)?;
         let mut observers = Observers(self.observers);
-        let finished = run.go(&mut observers, &self.interrupt)?;
+        let finished = std::thread::scope(|scope| {
+            run.others = run.replica.start_others(scope, run.resumed.as_ref());
+            let finished = run.go(&mut observers, &self.interrupt);
+            run.others.clear(); // They end when no more work comes.
+            finished
+        })?;
         if self.config.load_best_at_end {
             run.load_best()?;
         }
-        *model = run.model.tracked.valid();
+        let Run { log, evaluations, checkpoint, .. } = run;
+        *model = model.valid();
         if let Some(output) = &self.config.output {
             model.save_trained(output)?;
             plot_metrics(&output.join("metrics.jsonl"), &output.join("loss.svg"))?;
         }
         observers.tell(|observer| observer.finished(&finished))?;
-        let Run { log, evaluations, checkpoint, .. } = run;
         Ok(Report { finished, log, evaluations, checkpoint })
     }
-}
-
-struct Observers<'a>(Vec<Box<dyn Observer + 'a>>);
-
-impl Observers<'_> {
-    fn tell(
-        &mut self,
-        mut what: impl FnMut(&mut dyn Observer) -> Result<(), TrainError>,
-    ) -> Result<(), TrainError> {
-        self.0.iter_mut().try_for_each(|observer| what(observer.as_mut()))
-    }
-}
-
-/// A run under way.
-struct Run<'a, M> {
-    config: &'a TrainConfig,
-    train: &'a Dataset,
-    valid: Option<&'a Dataset>,
-    model: Pair<M>,
-    params: Vec<Trained>,
-    /// The factor of the learning rate, and the weight decay, of each parameter.
-    groups: HashMap<ParamId, (f64, f64)>,
-    optimizer: optim::AdamW,
-    rate: LearningRate,
-    steps: usize,
-    device: Device,
-    progress: Place,
-    /// Passes over the data so far.
-    epoch: f64,
-    resumed: Option<usize>,
-    unread: Unread,
-    log: Vec<StepMetrics>,
-    evaluations: Vec<EvalMetrics>,
-    checkpoint: Option<PathBuf>,
-}
-
-/// What has not been read from the device since the last line of the log.
-#[derive(Default)]
-struct Unread {
-    steps: Vec<Measured>,
-    since: Option<Instant>,
-}
-
-/// One optimizer step.
-struct Measured {
-    step: usize,
-    /// Mean loss, norm of the gradients and hits, `[3]`.
-    values: Tensor<1>,
-    targets: usize,
-    tokens: usize,
-    rate: f64,
-    samples: Vec<usize>,
-}
-
-impl<'a, M: CausalLm> Run<'a, M> {
-    fn new(
-        config: &'a TrainConfig,
-        model: M,
-        train: &'a Dataset,
-        valid: Option<&'a Dataset>,
-        resume: bool,
-    ) -> Result<Self, TrainError> {
-        let params = params::trained(&model);
-        if params.is_empty() {
-            let reason = "nothing is trained: attach an adapter first (`with_adapter`)";
-            return Err(TrainError::setting("model", "without trained parameters", reason));
-        }
-        if config.evaluate.is_some() && valid.is_none_or(|valid| valid.is_empty()) {
-            let reason = "there are no validation data: give some, or leave it out";
-            return Err(TrainError::setting("evaluate", "set", reason));
-        }
-        let steps = total_steps(config, train)?;
-        let rate = LearningRate::new(config.schedule, config.warmup, config.learning_rate, steps)?;
-        let progress = Place {
-            step: 0,
-            epoch: 0,
-            position: 0,
-            tokens: 0,
-            best: None,
-            not_better: 0,
-            plateau: rate.state().clone(),
-            same: same(config, train),
-        };
-        let device = model.device().inner();
-        let mut run = Self {
-            config,
-            train,
-            valid,
-            groups: groups(config, &model, &params),
-            params,
-            model: Pair::new(model),
-            optimizer: config.optimizer.init(),
-            rate,
-            steps,
-            device,
-            progress,
-            epoch: 0.0,
-            resumed: None,
-            unread: Unread::default(),
-            log: Vec::new(),
-            evaluations: Vec::new(),
-            checkpoint: None,
-        };
-        run.begin(resume)?;
-        Ok(run)
-    }
-
-    /// Goes on from the last checkpoint, or makes sure that none is overwritten.
-    fn begin(&mut self, resume: bool) -> Result<(), TrainError> {
-        let Some(output) = &self.config.output else { return Ok(()) };
-        checkpoint::tidy(output);
-        let Some((_, folder)) = checkpoint::list(output)?.pop_last() else { return Ok(()) };
-        if !resume {
-            let reason = format!(
-                "it has checkpoints of an earlier run ({}): resume that one, remove them, or \
-                 write into another folder",
-                folder.display()
-            );
-            return Err(TrainError::setting("output", output.display(), reason));
-        }
-        let progress = checkpoint::progress(&folder)?;
-        for (name, now) in &self.progress.same {
-            if progress.same.get(name) != Some(now) {
-                let before = progress.same.get(name).map_or("not set", String::as_str);
-                let reason = format!(
-                    "`{name}` was {before} and is {now}: a run goes on with the settings it began \
-                     with; set it back, or write into another folder"
-                );
-                return Err(TrainError::format(&folder, reason));
-            }
-        }
-        let (model, state) = checkpoint::load(&folder, self.model.tracked.clone())?;
-        self.model = Pair::new(model);
-        self.optimizer.load(progress.step, state, &self.device);
-        self.rate.resume(progress.plateau.clone());
-        self.resumed = Some(progress.step);
-        self.progress = progress;
-        self.checkpoint = Some(folder);
-        Ok(())
-    }
-
-    fn go(
-        &mut self,
-        observers: &mut Observers<'_>,
-        interrupt: &Interrupt,
-    ) -> Result<Finished, TrainError> {
-        let begin = Instant::now();
-        let started = Started {
-            steps: self.steps,
-            epochs: self.config.epochs,
-            examples: self.train.len(),
-            trainable_parameters: self
-                .params
-                .iter()
-                .map(|p| p.shape.iter().product::<usize>())
-                .sum(),
-            resumed_from: self.resumed,
-        };
-        observers.tell(|observer| observer.started(&started))?;
-        let reason = self.epochs(observers, interrupt)?;
-        self.read_log(observers)?;
-        if reason != StopReason::EarlyStopping {
-            self.save(observers)?;
-        }
-        Ok(Finished {
-            steps: self.progress.step,
-            seconds: begin.elapsed().as_secs_f64(),
-            reason,
-            best: self.progress.best,
-            loss: self.log.last().map_or(f64::NAN, |line| line.loss),
-        })
-    }
-
-    fn epochs(
-        &mut self,
-        observers: &mut Observers<'_>,
-        interrupt: &Interrupt,
-    ) -> Result<StopReason, TrainError> {
-        while self.progress.step < self.steps {
-            let micro_batches =
-                self.train.epoch(&self.config.batches, self.progress.epoch as u64)?;
-            let steps: Vec<_> =
-                micro_batches.chunks(self.config.gradient_accumulation_steps).collect();
-            while self.progress.position < steps.len() && self.progress.step < self.steps {
-                self.step(steps[self.progress.position], steps.len())?;
-                let step = self.progress.step;
-                let epoch_ends = self.progress.position == steps.len();
-                if step.is_multiple_of(self.config.log_steps) || step == self.steps {
-                    self.read_log(observers)?;
-                }
-                let mut better = false;
-                if self.is_due(self.config.evaluate, epoch_ends) {
-                    better = self.evaluate(observers)?;
-                }
-                if better && self.config.output.is_some()
-                    || self.is_due(self.config.save, epoch_ends)
-                {
-                    self.save(observers)?;
-                }
-                if let Some(early) = self.config.early_stopping
-                    && self.progress.not_better >= early.patience.max(1)
-                {
-                    return Ok(StopReason::EarlyStopping);
-                }
-                if interrupt.is_raised() {
-                    return Ok(StopReason::Interrupted);
-                }
-            }
-            self.progress.epoch += 1;
-            self.progress.position = 0;
-        }
-        let all = self.config.max_steps.is_some_and(|most| most <= self.progress.step);
-        Ok(if all { StopReason::MaxSteps } else { StopReason::Done })
-    }
-
-    fn is_due(&self, every: Option<Every>, epoch_ends: bool) -> bool {
-        match every {
-            None => false,
-            Some(Every::Steps(steps)) => self.progress.step.is_multiple_of(steps),
-            Some(Every::Epochs(epochs)) => {
-                epoch_ends && (self.progress.epoch + 1).is_multiple_of(epochs)
-            }
-        }
-    }
-
-    /// One optimizer step: the gradients of some micro-batches, and the parameters' new values.
-    /// Nothing is read from the device.
-    fn step(&mut self, rows: &[Rows], steps_of_epoch: usize) -> Result<(), TrainError> {
-        self.unread.since.get_or_insert_with(Instant::now);
-        let batches: Vec<Batch> = rows
-            .iter()
-            .map(|rows| self.train.batch(rows, &self.config.batches))
-            .collect::<Result<_, _>>()?;
-        let targets: usize = batches.iter().map(Batch::target_count).sum();
-
-        // The sums over all target tokens: what each is divided by has to be the same, whatever the
-        // micro-batches.
-        let zero = || Tensor::<1>::zeros([1], (&self.device, DType::F32));
-        let (mut sums, mut loss, mut hits) = (Flat::new(), zero(), zero());
-        for (number, batch) in batches.iter().enumerate() {
-            let seed = mix(self.config.seed, self.progress.step as u64, number as u64);
-            let outcome = step::run(&self.model, batch, &self.config.step(), seed, &mut sums);
-            loss = loss + outcome.loss;
-            hits = hits + outcome.hits;
-        }
-
-        let mean = 1.0 / targets.max(1) as f64;
-        let squares = self.params.iter().filter_map(|param| sums.get(&param.id));
-        let squares = squares.map(|grad| (grad.clone() * grad.clone()).sum()).collect();
-        let norm = Tensor::cat(squares, 0).sum().sqrt() * mean;
-        let factor = match self.config.max_grad_norm {
-            Some(most) => ((norm.clone() + 1e-6).recip() * most).clamp_max(1.0) * mean,
-            None => zero() + mean,
-        };
-
-        let rate = self.rate.rate(self.progress.step);
-        self.optimizer.begin();
-        let paths: HashMap<_, _> = self.params.iter().map(|p| (p.id, p.path.as_str())).collect();
-        let model = params::update(self.model.tracked.clone(), |id, param| {
-            let Some(grad) = sums.remove(&id) else { return param };
-            let (ratio, decay) = self.groups[&id];
-            let (path, factor, rate) = (paths[&id], factor.clone(), rate * ratio);
-            self.optimizer.update(Update { path, param, grad, factor, rate, decay })
-        });
-        self.model = Pair::new(model);
-
-        let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
-        self.progress.step += 1;
-        self.progress.position += 1;
-        self.progress.tokens += tokens as u64;
-        self.unread.steps.push(Measured {
-            step: self.progress.step,
-            values: Tensor::cat(vec![loss * mean, norm, hits], 0),
-            targets,
-            tokens,
-            rate,
-            samples: rows.iter().flatten().flatten().copied().collect(),
-        });
-        self.epoch =
-            self.progress.epoch as f64 + self.progress.position as f64 / steps_of_epoch as f64;
-        Ok(())
-    }
-
-    /// Reads what the steps since the last time measured, and logs their mean.
-    fn read_log(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
-        let Unread { steps, since } = std::mem::take(&mut self.unread);
-        let (Some(last), Some(since)) = (steps.last(), since) else { return Ok(()) };
-        let values = Tensor::cat(steps.iter().map(|step| step.values.clone()).collect(), 0);
-        let values: Vec<f32> = values.into_data().try_into_vec().expect("float32");
-        let seconds = since.elapsed().as_secs_f64();
-        for (step, values) in steps.iter().zip(values.chunks(3)) {
-            for (what, value) in [("loss", values[0]), ("norm of the gradients", values[1])] {
-                if !value.is_finite() {
-                    return Err(self.not_finite(step, what, value));
-                }
-            }
-        }
-        let (targets, tokens): (usize, usize) =
-            steps.iter().fold((0, 0), |sum, step| (sum.0 + step.targets, sum.1 + step.tokens));
-        let sum = |at: usize, weight: &dyn Fn(&Measured) -> f64| -> f64 {
-            let all = steps.iter().zip(values.chunks(3));
-            all.map(|(step, values)| f64::from(values[at]) * weight(step)).sum()
-        };
-        let metrics = StepMetrics {
-            step: last.step,
-            epoch: self.epoch,
-            loss: sum(0, &|step| step.targets as f64) / targets.max(1) as f64,
-            grad_norm: f64::from(values[values.len() - 2]),
-            learning_rate: last.rate,
-            num_tokens: self.progress.tokens,
-            mean_token_accuracy: sum(2, &|_| 1.0) / targets.max(1) as f64,
-            tokens_per_second: tokens as f64 / seconds.max(1e-9),
-            step_seconds: seconds / steps.len() as f64,
-            memory: self.device.memory_pool_usage().map(|usage| usage.bytes_in_use),
-        };
-        observers.tell(|observer| observer.step(&metrics))?;
-        self.log.push(metrics);
-        Ok(())
-    }
-
-    fn not_finite(&self, step: &Measured, what: &'static str, value: f32) -> TrainError {
-        let mut batch: Vec<_> =
-            step.samples.iter().take(8).map(|sample| self.train.source(*sample)).collect();
-        if step.samples.len() > batch.len() {
-            batch.push(format!("and {} more", step.samples.len() - batch.len()));
-        }
-        TrainError::NotFinite {
-            step: step.step,
-            what,
-            value: f64::from(value),
-            batch: batch.join(", "),
-            advice: "Lower the learning rate, clip the gradients or look at these examples; the \
-                     last checkpoint is from before it",
-        }
-    }
-
-    /// Goes through the validation data. Whether the loss is the best so far.
-    fn evaluate(&mut self, observers: &mut Observers<'_>) -> Result<bool, TrainError> {
-        // What is not finite must not become the best.
-        self.read_log(observers)?;
-        let valid = self.valid.expect("checked before the run");
-        let found = evaluate(&self.model.tracked.valid(), valid, &self.config.batches)?;
-        let metrics = EvalMetrics { step: self.progress.step, epoch: self.epoch, ..found };
-        observers.tell(|observer| observer.evaluated(&metrics))?;
-        self.rate.evaluated(metrics.loss);
-        self.progress.plateau = self.rate.state().clone();
-        let threshold = self.config.early_stopping.map_or(0.0, |early| early.threshold);
-        let better = self.progress.best.is_none_or(|(_, best)| metrics.loss < best - threshold);
-        if better {
-            self.progress.best = Some((self.progress.step, metrics.loss));
-            self.progress.not_better = 0;
-        } else {
-            self.progress.not_better += 1;
-        }
-        self.evaluations.push(metrics);
-        Ok(better)
-    }
-
-    fn save(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
-        let Some(output) = &self.config.output else { return Ok(()) };
-        self.read_log(observers)?;
-        let (model, limit) = (&self.model.tracked, self.config.save_total_limit);
-        let folder =
-            checkpoint::save(output, model, self.optimizer.state(), &self.progress, limit)?;
-        observers.tell(|observer| observer.saved(&folder))?;
-        self.checkpoint = Some(folder);
-        Ok(())
-    }
-
-    fn load_best(&mut self) -> Result<(), TrainError> {
-        let (Some((step, _)), Some(output)) = (self.progress.best, &self.config.output) else {
-            return Ok(());
-        };
-        if step != self.progress.step {
-            let folder = checkpoint::folder_of(output, step);
-            let (model, _) = checkpoint::load(&folder, self.model.tracked.clone())?;
-            self.model = Pair::new(model);
-        }
-        Ok(())
-    }
-}
-
-/// Optimizer steps of the whole run. Packing may fill another number of rows each epoch.
-fn total_steps(config: &TrainConfig, train: &Dataset) -> Result<usize, TrainError> {
-    let most = config.max_steps.unwrap_or(usize::MAX);
-    let (mut steps, mut left, mut epoch) = (0usize, config.epochs, 0);
-    while left > 0.0 && steps < most {
-        let micro_batches = train.epoch(&config.batches, epoch)?.len();
-        let of_epoch = micro_batches.div_ceil(config.gradient_accumulation_steps);
-        if of_epoch == 0 {
-            let reason = "the data give no batch: there are no samples, or `drop_last` drops all";
-            return Err(TrainError::setting("data", "empty", reason));
-        }
-        steps += (of_epoch as f64 * left.min(1.0)).ceil() as usize;
-        left -= 1.0;
-        epoch += 1;
-    }
-    Ok(steps.min(most))
-}
-
-/// What a run that goes on has to share with the one that began.
-fn same(config: &TrainConfig, train: &Dataset) -> BTreeMap<String, String> {
-    let json = |value: serde_json::Value| value.to_string();
-    let config = serde_json::to_value(config).expect("settings are plain values");
-    let names = [
-        "batches",
-        "gradient_accumulation_steps",
-        "label_smoothing",
-        "learning_rate",
-        "lora_plus",
-        "max_grad_norm",
-        "neftune",
-        "optimizer",
-        "schedule",
-        "seed",
-        "warmup",
-        "weight_decay",
-    ];
-    let mut same: BTreeMap<_, _> =
-        names.iter().map(|name| ((*name).to_owned(), json(config[*name].clone()))).collect();
-    same.insert("samples".to_owned(), train.len().to_string());
-    same
-}
-
-/// The groups of parameters: LoRA+'s rates, and no decay for biases and norms.
-fn groups<M: CausalLm>(
-    config: &TrainConfig,
-    model: &M,
-    params: &[Trained],
-) -> HashMap<ParamId, (f64, f64)> {
-    let mut fast: Vec<ParamId> = Vec::new();
-    if config.lora_plus.is_some() {
-        for name in model.adapter_names() {
-            let groups = model.param_groups(&name).expect("the model has named it");
-            fast.extend([groups.b, groups.magnitude, groups.bias].concat());
-        }
-    }
-    let group = |param: &Trained| {
-        let ratio = if fast.contains(&param.id) { config.lora_plus.unwrap_or(1.0) } else { 1.0 };
-        let decays = !param.path.split('.').any(|part| part == "bias" || part.contains("norm"));
-        (param.id, (ratio, if decays { config.weight_decay } else { 0.0 }))
-    };
-    params.iter().map(group).collect()
-}
-
-/// A seed of its own for each micro-batch (the finaliser of SplitMix64).
-fn mix(seed: u64, step: u64, number: u64) -> u64 {
-    let mut z = seed
-        .wrapping_add(step.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-        .wrapping_add(number.wrapping_mul(0xd1b5_4a32_d192_ed03));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

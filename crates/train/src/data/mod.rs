@@ -1,120 +1,65 @@
 //! Data: from files to batches of tokens.
+//!
+//! ```
+//! use burn_lora_llama::Tokenizer;
+//! use burn_lora_train::data::{BatchConfig, Dataset};
+//!
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let path = folder.path().join("chats.jsonl");
+//! # std::fs::write(&path, r#"{"messages": [{"role": "user", "content": "hello"},
+//! #   {"role": "assistant", "content": "hello world"}]}"#.replace('\n', " ")).unwrap();
+//! let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+//! let data = Dataset::from_files([&path]).max_length(1024).load(&tokenizer)?;
+//! println!("{}", data.report());
+//! println!("{}", data.preview(0, &tokenizer, true)?);
+//!
+//! let config = BatchConfig { size: 4, packing: Some(1024), ..BatchConfig::default() };
+//! for rows in data.epoch(&config, 0)? {
+//!     let batch = data.batch(&rows, &config);
+//!     assert_eq!(batch.ids.len(), batch.rows * batch.length);
+//! }
+//! # Ok::<_, burn_lora_train::TrainError>(())
+//! ```
+//!
+//! # What is read
+//!
+//! | format | columns | trained on by default |
+//! |---|---|---|
+//! | [`Text`](Format::Text) | `text` | everything |
+//! | [`PromptCompletion`](Format::PromptCompletion) | `prompt`, `completion`: text or messages | the completion |
+//! | [`Alpaca`](Format::Alpaca) | `instruction`, `output`, perhaps `input` | the output |
+//! | [`Messages`](Format::Messages) | `messages`: `role`, `content`; perhaps `tools` | every turn of the assistant |
+//! | [`ShareGpt`](Format::ShareGpt) | `conversations`: `from`, `value` | every turn of the assistant |
+//!
+//! Files are `.json` (a list of objects, alone or as `data` of an object), `.jsonl`, `.csv` with a
+//! header, and `.parquet`. They are read record by record, and their tokens go to a temporary file
+//! that is mapped into memory.
+//!
+//! # What becomes of it
+//!
+//! Messages are written by the tokenizer's chat template, which also writes what begins a text.
+//! Prompt and completion are put together as they are, between what the tokenizer puts around a text,
+//! with the end of a text after them. Where the prompt ends is told by position in the text: a token
+//! belongs to where its first byte is.
 
-use burn_lora_llama::Segments;
+mod batch;
+mod builder;
+mod conversation;
+mod dataset;
+mod encode;
+mod epoch;
+mod format;
+mod options;
+mod pack;
+mod preview;
+mod read;
+mod report;
+mod store;
 
-/// A micro-batch: rows of tokens of one length.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// Row by row, padded on the right.
-    pub ids: Vec<u32>,
-    /// Rows.
-    pub rows: usize,
-    /// Tokens a row, with padding.
-    pub length: usize,
-    /// Which tokens see each other.
-    pub segments: Segments,
-    /// Tokens that are not padding.
-    pub tokens: usize,
-    /// For each token its successor where that is trained, else -100.
-    pub targets: Vec<i32>,
-    /// The samples in it, by their number in the data set.
-    pub sources: Vec<usize>,
-}
-
-impl Batch {
-    /// Tokens whose successor is trained.
-    pub fn target_count(&self) -> usize {
-        self.targets.iter().filter(|target| **target >= 0).count()
-    }
-
-    /// Where they are, row after row, and their successors.
-    pub(crate) fn target_places(&self) -> Vec<(i32, i32)> {
-        let all = self.targets.iter().enumerate();
-        all.filter(|(_, id)| **id >= 0).map(|(place, id)| (place as i32, *id)).collect()
-    }
-}
-
-/// tmp
-pub type Rows = Vec<Vec<usize>>;
-
-/// tmp
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct BatchConfig {
-    /// a
-    pub size: usize,
-    /// a
-    pub shuffle: bool,
-    /// a
-    pub seed: u64,
-    /// a
-    pub drop_last: bool,
-}
-impl Default for BatchConfig {
-    fn default() -> Self {
-        Self { size: 1, shuffle: true, seed: 0, drop_last: false }
-    }
-}
-/// tmp
-#[derive(Clone, Debug)]
-pub struct Sample {
-    /// a
-    pub ids: Vec<u32>,
-    /// a
-    pub trained: Vec<bool>,
-}
-/// tmp
-pub struct Dataset {
-    samples: Vec<Sample>,
-}
-#[allow(missing_docs)]
-impl Dataset {
-    pub fn from_samples(samples: Vec<Sample>) -> Self {
-        Self { samples }
-    }
-    pub fn len(&self) -> usize {
-        self.samples.len()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
-    }
-    pub fn source(&self, i: usize) -> String {
-        format!("sample {i}")
-    }
-    pub fn epoch(&self, c: &BatchConfig, epoch: u64) -> Result<Vec<Rows>, crate::TrainError> {
-        use rand::{SeedableRng, seq::SliceRandom};
-        let mut order: Vec<usize> = (0..self.len()).collect();
-        if c.shuffle {
-            order.shuffle(&mut rand::rngs::Xoshiro256PlusPlus::seed_from_u64(c.seed ^ epoch));
-        }
-        Ok(order.chunks(c.size).map(|c| c.iter().map(|i| vec![*i]).collect()).collect())
-    }
-    pub fn batch(&self, rows: &Rows, _c: &BatchConfig) -> Result<Batch, crate::TrainError> {
-        let samples: Vec<&Sample> = rows.iter().map(|r| &self.samples[r[0]]).collect();
-        let length = samples.iter().map(|s| s.ids.len()).max().unwrap();
-        let mut b = Batch {
-            ids: vec![],
-            rows: rows.len(),
-            length,
-            segments: Segments::packed(
-                length,
-                &samples.iter().map(|s| vec![s.ids.len()]).collect::<Vec<_>>(),
-            )
-            .unwrap(),
-            targets: vec![],
-            tokens: samples.iter().map(|s| s.ids.len()).sum(),
-            sources: rows.iter().map(|r| r[0]).collect(),
-        };
-        for s in samples {
-            for i in 0..length {
-                b.ids.push(s.ids.get(i).copied().unwrap_or(0));
-                b.targets.push(if i + 1 < s.ids.len() && s.trained[i + 1] {
-                    s.ids[i + 1] as i32
-                } else {
-                    -100
-                });
-            }
-        }
-        Ok(b)
-    }
-}
+pub use batch::{Batch, IGNORE_INDEX};
+pub use builder::DatasetBuilder;
+pub use dataset::{Dataset, Sample};
+pub use epoch::{BatchConfig, Rows};
+pub use format::Format;
+pub use options::{OnError, TrainOn, Truncation};
+pub use report::Report;

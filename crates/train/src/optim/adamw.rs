@@ -1,68 +1,146 @@
-//! AdamW.
+//! AdamW, with moments in float32 or in 8 bits.
 
-use super::{State, Update, vector};
-use burn::tensor::{Device, Tensor};
-use std::collections::BTreeMap;
+use super::{
+    Running, State, Update,
+    dynamic::{self, BLOCK, CODES},
+    ops::{self, Step},
+    take,
+};
+use crate::TrainError;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use std::{collections::BTreeMap, path::Path};
+
+/// Parameters with fewer elements have their moments in float32, as bitsandbytes does it.
+const CODED_FROM: usize = 4096;
 
 /// AdamW over vectors in float32.
-pub(crate) struct AdamW {
+pub(super) struct AdamW {
     beta1: f64,
     beta2: f64,
     eps: f64,
+    /// Whether the moments are in 8 bits.
+    coded: bool,
     /// Steps done.
-    step: i32,
-    /// The averages of the gradient and of its square, by parameter.
-    moments: BTreeMap<String, [Tensor<1>; 2]>,
+    step: usize,
+    moments: BTreeMap<String, Moments>,
+    /// The values of the codes, on the device.
+    maps: Option<Tensor<1>>,
+}
+
+/// The averages of a parameter's gradient and of its square: `m` and `v`.
+enum Moments {
+    Float([Tensor<1>; 2]),
+    /// Codes, 4 a word, and the absmax of each block: of `m`, then of `v`.
+    Coded(Tensor<1, Int>, Tensor<1>),
 }
 
 impl AdamW {
-    pub fn new(beta1: f64, beta2: f64, eps: f64) -> Self {
-        Self { beta1, beta2, eps, step: 0, moments: BTreeMap::new() }
+    pub fn new(beta1: f64, beta2: f64, eps: f64, coded: bool) -> Self {
+        Self { beta1, beta2, eps, coded, step: 0, moments: BTreeMap::new(), maps: None }
     }
 
-    /// Begins a step: each parameter is updated once in it.
-    pub fn begin(&mut self) {
+    /// Whether the moments of so many elements are in 8 bits.
+    fn is_coded(&self, len: usize) -> bool {
+        self.coded && len >= CODED_FROM
+    }
+
+    fn zeros(&self, len: usize, device: &Device) -> Moments {
+        let zeros = |len| Tensor::zeros([len], (device, DType::F32));
+        if self.is_coded(len) {
+            let codes = Tensor::zeros([2 * len.div_ceil(CODES)], (device, DType::U32));
+            Moments::Coded(codes, zeros(2 * len.div_ceil(BLOCK)))
+        } else {
+            Moments::Float([zeros(len), zeros(len)])
+        }
+    }
+
+    /// The numbers of this step.
+    fn numbers(&self, rate: f64, decay: f64) -> Step {
+        let [correction1, correction2] =
+            [self.beta1, self.beta2].map(|beta| 1.0 - beta.powi(self.step as i32));
+        let (keep, size) = (1.0 - rate * decay, rate / correction1);
+        // bitsandbytes decays after the step: `(p - x) · keep` for PyTorch's `p · keep - x`.
+        let size = if self.coded { size * keep } else { size };
+        Step {
+            beta1: self.beta1 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            keep: keep as f32,
+            size: size as f32,
+            root: correction2.sqrt().recip() as f32,
+            eps: self.eps as f32,
+        }
+    }
+}
+
+impl Running for AdamW {
+    fn begin(&mut self) {
         self.step += 1;
     }
 
-    /// The parameter's new value.
-    pub fn update(&mut self, update: Update<'_>) -> Tensor<1> {
+    fn update(&mut self, update: Update<'_>) -> Tensor<1> {
         let Update { path, param, grad, factor, rate, decay } = update;
-        let grad = grad * factor;
-        let [m, v] = self.moments.remove(path).unwrap_or_else(|| {
-            let zeros = grad.zeros_like();
-            [zeros.clone(), zeros]
-        });
-        let m = m * self.beta1 + grad.clone() * (1.0 - self.beta1);
-        let v = v * self.beta2 + grad.clone() * grad * (1.0 - self.beta2);
-        let correction1 = 1.0 - self.beta1.powi(self.step);
-        let correction2 = 1.0 - self.beta2.powi(self.step);
-        let root = v.clone().sqrt() / correction2.sqrt() + self.eps;
-        let new = param * (1.0 - rate * decay) - m.clone() / root * (rate / correction1);
-        self.moments.insert(path.to_owned(), [m, v]);
+        let (device, step) = (param.device(), self.numbers(rate, decay));
+        let moments = self.moments.remove(path);
+        let (new, moments) = match moments.unwrap_or_else(|| self.zeros(param.dims()[0], &device)) {
+            Moments::Float(moments) => {
+                let (new, moments) = ops::adamw(param, grad, factor, moments, step);
+                (new, Moments::Float(moments))
+            }
+            Moments::Coded(codes, absmax) => {
+                let maps = self.maps.get_or_insert_with(|| {
+                    Tensor::from_data(dynamic::maps().as_slice(), (&device, DType::F32))
+                });
+                let maps = maps.clone();
+                let (new, (codes, absmax)) =
+                    ops::adamw_coded(param, grad, factor, (codes, absmax), maps, step);
+                (new, Moments::Coded(codes, absmax))
+            }
+        };
+        self.moments.insert(path.to_owned(), moments);
         new
     }
 
-    /// All that a checkpoint needs, beside the number of steps.
-    pub fn state(&self) -> State {
-        let named = self.moments.iter().flat_map(|(path, moments)| {
-            let names = ["m", "v"].map(|name| format!("{path}.{name}"));
-            names.into_iter().zip(moments.clone().map(Tensor::into_data))
+    fn state(&self) -> State {
+        let parts = |moments: &Moments| -> [(&str, TensorData); 2] {
+            match moments {
+                Moments::Float([m, v]) => [("m", m.to_data()), ("v", v.to_data())],
+                Moments::Coded(codes, absmax) => {
+                    [("codes", codes.to_data()), ("absmax", absmax.to_data())]
+                }
+            }
+        };
+        let all = self.moments.iter().flat_map(|(path, moments)| {
+            parts(moments).map(|(name, data)| (format!("{path}.{name}"), data))
         });
-        named.collect()
+        all.collect()
     }
 
-    /// Goes on from a checkpoint after `step` steps.
-    pub fn load(&mut self, step: usize, mut state: State, device: &Device) {
-        self.step = step as i32;
-        let paths: Vec<_> =
-            state.keys().filter_map(|name| name.strip_suffix(".m")).map(str::to_owned).collect();
-        for path in paths {
-            let moments =
-                ["m", "v"].map(|name| vector(&mut state, &format!("{path}.{name}"), device));
-            if let [Some(m), Some(v)] = moments {
-                self.moments.insert(path, [m, v]);
-            }
+    fn load(
+        &mut self,
+        step: usize,
+        mut state: State,
+        lengths: &BTreeMap<String, usize>,
+        file: &Path,
+        device: &Device,
+    ) -> Result<(), TrainError> {
+        for (path, &len) in lengths {
+            let mut float = |name: &str, len| {
+                let data = take(&mut state, &format!("{path}.{name}"), len, DType::F32, file)?;
+                Ok::<_, TrainError>(Tensor::from_data(data, (device, DType::F32)))
+            };
+            let moments = if self.is_coded(len) {
+                let absmax = float("absmax", 2 * len.div_ceil(BLOCK))?;
+                let (name, words) = (format!("{path}.codes"), 2 * len.div_ceil(CODES));
+                let codes = take(&mut state, &name, words, DType::U32, file)?;
+                Moments::Coded(Tensor::from_data(codes, (device, DType::U32)), absmax)
+            } else {
+                Moments::Float([float("m", len)?, float("v", len)?])
+            };
+            self.moments.insert(path.clone(), moments);
         }
+        self.step = step;
+        Ok(())
     }
 }

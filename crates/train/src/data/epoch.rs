@@ -1,0 +1,163 @@
+//! Which samples go into which batch.
+
+use super::{Dataset, pack::best_fit_decreasing, read::example};
+use crate::error::TrainError;
+use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
+use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+
+/// The rows of a micro-batch, each the indices of its samples.
+pub type Rows = Vec<Vec<usize>>;
+
+/// How samples become batches.
+///
+/// ```
+/// use burn_lora_train::data::BatchConfig;
+///
+/// let config: BatchConfig = serde_json::from_str(r#"{"size": 8, "packing": 2048}"#)?;
+/// assert_eq!(config, BatchConfig { size: 8, packing: Some(2048), ..BatchConfig::default() });
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchConfig {
+    /// Rows of a micro-batch.
+    pub size: usize,
+    /// Whether each epoch has an order of its own; else it is that of the data.
+    pub shuffle: bool,
+    /// What the order depends on besides the epoch.
+    pub seed: u64,
+    /// Puts samples of about the same length together, so that there is less padding.
+    pub group_by_length: bool,
+    /// Puts several samples into each row of that many tokens. They do not see each other.
+    pub packing: Option<usize>,
+    /// Leaves out a last batch that has fewer rows than others.
+    pub drop_last: bool,
+    /// Rows have a multiple of that many tokens.
+    pub pad_to_multiple_of: Option<usize>,
+}
+
+impl Default for BatchConfig {
+    /// One sample a batch, shuffled.
+    fn default() -> Self {
+        Self {
+            size: 1,
+            shuffle: true,
+            seed: 42,
+            group_by_length: false,
+            packing: None,
+            drop_last: false,
+            pad_to_multiple_of: None,
+        }
+    }
+}
+
+impl BatchConfig {
+    fn check(&self) -> Result<(), TrainError> {
+        let zeros = [
+            ("size", self.size == 0),
+            ("packing", self.packing == Some(0)),
+            ("pad_to_multiple_of", self.pad_to_multiple_of == Some(0)),
+        ];
+        if let Some((name, _)) = zeros.into_iter().find(|(_, zero)| *zero) {
+            return Err(TrainError::setting(name, 0, "it must be 1 at least"));
+        }
+        if self.packing.is_some() && self.group_by_length {
+            let reason = "packed rows all have the same length: use `packing` without it";
+            return Err(TrainError::setting("group_by_length", true, reason));
+        }
+        Ok(())
+    }
+
+    /// The same for the same epoch, so that a resumed run goes on in the same order.
+    fn generator(&self, epoch: u64) -> Xoshiro256PlusPlus {
+        let key = Xoshiro256PlusPlus::seed_from_u64(self.seed).next_u64();
+        Xoshiro256PlusPlus::seed_from_u64(key.wrapping_add(epoch))
+    }
+}
+
+impl Dataset {
+    /// The micro-batches of an epoch, which depend on nothing but the data, `config` and `epoch`.
+    ///
+    /// ```
+    /// use burn_lora_train::data::{BatchConfig, Dataset, Sample};
+    ///
+    /// let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// let data = Dataset::from_samples(vec![sample; 3])?;
+    /// let config = BatchConfig { size: 2, shuffle: false, ..BatchConfig::default() };
+    /// assert_eq!(data.epoch(&config, 0)?, [vec![vec![0], vec![1]], vec![vec![2]]]);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Settings that contradict each other, a sample longer than a packed row, or no batch left by
+    /// `drop_last`.
+    pub fn epoch(&self, config: &BatchConfig, epoch: u64) -> Result<Vec<Rows>, TrainError> {
+        config.check()?;
+        let mut rng = config.generator(epoch);
+        let mut samples: Vec<usize> = (0..self.len()).collect();
+        if config.shuffle {
+            samples.shuffle(&mut rng);
+        }
+        let rows = match config.packing {
+            Some(room) => {
+                self.check_lengths(room)?;
+                let mut rows = best_fit_decreasing(samples, |sample| self.length(sample), room);
+                // They come with the longest samples first.
+                if config.shuffle {
+                    rows.shuffle(&mut rng);
+                } else {
+                    rows.sort_by_key(|row| row.iter().copied().min());
+                }
+                rows
+            }
+            None => {
+                if config.group_by_length {
+                    samples = self.grouped(samples, config.size);
+                }
+                samples.into_iter().map(|sample| vec![sample]).collect()
+            }
+        };
+        let mut batches: Vec<Rows> = rows.chunks(config.size).map(<[_]>::to_vec).collect();
+        if config.drop_last {
+            batches.retain(|batch| batch.len() == config.size);
+            if batches.is_empty() && !rows.is_empty() {
+                let reason = format!("nothing is left: there are {} rows in all", rows.len());
+                let found = format!("true with a size of {}", config.size);
+                return Err(TrainError::setting("drop_last", found, reason));
+            }
+        }
+        Ok(batches)
+    }
+
+    fn check_lengths(&self, room: usize) -> Result<(), TrainError> {
+        match (0..self.len()).find(|sample| self.length(*sample) > room) {
+            None => Ok(()),
+            Some(sample) => {
+                let (path, line) = self.origin(sample);
+                let length = self.length(sample);
+                let reason = format!(
+                    "{length} tokens do not fit into packed rows of {room}: load the data with a \
+                     `max_length` of {room} at most, or raise `packing`"
+                );
+                Err(example(path, line, reason))
+            }
+        }
+    }
+
+    /// Groups as transformers' `LengthGroupedSampler` does: of about 50 batches each, sorted from long
+    /// to short. The longest sample is the very first, so that too little memory shows at once.
+    fn grouped(&self, mut samples: Vec<usize>, size: usize) -> Vec<usize> {
+        let batches = (samples.len() / (4 * size)).clamp(1, 50);
+        let group = batches * size;
+        for group in samples.chunks_mut(group) {
+            group.sort_by_key(|sample| Reverse(self.length(*sample)));
+        }
+        let firsts = (0..samples.len()).step_by(group);
+        // The first of those that are equally long.
+        if let Some(longest) = firsts.rev().max_by_key(|place| self.length(samples[*place])) {
+            samples.swap(0, longest);
+        }
+        samples
+    }
+}

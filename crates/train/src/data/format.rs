@@ -1,0 +1,218 @@
+//! Formats of examples: which columns they have, and what these say.
+
+use super::{
+    conversation::{self, Roles},
+    read::{Record, kind},
+};
+use burn_lora_llama::Message;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Which columns examples have.
+///
+/// ```
+/// use burn_lora_train::data::Format;
+///
+/// assert_eq!(serde_json::to_string(&Format::PromptCompletion)?, r#""prompt_completion""#);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// `text`: plain text.
+    Text,
+    /// `prompt` and `completion`: both text, or both lists of messages.
+    PromptCompletion,
+    /// `messages`: a conversation, as a list of `{"role", "content"}`. `tools` may hold the schemas
+    /// of functions that the assistant may call.
+    Messages,
+    /// `instruction`, `output` and optionally `input`.
+    Alpaca,
+    /// `conversations`: a conversation, as a list of `{"from", "value"}`.
+    ShareGpt,
+}
+
+/// The columns that formats read, which others can be mapped to.
+pub(crate) const COLUMNS: [&str; 9] = [
+    "text",
+    "prompt",
+    "completion",
+    "messages",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "conversations",
+];
+
+/// An example before it is tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Example {
+    Text(String),
+    PromptCompletion { prompt: String, completion: String },
+    Chat(Chat),
+}
+
+/// A conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Chat {
+    pub messages: Vec<Message>,
+    /// For each message whether it is trained on, where the data says so.
+    pub train: Vec<Option<bool>>,
+    /// How many of the messages are the prompt, if the data divides them.
+    pub prompt: Option<usize>,
+    pub tools: Option<Vec<Value>>,
+}
+
+impl Format {
+    /// The format of a record. Some data sets have the same examples in several formats: the one
+    /// that says most comes first.
+    pub(crate) fn detect(record: &Record) -> Result<Self, String> {
+        let has = |names: &[&str]| names.iter().all(|name| record.contains_key(*name));
+        let formats =
+            [Self::Messages, Self::ShareGpt, Self::PromptCompletion, Self::Alpaca, Self::Text];
+        formats.into_iter().find(|format| has(format.required())).ok_or_else(|| {
+            let found: Vec<_> = record.keys().map(|name| format!("`{name}`")).collect();
+            let found = if found.is_empty() { "none".into() } else { found.join(", ") };
+            format!(
+                "no known format has these columns ({found}). Known are `messages`, \
+                 `conversations`, `prompt` and `completion`, `instruction` and `output`, and `text`; \
+                 other names can be mapped to these by `column`"
+            )
+        })
+    }
+
+    fn required(self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &["text"],
+            Self::PromptCompletion => &["prompt", "completion"],
+            Self::Messages => &["messages"],
+            Self::Alpaca => &["instruction", "output"],
+            Self::ShareGpt => &["conversations"],
+        }
+    }
+
+    /// The example of a record. With `chat`, a text to answer becomes the message of a user.
+    pub(crate) fn example(
+        self,
+        record: &Record,
+        roles: &Roles,
+        chat: bool,
+    ) -> Result<Example, String> {
+        match self {
+            Self::Text => Ok(Example::Text(text(record, "text")?.into())),
+            Self::PromptCompletion => prompt_completion(record, roles, chat),
+            Self::Messages => conversation(record, "messages", roles),
+            Self::Alpaca => alpaca(record, chat),
+            Self::ShareGpt => conversation(record, "conversations", roles),
+        }
+    }
+}
+
+fn column<'a>(record: &'a Record, name: &str) -> Result<&'a Value, String> {
+    record.get(name).ok_or_else(|| {
+        let found: Vec<_> = record.keys().map(|name| format!("`{name}`")).collect();
+        format!("no column `{name}` (there: {})", found.join(", "))
+    })
+}
+
+fn text<'a>(record: &'a Record, name: &str) -> Result<&'a str, String> {
+    match column(record, name)? {
+        Value::String(text) => Ok(text),
+        other => Err(format!("`{name}` is {}, but must be text", kind(other))),
+    }
+}
+
+fn prompt_completion(record: &Record, roles: &Roles, chat: bool) -> Result<Example, String> {
+    if let (Value::Array(_), Value::Array(_)) =
+        (column(record, "prompt")?, column(record, "completion")?)
+    {
+        let (mut messages, mut train) = list(record, "prompt", roles)?;
+        let prompt = messages.len();
+        let completion = list(record, "completion", roles)?;
+        messages.extend(completion.0);
+        train.extend(completion.1);
+        let tools = tools(record)?;
+        return Ok(Example::Chat(Chat { messages, train, prompt: Some(prompt), tools }));
+    }
+    let same = "; both are text, or both are lists of messages";
+    let text = |name| text(record, name).map_err(|reason| reason + same);
+    Ok(answer(text("prompt")?.into(), text("completion")?.into(), chat))
+}
+
+/// The wording of Stanford's data set, in its column `text`.
+fn alpaca(record: &Record, chat: bool) -> Result<Example, String> {
+    let instruction = text(record, "instruction")?;
+    let input = match record.get("input") {
+        None | Some(Value::Null) => "",
+        Some(_) => text(record, "input")?,
+    };
+    let output = text(record, "output")?.to_owned();
+    let prompt = match (chat, input.trim().is_empty()) {
+        (true, true) => instruction.to_owned(),
+        (true, false) => format!("{instruction}\n\n{input}"),
+        (false, true) => format!(
+            "Below is an instruction that describes a task. Write a response that appropriately \
+             completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+        ),
+        (false, false) => format!(
+            "Below is an instruction that describes a task, paired with an input that provides \
+             further context. Write a response that appropriately completes the request.\n\n\
+             ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+        ),
+    };
+    Ok(answer(prompt, output, chat))
+}
+
+fn answer(prompt: String, completion: String, chat: bool) -> Example {
+    if !chat {
+        return Example::PromptCompletion { prompt, completion };
+    }
+    Example::Chat(Chat {
+        messages: vec![Message::user(prompt), Message::assistant(completion)],
+        train: vec![None; 2],
+        prompt: Some(1),
+        tools: None,
+    })
+}
+
+fn conversation(record: &Record, name: &str, roles: &Roles) -> Result<Example, String> {
+    let (messages, train) = list(record, name, roles)?;
+    Ok(Example::Chat(Chat { messages, train, prompt: None, tools: tools(record)? }))
+}
+
+fn list(
+    record: &Record,
+    name: &str,
+    roles: &Roles,
+) -> Result<(Vec<Message>, Vec<Option<bool>>), String> {
+    let items = items(name, column(record, name)?)?;
+    if items.is_empty() {
+        return Err(format!("`{name}` has no messages"));
+    }
+    let messages = items.into_iter().enumerate().map(|(number, item)| {
+        conversation::message(item, roles)
+            .map_err(|reason| format!("`{name}`, message {}: {reason}", number + 1))
+    });
+    messages.collect::<Result<Vec<_>, _>>().map(|messages| messages.into_iter().unzip())
+}
+
+fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
+    match record.get("tools") {
+        None | Some(Value::Null) => Ok(None),
+        Some(tools) => {
+            let tools = items("tools", tools)?;
+            Ok((!tools.is_empty()).then_some(tools))
+        }
+    }
+}
+
+/// The items of a list, which a table may have as the text of one.
+fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
+    match value {
+        Value::Array(items) => Ok(items.clone()),
+        Value::String(text) => serde_json::from_str(text)
+            .map_err(|error| format!("`{name}` is text, but not that of a JSON list: {error}")),
+        other => Err(format!("`{name}` is {}, but must be a list", kind(other))),
+    }
+}

@@ -1,0 +1,46 @@
+//! Comma-separated values: the first row names the columns, all others are text.
+
+use super::{Record, Sink, example};
+use crate::error::TrainError;
+use csv::{ByteRecord, ErrorKind, StringRecord};
+use serde_json::Value;
+use std::path::Path;
+
+/// A record's line is that on which it begins: quoted text may go over several.
+pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
+    let failed = |error: csv::Error| {
+        let line = error.position().map_or(1, |position| position.line() as usize);
+        match error.into_kind() {
+            ErrorKind::Io(source) => TrainError::io(path, source),
+            kind => example(path, line, format!("not CSV: {kind:?}")),
+        }
+    };
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).map_err(failed)?;
+    let names = text(reader.byte_headers().map_err(failed)?.clone())
+        .map_err(|reason| example(path, 1, reason))?;
+    for (number, name) in names.iter().enumerate() {
+        if names.iter().take(number).any(|earlier| earlier == name) {
+            let reason = format!("two columns of the header are named `{name}`");
+            return Err(example(path, 1, reason));
+        }
+    }
+    let mut row = ByteRecord::new();
+    while reader.read_byte_record(&mut row).map_err(failed)? {
+        let line = row.position().map_or(0, |position| position.line() as usize);
+        sink(line, record(&names, row.clone()))?;
+    }
+    Ok(())
+}
+
+fn record(names: &StringRecord, row: ByteRecord) -> Result<Record, String> {
+    if row.len() != names.len() {
+        return Err(format!("{} fields, but the header has {}", row.len(), names.len()));
+    }
+    let row = text(row)?;
+    Ok(names.iter().zip(&row).map(|(name, value)| (name.into(), Value::from(value))).collect())
+}
+
+fn text(row: ByteRecord) -> Result<StringRecord, String> {
+    StringRecord::from_byte_record(row)
+        .map_err(|error| format!("field {} is not UTF-8", error.utf8_error().field() + 1))
+}

@@ -1,0 +1,81 @@
+//! Parquet: rows of typed columns, which may hold lists and objects.
+
+use super::{Record, Sink};
+use crate::error::TrainError;
+use parquet::{
+    errors::ParquetError,
+    file::reader::{FileReader, SerializedFileReader},
+    record::{Field, Row},
+};
+use serde_json::Value;
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+/// A record's line is the number of its row.
+pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
+    let file = File::open(path).map_err(|source| TrainError::io(path, source))?;
+    let broken = |error: ParquetError| {
+        TrainError::format(path, format!("not a Parquet file, or cut off: {error}"))
+    };
+    let reader = caught(|| SerializedFileReader::new(file)).map_err(broken)?;
+    let expected = reader.metadata().file_metadata().num_rows();
+    let mut rows = caught(|| reader.get_row_iter(None)).map_err(broken)?;
+    let mut line = 0;
+    while let Some(row) = caught(|| rows.next().transpose()).map_err(broken)? {
+        line += 1;
+        sink(line, Ok(record(row)))?;
+    }
+    if expected != line as i64 {
+        let reason = format!("{line} rows where {expected} were announced");
+        return Err(TrainError::format(path, reason));
+    }
+    Ok(())
+}
+
+/// The crate panics on some files with wrong bytes.
+fn caught<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err(ParquetError::General("its bytes contradict each other".into())))
+}
+
+fn record(row: Row) -> Record {
+    row.into_columns().into_iter().map(|(name, field)| (name, value(&field))).collect()
+}
+
+fn value(field: &Field) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(value) => Value::from(*value),
+        Field::Byte(value) => Value::from(*value),
+        Field::Short(value) => Value::from(*value),
+        Field::Int(value) => Value::from(*value),
+        Field::Long(value) => Value::from(*value),
+        Field::UByte(value) => Value::from(*value),
+        Field::UShort(value) => Value::from(*value),
+        Field::UInt(value) => Value::from(*value),
+        Field::ULong(value) => Value::from(*value),
+        Field::Float(value) => Value::from(*value),
+        Field::Double(value) => Value::from(*value),
+        Field::Str(text) => Value::from(text.as_str()),
+        // Some writers do not say that their text is text. Other bytes, such as pictures, are of no
+        // use here.
+        Field::Bytes(bytes) => str::from_utf8(bytes.data()).map_or(Value::Null, Value::from),
+        Field::Group(row) => {
+            let columns = row.get_column_iter();
+            Value::Object(columns.map(|(name, field)| (name.clone(), value(field))).collect())
+        }
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
+        Field::MapInternal(map) => {
+            let entries = map.entries().iter().map(|(key, field)| match value(key) {
+                Value::String(key) => (key, value(field)),
+                key => (key.to_string(), value(field)),
+            });
+            Value::Object(entries.collect())
+        }
+        // Dates, times and decimals, none of which is text to train on.
+        other => Value::from(other.to_string()),
+    }
+}

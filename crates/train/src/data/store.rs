@@ -1,0 +1,133 @@
+//! Samples in a file without a name, which is mapped into memory: data may be larger than that.
+
+use super::{Report, Sample, read::example};
+use crate::error::TrainError;
+use memmap2::Mmap;
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+/// Set in a token that is trained on.
+const TRAINED: u32 = 1 << 31;
+
+/// Where a sample is, and what it was made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    /// Its first token in the file.
+    start: u64,
+    pub length: u32,
+    pub targets: u32,
+    file: u32,
+    line: u32,
+}
+
+/// All samples that were loaded together.
+#[derive(Debug)]
+pub(crate) struct Store {
+    tokens: Mmap,
+    entries: Vec<Entry>,
+    files: Vec<PathBuf>,
+    /// What was counted when they were loaded.
+    pub report: Report,
+    /// The token that fills rows.
+    pub pad: u32,
+}
+
+impl Store {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn entry(&self, index: usize) -> Entry {
+        self.entries[index]
+    }
+
+    pub fn sample(&self, index: usize) -> Sample {
+        let Entry { start, length, .. } = self.entries[index];
+        let tokens: &[u32] = bytemuck::cast_slice(&self.tokens);
+        let tokens = &tokens[start as usize..][..length as usize];
+        Sample {
+            ids: tokens.iter().map(|token| token & !TRAINED).collect(),
+            trained: tokens.iter().map(|token| token & TRAINED != 0).collect(),
+        }
+    }
+
+    /// The file and the line of a sample.
+    pub fn source(&self, index: usize) -> (&Path, usize) {
+        let Entry { file, line, .. } = self.entries[index];
+        (&self.files[file as usize], line as usize)
+    }
+}
+
+/// Writes samples one after the other.
+pub(crate) struct Writer {
+    file: BufWriter<File>,
+    folder: PathBuf,
+    tokens: u64,
+    entries: Vec<Entry>,
+    files: Vec<PathBuf>,
+    pub report: Report,
+}
+
+impl Writer {
+    /// The samples will come from these files.
+    pub fn new(folder: Option<&Path>, files: Vec<PathBuf>) -> Result<Self, TrainError> {
+        let folder = folder.map_or_else(std::env::temp_dir, Path::to_owned);
+        let file =
+            tempfile::tempfile_in(&folder).map_err(|source| TrainError::io(&folder, source))?;
+        let file = BufWriter::new(file);
+        Ok(Self { file, folder, tokens: 0, entries: vec![], files, report: Report::default() })
+    }
+
+    /// Adds a sample of a line of a file.
+    pub fn push(&mut self, sample: &Sample, file: usize, line: usize) -> Result<(), TrainError> {
+        let fits = |count: usize, what: &str| {
+            u32::try_from(count).map_err(|_| self.wrong(file, line, format!("{count} {what}")))
+        };
+        let entry = Entry {
+            start: self.tokens,
+            length: fits(sample.ids.len(), "tokens are too many")?,
+            targets: sample.target_count() as u32,
+            file: file as u32,
+            line: fits(line, "lines are too many")?,
+        };
+        if let Some(id) = sample.ids.iter().find(|id| **id >= TRAINED) {
+            return Err(self.wrong(file, line, format!("{id} is no token")));
+        }
+        for (id, trained) in sample.ids.iter().zip(&sample.trained) {
+            let token = if *trained { id | TRAINED } else { *id };
+            let written = self.file.write_all(&token.to_ne_bytes());
+            written.map_err(|source| TrainError::io(&self.folder, source))?;
+        }
+        self.tokens += u64::from(entry.length);
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    pub fn wrong(&self, file: usize, line: usize, reason: impl Into<String>) -> TrainError {
+        example(&self.files[file], line, reason)
+    }
+
+    /// What was written, of which there must be something.
+    pub fn finish(self, pad: u32) -> Result<Store, TrainError> {
+        let Self { file, folder, entries, files, report, .. } = self;
+        if entries.is_empty() {
+            let mut reason = "no examples".to_owned();
+            if report.left_out() > 0 {
+                reason = format!("no examples are left\n{report}");
+            }
+            let path = files.first().map_or(Path::new("data"), PathBuf::as_path);
+            return Err(TrainError::format(path, reason));
+        }
+        let map = || {
+            let file = file.into_inner()?;
+            // SAFETY: nothing writes to the file any more, and as it has no name, no other program
+            // can open it.
+            unsafe { Mmap::map(&file) }
+        };
+        let tokens = map().map_err(|source| TrainError::io(&folder, source))?;
+        Ok(Store { tokens, entries, files, report, pad })
+    }
+}

@@ -1,0 +1,74 @@
+//! Adam with moments in float32: every value is read and written once.
+
+use super::{UNITS, buffer, own, scalars, vector_size};
+use crate::optim::ops::{Step, advance};
+use burn::backend::TensorMetadata;
+use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
+
+#[cube(launch_unchecked)]
+fn kernel<N: Size>(
+    params: &mut [Vector<f32, N>],
+    grads: &[Vector<f32, N>],
+    factor: &[f32],
+    ms: &mut [Vector<f32, N>],
+    vs: &mut [Vector<f32, N>],
+    count: usize,
+    step: Step,
+) {
+    let at = ABSOLUTE_POS;
+    if at < count {
+        let (old_param, grad, old_m, old_v) = (params[at], grads[at], ms[at], vs[at]);
+        let mut new_param = Vector::<f32, N>::empty();
+        let mut new_m = Vector::<f32, N>::empty();
+        let mut new_v = Vector::<f32, N>::empty();
+        #[unroll]
+        for i in 0..N::value().comptime() {
+            let grad = grad.extract(i) * factor[0];
+            let (param, m, v) =
+                advance(&step, old_param.extract(i), grad, old_m.extract(i), old_v.extract(i));
+            new_param.insert(i, param);
+            new_m.insert(i, m);
+            new_v.insert(i, v);
+        }
+        params[at] = new_param;
+        ms[at] = new_m;
+        vs[at] = new_v;
+    }
+}
+
+/// [`OptimOps::adamw`](crate::optim::ops::OptimOps::adamw).
+pub(super) fn launch(
+    param: CubeTensor,
+    grad: CubeTensor,
+    factor: CubeTensor,
+    m: CubeTensor,
+    v: CubeTensor,
+    step: Step,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let [param, m, v] = [param, m, v].map(own);
+    let grad = into_contiguous(grad);
+    let (client, len) = (param.client.clone(), param.shape().num_elements());
+    if len == 0 {
+        return (param, m, v);
+    }
+    let vector = vector_size(&param, len);
+    let (count, cube_dim) = (len / vector, CubeDim::new_1d(UNITS));
+    // SAFETY: units below `count` stay inside the buffers, the others do nothing.
+    unsafe {
+        kernel::launch_unchecked(
+            &client,
+            calculate_cube_count_elemwise(&client, count, cube_dim),
+            cube_dim,
+            vector,
+            buffer(&param, vector),
+            buffer(&grad, vector),
+            buffer(&factor, 1),
+            buffer(&m, vector),
+            buffer(&v, vector),
+            count,
+            scalars(step),
+        );
+    }
+    (param, m, v)
+}

@@ -1,0 +1,72 @@
+//! Burn's own optimizers, those whose state is tensors of the parameter's length.
+
+use super::{Running, State, Update, take};
+use crate::TrainError;
+use burn::{
+    optim::{Optimizer, RecordState, StateSink, StateSource},
+    tensor::{DType, Device, Tensor},
+};
+use std::{collections::BTreeMap, path::Path};
+
+/// One of Burn's optimizers, made without a weight decay: it is done here, before the step.
+pub(super) struct Simple<O: Optimizer> {
+    optimizer: O,
+    /// Tensors of a parameter's state.
+    tensors: usize,
+    states: BTreeMap<String, O::State<1>>,
+}
+
+impl<O: Optimizer> Simple<O> {
+    pub fn new(optimizer: O, tensors: usize) -> Self {
+        Self { optimizer, tensors, states: BTreeMap::new() }
+    }
+}
+
+impl<O: Optimizer> Running for Simple<O> {
+    fn begin(&mut self) {}
+
+    fn update(&mut self, update: Update<'_>) -> Tensor<1> {
+        let Update { path, param, grad, factor, rate, decay } = update;
+        let state = self.states.remove(path);
+        let param = param * (1.0 - rate * decay);
+        let (new, state) = self.optimizer.step(rate, param, grad * factor, state);
+        self.states.extend(state.map(|state| (path.to_owned(), state)));
+        new
+    }
+
+    fn state(&self) -> State {
+        let mut sink = StateSink::default();
+        for (path, state) in &self.states {
+            state.state_flatten(path, &mut sink);
+        }
+        debug_assert!(sink.scalars.is_empty(), "a checkpoint has tensors only");
+        sink.tensors.into_iter().collect()
+    }
+
+    fn load(
+        &mut self,
+        _step: usize,
+        mut state: State,
+        lengths: &BTreeMap<String, usize>,
+        file: &Path,
+        device: &Device,
+    ) -> Result<(), TrainError> {
+        for (path, &len) in lengths {
+            let prefix = format!("{path}.");
+            let names: Vec<_> =
+                state.keys().filter(|name| name.starts_with(&prefix)).cloned().collect();
+            let missing = || TrainError::format(file, format!("it has no state of `{path}`"));
+            if names.len() != self.tensors {
+                return Err(missing());
+            }
+            let mut source = StateSource::default();
+            for name in names {
+                let data = take(&mut state, &name, len, DType::F32, file)?;
+                source.insert_tensor(name, data);
+            }
+            let state = O::State::<1>::state_unflatten(path, &mut source, device);
+            self.states.insert(path.clone(), state.ok_or_else(missing)?);
+        }
+        Ok(())
+    }
+}

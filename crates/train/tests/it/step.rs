@@ -1,0 +1,162 @@
+//! One optimizer step, whatever way its gradients are computed.
+
+use crate::common::*;
+use burn::module::Module;
+use burn_lora_adapter::{Adaptable, Init, LoraConfig};
+use burn_lora_llama::Llama;
+use burn_lora_train::{
+    BatchConfig, Dataset, Optimizer, Recompute, TrainConfig, Trainer, data::Sample,
+};
+use std::collections::BTreeMap;
+
+fn model(dropout: f64) -> Llama {
+    let lora = LoraConfig::new(4, 12).all_linear().init(Init::Random).dropout(dropout).seed(3);
+    let model = loader(&golden("gqa")).load(&device()).unwrap();
+    model.with_adapter(&lora).unwrap()
+}
+
+/// Eight samples of different lengths, with different parts trained.
+fn data() -> Dataset {
+    let samples = (0..8u32).map(|number| {
+        let length = 5 + (number * 7) % 11;
+        let ids = (0..length).map(|at| (number * 31 + at * 17) % 125 + 1).collect();
+        let trained = (0..length).map(|at| at > number % 4).collect();
+        Sample { ids, trained }
+    });
+    Dataset::from_samples(samples).unwrap()
+}
+
+/// Plain descent: a step at rate 1 is the gradient.
+fn config(size: usize, accumulate: usize) -> TrainConfig {
+    let batches = BatchConfig { size, shuffle: false, ..BatchConfig::default() };
+    let mut config = TrainConfig::new(1.0)
+        .optimizer(Optimizer::Sgd { momentum: 0.0 })
+        .schedule(burn_lora_train::Schedule::Constant)
+        .batches(batches)
+        .gradient_accumulation_steps(accumulate)
+        .max_steps(1)
+        .max_grad_norm(None);
+    config.log_steps = 1;
+    config
+}
+
+/// The loss, and every adapter tensor after a step.
+fn after(mut model: Llama, config: TrainConfig) -> (f64, BTreeMap<String, Vec<f32>>) {
+    let report = Trainer::new(config).fit(&mut model, &data(), None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    model.save_adapter("default", folder.path()).unwrap();
+    let tensors = tensors(&folder.path().join("adapter_model.safetensors"));
+    (report.log[0].loss, tensors.into_iter().map(|(name, (_, values))| (name, values)).collect())
+}
+
+fn same(
+    what: &str,
+    (loss, found): (f64, BTreeMap<String, Vec<f32>>),
+    expected: &(f64, BTreeMap<String, Vec<f32>>),
+) {
+    assert!((loss - expected.0).abs() < 1e-5, "{what}: loss {loss}, expected {}", expected.0);
+    for (name, values) in &expected.1 {
+        let norm = values.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let off = difference(&found[name], values);
+        assert!(off < 1e-5 * norm.max(1.0), "{what}: {name} differs by {off}");
+    }
+}
+
+#[test]
+fn micro_batches_make_no_difference() {
+    let expected = after(model(0.0), config(8, 1));
+    let before = model(0.0);
+    let folder = tempfile::tempdir().unwrap();
+    before.save_adapter("default", folder.path()).unwrap();
+    let before = tensors(&folder.path().join("adapter_model.safetensors"));
+    for (name, values) in &expected.1 {
+        assert!(difference(&before[name].1, values) > 1e-4, "{name} has no gradient");
+    }
+    for (size, accumulate) in [(4, 2), (2, 4), (1, 8), (3, 3)] {
+        let found = after(model(0.0), config(size, accumulate));
+        same(&format!("{accumulate} micro-batches of {size}"), found, &expected);
+    }
+    let packed = BatchConfig { packing: Some(32), ..config(8, 1).batches };
+    let found = after(model(0.0), config(8, 1).batches(packed));
+    same("packed", found, &expected);
+}
+
+#[test]
+fn recomputation_makes_no_difference() {
+    let _alone = the_generator();
+    for dropout in [0.0, 0.3] {
+        let settings = |recompute| {
+            let config = config(4, 2).recompute(recompute);
+            if dropout > 0.0 { config.neftune(5.0).label_smoothing(0.1) } else { config }
+        };
+        let expected = after(model(dropout), settings(Recompute::EveryLayer));
+        for recompute in [Recompute::Every(2), Recompute::Every(9)] {
+            // Without random numbers; with them the stretches draw others.
+            if dropout == 0.0 {
+                same(&format!("{recompute:?}"), after(model(0.0), settings(recompute)), &expected);
+            }
+        }
+        let kept = settings(Recompute::EveryLayer).offload(true);
+        same("offloaded", after(model(dropout), kept), &expected);
+        let small = settings(Recompute::EveryLayer).loss_chunk(3);
+        same("head in small chunks", after(model(dropout), small), &expected);
+    }
+    let none = after(model(0.0), config(4, 2).recompute(Recompute::None));
+    same("none", none, &after(model(0.0), config(4, 2)));
+}
+
+#[test]
+fn dropout_and_noise_are_the_same_when_run_again() {
+    let _alone = the_generator();
+    // If they were not, the gradient would be of another function: the loss would not fall along it.
+    let settings = |recompute| {
+        let mut config = config(8, 1).neftune(5.0).recompute(recompute);
+        config.learning_rate = 1e-3;
+        config
+    };
+    let a = after(model(0.5), settings(Recompute::EveryLayer));
+    let b = after(model(0.5), settings(Recompute::EveryLayer));
+    assert_eq!(a, b, "the same seed");
+    let mut other = settings(Recompute::EveryLayer);
+    other.seed = 1;
+    assert_ne!(a.0, after(model(0.5), other).0, "another seed");
+}
+
+#[test]
+fn layers_that_are_not_adapted_need_no_backward_pass() {
+    for layers in [vec![2], vec![0], vec![1]] {
+        let lora = LoraConfig::new(4, 12).all_linear().init(Init::Random).layers(layers.clone());
+        let load = || loader(&golden("gqa")).load(&device()).unwrap().with_adapter(&lora).unwrap();
+        let expected = after(load(), config(8, 1).recompute(Recompute::None));
+        same(&format!("{layers:?}"), after(load(), config(8, 1)), &expected);
+    }
+}
+
+#[test]
+fn everything_can_be_trained() {
+    let load = || {
+        let model = loader(&golden("llama3")).load(&device()).unwrap();
+        model.set_require_grad(true)
+    };
+    let mut model = load();
+    let mut config = config(8, 1).recompute(Recompute::EveryLayer);
+    config.learning_rate = 0.05;
+    config.max_steps = Some(3);
+    config.epochs = 3.0;
+    let report = Trainer::new(config).fit(&mut model, &small_words(), None).unwrap();
+    assert!(report.log[2].loss < report.log[0].loss, "{:?}", report.log);
+    let (before, now) = (load(), model);
+    for ((path, before), (_, now)) in before.layers().into_iter().zip(now.layers()) {
+        let off = (before.weight() - now.weight()).abs().max().into_scalar::<f32>();
+        assert!(off > 0.0, "{path} was not trained");
+    }
+}
+
+/// The vocabulary of the other model is smaller.
+fn small_words() -> Dataset {
+    let samples = (0..8u32).map(|number| {
+        let ids: Vec<u32> = (0..9).map(|at| (number * 31 + at * 17) % 90 + 1).collect();
+        Sample { trained: vec![true; ids.len()], ids }
+    });
+    Dataset::from_samples(samples).unwrap()
+}
