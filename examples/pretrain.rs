@@ -8,13 +8,7 @@
 #[path = "support/corpus.rs"]
 mod corpus;
 
-use burn_lora::{
-    prelude::*,
-    train::{
-        Dataset, Every, Optimizer, Progress, Recompute, TrainConfig, Trainer, Warmup, data::Sample,
-        schedule::Schedule,
-    },
-};
+use burn_lora::{prelude::*, train::data::Sample};
 use clap::{Parser, ValueEnum};
 use corpus::Corpus;
 use rayon::prelude::*;
@@ -35,8 +29,11 @@ use tokenizers::{
     pre_tokenizers::{PreTokenizerWrapper, digits::Digits, sequence::Sequence},
 };
 
-/// What ends every text, and fills up a batch.
+/// What ends every text.
 const END: &str = "<|endoftext|>";
+
+/// Tokens of a row, into which several texts go that do not see each other.
+const ROW: usize = 128;
 
 /// Trains a small Llama from scratch on text that it makes itself, and saves it as a folder in
 /// Hugging Face's layout.
@@ -52,8 +49,8 @@ struct Arguments {
     device: Place,
     #[arg(long, default_value_t = 8000)]
     steps: usize,
-    /// Texts in a step
-    #[arg(long, default_value_t = 512)]
+    /// Rows of 128 tokens in a step
+    #[arg(long, default_value_t = 128)]
     batch: usize,
     /// Texts in the corpus
     #[arg(long, default_value_t = 1_000_000)]
@@ -109,9 +106,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     train_tokenizer(&texts, arguments.vocabulary, out)?;
     let tokenizer = Tokenizer::from_pretrained(out)?;
     let samples = texts.par_iter().map(|text| sample(text, &tokenizer));
-    let mut samples = samples.collect::<Result<Vec<_>, _>>()?;
-    let valid = Dataset::from_samples(samples.split_off(samples.len() * 99 / 100));
-    let train = Dataset::from_samples(samples);
+    let samples = samples.collect::<Result<Vec<_>, _>>()?;
+    let (train, valid) = Dataset::from_samples(samples)?.split(0.01, *seed);
 
     let config = LlamaConfig::from_json(&model_config(&arguments).to_string())?;
     // The trainer trains what requires a gradient.
@@ -120,7 +116,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = TrainConfig::new(arguments.rate)
         .epochs(1e6)
         .max_steps(*steps)
-        .batch_size(arguments.batch)
+        .batches(BatchConfig {
+            size: arguments.batch,
+            packing: Some(ROW),
+            ..BatchConfig::default()
+        })
         .optimizer(Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 })
         .weight_decay(0.1)
         .schedule(Schedule::Cosine)
@@ -152,6 +152,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn sample(text: &str, tokenizer: &Tokenizer) -> Result<Sample, LlamaError> {
     let mut ids = tokenizer.encode(text, false)?;
     ids.extend(tokenizer.eos_token_id());
+    ids.truncate(ROW);
     Ok(Sample { trained: vec![true; ids.len()], ids })
 }
 
