@@ -32,6 +32,7 @@ impl Llama {
             quantize: None,
             dtype: FloatDType::F32,
             device,
+            embedding_device: device,
             progress: &|_| (),
         };
         builder.build().expect("all tensors are there, of their shapes")
