@@ -22,6 +22,7 @@ use std::{
 };
 
 const PREFIX: &str = "checkpoint-";
+const UNFINISHED: &str = ".unfinished-";
 const STATE: &str = "trainer_state.json";
 pub(crate) const TENSORS: &str = "training_state.safetensors";
 
@@ -77,7 +78,7 @@ pub(crate) fn save<M: CausalLm>(
 ) -> Result<PathBuf, TrainError> {
     fs::create_dir_all(output).map_err(|error| TrainError::io(output, error))?;
     let unfinished = tempfile::Builder::new()
-        .prefix(".unfinished-")
+        .prefix(UNFINISHED)
         .tempdir_in(output)
         .map_err(|error| TrainError::io(output, error))?;
     model.save_trained(unfinished.path())?;
@@ -94,7 +95,7 @@ pub(crate) fn save<M: CausalLm>(
 
     let folder = folder_of(output, progress.step);
     if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(|error| TrainError::io(&folder, error))?;
+        remove(output, &folder)?;
     }
     let written = unfinished.keep();
     fs::rename(&written, &folder).map_err(|error| TrainError::io(&folder, error))?;
@@ -104,9 +105,19 @@ pub(crate) fn save<M: CausalLm>(
     others.retain(|(step, _)| progress.best.is_none_or(|(best, _)| best != *step));
     let surplus = others.len().saturating_sub(limit.max(1));
     for (_, path) in others.into_iter().take(surplus) {
-        fs::remove_dir_all(&path).map_err(|error| TrainError::io(&path, error))?;
+        remove(output, &path)?;
     }
     Ok(folder)
+}
+
+/// Removes a checkpoint, which no longer counts as one while its files go.
+fn remove(output: &Path, folder: &Path) -> Result<(), TrainError> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let going = output.join(format!("{UNFINISHED}{name}"));
+    fs::remove_dir_all(&going).ok();
+    fs::rename(folder, &going)
+        .and_then(|()| fs::remove_dir_all(&going))
+        .map_err(|error| TrainError::io(folder, error))
 }
 
 /// Removes what a killed process left half written.
@@ -114,7 +125,7 @@ pub(crate) fn tidy(output: &Path) {
     let Ok(entries) = fs::read_dir(output) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with(".unfinished-") {
+        if name.starts_with(UNFINISHED) {
             fs::remove_dir_all(&path).ok();
         }
     }

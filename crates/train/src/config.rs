@@ -81,7 +81,8 @@ pub struct TrainConfig {
     pub label_smoothing: f32,
     /// NEFTune's alpha (arXiv:2310.05914): noise on the embeddings.
     pub neftune: Option<f32>,
-    /// What dropout, noise and (with [`BatchConfig::seed`]) the order depend on.
+    /// What dropout, noise and (with [`BatchConfig::seed`]) the order depend on. Burn has one
+    /// generator a process: runs side by side in one process disturb each other's dropout.
     pub seed: u64,
     /// Optimizer steps between two lines of the log. The losses are read from the device then only.
     pub log_steps: usize,

@@ -436,7 +436,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             mean_token_accuracy: sum(2, &|_| 1.0) / targets.max(1) as f64,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             step_seconds: seconds / steps.len() as f64,
-            memory: self.device.memory_pool_usage().map(|usage| usage.bytes_in_use),
+            memory: self.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
         };
         observers.tell(|observer| observer.step(&metrics))?;
         self.log.push(metrics);
@@ -483,6 +483,10 @@ impl<'a, M: CausalLm> Run<'a, M> {
 
     fn save(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
         let Some(output) = &self.config.output else { return Ok(()) };
+        let folder = checkpoint::folder_of(output, self.progress.step);
+        if self.checkpoint.as_ref() == Some(&folder) {
+            return Ok(());
+        }
         self.read_log(observers)?;
         let (model, limit) = (&*self.model, self.config.save_total_limit);
         let folder =

@@ -7,6 +7,7 @@ use safetensors::SafeTensors;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
 };
 
 /// The device under test.
@@ -75,4 +76,10 @@ pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     differences.fold(0.0, |max, d| if d > max || d.is_nan() { d } else { max })
+}
+
+/// For tests that draw random numbers on the device: a process has one generator for all threads.
+pub fn the_generator() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -3,6 +3,7 @@
 mod common;
 mod golden;
 mod optim;
+mod run;
 mod schedule;
 mod step;
 mod watch;
