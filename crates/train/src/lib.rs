@@ -10,6 +10,7 @@ mod model;
 pub mod optim;
 mod params;
 mod recompute;
+mod replica;
 pub mod schedule;
 mod step;
 mod trainer;

@@ -7,21 +7,21 @@ use crate::{
     evaluate::evaluate,
     interrupt::Interrupt,
     model::CausalLm,
-    optim::{Running, Update, sum_of_squares},
-    params::{self, Flat, Trained},
+    params::{self, Trained},
+    replica::{Replica, Resumed, Work},
     schedule::LearningRate,
-    step::{self, Pair},
     watch::{
         EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, StopReason, plot_metrics,
     },
 };
 use burn::{
     module::ParamId,
-    tensor::{DType, Device, Tensor},
+    tensor::{Device, Tensor},
 };
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    sync::{Arc, mpsc::Sender},
     time::Instant,
 };
 
@@ -64,13 +64,15 @@ pub struct Trainer<'a> {
     config: TrainConfig,
     observers: Vec<Box<dyn Observer + 'a>>,
     interrupt: Interrupt,
+    devices: Vec<Device>,
     resume: bool,
 }
 
 impl<'a> Trainer<'a> {
     /// A run with these settings.
     pub fn new(config: TrainConfig) -> Self {
-        Self { config, observers: Vec::new(), interrupt: Interrupt::default(), resume: false }
+        let (observers, interrupt) = (Vec::new(), Interrupt::default());
+        Self { config, observers, interrupt, devices: Vec::new(), resume: false }
     }
 
     /// Tells an observer what happens. Nothing is printed without one.
@@ -82,6 +84,15 @@ impl<'a> Trainer<'a> {
     /// Ends the run after the step in which it is raised, with a checkpoint.
     pub fn interrupt(mut self, interrupt: Interrupt) -> Self {
         self.interrupt = interrupt;
+        self
+    }
+
+    /// Trains on these devices and the model's own side by side ("data parallel"): each takes
+    /// [`gradient_accumulation_steps`](TrainConfig::gradient_accumulation_steps) micro-batches of a
+    /// step, and the gradients of the adapters are summed up over all by Burn's collective
+    /// operations, which are NCCL's. GPUs of one host, through CUDA.
+    pub fn devices(mut self, devices: impl IntoIterator<Item = Device>) -> Self {
+        self.devices = devices.into_iter().map(Device::inner).collect();
         self
     }
 
@@ -108,9 +119,14 @@ impl<'a> Trainer<'a> {
             self.observers.push(Box::new(MetricsLog::new(output.join("metrics.jsonl"))));
         }
         *model = model.clone().train();
-        let mut run = Run::new(&self.config, model, train, valid, self.resume)?;
+        let mut run = Run::new(&self.config, model, train, valid, &self.devices, self.resume)?;
         let mut observers = Observers(self.observers);
-        let finished = run.go(&mut observers, &self.interrupt)?;
+        let finished = std::thread::scope(|scope| {
+            run.others = run.replica.start_others(scope, run.resumed.as_ref());
+            let finished = run.go(&mut observers, &self.interrupt);
+            run.others.clear(); // They end when no more work comes.
+            finished
+        })?;
         if self.config.load_best_at_end {
             run.load_best()?;
         }
@@ -141,19 +157,18 @@ struct Run<'a, M> {
     config: &'a TrainConfig,
     train: &'a Dataset,
     valid: Option<&'a Dataset>,
-    /// The caller's: no second copy of its parameters is held.
-    model: &'a mut M,
-    params: Vec<Trained>,
-    /// The factor of the learning rate, and the weight decay, of each parameter.
-    groups: HashMap<ParamId, (f64, f64)>,
-    optimizer: Box<dyn Running>,
+    /// With the caller's model: no second copy of its parameters is held.
+    replica: Replica<'a, M>,
+    /// Those of the other devices.
+    others: Vec<Sender<Arc<Work>>>,
     rate: LearningRate,
+    /// Micro-batches of a step, on all devices together.
+    micro_batches: usize,
     steps: usize,
-    device: Device,
     progress: Place,
     /// Passes over the data so far.
     epoch: f64,
-    resumed: Option<usize>,
+    resumed: Option<Resumed>,
     unread: Unread,
     log: Vec<StepMetrics>,
     evaluations: Vec<EvalMetrics>,
@@ -184,6 +199,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         model: &'a mut M,
         train: &'a Dataset,
         valid: Option<&'a Dataset>,
+        devices: &[Device],
         resume: bool,
     ) -> Result<Self, TrainError> {
         let params = params::trained(&*model);
@@ -195,7 +211,15 @@ impl<'a, M: CausalLm> Run<'a, M> {
             let reason = "there are no validation data: give some, or leave it out";
             return Err(TrainError::setting("evaluate", "set", reason));
         }
-        let steps = total_steps(config, train)?;
+        let device = model.device().inner();
+        let others = devices.iter().filter(|other| **other != device).cloned();
+        let devices: Vec<_> = std::iter::once(device.clone()).chain(others).collect();
+        if devices.len() > 1 && !format!("{device:?}").to_lowercase().contains("cuda") {
+            let reason = "several devices are trained on through CUDA only";
+            return Err(TrainError::setting("devices", devices.len(), reason));
+        }
+        let micro_batches = config.gradient_accumulation_steps * devices.len();
+        let steps = total_steps(config, train, micro_batches)?;
         let rate = LearningRate::new(config.schedule, config.warmup, config.learning_rate, steps)?;
         let progress = Place {
             step: 0,
@@ -205,20 +229,27 @@ impl<'a, M: CausalLm> Run<'a, M> {
             best: None,
             not_better: 0,
             plateau: rate.state().clone(),
-            same: same(config, train),
+            same: same(config, train, micro_batches),
         };
-        let device = model.device().inner();
+        let replica = Replica {
+            config,
+            groups: Arc::new(groups(config, &*model, &params)),
+            params: Arc::new(params),
+            model,
+            optimizer: config.optimizer.init(),
+            device,
+            devices,
+            index: 0,
+        };
         let mut run = Self {
             config,
             train,
             valid,
-            groups: groups(config, &*model, &params),
-            params,
-            model,
-            optimizer: config.optimizer.init(),
+            replica,
+            others: Vec::new(),
             rate,
+            micro_batches,
             steps,
-            device,
             progress,
             epoch: 0.0,
             resumed: None,
@@ -255,13 +286,14 @@ impl<'a, M: CausalLm> Run<'a, M> {
                 return Err(TrainError::format(&folder, reason));
             }
         }
-        let (model, state) = checkpoint::load(&folder, self.model.clone())?;
-        *self.model = model;
-        let lengths = self.params.iter().map(|p| (p.path.clone(), p.shape.iter().product()));
-        let (lengths, file) = (lengths.collect(), folder.join(checkpoint::TENSORS));
-        self.optimizer.load(progress.step, state, &lengths, &file, &self.device)?;
+        let (model, state) = checkpoint::load(&folder, self.replica.model.clone())?;
+        *self.replica.model = model;
+        let resumed =
+            Resumed { step: progress.step, state, file: folder.join(checkpoint::TENSORS) };
+        let Replica { optimizer, params, device, .. } = &mut self.replica;
+        resumed.load(&mut **optimizer, params, device)?;
         self.rate.resume(progress.plateau.clone());
-        self.resumed = Some(progress.step);
+        self.resumed = Some(resumed);
         self.progress = progress;
         self.checkpoint = Some(folder);
         Ok(())
@@ -278,11 +310,12 @@ impl<'a, M: CausalLm> Run<'a, M> {
             epochs: self.config.epochs,
             examples: self.train.len(),
             trainable_parameters: self
+                .replica
                 .params
                 .iter()
                 .map(|p| p.shape.iter().product::<usize>())
                 .sum(),
-            resumed_from: self.resumed,
+            resumed_from: self.resumed.as_ref().map(|resumed| resumed.step),
         };
         observers.tell(|observer| observer.started(&started))?;
         let reason = self.epochs(observers, interrupt)?;
@@ -307,8 +340,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         while self.progress.step < self.steps {
             let micro_batches =
                 self.train.epoch(&self.config.batches, self.progress.epoch as u64)?;
-            let steps: Vec<_> =
-                micro_batches.chunks(self.config.gradient_accumulation_steps).collect();
+            let steps: Vec<_> = micro_batches.chunks(self.micro_batches).collect();
             while self.progress.position < steps.len() && self.progress.step < self.steps {
                 self.step(steps[self.progress.position], steps.len());
                 let step = self.progress.step;
@@ -351,52 +383,32 @@ impl<'a, M: CausalLm> Run<'a, M> {
         }
     }
 
-    /// One optimizer step: the gradients of some micro-batches, and the parameters' new values.
-    /// Nothing is read from the device.
+    /// One optimizer step over some micro-batches. Nothing is read from the device.
     fn step(&mut self, rows: &[Rows], steps_of_epoch: usize) {
         self.unread.since.get_or_insert_with(Instant::now);
-        let batches: Vec<Batch> =
-            rows.iter().map(|rows| self.train.batch(rows, &self.config.batches)).collect();
-        let targets: usize = batches.iter().map(|batch| batch.target_count).sum();
-
-        // The sums over all target tokens: what each is divided by has to be the same, whatever the
-        // micro-batches.
-        let zero = || Tensor::<1>::zeros([1], (&self.device, DType::F32));
-        let (mut sums, mut loss, mut hits) = (Flat::new(), zero(), zero());
-        let pair = Pair::new(&*self.model);
-        for (number, batch) in batches.iter().enumerate() {
-            let seed = mix(self.config.seed, self.progress.step as u64, number as u64);
-            let outcome = step::run(&pair, batch, &self.config.step(), seed, &mut sums);
-            loss = loss + outcome.loss;
-            hits = hits + outcome.hits;
-        }
-
-        let mean = 1.0 / targets.max(1) as f64;
-        let grads = self.params.iter().filter_map(|param| sums.get(&param.id).cloned());
-        let norm = sum_of_squares(grads, &self.device).sqrt() * mean;
-        let factor = match self.config.max_grad_norm {
-            Some(most) => ((norm.clone() + 1e-6).recip() * most).clamp_max(1.0) * mean,
-            None => zero() + mean,
-        };
-
+        let batches: Vec<(Batch, u64)> = rows
+            .iter()
+            .zip(0..)
+            .map(|(rows, number)| {
+                let seed = mix(self.config.seed, self.progress.step as u64, number);
+                (self.train.batch(rows, &self.config.batches), seed)
+            })
+            .collect();
+        let tokens: usize = batches.iter().map(|(batch, _)| batch.tokens).sum();
+        let targets = batches.iter().map(|(batch, _)| batch.target_count).sum();
         let rate = self.rate.rate(self.progress.step);
-        self.optimizer.begin();
-        let paths: HashMap<_, _> = self.params.iter().map(|p| (p.id, p.path.as_str())).collect();
-        let model = params::update(self.model.clone(), |id, param| {
-            let Some(grad) = sums.remove(&id) else { return param };
-            let (ratio, decay) = self.groups[&id];
-            let (path, factor, rate) = (paths[&id], factor.clone(), rate * ratio);
-            self.optimizer.update(Update { path, param, grad, factor, rate, decay })
-        });
-        *self.model = model;
+        let work = Arc::new(Work { batches, targets, rate });
+        for other in &self.others {
+            other.send(work.clone()).expect("the other devices' threads wait for work");
+        }
+        let values = self.replica.step(&work);
 
-        let tokens: usize = batches.iter().map(|batch| batch.tokens).sum();
         self.progress.step += 1;
         self.progress.position += 1;
         self.progress.tokens += tokens as u64;
         self.unread.steps.push(Measured {
             step: self.progress.step,
-            values: Tensor::cat(vec![loss * mean, norm, hits], 0),
+            values,
             targets,
             tokens,
             rate,
@@ -436,7 +448,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             mean_token_accuracy: sum(2, &|_| 1.0) / targets.max(1) as f64,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             step_seconds: seconds / steps.len() as f64,
-            memory: self.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
+            memory: self.replica.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
         };
         observers.tell(|observer| observer.step(&metrics))?;
         self.log.push(metrics);
@@ -464,7 +476,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         // What is not finite must not become the best.
         self.read_log(observers)?;
         let valid = self.valid.expect("checked before the run");
-        let found = evaluate(&self.model.valid(), valid, &self.config.batches)?;
+        let found = evaluate(&self.replica.model.valid(), valid, &self.config.batches)?;
         let metrics = EvalMetrics { step: self.progress.step, epoch: self.epoch, ..found };
         observers.tell(|observer| observer.evaluated(&metrics))?;
         self.rate.evaluated(metrics.loss);
@@ -488,9 +500,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
             return Ok(());
         }
         self.read_log(observers)?;
-        let (model, limit) = (&*self.model, self.config.save_total_limit);
+        let (model, limit) = (&*self.replica.model, self.config.save_total_limit);
         let folder =
-            checkpoint::save(output, model, self.optimizer.state(), &self.progress, limit)?;
+            checkpoint::save(output, model, self.replica.optimizer.state(), &self.progress, limit)?;
         observers.tell(|observer| observer.saved(&folder))?;
         self.checkpoint = Some(folder);
         Ok(())
@@ -502,20 +514,24 @@ impl<'a, M: CausalLm> Run<'a, M> {
         };
         if step != self.progress.step {
             let folder = checkpoint::folder_of(output, step);
-            let (model, _) = checkpoint::load(&folder, self.model.clone())?;
-            *self.model = model;
+            let (model, _) = checkpoint::load(&folder, self.replica.model.clone())?;
+            *self.replica.model = model;
         }
         Ok(())
     }
 }
 
 /// Optimizer steps of the whole run. Packing may fill another number of rows each epoch.
-fn total_steps(config: &TrainConfig, train: &Dataset) -> Result<usize, TrainError> {
+fn total_steps(
+    config: &TrainConfig,
+    train: &Dataset,
+    micro_batches_a_step: usize,
+) -> Result<usize, TrainError> {
     let most = config.max_steps.unwrap_or(usize::MAX);
     let (mut steps, mut left, mut epoch) = (0usize, config.epochs, 0);
     while left > 0.0 && steps < most {
         let micro_batches = train.epoch(&config.batches, epoch)?.len();
-        let of_epoch = micro_batches.div_ceil(config.gradient_accumulation_steps);
+        let of_epoch = micro_batches.div_ceil(micro_batches_a_step);
         if of_epoch == 0 {
             let reason = "the data give no batch: there are no samples, or `drop_last` drops all";
             return Err(TrainError::setting("data", "empty", reason));
@@ -528,12 +544,11 @@ fn total_steps(config: &TrainConfig, train: &Dataset) -> Result<usize, TrainErro
 }
 
 /// What a run that goes on has to share with the one that began.
-fn same(config: &TrainConfig, train: &Dataset) -> BTreeMap<String, String> {
+fn same(config: &TrainConfig, train: &Dataset, micro_batches: usize) -> BTreeMap<String, String> {
     let json = |value: serde_json::Value| value.to_string();
     let config = serde_json::to_value(config).expect("settings are plain values");
     let names = [
         "batches",
-        "gradient_accumulation_steps",
         "label_smoothing",
         "learning_rate",
         "lora_plus",
@@ -548,6 +563,7 @@ fn same(config: &TrainConfig, train: &Dataset) -> BTreeMap<String, String> {
     let mut same: BTreeMap<_, _> =
         names.iter().map(|name| ((*name).to_owned(), json(config[*name].clone()))).collect();
     same.insert("samples".to_owned(), train.len().to_string());
+    same.insert("micro-batches a step".to_owned(), micro_batches.to_string());
     same
 }
 

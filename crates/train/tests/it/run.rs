@@ -131,7 +131,7 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
 
         let other = run(&parts).gradient_accumulation_steps(1);
         let error = Trainer::new(other).resume(true).fit(&mut model(), &train, None).unwrap_err();
-        assert!(error.to_string().contains("`gradient_accumulation_steps` was 2"), "{error}");
+        assert!(error.to_string().contains("`micro-batches a step` was 2"), "{error}");
     }
 }
 

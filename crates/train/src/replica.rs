@@ -1,0 +1,153 @@
+//! The optimizer step, on one device or on several side by side.
+
+use crate::{
+    TrainConfig, TrainError,
+    data::Batch,
+    model::CausalLm,
+    optim::{Running, State, Update, sum_of_squares},
+    params::{self, Flat, Trained},
+    step::{self, Pair},
+};
+use burn::{
+    module::ParamId,
+    tensor::{
+        DType, Device, Tensor,
+        distributed::{ReduceOperation, all_reduce},
+    },
+};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
+    thread::Scope,
+};
+
+/// What one optimizer step is made of, for all devices.
+pub(crate) struct Work {
+    /// The micro-batches, and what their random numbers start from.
+    pub batches: Vec<(Batch, u64)>,
+    /// Target tokens in all of them.
+    pub targets: usize,
+    pub rate: f64,
+}
+
+/// A model with its optimizer on one device. With several devices each has a replica: each computes
+/// the gradients of its part of the micro-batches, they are summed up over the devices, and then all
+/// make the same step.
+pub(crate) struct Replica<'a, M> {
+    pub config: &'a TrainConfig,
+    pub model: &'a mut M,
+    pub params: Arc<Vec<Trained>>,
+    /// The factor of the learning rate, and the weight decay, of each parameter.
+    pub groups: Arc<HashMap<ParamId, (f64, f64)>>,
+    pub optimizer: Box<dyn Running>,
+    pub device: Device,
+    /// All devices, and which of them this is.
+    pub devices: Vec<Device>,
+    pub index: usize,
+}
+
+impl<M: CausalLm> Replica<'_, M> {
+    /// One optimizer step. Gives the mean loss, the norm of the gradients and the hits, `[3]`: nothing
+    /// is read from the device.
+    pub fn step(&mut self, work: &Work) -> Tensor<1> {
+        // Sums over target tokens: what they are divided by is the same, whatever the micro-batches.
+        let zero = || Tensor::<1>::zeros([1], (&self.device, DType::F32));
+        let (mut sums, mut loss, mut hits) = (Flat::new(), zero(), zero());
+        let pair = Pair::new(&*self.model);
+        for (batch, seed) in work.batches.iter().skip(self.index).step_by(self.devices.len()) {
+            let outcome = step::run(&pair, batch, &self.config.step(), *seed, &mut sums);
+            loss = loss + outcome.loss;
+            hits = hits + outcome.hits;
+        }
+        drop(pair);
+        if self.devices.len() > 1 {
+            for param in self.params.iter() {
+                let count = param.shape.iter().product::<usize>();
+                let zeros = || Tensor::zeros([count], (&self.device, DType::F32));
+                let sum = sums.remove(&param.id).unwrap_or_else(zeros);
+                sums.insert(param.id, self.summed(sum));
+            }
+            (loss, hits) = (self.summed(loss), self.summed(hits));
+        }
+
+        let mean = 1.0 / work.targets.max(1) as f64;
+        let grads = self.params.iter().filter_map(|param| sums.get(&param.id).cloned());
+        let norm = sum_of_squares(grads, &self.device).sqrt() * mean;
+        let factor = match self.config.max_grad_norm {
+            Some(most) => ((norm.clone() + 1e-6).recip() * most).clamp_max(1.0) * mean,
+            None => zero() + mean,
+        };
+
+        self.optimizer.begin();
+        let paths: HashMap<_, _> = self.params.iter().map(|p| (p.id, p.path.as_str())).collect();
+        let model = params::update(self.model.clone(), |id, param| {
+            let Some(grad) = sums.remove(&id) else { return param };
+            let (ratio, decay) = self.groups[&id];
+            let (path, factor, rate) = (paths[&id], factor.clone(), work.rate * ratio);
+            self.optimizer.update(Update { path, param, grad, factor, rate, decay })
+        });
+        *self.model = model;
+        Tensor::cat(vec![loss * mean, norm, hits], 0)
+    }
+
+    /// The sum over all devices.
+    fn summed(&self, value: Tensor<1>) -> Tensor<1> {
+        all_reduce(value, ReduceOperation::Sum, self.devices.clone()).resolve()
+    }
+
+    /// Starts a replica on each other device, in a thread of its own, in the state of this one.
+    pub fn start_others<'scope>(
+        &self,
+        scope: &'scope Scope<'scope, '_>,
+        resumed: Option<&Resumed>,
+    ) -> Vec<Sender<Arc<Work>>>
+    where
+        M: 'scope,
+    {
+        let start = |(index, device): (usize, &Device)| {
+            let mut model = self.model.clone().fork(&device.clone().autodiff());
+            let (device, devices) = (device.clone(), self.devices.clone());
+            let (params, groups) = (self.params.clone(), self.groups.clone());
+            let (config, resumed) = (self.config.clone(), resumed.cloned());
+            let (sender, work) = channel::<Arc<Work>>();
+            scope.spawn(move || {
+                let mut optimizer = config.optimizer.init();
+                if let Some(resumed) = resumed {
+                    // The first replica has loaded the same.
+                    resumed.load(&mut *optimizer, &params, &device).expect("it loaded before");
+                }
+                let model = &mut model;
+                let config = &config;
+                let mut replica =
+                    Replica { config, model, params, groups, optimizer, device, devices, index };
+                work.into_iter().for_each(|work| drop(replica.step(&work)));
+            });
+            sender
+        };
+        self.devices.iter().enumerate().skip(1).map(start).collect()
+    }
+}
+
+/// The state of the optimizer in a checkpoint.
+#[derive(Clone)]
+pub(crate) struct Resumed {
+    pub step: usize,
+    pub state: State,
+    pub file: PathBuf,
+}
+
+impl Resumed {
+    pub fn load(
+        &self,
+        optimizer: &mut dyn Running,
+        params: &[Trained],
+        device: &Device,
+    ) -> Result<(), TrainError> {
+        let lengths = params.iter().map(|p| (p.path.clone(), p.shape.iter().product())).collect();
+        optimizer.load(self.step, self.state.clone(), &lengths, &self.file, device)
+    }
+}
