@@ -98,7 +98,10 @@ impl Llama {
     /// - tokens: `[batch, sequence]`
     /// - output: `[batch, sequence, hidden]`
     pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        self.model.embed_tokens.forward(tokens).cast(self.dtype)
+        let hidden = self.model.embed_tokens.forward(tokens.to_device(&self.embedding_device()));
+        // A graph does not reach over from another device for nothing.
+        let hidden = if hidden.is_tracked() { hidden } else { hidden.inner() };
+        hidden.cast(self.dtype).to_device(&self.device().inner())
     }
 
     /// The logits of states after the last norm.
@@ -141,6 +144,11 @@ impl Llama {
 
     /// The device that the model is on.
     pub fn device(&self) -> Device {
-        self.model.embed_tokens.weight.lazy_device()
+        self.model.norm.weight.weight.lazy_device()
+    }
+
+    /// The device of the embeddings: the model's, or the host ([`Loader::host_embeddings`]).
+    pub fn embedding_device(&self) -> Device {
+        self.model.embed_tokens.weight.lazy_device().inner()
     }
 }

@@ -3,8 +3,9 @@
 //! `cargo bench -p burn-lora-train --features cuda,fusion --bench train -- cuda MODEL ROWSxLENGTH..`
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
-//! `,steps=N`, `,recompute=none|N`, `,offload`, `,adamw8bit`, `,chunk=TOKENS`, `,parts` for a table of
-//! times. Tokens are random, every one is a target.
+//! `,steps=N`, `,recompute=none|N`, `,offload`, `,adamw8bit`, `,chunk=TOKENS`, `,peak` to look at the
+//! memory in use every millisecond, `,parts` for a table of times. With `HOST_EMBEDDINGS` set the
+//! embeddings stay on the host. Tokens are random, every one is a target.
 
 use burn::{
     module::Module,
@@ -20,7 +21,14 @@ use burn_lora_train::{
     BatchConfig, CausalLm, Dataset, Observer, Optimizer, Recompute, Schedule, TrainConfig,
     TrainError, Trainer, data::Sample, watch::StepMetrics,
 };
-use std::time::Instant;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -45,6 +53,7 @@ fn main() {
     let mut model = Llama::from_pretrained(model)
         .quantize(QuantConfig::nf4().double_quant(true))
         .dtype(dtype)
+        .host_embeddings(std::env::var_os("HOST_EMBEDDINGS").is_some())
         .load(&device)
         .expect("the model loads")
         .with_adapter(&LoraConfig::new(32, 64).all_linear())
@@ -82,12 +91,39 @@ impl Observer for Print {
     }
 }
 
+/// Looks at the memory in use again and again.
+struct Watch {
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Watch {
+    fn start(device: &Device) -> Self {
+        let (device, done) = (device.clone(), Arc::new(AtomicBool::new(false)));
+        let end = done.clone();
+        let thread = std::thread::spawn(move || {
+            let mut most = 0;
+            while !end.load(Ordering::Relaxed) {
+                most = device.memory_pool_usage().map_or(0, |u| u.bytes_in_use).max(most);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            most
+        });
+        Self { done, thread }
+    }
+
+    fn end(self) -> u64 {
+        self.done.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it only looks")
+    }
+}
+
 fn measure(model: &mut Llama, device: &Device, what: &str) {
     let mut words = what.split(',');
     let (rows, length) = words.next().and_then(|s| s.split_once('x')).expect("ROWSxLENGTH");
     let [rows, length] = [rows, length].map(|n| n.parse::<usize>().expect("a number"));
     let mut config = TrainConfig::new(1e-4).schedule(Schedule::Constant).max_grad_norm(1.0);
-    let (mut steps, mut parts) = (6, false);
+    let (mut steps, mut parts, mut peak) = (6, false, false);
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("steps", n) => steps = n.parse().expect("a number"),
@@ -97,6 +133,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("offload", "") => config.offload = true,
             ("adamw8bit", "") => config.optimizer = Optimizer::adamw_8bit(),
             ("parts", "") => parts = true,
+            ("peak", "") => peak = true,
             _ => panic!("no setting `{word}`"),
         }
     }
@@ -116,7 +153,11 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     config.log_steps = 2;
     device.memory_cleanup();
     println!("\n{what}: {}", memory(device));
+    let watch = peak.then(|| Watch::start(device));
     let report = Trainer::new(config).observe(Print(device.clone())).fit(model, &data, None);
+    if let Some(watch) = watch {
+        println!("PEAK {what}: {:.2} GiB in use", watch.end() as f64 / GIB);
+    }
     let report = match report {
         Ok(report) => report,
         Err(error) => return println!("{what}: {error}"),

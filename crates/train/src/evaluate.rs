@@ -19,13 +19,14 @@ pub fn evaluate<M: CausalLm>(
     data: &Dataset,
     batches: &BatchConfig,
 ) -> Result<EvalMetrics, TrainError> {
+    let model = model.valid();
     let device = model.device();
     let config = BatchConfig { shuffle: false, drop_last: false, ..batches.clone() };
     let zero = || Tensor::<1>::zeros([1], (&device, DType::F32));
     let (mut loss, mut hits, mut targets) = (zero(), zero(), 0);
     for rows in data.epoch(&config, 0)? {
         let batch = data.batch(&rows, &config);
-        let outcome = step::evaluate(model, &batch);
+        let outcome = step::evaluate(&model, &batch);
         targets += batch.target_count;
         loss = loss + outcome.loss;
         hits = hits + outcome.hits;

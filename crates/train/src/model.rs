@@ -52,6 +52,11 @@ pub trait CausalLm: Module + Adaptable {
     /// Where the model is.
     fn device(&self) -> Device;
 
+    /// Where [`embed`](Self::embed) takes tokens: where the embeddings are.
+    fn embedding_device(&self) -> Device {
+        self.device().inner()
+    }
+
     /// Whether the layers draw random numbers while they are trained: adapters with dropout. A model
     /// with dropout of its own says `true`.
     fn is_random(&self) -> bool {
@@ -103,5 +108,9 @@ impl CausalLm for Llama {
 
     fn device(&self) -> Device {
         Llama::device(self)
+    }
+
+    fn embedding_device(&self) -> Device {
+        Llama::embedding_device(self)
     }
 }

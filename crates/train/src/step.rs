@@ -120,7 +120,7 @@ pub(crate) fn run<M: CausalLm>(
             device.seed(seed.wrapping_add(number as u64));
         }
         let hidden = input.unwrap_or_else(|| {
-            let hidden = part.embed(tokens(batch, &device));
+            let hidden = part.embed(tokens(batch, &part.embedding_device()));
             match config.neftune {
                 Some(alpha) => add_noise(hidden, alpha),
                 None => hidden,
@@ -197,7 +197,9 @@ pub(crate) fn evaluate<M: CausalLm>(model: &M, batch: &Batch) -> Outcome {
     let device = model.device();
     let context = model.context(&batch.segments);
     let hidden = (0..model.depth())
-        .fold(model.embed(tokens(batch, &device)), |h, layer| model.layer(layer, h, &context));
+        .fold(model.embed(tokens(batch, &model.embedding_device())), |h, layer| {
+            model.layer(layer, h, &context)
+        });
     let [rows, length, width] = hidden.dims();
     let hidden = hidden.reshape([rows * length, width]);
     let mut outcome = Outcome::zero(&device);

@@ -24,6 +24,8 @@ pub(super) struct Builder<'a> {
     pub quantize: Option<QuantConfig>,
     pub dtype: FloatDType,
     pub device: &'a Device,
+    /// Where the embeddings go.
+    pub embedding_device: &'a Device,
     /// Called with the bytes of each tensor that is done.
     pub progress: &'a dyn Fn(usize),
 }
@@ -220,7 +222,8 @@ impl Builder<'_> {
     }
 
     fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
-        Ok(AdaptedEmbedding::new(self.tensor(&format!("{path}.weight"), shape)?))
+        let weight = self.tensor(&format!("{path}.weight"), shape)?;
+        Ok(AdaptedEmbedding::new(weight.to_device(self.embedding_device)))
     }
 
     fn norm(&self, path: &str, width: usize) -> Result<RmsNorm, LlamaError> {

@@ -31,12 +31,14 @@ pub struct Loader {
     source: PathBuf,
     quantize: Option<QuantConfig>,
     dtype: Option<FloatDType>,
+    host_embeddings: bool,
     progress: bool,
 }
 
 impl Loader {
     pub(crate) fn new(source: &Path) -> Self {
-        Self { source: source.to_owned(), quantize: None, dtype: None, progress: false }
+        let source = source.to_owned();
+        Self { source, quantize: None, dtype: None, host_embeddings: false, progress: false }
     }
 
     /// Packs the linear layers between embedding and output head (QLoRA). A checkpoint that
@@ -50,6 +52,14 @@ impl Loader {
     /// checkpoint where the device computes in it, else float16 or float32; on a CPU float32.
     pub fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// Leaves the embeddings in host memory, where the rows of a batch are taken from (feature `cpu`):
+    /// 1.05 GB less on the device for Llama 3.1 8B. They cannot be trained then. Without effect where
+    /// the head is the embeddings.
+    pub fn host_embeddings(mut self, host: bool) -> Self {
+        self.host_embeddings = host;
         self
     }
 
@@ -95,6 +105,7 @@ impl Loader {
             quantize: self.quantize,
             dtype,
             device,
+            embedding_device: &self.embedding_device(config, device)?,
             progress: &progress,
         };
         let model = builder.build();
@@ -102,6 +113,20 @@ impl Loader {
         // What the dense tensors were in.
         device.memory_cleanup();
         model
+    }
+
+    fn embedding_device(
+        &self,
+        config: &LlamaConfig,
+        device: &Device,
+    ) -> Result<Device, LlamaError> {
+        if !self.host_embeddings || config.tie_word_embeddings {
+            return Ok(device.clone());
+        }
+        #[cfg(feature = "cpu")]
+        return Ok(Device::flex());
+        #[cfg(not(feature = "cpu"))]
+        Err(LlamaError::format(&self.source, "embeddings on the host need the feature `cpu`"))
     }
 
     fn bar(&self, source: &dyn Source) -> ProgressBar {

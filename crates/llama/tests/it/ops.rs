@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_llama::ops::{rms_norm, rotate, swiglu};
+use burn_lora_llama::ops::{cross_entropy, pull_back, rms_norm, rotate, swiglu};
 
 fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
     float(values.to_vec(), shape, &device())
@@ -122,4 +122,43 @@ fn reduced_precision_is_computed_in_float32() {
         let rounding = if dtype == DType::F16 { 1e-3 } else { 8e-3 };
         assert!(relative(&vec(out), &vec(exact)) < rounding);
     }
+}
+
+#[test]
+fn cross_entropy_and_its_gradient() {
+    // Vocabularies for one plane a row and for a whole cube, and one that no vector divides.
+    for (rows, width, smoothing) in [(5, 96, 0.0), (3, 7, 0.1), (2, 4096, 0.1), (70, 64, 0.0)] {
+        let x: Vec<f32> = random(rows * width, 5).iter().map(|x| x * 8.0).collect();
+        let targets: Vec<i32> = (0..rows).map(|row| (row * 31 % width) as i32).collect();
+        let (mut loss, mut hits, mut grad) = (vec![], vec![], vec![]);
+        for (x, target) in x.chunks(width).zip(&targets) {
+            let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+            let (target, most) = (*target as usize, x.iter().copied().fold(f64::MIN, f64::max));
+            let total: f64 = x.iter().map(|x| (x - most).exp()).sum();
+            let log = |x: f64| x - most - total.ln();
+            let mean = x.iter().map(|x| log(*x)).sum::<f64>() / width as f64;
+            loss.push(-((1.0 - smoothing) * log(x[target]) + smoothing * mean) as f32);
+            hits.push(f32::from(u8::from(x[target] == most)));
+            grad.extend(x.iter().enumerate().map(|(at, x)| {
+                let hit = if at == target { 1.0 - smoothing } else { 0.0 };
+                (log(*x).exp() - smoothing / width as f64 - hit) as f32
+            }));
+        }
+        let targets = int(targets, [rows], &device());
+        let found = cross_entropy(tensor(&x, [rows, width]), targets, smoothing as f32);
+        assert!(difference(&vec(found.loss), &loss) < 1e-4, "{rows} x {width}");
+        assert_eq!(vec(found.hits), hits, "{rows} x {width}");
+        assert!(relative(&vec(found.grad), &grad) < 1e-5, "{rows} x {width}");
+    }
+}
+
+#[test]
+fn a_backward_pass_starts_from_a_given_gradient() {
+    let (x, w, g) = (random(12, 1), random(12, 2), random(12, 3));
+    let (tx, tw) = (tracked(&x, [3, 4]), tracked(&w, [3, 4]));
+    let y = tx.clone() * tw.clone();
+    let grads = pull_back(y, tensor(&g, [3, 4])).backward();
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).collect::<Vec<_>>();
+    assert!(difference(&vec(tx.grad(&grads).unwrap()), &product(&g, &w)) < 1e-6);
+    assert!(difference(&vec(tw.grad(&grads).unwrap()), &product(&g, &x)) < 1e-6);
 }

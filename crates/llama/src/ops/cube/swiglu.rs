@@ -32,13 +32,12 @@ fn forward_kernel<F: Float, N: Size>(
     }
 }
 
+/// Gate and up become their gradients.
 #[cube(launch_unchecked)]
 fn backward_kernel<F: Float, N: Size>(
     grad: &[Vector<F, N>],
-    gate: &[Vector<F, N>],
-    up: &[Vector<F, N>],
-    gate_grad: &mut [Vector<F, N>],
-    up_grad: &mut [Vector<F, N>],
+    gate: &mut [Vector<F, N>],
+    up: &mut [Vector<F, N>],
     count: usize,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -56,8 +55,8 @@ fn backward_kernel<F: Float, N: Size>(
             let slope = sigmoid * (1.0f32 + gate * (1.0f32 - sigmoid));
             of_gate.insert(i, F::cast_from(grad * up * slope));
         }
-        gate_grad[ABSOLUTE_POS] = of_gate;
-        up_grad[ABSOLUTE_POS] = of_up;
+        gate[ABSOLUTE_POS] = of_gate;
+        up[ABSOLUTE_POS] = of_up;
     }
 }
 
@@ -89,20 +88,23 @@ pub(super) fn forward(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
     out
 }
 
-/// The gradients of `gate` and `up`.
+/// The gradients of `gate` and `up`, in their memory where nothing else holds it: they are the largest
+/// tensors of a layer.
 pub(super) fn backward(
     grad: CubeTensor,
     gate: CubeTensor,
     up: CubeTensor,
 ) -> (CubeTensor, CubeTensor) {
-    let [grad, gate, up] = [grad, gate, up].map(into_contiguous);
+    let grad = into_contiguous(grad);
+    let [gate, up] = [gate, up].map(|tensor| {
+        let tensor = into_contiguous(tensor);
+        if tensor.can_mut() { tensor } else { tensor.copy() }
+    });
     let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
-    let (gate_grad, up_grad) =
-        (empty(&gate, shape.clone(), dtype), empty(&gate, shape.clone(), dtype));
     let vector = vector_size(&client, dtype, shape.num_elements());
     let count = shape.num_elements() / vector;
     if count == 0 {
-        return (gate_grad, up_grad);
+        return (gate, up);
     }
     let cube_dim = CubeDim::new_1d(UNITS);
     // SAFETY: as above.
@@ -115,11 +117,9 @@ pub(super) fn backward(
             buffer(&grad, vector),
             buffer(&gate, vector),
             buffer(&up, vector),
-            buffer(&gate_grad, vector),
-            buffer(&up_grad, vector),
             count,
             elem(dtype),
         );
     }
-    (gate_grad, up_grad)
+    (gate, up)
 }
