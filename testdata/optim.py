@@ -15,6 +15,8 @@ bitsandbytes' CPU backend is run, with two parts replaced by those of its CUDA k
 - The weights decay after the step; in the other backends before it. The state does not depend on it.
 - A value takes the nearest code. The CPU library first rounds it to one of 65536 steps of [-1, 1], so that averages of
   squares below 1e-5 of their block's largest all get one code.
+The CUDA kernel also writes the code before zero's for a negative average that is nearest to zero (less than 2.8e-7 of
+its block's largest). That is done neither here nor in the library.
 """
 import sys
 import torch, bitsandbytes as bnb

@@ -1,7 +1,7 @@
 //! Examples as tokens, and which of these are trained on.
 
 use super::{
-    Sample, TrainOn, Truncation,
+    DatasetBuilder, Sample, TrainOn, Truncation,
     format::{Chat, Example},
 };
 use burn_lora_llama::{ChatOptions, EncodedChat, LlamaError, Tokenizer};
@@ -31,29 +31,20 @@ impl From<LlamaError> for Fault {
 
 /// Makes samples of examples.
 pub(crate) struct Encoder<'a> {
-    pub tokenizer: &'a Tokenizer,
-    pub train_on: Option<TrainOn>,
-    pub options: &'a ChatOptions,
-    pub max_length: Option<usize>,
-    pub truncation: Truncation,
+    config: &'a DatasetBuilder,
+    tokenizer: &'a Tokenizer,
     /// What the tokenizer puts before and after a text.
     around: [Vec<u32>; 2],
 }
 
 impl<'a> Encoder<'a> {
-    pub fn new(
-        tokenizer: &'a Tokenizer,
-        train_on: Option<TrainOn>,
-        options: &'a ChatOptions,
-        max_length: Option<usize>,
-        truncation: Truncation,
-    ) -> Result<Self, LlamaError> {
+    pub fn new(config: &'a DatasetBuilder, tokenizer: &'a Tokenizer) -> Result<Self, LlamaError> {
         let text = tokenizer.encode("a", false)?;
         let whole = tokenizer.encode("a", true)?;
         let start = whole.windows(text.len().max(1)).position(|part| part == text).unwrap_or(0);
         let end = (start + text.len()).min(whole.len());
         let around = [whole[..start].to_vec(), whole[end..].to_vec()];
-        Ok(Self { tokenizer, train_on, options, max_length, truncation, around })
+        Ok(Self { config, tokenizer, around })
     }
 
     /// The sample of an example, and whether it was truncated.
@@ -83,7 +74,7 @@ impl<'a> Encoder<'a> {
     fn plain(&self, prompt: &str, completion: &str) -> Result<Sample, LlamaError> {
         let (text, offsets) =
             self.tokenizer.encode_with_offsets(&format!("{prompt}{completion}"))?;
-        let everything = self.train_on == Some(TrainOn::Everything);
+        let everything = self.config.train_on == Some(TrainOn::Everything);
         let [before, after] = &self.around;
         let mut ids = if text.starts_with(before) { vec![] } else { before.clone() };
         let mut trained = vec![everything; ids.len()];
@@ -102,11 +93,13 @@ impl<'a> Encoder<'a> {
     }
 
     fn chat(&self, chat: &Chat) -> Result<Sample, Fault> {
-        if self.tokenizer.chat_template().is_none() && *self.options == ChatOptions::new() {
+        if self.tokenizer.chat_template().is_none()
+            && self.config.chat_options == ChatOptions::new()
+        {
             return Err(Fault::NoTemplate);
         }
         let Chat { messages, train, prompt, tools } = chat;
-        let train_on = self.train_on.unwrap_or(match prompt {
+        let train_on = self.config.train_on.unwrap_or(match prompt {
             Some(_) => TrainOn::Completion,
             None => TrainOn::AssistantTurns,
         });
@@ -120,7 +113,7 @@ impl<'a> Encoder<'a> {
                 )));
             }
         }
-        let mut options = self.options.clone();
+        let mut options = self.config.chat_options.clone();
         if let Some(tools) = tools {
             options = options.tools(tools);
         }
@@ -145,10 +138,10 @@ impl<'a> Encoder<'a> {
 
     fn truncate(&self, mut sample: Sample) -> Result<(Sample, bool), Fault> {
         let length = sample.ids.len();
-        let Some(max) = self.max_length.filter(|max| *max < length) else {
+        let Some(max) = self.config.max_length.filter(|max| *max < length) else {
             return Ok((sample, false));
         };
-        match self.truncation {
+        match self.config.truncation {
             Truncation::KeepStart => {
                 sample.ids.truncate(max);
                 sample.trained.truncate(max);

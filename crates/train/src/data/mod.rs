@@ -49,6 +49,7 @@ mod dataset;
 mod encode;
 mod epoch;
 mod format;
+mod load;
 mod options;
 mod pack;
 mod preview;

@@ -1,7 +1,7 @@
 //! AdamW, with moments in float32 or in 8 bits.
 
 use super::{
-    Running, State, Update,
+    Running, State, Update, all_taken,
     dynamic::{self, BLOCK, CODES},
     ops::{self, Step},
     take,
@@ -141,6 +141,6 @@ impl Running for AdamW {
             self.moments.insert(path.clone(), moments);
         }
         self.step = step;
-        Ok(())
+        all_taken(&state, file)
     }
 }

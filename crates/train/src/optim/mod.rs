@@ -142,7 +142,7 @@ impl Optimizer {
 }
 
 /// An optimizer at work: its settings and its state.
-pub trait Running {
+pub trait Running: Send {
     /// Begins a step: each parameter is updated once in it.
     fn begin(&mut self);
 
@@ -157,7 +157,8 @@ pub trait Running {
     /// these paths and lengths.
     ///
     /// # Errors
-    /// If the state of a parameter is missing, or has another length or dtype.
+    /// If the state of a parameter is missing, or has another length or dtype, or if there is state of
+    /// something else.
     fn load(
         &mut self,
         step: usize,
@@ -206,4 +207,12 @@ fn take(
         return Err(TrainError::format(file, reason));
     }
     Ok(data)
+}
+
+/// Nothing may be left of a state: it would be of a parameter that this run does not train.
+fn all_taken(state: &State, file: &Path) -> Result<(), TrainError> {
+    match state.keys().next() {
+        Some(name) => Err(TrainError::format(file, format!("`{name}` is of no trained parameter"))),
+        None => Ok(()),
+    }
 }

@@ -1,6 +1,6 @@
 //! Burn's own optimizers, those whose state is tensors of the parameter's length.
 
-use super::{Running, State, Update, take};
+use super::{Running, State, Update, all_taken, take};
 use crate::TrainError;
 use burn::{
     optim::{Optimizer, RecordState, StateSink, StateSource},
@@ -64,9 +64,9 @@ impl<O: Optimizer> Running for Simple<O> {
                 let data = take(&mut state, &name, len, DType::F32, file)?;
                 source.insert_tensor(name, data);
             }
-            let state = O::State::<1>::state_unflatten(path, &mut source, device);
-            self.states.insert(path.clone(), state.ok_or_else(missing)?);
+            let found = O::State::<1>::state_unflatten(path, &mut source, device);
+            self.states.insert(path.clone(), found.ok_or_else(missing)?);
         }
-        Ok(())
+        all_taken(&state, file)
     }
 }

@@ -1,6 +1,7 @@
 //! The tests of this crate, as one program.
 
 mod common;
+mod data;
 mod golden;
 mod optim;
 mod run;

@@ -288,6 +288,10 @@ fn a_state_that_does_not_fit_is_refused() {
         };
         let message = load(state.clone(), 5300);
         assert!(message.contains("`p."), "{message}");
+        let mut more = state.clone();
+        more.insert("q.m".to_owned(), TensorData::from([0.0f32]));
+        let message = load(more, 5000);
+        assert!(message.contains("`q.m`"), "{message}");
         for name in state.keys() {
             let mut state = state.clone();
             state.remove(name);

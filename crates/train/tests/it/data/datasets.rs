@@ -1,0 +1,95 @@
+//! Samples in memory, parts of a data set, reports.
+
+use super::{samples, tokenizer};
+use burn_lora_train::data::{Dataset, Report, Sample};
+use serde_json::json;
+
+#[test]
+fn samples_come_back_as_they_were() {
+    let all = [
+        Sample { ids: vec![0, (1 << 31) - 1, 7], trained: vec![true, false, true] },
+        Sample { ids: vec![5, 6], trained: vec![false, true] },
+    ];
+    let data = Dataset::from_samples(all.clone()).unwrap();
+    assert_eq!([data.sample(0), data.sample(1)], all);
+    assert_eq!(data.source(1), "samples:2");
+    let clone = data.clone();
+    drop(data);
+    assert_eq!(clone.sample(1), all[1]);
+}
+
+#[test]
+fn samples_that_cannot_be_used() {
+    let wrong = |ids: &[u32], trained: &[bool]| {
+        let good = Sample { ids: vec![5, 6], trained: vec![false, true] };
+        let wrong = Sample { ids: ids.to_vec(), trained: trained.to_vec() };
+        Dataset::from_samples([good, wrong]).unwrap_err().to_string()
+    };
+    assert_eq!(wrong(&[1, 2], &[true]), "samples:2: 2 tokens, but 1 in `trained`");
+    let none = "none of its 2 tokens is one to train on";
+    assert_eq!(wrong(&[1, 2], &[true, false]), format!("samples:2: {none}"));
+    assert_eq!(wrong(&[], &[]), "samples:2: none of its 0 tokens is one to train on");
+    assert_eq!(wrong(&[1, 1 << 31], &[true; 2]), "samples:2: 2147483648 is no token");
+    assert_eq!(Dataset::from_samples([]).unwrap_err().to_string(), "samples: no examples");
+}
+
+fn ids(data: &Dataset) -> Vec<Vec<u32>> {
+    (0..data.len()).map(|index| data.sample(index).ids).collect()
+}
+
+#[test]
+fn a_split_divides() {
+    let data = samples(&[2; 101]);
+    let (train, eval) = data.split(0.25, 7);
+    assert_eq!((train.len(), eval.len()), (76, 25));
+    let mut all = [ids(&train), ids(&eval)].concat();
+    assert!(ids(&train).is_sorted() && ids(&eval).is_sorted());
+    all.sort();
+    assert_eq!(all, ids(&data));
+    assert_eq!(eval.source(0), format!("samples:{}", eval.sample(0).ids[0] / 2 + 1));
+
+    let again = data.split(0.25, 7);
+    assert_eq!((ids(&again.0), ids(&again.1)), (ids(&train), ids(&eval)));
+    assert_ne!(ids(&data.split(0.25, 8).1), ids(&eval));
+    // A part of a part.
+    let (rest, quarter) = train.split(0.25, 7);
+    let mut parts = [ids(&rest), ids(&quarter)].concat();
+    parts.sort();
+    assert_eq!(parts, ids(&train));
+    assert!(data.split(0.0, 7).1.is_empty());
+    assert!(data.split(1.0, 7).0.is_empty());
+}
+
+#[test]
+#[should_panic(expected = "NaN is no fraction")]
+fn a_split_by_no_number() {
+    samples(&[2]).split(f64::NAN, 0);
+}
+
+#[test]
+fn the_first_samples() {
+    let data = samples(&[2, 3, 4]);
+    assert_eq!(ids(&data.take(2)), ids(&data)[..2]);
+    assert_eq!(data.take(5).len(), 3);
+}
+
+#[test]
+fn reports_are_of_the_part() {
+    let data = samples(&[2, 3, 7]);
+    let report =
+        Report { examples: 3, tokens: 12, target_tokens: 9, longest: 7, ..Report::default() };
+    assert_eq!(data.report(), report);
+    assert_eq!(report.mean_length(), 4.0);
+    let part = Report { examples: 2, tokens: 5, target_tokens: 3, longest: 3, ..report };
+    assert_eq!(data.take(2).report(), part);
+}
+
+#[test]
+fn previews_in_colour() {
+    let record = json!({"prompt": "a\u{1b}[31m", "completion": "é"});
+    let data = Dataset::from_records([record]).load(&tokenizer()).unwrap();
+    assert_eq!(
+        data.preview(0, &tokenizer(), true).unwrap(),
+        "a\u{241b}[31m\u{1b}[32mé<|im_end|>\u{1b}[0m"
+    );
+}
