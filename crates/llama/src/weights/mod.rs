@@ -2,6 +2,7 @@
 
 mod build;
 mod load;
+mod random;
 mod safetensors;
 mod save;
 mod source;

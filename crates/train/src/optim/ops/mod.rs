@@ -19,6 +19,8 @@ use burn::{
     backend::fusion::custom::TensorSpec,
     tensor::{DType, Shape},
 };
+#[cfg(feature = "cubecl")]
+use cubecl::prelude::*;
 
 pub use tensor::sum_of_squares;
 pub(crate) use tensor::{adamw, adamw_coded};

@@ -64,8 +64,8 @@ proptest! {
     fn a_parquet_file_with_wrong_bytes(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let messages: &[&[[&str; 2]]] = &[&[["user", "a"], ["assistant", "b"]]; 20];
-        let mut bytes = parquet_of_messages("messages", ["role", "content"], messages);
+        let messages: &[[&str; 2]] = &[["user", "a"], ["assistant", "b"]];
+        let mut bytes = parquet_of_messages("messages", ["role", "content"], &[messages; 20]);
         for (place, byte) in changes {
             let place = place.index(bytes.len());
             bytes[place] = byte;

@@ -1,0 +1,125 @@
+//! The weights that a model begins with when it is trained from scratch.
+
+use super::{build::Builder, source::Source};
+use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
+use burn::tensor::{DType, Device, FloatDType, TensorData};
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use std::{collections::BTreeMap, f32::consts::TAU, path::Path};
+
+impl Llama {
+    /// A model to train from scratch, in float32, with weights as transformers draws them: normal
+    /// with a deviation of `initializer_range` (0.02), biases 0, norms 1. All parameters are frozen,
+    /// as in any model of this crate: `set_require_grad(true)` makes a training train them.
+    ///
+    /// ```
+    /// use burn::{module::Module, tensor::Device};
+    /// use burn_lora_llama::{Llama, LlamaConfig};
+    ///
+    /// let config = LlamaConfig::from_json(r#"{
+    ///     "architectures": ["LlamaForCausalLM"], "vocab_size": 256, "hidden_size": 32,
+    ///     "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    ///     "num_key_value_heads": 2, "tie_word_embeddings": true
+    /// }"#)?;
+    /// let model = Llama::random(&config, 0, &Device::default()).set_require_grad(true);
+    /// assert_eq!(model.model.layers.len(), 2);
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    pub fn random(config: &LlamaConfig, seed: u64, device: &Device) -> Self {
+        let builder = Builder {
+            source: &Random::new(config, seed),
+            root: Path::new("random"),
+            config,
+            quantize: None,
+            dtype: FloatDType::F32,
+            device,
+            embedding_device: device,
+            progress: &|_| (),
+        };
+        builder.build().expect("all tensors are there, of their shapes")
+    }
+}
+
+/// Random tensors, each from the seed and its place among the names.
+struct Random {
+    shapes: BTreeMap<String, Vec<usize>>,
+    deviation: f32,
+    seed: u64,
+}
+
+impl Random {
+    fn new(config: &LlamaConfig, seed: u64) -> Self {
+        let shapes = Builder::expected(config).into_iter().map(|name| {
+            let shape = shape(config, &name);
+            (name, shape)
+        });
+        let deviation = config.raw["initializer_range"].as_f64().unwrap_or(0.02) as f32;
+        Self { shapes: shapes.collect(), deviation, seed }
+    }
+}
+
+impl Source for Random {
+    fn names(&self) -> Vec<&str> {
+        self.shapes.keys().map(String::as_str).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shapes.get(name).map(Vec::as_slice)
+    }
+
+    fn path(&self, _name: &str) -> &Path {
+        Path::new("random")
+    }
+
+    fn bytes(&self, name: &str) -> usize {
+        4 * self.shapes[name].iter().product::<usize>()
+    }
+
+    fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
+        let shape = self.shapes[name].clone();
+        let count = shape.iter().product();
+        let values = match shape.len() {
+            1 => vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; count],
+            _ => {
+                let place = self.shapes.keys().position(|key| key == name);
+                let seed = self.seed ^ (place.unwrap_or(0) as u64) << 32;
+                normal(seed).map(|value| value * self.deviation).take(count).collect()
+            }
+        };
+        Ok(TensorData::new(values, shape))
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+}
+
+/// The shape of a tensor by its name.
+fn shape(config: &LlamaConfig, name: &str) -> Vec<usize> {
+    let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+    let (q, kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
+    let mut parts = name.rsplit('.');
+    let (is_bias, layer) = (parts.next() == Some("bias"), parts.next());
+    let [out, width] = match layer {
+        Some("embed_tokens" | "lm_head") => [config.vocab_size, hidden],
+        Some("q_proj") => [q, hidden],
+        Some("k_proj" | "v_proj") => [kv, hidden],
+        Some("o_proj") => [hidden, q],
+        Some("gate_proj" | "up_proj") => [inner, hidden],
+        Some("down_proj") => [hidden, inner],
+        Some("q_norm" | "k_norm") => return vec![dim],
+        _ => return vec![hidden],
+    };
+    if is_bias { vec![out] } else { vec![out, width] }
+}
+
+/// Normal numbers (Box and Muller).
+fn normal(seed: u64) -> impl Iterator<Item = f32> {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    std::iter::repeat_with(move || {
+        // In (0, 1], of which the logarithm is finite.
+        let radius = (-2.0 * (1.0 - random.random::<f32>()).ln()).sqrt();
+        let angle = TAU * random.random::<f32>();
+        [radius * angle.cos(), radius * angle.sin()]
+    })
+    .flatten()
+}
