@@ -24,3 +24,26 @@ pub mod prelude {
         Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
     };
 }
+
+/// The book: its programs are tests.
+#[cfg(doctest)]
+mod book {
+    macro_rules! chapters {
+        ($($name:ident: $file:literal;)+) => {$(
+            #[doc = include_str!(concat!("../docs/", $file))]
+            mod $name {}
+        )+};
+    }
+
+    chapters! {
+        adapters_and_peft: "adapters-and-peft.md";
+        data: "data.md";
+        getting_started: "getting-started.md";
+        hyperparameters: "hyperparameters.md";
+        lora_and_qlora: "lora-and-qlora.md";
+        memory: "memory.md";
+        qlora_on_your_gpu: "qlora-on-your-gpu.md";
+        troubleshooting: "troubleshooting.md";
+        your_own_model: "your-own-model.md";
+    }
+}
