@@ -18,8 +18,8 @@ use burn_lora_llama::{
 };
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
-    BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, Optimizer, Recompute, Schedule, TrainConfig,
-    TrainError, Trainer, data::Sample, watch::StepMetrics,
+    BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, Optimizer, Recompute, Schedule,
+    TrainConfig, TrainError, Trainer, data::Sample, watch::StepMetrics,
 };
 use std::{
     sync::{

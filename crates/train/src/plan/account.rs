@@ -6,7 +6,7 @@ use super::{
     Memory, Moment,
     shape::{Block, Layer, Shape},
 };
-use crate::{TrainConfig, step};
+use crate::{Optimizer, TrainConfig, step};
 use burn_lora_llama::{LlamaConfig, ops::attention_scores};
 use burn_lora_quant::Gemm;
 use std::ops::Range;
@@ -88,16 +88,24 @@ impl Account<'_> {
             };
             let activations = self.kept(blocks) + self.mlp_gradients(block);
             moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(block))));
-            let activations = self.kept(before) + self.attention_backward(block);
+            // The input of this layer, where it is not that of the stretch.
+            let input = if before.is_empty() { 0 } else { self.config.hidden_size };
+            let activations =
+                self.kept(before) + self.values(input) + self.attention_backward(block);
             let scores = self.scores() * (2 * 4 + 2 * self.size as u64);
             moments.push(moment(Moment::Attention, activations, self.scratch(scores)));
         }
+        // AdamW is one operation; Burn's optimizers make some vectors on the way.
+        let vectors = match train.optimizer {
+            Optimizer::AdamW { .. } | Optimizer::AdamW8bit { .. } => 1,
+            _ => 4,
+        };
         moments.push(Memory {
             moment: Moment::Update,
             // `params::update` writes new values beside the old ones, and drops the gradients one by
             // one while it does so.
             gradients: all,
-            scratch: 4 * 4 * self.shape.trained().max().unwrap_or(0) as u64,
+            scratch: 4 * vectors * self.shape.trained().max().unwrap_or(0) as u64,
             ..begin
         });
         moments

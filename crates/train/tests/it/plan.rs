@@ -207,9 +207,10 @@ fn the_peak_is_where_the_memory_goes() {
     assert_eq!(measured_run().peak().moment, Moment::Loss);
     // Few logits at a time: then it is the backward pass of the MLP.
     assert_eq!(measured_run().train(&batch(4).loss_chunk(64)).peak().moment, Moment::Mlp);
-    // A few tokens, and a large adapter: the optimizer has new values beside the old.
-    let small = measured_run().adapter(&lora(256)).unwrap().train(&batch(1).loss_chunk(64));
-    assert_eq!(small.length(16).peak().moment, Moment::Update);
+    // A copy of the head: Burn's optimizers make vectors of its size.
+    let head = measured_run().adapter(&lora(32).modules_to_save(["lm_head"])).unwrap();
+    let lion = batch(4).optimizer(Optimizer::Lion { beta1: 0.9, beta2: 0.99 });
+    assert_eq!(head.train(&lion).peak().moment, Moment::Update);
 }
 
 #[test]
