@@ -20,8 +20,9 @@ pub mod prelude {
     };
     pub use burn_lora_quant::{Format, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
     pub use burn_lora_train::{
-        BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, Observer, Optimizer,
-        Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
+        BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Observer,
+        Optimizer, Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer, Warmup,
+        evaluate,
     };
 }
 

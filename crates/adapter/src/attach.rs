@@ -14,7 +14,7 @@ use crate::{
     lora::LoraAdapter,
     model::LayersMut,
     selection::{BASE, Selection},
-    targets::{Candidate, MatchReport, Matcher, Plan},
+    targets::{Candidate, LayerPlan, MatchReport, Matcher},
 };
 use burn::{module::Param, tensor::Tensor};
 use burn_lora_quant::PackedLinear;
@@ -26,7 +26,7 @@ pub(crate) fn plan(
     head: &str,
     config: &LoraConfig,
     strict: bool,
-) -> Result<(Vec<Option<Plan>>, MatchReport), AdapterError> {
+) -> Result<(Vec<Option<LayerPlan>>, MatchReport), AdapterError> {
     config.validate()?;
     let candidates: Vec<_> = layers
         .iter()
@@ -79,12 +79,12 @@ pub(crate) fn add(
         let stats = inputs.and_then(|inputs| inputs.get(path));
         let attached = match plan {
             None => continue,
-            Some(Plan::Save) => {
+            Some(LayerPlan::Save) => {
                 let saved = copy(&**layer, name, &config);
                 layer.adapters_mut().saved.push(saved);
                 Ok(())
             }
-            Some(Plan::Lora { rank, alpha }) => {
+            Some(LayerPlan::Lora { rank, alpha }) => {
                 attach(&mut **layer, path, name, &config, *rank, *alpha, stats)
             }
         };
@@ -102,12 +102,12 @@ pub(crate) fn add(
 /// took out of the base.
 pub(crate) fn check_plans(
     layers: &LayersMut<'_>,
-    plans: &[Option<Plan>],
+    plans: &[Option<LayerPlan>],
     config: &LoraConfig,
     loaded: bool,
 ) -> Result<(), AdapterError> {
     for ((path, layer), plan) in layers.iter().zip(plans) {
-        let Some(Plan::Lora { rank, .. }) = plan else { continue };
+        let Some(LayerPlan::Lora { rank, .. }) = plan else { continue };
         let error = |reason: String| Err(AdapterError::Layer { layer: path.clone(), reason });
         let random = matches!(config.init, Init::Kaiming | Init::Random | Init::Gaussian);
         if layer.kind() == LayerKind::Embedding && !random {
@@ -140,11 +140,11 @@ pub(crate) fn check_plans(
 }
 
 /// Makes the settings say what ranks and alphas became.
-fn follow(paths: &[&str], plans: &[Option<Plan>], config: &mut LoraConfig) -> Vec<String> {
+fn follow(paths: &[&str], plans: &[Option<LayerPlan>], config: &mut LoraConfig) -> Vec<String> {
     let mut adapted = vec![];
     (config.rank_pattern, config.alpha_pattern) = Default::default();
     for (path, plan) in paths.iter().zip(plans) {
-        let Some(Plan::Lora { rank, alpha }) = plan else { continue };
+        let Some(LayerPlan::Lora { rank, alpha }) = plan else { continue };
         adapted.push((*path).to_owned());
         let key = || fancy_regex::escape(path).into_owned();
         if *rank != config.rank {

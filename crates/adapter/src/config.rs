@@ -296,6 +296,11 @@ impl LoraConfig {
         self.targets.as_ref()
     }
 
+    /// Which biases of the base are trained.
+    pub fn trained_bias(&self) -> Bias {
+        self.bias
+    }
+
     /// Whether the update has trained magnitudes.
     pub fn is_dora(&self) -> bool {
         self.dora

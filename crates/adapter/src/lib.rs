@@ -3,6 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | settings | [`LoraConfig`], [`Init`] |
+//! | what they mean for layers that are not there yet | [`LoraConfig::plan`], [`LayerPlan`] |
 //! | layers that carry adapters | [`AdaptedLinear`], [`AdaptedEmbedding`], [`AdaptedVector`] |
 //! | a model with such layers | [`Adaptable`], [`adaptable!`] |
 //! | which adapters run | [`Selection`] |
@@ -78,4 +79,4 @@ pub use model::{Adaptable, Layers, LayersMut};
 pub use paths::join;
 pub use selection::{BASE, Selection};
 pub use summary::Summary;
-pub use targets::MatchReport;
+pub use targets::{LayerPlan, MatchReport};

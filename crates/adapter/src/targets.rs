@@ -74,9 +74,9 @@ fn matches(regex: &Regex, path: &str) -> bool {
     regex.is_match(path).unwrap_or(false)
 }
 
-/// What an adapter will be for one layer.
+/// What an adapter will be for one layer: see [`LoraConfig::plan`].
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Plan {
+pub enum LayerPlan {
     /// A low-rank update.
     Lora {
         /// Its rank.
@@ -86,6 +86,36 @@ pub(crate) enum Plan {
     },
     /// A trained copy.
     Save,
+}
+
+impl LoraConfig {
+    /// What an adapter with these settings will be for each of some layers, by their paths and kinds;
+    /// there need be no model yet. `head` is the path of the output head.
+    ///
+    /// ```
+    /// use burn_lora_adapter::{LayerKind, LayerPlan, LoraConfig};
+    ///
+    /// let lora = LoraConfig::new(4, 8).all_linear();
+    /// let layers = [("mlp.up", LayerKind::Linear), ("lm_head", LayerKind::Linear)];
+    /// let plans = lora.plan(&layers, "lm_head")?;
+    /// assert_eq!(plans, [Some(LayerPlan::Lora { rank: 4, alpha: 8.0 }), None]);
+    /// # Ok::<_, burn_lora_adapter::AdapterError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Settings that cannot be used, or that match nothing.
+    pub fn plan(
+        &self,
+        layers: &[(&str, LayerKind)],
+        head: &str,
+    ) -> Result<Vec<Option<LayerPlan>>, AdapterError> {
+        self.validate()?;
+        let candidates: Vec<_> = layers
+            .iter()
+            .map(|&(path, kind)| Candidate { path, kind, is_head: path == head })
+            .collect();
+        Ok(Matcher::new(self)?.resolve(&candidates, true)?.0)
+    }
 }
 
 /// How many layers each target matched.
@@ -197,11 +227,11 @@ impl<'a> Matcher<'a> {
         &self,
         layers: &[Candidate<'_>],
         strict: bool,
-    ) -> Result<(Vec<Option<Plan>>, MatchReport), AdapterError> {
+    ) -> Result<(Vec<Option<LayerPlan>>, MatchReport), AdapterError> {
         let mut used = Used::new(self.labels().len(), self.save.len());
         let plans: Vec<_> = layers.iter().map(|layer| self.plan(layer, &mut used)).collect();
         self.check(layers, &used, strict)?;
-        let of = |wanted: fn(&Plan) -> bool| {
+        let of = |wanted: fn(&LayerPlan) -> bool| {
             let chosen =
                 layers.iter().zip(&plans).filter(|(_, plan)| plan.as_ref().is_some_and(wanted));
             chosen.map(|(layer, _)| layer.path.to_owned()).collect()
@@ -209,14 +239,14 @@ impl<'a> Matcher<'a> {
         let saved = self.config.modules_to_save.iter().cloned().zip(used.saves);
         let report = MatchReport {
             targets: self.labels().into_iter().zip(used.targets).chain(saved).collect(),
-            adapted: of(|plan| matches!(plan, Plan::Lora { .. })),
-            saved: of(|plan| *plan == Plan::Save),
+            adapted: of(|plan| matches!(plan, LayerPlan::Lora { .. })),
+            saved: of(|plan| *plan == LayerPlan::Save),
         };
         Ok((plans, report))
     }
 
     /// What the adapter will be for one layer; what matched is noted.
-    fn plan(&self, layer: &Candidate<'_>, used: &mut Used) -> Option<Plan> {
+    fn plan(&self, layer: &Candidate<'_>, used: &mut Used) -> Option<LayerPlan> {
         let path = layer.path;
         let saves_it = |(name, regex): &(&str, Regex)| {
             matches(regex, path) || prefixes(path).any(|prefix| prefix.ends_with(name))
@@ -224,7 +254,7 @@ impl<'a> Matcher<'a> {
         let saves = indices(&self.save, saves_it);
         if !saves.is_empty() {
             saves.into_iter().for_each(|i| used.saves[i] += 1);
-            return Some(Plan::Save);
+            return Some(LayerPlan::Save);
         }
         if self.exclude.as_ref().is_some_and(|names| !names.find(path).is_empty()) {
             used.exclude = true;
@@ -248,7 +278,7 @@ impl<'a> Matcher<'a> {
         found.into_iter().for_each(|i| used.targets[i] += 1);
         let ranks = indices(&self.ranks, |(_, regex, _)| matches(regex, path));
         let alphas = indices(&self.alphas, |(_, regex, _)| matches(regex, path));
-        let plan = Plan::Lora {
+        let plan = LayerPlan::Lora {
             rank: ranks.first().map_or(self.config.rank, |&i| self.ranks[i].2),
             alpha: alphas.first().map_or(self.config.alpha, |&i| self.alphas[i].2),
         };

@@ -141,8 +141,14 @@ impl QuantConfig {
         4.0 + scale / self.block_size as f64
     }
 
-    /// How a weight of this shape, `[out, in]`, is stored.
-    pub(crate) fn layout(&self, shape: [usize; 2]) -> Layout {
+    /// How a weight of this shape, `[out, in]`, is stored; its bytes are exact.
+    ///
+    /// ```
+    /// use burn_lora_quant::QuantConfig;
+    ///
+    /// assert_eq!(QuantConfig::nf4().layout([4096, 4096]).bytes(), 4096 * 4096 * 9 / 16 + 64);
+    /// ```
+    pub fn layout(&self, shape: [usize; 2]) -> Layout {
         Layout::new(self.format, self.scales(), self.block_size, shape)
     }
 

@@ -18,8 +18,8 @@ use burn_lora_llama::{
 };
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
-    BatchConfig, CausalLm, Dataset, Observer, Optimizer, Recompute, Schedule, TrainConfig,
-    TrainError, Trainer, data::Sample, watch::StepMetrics,
+    BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, Optimizer, Recompute, Schedule,
+    TrainConfig, TrainError, Trainer, data::Sample, watch::StepMetrics,
 };
 use std::{
     sync::{
@@ -53,10 +53,10 @@ fn main() {
     let mut model = Llama::from_pretrained(model)
         .quantize(QuantConfig::nf4().double_quant(true))
         .dtype(dtype)
-        .host_embeddings(std::env::var_os("HOST_EMBEDDINGS").is_some())
+        .host_embeddings(host_embeddings())
         .load(&device)
         .expect("the model loads")
-        .with_adapter(&LoraConfig::new(32, 64).all_linear())
+        .with_adapter(&lora())
         .expect("it has linear layers");
     device.sync().expect("the device works");
     println!("{device:?}, {dtype:?}: loaded in {:.1} s", start.elapsed().as_secs_f64());
@@ -65,6 +65,14 @@ fn main() {
     for shape in shapes {
         measure(&mut model, &device, shape);
     }
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig::new(32, 64).all_linear()
+}
+
+fn host_embeddings() -> bool {
+    std::env::var_os("HOST_EMBEDDINGS").is_some()
 }
 
 fn memory(device: &Device) -> String {
@@ -153,10 +161,20 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     config.log_steps = 2;
     device.memory_cleanup();
     println!("\n{what}: {}", memory(device));
+    let plan = MemoryPlan::new(&model.config)
+        .quantize(QuantConfig::nf4().double_quant(true))
+        .dtype(model.dtype)
+        .host_embeddings(host_embeddings())
+        .adapter(&lora())
+        .expect("it was attached")
+        .train(&config)
+        .length(length);
+    println!("planned: {plan}");
     let watch = peak.then(|| Watch::start(device));
     let report = Trainer::new(config).observe(Print(device.clone())).fit(model, &data, None);
     if let Some(watch) = watch {
-        println!("PEAK {what}: {:.2} GiB in use", watch.end() as f64 / GIB);
+        let [peak, planned] = [watch.end(), plan.total()].map(|bytes| bytes as f64 / GIB);
+        println!("PEAK {what}: {peak:.2} GiB in use, planned {planned:.2}");
     }
     let report = match report {
         Ok(report) => report,

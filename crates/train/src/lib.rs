@@ -7,6 +7,7 @@
 //! | from files to batches | [`data`], [`Dataset`] |
 //! | a model that can be trained | [`CausalLm`], implemented for [`Llama`](burn_lora_llama::Llama) |
 //! | which layers are run again to save memory | [`Recompute`] |
+//! | what memory a run will take | [`MemoryPlan`], [`plan`] |
 //! | how parameters are changed | [`Optimizer`], [`optim`] |
 //! | how the learning rate moves | [`Schedule`], [`Warmup`], [`schedule`] |
 //! | progress, metrics, pictures | [`Observer`], [`Progress`], [`watch`] |
@@ -58,6 +59,7 @@ mod interrupt;
 mod model;
 pub mod optim;
 mod params;
+pub mod plan;
 mod recompute;
 mod replica;
 mod run;
@@ -74,6 +76,7 @@ pub use evaluate::evaluate;
 pub use interrupt::Interrupt;
 pub use model::CausalLm;
 pub use optim::Optimizer;
+pub use plan::MemoryPlan;
 pub use recompute::Recompute;
 pub use schedule::{Schedule, Warmup};
 pub use trainer::{Report, Trainer};

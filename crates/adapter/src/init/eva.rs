@@ -4,7 +4,7 @@ use super::{
     linalg::{svd_accurate, to_mat},
     random::generator,
 };
-use crate::{config::LoraConfig, error::AdapterError, targets::Plan};
+use crate::{config::LoraConfig, error::AdapterError, targets::LayerPlan};
 use burn::tensor::Tensor;
 use faer::Mat;
 use std::collections::BTreeMap;
@@ -123,7 +123,7 @@ impl InputStats {
 /// layer that gets none loses its adapter; alphas follow the ranks, so that scalings stay.
 pub(crate) fn redistribute(
     paths: &[&str],
-    plans: &mut [Option<Plan>],
+    plans: &mut [Option<LayerPlan>],
     inputs: &BTreeMap<String, InputStats>,
     config: &LoraConfig,
     rho: f64,
@@ -131,7 +131,7 @@ pub(crate) fn redistribute(
     let mut budget = 0;
     let mut candidates = vec![];
     for (i, (path, plan)) in paths.iter().zip(plans.iter()).enumerate() {
-        let Some(Plan::Lora { rank, .. }) = plan else { continue };
+        let Some(LayerPlan::Lora { rank, .. }) = plan else { continue };
         let error = |reason: String| AdapterError::Layer { layer: (*path).to_owned(), reason };
         let stats = inputs.get(*path);
         let stats = stats.ok_or_else(|| error("it has no input statistics for EVA".into()))?;
@@ -149,7 +149,7 @@ pub(crate) fn redistribute(
     let mut counts = vec![0; plans.len()];
     candidates.iter().take(budget).for_each(|&(_, i)| counts[i] += 1);
     for (plan, count) in plans.iter_mut().zip(counts) {
-        let Some(Plan::Lora { rank, alpha }) = plan else { continue };
+        let Some(LayerPlan::Lora { rank, alpha }) = plan else { continue };
         let scaling = config.scaling(*rank, *alpha);
         if count == 0 {
             *plan = None;

@@ -17,7 +17,7 @@ use crate::{
     layer::{AdaptedLayer, LayerKind},
     lora::LoraAdapter,
     model::{Layers, LayersMut},
-    targets::{MatchReport, Plan, minimal},
+    targets::{LayerPlan, MatchReport, minimal},
 };
 use burn::{module::Param, tensor::Tensor};
 use file::{HostTensor, HostTensors, TENSORS};
@@ -226,7 +226,7 @@ pub(crate) fn load(
         let device = layer.device();
         let mut take = |key: String| tensors.remove(&key).map(|tensor| tensor.values);
         match plan {
-            Some(Plan::Lora { rank, alpha }) => {
+            Some(LayerPlan::Lora { rank, alpha }) => {
                 let [out, width] = layer.shape();
                 let values = |tensor: Option<Vec<f32>>| tensor.expect("it was checked");
                 let a = tensor(values(take(keys.a())), [rank, width], &device);
@@ -241,7 +241,7 @@ pub(crate) fn load(
                 let magnitude = take(keys.magnitude()).map(|m| tensor(m, [out], &device));
                 attach_loaded(&mut **layer, path, name, &config, alpha, [a, b], magnitude)?;
             }
-            Some(Plan::Save) => {
+            Some(LayerPlan::Save) => {
                 let mut saved = attach::copy(&**layer, name, &config);
                 let values = take(keys.key("weight")).expect("it was checked");
                 let shape = saved.weight.shape().dims();
@@ -305,7 +305,7 @@ fn file_shape(kind: LayerKind, [out, width]: [usize; 2]) -> Vec<usize> {
 /// Whether the file has what the settings and the model ask for, and nothing else.
 fn check(
     layers: &LayersMut<'_>,
-    plans: &[Option<Plan>],
+    plans: &[Option<LayerPlan>],
     config: &LoraConfig,
     tensors: &HostTensors,
     path: &Path,
@@ -315,9 +315,9 @@ fn check(
         let keys = Keys { path, kind: layer.kind() };
         let [out, width] = layer.shape();
         let bias = layer.bias().is_some();
-        let adapted = matches!(plan, Some(Plan::Lora { .. }));
+        let adapted = matches!(plan, Some(LayerPlan::Lora { .. }));
         match plan {
-            Some(Plan::Lora { rank, .. }) => {
+            Some(LayerPlan::Lora { rank, .. }) => {
                 expected.push((keys.a(), vec![*rank, width]));
                 expected.push((keys.b(), vec![out, *rank]));
                 if tensors.contains_key(&keys.base_weight()) {
@@ -328,7 +328,7 @@ fn check(
                     expected.push((keys.magnitude(), vec![out]));
                 }
             }
-            Some(Plan::Save) => {
+            Some(LayerPlan::Save) => {
                 expected.push((keys.key("weight"), file_shape(layer.kind(), [out, width])));
                 if bias {
                     expected.push((keys.key("bias"), vec![out]));
@@ -336,7 +336,7 @@ fn check(
             }
             None => {}
         }
-        if bias && trains_bias(config, adapted, *plan == Some(Plan::Save)) {
+        if bias && trains_bias(config, adapted, *plan == Some(LayerPlan::Save)) {
             expected.push((keys.base_bias(adapted), vec![out]));
         }
     }

@@ -20,6 +20,21 @@ const ROWS: usize = 256;
 /// for long rows; more would outgrow what the MLP's backward pass needs anyway.
 const SCORES: usize = 64 << 20;
 
+/// Scores that there are at a time, at most, in the attention of rows of `length` tokens, for a plan
+/// of memory.
+///
+/// ```
+/// use burn_lora_llama::ops::attention_scores;
+///
+/// // 32 heads over 8: 128 MiB in float32, for 4 rows of 2,048 tokens and for one of 8,192.
+/// assert_eq!(attention_scores(4, 32, 8, 2048), 32 << 20);
+/// assert_eq!(attention_scores(1, 32, 8, 8192), 32 << 20);
+/// ```
+pub fn attention_scores(batch: usize, heads: usize, kv_heads: usize, length: usize) -> usize {
+    let per_head = heads / kv_heads * ROWS.min(length) * length;
+    (batch * kv_heads * per_head).min(SCORES.max(per_head))
+}
+
 /// What a backend adds to its matrix product.
 pub(super) trait BlockOps: GemmOps {
     /// The softmax of each row of a block of scores over the keys that it sees, in `dtype`, with

@@ -23,6 +23,7 @@ use burn::{
 };
 use burn_lora_quant::GemmOps;
 
+pub use attention::attention_scores;
 pub use tensor::{CrossEntropy, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu};
 
 /// The settings of an attention: what depends on neither batch nor position.

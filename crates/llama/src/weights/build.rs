@@ -284,6 +284,43 @@ impl Builder<'_> {
     }
 }
 
+impl LlamaConfig {
+    /// The tensors of a checkpoint that is not quantized, by name with their shapes.
+    ///
+    /// ```
+    /// use burn_lora_llama::LlamaConfig;
+    ///
+    /// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
+    /// let tensors = config.tensors();
+    /// assert_eq!(tensors[0].0, "model.embed_tokens.weight");
+    /// assert_eq!(tensors[0].1, [config.vocab_size, config.hidden_size]);
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let names = Builder::expected(self).into_iter();
+        names.map(|name| (name.clone(), shape(self, &name))).collect()
+    }
+}
+
+/// The shape of a tensor by its name.
+fn shape(config: &LlamaConfig, name: &str) -> Vec<usize> {
+    let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
+    let (q, kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
+    let mut parts = name.rsplit('.');
+    let (is_bias, layer) = (parts.next() == Some("bias"), parts.next());
+    let [out, width] = match layer {
+        Some("embed_tokens" | "lm_head") => [config.vocab_size, hidden],
+        Some("q_proj") => [q, hidden],
+        Some("k_proj" | "v_proj") => [kv, hidden],
+        Some("o_proj") => [hidden, q],
+        Some("gate_proj" | "up_proj") => [inner, hidden],
+        Some("down_proj") => [hidden, inner],
+        Some("q_norm" | "k_norm") => return vec![dim],
+        _ => return vec![hidden],
+    };
+    if is_bias { vec![out] } else { vec![out, width] }
+}
+
 fn to_dtype(data: TensorData, dtype: DType) -> TensorData {
     if data.dtype() == dtype { data } else { data.convert_dtype(dtype) }
 }

@@ -48,12 +48,8 @@ struct Random {
 
 impl Random {
     fn new(config: &LlamaConfig, seed: u64) -> Self {
-        let shapes = Builder::expected(config).into_iter().map(|name| {
-            let shape = shape(config, &name);
-            (name, shape)
-        });
         let deviation = config.raw["initializer_range"].as_f64().unwrap_or(0.02) as f32;
-        Self { shapes: shapes.collect(), deviation, seed }
+        Self { shapes: config.tensors().into_iter().collect(), deviation, seed }
     }
 }
 
@@ -91,25 +87,6 @@ impl Source for Random {
     fn dtype(&self) -> DType {
         DType::F32
     }
-}
-
-/// The shape of a tensor by its name.
-fn shape(config: &LlamaConfig, name: &str) -> Vec<usize> {
-    let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
-    let (q, kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
-    let mut parts = name.rsplit('.');
-    let (is_bias, layer) = (parts.next() == Some("bias"), parts.next());
-    let [out, width] = match layer {
-        Some("embed_tokens" | "lm_head") => [config.vocab_size, hidden],
-        Some("q_proj") => [q, hidden],
-        Some("k_proj" | "v_proj") => [kv, hidden],
-        Some("o_proj") => [hidden, q],
-        Some("gate_proj" | "up_proj") => [inner, hidden],
-        Some("down_proj") => [hidden, inner],
-        Some("q_norm" | "k_norm") => return vec![dim],
-        _ => return vec![hidden],
-    };
-    if is_bias { vec![out] } else { vec![out, width] }
 }
 
 /// Normal numbers (Box and Muller).

@@ -33,8 +33,8 @@ use std::{
 /// CubeCL's CUDA server. Its module is private, its associated type is not.
 type CudaServer = <CudaRuntime as Runtime>::Server;
 
-/// NVIDIA's recommendation for Hopper.
-static WORKSPACE_BYTES: u64 = 32 << 20;
+/// At a fixed address: cuBLASLt reads settings through pointers.
+static WORKSPACE_BYTES: u64 = Gemm::WORKSPACE_BYTES as u64;
 
 /// Whether [`gemm`] can compute this product; Burn's own matmul does the others.
 pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {

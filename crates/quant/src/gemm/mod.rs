@@ -49,6 +49,9 @@ impl Default for Gemm {
 }
 
 impl Gemm {
+    /// Bytes that cuBLASLt may work in during a product: NVIDIA's recommendation for Hopper.
+    pub const WORKSPACE_BYTES: usize = 32 << 20;
+
     /// `lhs · rhs`.
     pub const fn new() -> Self {
         Self { trans_lhs: false, trans_rhs: false, alpha: 1.0, tf32: false, f32_output: false }

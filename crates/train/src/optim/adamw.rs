@@ -39,6 +39,15 @@ impl AdamW {
         Self { beta1, beta2, eps, coded, step: 0, moments: BTreeMap::new(), maps: None }
     }
 
+    /// Bytes of both moments of so many elements: see [`zeros`](Self::zeros).
+    pub fn state_bytes(len: usize, coded: bool) -> usize {
+        if coded && len >= CODED_FROM {
+            4 * 2 * (len.div_ceil(CODES) + len.div_ceil(BLOCK))
+        } else {
+            4 * 2 * len
+        }
+    }
+
     /// Whether the moments of so many elements are in 8 bits.
     fn is_coded(&self, len: usize) -> bool {
         self.coded && len >= CODED_FROM

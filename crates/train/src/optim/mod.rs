@@ -122,6 +122,22 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Bytes of the state of a parameter of `len` elements.
+    pub(crate) fn state_bytes(&self, len: usize) -> usize {
+        match self {
+            Self::AdamW { .. } => AdamW::state_bytes(len, false),
+            Self::AdamW8bit { .. } => AdamW::state_bytes(len, true),
+            Self::Lion { .. } => 4 * len,
+            Self::Sgd { momentum } => {
+                if *momentum > 0.0 {
+                    4 * len
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
     /// The optimizer before its first step.
     pub fn init(self) -> Box<dyn Running> {
         match self {

@@ -4,6 +4,7 @@ mod common;
 mod data;
 mod golden;
 mod optim;
+mod plan;
 mod run;
 mod schedule;
 mod step;

@@ -1,0 +1,319 @@
+//! What memory a run will take, before it.
+
+mod account;
+mod shape;
+
+use crate::{TrainConfig, TrainError};
+use account::Account;
+use burn::tensor::{DType, FloatDType};
+use burn_lora_adapter::LoraConfig;
+use burn_lora_llama::LlamaConfig;
+use burn_lora_quant::QuantConfig;
+use shape::Shape;
+use std::fmt;
+
+/// What CUDA itself takes of a GPU: 527 MiB on an H200 (`docs/MEASUREMENTS.md`).
+const CONTEXT: u64 = 527 << 20;
+
+/// What memory a run of a [`Llama`](burn_lora_llama::Llama) will take, from its settings alone: nothing
+/// is loaded, and no device is needed.
+///
+/// It is an account of the tensors that are alive when a step needs most: every token of a batch is
+/// taken for a target, and every row for as long as the longest. It was compared with CubeCL's pool on
+/// CUDA, where it says 3 % more than what a thread saw that looked every millisecond; on other GPUs
+/// products take some scratch of their own. On the CPU take [`FloatDType::F32`].
+///
+/// ```
+/// use burn_lora_adapter::LoraConfig;
+/// use burn_lora_llama::LlamaConfig;
+/// use burn_lora_quant::QuantConfig;
+/// use burn_lora_train::{MemoryPlan, TrainConfig};
+///
+/// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
+/// let plan = MemoryPlan::new(&config)
+///     .quantize(QuantConfig::nf4().double_quant(true))
+///     .adapter(&LoraConfig::new(16, 32).all_linear())?
+///     .train(&TrainConfig::new(2e-4).batch_size(4))
+///     .length(1024);
+/// println!("{plan}");
+/// assert!(plan.fits(24 << 30));
+/// println!("at most {} rows", plan.max_batch(24 << 30));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryPlan {
+    config: LlamaConfig,
+    shape: Shape,
+    quantize: Option<QuantConfig>,
+    dtype: FloatDType,
+    host_embeddings: bool,
+    train: Option<TrainConfig>,
+    rows: usize,
+    length: usize,
+}
+
+impl MemoryPlan {
+    /// A model in bfloat16 as its checkpoint is, and one row of 2,048 tokens through it without
+    /// gradients.
+    ///
+    /// # Panics
+    /// Never: a [`LlamaConfig`] has been checked.
+    pub fn new(config: &LlamaConfig) -> Self {
+        Self {
+            shape: Shape::new(config, None).expect("nothing is asked of it"),
+            quantize: of_checkpoint(config),
+            config: config.clone(),
+            dtype: FloatDType::BF16,
+            host_embeddings: false,
+            train: None,
+            rows: 1,
+            length: 2048,
+        }
+    }
+
+    /// Packs the linear layers, as [`Loader::quantize`](burn_lora_llama::Loader::quantize) does; a
+    /// checkpoint that is packed stays as it is.
+    pub fn quantize(mut self, config: QuantConfig) -> Self {
+        if !self.config.quantized {
+            self.quantize = Some(config);
+        }
+        self
+    }
+
+    /// The dtype of activations and of the weights that are not packed.
+    pub fn dtype(mut self, dtype: FloatDType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// Leaves the embeddings in host memory, as
+    /// [`Loader::host_embeddings`](burn_lora_llama::Loader::host_embeddings) does.
+    pub fn host_embeddings(mut self, host: bool) -> Self {
+        self.host_embeddings = host;
+        self
+    }
+
+    /// The adapter that is trained.
+    ///
+    /// # Errors
+    /// Settings that cannot be used, or that match no layer of the model.
+    pub fn adapter(mut self, lora: &LoraConfig) -> Result<Self, TrainError> {
+        self.shape = Shape::new(&self.config, Some(lora))?;
+        Ok(self)
+    }
+
+    /// Trains, with the rows of a batch that the settings say.
+    pub fn train(mut self, config: &TrainConfig) -> Self {
+        self.rows = config.batches.size;
+        self.train = Some(config.clone());
+        self
+    }
+
+    /// Rows of a batch.
+    pub fn rows(mut self, rows: usize) -> Self {
+        self.rows = rows;
+        self
+    }
+
+    /// Tokens of the longest row.
+    pub fn length(mut self, tokens: usize) -> Self {
+        self.length = tokens;
+        self
+    }
+
+    /// Parameters that are trained.
+    pub fn trainable(&self) -> usize {
+        self.shape.trained().sum()
+    }
+
+    /// The moment that needs most, by its parts.
+    pub fn peak(&self) -> Memory {
+        let size = DType::from(self.dtype).size();
+        let embedding = (self.shape.embedding.values() * size) as u64;
+        // A tied head needs them on the device.
+        let on_host = self.host_embeddings && !self.config.tie_word_embeddings;
+        let (here, host) = if on_host { (0, embedding) } else { (embedding, 0) };
+        let begin = Memory {
+            base: self.shape.base_bytes(self.quantize.as_ref(), size) + here,
+            adapter: self.shape.adapter_bytes(),
+            optimizer: match &self.train {
+                Some(train) => self.shape.optimizer_bytes(&train.optimizer),
+                None => 0,
+            },
+            host,
+            ..Memory::default()
+        };
+        let account = Account {
+            config: &self.config,
+            shape: &self.shape,
+            packed: self.quantize.is_some(),
+            size,
+            rows: self.rows,
+            length: self.length,
+        };
+        let moments = match &self.train {
+            Some(train) => account.training(train, &begin),
+            None => account.evaluation(&begin),
+        };
+        moments.into_iter().max_by_key(Memory::total).expect("there are some")
+    }
+
+    /// The bytes of the peak: what CubeCL's pool calls in use.
+    pub fn total(&self) -> u64 {
+        self.peak().total()
+    }
+
+    /// The bytes that a GPU has to have: see [`Memory::needed`].
+    pub fn needed(&self) -> u64 {
+        self.peak().needed()
+    }
+
+    /// Whether the run fits a GPU with so many bytes.
+    pub fn fits(&self, device: u64) -> bool {
+        self.needed() <= device
+    }
+
+    /// The most rows of this length that fit a GPU with so many bytes; 0 if not even one does.
+    pub fn max_batch(&self, device: u64) -> usize {
+        largest(1 << 20, |rows| self.clone().rows(rows).fits(device))
+    }
+
+    /// The most tokens a row, with this number of rows, that fit a GPU with so many bytes: no more
+    /// than the model was made for, 0 if not even one does.
+    pub fn max_length(&self, device: u64) -> usize {
+        let most = self.config.max_position_embeddings;
+        largest(most, |length| self.clone().length(length).fits(device))
+    }
+}
+
+/// How a checkpoint that bitsandbytes has quantized is stored; the defaults are bitsandbytes'.
+fn of_checkpoint(config: &LlamaConfig) -> Option<QuantConfig> {
+    let settings = &config.raw["quantization_config"];
+    let quant = match settings["bnb_4bit_quant_type"].as_str() {
+        Some("nf4") => QuantConfig::nf4(),
+        _ => QuantConfig::fp4(),
+    };
+    let double = settings["bnb_4bit_use_double_quant"].as_bool().unwrap_or(false);
+    config.quantized.then(|| quant.double_quant(double))
+}
+
+/// The largest number up to `most` that fits, where all below it fit.
+fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut fit, mut beyond) = (0, 1);
+    while beyond <= most && fits(beyond) {
+        (fit, beyond) = (beyond, beyond * 2);
+    }
+    beyond = beyond.min(most + 1);
+    while beyond - fit > 1 {
+        let middle = fit + (beyond - fit) / 2;
+        if fits(middle) { fit = middle } else { beyond = middle }
+    }
+    fit
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, length, .. } = self;
+        let plural = if *rows == 1 { "" } else { "s" };
+        writeln!(
+            f,
+            "{rows} row{plural} of {length} tokens; trained parameters: {}",
+            self.trainable()
+        )?;
+        self.peak().fmt(f)
+    }
+}
+
+/// When a step needs most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Moment {
+    /// At the end of the forward pass, in the head and the loss.
+    #[default]
+    Loss,
+    /// In an MLP: backward, where there are gradients.
+    Mlp,
+    /// In an attention: backward, where there are gradients.
+    Attention,
+    /// When the optimizer changes the parameters.
+    Update,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loss => "in the loss",
+            Self::Mlp => "in an MLP",
+            Self::Attention => "in an attention",
+            Self::Update => "in the optimizer",
+        })
+    }
+}
+
+/// What is in memory at one moment, in bytes. `Display` is a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Memory {
+    /// The frozen model.
+    pub base: u64,
+    /// The adapter: A, B, magnitudes, copies that are trained.
+    pub adapter: u64,
+    /// The state of the optimizer.
+    pub optimizer: u64,
+    /// Gradients of trained parameters.
+    pub gradients: u64,
+    /// The inputs that layers are run again from.
+    pub inputs: u64,
+    /// What layers keep for their backward pass, and its gradients.
+    pub activations: u64,
+    /// The logits of a chunk of tokens, their gradient, and what the chunks before gave.
+    pub loss: u64,
+    /// What does not outlive an operation: a decoded weight, scores, cuBLASLt's workspace.
+    pub scratch: u64,
+    /// In host memory instead: embeddings, offloaded inputs. Not part of [`total`](Self::total).
+    pub host: u64,
+    /// Which moment it is.
+    pub moment: Moment,
+}
+
+impl Memory {
+    fn parts(&self) -> [(&'static str, u64); 8] {
+        [
+            ("base", self.base),
+            ("adapter", self.adapter),
+            ("optimizer", self.optimizer),
+            ("gradients", self.gradients),
+            ("kept inputs", self.inputs),
+            ("activations", self.activations),
+            ("loss chunk", self.loss),
+            ("scratch", self.scratch),
+        ]
+    }
+
+    /// All but what is in host memory.
+    pub fn total(&self) -> u64 {
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// What a GPU has to have for it: a tenth more, because CubeCL's pool reserves whole pages and has
+    /// gaps (4 to 9 % were measured), and CUDA's own half a GiB.
+    pub fn needed(&self) -> u64 {
+        let total = self.total();
+        total + total / 10 + CONTEXT
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        let mut row = |name: &str, bytes| writeln!(f, "  {name:<28}{:>9.2} GiB", gib(bytes));
+        for (name, bytes) in self.parts() {
+            row(name, bytes)?;
+        }
+        row(&format!("peak, {}", self.moment), self.total())?;
+        if self.host > 0 {
+            row("in host memory", self.host)?;
+        }
+        write!(f, "  {:<28}{:>9.2} GiB", "a GPU has to have", gib(self.needed()))
+    }
+}

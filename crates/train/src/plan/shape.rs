@@ -1,0 +1,186 @@
+//! The layers of a Llama with an adapter: their sizes, and what is trained of them.
+
+use crate::{Optimizer, TrainError};
+use burn_lora_adapter::{Bias, LayerKind, LayerPlan, LoraConfig};
+use burn_lora_llama::LlamaConfig;
+use burn_lora_quant::QuantConfig;
+use std::collections::BTreeMap;
+
+/// The path of the output head.
+const HEAD: &str = "lm_head";
+
+/// A layer that can carry adapters.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    pub kind: LayerKind,
+    /// Outputs and inputs, as A and B see them.
+    pub out: usize,
+    pub width: usize,
+    /// Whether the base has a bias.
+    pub bias: bool,
+    /// Whether that bias is trained.
+    pub trains_bias: bool,
+    /// Whether its values are those of another layer: a tied head.
+    pub shared: bool,
+    pub plan: Option<LayerPlan>,
+}
+
+impl Layer {
+    pub fn values(&self) -> usize {
+        self.out * self.width
+    }
+
+    /// The rank of its update, if it has one.
+    pub fn rank(&self) -> Option<usize> {
+        match self.plan {
+            Some(LayerPlan::Lora { rank, .. }) => Some(rank),
+            _ => None,
+        }
+    }
+
+    /// Whether a copy of it is trained.
+    pub fn is_copied(&self) -> bool {
+        self.plan == Some(LayerPlan::Save)
+    }
+
+    /// Values of A and B.
+    pub fn low_rank_values(&self) -> usize {
+        self.rank().unwrap_or(0) * (self.out + self.width)
+    }
+
+    /// The lengths of the parameters that are trained.
+    pub fn trained(&self, dora: bool) -> Vec<usize> {
+        let mut lengths = Vec::new();
+        if let Some(rank) = self.rank() {
+            lengths.extend([rank * self.width, rank * self.out]);
+            lengths.extend(dora.then_some(self.out));
+        }
+        if self.is_copied() {
+            lengths.push(self.values());
+            lengths.extend(self.bias.then_some(self.out));
+        }
+        lengths.extend(self.trains_bias.then_some(self.out));
+        lengths
+    }
+}
+
+/// The layers of one decoder layer, by their paths in it.
+pub(super) type Block = BTreeMap<String, Layer>;
+
+/// All layers of a model.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub embedding: Layer,
+    pub blocks: Vec<Block>,
+    pub norm: Layer,
+    pub head: Layer,
+    pub dora: bool,
+    pub dropout: bool,
+}
+
+impl Shape {
+    /// The layers of a model, with the adapter that it will have.
+    ///
+    /// # Errors
+    /// Settings that cannot be used, or that match no layer.
+    pub fn new(config: &LlamaConfig, lora: Option<&LoraConfig>) -> Result<Self, TrainError> {
+        let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
+        for (name, shape) in config.tensors() {
+            if let Some(path) = name.strip_suffix(".bias") {
+                // After the weight of its layer.
+                layers.get_mut(path).expect("a layer with a weight").bias = true;
+            } else if let Some(path) = name.strip_suffix(".weight") {
+                layers.insert(path.to_owned(), layer(path, &shape));
+            }
+        }
+        if config.tie_word_embeddings {
+            let head = layer(HEAD, &[config.vocab_size, config.hidden_size]);
+            layers.insert(HEAD.to_owned(), Layer { shared: true, ..head });
+        }
+        if let Some(lora) = lora {
+            let found: Vec<_> = layers.iter().map(|(path, l)| (path.as_str(), l.kind)).collect();
+            let plans = lora.plan(&found, HEAD)?;
+            for (layer, plan) in layers.values_mut().zip(plans) {
+                layer.trains_bias = layer.bias
+                    && match lora.trained_bias() {
+                        Bias::None => false,
+                        Bias::All => true,
+                        Bias::LoraOnly => matches!(plan, Some(LayerPlan::Lora { .. })),
+                    };
+                layer.plan = plan;
+            }
+        }
+        let mut take = |path: &str| layers.remove(path).expect("every Llama has it");
+        let (embedding, norm, head) = (take("model.embed_tokens"), take("model.norm"), take(HEAD));
+        let mut blocks = vec![Block::new(); config.num_hidden_layers];
+        for (path, layer) in layers {
+            let path = path.strip_prefix("model.layers.").expect("what is left is a layer's");
+            let (index, path) = path.split_once('.').expect("a number comes first");
+            blocks[index.parse::<usize>().expect("a number")].insert(path.to_owned(), layer);
+        }
+        let (dora, dropout) = lora.map_or((false, false), |l| (l.is_dora(), l.has_dropout()));
+        Ok(Self { embedding, blocks, norm, head, dora, dropout })
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &Layer> {
+        let others = [&self.embedding, &self.norm, &self.head];
+        self.blocks.iter().flat_map(BTreeMap::values).chain(others)
+    }
+
+    /// Bytes of the frozen model, the embeddings left out: `weights/build.rs` of the llama crate packs
+    /// the linear layers of the decoder, and has the rest in the model's dtype.
+    pub fn base_bytes(&self, quantize: Option<&QuantConfig>, size: usize) -> u64 {
+        let bytes = |layer: &Layer, quantize: Option<&QuantConfig>| {
+            let bias = if layer.bias { layer.out * size } else { 0 };
+            let weight = match quantize {
+                _ if layer.shared => 0,
+                Some(config) if layer.kind == LayerKind::Linear => {
+                    config.layout([layer.out, layer.width]).bytes()
+                }
+                _ => layer.values() * size,
+            };
+            (weight + bias) as u64
+        };
+        let blocks = self.blocks.iter().flat_map(BTreeMap::values);
+        let blocks: u64 = blocks.map(|layer| bytes(layer, quantize)).sum();
+        blocks + bytes(&self.norm, None) + bytes(&self.head, None)
+    }
+
+    /// Bytes of the adapter, in float32: what is trained, and the norms of rows that DoRA keeps. Biases
+    /// are trained in place.
+    pub fn adapter_bytes(&self) -> u64 {
+        let of = |layer: &Layer| {
+            let norms = if self.dora && layer.rank().is_some() { layer.out } else { 0 };
+            let in_place = if layer.trains_bias { layer.out } else { 0 };
+            layer.trained(self.dora).iter().sum::<usize>() + norms - in_place
+        };
+        4 * self.layers().map(of).sum::<usize>() as u64
+    }
+
+    /// The lengths of all trained parameters.
+    pub fn trained(&self) -> impl Iterator<Item = usize> {
+        self.layers().flat_map(|layer| layer.trained(self.dora))
+    }
+
+    pub fn optimizer_bytes(&self, optimizer: &Optimizer) -> u64 {
+        self.trained().map(|len| optimizer.state_bytes(len) as u64).sum()
+    }
+
+    /// Bytes of the gradients of some layers, in float32.
+    pub fn gradient_bytes<'a>(&self, layers: impl IntoIterator<Item = &'a Layer>) -> u64 {
+        let values = layers.into_iter().flat_map(|layer| layer.trained(self.dora));
+        4 * values.sum::<usize>() as u64
+    }
+}
+
+fn layer(path: &str, shape: &[usize]) -> Layer {
+    let (kind, out, width) = match *shape {
+        [length] => (LayerKind::Vector, length, 1),
+        [vocabulary, hidden] if path.ends_with("embed_tokens") => {
+            (LayerKind::Embedding, hidden, vocabulary)
+        }
+        [out, width] => (LayerKind::Linear, out, width),
+        _ => unreachable!("tensors of a Llama have one or two dimensions"),
+    };
+    Layer { kind, out, width, bias: false, trains_bias: false, shared: false, plan: None }
+}

@@ -1,0 +1,229 @@
+//! The plan of memory: against what was measured, and against models that are there.
+
+use crate::common::*;
+use burn::tensor::FloatDType;
+use burn_lora_adapter::{Adaptable, LoraConfig};
+use burn_lora_llama::{Llama, LlamaConfig};
+use burn_lora_quant::QuantConfig;
+use burn_lora_train::{
+    MemoryPlan, Optimizer, Recompute, TrainConfig,
+    plan::{Memory, Moment},
+};
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+fn llama_8b() -> LlamaConfig {
+    LlamaConfig::from_json(
+        r#"{
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256,
+            "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072, "rope_theta": 500000.0
+        }"#,
+    )
+    .unwrap()
+}
+
+fn lora(rank: usize) -> LoraConfig {
+    LoraConfig::new(rank, 2 * rank).all_linear()
+}
+
+fn batch(rows: usize) -> TrainConfig {
+    TrainConfig::new(1e-4).batch_size(rows)
+}
+
+/// The run of docs/MEASUREMENTS.md, "Training on one H200".
+fn measured_run() -> MemoryPlan {
+    let plan = MemoryPlan::new(&llama_8b()).quantize(QuantConfig::nf4().double_quant(true));
+    plan.adapter(&lora(32)).unwrap().train(&batch(4)).length(2048)
+}
+
+#[track_caller]
+fn near(planned: u64, measured: f64) {
+    let planned = planned as f64 / GIB;
+    assert!((planned / measured - 1.0).abs() < 0.1, "{planned:.2} GiB, measured {measured} GiB");
+}
+
+#[test]
+fn peaks_are_those_of_the_h200() {
+    let Memory { base, adapter, optimizer, .. } = measured_run().peak();
+    near(base, 5.31); // "on the device after it | 5.31 GiB in use"
+    near(base + adapter, 5.62); // "The base with adapters takes 5.62 GiB, with the moments of
+    near(base + adapter + optimizer, 6.25); // AdamW 6.25"
+    near(measured_run().total(), 9.61); // "ours, batch 4 x 2048 | .. | 9.61 GiB | 10.78 GiB"
+    let coded = measured_run().train(&batch(4).optimizer(Optimizer::adamw_8bit()));
+    near(coded.total(), 9.16); // "ours, 8-bit AdamW | .. | 9.16 GiB | 9.81 GiB"
+
+    // What was reserved has to count as needed, with what CUDA takes.
+    assert!(measured_run().needed() as f64 / GIB > 10.78 + 0.5);
+    assert!(coded.needed() as f64 / GIB > 9.81 + 0.5);
+    let long = measured_run().rows(1).length(8192);
+    assert!(long.needed() as f64 / GIB > 10.78 + 0.5); // "ours, batch 1 x 8192 | .. | 10.78 GiB"
+}
+
+#[test]
+fn embeddings_on_the_host_are_counted_there() {
+    let (here, there) = (measured_run().peak(), measured_run().host_embeddings(true).peak());
+    let embedding = 128256 * 4096 * 2;
+    assert_eq!((here.base - there.base, there.host - here.host), (embedding, embedding));
+
+    // A tied head keeps them.
+    let mut config = llama_8b();
+    config.tie_word_embeddings = true;
+    let plan = || MemoryPlan::new(&config);
+    assert_eq!(plan().host_embeddings(true).peak(), plan().peak());
+    assert_eq!(MemoryPlan::new(&llama_8b()).peak().base - plan().peak().base, embedding);
+}
+
+#[test]
+fn parameters_are_those_of_peft() {
+    let attention = LoraConfig::new(32, 64).targets(["q_proj", "k_proj", "v_proj", "o_proj"]);
+    let plan = MemoryPlan::new(&llama_8b()).adapter(&attention).unwrap();
+    assert_eq!(plan.trainable(), 27_262_976);
+    assert_eq!(measured_run().trainable(), 83_886_080);
+    let error = MemoryPlan::new(&llama_8b()).adapter(&LoraConfig::new(4, 8).targets(["q_prj"]));
+    assert!(error.unwrap_err().to_string().contains("q_proj"));
+}
+
+/// Parameters and bytes of a model that is there, and of the plan for it.
+#[track_caller]
+fn same_as_a_model(config: &LlamaConfig, quantize: Option<QuantConfig>, lora: LoraConfig) {
+    let mut model = Llama::random(config, 0, &device());
+    let mut plan = MemoryPlan::new(config).dtype(FloatDType::F32);
+    if let Some(quantize) = quantize {
+        model.quantize_base(&quantize).unwrap();
+        plan = plan.quantize(quantize);
+    }
+    let summary = model.with_adapter(&lora).unwrap().summary();
+    let plan = plan.adapter(&lora).unwrap();
+    let Memory { base, adapter, .. } = plan.peak();
+    assert_eq!(plan.trainable(), summary.trainable);
+    assert_eq!(adapter, summary.adapter_bytes as u64, "adapter");
+    let expected = summary.code_bytes + summary.scale_bytes + summary.dense_bytes;
+    assert_eq!(base, expected as u64, "base");
+}
+
+#[test]
+fn bytes_are_those_of_a_model() {
+    for variant in ["gqa", "families/qwen2", "families/qwen3"] {
+        let file = golden(variant).join("config.json");
+        let config = LlamaConfig::from_file(&file).unwrap();
+        let nf4 = Some(QuantConfig::nf4().double_quant(true));
+        same_as_a_model(&config, None, lora(4));
+        same_as_a_model(&config, nf4, lora(4).dora(true));
+        let patterns = lora(4).rank_pattern([("down_proj", 8)]);
+        same_as_a_model(&config, nf4, patterns);
+        let saved = LoraConfig::new(2, 4).targets(["q_proj"]).modules_to_save(["lm_head", "norm"]);
+        same_as_a_model(&config, None, saved.bias(burn_lora_adapter::Bias::All));
+    }
+}
+
+#[test]
+fn more_takes_more() {
+    let total = |plan: MemoryPlan| plan.total();
+    let mut before = 0;
+    for rows in [1, 2, 3, 5, 8, 64] {
+        let now = total(measured_run().rows(rows));
+        assert!(now > before, "{rows} rows");
+        before = now;
+    }
+    before = 0;
+    for length in [1, 100, 257, 1000, 1049, 2048, 5000, 40_000, 131_072] {
+        let now = total(measured_run().length(length));
+        assert!(now > before, "{length} tokens");
+        before = now;
+    }
+    before = 0;
+    for rank in [1, 8, 64, 256] {
+        let now = total(measured_run().adapter(&lora(rank)).unwrap());
+        assert!(now > before, "rank {rank}");
+        before = now;
+    }
+}
+
+#[test]
+fn settings_save_what_they_say() {
+    let total = |train: TrainConfig| measured_run().train(&train).total();
+    let usual = total(batch(4));
+    assert!(total(batch(4).recompute(Recompute::None)) > 3 * usual);
+    assert!(total(batch(4).recompute(Recompute::Every(4))) > usual);
+    assert!(total(batch(4).loss_chunk(256)) < usual);
+
+    // 31 inputs of 64 MiB wait on the host, one is in use.
+    let offloaded = measured_run().train(&batch(4).offload(true)).peak();
+    assert_eq!(offloaded.host, 31 * (64 << 20));
+    assert_eq!(offloaded.inputs, 64 << 20);
+
+    let state = |optimizer| measured_run().train(&batch(4).optimizer(optimizer)).peak().optimizer;
+    let parameters = 83_886_080;
+    assert_eq!(state(Optimizer::adamw()), 8 * parameters);
+    assert_eq!(state(Optimizer::Lion { beta1: 0.9, beta2: 0.99 }), 4 * parameters);
+    assert_eq!(state(Optimizer::Sgd { momentum: 0.0 }), 0);
+    // A byte for each moment, and a scale for 256 of them.
+    assert_eq!(state(Optimizer::adamw_8bit()), 2 * parameters + 2 * parameters / 64);
+
+    // More than one micro-batch: the gradients of all layers wait for the next one.
+    let accumulated = measured_run().train(&batch(4).gradient_accumulation_steps(2)).peak();
+    assert_eq!(accumulated.gradients, 4 * parameters);
+}
+
+#[test]
+fn float32_and_dense_weights_take_more() {
+    let packed = measured_run().peak();
+    let dense = MemoryPlan::new(&llama_8b()).adapter(&lora(32)).unwrap().train(&batch(4));
+    near(dense.peak().base, 14.96); // "bfloat16: .. on the device after it | 14.96 GiB"
+    let float32 = measured_run().dtype(FloatDType::F32).peak();
+    assert!(float32.inputs == 2 * packed.inputs && float32.total() > packed.total());
+    assert_eq!(measured_run().dtype(FloatDType::F16).peak(), packed);
+}
+
+#[test]
+fn without_gradients_there_is_no_state() {
+    let plan = MemoryPlan::new(&llama_8b()).quantize(QuantConfig::nf4().double_quant(true));
+    let peak = plan.rows(4).length(2048).peak();
+    assert_eq!((peak.optimizer, peak.gradients, peak.inputs), (0, 0, 0));
+    assert!(peak.total() < measured_run().total());
+}
+
+#[test]
+fn the_largest_that_fit() {
+    for gb in [8u64, 12, 16, 24, 80] {
+        let device = gb << 30;
+        let rows = measured_run().max_batch(device);
+        assert_eq!(measured_run().rows(rows).fits(device), rows > 0, "{gb} GiB, {rows} rows");
+        assert!(!measured_run().rows(rows + 1).fits(device), "{gb} GiB, {rows} rows and one");
+
+        let one = measured_run().rows(1);
+        let length = one.max_length(device);
+        assert_eq!(one.clone().length(length).fits(device), length > 0, "{gb} GiB, {length}");
+        let next = one.clone().length(length + 1).fits(device);
+        assert_eq!(next, length == 131_072, "{gb} GiB, {length} tokens and one");
+    }
+    assert_eq!(measured_run().max_batch(5 << 30), 0);
+}
+
+#[test]
+fn the_peak_is_where_the_memory_goes() {
+    assert_eq!(measured_run().peak().moment, Moment::Loss);
+    // Few logits at a time: then it is the backward pass of the MLP.
+    assert_eq!(measured_run().train(&batch(4).loss_chunk(64)).peak().moment, Moment::Mlp);
+    // A copy of the head: Burn's optimizers make vectors of its size.
+    let head = measured_run().adapter(&lora(32).modules_to_save(["lm_head"])).unwrap();
+    let lion = batch(4).optimizer(Optimizer::Lion { beta1: 0.9, beta2: 0.99 });
+    assert_eq!(head.train(&lion).peak().moment, Moment::Update);
+}
+
+#[test]
+fn the_table_adds_up() {
+    let plan = measured_run();
+    let text = plan.to_string();
+    for part in ["4 rows of 2048 tokens", "83886080", "base", "kept inputs", "peak, in the loss"] {
+        assert!(text.contains(part), "no `{part}` in\n{text}");
+    }
+    let numbers = text.lines().filter_map(|line| line.strip_suffix(" GiB"));
+    let numbers: Vec<f64> =
+        numbers.map(|line| line.split_whitespace().last().unwrap().parse().unwrap()).collect();
+    let [parts @ .., total, needed] = &numbers[..] else { panic!("{text}") };
+    assert!((parts.iter().sum::<f64>() - total).abs() < 0.05, "{text}");
+    assert!(needed > total);
+}
