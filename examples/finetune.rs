@@ -11,7 +11,7 @@ mod answer;
 #[path = "support/place.rs"]
 mod place;
 #[path = "support/run_file.rs"]
-mod run_file;
+pub mod run_file;
 #[path = "support/weights.rs"]
 mod weights;
 
