@@ -134,9 +134,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .load(&device)?
         .with_adapter(&lora)?;
     println!("\n{}\n", model.summary());
-    let records = known.iter().map(|wine| {
-        json!({ "prompt": prompt(wine), "completion": format!("{:.0}", wine.price) })
-    });
+    let records = known
+        .iter()
+        .map(|wine| json!({ "prompt": prompt(wine), "completion": format!("{:.0}", wine.price) }));
     let examples = Dataset::from_records(records).load(&tokenizer)?;
     println!("{}\n\nThe first, what is trained on marked:", examples.report());
     println!("{}\n", examples.preview(0, &tokenizer, stdout().is_terminal())?);
@@ -155,6 +155,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
         .schedule(Schedule::Cosine)
         .warmup(Warmup::Ratio(0.03))
+        // Texts are short: what lies between the layers fits, and need not be computed again.
+        .recompute(Recompute::None)
         .seed(*seed)
         .output(out);
     Trainer::new(config).observe(Progress::new().lines(5)).fit(&mut model, &examples, None)?;

@@ -37,7 +37,9 @@ impl FromStr for Place {
             None => (text, None),
             Some((name, index)) => match index.parse() {
                 Ok(index) => (name, Some(index)),
-                Err(_) => return Err(format!("`{index}` is not the number of a GPU, as in cuda:1")),
+                Err(_) => {
+                    return Err(format!("`{index}` is not the number of a GPU, as in cuda:1"));
+                }
             },
         };
         let found = NAMES.iter().find(|(known, _)| *known == name);

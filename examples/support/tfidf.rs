@@ -45,7 +45,8 @@ impl Ridge {
     /// A text as how often each term is in it, times the term's IDF, with a length of 1.
     fn row(&self, text: &str) -> Sparse {
         let mut values = BTreeMap::<usize, f64>::new();
-        for (column, idf) in terms(text, self.pairs).iter().filter_map(|term| self.terms.get(term)) {
+        for (column, idf) in terms(text, self.pairs).iter().filter_map(|term| self.terms.get(term))
+        {
             *values.entry(*column).or_default() += idf;
         }
         let length = values.values().map(|value| value * value).sum::<f64>().sqrt();
