@@ -9,6 +9,8 @@
 mod answer;
 #[path = "support/place.rs"]
 mod place;
+#[path = "support/precision.rs"]
+mod precision;
 #[path = "support/weights.rs"]
 mod weights;
 
@@ -16,13 +18,14 @@ use answer::{Question, answer};
 use burn_lora::prelude::*;
 use clap::Parser;
 use place::Place;
+use precision::Precision;
 use std::{
     error::Error,
     io::{self, BufRead, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
-use weights::{Precision, WeightFormat};
+use weights::WeightFormat;
 
 const HELP: &str = "\
 /base          with the adapter, or without it: answers of the model alone

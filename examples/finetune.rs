@@ -10,6 +10,8 @@
 mod answer;
 #[path = "support/place.rs"]
 mod place;
+#[path = "support/precision.rs"]
+mod precision;
 #[path = "support/run_file.rs"]
 pub mod run_file;
 #[path = "support/weights.rs"]

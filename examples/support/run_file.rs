@@ -3,7 +3,7 @@
 //! A run is made of layers, each over those before: the defaults, a file, settings of the command
 //! line. A name that no setting has is an error that says where it came from.
 
-use super::weights::{Precision, WeightFormat};
+use super::{precision::Precision, weights::WeightFormat};
 use burn_lora::{
     prelude::*,
     train::data::{Format, OnError, TrainOn, Truncation},
@@ -232,7 +232,10 @@ impl RunFile {
     pub fn with(&self, origin: &str, settings: Table) -> Result<Self, String> {
         let mut table = Table::try_from(self).map_err(|error| format!("{origin}: {error}"))?;
         overlay(&mut table, settings);
-        table.try_into().map_err(|error| format!("{origin}: {error}"))
+        let run = table.try_into();
+        run.map_err(|error| {
+            format!("{origin}: {}", error.to_string().trim_end().replace('\n', " "))
+        })
     }
 
     /// The whole run as a file. Settings without a value are in comments.
