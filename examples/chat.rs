@@ -195,7 +195,8 @@ fn switch(model: &mut Llama) -> Result<&'static str, AdapterError> {
     if model.adapter_names().is_empty() {
         return Ok("there is no adapter");
     }
-    let off = model.layers().iter().all(|(_, layer)| layer.adapters().selection.names().is_empty());
+    let off =
+        model.layers().iter().all(|(_, layer)| layer.adapters().selection().names().is_empty());
     model.select(if off { Selection::adapters(["default"]) } else { Selection::base() })?;
     Ok(if off { "with the adapter" } else { "the model alone" })
 }

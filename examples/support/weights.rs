@@ -31,9 +31,4 @@ impl WeightFormat {
             Self::Nvfp4 => Some(QuantConfig::nvfp4()),
         }
     }
-
-    /// The name in files and on command lines.
-    pub fn name(self) -> &'static str {
-        self.quantize().map_or("none", |config| config.format().name())
-    }
 }
