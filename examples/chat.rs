@@ -9,6 +9,8 @@
 mod answer;
 #[path = "support/place.rs"]
 mod place;
+#[path = "support/precision.rs"]
+mod precision;
 #[path = "support/weights.rs"]
 mod weights;
 
@@ -16,13 +18,14 @@ use answer::{Question, answer};
 use burn_lora::prelude::*;
 use clap::Parser;
 use place::Place;
+use precision::Precision;
 use std::{
     error::Error,
     io::{self, BufRead, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
-use weights::{Precision, WeightFormat};
+use weights::WeightFormat;
 
 const HELP: &str = "\
 /base          with the adapter, or without it: answers of the model alone
@@ -192,7 +195,8 @@ fn switch(model: &mut Llama) -> Result<&'static str, AdapterError> {
     if model.adapter_names().is_empty() {
         return Ok("there is no adapter");
     }
-    let off = model.layers().iter().all(|(_, layer)| layer.adapters().selection.names().is_empty());
+    let off =
+        model.layers().iter().all(|(_, layer)| layer.adapters().selection().names().is_empty());
     model.select(if off { Selection::adapters(["default"]) } else { Selection::base() })?;
     Ok(if off { "with the adapter" } else { "the model alone" })
 }

@@ -10,14 +10,16 @@
 mod answer;
 #[path = "support/place.rs"]
 mod place;
+#[path = "support/precision.rs"]
+mod precision;
 #[path = "support/run_file.rs"]
-pub mod run_file;
+pub(crate) mod run_file;
 #[path = "support/weights.rs"]
 mod weights;
 
 use answer::{Question, answer};
 use burn_lora::{prelude::*, train::watch::StopReason};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use place::Place;
 use run_file::RunFile;
 use std::{
@@ -258,10 +260,10 @@ pub fn finetune(
     if finished.reason == StopReason::Interrupted {
         println!("The same command with --resume goes on.");
     }
+    let format = run.model.format.to_possible_value();
+    let format = format.as_ref().map_or("none", |format| format.get_name());
     let (command, path) = (command("chat"), path.display());
-    println!("\nChat with it:\n  {command} {path} --adapter {folder} --format {}", {
-        run.model.format.name()
-    });
+    println!("\nChat with it:\n  {command} {path} --adapter {folder} --format {format}");
     Ok(())
 }
 

@@ -6,14 +6,14 @@
 
 #[path = "support/place.rs"]
 mod place;
-#[path = "support/weights.rs"]
-mod weights;
+#[path = "support/precision.rs"]
+mod precision;
 
 use burn_lora::prelude::*;
 use clap::Parser;
 use place::Place;
+use precision::Precision;
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
-use weights::Precision;
 
 /// Adds an adapter to the weights of its model, and writes safetensors, `config.json` and the
 /// tokenizer's files.

@@ -3,7 +3,7 @@
 //! A run is made of layers, each over those before: the defaults, a file, settings of the command
 //! line. A name that no setting has is an error that says where it came from.
 
-use super::weights::{Precision, WeightFormat};
+use super::{precision::Precision, weights::WeightFormat};
 use burn_lora::{
     prelude::*,
     train::data::{Format, OnError, TrainOn, Truncation},
@@ -21,9 +21,13 @@ use toml::{Table, Value};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunFile {
+    /// `[model]`
     pub model: ModelSettings,
+    /// `[adapter]`
     pub adapter: AdapterSettings,
+    /// `[data]`
     pub data: DataSettings,
+    /// `[train]`: the settings of the trainer.
     pub train: TrainConfig,
 }
 
@@ -51,26 +55,41 @@ pub struct ModelSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterSettings {
+    /// The rank.
     pub r: usize,
+    /// The update is scaled by alpha / rank.
     pub lora_alpha: f64,
     /// Names, a regular expression, or `all-linear`.
     pub target_modules: Names,
+    /// Layers to leave out.
     pub exclude_modules: Option<Names>,
+    /// The layers of the decoder to adapt, by number; left out it is all.
     pub layers_to_transform: Option<Vec<usize>>,
+    /// The name of the list that these numbers count in.
     pub layers_pattern: Option<Names>,
+    /// The probability that an input of the adapter is zeroed in training.
     pub lora_dropout: f64,
+    /// Whether alpha is divided by the root of the rank.
     pub use_rslora: bool,
+    /// Whether each output has a trained magnitude.
     pub use_dora: bool,
+    /// Which biases of the base are trained.
     pub bias: Bias,
+    /// Layers that are trained whole: `lm_head`, `embed_tokens`.
     pub modules_to_save: Option<Vec<String>>,
     /// `true`, `false`, `gaussian`, `pissa`, `olora`, ..
     pub init_lora_weights: Value,
+    /// What random initialisation starts from.
     pub seed: u64,
     /// The name of the base in the adapter's file; left out it is the model's path.
     pub base_model_name_or_path: Option<String>,
+    /// The task in the adapter's file; left out it is `CAUSAL_LM`.
     pub task_type: Option<String>,
+    /// Other ranks, by the end of a layer's path.
     pub rank_pattern: BTreeMap<String, usize>,
+    /// Other alphas, likewise.
     pub alpha_pattern: BTreeMap<String, f64>,
+    /// `loftq_iter`, for LoftQ.
     pub loftq_config: Option<Table>,
 }
 
@@ -78,7 +97,9 @@ pub struct AdapterSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Names {
+    /// `all-linear`, or a regular expression.
     One(String),
+    /// Names of layers.
     Many(Vec<String>),
 }
 
@@ -232,7 +253,10 @@ impl RunFile {
     pub fn with(&self, origin: &str, settings: Table) -> Result<Self, String> {
         let mut table = Table::try_from(self).map_err(|error| format!("{origin}: {error}"))?;
         overlay(&mut table, settings);
-        table.try_into().map_err(|error| format!("{origin}: {error}"))
+        let run = table.try_into();
+        run.map_err(|error| {
+            format!("{origin}: {}", error.to_string().trim_end().replace('\n', " "))
+        })
     }
 
     /// The whole run as a file. Settings without a value are in comments.

@@ -1,6 +1,6 @@
-//! How weights are stored: names for run files and command lines.
+//! How linear layers are stored: names for run files and command lines.
 
-use burn_lora::prelude::{FloatDType, Format, QuantConfig};
+use burn_lora::prelude::QuantConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -29,33 +29,6 @@ impl WeightFormat {
             Self::Fp4 => Some(QuantConfig::fp4().double_quant(true)),
             Self::Mxfp4 => Some(QuantConfig::mxfp4()),
             Self::Nvfp4 => Some(QuantConfig::nvfp4()),
-        }
-    }
-
-    /// The name in files and on command lines.
-    pub fn name(self) -> &'static str {
-        self.quantize().map_or("none", |config| Format::name(config.format()))
-    }
-}
-
-/// The numbers of weights that are not packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// bfloat16
-    Bf16,
-    /// float16
-    F16,
-    /// float32
-    F32,
-}
-
-impl From<Precision> for FloatDType {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::Bf16 => Self::BF16,
-            Precision::F16 => Self::F16,
-            Precision::F32 => Self::F32,
         }
     }
 }
