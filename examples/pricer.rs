@@ -11,7 +11,7 @@
 //!     --wine wine/wine_dot_com_prices.parquet
 //! ```
 //!
-//! A CPU takes hours for all of it; `--limit 1000 --epochs 1 --test 100` is a look at it there.
+//! All of it is for a GPU; on a CPU `--limit 64 --epochs 1 --test 16` shows how it goes.
 
 #[path = "support/place.rs"]
 mod place;
@@ -86,8 +86,9 @@ const ASKED_AT_ONCE: usize = 256;
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let Arguments { model: source, out, seed, .. } = &arguments;
-    if out.join("adapter_config.json").exists() {
-        return Err(format!("--out {}: there is an adapter already", out.display()).into());
+    if out.exists() {
+        let reason = "it is there already: remove it, or name another folder";
+        return Err(format!("--out {}: {reason}", out.display()).into());
     }
     let device = arguments.device.device()?;
     let mut clock = Clock::start();
@@ -112,7 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // What plainer methods make of the same texts.
     let middle = median(&known);
-    let mut results = vec![("always the median", vec![middle; unseen.len()])];
+    let mut results = vec![result("always the median", &unseen, &vec![middle; unseen.len()])];
     for (name, pairs, penalty) in [
         // As scikit-learn has it if nothing is said.
         ("ridge on words, penalty 1", false, 1.0),
@@ -121,7 +122,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let texts: Vec<_> = known.iter().map(|wine| wine.text.as_str()).collect();
         let logarithms: Vec<_> = known.iter().map(|wine| wine.price.ln()).collect();
         let ridge = Ridge::fit(&texts, &logarithms, pairs, penalty);
-        results.push((name, unseen.iter().map(|wine| ridge.guess(&wine.text).exp()).collect()));
+        let guesses: Vec<_> = unseen.iter().map(|wine| ridge.guess(&wine.text).exp()).collect();
+        results.push(result(name, &unseen, &guesses));
     }
     clock.lap("median and ridge");
 
@@ -143,6 +145,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     clock.lap("loading the model and encoding the texts");
 
     let before = answers(&model, &tokenizer, &unseen)?;
+    results.push(result("the model before", &unseen, &prices(&before, middle)));
     clock.lap("asking before the training");
 
     let config = TrainConfig::new(arguments.rate)
@@ -163,22 +166,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     clock.lap("training");
 
     let after = answers(&model, &tokenizer, &unseen)?;
+    results.push(result("the model now", &unseen, &prices(&after, middle)));
     clock.lap("asking after it");
 
-    for (name, answers) in [("the model before", &before), ("the model now", &after)] {
-        let prices: Vec<_> = answers.iter().map(|answer| first_number(answer)).collect();
-        let without = prices.iter().filter(|price| price.is_none()).count();
-        println!("{name}: {without} answers without a number, priced at the median");
-        results.push((name, prices.iter().map(|price| price.unwrap_or(middle)).collect()));
-    }
-    let rows: Vec<_> = results
-        .iter()
-        .map(|(name, guesses)| {
-            let Score { mae, rmsle } = Score::new(&unseen, guesses);
-            vec![name.to_string(), format!("${mae:.2}"), format!("{rmsle:.3}")]
-        })
-        .collect();
-    println!("\n{}", table(&["method", "mean absolute error", "RMSLE"], &rows));
+    println!("\n{}", table(&["method", "mean absolute error", "RMSLE"], &results));
 
     for (wine, answer) in unseen.iter().zip(&after).take(5) {
         println!("\n{}\nPrice is ${answer} (it is ${:.2})", wine.text, wine.price);
@@ -212,6 +203,21 @@ fn answers(
         }
     }
     Ok(answers)
+}
+
+/// The numbers of answers, and how many have none: these cost what wine does.
+fn prices(answers: &[String], median: f64) -> Vec<f64> {
+    let prices: Vec<_> = answers.iter().map(|answer| first_number(answer)).collect();
+    let without = prices.iter().filter(|price| price.is_none()).count();
+    println!("{without} of {} answers have no number, and are priced at the median", prices.len());
+    prices.into_iter().map(|price| price.unwrap_or(median)).collect()
+}
+
+/// A row of the table of results, which is also told at once.
+fn result(name: &str, wines: &[Wine], guesses: &[f64]) -> Vec<String> {
+    let Score { mae, rmsle } = Score::new(wines, guesses);
+    println!("{name}: mean absolute error ${mae:.2}, RMSLE {rmsle:.3}");
+    vec![name.to_owned(), format!("${mae:.2}"), format!("{rmsle:.3}")]
 }
 
 /// Says how long each stage took.

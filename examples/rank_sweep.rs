@@ -267,6 +267,9 @@ fn advice(varied: &str, outcomes: &[Outcome], enough: f64) -> String {
         return lowest
             .map_or_else(String::new, |it| format!("{varied} {} has the lowest loss.", it.label));
     }
+    if outcomes.len() < 2 {
+        return "Give several ranks to compare.".into();
+    }
     let last = outcomes.windows(2).find(|pair| pair[1].gain(&pair[0]) < enough);
     match last {
         Some([rank, next]) => format!(
