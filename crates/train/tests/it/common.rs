@@ -1,53 +1,19 @@
 //! What the tests of this crate share.
 
-use burn::tensor::{Device, FloatDType};
+#[path = "../../../../tests/common/mod.rs"]
+mod shared;
+pub use shared::*;
+
+use burn::tensor::FloatDType;
 use burn_lora_llama::{Llama, Loader};
 use burn_lora_train::{Dataset, data::Sample};
-use safetensors::SafeTensors;
 use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, MutexGuard},
 };
 
-/// The device under test.
-pub fn device() -> Device {
-    match std::env::var("BURN_LORA_GPU").as_deref() {
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        #[cfg(feature = "vulkan")]
-        Ok("vulkan") => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        Ok(other) => panic!("BURN_LORA_GPU is `{other}`, which this build has not"),
-        #[cfg(feature = "cpu")]
-        Err(_) => Device::flex(),
-        #[cfg(not(feature = "cpu"))]
-        Err(_) => panic!("BURN_LORA_GPU is not set"),
-    }
-}
-
-pub fn golden(variant: &str) -> PathBuf {
-    PathBuf::from("../../testdata").join(variant)
-}
-
 pub fn loader(folder: &Path) -> Loader {
     Llama::from_pretrained(folder).dtype(FloatDType::F32)
-}
-
-/// Shape and values by name; integers as floats.
-pub fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let values = |view: &safetensors::tensor::TensorView<'_>| match view.dtype() {
-        safetensors::Dtype::I64 => bytemuck::pod_collect_to_vec::<u8, i64>(view.data())
-            .into_iter()
-            .map(|value| value as f32)
-            .collect(),
-        _ => bytemuck::pod_collect_to_vec::<u8, f32>(view.data()),
-    };
-    let tensors = file.iter();
-    tensors.map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view)))).collect()
 }
 
 /// The batch of the goldens, row by row without padding.

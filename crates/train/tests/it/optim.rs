@@ -1,5 +1,6 @@
 //! The optimizers against PyTorch and bitsandbytes (`testdata/optim.py`), and their checkpoints.
 
+use crate::common::device;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_lora_train::{
     Optimizer, TrainError,
@@ -14,22 +15,6 @@ const FACTOR: f32 = 0.5;
 
 fn rate(step: usize) -> f64 {
     1e-2 / step as f64
-}
-
-fn device() -> Device {
-    match std::env::var("BURN_LORA_GPU").as_deref() {
-        #[cfg(feature = "cuda")]
-        Ok("cuda") => Device::cuda(0),
-        #[cfg(feature = "vulkan")]
-        Ok("vulkan") => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "wgpu")]
-        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        Ok(other) => panic!("BURN_LORA_GPU is `{other}`, which this build has not"),
-        #[cfg(feature = "cpu")]
-        Err(_) => Device::flex(),
-        #[cfg(not(feature = "cpu"))]
-        Err(_) => panic!("BURN_LORA_GPU is not set"),
-    }
 }
 
 /// What `optim.py` calls by this name: exact in float32, with some blocks of zeros.

@@ -1,0 +1,398 @@
+//! Run files: all settings of a fine-tuning run as TOML.
+//!
+//! A run is made of layers, each over those before: the defaults, a file, settings of the command
+//! line. A name that no setting has is an error that says where it came from.
+
+use super::{precision::Precision, weights::WeightFormat};
+use burn_lora::{
+    prelude::*,
+    train::data::{Format, OnError, TrainOn, Truncation},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+use toml::{Table, Value};
+
+/// A run: the sections of its file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunFile {
+    /// `[model]`
+    pub model: ModelSettings,
+    /// `[adapter]`
+    pub adapter: AdapterSettings,
+    /// `[data]`
+    pub data: DataSettings,
+    /// `[train]`: the settings of the trainer.
+    pub train: TrainConfig,
+}
+
+/// `[model]`: the base, and how it is loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// A folder in Hugging Face's layout, a GGUF file, or with the feature `hub` an id.
+    pub path: Option<PathBuf>,
+    /// How the linear layers are stored.
+    pub format: WeightFormat,
+    /// Whether the scales of NF4 and FP4 are quantized too; they are, unless this says otherwise.
+    pub double_quant: Option<bool>,
+    /// Weights that share a scale; left out it is the format's usual number.
+    pub block_size: Option<usize>,
+    /// What is computed in, and what is not packed is stored in; left out it is what suits the device.
+    pub dtype: Option<Precision>,
+    /// Whether the embeddings stay in host memory.
+    pub host_embeddings: bool,
+    /// An adapter of PEFT's files to go on with, in place of a new one: `[adapter]` is not used then.
+    pub adapter: Option<PathBuf>,
+}
+
+/// `[adapter]`: where the adapter goes and how it begins, under PEFT's names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterSettings {
+    /// The rank.
+    pub r: usize,
+    /// The update is scaled by alpha / rank.
+    pub lora_alpha: f64,
+    /// Names, a regular expression, or `all-linear`.
+    pub target_modules: Names,
+    /// Layers to leave out.
+    pub exclude_modules: Option<Names>,
+    /// The layers of the decoder to adapt, by number; left out it is all.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// The name of the list that these numbers count in.
+    pub layers_pattern: Option<Names>,
+    /// The probability that an input of the adapter is zeroed in training.
+    pub lora_dropout: f64,
+    /// Whether alpha is divided by the root of the rank.
+    pub use_rslora: bool,
+    /// Whether each output has a trained magnitude.
+    pub use_dora: bool,
+    /// Which biases of the base are trained.
+    pub bias: Bias,
+    /// Layers that are trained whole: `lm_head`, `embed_tokens`.
+    pub modules_to_save: Option<Vec<String>>,
+    /// `true`, `false`, `gaussian`, `pissa`, `olora`, ..
+    pub init_lora_weights: Value,
+    /// What random initialisation starts from.
+    pub seed: u64,
+    /// The name of the base in the adapter's file; left out it is the model's path.
+    pub base_model_name_or_path: Option<String>,
+    /// The task in the adapter's file; left out it is `CAUSAL_LM`.
+    pub task_type: Option<String>,
+    /// Other ranks, by the end of a layer's path.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other alphas, likewise.
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// `loftq_iter`, for LoftQ.
+    pub loftq_config: Option<Table>,
+}
+
+/// One, or several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Names {
+    /// `all-linear`, or a regular expression.
+    One(String),
+    /// Names of layers.
+    Many(Vec<String>),
+}
+
+/// `[data]`: the examples, and how they become samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSettings {
+    /// Files to train on: `.jsonl`, `.json`, `.csv`, `.parquet`.
+    pub files: Vec<PathBuf>,
+    /// Files to validate on.
+    pub valid: Vec<PathBuf>,
+    /// The part of the examples that is kept for validation, where no file is named; 0 is none.
+    pub valid_split: f64,
+    /// Which examples these are.
+    pub split_seed: u64,
+    /// The format; left out, the columns tell it.
+    pub format: Option<Format>,
+    /// Tokens of an example at most; 0 is any number.
+    pub max_length: usize,
+    /// What becomes of longer ones.
+    pub truncation: Truncation,
+    /// Which tokens are trained on; left out it depends on the format.
+    pub train_on: Option<TrainOn>,
+    /// What becomes of lines that cannot be read.
+    pub on_error: OnError,
+    /// What becomes of examples of which no token is trained on.
+    pub on_empty: OnError,
+    /// Whether prompts and instructions that are text become messages.
+    pub apply_chat_template: bool,
+    /// The name of the chat template, where the tokenizer has several.
+    pub chat_template: Option<String>,
+    /// Where tokens are kept while the run lasts; left out it is the system's temporary folder.
+    pub temp_dir: Option<PathBuf>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    pub chat_variables: BTreeMap<String, Value>,
+    /// Columns by the name that the format has for them: `prompt = "question"`.
+    pub columns: BTreeMap<String, String>,
+    /// Roles by their name in the data: `bard = "assistant"`.
+    pub roles: BTreeMap<String, String>,
+}
+
+impl Default for RunFile {
+    /// QLoRA on all linear layers, in steps of 16 examples.
+    fn default() -> Self {
+        Self {
+            model: ModelSettings::default(),
+            adapter: AdapterSettings::default(),
+            data: DataSettings::default(),
+            train: TrainConfig::new(2e-4)
+                .epochs(3)
+                .batch_size(4)
+                .gradient_accumulation_steps(4)
+                .warmup(Warmup::Ratio(0.03))
+                .save(Every::Steps(100)),
+        }
+    }
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            path: None,
+            format: WeightFormat::Nf4,
+            double_quant: None,
+            block_size: None,
+            dtype: None,
+            host_embeddings: false,
+            adapter: None,
+        }
+    }
+}
+
+impl Default for AdapterSettings {
+    fn default() -> Self {
+        Self {
+            r: 16,
+            lora_alpha: 32.0,
+            target_modules: Names::One("all-linear".into()),
+            exclude_modules: None,
+            layers_to_transform: None,
+            layers_pattern: None,
+            lora_dropout: 0.0,
+            use_rslora: false,
+            use_dora: false,
+            bias: Bias::None,
+            modules_to_save: None,
+            init_lora_weights: true.into(),
+            seed: 0,
+            base_model_name_or_path: None,
+            task_type: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            loftq_config: None,
+        }
+    }
+}
+
+impl Default for DataSettings {
+    fn default() -> Self {
+        Self {
+            files: vec![],
+            valid: vec![],
+            valid_split: 0.0,
+            split_seed: 42,
+            format: None,
+            max_length: 2048,
+            truncation: Truncation::default(),
+            train_on: None,
+            on_error: OnError::default(),
+            on_empty: OnError::default(),
+            apply_chat_template: false,
+            chat_template: None,
+            temp_dir: None,
+            chat_variables: BTreeMap::new(),
+            columns: BTreeMap::new(),
+            roles: BTreeMap::new(),
+        }
+    }
+}
+
+/// Settings that are one of several things: a layer replaces them whole. Of other tables it replaces
+/// the entries that it has.
+const CHOICES: [&str; 6] = ["evaluate", "optimizer", "recompute", "save", "schedule", "warmup"];
+
+impl RunFile {
+    /// This run with the settings of a file.
+    pub fn with_file(&self, path: &Path) -> Result<Self, String> {
+        let said = |error: String| format!("{}: {error}", path.display());
+        let text = fs::read_to_string(path).map_err(|error| said(error.to_string()))?;
+        // The text, and not the table, knows lines.
+        toml::from_str::<Self>(&text).map_err(|error| said(error.to_string()))?;
+        let table = text.parse().map_err(|error: toml::de::Error| said(error.to_string()))?;
+        self.with(&path.display().to_string(), table)
+    }
+
+    /// This run with a setting, as in `train.learning_rate=1e-4`: a value of TOML, or else text.
+    pub fn with_setting(&self, setting: &str) -> Result<Self, String> {
+        let origin = format!("--set {setting}");
+        let Some((name, value)) = setting.split_once('=') else {
+            return Err(format!("{origin}: it has to be NAME=VALUE, as in train.epochs=2"));
+        };
+        let text = Value::from(value.trim());
+        let table = [format!("{name} = {value}"), format!("{name} = {text}")]
+            .iter()
+            .find_map(|line| line.parse::<Table>().ok())
+            .ok_or_else(|| format!("{origin}: `{name}` is not the name of a setting"))?;
+        self.with(&origin, table)
+    }
+
+    /// This run with the settings of a table, which comes from `origin`.
+    pub fn with(&self, origin: &str, settings: Table) -> Result<Self, String> {
+        let mut table = Table::try_from(self).map_err(|error| format!("{origin}: {error}"))?;
+        overlay(&mut table, settings);
+        let run = table.try_into();
+        run.map_err(|error| {
+            format!("{origin}: {}", error.to_string().trim_end().replace('\n', " "))
+        })
+    }
+
+    /// The whole run as a file. Settings without a value are in comments.
+    pub fn to_toml(&self) -> Result<String, String> {
+        let text = toml::to_string(self).map_err(|error| error.to_string())?;
+        let json = serde_json::to_value(self).map_err(|error| error.to_string())?;
+        let mut out = String::new();
+        for line in text.lines() {
+            out += line;
+            out.push('\n');
+            let header = line.strip_prefix('[').and_then(|line| line.strip_suffix(']'));
+            let Some(name) = header else { continue };
+            let section = json.pointer(&format!("/{}", name.replace('.', "/")));
+            let fields = section.and_then(Json::as_object).into_iter().flatten();
+            let unset: Vec<_> = fields
+                .filter(|(_, value)| value.is_null())
+                .map(|(name, _)| name.as_str())
+                .collect();
+            if !unset.is_empty() {
+                out += &format!("# Not set: {}\n", unset.join(", "));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether all is there that a run needs, before anything is loaded.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { model, data, train, .. } = self;
+        let missing = |name: &str, flag: &str| format!("`{name}` is not set: give {flag}");
+        if model.path.is_none() {
+            return Err(missing("model.path", "--model FOLDER"));
+        }
+        if data.files.is_empty() {
+            return Err(missing("data.files", "--data FILE"));
+        }
+        if train.output.is_none() {
+            return Err(missing("train.output", "--output FOLDER"));
+        }
+        let split = data.valid_split;
+        if !(0.0..1.0).contains(&split) {
+            return Err(format!("`data.valid_split` is {split}: it has to be in [0, 1)"));
+        }
+        if split > 0.0 && !data.valid.is_empty() {
+            return Err("`data.valid` and `data.valid_split` are both set: leave one out".into());
+        }
+        if train.evaluate.is_some() && split == 0.0 && data.valid.is_empty() {
+            return Err(
+                "`train.evaluate` is set, and there is nothing to evaluate on: give --valid \
+                        FILE or --valid-split 0.05, or leave it out"
+                    .into(),
+            );
+        }
+        self.model.quantize().map_err(|error| format!("[model]: {error}"))?;
+        if model.adapter.is_none() {
+            let lora = self.lora().and_then(|lora| lora.validate().map_err(|e| e.to_string()));
+            lora.map_err(|error| format!("[adapter]: {error}"))?;
+        }
+        train.validate().map_err(|error| format!("[train]: {error}"))
+    }
+
+    /// The settings of the adapter.
+    pub fn lora(&self) -> Result<LoraConfig, String> {
+        // The names are PEFT's, so its reader takes them.
+        let json = serde_json::to_value(&self.adapter).map_err(|error| error.to_string())?;
+        let set = json.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        let set: Json = set.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let lora: LoraConfig = serde_json::from_value(set).map_err(|error| error.to_string())?;
+        Ok(match (&self.adapter.base_model_name_or_path, &self.model.path) {
+            (None, Some(path)) => lora.base_model(path.display().to_string()),
+            _ => lora,
+        })
+    }
+}
+
+/// Settings over those below.
+fn overlay(below: &mut Table, above: Table) {
+    for (name, value) in above {
+        match (below.get_mut(&name), value) {
+            (Some(Value::Table(below)), Value::Table(above))
+                if !CHOICES.contains(&name.as_str()) =>
+            {
+                overlay(below, above);
+            }
+            (_, value) => _ = below.insert(name, value),
+        }
+    }
+}
+
+impl ModelSettings {
+    /// How the linear layers are packed, if they are.
+    pub fn quantize(&self) -> Result<Option<QuantConfig>, QuantError> {
+        let Some(mut config) = self.format.quantize() else { return Ok(None) };
+        if let Some(twice) = self.double_quant {
+            config = config.double_quant(twice);
+        }
+        if let Some(size) = self.block_size {
+            config = config.block_size(size);
+        }
+        config.validate().map(|()| Some(config))
+    }
+}
+
+impl DataSettings {
+    /// Reads some of the files.
+    pub fn load(&self, files: &[PathBuf], tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
+        let mut chat = ChatOptions::new();
+        for (name, value) in &self.chat_variables {
+            chat = chat.variable(name, value);
+        }
+        if let Some(name) = &self.chat_template {
+            chat = chat.template(name);
+        }
+        let mut data = Dataset::from_files(files)
+            .truncation(self.truncation)
+            .on_error(self.on_error)
+            .on_empty(self.on_empty)
+            .apply_chat_template(self.apply_chat_template)
+            .chat_options(chat);
+        for (name, from) in &self.columns {
+            data = data.column(name, from);
+        }
+        for (name, role) in &self.roles {
+            data = data.role(name, role);
+        }
+        if self.max_length > 0 {
+            data = data.max_length(self.max_length);
+        }
+        if let Some(format) = self.format {
+            data = data.format(format);
+        }
+        if let Some(train_on) = self.train_on {
+            data = data.train_on(train_on);
+        }
+        if let Some(folder) = &self.temp_dir {
+            data = data.temp_dir(folder);
+        }
+        data.load(tokenizer)
+    }
+}

@@ -1,0 +1,32 @@
+//! A table in Markdown, which can be read in a terminal, too.
+
+/// The rows, each as long as the header, in columns of the same width: the first to the left, numbers
+/// to the right.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..header.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let cells = cells.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            if column == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") }
+        });
+        cells.collect::<String>() + "|"
+    };
+    let rule = widths.iter().enumerate().map(|(column, width)| {
+        let end = if column == 0 { "-" } else { ":" };
+        format!("|{}{end}", "-".repeat(width + 1))
+    });
+    let mut lines = vec![line(header.to_vec()), rule.collect::<String>() + "|"];
+    lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
+    lines.join("\n")
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(number: usize) -> String {
+    match number / 1000 {
+        0 => number.to_string(),
+        rest => format!("{},{:03}", thousands(rest), number % 1000),
+    }
+}
