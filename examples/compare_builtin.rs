@@ -130,7 +130,8 @@ fn compare(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         );
     }
     println!(
-        "\nComparable: all but the loss. Burn makes each weight dense, adds A · B to it and keeps the sum\n\
+        "\nComparable: what the steps add, and their time. What is loaded is as large as the formats make it,\n\
+         and losses differ as --help says. Burn makes each weight dense, adds A · B to it and keeps the sum\n\
          for the backward pass, whose gradient is of the weight's size; here neither is made."
     );
     Ok(())
