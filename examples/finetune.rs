@@ -18,7 +18,10 @@ pub(crate) mod run_file;
 mod weights;
 
 use answer::{Question, answer};
-use burn_lora::{prelude::*, train::watch::StopReason};
+use burn_lora::{
+    prelude::*,
+    train::{plan::device_memory, watch::StopReason},
+};
 use clap::{Parser, ValueEnum};
 use place::Place;
 use run_file::RunFile;
@@ -235,7 +238,16 @@ pub fn finetune(
     println!("{steps} steps an epoch on {device:?}\n");
     if arguments.dry_run {
         match plan(&run, &model, train.report().longest) {
-            Ok(plan) => println!("What a step takes, on a GPU:\n{plan}\n"),
+            Ok(plan) => {
+                println!("What a step takes, on a GPU:\n{plan}\n");
+                if let Some(bytes) = device_memory(device) {
+                    let fits = if plan.fits(bytes) { "it fits" } else { "it does not fit" };
+                    println!(
+                        "This one has {:.2} GiB: {fits}.\n",
+                        bytes as f64 / (1u64 << 30) as f64
+                    );
+                }
+            }
             Err(error) => println!("What a step takes is not known: {error}\n"),
         }
         println!("The run, as a file:\n\n{}", run.to_toml()?);
