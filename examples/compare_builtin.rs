@@ -16,7 +16,11 @@ use burn_lora::train::{data::Sample, watch::Started};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{error::Error, fs, process::Command};
+use std::{
+    error::Error,
+    fs,
+    process::{Command, ExitCode},
+};
 
 /// Trains a Llama with random weights in 4 bits twice: with Burn's own adapters, and with those of
 /// this library. BURN_DEVICE chooses the device (cuda, vulkan, flex, ...).
@@ -74,13 +78,25 @@ struct Measured {
     loss: f64,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match compare(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn compare(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     if let Some(side) = arguments.side {
         println!("{}", serde_json::to_string(&measure(&arguments, side)?)?);
         return Ok(());
     }
     let Arguments { hidden, inner, layers, rows, length, rank, .. } = arguments;
+    if hidden == 0 || hidden % 128 != 0 {
+        return Err(format!("--hidden {hidden}: it has to be a multiple of 128").into());
+    }
     let device = Device::default();
     let memory =
         if device.memory_pool_usage().is_some() { "the GPU's pool" } else { "the process" };
@@ -114,7 +130,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     println!(
-        "\nComparable: all but the loss. Burn makes each weight dense, adds A · B to it and keeps the sum\n\
+        "\nComparable: what the steps add, and their time. What is loaded is as large as the formats make it,\n\
+         and losses differ as --help says. Burn makes each weight dense, adds A · B to it and keeps the sum\n\
          for the backward pass, whose gradient is of the weight's size; here neither is made."
     );
     Ok(())

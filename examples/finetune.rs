@@ -18,7 +18,10 @@ pub(crate) mod run_file;
 mod weights;
 
 use answer::{Question, answer};
-use burn_lora::{prelude::*, train::watch::StopReason};
+use burn_lora::{
+    prelude::*,
+    train::{plan::device_memory, watch::StopReason},
+};
 use clap::{Parser, ValueEnum};
 use place::Place;
 use run_file::RunFile;
@@ -234,7 +237,19 @@ pub fn finetune(
     let steps = train.epoch(&run.train.batches, 0)?.len().div_ceil(a_step);
     println!("{steps} steps an epoch on {device:?}\n");
     if arguments.dry_run {
-        // MEMORY PLAN: what the run will take is printed here, by `MemoryPlan`.
+        match plan(&run, &model, train.report().longest) {
+            Ok(plan) => {
+                println!("What a step takes, on a GPU:\n{plan}\n");
+                if let Some(bytes) = device_memory(device) {
+                    let fits = if plan.fits(bytes) { "it fits" } else { "it does not fit" };
+                    println!(
+                        "This one has {:.2} GiB: {fits}.\n",
+                        bytes as f64 / (1u64 << 30) as f64
+                    );
+                }
+            }
+            Err(error) => println!("What a step takes is not known: {error}\n"),
+        }
         println!("The run, as a file:\n\n{}", run.to_toml()?);
         return Ok(());
     }
@@ -285,6 +300,21 @@ fn load(run: &RunFile, device: &Device) -> Result<Llama, Box<dyn Error>> {
         None => model.add_adapter("default", &run.lora()?)?,
     };
     Ok(model)
+}
+
+/// The memory of a run whose longest example has so many tokens.
+fn plan(run: &RunFile, model: &Llama, longest: usize) -> Result<MemoryPlan, Box<dyn Error>> {
+    let configs = model.adapter_configs();
+    let mut plan = MemoryPlan::new(&model.config)
+        .dtype(model.dtype)
+        .host_embeddings(run.model.host_embeddings)
+        .adapter(&configs["default"])?
+        .train(&run.train)
+        .length(run.train.batches.packing.unwrap_or(longest));
+    if let Some(config) = run.model.quantize()? {
+        plan = plan.quantize(config);
+    }
+    Ok(plan)
 }
 
 /// How another example is started, built as this one is.

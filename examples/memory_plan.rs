@@ -5,10 +5,16 @@
 //! cargo run --release --example memory_plan -- models/Qwen3-4B --rank 32 --batch 4 --memory 24
 //! ```
 
+#[path = "support/precision.rs"]
+mod precision;
+#[path = "support/weights.rs"]
+mod weights;
+
 use burn_lora::prelude::*;
-use clap::Parser;
-use serde_json::json;
-use std::{error::Error, path::PathBuf};
+use clap::{Parser, ValueEnum};
+use precision::Precision;
+use std::{error::Error, path::PathBuf, process::ExitCode};
+use weights::WeightFormat;
 
 /// Llama 3.1 8B.
 const LLAMA_3_1_8B: &str = r#"{
@@ -23,12 +29,12 @@ const LLAMA_3_1_8B: &str = r#"{
 struct Arguments {
     /// A model's folder, or its config.json; Llama 3.1 8B's if left out
     model: Option<PathBuf>,
-    /// How the linear layers are stored: nf4, fp4, mxfp4, nvfp4, or none to leave them dense
-    #[arg(long, default_value = "nf4")]
-    format: String,
-    /// The dtype of all else: bf16, f16, f32
-    #[arg(long, default_value = "bf16", value_parser = dtype)]
-    dtype: FloatDType,
+    /// How the linear layers are stored
+    #[arg(long, value_enum, default_value = "nf4")]
+    format: WeightFormat,
+    /// What is computed in, and what is not packed is stored in
+    #[arg(long, value_enum, default_value = "bf16")]
+    dtype: Precision,
     /// Leave the embeddings in host memory
     #[arg(long)]
     host_embeddings: bool,
@@ -53,9 +59,9 @@ struct Arguments {
     /// Let the inputs of the layers wait in host memory
     #[arg(long)]
     offload: bool,
-    /// adamw, adamw8bit, lion, sgd
-    #[arg(long, default_value = "adamw", value_parser = optimizer)]
-    optimizer: Optimizer,
+    /// The optimizer
+    #[arg(long, value_enum, default_value = "adamw")]
+    optimizer: OptimizerName,
     /// Tokens that the head takes at a time
     #[arg(long)]
     loss_chunk: Option<usize>,
@@ -64,8 +70,25 @@ struct Arguments {
     memory: Option<f64>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
+#[derive(Clone, Copy, ValueEnum)]
+enum OptimizerName {
+    Adamw,
+    Adamw8bit,
+    Lion,
+    Sgd,
+}
+
+fn main() -> ExitCode {
+    match plan(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn plan(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let config = match &arguments.model {
         None => LlamaConfig::from_json(LLAMA_3_1_8B)?,
         Some(path) if path.is_dir() => LlamaConfig::from_file(path.join("config.json"))?,
@@ -81,18 +104,23 @@ fn main() -> Result<(), Box<dyn Error>> {
         .gradient_accumulation_steps(arguments.accumulate)
         .recompute(arguments.recompute)
         .offload(arguments.offload)
-        .optimizer(arguments.optimizer);
+        .optimizer(match arguments.optimizer {
+            OptimizerName::Adamw => Optimizer::adamw(),
+            OptimizerName::Adamw8bit => Optimizer::adamw_8bit(),
+            OptimizerName::Lion => Optimizer::Lion { beta1: 0.9, beta2: 0.99 },
+            OptimizerName::Sgd => Optimizer::Sgd { momentum: 0.0 },
+        });
     train.loss_chunk = arguments.loss_chunk;
     train.validate()?;
 
     let mut plan = MemoryPlan::new(&config)
-        .dtype(arguments.dtype)
+        .dtype(arguments.dtype.into())
         .host_embeddings(arguments.host_embeddings)
         .adapter(&lora)?
         .train(&train)
         .length(arguments.length);
-    if arguments.format != "none" {
-        plan = plan.quantize(quantization(&arguments.format)?);
+    if let Some(config) = arguments.format.quantize() {
+        plan = plan.quantize(config);
     }
     println!("{plan}\n");
 
@@ -114,24 +142,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A 4-bit format at its usual settings.
-fn quantization(format: &str) -> Result<QuantConfig, Box<dyn Error>> {
-    let config: QuantConfig = serde_json::from_value(json!({ "format": format }))
-        .map_err(|_| format!("--format {format}: it is nf4, fp4, mxfp4, nvfp4 or none"))?;
-    let double = config.double_quant(true);
-    // Scales of the others are small already.
-    Ok(if double.validate().is_ok() { double } else { config })
-}
-
-fn dtype(name: &str) -> Result<FloatDType, String> {
-    match name {
-        "bf16" => Ok(FloatDType::BF16),
-        "f16" => Ok(FloatDType::F16),
-        "f32" => Ok(FloatDType::F32),
-        _ => Err("it is bf16, f16 or f32".into()),
-    }
-}
-
 fn recompute(name: &str) -> Result<Recompute, String> {
     match (name, name.parse()) {
         ("none", _) => Ok(Recompute::None),
@@ -139,9 +149,4 @@ fn recompute(name: &str) -> Result<Recompute, String> {
         (_, Ok(layers)) => Ok(Recompute::Every(layers)),
         _ => Err("it is none, layer or a number of layers".into()),
     }
-}
-
-fn optimizer(name: &str) -> Result<Optimizer, String> {
-    serde_json::from_value(json!({ "name": name }))
-        .map_err(|_| "it is adamw, adamw8bit, lion or sgd".into())
 }

@@ -26,9 +26,9 @@ const SCORES: usize = 64 << 20;
 /// ```
 /// use burn_lora_llama::ops::attention_scores;
 ///
-/// // 32 heads over 8: 128 MiB in float32, for 4 rows of 2,048 tokens and for one of 8,192.
-/// assert_eq!(attention_scores(4, 32, 8, 2048), 32 << 20);
-/// assert_eq!(attention_scores(1, 32, 8, 8192), 32 << 20);
+/// // 32 heads over 8: all at once for a short row, and never more than for some rows.
+/// assert_eq!(attention_scores(1, 32, 8, 100), 32 * 100 * 100);
+/// assert_eq!(attention_scores(64, 32, 8, 2048), attention_scores(16, 32, 8, 2048));
 /// ```
 pub fn attention_scores(batch: usize, heads: usize, kv_heads: usize, length: usize) -> usize {
     let per_head = heads / kv_heads * ROWS.min(length) * length;

@@ -5,7 +5,7 @@ mod shape;
 
 use crate::{TrainConfig, TrainError};
 use account::Account;
-use burn::tensor::{DType, FloatDType};
+use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::LoraConfig;
 use burn_lora_llama::LlamaConfig;
 use burn_lora_quant::QuantConfig;
@@ -184,6 +184,28 @@ impl MemoryPlan {
         let most = self.config.max_position_embeddings;
         largest(most, |length| self.clone().length(length).fits(device))
     }
+}
+
+/// The bytes of a device's memory, where CubeCL knows them: on CUDA and Metal.
+///
+/// ```
+/// use burn::tensor::Device;
+/// use burn_lora_train::plan::device_memory;
+///
+/// if let Some(bytes) = device_memory(&Device::default()) {
+///     println!("{} GiB", bytes >> 30);
+/// }
+/// ```
+pub fn device_memory(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cubecl")]
+    {
+        type AnyDevice = <burn::backend::Dispatch as burn::backend::BackendTypes>::Device;
+        if let AnyDevice::Cube(device) = device.clone().inner().as_dispatch() {
+            return device.client().properties().memory.max_memory();
+        }
+    }
+    let _ = device;
+    None
 }
 
 /// How a checkpoint that bitsandbytes has quantized is stored; the defaults are bitsandbytes'.

@@ -187,15 +187,15 @@ fn without_gradients_there_is_no_state() {
 
 #[test]
 fn the_largest_that_fit() {
-    for gb in [8u64, 12, 16, 24, 80] {
+    for gb in [8u64, 12, 16, 24, 80, 240] {
         let device = gb << 30;
         let rows = measured_run().max_batch(device);
-        assert_eq!(measured_run().rows(rows).fits(device), rows > 0, "{gb} GiB, {rows} rows");
+        assert!(rows == 0 || measured_run().rows(rows).fits(device), "{gb} GiB, {rows} rows");
         assert!(!measured_run().rows(rows + 1).fits(device), "{gb} GiB, {rows} rows and one");
 
         let one = measured_run().rows(1);
         let length = one.max_length(device);
-        assert_eq!(one.clone().length(length).fits(device), length > 0, "{gb} GiB, {length}");
+        assert!(length == 0 || one.clone().length(length).fits(device), "{gb} GiB, {length}");
         let next = one.clone().length(length + 1).fits(device);
         assert_eq!(next, length == 131_072, "{gb} GiB, {length} tokens and one");
     }
@@ -206,7 +206,7 @@ fn the_largest_that_fit() {
 fn the_peak_is_where_the_memory_goes() {
     assert_eq!(measured_run().peak().moment, Moment::Loss);
     // Few logits at a time: then it is the backward pass of the MLP.
-    assert_eq!(measured_run().train(&batch(4).loss_chunk(64)).peak().moment, Moment::Mlp);
+    assert_eq!(measured_run().train(&batch(1).loss_chunk(64)).peak().moment, Moment::Mlp);
     // A copy of the head: Burn's optimizers make vectors of its size.
     let head = measured_run().adapter(&lora(32).modules_to_save(["lm_head"])).unwrap();
     let lion = batch(4).optimizer(Optimizer::Lion { beta1: 0.9, beta2: 0.99 });
