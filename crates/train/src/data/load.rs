@@ -49,6 +49,9 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
     Ok(data)
 }
 
+/// A record and its format, or what is wrong with it.
+type Recognized = Result<(Record, Format), String>;
+
 /// Data on its way from records to samples.
 struct Loader<'a> {
     config: &'a DatasetBuilder,
@@ -59,7 +62,7 @@ struct Loader<'a> {
     /// Its format, as soon as it is known.
     format: Option<Format>,
     /// Its records with their lines, before they are tokenized.
-    chunk: Vec<(usize, Result<(Record, Format), String>)>,
+    chunk: Vec<(usize, Recognized)>,
 }
 
 impl Loader<'_> {

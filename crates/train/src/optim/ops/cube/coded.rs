@@ -1,4 +1,5 @@
 //! Adam with moments in 8 bits: a unit a word of codes, which is 4 values; 4 blocks a cube.
+#![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
 use super::{UNITS, buffer, own, scalars, vector_size};
 use crate::optim::{

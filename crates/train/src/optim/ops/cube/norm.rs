@@ -62,7 +62,7 @@ fn cube_sum(value: f32) -> f32 {
         let distance = comptime![UNITS as usize >> (level + 1)];
         sync_cube();
         if unit < distance {
-            shared[unit] = shared[unit] + shared[unit + distance];
+            shared[unit] += shared[unit + distance];
         }
     }
     shared[0]
