@@ -85,7 +85,7 @@ pub(crate) fn save<M: CausalLm>(
 
     let mut tensors: State = params::values(model)
         .into_iter()
-        .map(|(path, value)| (format!("model.{path}"), value.into_data()))
+        .map(|(path, value)| (format!("model.{path}"), params::own(value.into_data())))
         .collect();
     tensors.extend(optimizer.into_iter().map(|(name, data)| (format!("optimizer.{name}"), data)));
     let path = unfinished.path().join(TENSORS);

@@ -87,7 +87,11 @@ enum Kept {
 impl Kept {
     fn new(hidden: Tensor<3>, offload: bool) -> Self {
         let dtype = hidden.dtype();
-        if offload { Self::Host(hidden.into_data(), dtype) } else { Self::Device(hidden) }
+        if offload {
+            Self::Host(params::own(hidden.into_data()), dtype)
+        } else {
+            Self::Device(hidden)
+        }
     }
 
     fn back(self, device: &Device) -> Tensor<3> {

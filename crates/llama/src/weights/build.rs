@@ -165,7 +165,7 @@ impl Builder<'_> {
             return self.packed(path, shape, bias);
         }
         let Some(config) = &self.quantize else { return self.dense(path, shape, bias) };
-        let weight = PackedWeight::quantize(self.upload::<2>(&name, shape)?, config)?;
+        let weight = PackedWeight::quantize(self.upload::<2>(&name, shape, self.device)?, config)?;
         self.done(&name);
         Ok(AdaptedLinear::new(Base::Packed(self.with_bias(path, weight, bias)?)))
     }
@@ -222,8 +222,8 @@ impl Builder<'_> {
     }
 
     fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
-        let weight = self.tensor(&format!("{path}.weight"), shape)?;
-        Ok(AdaptedEmbedding::new(weight.to_device(self.embedding_device)))
+        let weight = self.place(&format!("{path}.weight"), shape, self.embedding_device)?;
+        Ok(AdaptedEmbedding::new(weight))
     }
 
     fn norm(&self, path: &str, width: usize) -> Result<RmsNorm, LlamaError> {
@@ -240,16 +240,27 @@ impl Builder<'_> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Tensor<D>, LlamaError> {
-        let tensor = self.upload(name, shape)?.cast(self.dtype);
+        self.place(name, shape, self.device)
+    }
+
+    /// The same on another device.
+    fn place<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        device: &Device,
+    ) -> Result<Tensor<D>, LlamaError> {
+        let tensor = self.upload(name, shape, device)?.cast(self.dtype);
         self.done(name);
         Ok(tensor)
     }
 
-    /// A tensor on the device, in the dtype of the file if the device has it.
+    /// A tensor on a device, in the dtype of the file if the device has it.
     fn upload<const D: usize>(
         &self,
         name: &str,
         shape: [usize; D],
+        device: &Device,
     ) -> Result<Tensor<D>, LlamaError> {
         // Before the data is touched.
         let found = self.source.shape(name).unwrap_or_default();
@@ -266,8 +277,8 @@ impl Builder<'_> {
                 expected: "F32, F16 or BF16",
             });
         }
-        let device_dtype = if self.device.supports_dtype(dtype) { dtype } else { DType::F32 };
-        Ok(Tensor::from_data(to_dtype(data, device_dtype), (self.device, device_dtype)))
+        let device_dtype = if device.supports_dtype(dtype) { dtype } else { DType::F32 };
+        Ok(Tensor::from_data(to_dtype(data, device_dtype), (device, device_dtype)))
     }
 
     fn misshapen(&self, name: &str, found: Vec<usize>, expected: &[usize]) -> LlamaError {

@@ -6,7 +6,7 @@ use super::{
     ops::{self, Step},
     take,
 };
-use crate::TrainError;
+use crate::{TrainError, params::own};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use std::{collections::BTreeMap, path::Path};
 
@@ -114,9 +114,9 @@ impl Running for AdamW {
     fn state(&self) -> State {
         let parts = |moments: &Moments| -> [(&str, TensorData); 2] {
             match moments {
-                Moments::Float([m, v]) => [("m", m.to_data()), ("v", v.to_data())],
+                Moments::Float([m, v]) => [("m", own(m.to_data())), ("v", own(v.to_data()))],
                 Moments::Coded(codes, absmax) => {
-                    [("codes", codes.to_data()), ("absmax", absmax.to_data())]
+                    [("codes", own(codes.to_data())), ("absmax", own(absmax.to_data()))]
                 }
             }
         };

@@ -1,7 +1,7 @@
 //! Burn's own optimizers, those whose state is tensors of the parameter's length.
 
 use super::{Running, State, Update, all_taken, take};
-use crate::TrainError;
+use crate::{TrainError, params::own};
 use burn::{
     optim::{Optimizer, RecordState, StateSink, StateSource},
     tensor::{DType, Device, Tensor},
@@ -35,12 +35,14 @@ impl<O: Optimizer> Running for Simple<O> {
     }
 
     fn state(&self) -> State {
-        let mut sink = StateSink::default();
+        let mut found = State::new();
         for (path, state) in &self.states {
+            let mut sink = StateSink::default();
             state.state_flatten(path, &mut sink);
+            debug_assert!(sink.scalars.is_empty(), "a checkpoint has tensors only");
+            found.extend(sink.tensors.into_iter().map(|(name, data)| (name, own(data))));
         }
-        debug_assert!(sink.scalars.is_empty(), "a checkpoint has tensors only");
-        sink.tensors.into_iter().collect()
+        found
     }
 
     fn load(
