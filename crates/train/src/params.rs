@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 /// Data that were read from a device, in memory of their own: that which CUDA reads into is taken
 /// again by later reads.
 pub(crate) fn own(data: TensorData) -> TensorData {
-    TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape.clone(), data.dtype())
+    TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype())
 }
 
 /// A parameter that is trained.
