@@ -81,6 +81,16 @@ fn micro_batches_make_no_difference() {
     same("packed", found, &expected);
 }
 
+/// `BURN_LORA_REPEAT` says how often: what goes wrong now and then takes many.
+#[test]
+fn the_same_step_again_makes_no_difference() {
+    let times = std::env::var("BURN_LORA_REPEAT").map_or(2, |times| times.parse().unwrap());
+    let expected = after(model(0.0), config(3, 3));
+    for number in 0..times {
+        same(&format!("time {number}"), after(model(0.0), config(3, 3)), &expected);
+    }
+}
+
 #[test]
 fn recomputation_makes_no_difference() {
     let _alone = the_generator();

@@ -98,7 +98,8 @@ pub(super) fn backward(
     let grad = into_contiguous(grad);
     let [gate, up] = [gate, up].map(|tensor| {
         let tensor = into_contiguous(tensor);
-        if tensor.can_mut() { tensor } else { tensor.copy() }
+        // The rows of a copy can be padded, on CUDA.
+        if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
     });
     let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
     let vector = vector_size(&client, dtype, shape.num_elements());

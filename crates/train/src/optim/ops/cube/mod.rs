@@ -51,7 +51,7 @@ impl OptimOps for CubeBackend {
     }
 }
 
-/// A tensor to write into: itself where nothing else holds its buffer, else a copy.
+/// A vector to write into: itself where nothing else holds its buffer, else a copy.
 fn own(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     if tensor.can_mut() { tensor } else { tensor.copy() }
