@@ -306,6 +306,7 @@ fn load(run: &RunFile, device: &Device) -> Result<Llama, Box<dyn Error>> {
 fn plan(run: &RunFile, model: &Llama, longest: usize) -> Result<MemoryPlan, Box<dyn Error>> {
     let configs = model.adapter_configs();
     let mut plan = MemoryPlan::new(&model.config)
+        .on(&model.device())
         .dtype(model.dtype)
         .host_embeddings(run.model.host_embeddings)
         .adapter(&configs["default"])?

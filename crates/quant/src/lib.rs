@@ -39,6 +39,8 @@
 mod bitsandbytes;
 pub mod codec;
 mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 mod format;
 mod gemm;

@@ -162,6 +162,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     device.memory_cleanup();
     println!("\n{what}: {}", memory(device));
     let plan = MemoryPlan::new(&model.config)
+        .on(device)
         .quantize(QuantConfig::nf4().double_quant(true))
         .dtype(model.dtype)
         .host_embeddings(host_embeddings())

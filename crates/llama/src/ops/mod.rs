@@ -24,7 +24,9 @@ use burn::{
 use burn_lora_quant::GemmOps;
 
 pub use attention::attention_scores;
-pub use tensor::{CrossEntropy, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu};
+pub use tensor::{
+    CrossEntropy, attention, attention_is_fused, cross_entropy, pull_back, rms_norm, rotate, swiglu,
+};
 
 /// The settings of an attention: what depends on neither batch nor position.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use super::{AttentionSpec, DecoderOps};
 use burn::{
     backend::Dispatch,
-    tensor::{DType, Int, Tensor},
+    tensor::{DType, Device, Int, Tensor},
 };
 
 /// RMSNorm (arXiv:1910.07467): `x / sqrt(mean(x²) + eps) · weight` over the last dimension, computed
@@ -114,6 +114,27 @@ pub fn attention(
     let spans = spans.cast(DType::I32).into_dispatch();
     let (out, _) = Dispatch::causal_attention(q, k, v, spans, spec);
     Tensor::from_dispatch(out)
+}
+
+/// Whether [`attention`] on this device keeps its scores in registers: on CUDA, with 16-bit floats and
+/// heads of 64 or 128 values. Elsewhere they pass through memory, some at a time.
+///
+/// ```
+/// use burn::tensor::{DType, Device};
+/// use burn_lora_llama::ops::attention_is_fused;
+///
+/// assert!(!attention_is_fused(&Device::default(), DType::F32, 128));
+/// ```
+pub fn attention_is_fused(device: &Device, dtype: DType, head_dim: usize) -> bool {
+    #[cfg(feature = "cuda")]
+    {
+        type AnyDevice = <Dispatch as burn::backend::BackendTypes>::Device;
+        if let AnyDevice::Cube(device) = device.clone().inner().as_dispatch() {
+            return super::cube::attention_is_fused(&device.client(), dtype, head_dim);
+        }
+    }
+    let _ = (device, dtype, head_dim);
+    false
 }
 
 /// What [`cross_entropy`] gives of each row.

@@ -1,8 +1,8 @@
 //! Attention in blocks, against the formula in float64.
 
 use crate::common::*;
-use burn::tensor::Tensor;
-use burn_lora_llama::ops::{AttentionSpec, attention};
+use burn::tensor::{DType, FloatDType, Tensor};
+use burn_lora_llama::ops::{AttentionSpec, attention, attention_is_fused};
 
 struct Case {
     batch: usize,
@@ -69,10 +69,16 @@ impl Case {
     }
 
     fn check(&self) {
+        self.check_in(FloatDType::F32, [1e-5, 2e-5]);
+    }
+
+    /// In a dtype, with the largest differences of the output and of gradients.
+    fn check_in(&self, dtype: FloatDType, most: [f32; 2]) {
         let device = device();
         let q_shape = [self.batch, self.heads, self.length, self.width];
         let k_shape = [self.batch, self.kv_heads, self.keys, self.width];
         let count = |shape: [usize; 4]| shape.iter().product::<usize>();
+        let random = |count, seed| rounded(random(count, seed), dtype);
         let (q, g) = (random(count(q_shape), 1), random(count(q_shape), 4));
         let (k, v) = (random(count(k_shape), 2), random(count(k_shape), 3));
         let expected = self.expected(&q, &k, &v, &g);
@@ -82,8 +88,10 @@ impl Case {
         let tracked = |values, shape| float(values, shape, &device).autodiff().require_grad();
         let [q, k, v] = [tracked(q, q_shape), tracked(k, k_shape), tracked(v, k_shape)];
         let spec = AttentionSpec { scale: (self.width as f32).sqrt().recip(), window: self.window };
-        let out = attention(q.clone(), k.clone(), v.clone(), spans, spec);
-        assert!(difference(&vec(out.clone()), &expected[0]) < 1e-5, "the output");
+        let [qt, kt, vt] = [&q, &k, &v].map(|tensor| tensor.clone().cast(dtype));
+        let out = attention(qt, kt, vt, spans, spec).cast(FloatDType::F32);
+        let found = difference(&vec(out.clone()), &expected[0]);
+        assert!(found < most[0], "the output differs by {found}");
         let grads = (out * float(g, q_shape, &device)).sum().backward();
         let grad = |tensor: Tensor<4>| vec(tensor.grad(&grads).unwrap());
         for (name, tensor, expected) in
@@ -91,9 +99,19 @@ impl Case {
         {
             // Not relative: a query that sees one key alone has the gradient 0.
             let found = difference(&grad(tensor), expected);
-            assert!(found < 2e-5, "the gradient of {name} differs by {found}");
+            assert!(found < most[1], "the gradient of {name} differs by {found}");
         }
     }
+}
+
+/// What is left of values in a dtype.
+fn rounded(values: Vec<f32>, dtype: FloatDType) -> Vec<f32> {
+    let round = |value: f32| match dtype {
+        FloatDType::BF16 => half::bf16::from_f32(value).to_f32(),
+        FloatDType::F16 => half::f16::from_f32(value).to_f32(),
+        _ => value,
+    };
+    values.into_iter().map(round).collect()
 }
 
 fn whole(length: usize, keys: usize) -> Vec<[i32; 2]> {
@@ -152,4 +170,36 @@ fn packed_segments_and_padding() {
     }
     let (length, keys) = (12, 12);
     Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window: None, spans }.check();
+}
+
+/// Where attention is fused; the blocks that other devices take are tested above.
+#[test]
+fn fused() {
+    if !attention_is_fused(&device(), DType::BF16, 128) {
+        return;
+    }
+    let check =
+        |[batch, heads, kv_heads]: [usize; 3], length, keys, window, spans: Vec<[i32; 2]>| {
+            for (dtype, error) in [(FloatDType::BF16, 3e-2), (FloatDType::F16, 4e-3)] {
+                for width in [64, 128] {
+                    let spans = spans.clone();
+                    Case { batch, heads, kv_heads, length, keys, width, window, spans }
+                        .check_in(dtype, [error, 2.0 * error]);
+                }
+            }
+        };
+    for length in [16, 64, 77, 200] {
+        check([2, 4, 2], length, length, None, whole(length, length));
+    }
+    check([2, 2, 2], 70, 131, None, whole(70, 131));
+    check([1, 4, 1], 300, 300, Some(70), whole(300, 300));
+    let packed = (0..200).map(|at| match at {
+        0..40 => [0, 40],
+        40..140 => [40, 140],
+        140..143 => [140, 143],
+        143..190 => [143, 190],
+        _ => [0, 0],
+    });
+    let padded = (0..200).map(|at| if at < 90 { [0, 0] } else { [90, 200] });
+    check([2, 4, 2], 200, 200, None, packed.chain(padded).collect());
 }

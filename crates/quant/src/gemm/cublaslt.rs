@@ -1,44 +1,28 @@
-//! The CUDA side of the product: CubeCL's buffers and stream on one hand, cuBLASLt on the other.
-//!
-//! All that touches CubeCL's internals in this workspace stands in this file; the versions of
-//! `cubecl` and `cubecl-server` are pinned exactly for its sake.
+//! The product by cuBLASLt.
 
 use super::{Dims, Gemm, output_shape};
-use burn::{backend::BackTrace, tensor::DType};
+use crate::cuda;
+use burn::tensor::DType;
 use burn_cubecl::{
     kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
-};
-use cubecl::{
-    cuda::CudaRuntime,
-    device_handle::DeviceHandle,
-    prelude::KernelId,
-    server::{BufferBinding, ServerError},
-};
-use cubecl_server::{
-    runtime::Runtime,
-    stream::{ExecuteScope, WriteScoped},
 };
 use cudarc::cublaslt::{
     result::{self, CublasError},
     sys,
 };
 use std::{
-    any::TypeId,
     cell::RefCell,
     collections::{HashMap, hash_map::Entry},
     ffi::c_void,
     sync::OnceLock,
 };
 
-/// CubeCL's CUDA server. Its module is private, its associated type is not.
-type CudaServer = <CudaRuntime as Runtime>::Server;
-
 /// At a fixed address: cuBLASLt reads settings through pointers.
 static WORKSPACE_BYTES: u64 = Gemm::WORKSPACE_BYTES as u64;
 
 /// Whether [`gemm`] can compute this product; Burn's own matmul does the others.
 pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
-    lhs.client.service_id().service == TypeId::of::<CudaServer>()
+    cuda::runs(&lhs.client)
         && data_type(lhs.dtype).is_some()
         && [lhs, rhs].iter().all(|tensor| tensor.meta.shape().num_elements() > 0)
         && library_is_present()
@@ -125,43 +109,21 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
         tf32: gemm.tf32,
         alignment: 256,
     };
-    let stream = out.handle.stream;
-    let add = add.map_or_else(|| out.handle.clone(), |add| add.handle);
-    let buffers = [lhs.handle, rhs.handle, add, out.handle.clone(), workspace].map(|h| h.binding());
-
-    DeviceHandle::<CudaServer>::new(client.service_id().device).submit(move |server| {
-        // The call is skipped if one of its inputs failed, and marks its output as failed unless
-        // the body succeeds: a read of it, or of anything computed from it, reports the error.
-        let read = buffers[..if beta == 0.0 { 2 } else { 3 }].iter();
-        let written = vec![buffers[3].clone()];
-        let scope = ExecuteScope::launching(server, kernel_id(), stream, read, written);
-        let _ = scope.execute(|server| {
-            // Makes the stream wait for work of other streams on these buffers, and keeps
-            // those buffers alive until this stream is done with them: dropped after the call.
-            let mut streams = server.write_streams().resolve(stream, buffers.iter())?;
-            let mut address = |buffer: &BufferBinding| {
-                let memory = &mut streams.get(&buffer.stream).memory_management_gpu;
-                let (start, end) = (buffer.offset_start, buffer.offset_end);
-                let resource = memory.get_resource(buffer.memory.clone(), start, end)?;
-                Ok::<_, ServerError>(resource.ptr)
-            };
-            let [lhs, rhs, add, out, workspace] = &buffers;
-            let addresses = [address(lhs)?, address(rhs)?, address(add)?, address(out)?];
-            let workspace = address(workspace)?;
-            let stream = streams.current().sys;
-
-            let alignment = addresses.iter().fold(256, |bits, address| bits | address);
-            let problem = Problem { alignment: 1 << alignment.trailing_zeros(), ..problem };
-            CUBLASLT
-                .with_borrow_mut(|lt| {
-                    let plan = lt.plan(problem)?;
-                    plan.run(addresses, [gemm.alpha, beta], workspace, stream.cast())
-                })
-                .map_err(|error| ServerError::Generic {
-                    reason: format!("cuBLASLt: {error:?} for {problem:?}"),
-                    backtrace: BackTrace::capture(),
-                })
-        });
+    let mut read = vec![lhs.handle, rhs.handle];
+    read.extend(add.map(|add| add.handle));
+    let written = vec![out.handle.clone(), workspace];
+    cuda::enqueue::<Gemm>(&client, read, written, move |addresses, stream| {
+        let [lhs, rhs, rest @ ..] = addresses else { unreachable!("as many as there are buffers") };
+        let [.., out, workspace] = *rest else { unreachable!("as many as there are buffers") };
+        let addresses = [*lhs, *rhs, rest[0], out];
+        let alignment = addresses.iter().fold(256, |bits, address| bits | address);
+        let problem = Problem { alignment: 1 << alignment.trailing_zeros(), ..problem };
+        let run = |lt: &mut CublasLt| {
+            lt.plan(problem)?.run(addresses, [gemm.alpha, beta], workspace, stream.cast())
+        };
+        CUBLASLT
+            .with_borrow_mut(run)
+            .map_err(|error| format!("cuBLASLt: {error:?} for {problem:?}"))
     });
     out
 }
@@ -232,12 +194,6 @@ fn into_matrix(tensor: CubeTensor, flat: bool) -> (CubeTensor, Matrix) {
     (tensor, matrix)
 }
 
-/// What CubeCL calls this work when it reports a failure.
-fn kernel_id() -> KernelId {
-    struct CublasLtMatmul;
-    KernelId::new::<CublasLtMatmul>()
-}
-
 /// What cuBLASLt chooses an algorithm by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Problem {
@@ -262,8 +218,7 @@ struct Plan {
 }
 
 thread_local! {
-    /// CubeCL has one thread per device, with the device's context current: what lives on it
-    /// needs no lock and no device id.
+    /// Of a device: see [`cuda::enqueue`].
     static CUBLASLT: RefCell<CublasLt> = RefCell::default();
 }
 

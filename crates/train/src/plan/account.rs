@@ -17,6 +17,8 @@ pub(super) struct Account<'a> {
     pub shape: &'a Shape,
     /// Whether the linear layers of the decoder are packed.
     pub packed: bool,
+    /// Whether the scores of attention stay in registers.
+    pub fused: bool,
     /// Bytes of a value in the dtype that is computed in.
     pub size: usize,
     pub rows: usize,
@@ -229,17 +231,21 @@ impl Account<'_> {
     }
 
     /// What is left of a layer backward in its attention, and what is made there: the gradients of the
-    /// residual and of the output (put in order), of queries, of keys and values in float32; the
-    /// values put in order; `delta`.
+    /// residual and of the output (put in order), of queries, of keys and values (in float32, where
+    /// blocks of scores are added up); the values put in order; `delta`.
     fn attention_backward(&self, block: &Block) -> u64 {
         let ([q, k], tokens) = (self.heads(), self.tokens());
-        let float32 = 4 * tokens * (2 * k + self.config.num_attention_heads);
-        let made = self.values(self.config.hidden_size + 2 * q + k) + float32 as u64;
+        let delta = 4 * tokens * self.config.num_attention_heads;
+        let sums = if self.fused { self.values(2 * k) } else { (4 * tokens * 2 * k) as u64 };
+        let made = self.values(self.config.hidden_size + 2 * q + k) + sums + delta as u64;
         self.attention_kept(block) + made
     }
 
     /// Scores that there are at a time.
     fn scores(&self) -> u64 {
+        if self.fused {
+            return 0;
+        }
         let LlamaConfig { num_attention_heads, num_key_value_heads, .. } = *self.config;
         attention_scores(self.rows, num_attention_heads, num_key_value_heads, self.length) as u64
     }

@@ -7,7 +7,7 @@ use crate::{TrainConfig, TrainError};
 use account::Account;
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::LoraConfig;
-use burn_lora_llama::LlamaConfig;
+use burn_lora_llama::{LlamaConfig, ops::attention_is_fused};
 use burn_lora_quant::QuantConfig;
 use shape::Shape;
 use std::fmt;
@@ -25,7 +25,7 @@ const CONTEXT: u64 = 527 << 20;
 ///
 /// ```
 /// use burn_lora_adapter::LoraConfig;
-/// use burn_lora_llama::LlamaConfig;
+/// use burn_lora_llama::{LlamaConfig, ops::attention_is_fused};
 /// use burn_lora_quant::QuantConfig;
 /// use burn_lora_train::{MemoryPlan, TrainConfig};
 ///
@@ -47,6 +47,7 @@ pub struct MemoryPlan {
     quantize: Option<QuantConfig>,
     dtype: FloatDType,
     host_embeddings: bool,
+    device: Option<Device>,
     train: Option<TrainConfig>,
     rows: usize,
     length: usize,
@@ -65,6 +66,7 @@ impl MemoryPlan {
             config: config.clone(),
             dtype: FloatDType::BF16,
             host_embeddings: false,
+            device: None,
             train: None,
             rows: 1,
             length: 2048,
@@ -90,6 +92,13 @@ impl MemoryPlan {
     /// [`Loader::host_embeddings`](burn_lora_llama::Loader::host_embeddings) does.
     pub fn host_embeddings(mut self, host: bool) -> Self {
         self.host_embeddings = host;
+        self
+    }
+
+    /// On this device. Without one, the scores of attention count as passing through memory, which on
+    /// CUDA most do not: see [`attention_is_fused`].
+    pub fn on(mut self, device: &Device) -> Self {
+        self.device = Some(device.clone());
         self
     }
 
@@ -128,7 +137,8 @@ impl MemoryPlan {
 
     /// The moment that needs most, by its parts.
     pub fn peak(&self) -> Memory {
-        let size = DType::from(self.dtype).size();
+        let dtype = DType::from(self.dtype);
+        let size = dtype.size();
         let embedding = (self.shape.embedding.values() * size) as u64;
         // A tied head needs them on the device.
         let on_host = self.host_embeddings && !self.config.tie_word_embeddings;
@@ -147,6 +157,10 @@ impl MemoryPlan {
             config: &self.config,
             shape: &self.shape,
             packed: self.quantize.is_some(),
+            fused: self
+                .device
+                .as_ref()
+                .is_some_and(|device| attention_is_fused(device, dtype, self.config.head_dim)),
             size,
             rows: self.rows,
             length: self.length,

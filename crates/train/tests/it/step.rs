@@ -43,10 +43,15 @@ fn config(size: usize, accumulate: usize) -> TrainConfig {
 /// The loss, and every adapter tensor after a step.
 fn after(mut model: Llama, config: TrainConfig) -> (f64, BTreeMap<String, Vec<f32>>) {
     let report = Trainer::new(config).fit(&mut model, &data(), None).unwrap();
+    (report.log[0].loss, saved(&model))
+}
+
+/// Every adapter tensor, as saved.
+fn saved(model: &Llama) -> BTreeMap<String, Vec<f32>> {
     let folder = tempfile::tempdir().unwrap();
     model.save_adapter("default", folder.path()).unwrap();
     let tensors = tensors(&folder.path().join("adapter_model.safetensors"));
-    (report.log[0].loss, tensors.into_iter().map(|(name, (_, values))| (name, values)).collect())
+    tensors.into_iter().map(|(name, (_, values))| (name, values)).collect()
 }
 
 fn same(
@@ -65,12 +70,9 @@ fn same(
 #[test]
 fn micro_batches_make_no_difference() {
     let expected = after(model(0.0), config(8, 1));
-    let before = model(0.0);
-    let folder = tempfile::tempdir().unwrap();
-    before.save_adapter("default", folder.path()).unwrap();
-    let before = tensors(&folder.path().join("adapter_model.safetensors"));
+    let before = saved(&model(0.0));
     for (name, values) in &expected.1 {
-        assert!(difference(&before[name].1, values) > 1e-4, "{name} has no gradient");
+        assert!(difference(&before[name], values) > 1e-4, "{name} has no gradient");
     }
     for (size, accumulate) in [(4, 2), (2, 4), (1, 8), (3, 3)] {
         let found = after(model(0.0), config(size, accumulate));
@@ -89,6 +91,20 @@ fn the_same_step_again_makes_no_difference() {
     for number in 0..times {
         same(&format!("time {number}"), after(model(0.0), config(3, 3)), &expected);
     }
+}
+
+/// On as many GPUs as `BURN_LORA_GPUS` says, if it says.
+#[cfg(feature = "cuda")]
+#[test]
+fn several_devices_make_no_difference() {
+    let Ok(count) = std::env::var("BURN_LORA_GPUS") else { return };
+    let count: usize = count.parse().unwrap();
+    let expected = after(model(0.0), config(8 / count, count));
+    let mut model = model(0.0);
+    let devices = (0..count).map(burn::tensor::Device::cuda);
+    let trainer = Trainer::new(config(8 / count, 1)).devices(devices);
+    let report = trainer.fit(&mut model, &data(), None).unwrap();
+    same("several devices", (report.log[0].loss, saved(&model)), &expected);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The operations on CubeCL's runtimes: CUDA, Vulkan, Metal, WebGPU. One file a kernel; all compute
 //! in float32 whatever the dtype.
 
+#[cfg(feature = "cuda")]
+mod fused;
 mod loss;
 mod norm;
 mod rotate;
@@ -25,6 +27,9 @@ use burn_cubecl::{
 };
 use burn_lora_quant::Gemm;
 use cubecl::{calculate_cube_count_elemwise, client::Client, ir::features::Plane, prelude::*};
+
+#[cfg(feature = "cuda")]
+pub(super) use fused::supports as attention_is_fused;
 
 /// Units a cube.
 const UNITS: u32 = 256;
@@ -74,6 +79,10 @@ impl DecoderOps for CubeBackend {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        #[cfg(feature = "cuda")]
+        if fused::takes(&q) {
+            return fused::forward(q, k, v, spans, spec);
+        }
         attention::forward::<Self>(q, k, v, into_contiguous(spans), spec)
     }
 
@@ -87,6 +96,10 @@ impl DecoderOps for CubeBackend {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        #[cfg(feature = "cuda")]
+        if fused::takes(&q) {
+            return fused::backward(grad, q, k, v, out, lse, spans, spec);
+        }
         attention::backward::<Self>(grad, q, k, v, out, lse, into_contiguous(spans), spec)
     }
 

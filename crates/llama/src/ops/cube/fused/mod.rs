@@ -1,0 +1,136 @@
+//! Attention as kernels in CUDA C++, where there are tensor cores for them: scores stay in registers.
+//! Other devices, dtypes and widths take the blocks of [`attention`](crate::ops::attention).
+
+use super::{BlockOps, empty};
+use crate::ops::AttentionSpec;
+use burn::{
+    backend::TensorMetadata,
+    tensor::{DType, Shape},
+};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use burn_lora_quant::cuda::{Kernel, Scalar, has_tensor_cores};
+use cubecl::client::Client;
+
+/// Rows of a tile: TILE of the source.
+const TILE: usize = 64;
+
+/// Queries below which this is not worth it: tokens that are generated one by one.
+const FEW: usize = 16;
+
+/// Whether there are kernels for heads of this width in this dtype.
+pub(in crate::ops) fn supports(client: &Client, dtype: DType, head_dim: usize) -> bool {
+    let fits = matches!(dtype, DType::BF16 | DType::F16) && matches!(head_dim, 64 | 128);
+    fits && has_tensor_cores(client)
+}
+
+/// Whether they take these queries.
+pub(super) fn takes(q: &CubeTensor) -> bool {
+    let shape = q.shape();
+    shape[2] >= FEW && supports(&q.client, q.dtype, shape[3])
+}
+
+/// What the kernels need to know of an attention.
+struct Call<'a> {
+    q: &'a CubeTensor,
+    k: &'a CubeTensor,
+    spans: &'a CubeTensor,
+    spec: AttentionSpec,
+}
+
+impl Call<'_> {
+    /// A kernel that holds so many tiles in shared memory, and the lse, delta and range of two tiles
+    /// of queries.
+    fn kernel(&self, name: &'static str, tiles: usize) -> Kernel {
+        let head = self.q.shape()[3];
+        Kernel {
+            source: include_str!("attention.cu"),
+            defines: vec![("HEAD", head), ("BF16", usize::from(self.q.dtype == DType::BF16))],
+            name,
+            threads: 128,
+            shared_bytes: ((tiles * head + 16) * 2 * TILE) as u32,
+        }
+    }
+
+    /// The scalars of every kernel: SIZES of the source.
+    fn sizes(&self) -> Vec<Scalar> {
+        let (q, k) = (self.q.shape(), self.k.shape());
+        let int = |value: usize| Scalar::I32(value as i32);
+        vec![
+            int(q[1]),
+            int(k[1]),
+            int(q[2]),
+            int(k[2]),
+            Scalar::I64(self.k.meta.strides()[1] as i64),
+            int(self.spans.shape()[1]),
+            int(self.spec.window.unwrap_or(k[2])),
+            Scalar::F32(self.spec.scale),
+        ]
+    }
+
+    /// Blocks for tiles of queries, or of keys.
+    fn grid(&self, tensor: &CubeTensor) -> [usize; 3] {
+        let shape = tensor.shape();
+        [shape[2].div_ceil(TILE), shape[1], shape[0]]
+    }
+}
+
+/// [`DecoderOps::causal_attention`](crate::ops::DecoderOps::causal_attention).
+pub(super) fn forward(
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    spans: CubeTensor,
+    spec: AttentionSpec,
+) -> (CubeTensor, CubeTensor) {
+    let [q, spans] = [q, spans].map(into_contiguous);
+    let [k, v] = keys_and_values(k, v);
+    let (shape, call) = (q.shape(), Call { q: &q, k: &k, spans: &spans, spec });
+    let out = empty(&q, shape.clone(), q.dtype);
+    let lse = empty(&q, Shape::from(shape[..3].to_vec()), DType::F32);
+    let read = [&q, &k, &v, &spans].map(|tensor| tensor.handle.clone()).to_vec();
+    let written = vec![out.handle.clone(), lse.handle.clone()];
+    // SAFETY: the parameters are those of the source, and `Call` describes the buffers.
+    unsafe {
+        let kernel = call.kernel("attention_forward", 5);
+        kernel.launch(&q.client, call.grid(&q), read, written, call.sizes());
+    }
+    (out, lse)
+}
+
+/// [`DecoderOps::causal_attention_grad`](crate::ops::DecoderOps::causal_attention_grad).
+#[expect(clippy::too_many_arguments, reason = "what goes in and what came out")]
+pub(super) fn backward(
+    grad: CubeTensor,
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    out: CubeTensor,
+    lse: CubeTensor,
+    spans: CubeTensor,
+    spec: AttentionSpec,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let [grad, q, out, lse, spans] = [grad, q, out, lse, spans].map(into_contiguous);
+    let [k, v] = keys_and_values(k, v);
+    let delta = CubeBackend::row_dot(grad.clone(), out);
+    let call = Call { q: &q, k: &k, spans: &spans, spec };
+    let [q_grad, k_grad, v_grad] = [&q, &k, &v].map(|of| empty(of, of.shape(), of.dtype));
+    let read = [&q, &k, &v, &grad, &lse, &delta, &spans].map(|tensor| tensor.handle.clone());
+    let written = |grads: &[&CubeTensor]| grads.iter().map(|grad| grad.handle.clone()).collect();
+    // SAFETY: as above.
+    unsafe {
+        let kernel = call.kernel("attention_query_grads", 6);
+        let written_to = written(&[&q_grad]);
+        kernel.launch(&q.client, call.grid(&q), read.to_vec(), written_to, call.sizes());
+        let kernel = call.kernel("attention_key_grads", 6);
+        let written_to = written(&[&k_grad, &v_grad]);
+        kernel.launch(&q.client, call.grid(&k), read.to_vec(), written_to, call.sizes());
+    }
+    (q_grad, k_grad, v_grad)
+}
+
+/// Both with contiguous rows and matrices that are as far apart in one as in the other.
+fn keys_and_values(k: CubeTensor, v: CubeTensor) -> [CubeTensor; 2] {
+    let [k, v] = [k, v].map(CubeBackend::batched);
+    let apart = k.meta.strides()[1] != v.meta.strides()[1];
+    if apart { [k, v].map(into_contiguous) } else { [k, v] }
+}
