@@ -39,10 +39,11 @@ thread_local! {
 }
 
 impl Kernel {
-    /// Launches it on `grid` blocks, after the kernels launched so far.
+    /// Launches it on `grid` blocks, after the kernels launched so far. No blocks are no work.
     ///
     /// # Safety
-    /// The kernel has to take these parameters, and to stay inside the buffers.
+    /// The client has to be one of a CUDA device, and the buffers its own, one of them at least
+    /// written. The kernel has to take these parameters, and to stay inside the buffers.
     pub unsafe fn launch(
         self,
         client: &Client,
@@ -51,6 +52,9 @@ impl Kernel {
         written: Vec<Handle>,
         scalars: Vec<Scalar>,
     ) {
+        if grid.contains(&0) {
+            return;
+        }
         enqueue::<Self>(client, read, written, move |addresses, stream| {
             let function = self.function()?;
             let mut parameters: Vec<*mut c_void> = addresses.iter().map(pointer).collect();

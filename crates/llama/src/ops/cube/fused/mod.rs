@@ -60,9 +60,9 @@ impl Call<'_> {
             int(k[1]),
             int(q[2]),
             int(k[2]),
-            Scalar::I64(self.k.meta.strides()[1] as i64),
+            Scalar::I64(apart(self.k) as i64),
             int(self.spans.shape()[1]),
-            int(self.spec.window.unwrap_or(k[2])),
+            int(self.spec.window.unwrap_or(k[2]).min(k[2])),
             Scalar::F32(self.spec.scale),
         ]
     }
@@ -131,6 +131,11 @@ pub(super) fn backward(
 /// Both with contiguous rows and matrices that are as far apart in one as in the other.
 fn keys_and_values(k: CubeTensor, v: CubeTensor) -> [CubeTensor; 2] {
     let [k, v] = [k, v].map(CubeBackend::batched);
-    let apart = k.meta.strides()[1] != v.meta.strides()[1];
-    if apart { [k, v].map(into_contiguous) } else { [k, v] }
+    if apart(&k) == apart(&v) { [k, v] } else { [k, v].map(into_contiguous) }
+}
+
+/// Elements from one matrix to the next. The stride along a dimension of one element says nothing.
+fn apart(tensor: &CubeTensor) -> usize {
+    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+    if shape[1] == 1 { strides[0] } else { strides[1] }
 }
