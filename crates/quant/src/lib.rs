@@ -39,6 +39,8 @@
 mod bitsandbytes;
 pub mod codec;
 mod config;
+#[cfg(feature = "cubecl")]
+pub mod cube;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod error;

@@ -117,7 +117,8 @@ pub fn attention(
 }
 
 /// Whether [`attention`] on this device keeps its scores in registers: on CUDA, with 16-bit floats and
-/// heads of 64 or 128 values. Elsewhere they pass through memory, some at a time.
+/// heads of 64 or 128 values. Elsewhere, and for fewer than 16 queries, they pass through memory, some
+/// at a time.
 ///
 /// ```
 /// use burn::tensor::{DType, Device};
@@ -127,11 +128,8 @@ pub fn attention(
 /// ```
 pub fn attention_is_fused(device: &Device, dtype: DType, head_dim: usize) -> bool {
     #[cfg(feature = "cuda")]
-    {
-        type AnyDevice = <Dispatch as burn::backend::BackendTypes>::Device;
-        if let AnyDevice::Cube(device) = device.clone().inner().as_dispatch() {
-            return super::cube::attention_is_fused(&device.client(), dtype, head_dim);
-        }
+    if let Some(client) = burn_lora_quant::cube::client(device) {
+        return super::cube::attention_is_fused(&client, dtype, head_dim);
     }
     let _ = (device, dtype, head_dim);
     false

@@ -1,4 +1,4 @@
-//! Attention in blocks, against the formula in float64.
+//! Attention, in blocks and fused, against the formula in float64.
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
@@ -69,11 +69,12 @@ impl Case {
     }
 
     fn check(&self) {
-        self.check_in(FloatDType::F32, [1e-5, 2e-5]);
+        self.check_in(FloatDType::F32, [1e-5, 2e-5], false);
     }
 
-    /// In a dtype, with the largest differences of the output and of gradients.
-    fn check_in(&self, dtype: FloatDType, most: [f32; 2]) {
+    /// In a dtype, with the largest differences of the output and of gradients, and whether heads lie
+    /// behind the sequence in memory, as a linear layer gives them.
+    fn check_in(&self, dtype: FloatDType, most: [f32; 2], behind: bool) {
         let device = device();
         let q_shape = [self.batch, self.heads, self.length, self.width];
         let k_shape = [self.batch, self.kv_heads, self.keys, self.width];
@@ -88,7 +89,10 @@ impl Case {
         let tracked = |values, shape| float(values, shape, &device).autodiff().require_grad();
         let [q, k, v] = [tracked(q, q_shape), tracked(k, k_shape), tracked(v, k_shape)];
         let spec = AttentionSpec { scale: (self.width as f32).sqrt().recip(), window: self.window };
-        let [qt, kt, vt] = [&q, &k, &v].map(|tensor| tensor.clone().cast(dtype));
+        let [qt, kt, vt] = [&q, &k, &v].map(|tensor| {
+            let tensor = tensor.clone().cast(dtype);
+            if behind { heads_behind(tensor) } else { tensor }
+        });
         let out = attention(qt, kt, vt, spans, spec).cast(FloatDType::F32);
         let found = difference(&vec(out.clone()), &expected[0]);
         assert!(found < most[0], "the output differs by {found}");
@@ -102,6 +106,13 @@ impl Case {
             assert!(found < most[1], "the gradient of {name} differs by {found}");
         }
     }
+}
+
+/// The same tensor, whose heads lie behind the sequence in memory.
+fn heads_behind(tensor: Tensor<4>) -> Tensor<4> {
+    let [batch, heads, length, width] = tensor.dims();
+    let flat = tensor.swap_dims(1, 2).reshape([batch, length, heads * width]);
+    flat.reshape([batch, length, heads, width]).swap_dims(1, 2)
 }
 
 /// What is left of values in a dtype.
@@ -124,6 +135,19 @@ fn causal() {
     for (heads, kv_heads) in [(2, 2), (4, 2), (4, 1)] {
         let spans = whole(length, keys);
         Case { batch: 2, heads, kv_heads, length, keys, width: 8, window: None, spans }.check();
+    }
+}
+
+#[test]
+fn heads_behind_the_sequence() {
+    for kv_heads in [1, 2] {
+        let spans = whole(9, 9);
+        let (batch, length, keys) = (2, 9, 9);
+        Case { batch, heads: 4, kv_heads, length, keys, width: 8, window: None, spans }.check_in(
+            FloatDType::F32,
+            [1e-5, 2e-5],
+            true,
+        );
     }
 }
 
@@ -182,15 +206,18 @@ fn fused() {
         |[batch, heads, kv_heads]: [usize; 3], length, keys, window, spans: Vec<[i32; 2]>| {
             for (dtype, error) in [(FloatDType::BF16, 3e-2), (FloatDType::F16, 4e-3)] {
                 for width in [64, 128] {
-                    let spans = spans.clone();
-                    Case { batch, heads, kv_heads, length, keys, width, window, spans }
-                        .check_in(dtype, [error, 2.0 * error]);
+                    for behind in [false, true] {
+                        let spans = spans.clone();
+                        Case { batch, heads, kv_heads, length, keys, width, window, spans }
+                            .check_in(dtype, [error, 2.0 * error], behind);
+                    }
                 }
             }
         };
     for length in [16, 64, 77, 200] {
         check([2, 4, 2], length, length, None, whole(length, length));
     }
+    check([2, 4, 1], 70, 70, Some(usize::MAX), whole(70, 70));
     check([2, 2, 2], 70, 131, None, whole(70, 131));
     check([1, 4, 1], 300, 300, Some(70), whole(300, 300));
     let packed = (0..200).map(|at| match at {

@@ -6,22 +6,27 @@ use cudarc::{
     driver::{result, sys},
     nvrtc,
 };
-use std::{cell::RefCell, collections::HashMap, ffi::CString, ffi::c_void};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+    ffi::{CString, c_void},
+    fmt::Display,
+};
 
 /// A kernel in CUDA C++ without includes, and how it is launched. Its parameters are pointers to the
 /// buffers that it reads, to those that it writes, and scalars, in this order.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Kernel {
-    /// The source.
+    /// The source, which may hold several kernels.
     pub source: &'static str,
     /// Names and values of its macros.
     pub defines: Vec<(&'static str, usize)>,
     /// The `extern "C"` name.
     pub name: &'static str,
     /// Threads a block.
-    pub threads: u32,
-    /// Bytes of shared memory a block that are given at launch.
-    pub shared_bytes: u32,
+    pub threads: usize,
+    /// Bytes of shared memory a block that are given at launch: the same for each launch.
+    pub shared_bytes: usize,
 }
 
 /// A parameter that is no pointer.
@@ -33,9 +38,18 @@ pub enum Scalar {
     F32(f32),
 }
 
+/// A compiled source, and the kernels in it that were used.
+struct Module {
+    module: sys::CUmodule,
+    functions: HashMap<&'static str, sys::CUfunction>,
+}
+
+/// A source by its address, which is static, and its macros.
+type Source = (*const u8, Vec<(&'static str, usize)>);
+
 thread_local! {
-    /// Of a device: see [`enqueue`]. Modules are kept as long as the process.
-    static LOADED: RefCell<HashMap<Kernel, sys::CUfunction>> = RefCell::default();
+    /// Of a device: see [`enqueue`]. Kept as long as the process.
+    static MODULES: RefCell<HashMap<Source, Module>> = RefCell::default();
 }
 
 impl Kernel {
@@ -55,29 +69,39 @@ impl Kernel {
         if grid.contains(&0) {
             return;
         }
-        enqueue::<Self>(client, read, written, move |addresses, stream| {
+        enqueue::<Self>(client, read, written, move |read, written, stream| {
             let function = self.function()?;
-            let mut parameters: Vec<*mut c_void> = addresses.iter().map(pointer).collect();
+            let buffers = read.iter().chain(written);
+            let mut parameters: Vec<*mut c_void> = buffers.map(pointer).collect();
             parameters.extend(scalars.iter().map(|scalar| match scalar {
                 Scalar::I32(value) => pointer(value),
                 Scalar::I64(value) => pointer(value),
                 Scalar::F32(value) => pointer(value),
             }));
             let [x, y, z] = grid.map(|blocks| blocks as u32);
-            let (threads, shared) = ((self.threads, 1, 1), self.shared_bytes);
+            let (threads, shared) = ((self.threads as u32, 1, 1), self.shared_bytes as u32);
             // SAFETY: the caller's; parameters are read before the call returns.
             unsafe {
                 result::launch_kernel(function, (x, y, z), threads, shared, stream, &mut parameters)
             }
-            .map_err(|error| format!("{}: {error}", self.name))
+            .map_err(|error| self.failed(error))
         });
     }
 
     fn function(&self) -> Result<sys::CUfunction, String> {
-        if let Some(function) = LOADED.with_borrow(|loaded| loaded.get(self).copied()) {
-            return Ok(function);
-        }
-        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", self.name);
+        MODULES.with_borrow_mut(|modules| {
+            let module = match modules.entry((self.source.as_ptr(), self.defines.clone())) {
+                Entry::Occupied(module) => module.into_mut(),
+                Entry::Vacant(place) => place.insert(self.compile()?),
+            };
+            match module.functions.entry(self.name) {
+                Entry::Occupied(function) => Ok(*function.get()),
+                Entry::Vacant(place) => Ok(*place.insert(self.find(module.module)?)),
+            }
+        })
+    }
+
+    fn compile(&self) -> Result<Module, String> {
         let defines = self.defines.iter().map(|(name, value)| format!("-D{name}={value}"));
         // For the first device with what `has_tensor_cores` asks for; the driver does the rest.
         let options = nvrtc::CompileOptions {
@@ -86,24 +110,32 @@ impl Kernel {
             ..nvrtc::CompileOptions::default()
         };
         let code = nvrtc::compile_ptx_with_opts(self.source, options)
-            .map_err(|error| failed(&format!("{error:?}")))?;
-        let code = CString::new(code.to_src()).map_err(|error| failed(&error))?;
-        let name = CString::new(self.name).map_err(|error| failed(&error))?;
-        let shared = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the code ends with a zero, and the module is not unloaded.
-        let function = unsafe {
-            let module = result::module::load_data(code.as_ptr().cast());
-            module
-                .and_then(|module| result::module::get_function(module, name))
-                .and_then(|function| {
-                    let bytes = self.shared_bytes as i32;
-                    result::function::set_function_attribute(function, shared, bytes)?;
-                    Ok(function)
-                })
-                .map_err(|error| failed(&error))?
-        };
-        LOADED.with_borrow_mut(|loaded| loaded.insert(self.clone(), function));
-        Ok(function)
+            .map_err(|error| self.failed(format!("{error:?}")))?;
+        let code = CString::new(code.to_src()).map_err(|error| self.failed(error))?;
+        // SAFETY: the code ends with a zero.
+        let module = unsafe { result::module::load_data(code.as_ptr().cast()) };
+        let module = module.map_err(|error| self.failed(error))?;
+        Ok(Module { module, functions: HashMap::new() })
+    }
+
+    /// The kernel in a module, allowed its shared memory.
+    fn find(&self, module: sys::CUmodule) -> Result<sys::CUfunction, String> {
+        let name = CString::new(self.name).map_err(|error| self.failed(error))?;
+        let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the module is loaded, and stays so.
+        unsafe {
+            let function = result::module::get_function(module, name);
+            function.and_then(|function| {
+                let bytes = self.shared_bytes as i32;
+                result::function::set_function_attribute(function, most, bytes)?;
+                Ok(function)
+            })
+        }
+        .map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, reason: impl Display) -> String {
+        format!("{}: {reason}", self.name)
     }
 }
 

@@ -39,7 +39,7 @@ pub fn has_tensor_cores(client: &Client) -> bool {
 }
 
 /// Sends work to the device's thread, where the kernels launched so far were sent, in this order:
-/// `body` gets the addresses of the buffers that it reads and writes, in this order, and the stream on
+/// `body` gets the addresses of the buffers that it reads and of those that it writes, and the stream on
 /// which to enqueue the work. CubeCL has one such thread per device, with the device's context
 /// current: what `body` keeps in thread-local variables needs no lock and no device id.
 ///
@@ -50,7 +50,7 @@ pub(crate) fn enqueue<Name: 'static>(
     client: &Client,
     read: Vec<Handle>,
     written: Vec<Handle>,
-    body: impl FnOnce(&[u64], CUstream) -> Result<(), String> + Send + 'static,
+    body: impl FnOnce(&[u64], &[u64], CUstream) -> Result<(), String> + Send + 'static,
 ) {
     let stream = written[0].stream;
     let bindings = |handles: Vec<Handle>| handles.into_iter().map(Handle::binding).collect();
@@ -70,7 +70,8 @@ pub(crate) fn enqueue<Name: 'static>(
                 Ok::<_, ServerError>(memory.get_resource(buffer.memory.clone(), start, end)?.ptr)
             });
             let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
-            body(&addresses, streams.current().sys)
+            let (to_read, to_write) = addresses.split_at(read.len());
+            body(to_read, to_write, streams.current().sys)
                 .map_err(|reason| ServerError::Generic { reason, backtrace: BackTrace::capture() })
         });
     });

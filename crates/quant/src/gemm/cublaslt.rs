@@ -112,10 +112,9 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
     let mut read = vec![lhs.handle, rhs.handle];
     read.extend(add.map(|add| add.handle));
     let written = vec![out.handle.clone(), workspace];
-    cuda::enqueue::<Gemm>(&client, read, written, move |addresses, stream| {
-        let [lhs, rhs, rest @ ..] = addresses else { unreachable!("as many as there are buffers") };
-        let [.., out, workspace] = *rest else { unreachable!("as many as there are buffers") };
-        let addresses = [*lhs, *rhs, rest[0], out];
+    cuda::enqueue::<Gemm>(&client, read, written, move |read, written, stream| {
+        let (out, workspace) = (written[0], written[1]);
+        let addresses = [read[0], read[1], read.get(2).copied().unwrap_or(out), out];
         let alignment = addresses.iter().fold(256, |bits, address| bits | address);
         let problem = Problem { alignment: 1 << alignment.trailing_zeros(), ..problem };
         let run = |lt: &mut CublasLt| {

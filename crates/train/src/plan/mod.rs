@@ -20,12 +20,12 @@ const CONTEXT: u64 = 527 << 20;
 ///
 /// It is an account of the tensors that are alive when a step needs most: every token of a batch is
 /// taken for a target, and every row for as long as the longest. It was compared with CubeCL's pool on
-/// CUDA, where it says 3 % more than what a thread saw that looked every millisecond; on other GPUs
+/// CUDA, where it says up to 4 % more than what a thread saw that looked every millisecond; on other GPUs
 /// products take some scratch of their own. On the CPU take [`FloatDType::F32`].
 ///
 /// ```
 /// use burn_lora_adapter::LoraConfig;
-/// use burn_lora_llama::{LlamaConfig, ops::attention_is_fused};
+/// use burn_lora_llama::LlamaConfig;
 /// use burn_lora_quant::QuantConfig;
 /// use burn_lora_train::{MemoryPlan, TrainConfig};
 ///
@@ -212,11 +212,8 @@ impl MemoryPlan {
 /// ```
 pub fn device_memory(device: &Device) -> Option<u64> {
     #[cfg(feature = "cubecl")]
-    {
-        type AnyDevice = <burn::backend::Dispatch as burn::backend::BackendTypes>::Device;
-        if let AnyDevice::Cube(device) = device.clone().inner().as_dispatch() {
-            return device.client().properties().memory.max_memory();
-        }
+    if let Some(client) = burn_lora_quant::cube::client(device) {
+        return client.properties().memory.max_memory();
     }
     let _ = device;
     None
@@ -332,7 +329,8 @@ impl Memory {
     }
 
     /// What a GPU has to have for it: a tenth more, because CubeCL's pool reserves whole pages and has
-    /// gaps (4 to 9 % were measured), and CUDA's own half a GiB.
+    /// gaps, and CUDA's own half a GiB. Where there was room the pool reserved 4 to 20 % more than was in
+    /// use (`docs/MEASUREMENTS.md`); with less it moves what is there together, which was not measured.
     pub fn needed(&self) -> u64 {
         let total = self.total();
         total + total / 10 + CONTEXT

@@ -25,7 +25,7 @@ use burn_cubecl::{
     CubeBackend, kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype,
     tensor::CubeTensor,
 };
-use burn_lora_quant::Gemm;
+use burn_lora_quant::{Gemm, cube::buffer};
 use cubecl::{calculate_cube_count_elemwise, client::Client, ir::features::Plane, prelude::*};
 
 #[cfg(feature = "cuda")]
@@ -257,13 +257,6 @@ fn vector_size(client: &Client, dtype: DType, width: usize) -> usize {
 
 fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
-}
-
-/// A contiguous tensor's buffer as a kernel argument, in vectors.
-fn buffer(tensor: &CubeTensor, vector: usize) -> BufferArg {
-    let len = tensor.shape().num_elements() / vector;
-    // SAFETY: a contiguous tensor has so many elements.
-    unsafe { BufferArg::from_raw_parts(tensor.handle.clone(), len) }
 }
 
 fn elem(dtype: DType) -> ElemType {

@@ -3,6 +3,7 @@
 use super::{UNITS, buffer, elem, empty, vector_size};
 use burn::backend::TensorMetadata;
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use burn_lora_quant::cube::own;
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// `1 / (1 + exp(-x))`.
@@ -96,11 +97,7 @@ pub(super) fn backward(
     up: CubeTensor,
 ) -> (CubeTensor, CubeTensor) {
     let grad = into_contiguous(grad);
-    let [gate, up] = [gate, up].map(|tensor| {
-        let tensor = into_contiguous(tensor);
-        // The rows of a copy can be padded, on CUDA.
-        if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
-    });
+    let [gate, up] = [gate, up].map(own);
     let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
     let vector = vector_size(&client, dtype, shape.num_elements());
     let count = shape.num_elements() / vector;

@@ -1,9 +1,10 @@
 // Causal attention with scores in registers, on tensor cores (arXiv:2205.14135, arXiv:2307.08691).
 //
-// Compiled when it is first used, with HEAD (the width of a head: 64 or 128) and BF16 (1 or 0: f16).
+// Compiled when it is first used, with HEAD (the width of a head: 64 or 128), BF16 (1 or 0: f16) and TILE (the
+// rows of a tile: 64).
 // Headers are not included, so that NVRTC needs no CUDA toolkit.
 //
-// A block of 4 warps owns a tile of 64 rows, 16 a warp, and streams tiles of the other side past it:
+// A block owns a tile of rows, 16 a warp, and streams tiles of the other side past it:
 // `forward` and `query_grads` own queries and stream keys and values; `key_grads` owns keys and values
 // and streams the queries of all heads of their group, with everything transposed. Nothing is added
 // up across blocks, so that the same input gives the same bits.
@@ -15,8 +16,7 @@
 typedef unsigned int u32;
 typedef unsigned short u16; // a 16-bit float, never looked into
 
-#define TILE 64
-#define THREADS 128
+#define THREADS (TILE / 16 * 32)
 #define CHUNKS (HEAD / 8)
 #define TILE_BYTES (TILE * HEAD * 2)
 #define LOG2E 1.4426950408889634f
@@ -52,7 +52,11 @@ __device__ __forceinline__ void load_tile(u32 tile, const u16 *from, int count) 
     }
 }
 
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;"); }
+// The same of two tensors, whose tiles lie one after the other.
+__device__ __forceinline__ void load_pair(u32 tiles, const u16 *a, const u16 *b, size_t from, int count) {
+    load_tile(tiles, a + from, count);
+    load_tile(tiles + TILE_BYTES, b + from, count);
+}
 
 // Waits for all copies of all threads, and for all threads.
 __device__ __forceinline__ void arrive() {
@@ -163,7 +167,7 @@ __device__ __forceinline__ void store(
     }
 }
 
-// The smallest `low` and the largest `high` of a block's threads.
+// The smallest `low` and the largest `high` of a block's threads; nothing where no thread has any.
 __device__ __forceinline__ Range reach(int low, int high) {
     __shared__ int ends[2];
     if (threadIdx.x == 0)
@@ -173,7 +177,7 @@ __device__ __forceinline__ Range reach(int low, int high) {
     if (threadIdx.x % 32 == 0)
         atomicMin(&ends[0], low), atomicMax(&ends[1], high);
     __syncthreads();
-    return {ends[0], ends[1]};
+    return {min(ends[0], ends[1]), ends[1]};
 }
 
 // The tiles with keys that these rows of queries see.
@@ -184,6 +188,20 @@ __device__ __forceinline__ Range tiles_of(const Range (&rows)[2]) {
             low = min(low, rows[i].first), high = max(high, rows[i].end);
     Range keys = reach(low, high);
     return {keys.first / TILE, (keys.end + TILE - 1) / TILE};
+}
+
+// Scores of keys that a query does not see become minus infinity: `first` is the first key of the tile.
+__device__ __forceinline__ void hide(float (&x)[TILE / 8][4], const Range (&seen)[2], int first, int lane) {
+    bool whole = max(seen[0].first, seen[1].first) <= first && min(seen[0].end, seen[1].end) >= first + TILE;
+    if (__all_sync(~0u, whole))
+        return;
+#pragma unroll
+    for (int n = 0; n < TILE / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int key = first + n * 8 + lane % 4 * 2 + i % 2;
+            x[n][i] = key >= seen[i / 2].first && key < seen[i / 2].end ? x[n][i] : -INFINITY;
+        }
 }
 
 #define SIZES int heads, int kv_heads, int length, int keys, long long kv_stride, int span_rows, int window, float scale
@@ -210,9 +228,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
         arrive();
         if (tile < tiles.end) {
             size_t from = matrix + (size_t)tile * TILE * HEAD;
-            load_tile(streams + stage * 2 * TILE_BYTES, k + from, keys - tile * TILE);
-            load_tile(streams + (stage * 2 + 1) * TILE_BYTES, v + from, keys - tile * TILE);
-            commit();
+            load_pair(streams + stage * 2 * TILE_BYTES, k, v, from, keys - tile * TILE);
         }
         if (tile == tiles.first)
             continue;
@@ -220,16 +236,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
         u32 key_tile = streams + (stage ^ 1) * 2 * TILE_BYTES;
         float x[TILE / 8][4];
         scores_of(x, own, row, key_tile, lane);
-        bool whole = __all_sync(~0u, max(seen[0].first, seen[1].first) <= first &&
-                                         min(seen[0].end, seen[1].end) >= first + TILE);
-        if (!whole)
-#pragma unroll
-            for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    int key = first + n * 8 + lane % 4 * 2 + i % 2;
-                    x[n][i] = key >= seen[i / 2].first && key < seen[i / 2].end ? x[n][i] : -INFINITY;
-                }
+        hide(x, seen, first, lane);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             float most = largest[half];
@@ -297,15 +304,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
 
     float sums[HEAD / 8][4] = {};
     float log2_scale = scale * LOG2E;
-    load_tile(own, q + queries * HEAD, length - start);
-    load_tile(own + TILE_BYTES, out_grad + queries * HEAD, length - start);
+    load_pair(own, q, out_grad, queries * HEAD, length - start);
     for (int tile = tiles.first, stage = 0; tile <= tiles.end; tile++, stage ^= 1) {
         arrive();
         if (tile < tiles.end) {
             size_t from = matrix + (size_t)tile * TILE * HEAD;
-            load_tile(streams + stage * 2 * TILE_BYTES, k + from, keys - tile * TILE);
-            load_tile(streams + (stage * 2 + 1) * TILE_BYTES, v + from, keys - tile * TILE);
-            commit();
+            load_pair(streams + stage * 2 * TILE_BYTES, k, v, from, keys - tile * TILE);
         }
         if (tile == tiles.first)
             continue;
@@ -314,16 +318,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
         float x[TILE / 8][4], grad[TILE / 8][4];
         scores_of(x, own, row, key_tile, lane);
         scores_of(grad, own + TILE_BYTES, row, key_tile + TILE_BYTES, lane);
-        bool whole = __all_sync(~0u, max(seen[0].first, seen[1].first) <= first &&
-                                         min(seen[0].end, seen[1].end) >= first + TILE);
-        if (!whole)
-#pragma unroll
-            for (int n = 0; n < TILE / 8; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    int key = first + n * 8 + lane % 4 * 2 + i % 2;
-                    x[n][i] = key >= seen[i / 2].first && key < seen[i / 2].end ? x[n][i] : -INFINITY;
-                }
+        hide(x, seen, first, lane);
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
@@ -360,12 +355,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_key_grads(
             low = min(low, query), high = max(high, query + 1);
     }
     Range reached = reach(low, high);
-    int tile_from = reached.first / TILE, tile_count = max((reached.end + TILE - 1) / TILE - tile_from, 0);
+    int tile_from = reached.first / TILE, tile_count = (reached.end + TILE - 1) / TILE - tile_from;
 
     float k_sums[HEAD / 8][4] = {}, v_sums[HEAD / 8][4] = {};
     float log2_scale = scale * LOG2E;
-    load_tile(own, k + matrix, keys - start);
-    load_tile(own + TILE_BYTES, v + matrix, keys - start);
+    load_pair(own, k, v, matrix, keys - start);
     for (int turn = 0; turn <= groups * tile_count; turn++) {
         int stage = turn % 2;
         arrive();
@@ -373,9 +367,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_key_grads(
         if (turn < groups * tile_count) {
             int head = kv_head * groups + turn / tile_count, from = (tile_from + turn % tile_count) * TILE;
             size_t queries = ((size_t)batch * heads + head) * length;
-            load_tile(streams + stage * 2 * TILE_BYTES, q + (queries + from) * HEAD, length - from);
-            load_tile(streams + (stage * 2 + 1) * TILE_BYTES, out_grad + (queries + from) * HEAD, length - from);
-            commit();
+            load_pair(streams + stage * 2 * TILE_BYTES, q, out_grad, (queries + from) * HEAD, length - from);
             if (threadIdx.x < TILE) {
                 int query = from + threadIdx.x;
                 column.seen = range_of(spans, span_rows, window, length, keys, batch, query);

@@ -11,7 +11,7 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use burn_lora_quant::cuda::{Kernel, Scalar, has_tensor_cores};
 use cubecl::client::Client;
 
-/// Rows of a tile: TILE of the source.
+/// Rows of a tile, 16 a warp.
 const TILE: usize = 64;
 
 /// Queries below which this is not worth it: tokens that are generated one by one.
@@ -38,16 +38,16 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// A kernel that holds so many tiles in shared memory, and the lse, delta and range of two tiles
-    /// of queries.
+    /// A kernel that holds so many tiles in shared memory, and 16 bytes each of two tiles of queries:
+    /// their lse, delta and range.
     fn kernel(&self, name: &'static str, tiles: usize) -> Kernel {
-        let head = self.q.shape()[3];
+        let (head, bf16) = (self.q.shape()[3], usize::from(self.q.dtype == DType::BF16));
         Kernel {
             source: include_str!("attention.cu"),
-            defines: vec![("HEAD", head), ("BF16", usize::from(self.q.dtype == DType::BF16))],
+            defines: vec![("HEAD", head), ("BF16", bf16), ("TILE", TILE)],
             name,
-            threads: 128,
-            shared_bytes: ((tiles * head + 16) * 2 * TILE) as u32,
+            threads: TILE / 16 * 32,
+            shared_bytes: (tiles * head + 16) * 2 * TILE,
         }
     }
 
@@ -66,12 +66,12 @@ impl Call<'_> {
             Scalar::F32(self.spec.scale),
         ]
     }
+}
 
-    /// Blocks for tiles of queries, or of keys.
-    fn grid(&self, tensor: &CubeTensor) -> [usize; 3] {
-        let shape = tensor.shape();
-        [shape[2].div_ceil(TILE), shape[1], shape[0]]
-    }
+/// A block for each tile of queries, or of keys.
+fn grid(tensor: &CubeTensor) -> [usize; 3] {
+    let shape = tensor.shape();
+    [shape[2].div_ceil(TILE), shape[1], shape[0]]
 }
 
 /// [`DecoderOps::causal_attention`](crate::ops::DecoderOps::causal_attention).
@@ -92,7 +92,7 @@ pub(super) fn forward(
     // SAFETY: the parameters are those of the source, and `Call` describes the buffers.
     unsafe {
         let kernel = call.kernel("attention_forward", 5);
-        kernel.launch(&q.client, call.grid(&q), read, written, call.sizes());
+        kernel.launch(&q.client, grid(&q), read, written, call.sizes());
     }
     (out, lse)
 }
@@ -120,10 +120,10 @@ pub(super) fn backward(
     unsafe {
         let kernel = call.kernel("attention_query_grads", 6);
         let written_to = written(&[&q_grad]);
-        kernel.launch(&q.client, call.grid(&q), read.to_vec(), written_to, call.sizes());
+        kernel.launch(&q.client, grid(&q), read.to_vec(), written_to, call.sizes());
         let kernel = call.kernel("attention_key_grads", 6);
         let written_to = written(&[&k_grad, &v_grad]);
-        kernel.launch(&q.client, call.grid(&k), read.to_vec(), written_to, call.sizes());
+        kernel.launch(&q.client, grid(&k), read.to_vec(), written_to, call.sizes());
     }
     (q_grad, k_grad, v_grad)
 }

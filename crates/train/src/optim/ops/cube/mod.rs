@@ -6,14 +6,11 @@ mod norm;
 
 use super::{OptimOps, Step, StepLaunch};
 use burn::{
-    backend::{
-        TensorMetadata,
-        tensor::{FloatTensor, IntTensor},
-    },
+    backend::tensor::{FloatTensor, IntTensor},
     tensor::DType,
 };
-use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::prelude::*;
+use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use burn_lora_quant::cube::{buffer, own};
 
 /// Units a cube.
 const UNITS: u32 = 256;
@@ -51,23 +48,10 @@ impl OptimOps for CubeBackend {
     }
 }
 
-/// A vector to write into: itself where nothing else holds its buffer, else a copy.
-fn own(tensor: CubeTensor) -> CubeTensor {
-    let tensor = into_contiguous(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
-}
-
 /// The widest vector that the device moves at once and that divides `len`.
 fn vector_size(tensor: &CubeTensor, len: usize) -> usize {
     let mut sizes = tensor.client.io_optimized_vector_sizes(DType::F32.size());
     sizes.find(|size| *size > 0 && *size <= 4 && len.is_multiple_of(*size)).unwrap_or(1)
-}
-
-/// A contiguous tensor's buffer as a kernel argument, in vectors.
-fn buffer(tensor: &CubeTensor, vector: usize) -> BufferArg {
-    let len = tensor.shape().num_elements() / vector;
-    // SAFETY: a contiguous tensor has so many elements.
-    unsafe { BufferArg::from_raw_parts(tensor.handle.clone(), len) }
 }
 
 fn scalars(step: Step) -> StepLaunch {
