@@ -330,7 +330,7 @@ impl LoraConfig {
         for (field, rank) in std::iter::once(("r", self.rank)).chain(ranks) {
             check(rank > 0, field, rank.to_string(), "a rank is at least 1 (8 to 64 are usual)")?;
             if rank > 256 {
-                tracing::warn!("{field} is {rank}: more than 256 seldom helps");
+                burn_lora_io::warn!("{field} is {rank}: more than 256 seldom helps");
             }
         }
         let alphas = self.alpha_pattern.values().map(|&alpha| ("alpha_pattern", alpha));
@@ -339,12 +339,16 @@ impl LoraConfig {
             check(fits, field, alpha.to_string(), "an alpha is a positive number")?;
         }
         if self.alpha > 4.0 * self.rank as f64 {
-            tracing::warn!("lora_alpha is {}, over 4 times the rank {}", self.alpha, self.rank);
+            burn_lora_io::warn!(
+                "lora_alpha is {}, over 4 times the rank {}",
+                self.alpha,
+                self.rank
+            );
         }
         let fits = (0.0..1.0).contains(&self.dropout);
         check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
         if self.dropout > 0.3 {
-            tracing::warn!("lora_dropout is {}: more than 0.3 is unusual", self.dropout);
+            burn_lora_io::warn!("lora_dropout is {}: more than 0.3 is unusual", self.dropout);
         }
         match &self.targets {
             None => check(

@@ -342,11 +342,11 @@ impl<'a> Matcher<'a> {
             }
         }
         if let (Some(exclude), false) = (&self.config.exclude, used.exclude) {
-            tracing::warn!("exclude_modules matches no layer: {exclude:?}");
+            burn_lora_io::warn!("exclude_modules matches no layer: {exclude:?}");
         }
         if !strict {
             // Files of others name layers that their model had; their tensors say what counts.
-            missed.drain(..).for_each(|error| tracing::warn!("{error}"));
+            missed.drain(..).for_each(|error| burn_lora_io::warn!("{error}"));
         }
         missed.into_iter().next().map_or(Ok(()), Err)
     }

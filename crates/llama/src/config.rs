@@ -89,7 +89,7 @@ impl LlamaConfig {
     /// names the file and the field.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LlamaError> {
         let path = path.as_ref();
-        let json = std::fs::read(path).map_err(LlamaError::io(path))?;
+        let json = burn_lora_io::read(path).map_err(LlamaError::io(path))?;
         let raw = serde_json::from_slice(&json).map_err(|e| LlamaError::format(path, e))?;
         Self::from_value(raw, path)
     }

@@ -251,7 +251,7 @@ impl TryFrom<Fields> for LoraConfig {
             return Err(format!("`{field}` is set, which this library does not support"));
         }
         for name in fields.unknown.keys() {
-            tracing::warn!("LoraConfig: unknown field `{name}` is ignored");
+            burn_lora_io::warn!("LoraConfig: unknown field `{name}` is ignored");
         }
         let targets = |names: Option<OneOrMany<String>>| {
             names.map(|names| match names {

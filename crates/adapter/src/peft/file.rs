@@ -7,7 +7,6 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    io::Write,
     path::Path,
 };
 
@@ -57,38 +56,24 @@ pub(super) fn write(
     let views = views.collect::<Result<Vec<_>, _>>();
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let file = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
-    replace(&path, &file.map_err(|error| format(&path, error.to_string()))?)?;
+    let bytes = file.map_err(|error| format(&path, error.to_string()))?;
+    burn_lora_io::replace(&path, &bytes).map_err(io(&path))?;
 
     let path = folder.join(CONFIG);
     let json = serde_json::to_vec_pretty(&Fields::for_file(config));
-    replace(&path, &json.map_err(|error| format(&path, error.to_string()))?)
-}
-
-/// Writes beside the file and renames, so that a reader finds the old one or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().tempfile_in(folder).map_err(io(path))?;
-    file.write_all(bytes).map_err(io(path))?;
-    // A temporary file is for its owner alone; an adapter is for whom the folder is.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode());
-        file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(io(path))?;
-    }
-    file.as_file().sync_all().map_err(io(path))?;
-    file.persist(path).map(drop).map_err(|error| io(path)(error.error))
+    let json = json.map_err(|error| format(&path, error.to_string()))?;
+    burn_lora_io::replace(&path, &json).map_err(io(&path))
 }
 
 /// Reads both files.
 pub(super) fn read(folder: &Path) -> Result<(LoraConfig, HostTensors), AdapterError> {
     let path = folder.join(CONFIG);
-    let json = fs::read(&path).map_err(io(&path))?;
+    let json = burn_lora_io::read(&path).map_err(io(&path))?;
     let config = serde_json::from_slice(&json);
     let config = config.map_err(|error| format(&path, error.to_string()))?;
 
     let path = folder.join(TENSORS);
-    let bytes = fs::read(&path).map_err(io(&path))?;
+    let bytes = burn_lora_io::read(&path).map_err(io(&path))?;
     let file = SafeTensors::deserialize(&bytes);
     let file = file.map_err(|error| {
         format(&path, format!("no safetensors file, or one that was cut off: {error}"))

@@ -134,7 +134,7 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<(LoraConfig, HostTensors), 
     if let Init::Loftq { config, .. } = config.init
         && config != burn_lora_quant::QuantConfig::nf4()
     {
-        tracing::warn!(
+        burn_lora_io::warn!(
             "the file cannot say that LoftQ was made for {config:?}: load it onto a base packed so"
         );
     }
@@ -179,7 +179,7 @@ fn convert(
         let Some(lora) = layer.adapters().lora(name) else { continue };
         let Some(initial) = &lora.initial else { continue };
         if layer.packed().is_some() {
-            tracing::warn!(
+            burn_lora_io::warn!(
                 "`{path}` is packed: the plain adapter fits the weight before it was packed, and \
                  another error than that of the residual comes with it"
             );

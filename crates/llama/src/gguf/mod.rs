@@ -147,7 +147,7 @@ impl Gguf {
     /// A file that is missing, no GGUF, of another version, cut off, or whose header contradicts
     /// itself.
     pub fn open(path: &Path) -> Result<Self, LlamaError> {
-        let file = File::open(path).map_err(LlamaError::io(path))?;
+        let file = burn_lora_io::open(path).map_err(LlamaError::io(path))?;
         // SAFETY: the map is read only; as everywhere where checkpoints are mapped, nobody may
         // shorten the file while it is read.
         let map = unsafe { Mmap::map(&file) }.map_err(LlamaError::io(path))?;

@@ -145,7 +145,7 @@ impl Hub {
         }
         self.fetch(&model, cache).or_else(|reason| {
             let folder = kept().map_err(|_| failed(reason.clone()))?;
-            tracing::warn!("{id}: {reason}; using what is in the cache");
+            burn_lora_io::warn!("{id}: {reason}; using what is in the cache");
             Ok(folder)
         })
     }

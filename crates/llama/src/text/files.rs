@@ -34,7 +34,7 @@ impl Files {
         let mut bytes = BTreeMap::new();
         for name in NAMES {
             let path = folder.join(name);
-            match fs::read(&path) {
+            match burn_lora_io::read(&path) {
                 Ok(read) => {
                     bytes.insert(name, read);
                 }
@@ -125,9 +125,7 @@ impl Files {
             let path = folder.join(name);
             match bytes {
                 Some(bytes) => {
-                    let beside = folder.join(format!("{name}.part"));
-                    fs::write(&beside, bytes).map_err(LlamaError::io(&beside))?;
-                    fs::rename(&beside, &path).map_err(LlamaError::io(&path))?;
+                    burn_lora_io::replace(&path, bytes).map_err(LlamaError::io(&path))?
                 }
                 // It belongs to the model as well.
                 None if name == GENERATION => (),

@@ -8,7 +8,6 @@ use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
     path::{Path, PathBuf},
 };
 
@@ -43,7 +42,7 @@ struct Index {
 /// # Errors
 /// What is no index, names nothing, or names files outside its folder.
 pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, LlamaError> {
-    let json = std::fs::read(path).map_err(LlamaError::io(path))?;
+    let json = burn_lora_io::read(path).map_err(LlamaError::io(path))?;
     let index: Index = serde_json::from_slice(&json).map_err(|e| LlamaError::format(path, e))?;
     if index.weight_map.is_empty() {
         return Err(LlamaError::format(path, "`weight_map` names no tensors"));
@@ -106,7 +105,7 @@ impl SafetensorsFolder {
 
 impl Mapped {
     fn open(path: PathBuf) -> Result<Self, LlamaError> {
-        let file = File::open(&path).map_err(LlamaError::io(&path))?;
+        let file = burn_lora_io::open(&path).map_err(LlamaError::io(&path))?;
         // SAFETY: the map is read only; as everywhere where checkpoints are mapped, nobody may
         // shorten the file while it is read.
         let map = unsafe { Mmap::map(&file) }.map_err(LlamaError::io(&path))?;

@@ -242,13 +242,10 @@ fn remove(path: &PathBuf) -> Result<(), LlamaError> {
     if path.exists() { fs::remove_file(path).map_err(LlamaError::io(path)) } else { Ok(()) }
 }
 
-/// Writes beside the file and renames.
 fn write_json(path: &Path, value: &Value) -> Result<(), LlamaError> {
     let mut json = serde_json::to_vec_pretty(value).map_err(|e| LlamaError::format(path, e))?;
     json.push(b'\n');
-    let beside = path.with_extension("json.part");
-    fs::write(&beside, json).map_err(LlamaError::io(&beside))?;
-    fs::rename(&beside, path).map_err(LlamaError::io(path))
+    burn_lora_io::replace(path, &json).map_err(LlamaError::io(path))
 }
 
 fn torch_name(dtype: FloatDType) -> &'static str {

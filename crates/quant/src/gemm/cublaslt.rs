@@ -34,7 +34,7 @@ fn library_is_present() -> bool {
         // SAFETY: the call only tries to open each candidate name of the library.
         let present = unsafe { sys::is_culib_present() };
         if !present {
-            tracing::warn!(
+            burn_lora_io::warn!(
                 "libcublasLt is not found, so matrix products run on Burn's own kernels, which \
                  are about three times as slow: install cuBLAS or set LD_LIBRARY_PATH"
             );

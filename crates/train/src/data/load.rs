@@ -44,7 +44,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
     let data = Dataset::new(loader.writer.finish(tokenizer.pad_token_id().unwrap_or(0))?);
     let report = data.report();
     if report.truncated + report.left_out() > 0 {
-        tracing::warn!("{report}");
+        burn_lora_io::warn!("{report}");
     }
     Ok(data)
 }

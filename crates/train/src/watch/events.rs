@@ -47,11 +47,6 @@ pub trait Observer {
         Ok(())
     }
 
-    /// Something the user should know, and that does not end the run.
-    fn warned(&mut self, message: &str) -> Result<(), TrainError> {
-        Ok(())
-    }
-
     /// After the last step.
     fn finished(&mut self, run: &Finished) -> Result<(), TrainError> {
         Ok(())
@@ -74,10 +69,6 @@ impl Observer for Vec<Box<dyn Observer>> {
 
     fn saved(&mut self, folder: &Path) -> Result<(), TrainError> {
         self.iter_mut().try_for_each(|observer| observer.saved(folder))
-    }
-
-    fn warned(&mut self, message: &str) -> Result<(), TrainError> {
-        self.iter_mut().try_for_each(|observer| observer.warned(message))
     }
 
     fn finished(&mut self, run: &Finished) -> Result<(), TrainError> {

@@ -62,7 +62,7 @@ impl MetricsLog {
     /// # Errors
     /// A file that cannot be read, or a line that is no [`Record`].
     pub fn read(path: &Path) -> Result<Vec<Record>, TrainError> {
-        let bytes = fs::read(path).map_err(|error| TrainError::io(path, error))?;
+        let bytes = burn_lora_io::read(path).map_err(|error| TrainError::io(path, error))?;
         let mut records = Vec::new();
         for (i, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
             match serde_json::from_slice(line) {
@@ -134,23 +134,12 @@ fn line(path: &Path, record: &Record) -> Result<Vec<u8>, TrainError> {
     Ok(line)
 }
 
-/// Writes beside the file and renames, so that a run that is killed here loses nothing.
 fn replace(path: &Path, records: &[Record]) -> Result<(), TrainError> {
     let io = |error| TrainError::io(path, error);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(io)?;
-    let mut builder = tempfile::Builder::new();
-    // A temporary file is for its owner alone; metrics are for whom the folder is.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(io)?;
     }
-    let mut file = builder.tempfile_in(folder).map_err(io)?;
-    for record in records {
-        file.write_all(&line(path, record)?).map_err(io)?;
-    }
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map(drop).map_err(|error| io(error.error))
+    let lines: Vec<_> =
+        records.iter().map(|record| line(path, record)).collect::<Result<_, _>>()?;
+    burn_lora_io::replace(path, &lines.concat()).map_err(io)
 }

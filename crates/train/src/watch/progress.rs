@@ -10,9 +10,9 @@ use std::{
 };
 
 /// An observer that shows a bar on standard error: steps, loss, speed, memory, time left.
-/// Evaluations, checkpoints and warnings are printed above it.
+/// Evaluations and checkpoints are printed above it.
 ///
-/// Where standard error is not a terminal there is no bar, and nothing but warnings is printed unless
+/// Where standard error is not a terminal there is no bar, and nothing is printed unless
 /// [`lines`](Self::lines) asks for it.
 ///
 /// ```
@@ -112,16 +112,6 @@ impl Observer for Progress {
 
     fn saved(&mut self, folder: &Path) -> Result<(), TrainError> {
         self.say(&format!("saved {}", folder.display()));
-        Ok(())
-    }
-
-    fn warned(&mut self, message: &str) -> Result<(), TrainError> {
-        let message = format!("warning: {message}");
-        if self.bar.is_hidden() {
-            print(&message);
-        } else {
-            self.bar.println(message);
-        }
         Ok(())
     }
 
@@ -231,8 +221,6 @@ mod tests {
         shows("step 5: validation loss 1.5000");
         progress.saved(Path::new("out/step-5")).unwrap();
         shows("saved out/step-5");
-        progress.warned("it is late").unwrap();
-        shows("warning: it is late");
         let reason = StopReason::EarlyStopping;
         let run = Finished { steps: 5, seconds: 61.0, reason, best: Some((5, 1.5)), loss: 1.25 };
         progress.finished(&run).unwrap();

@@ -15,7 +15,8 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
             kind => example(path, line, format!("not CSV: {kind:?}")),
         }
     };
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(path).map_err(failed)?;
+    let file = burn_lora_io::open(path).map_err(|source| TrainError::io(path, source))?;
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
     let names = text(reader.byte_headers().map_err(failed)?.clone())
         .map_err(|reason| example(path, 1, reason))?;
     for (number, name) in names.iter().enumerate() {

@@ -22,7 +22,7 @@ const DATA: &str = "data";
 
 fn open(path: &Path) -> Result<BufReader<File>, TrainError> {
     let open = || {
-        let mut file = BufReader::new(File::open(path)?);
+        let mut file = BufReader::new(burn_lora_io::open(path)?);
         if file.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
             file.consume(BYTE_ORDER_MARK.len());
         }

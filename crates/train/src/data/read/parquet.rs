@@ -16,7 +16,7 @@ use std::{
 
 /// A record's line is the number of its row.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
-    let file = File::open(path).map_err(|source| TrainError::io(path, source))?;
+    let file = burn_lora_io::open(path).map_err(|source| TrainError::io(path, source))?;
     let broken = |error: ParquetError| {
         TrainError::format(path, format!("not a Parquet file, or cut off: {error}"))
     };

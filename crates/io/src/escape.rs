@@ -1,0 +1,44 @@
+//! Text of others on a terminal.
+
+use std::fmt::{self, Write};
+
+/// A text in which control characters are written as escapes: `\u{7}` for a bell.
+///
+/// Made by [`escaped`].
+#[derive(Clone, Copy, Debug)]
+pub struct Escaped<'a>(&'a str);
+
+/// Shows text of a file (a name, a sample) so that it cannot steer a terminal: control characters
+/// (C0, DEL, C1) and Unicode's marks of direction become escapes. Tabs and newlines are escaped, too;
+/// printing line by line keeps the lines.
+///
+/// ```
+/// assert_eq!(burn_lora_io::escaped("a\u{7}b").to_string(), "a\\u{7}b");
+/// assert_eq!(burn_lora_io::escaped("Zürich 東京").to_string(), "Zürich 東京");
+/// ```
+pub fn escaped(text: &str) -> Escaped<'_> {
+    Escaped(text)
+}
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for char in self.0.chars() {
+            match char {
+                '\n' => out.write_str("\\n")?,
+                '\r' => out.write_str("\\r")?,
+                '\t' => out.write_str("\\t")?,
+                _ if char.is_control() || turns(char) => write!(out, "{}", char.escape_unicode())?,
+                _ => out.write_char(char)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Marks of direction, and separators that a terminal takes for new lines.
+fn turns(char: char) -> bool {
+    matches!(
+        char,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}

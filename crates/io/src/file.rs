@@ -1,0 +1,94 @@
+//! Files, read if they are files, and written whole.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Error, ErrorKind, Read, Write},
+    path::Path,
+};
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] for what is no regular file: a pipe would be waited for, a device read
+/// without end. Those of [`File::open`].
+pub fn open(path: &Path) -> io::Result<File> {
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_dir() {
+        return Err(Error::new(
+            ErrorKind::IsADirectory,
+            "it is a folder, where a file is expected",
+        ));
+    }
+    if !kind.is_file() {
+        let reason = "it is a pipe or a device: copy what it gives into a file";
+        return Err(Error::new(ErrorKind::InvalidInput, reason));
+    }
+    File::open(path)
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// As [`open`], and those of reading.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a whole file of UTF-8.
+///
+/// # Errors
+/// As [`read`]; [`ErrorKind::InvalidData`] for bytes that are not UTF-8.
+pub fn read_to_string(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::new(ErrorKind::InvalidData, format!("it is not UTF-8 at byte {at}"))
+    })
+}
+
+/// Writes a file whole: beside its place, synced, and renamed, so that a reader finds the old one or
+/// the new one, also after a power cut.
+///
+/// # Errors
+/// Those of writing. The old file is there still.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_with(path, |file| file.write_all(bytes))
+}
+
+/// [`replace`] for what is written piece by piece.
+///
+/// # Errors
+/// Those of `write`, and those of the file.
+pub fn replace_with<E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
+) -> Result<(), E> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // As any new file: the umask takes from it.
+    #[cfg(unix)]
+    let builder = {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666))
+    };
+    let file = builder.prefix(".writing-").tempfile_in(folder)?;
+    if let Ok(old) = fs::metadata(path) {
+        file.as_file().set_permissions(old.permissions())?;
+    }
+    let mut out = BufWriter::new(file.as_file());
+    write(&mut out)?;
+    out.flush()?;
+    drop(out);
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    // The name, too. Not every system opens a folder.
+    if let Ok(folder) = File::open(folder) {
+        folder.sync_all().ok();
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Warnings: what is odd, and goes on.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    fmt::Arguments,
+    io::{IsTerminal, Write, stderr},
+    sync::{Mutex, PoisonError},
+};
+
+/// Reports something that the user should know and that ends nothing, as [`format!`] writes it.
+///
+/// It goes to the program's `tracing` subscriber, at level `WARN`. In a program that has none it is
+/// printed on standard error, each text once: nobody has to set anything up to see it.
+///
+/// ```
+/// # let (_, warnings) = burn_lora_io::collect(|| {
+/// let rank = 512;
+/// burn_lora_io::warn!("the rank is {rank}: more than 256 seldom helps");
+/// # });
+/// # assert_eq!(warnings, ["the rank is 512: more than 256 seldom helps"]);
+/// ```
+#[macro_export]
+macro_rules! warn {
+    ($($text:tt)*) => { $crate::report(::core::format_args!($($text)*)) };
+}
+
+thread_local! {
+    static COLLECTED: RefCell<Vec<Vec<String>>> = const { RefCell::new(Vec::new()) };
+}
+
+static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// What [`warn!`](crate::warn) calls.
+pub fn report(text: Arguments<'_>) {
+    let taken = COLLECTED.with_borrow_mut(|collections| {
+        let collection = collections.last_mut()?;
+        collection.push(text.to_string());
+        Some(())
+    });
+    if taken.is_some() {
+        return;
+    }
+    if tracing::dispatcher::has_been_set() {
+        tracing::warn!("{text}");
+        return;
+    }
+    let text = text.to_string();
+    if PRINTED.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
+        // A progress bar may be on this line; it is drawn again on the next one.
+        let clear = if stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+        let lines: Vec<_> = text.lines().map(|line| crate::escaped(line).to_string()).collect();
+        // A standard error that is closed is no reason to end anything.
+        _ = writeln!(stderr(), "{clear}warning: {}", lines.join("\n"));
+    }
+}
+
+/// Runs a function, and gives the warnings of this thread that it reported. They go nowhere else: for
+/// tests, and for programs that show them in their own way.
+///
+/// ```
+/// let (sum, warnings) = burn_lora_io::collect(|| {
+///     burn_lora_io::warn!("odd");
+///     1 + 1
+/// });
+/// assert_eq!((sum, warnings), (2, vec!["odd".to_owned()]));
+/// ```
+pub fn collect<T>(run: impl FnOnce() -> T) -> (T, Vec<String>) {
+    /// Ends the collection also when `run` panics.
+    struct Ends;
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            COLLECTED.with_borrow_mut(Vec::pop);
+        }
+    }
+    COLLECTED.with_borrow_mut(|collections| collections.push(Vec::new()));
+    let ends = Ends;
+    let result = run();
+    let warnings = COLLECTED.with_borrow_mut(|collections| {
+        collections.last_mut().map(std::mem::take).unwrap_or_default()
+    });
+    drop(ends);
+    (result, warnings)
+}
