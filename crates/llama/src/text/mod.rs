@@ -4,7 +4,7 @@ mod chat;
 mod decode;
 mod files;
 mod gguf;
-mod python;
+mod jinja;
 mod special;
 mod template;
 mod tokenizer;
