@@ -1,6 +1,7 @@
 //! Text: tokenizers, chat templates, and which tokens of a chat are the assistant's.
 
 mod chat;
+mod check;
 mod decode;
 mod files;
 mod gguf;
