@@ -179,6 +179,13 @@ impl Hub {
         for file in FILES.into_iter().filter(|file| has(file)) {
             get(file)?;
         }
+        // More chat templates: files of this folder, not of others within it.
+        let names = info.siblings.iter().map(|sibling| sibling.rfilename.as_str());
+        let template = |file: &&str| {
+            let name = file.strip_prefix("additional_chat_templates/");
+            name.is_some_and(|name| name.ends_with(".jinja") && !name.contains(['/', '\\']))
+        };
+        names.filter(template).try_for_each(get)?;
         if has(INDEX) {
             get(INDEX)?;
             let shards = read_index(&snapshot.join(INDEX)).map_err(|error| error.to_string())?;

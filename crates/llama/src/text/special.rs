@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use tokenizers::{AddedToken, PostProcessorWrapper};
 
 /// The special tokens that have a name of their own in templates.
-const NAMES: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
 /// The special tokens by name. A model that has them in its vocabulary only, where they are found by
 /// merges if at all, gets them as added tokens.

@@ -107,7 +107,7 @@ fn byte_level(pre: &str) -> File {
         "gpt2",
         vec![
             ("pre", text(pre)),
-            ("tokens", texts(&PIECES)),
+            ("tokens", texts(&tokens)),
             ("token_type", ints(&kinds)),
             ("merges", texts(&["a b", "1 1", "Ġ 1", "Ġ ab"])),
             ("bos_token_id", int(0)),

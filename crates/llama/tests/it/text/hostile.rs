@@ -122,11 +122,12 @@ fn panics_of_the_tokenizers_crate_are_errors_that_name_the_file() {
     let strip = |tokenizer: &mut Value| {
         tokenizer["decoder"] = json!({ "type": "Strip", "content": "a", "start": 5, "stop": 5 });
     };
-    let tokenizer = load(&folder(strip, &[]));
+    let stripping = folder(strip, &[]);
+    let tokenizer = load(&stripping);
     let found = tokenizer.decode(&[3], false).unwrap_err().to_string();
     assert!(found.contains("tokenizer.json") && found.contains("contradicts"), "{found}");
     // A map of which all numbers lead beyond it.
-    let map = format!("AAQAAP{}w==", "/".repeat(1366));
+    let map = format!("AAQAAP{}9hAA==", "/".repeat(1364));
     let offsets = |tokenizer: &mut Value| {
         tokenizer["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": map });
     };

@@ -1,14 +1,14 @@
 //! Snippets of chat templates are what Jinja2 makes of them, or refused as it refuses them. The cases
 //! are written by `testdata/jinja/make.py`.
 
-use burn_lora_llama::{ChatMap, ChatOptions, ChatTemplate};
+use burn_lora_llama::{ChatOptions, ChatTemplate, ChatValue};
 use serde::Deserialize;
 
 const CASES: &str = "../../testdata/jinja/cases.json";
 
 #[derive(Deserialize)]
 struct Cases {
-    variables: ChatMap,
+    variables: ChatValue,
     cases: Vec<Case>,
 }
 
@@ -29,7 +29,8 @@ fn render(source: &str, options: &ChatOptions) -> Result<String, String> {
 fn templates_are_what_jinja2_makes_of_them() {
     let cases: Cases = serde_json::from_str(&std::fs::read_to_string(CASES).unwrap()).unwrap();
     let mut options = ChatOptions::new();
-    for (name, value) in cases.variables {
+    let ChatValue::Map(variables) = cases.variables else { panic!("variables") };
+    for (name, value) in variables {
         options = options.variable(name, value);
     }
     let mut wrong = vec![];
