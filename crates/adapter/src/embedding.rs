@@ -121,6 +121,14 @@ impl AdaptedLayer for AdaptedEmbedding {
         self.refresh();
     }
 
+    fn weight_param(&self) -> Option<&Param<Tensor<2>>> {
+        Some(&self.weight)
+    }
+
+    fn weight_param_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
+        Some(&mut self.weight)
+    }
+
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         let weight = self.weight.val().inner();
         Gemm::new().run(x.cast(weight.dtype()), weight).cast(FloatDType::F32)
