@@ -26,7 +26,8 @@ pub struct Arguments {
     adapter: PathBuf,
     /// The folder to write: a new or an empty one
     output: PathBuf,
-    /// The numbers of the weights that are written; left out, those of the model's
+    /// The numbers of the weights that are written; left out, those of the model's. Other ones than
+    /// the model's take the memory of f32, in which they are computed
     #[arg(long, value_enum)]
     dtype: Option<Precision>,
     /// Where it is computed: auto, cuda, cuda:1, vulkan, wgpu, metal or cpu

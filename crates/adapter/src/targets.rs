@@ -346,7 +346,9 @@ impl<'a> Matcher<'a> {
             };
             miss("layers_to_transform", &layer.to_string(), "adapted layer", near);
         }
-        for name in unused(labels(&self.config.targets), &used.targets) {
+        // As in PEFT, a file may have names besides those that match: its tensors say what counts.
+        let enough = !strict && used.targets.iter().any(|count| *count > 0);
+        for name in unused(labels(&self.config.targets), &used.targets).filter(|_| !enough) {
             let there = layers.iter().any(|layer| is_suffix(layer.path, &name));
             let near = match there {
                 true => "those that it names are excluded, or in modules_to_save".to_owned(),
@@ -370,7 +372,6 @@ impl<'a> Matcher<'a> {
         });
         let mut warnings: Vec<_> = excluded.collect();
         if !strict {
-            // Files of others name layers that their model had; their tensors say what counts.
             warnings.extend(missed.drain(..).map(|error| error.to_string()));
         }
         missed.into_iter().next().map_or(Ok(warnings), Err)

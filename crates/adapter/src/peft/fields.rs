@@ -317,7 +317,7 @@ fn is_on(value: &Value) -> bool {
 /// A value for a message.
 fn shown(value: &Value) -> String {
     const LENGTH: usize = 60;
-    let text = value.to_string();
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let cut = text.char_indices().nth(LENGTH).map_or(text.len(), |(at, _)| at);
     let more = if cut < text.len() { ".." } else { "" };
     format!("`{}{more}`", escaped(&text[..cut]))

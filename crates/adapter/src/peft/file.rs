@@ -87,6 +87,10 @@ pub(super) struct Files {
 pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
     let path = folder.join(CONFIG);
     let json = burn_lora_io::read(&path).map_err(|error| match folders_in(folder).as_slice() {
+        [] if folder.join("config.json").is_file() => format(
+            folder,
+            format!("it has no {CONFIG}: it is the folder of a model, not of an adapter"),
+        ),
         [] => io(&path)(error),
         folders => {
             let folders = folders.join(", ");

@@ -241,9 +241,9 @@ impl Tensors {
             let hint = if unexpected.iter().any(named) {
                 "; the names of PEFT's files hold no adapter's name after lora_A and lora_B"
             } else if missing.is_empty() {
-                "; the settings or the model do not know them"
+                "; adapter_config.json or the model do not know them"
             } else {
-                "; they may be of another model"
+                "; they may be of another model, or of another adapter_config.json"
             };
             return Err(AdapterError::UnexpectedTensors { path, tensors: unexpected, hint });
         }

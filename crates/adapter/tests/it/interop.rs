@@ -377,6 +377,31 @@ fn the_base_of_loftq_is_repeated() {
     }
 }
 
+/// What names nothing and changes nothing is passed over, as in PEFT; what may change something is
+/// not.
+#[test]
+fn names_of_a_file_that_match_nothing() {
+    let mut model = Tiny::load("gqa", &device());
+    let more = |config: &mut Value| {
+        config["target_modules"] = json!(["q_proj", "v_proj", "fused_qkv"]);
+    };
+    assert_eq!(load(&mut model, more, |_| {}), Ok(vec![]));
+    for (field, value, part) in [
+        ("exclude_modules", json!(["nope"]), "exclude_modules: `nope`"),
+        ("alpha_pattern", json!({ "nope": 12 }), "alpha_pattern: `nope`"),
+        ("rank_pattern", json!({ "nope": 4 }), "rank_pattern: `nope`"),
+        ("layers_to_transform", json!([0, 1, 2, 9]), "layers_to_transform: `9`"),
+    ] {
+        let mut model = Tiny::load("gqa", &device());
+        let warnings = load(&mut model, |config| config[field] = value, |_| {}).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains(part), "{field}: {warnings:?}");
+    }
+    let mut model = Tiny::load("gqa", &device());
+    let other = |config: &mut Value| config["target_modules"] = json!(["nope"]);
+    let error = load(&mut model, other, |_| {}).unwrap_err();
+    assert!(error.contains("adapter_config.json"), "{error}");
+}
+
 #[test]
 fn values_that_are_not_finite_are_named() {
     let key = "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight";
@@ -395,6 +420,8 @@ fn other_folders_say_what_they_are() {
     let out = folder();
     let mut model = Tiny::load("gqa", &device());
     let mut load = || model.load_adapter("default", &out).unwrap_err().to_string();
+    fs::write(out.path().join("config.json"), "{}").unwrap();
+    assert!(load().contains("it is the folder of a model"));
     fs::create_dir(out.path().join("style")).unwrap();
     let config = golden("gqa").join("lora_qv/adapter_config.json");
     fs::copy(&config, out.path().join("style/adapter_config.json")).unwrap();

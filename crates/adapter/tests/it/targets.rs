@@ -322,7 +322,7 @@ fn settings_are_read_as_peft_reads_them() {
     for (field, part) in [
         (r#""r": 4"#, "`r` is there twice"),
         (r#""use_rslora": 3"#, "`use_rslora` is `3`"),
-        (r#""bias": "maybe""#, "`bias` is `\"maybe\"`"),
+        (r#""bias": "maybe""#, "`bias` is `maybe`"),
         (r#""rank_pattern": {"q": -1}"#, "`rank_pattern`"),
         (r#""layers_to_transform": [-1]"#, "`layers_to_transform`"),
         (r#""lora_dropout": NaN"#, "`lora_dropout`"),
