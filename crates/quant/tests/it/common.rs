@@ -1,5 +1,9 @@
 //! What the tests of this crate share.
 
+#[path = "../../../../tests/common/panics.rs"]
+mod panics;
+pub use panics::panics;
+
 use burn_lora_quant::{Format, QuantConfig};
 use std::path::PathBuf;
 
@@ -77,13 +81,4 @@ pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     let norm: f64 = expected.iter().map(|e| square(f64::from(*e))).sum();
     let error = (difference / norm).sqrt();
     if error.is_nan() { f64::INFINITY } else { error }
-}
-
-/// Runs what has to panic, with a message that says this.
-pub fn panics<T>(expected: &str, run: impl FnOnce() -> T) {
-    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-    let payload = panic.err().unwrap_or_else(|| panic!("no panic: {expected}"));
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    let text = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or_default();
-    assert!(text.contains(expected), "`{text}`, not `{expected}`");
 }
