@@ -243,7 +243,8 @@ fn views_count_as_their_copies() {
                 let grads = [q, k, v].map(|part| vec(part.grad(&grads).unwrap()));
                 [vec![vec(out)], grads.to_vec()].concat()
             };
-            let copy = |view: &Tensor<4>| Tensor::from_data(view.to_data(), (&device, dtype));
+            let copy =
+                |view: &Tensor<4>| Tensor::from_data(view.to_data(), (&device, DType::from(dtype)));
             assert_eq!(run(k.clone(), v.clone()), run(copy(&k), copy(&v)), "{dtype:?}");
         }
     }

@@ -8,7 +8,6 @@ use crate::{
     ops::PackedTensors,
     scale::{NESTED_BLOCK, ScaleRule},
 };
-use burn::backend::TensorMetadata;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*, server::Handle};
 

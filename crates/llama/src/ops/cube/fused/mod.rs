@@ -172,5 +172,9 @@ fn keys_and_values(k: CubeTensor, v: CubeTensor) -> [CubeTensor; 2] {
 /// Elements from one matrix to the next. The stride along a dimension of one element says nothing.
 fn apart(tensor: &CubeTensor) -> usize {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
-    if shape[1] == 1 { strides[0] } else { strides[1] }
+    match (shape[0], shape[1]) {
+        (1, 1) => shape[2] * shape[3],
+        (_, 1) => strides[0],
+        _ => strides[1],
+    }
 }
