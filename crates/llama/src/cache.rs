@@ -32,6 +32,10 @@ impl KvCache {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Tokens of each row that there is memory for.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -46,13 +50,19 @@ impl LayerCache {
     /// Adds the keys and values of new tokens and returns those of all.
     ///
     /// # Panics
-    /// If they are more than the cache has room for.
+    /// If they are more than the cache has room for, or of other rows, heads, dtype or device than those
+    /// before.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, count, width] = k.dims();
         let (start, end) = (self.length, self.length + count);
         assert!(end <= self.capacity, "a cache of {} tokens, {end} wanted", self.capacity);
         let shape = [batch, heads, self.capacity, width];
         let options = (&k.device(), k.dtype());
+        assert_eq!(k.dims(), v.dims(), "a cache: keys and values");
+        for all in self.stored.iter().flatten() {
+            assert_eq!(all.dims(), shape, "a cache: the shape of keys and values");
+            assert_eq!((&all.device(), all.dtype()), options, "a cache: the device and the dtype");
+        }
         // Taken out, so that nothing else holds them and they are written in place.
         let [keys, values] = self
             .stored
