@@ -155,8 +155,8 @@ impl Tokenizer {
                               messages follow (it may drop earlier reasoning)";
                 return Err(refused(reason.into()));
             }
-            let content = messages[message].content.as_deref().unwrap_or_default().trim();
-            if !knows_prompt && !own.trim_start().starts_with(content) {
+            let content = messages[message].text().unwrap_or_default();
+            if !knows_prompt && !own.trim_start().starts_with(content.trim()) {
                 let reason = "the template knows no `add_generation_prompt` and writes a header";
                 return Err(refused(reason.into()));
             }
@@ -188,5 +188,5 @@ impl Tokenizer {
 /// The messages of the assistant.
 fn answers(messages: &[Message]) -> impl Iterator<Item = usize> {
     let roles = messages.iter().enumerate();
-    roles.filter(|(_, message)| message.role == "assistant").map(|(index, _)| index)
+    roles.filter(|(_, message)| message.role() == "assistant").map(|(index, _)| index)
 }

@@ -8,14 +8,13 @@ use super::{
     read::Record,
 };
 use crate::error::TrainError;
-use burn_lora_llama::{ChatOptions, Tokenizer};
-use serde_json::Value;
+use burn_lora_llama::{ChatOptions, ChatValue as Value, Tokenizer};
 use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
     Files(Vec<PathBuf>),
-    Records(Vec<Value>),
+    Records(Vec<Result<Value, String>>),
 }
 
 /// How data is read.

@@ -6,8 +6,9 @@ use super::{
     store::{Entry, Store, Writer},
 };
 use crate::error::TrainError;
+use burn_lora_llama::ChatValue;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use serde_json::Value;
+use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -85,7 +86,9 @@ impl Dataset {
         DatasetBuilder::new(Source::Files(paths.into_iter().map(Into::into).collect()))
     }
 
-    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format).
+    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format), in
+    /// whatever has such fields in JSON. A `serde_json::Value` sorts its keys; a
+    /// [`ChatValue`] keeps their order, which the schemas of tools are written in.
     ///
     /// ```
     /// # use burn_lora_llama::Tokenizer;
@@ -96,8 +99,9 @@ impl Dataset {
     /// assert_eq!(data.source(0), "records:1");
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
-    pub fn from_records(records: impl IntoIterator<Item = Value>) -> DatasetBuilder {
-        DatasetBuilder::new(Source::Records(records.into_iter().collect()))
+    pub fn from_records<T: Serialize>(records: impl IntoIterator<Item = T>) -> DatasetBuilder {
+        let value = |record| ChatValue::new(record).map_err(|error| format!("no JSON: {error}"));
+        DatasetBuilder::new(Source::Records(records.into_iter().map(value).collect()))
     }
 
     /// Takes tokens that were made elsewhere. Rows are padded with token 0, which no loss sees.

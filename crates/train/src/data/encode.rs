@@ -105,8 +105,8 @@ impl<'a> Encoder<'a> {
         });
         let everything = train_on == TrainOn::Everything;
         for (message, train) in messages.iter().zip(train) {
-            if message.role != "assistant" && train.is_some_and(|train| train != everything) {
-                let role = &message.role;
+            if message.role() != "assistant" && train.is_some_and(|train| train != everything) {
+                let role = message.role();
                 return Err(Fault::Malformed(format!(
                     "a message of role `{role}` says for itself whether it is trained on, which only \
                      those of role `assistant` can"
@@ -123,7 +123,7 @@ impl<'a> Encoder<'a> {
             return Ok(Sample { trained: vec![true; ids.len()], ids });
         }
         let EncodedChat { ids, turns, .. } = self.tokenizer.encode_chat(messages, &options)?;
-        let last = messages.iter().rposition(|message| message.role == "assistant");
+        let last = messages.iter().rposition(|message| message.role() == "assistant");
         let mut trained = vec![everything; ids.len()];
         for (message, tokens) in turns {
             let chosen = match (train_on, prompt) {

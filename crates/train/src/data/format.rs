@@ -2,11 +2,10 @@
 
 use super::{
     conversation::{self, Roles},
-    read::{Record, kind},
+    read::Record,
 };
-use burn_lora_llama::Message;
+use burn_lora_llama::{ChatValue as Value, Message};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Which columns examples have.
 ///
@@ -118,13 +117,13 @@ fn column<'a>(record: &'a Record, name: &str) -> Result<&'a Value, String> {
 
 fn text<'a>(record: &'a Record, name: &str) -> Result<&'a str, String> {
     match column(record, name)? {
-        Value::String(text) => Ok(text),
-        other => Err(format!("`{name}` is {}, but must be text", kind(other))),
+        Value::Text(text) => Ok(text),
+        other => Err(format!("`{name}` is {}, but must be text", other.kind())),
     }
 }
 
 fn prompt_completion(record: &Record, roles: &Roles, chat: bool) -> Result<Example, String> {
-    if let (Value::Array(_), Value::Array(_)) =
+    if let (Value::List(_), Value::List(_)) =
         (column(record, "prompt")?, column(record, "completion")?)
     {
         let (mut messages, mut train) = list(record, "prompt", roles)?;
@@ -210,9 +209,9 @@ fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
 /// The items of a list, which a table may have as the text of one.
 fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
     match value {
-        Value::Array(items) => Ok(items.clone()),
-        Value::String(text) => serde_json::from_str(text)
+        Value::List(items) => Ok(items.clone()),
+        Value::Text(text) => serde_json::from_str(text)
             .map_err(|error| format!("`{name}` is text, but not that of a JSON list: {error}")),
-        other => Err(format!("`{name}` is {}, but must be a list", kind(other))),
+        other => Err(format!("`{name}` is {}, but must be a list", other.kind())),
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         }
         Source::Records(records) => {
             for (number, record) in records.iter().enumerate() {
-                loader.push(number + 1, read::columns(record.clone()))?;
+                loader.push(number + 1, record.clone().and_then(read::columns))?;
             }
             loader.flush()?;
         }
@@ -69,7 +69,8 @@ impl Loader<'_> {
     fn push(&mut self, line: usize, record: Result<Record, String>) -> Result<(), TrainError> {
         let record = record.and_then(|mut record| {
             let columns = self.config.columns.iter();
-            let mapped = columns.filter_map(|(name, from)| Some((name, record.remove(from)?)));
+            let mapped =
+                columns.filter_map(|(name, from)| Some((name, record.shift_remove(from)?)));
             let mapped: Vec<_> = mapped.map(|(name, value)| (name.clone(), value)).collect();
             record.extend(mapped);
             let format = match self.format {

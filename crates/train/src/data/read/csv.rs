@@ -2,8 +2,8 @@
 
 use super::{Record, Sink, example};
 use crate::error::TrainError;
+use burn_lora_llama::ChatValue as Value;
 use csv::{ByteRecord, ErrorKind, StringRecord};
-use serde_json::Value;
 use std::path::Path;
 
 /// A record's line is that on which it begins: quoted text may go over several.

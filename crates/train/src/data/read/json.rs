@@ -2,11 +2,11 @@
 
 use super::{Record, Sink, columns, example};
 use crate::error::TrainError;
+use burn_lora_llama::ChatValue as Value;
 use serde::{
     Deserializer,
     de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::Value;
 use std::{
     cell::Cell,
     fmt,

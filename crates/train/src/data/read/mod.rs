@@ -5,11 +5,11 @@ mod json;
 mod parquet;
 
 use crate::error::TrainError;
-use serde_json::{Map, Value};
+use burn_lora_llama::{ChatMap, ChatValue as Value};
 use std::path::Path;
 
 /// One example as its file has it: columns by their names.
-pub(crate) type Record = Map<String, Value>;
+pub(crate) type Record = ChatMap;
 
 /// Gets each record of a file in turn with its line, or what is wrong with that line.
 pub(crate) type Sink<'a> = dyn FnMut(usize, Result<Record, String>) -> Result<(), TrainError> + 'a;
@@ -44,22 +44,10 @@ pub(crate) fn example(path: &Path, line: usize, reason: impl Into<String>) -> Tr
     TrainError::Example { path: path.to_owned(), line, reason: reason.into() }
 }
 
-/// What a value is, for messages.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
 /// The columns of a record.
 pub(crate) fn columns(value: Value) -> Result<Record, String> {
     match value {
-        Value::Object(record) => Ok(record),
-        other => Err(format!("{} where an object with columns was expected", kind(&other))),
+        Value::Map(record) => Ok(record),
+        other => Err(format!("{} where an object with columns was expected", other.kind())),
     }
 }
