@@ -24,7 +24,8 @@ pub struct GeneratedText {
 
 impl Llama {
     /// Continues texts, all of a batch at once. Beyond [`generate`](Self::generate), rows end at
-    /// the tokens that the tokenizer's files name, and at the stop strings of the settings.
+    /// the tokens that the tokenizer's files name, at the one with which the chat template ends an
+    /// answer, and at the stop strings of the settings.
     /// `on_text` is called with the row and its text as it comes, and may end the row.
     ///
     /// ```no_run
@@ -98,6 +99,8 @@ impl Llama {
     ) -> Result<Vec<GeneratedText>, LlamaError> {
         let mut ends = self.config.eos_token_ids();
         ends.extend(tokenizer.eos_token_ids());
+        // Models are trained to end an answer with it, though files may not say so.
+        ends.extend(tokenizer.end_of_turn());
         let stops = &config.stop_strings;
         let mut rows: Vec<_> = prompts.iter().map(|_| TextRow::new(tokenizer, stops)).collect();
         let mut failed = None;

@@ -2,6 +2,7 @@
 
 mod chat;
 mod gguf;
+mod masks;
 mod real;
 
 use burn_lora_llama::{ChatOptions, ChatTemplate, LlamaError, Message, Tokenizer};
