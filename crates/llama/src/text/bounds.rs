@@ -1,7 +1,7 @@
 //! Where a template wrote a message of the assistant, told by what changes in the text when the
 //! message says something else, and by the template's generation prompt.
 
-use super::{ChatOptions, Message, tokenizer::Tokenizer};
+use super::{ChatOptions, ChatValue, Message, tokenizer::Tokenizer};
 use std::ops::Range;
 
 /// A conversation and its text.
@@ -28,7 +28,8 @@ impl Bounds<'_> {
     /// reasoning goes further than the header of an answer without any.
     pub fn turn(&self, message: usize, from: usize) -> Result<Range<usize>, String> {
         let until = self.render(&self.messages[..=message], false);
-        let said = text_of(&self.messages[message]).trim();
+        let said = self.messages[message].text().unwrap_or_default();
+        let said = said.trim();
         // Where the message says something else the text is another one. Most templates can do
         // without.
         let mut changed = None;
@@ -130,7 +131,7 @@ impl Bounds<'_> {
         let said = said.max(start);
         let tail = &self.text[said..];
         let until = &self.messages[..=message];
-        let next = self.messages.get(message + 1).map(|next| next.role.as_str());
+        let next = self.messages.get(message + 1).map(Message::role);
         let with = |role: &str| [until, &[Message::new(role, "?")]].concat();
         let mut ways = vec![(until.to_vec(), false), (until.to_vec(), true)];
         ways.extend(
@@ -161,7 +162,7 @@ impl Bounds<'_> {
                 shortest = Some(shortest.map_or(length, |shortest| shortest.min(length)));
             }
         }
-        let structured = !self.messages[message].extra.is_empty();
+        let structured = self.messages[message].fields().len() > 2;
         match shortest {
             Some(length) => Ok(said + length),
             None if next.is_none() && !has_words(tail) => Ok(self.text.len()),
@@ -177,10 +178,10 @@ impl Bounds<'_> {
     /// What is found must be the message's: no other one is in it.
     fn check(&self, message: usize, turn: &Range<usize>) -> Result<(), String> {
         let found = &self.text[turn.clone()];
-        let own = &self.messages[message];
-        let own = serde_json::to_value(own).map(|own| strings(&own)).unwrap_or_default();
+        let own = self.messages[message].fields().values().map(strings).collect::<String>();
         for (other, said) in self.messages.iter().enumerate() {
-            let said = text_of(said).trim();
+            let said = said.text().unwrap_or_default();
+            let said = said.trim();
             if other != message && said.len() > 9 && found.contains(said) && !own.contains(said) {
                 return Err(format!("the template writes it around message {other}"));
             }
@@ -215,8 +216,8 @@ impl Bounds<'_> {
     ) -> Option<(usize, usize)> {
         // A character for private use that the text does not have.
         let mark = ('\u{e000}'..'\u{f8ff}').find(|mark| !text.contains(*mark))?.to_string();
-        let kept = with_text(&messages[message], &mark);
-        let bare = Message::new(&*messages[message].role, &*mark);
+        let kept = messages[message].clone().with("content", mark.as_str());
+        let bare = Message::new(messages[message].role(), mark.as_str());
         let mut found: Option<(usize, usize)> = None;
         let ways = if kept == bare { vec![bare] } else { vec![kept, bare] };
         for said in ways {
@@ -242,23 +243,12 @@ impl Bounds<'_> {
     }
 }
 
-/// What a message says, where that is text.
-fn text_of(message: &Message) -> &str {
-    message.content.as_deref().unwrap_or_default()
-}
-
-/// The message with another text.
-fn with_text(message: &Message, text: &str) -> Message {
-    Message { content: Some(text.into()), ..message.clone() }
-}
-
 /// All text within a value.
-fn strings(value: &serde_json::Value) -> String {
-    use serde_json::Value;
+fn strings(value: &ChatValue) -> String {
     match value {
-        Value::String(text) => text.clone() + "\n",
-        Value::Array(items) => items.iter().map(strings).collect(),
-        Value::Object(fields) => fields.values().map(strings).collect(),
+        ChatValue::Text(text) => format!("{text}\n"),
+        ChatValue::List(items) => items.iter().map(strings).collect(),
+        ChatValue::Map(fields) => fields.values().map(strings).collect(),
         _ => String::new(),
     }
 }

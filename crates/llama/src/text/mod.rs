@@ -11,12 +11,11 @@ mod special;
 mod template;
 mod tokenizer;
 mod turns;
+mod value;
 
 pub use chat::{ChatOptions, Message};
 pub use decode::DecodeStream;
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 pub use turns::EncodedChat;
-
-/// A value of a chat template: what JSON knows, in the order it was written.
-pub use minijinja::Value as ChatValue;
+pub use value::{ChatMap, ChatValue};

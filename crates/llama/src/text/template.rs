@@ -1,6 +1,6 @@
 //! Chat templates: Jinja as transformers runs it.
 
-use super::{ChatOptions, ChatValue, Message, python};
+use super::{ChatMap, ChatOptions, ChatValue, Message, python};
 use crate::error::LlamaError;
 use minijinja::Environment;
 use std::{collections::BTreeMap, error::Error, ops::Range, sync::Arc};
@@ -11,6 +11,9 @@ const NAME: &str = "chat_template";
 /// Noncharacters of Unicode, which no text has, around what a `{% generation %}` block wrote.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
+
+/// What messages call their reasoning; the first that is there counts.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// The filter that writes them.
 const FILTER: &str = "_generation";
@@ -120,16 +123,18 @@ impl ChatTemplate {
         options: &ChatOptions,
         special: &BTreeMap<String, String>,
     ) -> Result<(String, Vec<Range<usize>>), LlamaError> {
+        if let Some(reason) = &options.fault {
+            return Err(LlamaError::Template { reason: reason.clone() });
+        }
         if self.generation {
             refuse_marks(messages, options)?;
         }
         let mut variables: BTreeMap<&str, ChatValue> =
             special.iter().map(|(name, token)| (name.as_str(), token.as_str().into())).collect();
         variables.extend(options.variables.iter().map(|(name, value)| (&**name, value.clone())));
-        let none = ChatValue::from(());
-        variables.insert("messages", messages.iter().map(ChatValue::from_serialize).collect());
-        variables.insert("tools", options.tools.clone().unwrap_or(none.clone()));
-        variables.insert("documents", options.documents.clone().unwrap_or(none));
+        variables.insert("messages", messages.iter().map(given).collect::<Vec<_>>().into());
+        variables.insert("tools", options.tools.clone().unwrap_or_default());
+        variables.insert("documents", options.documents.clone().unwrap_or_default());
         variables.insert("add_generation_prompt", options.add_generation_prompt.into());
 
         let template = self.environment()?.get_template(NAME);
@@ -137,6 +142,19 @@ impl ChatTemplate {
         let text = text.map_err(|error| LlamaError::Template { reason: describe(&error) })?;
         if self.generation { split(&text) } else { Ok((text, vec![])) }
     }
+}
+
+/// The message that a template is given, as by transformers: without the fields that are `null`, and
+/// with its reasoning by each of the names that templates have for it.
+fn given(message: &Message) -> ChatValue {
+    let own = message.fields().iter().filter(|(_, value)| !value.is_null());
+    let own = own.map(|(name, value)| (name.clone(), value.clone()));
+    let reasoning = REASONING.iter().find_map(|name| message.get(name).filter(|v| !v.is_null()));
+    let Some(reasoning) = reasoning else { return own.collect::<ChatMap>().into() };
+    let mut fields = ChatMap::from([("thinking".to_owned(), reasoning.clone())]);
+    fields.extend(own);
+    fields.insert("reasoning_content".to_owned(), reasoning.clone());
+    fields.into()
 }
 
 fn environment(source: String) -> Result<Environment<'static>, String> {

@@ -221,7 +221,7 @@ impl Tokenizer {
 /// The messages of the assistant.
 fn answers(messages: &[Message]) -> impl Iterator<Item = usize> {
     let roles = messages.iter().enumerate();
-    roles.filter(|(_, message)| message.role == "assistant").map(|(index, _)| index)
+    roles.filter(|(_, message)| message.role() == "assistant").map(|(index, _)| index)
 }
 
 /// The variables of a template that say whether reasoning is written.

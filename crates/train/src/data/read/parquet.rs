@@ -8,7 +8,7 @@ use parquet::{
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row},
 };
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 /// A record's line is the number of its row.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {

@@ -115,7 +115,7 @@ fn files_without_examples() {
     assert!(wrong("a.json", "").starts_with("a.json:1: not the JSON expected: EOF"));
     assert!(wrong("a.txt", "aa").starts_with("a.txt: an unknown kind of file: .json, "));
     assert!(wrong("a", "aa").starts_with("a: an unknown kind of file"));
-    assert_eq!(error(Dataset::from_records([])), "records: no examples");
+    assert_eq!(error(Dataset::from_records([Value::Null; 0])), "records: no examples");
     for name in ["none.jsonl", "none.json", "none.csv", "none.parquet"] {
         let error = Dataset::from_files([name]).load(&tokenizer()).unwrap_err();
         assert!(matches!(error, TrainError::Io { .. }), "{error}");
