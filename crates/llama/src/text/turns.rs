@@ -108,7 +108,7 @@ impl Tokenizer {
             let first = |byte| offsets.partition_point(|offset| offset.start < byte);
             let mut tokens = first(bytes.start)..first(bytes.end);
             if !marked {
-                tokens.end = self.end_of_turn(&chat.ids, &offsets, &text, tokens.clone());
+                tokens.end = self.without_whitespace(&chat.ids, &offsets, &text, tokens.clone());
             }
             if tokens.start > 0 && offsets[tokens.start - 1].end > bytes.start {
                 chat.swallowed.push(message);
@@ -199,7 +199,7 @@ impl Tokenizer {
     }
 
     /// The end of a turn without the whitespace after its last special token.
-    fn end_of_turn(
+    fn without_whitespace(
         &self,
         ids: &[u32],
         offsets: &[Range<usize>],

@@ -50,7 +50,9 @@ fn a_prompt_that_opens_reasoning_is_no_part_of_an_answer_without() {
     // An answer that begins as the prompt goes on: with it, or only like it.
     let said = |text: &str| [turn()[0].clone(), Message::assistant(text)];
     let of = |text: &str| all(template, &said(text));
-    assert!(of("<think>\neasy</think>4").ends_with("<|assistant|><think>\n«easy</think>4<|im_end|>»"));
+    assert!(
+        of("<think>\neasy</think>4").ends_with("<|assistant|><think>\n«easy</think>4<|im_end|>»")
+    );
     assert!(of("<think>easy</think>4").ends_with("<|assistant|>«<think>easy</think>4<|im_end|>»"));
     assert!(of("<table>").ends_with("<|assistant|>«<table><|im_end|>»"));
     // Opened and closed.
@@ -65,7 +67,9 @@ fn the_header_does_not_end_within_a_mark() {
                     {% if m.reasoning %}<|START_THINKING|>{{ m.reasoning }}<|END_THINKING|>{% endif %}\
                     <|START_TEXT|>{{ m.content }}<|END_TEXT|>{% else %}{{ m.content }}{% endif %}<|im_end|>\
                     {% endfor %}{% if add_generation_prompt %}<|assistant|><|START_THINKING|>{% endif %}";
-    assert!(all(template, &turn()).ends_with("<|assistant|>«<|START_TEXT|>four<|END_TEXT|><|im_end|>»"));
+    assert!(
+        all(template, &turn()).ends_with("<|assistant|>«<|START_TEXT|>four<|END_TEXT|><|im_end|>»")
+    );
 }
 
 #[test]
@@ -161,7 +165,10 @@ fn what_is_before_an_answer_may_be_written_otherwise_with_it() {
 #[test]
 fn templates_without_a_generation_prompt_write_headers_too() {
     let template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
-    assert_eq!(all(template, &turns()), "[user]two and two?[assistant]«four»[user]and three?[assistant]«seven»");
+    assert_eq!(
+        all(template, &turns()),
+        "[user]two and two?[assistant]«four»[user]and three?[assistant]«seven»"
+    );
     // A call in the place of the content.
     let call: Message = serde_json::from_str(
         r#"{"role": "assistant", "content": "I look.", "tool_calls": [{"name": "add"}]}"#,
@@ -194,10 +201,9 @@ fn a_token_that_the_header_begins_is_swallowed() {
                     {% if add_generation_prompt %}<|im_start|>assistant: {% endif %}";
     let tokenizer = tokenizer(template);
     let messages = |text: &str| [Message::user("?"), Message::assistant(text)];
-    let swallowed = |text: &str| {
-        tokenizer.encode_chat(&messages(text), &ChatOptions::new()).unwrap().swallowed
-    };
+    let swallowed =
+        |text: &str| tokenizer.encode_chat(&messages(text), &ChatOptions::new()).unwrap().swallowed;
     // ` world` is one token.
     assert_eq!(swallowed("world"), [1]);
-    assert_eq!(swallowed("?"), []);
+    assert!(swallowed("?").is_empty());
 }
