@@ -246,6 +246,11 @@ impl ChatOptions {
         self
     }
 
+    /// All values that were given.
+    pub(super) fn given(&self) -> impl Iterator<Item = &ChatValue> {
+        self.tools.iter().chain(&self.documents).chain(self.variables.values())
+    }
+
     fn list<T: Serialize>(&mut self, name: &str, items: impl IntoIterator<Item = T>) -> ChatValue {
         ChatValue::List(items.into_iter().map(|item| self.value(name, item)).collect())
     }

@@ -6,7 +6,7 @@ mod decode;
 mod ends;
 mod files;
 mod gguf;
-mod python;
+mod jinja;
 mod special;
 mod template;
 mod tokenizer;

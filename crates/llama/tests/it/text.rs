@@ -2,6 +2,7 @@
 
 mod chat;
 mod gguf;
+mod jinja;
 mod masks;
 mod real;
 
