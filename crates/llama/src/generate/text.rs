@@ -2,6 +2,7 @@
 
 use super::{
     GenerateConfig, Stopped,
+    config::wrong,
     stop::{Found, StopText},
 };
 use crate::{
@@ -101,6 +102,12 @@ impl Llama {
         ends.extend(tokenizer.eos_token_ids());
         // Models are trained to end an answer with it, though files may not say so.
         ends.extend(tokenizer.end_of_turn());
+        let rows = self.config.vocab_size;
+        if let Some(id) = prompts.iter().flatten().find(|id| **id as usize >= rows) {
+            let token = tokenizer.id_to_token(*id).unwrap_or_default();
+            let reason = format!("the model's embedding has {rows} rows: is this its tokenizer?");
+            return Err(wrong("prompt", format!("a text with token {id}, `{token}`"), &reason));
+        }
         let stops = &config.stop_strings;
         let mut rows: Vec<_> = prompts.iter().map(|_| TextRow::new(tokenizer, stops)).collect();
         let mut failed = None;

@@ -94,7 +94,22 @@ impl Tokenizer {
         let (ids, offsets) = self.encode_with_offsets(&text)?;
         let marked = self.template(options)?.has_generation_blocks();
         let blocks = if marked {
-            self.owners(messages, options, &text, blocks)?
+            self.owners(messages, options, &text, blocks.clone()).or_else(|error| {
+                // Those within the turns that are asked for will do.
+                let turns = self.bounds(messages, options, &text, &wanted).map_err(|_| error)?;
+                let within = |turn: &Range<usize>, block: &Range<usize>| {
+                    block.start < turn.end && block.end > turn.start
+                };
+                Ok::<_, LlamaError>(
+                    turns
+                        .iter()
+                        .flat_map(|(message, turn)| {
+                            let own = blocks.iter().filter(|block| within(turn, block));
+                            own.map(|block| (*message, block.clone()))
+                        })
+                        .collect(),
+                )
+            })?
         } else {
             self.bounds(messages, options, &text, &wanted)?
         };

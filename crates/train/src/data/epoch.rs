@@ -142,6 +142,14 @@ impl Dataset {
                 samples.into_iter().map(|sample| vec![sample]).collect()
             }
         };
+        let longest = (0..self.len()).map(|sample| self.length(sample)).max().unwrap_or(0);
+        let length = config.packing.unwrap_or(longest);
+        let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1));
+        let tokens = config.size.min(rows.len()).saturating_mul(length);
+        if tokens > i32::MAX as usize {
+            let reason = format!("{tokens} tokens of a batch are more than can be numbered");
+            return Err(TrainError::setting("batches.size", config.size, reason));
+        }
         let mut batches: Vec<Rows> = rows.chunks(config.size).map(<[_]>::to_vec).collect();
         if config.drop_last {
             batches.retain(|batch| batch.len() == config.size);

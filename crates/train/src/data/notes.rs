@@ -95,8 +95,9 @@ impl Notes {
         if !self.unused.is_empty() {
             let names = list(&self.unused);
             burn_lora_io::warn!(
-                "{path}: these columns are not used: {names}. Map them to those of the format by \
-                 `column`, if they should be"
+                "{path}: these columns are not used: {names}. Others are mapped to those of the format by \
+                 `column`; `system`, `history` and `tools` are read where there are messages \
+                 (`apply_chat_template` makes them of text)"
             );
         }
         if !self.missing.is_empty() {
