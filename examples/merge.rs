@@ -68,6 +68,11 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     println!("{} layers changed; the weights are written in {dtype:?}.", report.layers.len());
     model.save_pretrained(output, &SaveOptions::new().dtype(dtype))?;
     tokenizer.save(output)?;
+    // What was trained may end with other tokens than what the base generates.
+    let generation = "generation_config.json";
+    if adapter.join(generation).is_file() {
+        fs::copy(adapter.join(generation), output.join(generation))?;
+    }
     println!("The merged model is in {}.", output.display());
     Ok(())
 }

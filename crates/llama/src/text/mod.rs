@@ -1,7 +1,9 @@
 //! Text: tokenizers, chat templates, and which tokens of a chat are the assistant's.
 
+mod bounds;
 mod chat;
 mod decode;
+mod ends;
 mod files;
 mod gguf;
 mod jinja;

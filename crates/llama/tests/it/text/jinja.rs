@@ -1,14 +1,15 @@
 //! Snippets of chat templates are what Jinja2 makes of them, or refused as it refuses them. The cases
 //! are written by `testdata/jinja/make.py`.
 
-use burn_lora_llama::{ChatMap, ChatOptions, ChatTemplate};
+use burn_lora_llama::{ChatOptions, ChatTemplate, ChatValue};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 const CASES: &str = "../../testdata/jinja/cases.json";
 
 #[derive(Deserialize)]
 struct Cases {
-    variables: ChatMap,
+    variables: BTreeMap<String, ChatValue>,
     cases: Vec<Case>,
 }
 
