@@ -198,6 +198,7 @@ fn packed_segments_and_padding() {
 
 /// Where attention is fused; the blocks that other devices take are tested above.
 #[test]
+#[cfg_attr(not(feature = "cuda"), ignore = "needs the feature `cuda`")]
 fn fused() {
     if !attention_is_fused(&device(), DType::BF16, 128) {
         return;
