@@ -275,6 +275,7 @@ fn shapes_that_do_not_fit_are_refused() {
 
 /// Where attention is fused; the blocks that other devices take are tested above.
 #[test]
+#[cfg_attr(not(feature = "cuda"), ignore = "needs the feature `cuda`")]
 fn fused() {
     if !attention_is_fused(&device(), DType::BF16, 128) {
         return;
