@@ -131,6 +131,7 @@ pub fn chat(
         loader = loader.dtype(dtype.into());
     }
     let mut model = loader.load(&arguments.device.device()?)?;
+    model.check_tokenizer(&tokenizer);
     if let Some(folder) = &arguments.adapter {
         model.load_adapter("default", folder)?;
     }
