@@ -10,11 +10,7 @@ use burn_lora_adapter::{Adaptable, AdaptedLayer, Base, LayerKind};
 use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// How a model is saved.
 ///
@@ -199,20 +195,42 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
             _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
         };
         let path = folder.join(&file);
+        if count > 1 && path.exists() {
+            // Were this cut off, the index would make one model of old shards and new ones.
+            remove(&index)?;
+        }
         write(&path, shard)?;
         map.extend(shard.iter().map(|tensor| (tensor.name, file.clone())));
     }
-    // What an earlier model of another size left would be read in place of this one.
-    if count == 1 {
-        remove(&index)
-    } else {
+    if count > 1 {
         let total: usize = tensors.iter().map(Lazy::bytes).sum();
         write_json(&index, &json!({ "metadata": { "total_size": total }, "weight_map": map }))?;
-        remove(&single)
+        // It would be read in place of the shards.
+        remove(&single)?;
+    } else {
+        remove(&index)?;
     }
+    remove_shards(folder, count)
 }
 
-fn remove(path: &PathBuf) -> Result<(), LlamaError> {
+/// Removes the shards that an earlier model of another size left, as transformers does.
+fn remove_shards(folder: &Path, count: usize) -> Result<(), LlamaError> {
+    let number = |text: &str| Some(text).filter(|text| text.len() == 5)?.parse::<usize>().ok();
+    for entry in fs::read_dir(folder).map_err(LlamaError::io(folder))? {
+        let path = entry.map_err(LlamaError::io(folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let parts = name
+            .and_then(|name| name.strip_prefix("model-")?.strip_suffix(".safetensors"))
+            .and_then(|name| name.split_once("-of-"))
+            .and_then(|(part, parts)| number(part).and(number(parts)));
+        if parts.is_some_and(|parts| parts != count || count == 1) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), LlamaError> {
     if path.exists() { fs::remove_file(path).map_err(LlamaError::io(path)) } else { Ok(()) }
 }
 
