@@ -1,8 +1,10 @@
 //! Text: tokenizers, chat templates, and which tokens of a chat are the assistant's.
 
+mod bounds;
 mod chat;
 mod check;
 mod decode;
+mod ends;
 mod files;
 mod gguf;
 mod jinja;

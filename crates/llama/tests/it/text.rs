@@ -4,6 +4,7 @@ mod chat;
 mod gguf;
 mod hostile;
 mod jinja;
+mod masks;
 mod real;
 
 use burn_lora_llama::{ChatOptions, ChatTemplate, LlamaError, Message, Tokenizer};

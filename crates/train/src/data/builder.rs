@@ -310,6 +310,11 @@ impl DatasetBuilder {
         }
     }
 
+    /// Whether a column of a record is read.
+    pub(super) fn reads(&self, format: Format, record: &Record, column: &str) -> bool {
+        format.reads(record, column, self.apply_chat_template)
+    }
+
     /// The example of a record.
     pub(super) fn example(&self, record: &Record, format: Format) -> Result<Example, String> {
         format.example(record, &self.roles, self.apply_chat_template)

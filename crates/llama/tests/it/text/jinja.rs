@@ -3,12 +3,13 @@
 
 use burn_lora_llama::{ChatOptions, ChatTemplate, ChatValue};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 const CASES: &str = "../../testdata/jinja/cases.json";
 
 #[derive(Deserialize)]
 struct Cases {
-    variables: ChatValue,
+    variables: BTreeMap<String, ChatValue>,
     cases: Vec<Case>,
 }
 
@@ -29,8 +30,7 @@ fn render(source: &str, options: &ChatOptions) -> Result<String, String> {
 fn templates_are_what_jinja2_makes_of_them() {
     let cases: Cases = serde_json::from_str(&std::fs::read_to_string(CASES).unwrap()).unwrap();
     let mut options = ChatOptions::new();
-    let ChatValue::Map(variables) = cases.variables else { panic!("variables") };
-    for (name, value) in variables {
+    for (name, value) in cases.variables {
         options = options.variable(name, value);
     }
     let mut wrong = vec![];

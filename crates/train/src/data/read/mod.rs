@@ -3,10 +3,17 @@
 mod csv;
 mod json;
 mod parquet;
+mod python;
 
 use crate::error::TrainError;
 use burn_lora_llama::{ChatMap, ChatValue as Value};
-use std::path::Path;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// One example as its file has it: columns by their names.
 pub(crate) type Record = ChatMap;
@@ -39,9 +46,25 @@ pub(crate) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// What is wrong with a line of a file.
+/// A file of text, without a byte order mark.
+pub(crate) fn open(path: &Path) -> Result<BufReader<File>, TrainError> {
+    let mut file = burn_lora_io::open(path)
+        .map(BufReader::new)
+        .map_err(|source| TrainError::io(path, source))?;
+    let start = file.fill_buf().map_err(|source| TrainError::io(path, source))?;
+    if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+        return Err(TrainError::format(path, "it is UTF-16: save it as UTF-8"));
+    }
+    if start.starts_with(BYTE_ORDER_MARK) {
+        file.consume(BYTE_ORDER_MARK.len());
+    }
+    Ok(file)
+}
+
+/// What is wrong with a line of a file. It may quote the file, whose control characters are escaped.
 pub(crate) fn example(path: &Path, line: usize, reason: impl Into<String>) -> TrainError {
-    TrainError::Example { path: path.to_owned(), line, reason: reason.into() }
+    let reason = burn_lora_io::escaped(&reason.into()).to_string();
+    TrainError::Example { path: path.to_owned(), line, reason }
 }
 
 /// The columns of a record.

@@ -8,10 +8,7 @@ use parquet::{
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row},
 };
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::path::Path;
 
 /// A record's line is the number of its row.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
@@ -36,7 +33,7 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
 
 /// The crate panics on some files with wrong bytes.
 fn caught<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read))
+    burn_lora_io::caught(read)
         .unwrap_or_else(|_| Err(ParquetError::General("its bytes contradict each other".into())))
 }
 
