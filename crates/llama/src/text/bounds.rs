@@ -73,7 +73,8 @@ impl Bounds<'_> {
         let prompted = prompted.as_deref().filter(|prompted| prompted.len() >= from);
         let own = prompted.and_then(|prompted| self.text.strip_prefix(prompted));
         if let (Some(prompted), Some(own)) = (prompted, own)
-            && !said.is_empty()
+            // A short one may be what a header begins with.
+            && said.len() > 8
             && own.trim_start().starts_with(said)
         {
             return Ok(Start { at: prompted.len(), exact: true });
