@@ -128,7 +128,7 @@ macro_rules! from {
 }
 
 from!(bool => Bool, i32 => Int, i64 => Int, u64 => Int, f32 => Float, f64 => Float, &str => Text,
-      String => Text, Vec<ChatValue> => List, ChatMap => Map);
+      &String => Text, String => Text, Vec<ChatValue> => List, ChatMap => Map);
 
 impl Serialize for ChatValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

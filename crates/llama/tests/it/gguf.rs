@@ -10,7 +10,7 @@ use burn_lora_adapter::{Adaptable, AdaptedLayer};
 use burn_lora_llama::{Llama, LlamaError, RopeScaling, SaveOptions, Segments};
 use burn_lora_quant::QuantConfig;
 use safetensors::SafeTensors;
-use std::{fs, path::Path};
+use std::fs;
 use tempfile::TempDir;
 use writer::{F16, File, Q8_0, converted, llama3_divisors, q8_0, text};
 
@@ -127,13 +127,19 @@ fn rotary_divisors_are_found_again() {
     assert!(plain.rope.divisors.is_none() && plain.raw["rope_scaling"].is_null());
     // Others are kept, and saved as the type that can say them.
     let others: Vec<f32> = (1..=16).map(|i| i as f32).collect();
-    let config = with(&others).unwrap().config;
-    assert_eq!(config.raw["rope_scaling"]["rope_type"], "longrope");
-    assert_eq!(config.raw["rope_scaling"]["long_factor"][15], 16.0);
-    assert_eq!(config.rope.divisors, Some(others));
+    let model = with(&others).unwrap();
+    assert_eq!(model.config.raw["rope_scaling"]["rope_type"], "longrope");
+    assert_eq!(model.config.raw["rope_scaling"]["long_factor"][15], 16.0);
+    let out = folder();
+    model.save_pretrained(out.path(), &SaveOptions::new().dtype(FloatDType::F32)).unwrap();
+    let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device()).unwrap();
+    assert_eq!(again.config.rope, model.config.rope);
+    assert_eq!(again.config.rope.divisors, Some(others));
+    assert_eq!(logits(&again, "llama3"), logits(&model, "llama3"));
 
+    let tiny = [vec![1e-39], vec![1.0; 15]].concat();
     for (wrong, named) in
-        [(vec![1.0, 2.0], "[2]"), (vec![f32::NAN; 16], "NaN"), (vec![0.0; 16], "0")]
+        [(vec![1.0, 2.0], "[2]"), (vec![f32::NAN; 16], "NaN"), (vec![0.0; 16], "0"), (tiny, "e-39")]
     {
         let error = with(&wrong).unwrap_err().to_string();
         assert!(error.contains("rope_freqs.weight") && error.contains(named), "{error}");
@@ -258,15 +264,12 @@ fn block_formats_agree() {
     }
 }
 
-/// A file of SmolLM2 that others made, if there is a folder of models. Its Q4_1 blocks, their order
-/// of rows and its tied Q8_0 embedding know where Paris is.
+/// A file of SmolLM2 that others made. Its Q4_1 blocks, their order of rows and its tied Q8_0
+/// embedding know where Paris is.
 #[test]
+#[ignore = "needs BURN_LORA_MODELS"]
 fn a_real_file_knows_a_capital() {
-    let folder = std::env::var("BURN_LORA_MODELS").unwrap_or_default();
-    let path = Path::new(&folder).join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if !path.exists() {
-        return println!("skipped: BURN_LORA_MODELS names no folder with {}", path.display());
-    }
+    let path = models().join("SmolLM2-135M-Instruct.Q4_1.gguf");
     let device = device();
     let model = Llama::from_pretrained(&path).dtype(FloatDType::F32).load(&device).unwrap();
     let config = &model.config;

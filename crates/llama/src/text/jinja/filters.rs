@@ -82,7 +82,6 @@ fn soft(machine: &mut Machine, value: &Value) -> Result<Arc<str>> {
         }
         other => {
             let text = machine.text_of(other)?;
-            machine.check(text.len())?;
             Ok(text.into())
         }
     }
@@ -247,6 +246,7 @@ fn textual(machine: &mut Machine, name: &str, value: Value, arguments: Arguments
         }
         _ => {
             arguments.none(name)?;
+            machine.charge(value.weight())?;
             let shown = repr(&value)?;
             if shown.chars().count() > 79 {
                 fail!("filter pprint is unknown here for what is longer than a line");
@@ -254,7 +254,7 @@ fn textual(machine: &mut Machine, name: &str, value: Value, arguments: Arguments
             shown
         }
     };
-    machine.check(result.len())?;
+    machine.charge(result.len())?;
     Ok(if marked { Value::Markup(result.into()) } else { result.into() })
 }
 
@@ -286,7 +286,7 @@ fn indent(machine: &mut Machine, value: &Value, arguments: Arguments) -> Result<
             " ".repeat(width).into()
         }
     };
-    machine.check(indent.len().saturating_mul(lines.len()).saturating_add(own.len()))?;
+    machine.charge(indent.len().saturating_mul(lines.len()).saturating_add(own.len()))?;
     let mut out = String::new();
     for (number, line) in lines.iter().enumerate() {
         if number > 0 {
@@ -325,9 +325,10 @@ fn tojson(machine: &mut Machine, value: &Value, arguments: Arguments) -> Result<
             [text("tojson", item)?.to_string(), text("tojson", key)?.to_string()]
         }
     };
+    machine.charge(value.weight())?;
     let limit = machine.length_limit();
     let json = Json { ascii, indent, separators, sort, limit }.write(value)?;
-    machine.check(json.len())?;
+    machine.charge(json.len())?;
     Ok(json.into())
 }
 
@@ -598,6 +599,7 @@ fn collection(
                 out += &soft(machine, &item)?;
                 machine.check(out.len())?;
             }
+            machine.work(out.len())?;
             out.into()
         }
         "map" => {
@@ -785,7 +787,10 @@ fn ordered(machine: &mut Machine, name: &str, value: Value, arguments: Arguments
         }
         keyed.push((keys, item));
     }
-    machine.work(keyed.len().saturating_mul(4 * size_of::<Value>()))?;
+    // Each is compared with so many others.
+    let rounds = keyed.len().checked_ilog2().unwrap_or(0) as usize + 1;
+    let weight: usize = keyed.iter().flat_map(|(keys, _)| keys).map(Value::weight).sum();
+    machine.work(weight.saturating_mul(rounds))?;
     match name {
         "sort" => {
             let items = sort(keyed, reverse)?;

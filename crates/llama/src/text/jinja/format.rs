@@ -100,6 +100,7 @@ pub fn percent(machine: &mut Machine, template: &str, values: &Value) -> Result<
                 // Zeros are for numbers.
                 spec.fill = None;
                 spec.align = spec.align.map(|align| if align == '=' { '>' } else { align });
+                machine.charge(value.weight())?;
                 if kind == 's' { string(value)? } else { repr(value)? }
             }
             'c' => {
@@ -227,6 +228,7 @@ fn field_text(
         }
     }
     let spec = braces_at(machine, spec, arguments, automatic, depth - 1)?;
+    machine.charge(value.weight())?;
     let value = match conversion {
         "" => value,
         "s" => string(&value)?.into(),

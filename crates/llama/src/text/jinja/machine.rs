@@ -29,9 +29,9 @@ impl Limits {
     /// Those for what is rendered of so many bytes: no template of a model comes near.
     pub fn of(bytes: usize) -> Self {
         Self {
-            steps: 20_000_000 + 100 * bytes as u64,
+            steps: 10_000_000 + 100 * bytes as u64,
             length: bytes.saturating_mul(16).saturating_add(64 << 20),
-            memory: bytes.saturating_mul(1024).saturating_add(1 << 30),
+            memory: bytes.saturating_mul(1024).saturating_add(512 << 20),
         }
     }
 }
@@ -56,6 +56,7 @@ pub fn render(
         marks,
         limits,
         depth: 0,
+        loop_name: "loop".into(),
     };
     match machine.run(body)? {
         Flow::Next => Ok(machine.out),
@@ -125,6 +126,7 @@ pub struct Machine<'t> {
     marks: [char; 2],
     limits: Limits,
     depth: usize,
+    loop_name: Name,
 }
 
 impl<'t> Machine<'t> {
@@ -136,12 +138,30 @@ impl<'t> Machine<'t> {
         Ok(())
     }
 
-    /// Checks the length of a text before it is made.
-    pub fn check(&mut self, length: usize) -> Result<()> {
+    /// Counts the text that an operation goes through.
+    pub fn look(&mut self, value: &Value) -> Result<()> {
+        match value.as_str() {
+            Some(text) => self.work(text.len() / 4),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts all that is in a value, which an operation goes through.
+    pub fn look_through(&mut self, value: &Value) -> Result<()> {
+        self.work(value.weight() / 4)
+    }
+
+    /// Checks the length of a text.
+    pub fn check(&self, length: usize) -> Result<()> {
         if length > self.limits.length {
             fail!("the template makes a text of more than {} bytes", self.limits.length);
         }
-        self.work(length)
+        Ok(())
+    }
+
+    /// Checks and counts the length of a text before it is made.
+    pub fn charge(&mut self, length: usize) -> Result<()> {
+        self.check(length).and_then(|()| self.work(length))
     }
 
     /// How long a text may be.
@@ -167,7 +187,10 @@ impl<'t> Machine<'t> {
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        self.check(self.out.len() + text.len()).map(|()| self.out.push_str(text))
+        self.check(self.out.len() + text.len())?;
+        self.work(text.len())?;
+        self.out.push_str(text);
+        Ok(())
     }
 
     /// The text that a body writes.
@@ -383,6 +406,9 @@ impl<'t> Machine<'t> {
                 }
             };
         }
+        if value.as_str().is_none() {
+            self.charge(value.weight())?;
+        }
         string(value)
     }
 
@@ -452,7 +478,7 @@ impl<'t> Machine<'t> {
             self.loops[number].at = at;
             let item = self.loops[number].items[at].clone();
             let flow = self.scoped(scope, |machine| {
-                machine.set(&"loop".into(), Value::Loop(number));
+                machine.set(&machine.loop_name.clone(), Value::Loop(number));
                 machine.assign(&statement.target, item)?;
                 machine.run(&statement.body)
             })?;
@@ -510,7 +536,9 @@ impl<'t> Machine<'t> {
     fn arguments(&mut self, arguments: &'t ast::Arguments) -> Result<Arguments> {
         let mut given = Arguments::default();
         for argument in &arguments.positional {
-            given.positional.push(self.evaluate(argument)?);
+            let value = self.evaluate(argument)?;
+            self.look(&value)?;
+            given.positional.push(value);
         }
         for (name, argument) in &arguments.named {
             given.named.push((name.clone(), self.evaluate(argument)?));
@@ -694,6 +722,8 @@ impl<'t> Machine<'t> {
             Expression::Item(of, key) => {
                 let of = self.evaluate(of)?;
                 let key = self.evaluate(key)?;
+                self.look(&of)?;
+                self.look_through(&key)?;
                 self.item(&of, &key)
             }
             Expression::Slice(of, parts) => {
@@ -711,11 +741,13 @@ impl<'t> Machine<'t> {
             }
             Expression::Filter(of, call) => {
                 let of = self.evaluate(of)?;
+                self.look(&of)?;
                 let arguments = self.arguments(&call.arguments)?;
                 filters::filter(self, &call.name, of, arguments)
             }
             Expression::Test(of, call) => {
                 let of = self.evaluate(of)?;
+                self.look(&of)?;
                 let arguments = self.arguments(&call.arguments)?;
                 tests::test(self, &call.name, &of, arguments).map(Value::Bool)
             }
@@ -731,7 +763,13 @@ impl<'t> Machine<'t> {
                     Value::Float(_) => Ok(value),
                     Value::Undefined(what) => fail!("{}", what.reason()),
                     _ => match value.as_int() {
-                        Some(value) => Ok(Value::Int(if negative { -value } else { value })),
+                        Some(value) => {
+                            let value = if negative { value.checked_neg() } else { Some(value) };
+                            match value {
+                                Some(value) => Ok(Value::Int(value)),
+                                None => fail!("a number of more than 127 bits"),
+                            }
+                        }
                         None => fail!("bad operand type for unary sign: '{}'", value.kind()),
                     },
                 }
@@ -773,6 +811,7 @@ impl<'t> Machine<'t> {
                     }
                     self.check(out.len())?;
                 }
+                self.work(out.len())?;
                 Ok(out.into())
             }
             Expression::If(parts) => {

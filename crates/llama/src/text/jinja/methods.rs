@@ -154,6 +154,9 @@ pub fn method(
     name: &str,
     arguments: Arguments,
 ) -> Result<Value> {
+    if matches!(name, "count" | "index") {
+        machine.look_through(object)?;
+    }
     Ok(match (object, name) {
         (Value::Dict(dict), "get") => {
             let [key, default] = arguments.bind(name, ["key", "default"], 1)?;

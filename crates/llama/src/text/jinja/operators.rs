@@ -98,7 +98,7 @@ impl Machine<'_> {
         let items: Vec<Value> = match value {
             Value::Undefined(_) => vec![],
             Value::Str(text) | Value::Markup(text) => {
-                self.work(text.len().saturating_mul(size_of::<Value>()))?;
+                self.work(text.len().saturating_mul(2 * size_of::<Value>()))?;
                 let mut buffer = [0; 4];
                 text.chars().map(|char| Value::from(&*char.encode_utf8(&mut buffer))).collect()
             }
@@ -142,7 +142,7 @@ impl Machine<'_> {
     /// A text with so many fillings around it.
     pub fn pad(&mut self, text: &str, fill: &str, left: usize, right: usize) -> Result<String> {
         let length = left.saturating_add(right).saturating_mul(fill.len());
-        self.check(length.saturating_add(text.len()))?;
+        self.charge(length.saturating_add(text.len()))?;
         Ok(fill.repeat(left) + text + &fill.repeat(right))
     }
 
@@ -172,12 +172,12 @@ impl Machine<'_> {
                 }
                 match (left, right) {
                     (Value::Str(a), Value::Str(b)) => {
-                        self.check(a.len() + b.len())?;
+                        self.charge(a.len() + b.len())?;
                         Value::from([&**a, b].concat())
                     }
                     (Value::Markup(_), b) | (b, Value::Markup(_)) if b.as_str().is_some() => {
                         let text = escaped(left)? + &escaped(right)?;
-                        self.check(text.len())?;
+                        self.charge(text.len())?;
                         Value::Markup(text.into())
                     }
                     (Value::List(a), Value::List(b)) => {
@@ -273,6 +273,10 @@ impl Machine<'_> {
     }
 
     pub fn compare(&mut self, comparison: Comparison, left: &Value, right: &Value) -> Result<bool> {
+        if left.weight().min(right.weight()) > 64 {
+            let smaller = if left.weight() < right.weight() { left } else { right };
+            self.look_through(smaller)?;
+        }
         let order = |sign| left.compare(right, sign);
         Ok(match comparison {
             Comparison::Equal => left.equals(right),
@@ -300,7 +304,9 @@ impl Machine<'_> {
             }
             Value::Dict(dict) | Value::View(View::Keys, dict) => dict.get_value(value)?.is_some(),
             Value::List(items) | Value::Tuple(items) => {
+                // Texts are compared with those of their length only.
                 self.work(items.items.len())?;
+                self.look_through(value)?;
                 items.items.iter().any(|item| item.equals(value))
             }
             Value::View(..) | Value::Range(_) | Value::Object(_) => {

@@ -195,6 +195,7 @@ fn call(machine: &mut Machine, own: &str, name: &str, arguments: Arguments) -> R
         "splitlines" => {
             let [keep] = arguments.bind(name, ["keepends"], 0)?;
             let keep = keep.is_some_and(|keep| machine.truth(&keep));
+            machine.work(own.len().saturating_mul(2))?;
             let lines = lines(own, keep).into_iter().map(Value::from).collect();
             machine.list(lines)?
         }
@@ -226,6 +227,7 @@ fn call(machine: &mut Machine, own: &str, name: &str, arguments: Arguments) -> R
                 out += item;
                 machine.check(out.len())?;
             }
+            machine.work(out.len())?;
             out.into()
         }
         "center" | "ljust" | "rjust" => {
@@ -252,7 +254,7 @@ fn call(machine: &mut Machine, own: &str, name: &str, arguments: Arguments) -> R
         "expandtabs" => {
             let [size] = arguments.bind(name, ["tabsize"], 0)?;
             let size = size.map_or(Ok(8), |size| count(name, &size))?;
-            machine.check(own.matches('\t').count().saturating_mul(size))?;
+            machine.charge(own.matches('\t').count().saturating_mul(size))?;
             let (mut out, mut column) = (String::new(), 0);
             for char in own.chars() {
                 match char {
@@ -325,7 +327,7 @@ pub fn replace(
 ) -> Result<String> {
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let found = own.matches(old).count().min(limit);
-    machine.check(found.saturating_mul(new.len()).saturating_add(own.len()))?;
+    machine.charge(found.saturating_mul(new.len()).saturating_add(own.len()))?;
     Ok(own.replacen(old, new, limit))
 }
 
@@ -336,6 +338,11 @@ fn split(
     limit: usize,
     right: bool,
 ) -> Result<Value> {
+    let found = match separator {
+        Some(separator) => own.matches(separator).count(),
+        None => own.matches(is_space).count(),
+    };
+    machine.work(found.min(limit).saturating_mul(2 * size_of::<Value>()))?;
     let parts: Vec<&str> = match separator {
         Some("") => fail!("split: empty separator"),
         Some(separator) => {

@@ -13,6 +13,10 @@ use std::{
 /// compared or dropped.
 const DEPTH: u32 = 200;
 
+/// What a value may weigh with all that is in it, each time it is in it: lists within lists soon are
+/// larger than any memory when they are written.
+const WEIGHT: usize = 1 << 30;
+
 /// A value of Python.
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -59,11 +63,12 @@ pub enum View {
     Items,
 }
 
-/// Items, and how deep they are nested.
-#[derive(Debug, Default)]
+/// Items, how deep they are nested, and what they weigh.
+#[derive(Debug)]
 pub struct Sequence {
     pub items: Vec<Value>,
     depth: u32,
+    weight: usize,
 }
 
 /// A dictionary.
@@ -71,6 +76,7 @@ pub struct Sequence {
 pub struct Dict {
     entries: IndexMap<Key, Value>,
     depth: u32,
+    weight: usize,
 }
 
 /// A value that can be hashed.
@@ -213,6 +219,16 @@ impl Value {
         }
     }
 
+    /// About how many bytes it has when it is written.
+    pub fn weight(&self) -> usize {
+        16 + match self {
+            Self::Str(text) | Self::Markup(text) => text.len(),
+            Self::List(items) | Self::Tuple(items) => items.weight,
+            Self::Dict(dict) | Self::View(_, dict) => dict.weight,
+            _ => 0,
+        }
+    }
+
     /// Items of a list or a tuple.
     pub fn items(&self) -> Option<&[Value]> {
         match self {
@@ -293,10 +309,18 @@ fn nested(depth: u32) -> Result<u32> {
     Ok(depth + 1)
 }
 
+fn weighed(weight: usize) -> Result<usize> {
+    if weight > WEIGHT {
+        fail!("a value has more than {WEIGHT} bytes");
+    }
+    Ok(weight)
+}
+
 impl Sequence {
     fn new(items: Vec<Value>) -> Result<Self> {
         let depth = nested(items.iter().map(Value::depth).max().unwrap_or(0))?;
-        Ok(Self { items, depth })
+        let weight = weighed(items.iter().map(Value::weight).sum())?;
+        Ok(Self { items, depth, weight })
     }
 }
 
@@ -306,7 +330,8 @@ impl Dict {
     }
 
     pub fn set(&mut self, key: Value, value: Value) -> Result<()> {
-        self.depth = self.depth.max(nested(value.depth())?);
+        self.depth = self.depth.max(nested(key.depth().max(value.depth()))?);
+        self.weight = weighed(self.weight + key.weight() + value.weight())?;
         self.entries.insert(Key::new(key)?, value);
         Ok(())
     }
@@ -335,7 +360,7 @@ impl Dict {
     }
 
     pub fn copy(&self) -> Self {
-        Self { entries: self.entries.clone(), depth: self.depth }
+        Self { entries: self.entries.clone(), depth: self.depth, weight: self.weight }
     }
 
     fn equals(&self, other: &Self) -> bool {
