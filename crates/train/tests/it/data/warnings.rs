@@ -103,12 +103,13 @@ fn instructions_and_earlier_turns_in_columns_of_their_own() {
 fn prompts_that_swallow_the_beginning_of_the_answer() {
     let record =
         |prompt: &str, completion: &str| json!({"prompt": prompt, "completion": completion});
-    let records = [record("hello", " world"), record("hello ", "world"), record("hello ", "world")];
+    let swallowed = record("hello ", "world hello");
+    let records = [record("hello", " world"), swallowed.clone(), swallowed];
     one(&warnings(records), "records:2: 2 examples ", "begins within a token");
     // The header of a chat template, too.
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
-    let data = Dataset::from_records([chat("world")]);
+    let data = Dataset::from_records([chat("world hello")]);
     one(&warnings_of(data, &with_template(template)), "records:1: 1 example ", "within a token");
     // All of it is trained on.
     let data = Dataset::from_records([record("hello ", "world")]).train_on(TrainOn::Everything);
@@ -164,11 +165,11 @@ fn ends_at_which_generation_does_not_stop() {
 
 #[test]
 fn what_truncation_takes() {
-    let data =
-        Dataset::from_records([chat("world"), chat("hello world hello world")]).max_length(8);
+    let record = |prompt: &str| json!({"prompt": prompt, "completion": " world"});
+    let data = Dataset::from_records([record("hello"), record("hello world hello")]).max_length(5);
     let found = warnings_of(data, &tokenizer());
     assert!(found[0].starts_with("records:2: 1 example "), "{found:?}");
-    assert!(found[0].contains("longer than `max_length`, 8 tokens"), "{found:?}");
+    assert!(found[0].contains("longer than `max_length`, 5 tokens"), "{found:?}");
 }
 
 #[test]
