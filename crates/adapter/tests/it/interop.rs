@@ -249,7 +249,7 @@ fn biases_beside_copies_and_under_old_names() {
     let other = |file: &mut Host| {
         file.insert(key("down.modules_to_save.bias"), (vec![6], vec![0.25; 6]));
     };
-    let error = two(&device).load_adapter("default", &changed(out.path(), |_| {}, other));
+    let error = two(&device).load_adapter("default", changed(out.path(), |_| {}, other));
     assert!(error.unwrap_err().to_string().contains("are the same tensor, and differ"));
 }
 
