@@ -174,7 +174,7 @@ impl Arguments {
         let message;
         let question = match (&self.sample, &self.sample_text) {
             (Some(question), _) => {
-                message = [Message::user(question)];
+                message = [Message::user(question.as_str())];
                 Question::Chat(&message)
             }
             (_, Some(text)) => Question::Text(text),
