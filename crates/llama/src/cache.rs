@@ -36,6 +36,10 @@ impl KvCache {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Tokens of each row that there is memory for.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -50,11 +54,23 @@ impl LayerCache {
     /// Adds the keys and values of new tokens and returns those of all.
     ///
     /// # Panics
-    /// If they are more than the cache has room for.
+    /// If they are more than the cache has room for, or of other rows, heads, dtype or device than those
+    /// before.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, count, width] = k.dims();
         let (start, end) = (self.length, self.length + count);
         assert!(end <= self.capacity, "a cache of {} tokens, {end} wanted", self.capacity);
+        assert_eq!(k.dims(), v.dims(), "a cache: keys and values");
+        for all in self.stored.iter().flatten() {
+            let [rows, groups, _, size] = all.dims();
+            assert_eq!(
+                [rows, groups, size],
+                [batch, heads, width],
+                "a cache: the shape of keys and values"
+            );
+            let same = (all.device(), all.dtype()) == (k.device(), k.dtype());
+            assert!(same, "a cache: the device and the dtype");
+        }
         let room = (end.saturating_add(ROOM)).max(start.saturating_mul(2)).min(self.capacity);
         let empty = || Tensor::zeros([batch, heads, room, width], (&k.device(), k.dtype()));
         // Taken out, so that nothing else holds them and they are written in place.

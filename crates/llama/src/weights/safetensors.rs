@@ -197,6 +197,16 @@ impl Source for SafetensorsFolder {
         self.file(name).and_then(|file| file.data(name)).map_or(0, <[u8]>::len)
     }
 
+    fn dtypes(&self, name: &str) -> Vec<DType> {
+        let info = self.file(name).and_then(|file| file.metadata.info(name));
+        match info.map(|info| info.dtype) {
+            Some(Dtype::F32) => vec![DType::F32],
+            Some(Dtype::F16) => vec![DType::F16],
+            Some(Dtype::BF16) => vec![DType::BF16],
+            _ => vec![],
+        }
+    }
+
     fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
         let missing = || LlamaError::MissingTensors {
             path: self.path(name).to_owned(),

@@ -3,6 +3,7 @@
 mod common;
 mod data;
 mod golden;
+mod neftune;
 mod optim;
 mod plan;
 mod run;
