@@ -160,7 +160,7 @@ pub fn chat(
             "/quit" | "/exit" => return Ok(()),
             "/help" => eprintln!("{HELP}"),
             "/reset" => {
-                messages.retain(|message| message.role == "system");
+                messages.retain(|message| message.role() == "system");
                 eprintln!("(a new chat)");
             }
             "/system" if plain => eprintln!("(there is no chat template to put them into)"),
