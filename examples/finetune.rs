@@ -230,6 +230,7 @@ pub fn finetune(
     println!("{}\n", train.preview(0, &tokenizer, stdout().is_terminal())?);
 
     let mut model = load(&run, device)?;
+    model.check_tokenizer(&tokenizer);
     println!("{}\n", model.summary());
     let a_step = run.train.gradient_accumulation_steps * devices.len();
     let steps = train.epoch(&run.train.batches, 0)?.len().div_ceil(a_step);
