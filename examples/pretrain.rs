@@ -5,6 +5,9 @@
 //! cargo run --release --features cuda --example pretrain -- --tables plotnine/plotnine/data
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/corpus.rs"]
 mod corpus;
 #[path = "support/place.rs"]
@@ -21,6 +24,7 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 use tokenizers::{
     AddedToken,
@@ -74,14 +78,18 @@ struct Arguments {
     seed: u64,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    program::run(pretrain)
+}
+
+fn pretrain() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let Arguments { out, steps, seed, .. } = &arguments;
     let device = arguments.device.device()?;
 
     let corpus = Corpus::new(*seed, arguments.tables.as_deref())?;
     let texts: Vec<String> = corpus.take(arguments.texts).collect();
-    println!("{} texts, such as\n\n{}\n", texts.len(), texts[..5].join("\n\n"));
+    println!("{} texts, such as\n\n{}\n", texts.len(), texts[..texts.len().min(5)].join("\n\n"));
     train_tokenizer(&texts, arguments.vocabulary, out)?;
     let tokenizer = Tokenizer::from_pretrained(out)?;
     let samples = texts.par_iter().map(|text| sample(text, &tokenizer));

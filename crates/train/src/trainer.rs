@@ -101,6 +101,9 @@ impl<'a> Trainer<'a> {
         valid: Option<&Dataset>,
     ) -> Result<Report, TrainError> {
         self.config.validate()?;
+        for data in std::iter::once(train).chain(valid) {
+            data.check_vocabulary(model.vocabulary())?;
+        }
         if let Some(output) = &self.config.output {
             self.observers.push(Box::new(MetricsLog::new(output.join("metrics.jsonl"))));
         }
@@ -120,6 +123,7 @@ impl<'a> Trainer<'a> {
         *model = model.valid();
         if let Some(output) = &self.config.output {
             model.save_trained(output)?;
+            train.save_generation_config(output)?;
             plot_metrics(&output.join("metrics.jsonl"), &output.join("loss.svg"))?;
         }
         observers.tell(|observer| observer.finished(&finished))?;

@@ -1,6 +1,10 @@
 //! From a checkpoint to a model on a device.
 
-use super::{build::Builder, safetensors::SafetensorsFolder, source::Source};
+use super::{
+    build::{Builder, settle_head},
+    safetensors::SafetensorsFolder,
+    source::Source,
+};
 use crate::{config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub, llama::Llama};
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_quant::QuantConfig;
@@ -48,8 +52,9 @@ impl Loader {
         self
     }
 
-    /// The dtype of activations and of the weights that are not packed. By default that of the
-    /// checkpoint where the device computes in it, else float16 or float32; on a CPU float32.
+    /// The dtype of activations and of the weights that are not packed. By default that of
+    /// `config.json`, or else of the checkpoint, where the device computes in it, else float16 or
+    /// float32; on a CPU float32.
     pub fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = Some(dtype);
         self
@@ -69,6 +74,23 @@ impl Loader {
         self
     }
 
+    /// The dtypes that the matrices of the checkpoint are stored in, that of most bytes first. Of
+    /// weights in blocks, as GGUF has them, these are bfloat16, for the models were trained in it, and
+    /// float32, which they are decoded in; what bitsandbytes has packed does not count. Reads headers
+    /// only.
+    ///
+    /// With one dtype in the list the model can be loaded in it as it is; float32 holds any of them.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load) that headers tell.
+    pub fn stored_dtypes(&self) -> Result<Vec<FloatDType>, LlamaError> {
+        let root = &hub::resolve(&self.source, self.progress)?;
+        if is_gguf(root) {
+            return Ok(stored_dtypes(&GgufModel::open(root)?));
+        }
+        Ok(stored_dtypes(&SafetensorsFolder::open(root)?))
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -82,7 +104,7 @@ impl Loader {
         }
         let config = LlamaConfig::from_file(root.join("config.json"))?;
         let source = SafetensorsFolder::open(root)?;
-        self.build(root, &source, &config, device)
+        self.build(root, &source, &settle_head(config, &source, root)?, device)
     }
 
     fn build(
@@ -95,7 +117,7 @@ impl Loader {
         if let Some(quantize) = &self.quantize {
             quantize.validate()?;
         }
-        let dtype = self.dtype.unwrap_or_else(|| default_dtype(source, device));
+        let dtype = self.dtype.unwrap_or_else(|| default_dtype(config, source, device));
         let bar = self.bar(source);
         let progress = |bytes: usize| bar.inc(bytes as u64);
         let builder = Builder {
@@ -142,17 +164,45 @@ impl Loader {
     }
 }
 
+fn stored_dtypes(source: &dyn Source) -> Vec<FloatDType> {
+    let mut found: Vec<(DType, usize)> = vec![];
+    let names = source.names().into_iter();
+    let matrices = names.filter(|name| source.shape(name).is_some_and(|shape| shape.len() == 2));
+    for (name, (i, dtype)) in matrices
+        .flat_map(|name| source.dtypes(name).into_iter().enumerate().map(move |d| (name, d)))
+    {
+        let bytes = if i == 0 { source.bytes(name) } else { 0 };
+        match found.iter_mut().find(|(known, _)| *known == dtype) {
+            Some((_, sum)) => *sum += bytes,
+            None => found.push((dtype, bytes)),
+        }
+    }
+    found.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    found.into_iter().map(|(dtype, _)| dtype.into()).collect()
+}
+
 fn is_gguf(path: &Path) -> bool {
     let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     is_gguf && !path.is_dir()
 }
 
-/// The dtype of the checkpoint, where the device computes in it.
-fn default_dtype(source: &dyn Source, device: &Device) -> FloatDType {
+/// The dtype of the checkpoint, where the device computes in it. As in transformers its settings
+/// go over its weights.
+fn default_dtype(config: &LlamaConfig, source: &dyn Source, device: &Device) -> FloatDType {
     if is_cpu(device) {
         return FloatDType::F32;
     }
-    [source.dtype(), DType::F16]
+    let stored = source.dtype();
+    let dtype = config.dtype().unwrap_or(stored);
+    if dtype != stored {
+        let path = source.path("model.norm.weight").display();
+        burn_lora_io::warn!(
+            "{path}: the weights are {}, and config.json says {}: it is loaded as that",
+            stored.name(),
+            dtype.name()
+        );
+    }
+    [dtype, DType::F16]
         .into_iter()
         .find(|&dtype| dtype == DType::F32 || device.supports_dtype(dtype))
         .map_or(FloatDType::F32, FloatDType::from)

@@ -6,6 +6,8 @@ mod random;
 mod safetensors;
 mod save;
 mod source;
+mod values;
+mod write;
 
 pub use load::Loader;
 #[cfg(feature = "hub")]

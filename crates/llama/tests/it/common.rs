@@ -3,6 +3,9 @@
 #[path = "../../../../tests/common/mod.rs"]
 mod shared;
 pub use shared::*;
+#[path = "../../../../tests/common/panics.rs"]
+mod panics;
+pub use panics::panics;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_llama::Segments;
