@@ -7,6 +7,7 @@ use crate::{
     step::StepConfig,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// How often something is done.
@@ -145,6 +146,27 @@ impl Default for TrainConfig {
     }
 }
 
+/// Optimizer steps that a run can have: bias corrections count them in 32 bits.
+pub(crate) const MOST_STEPS: usize = i32::MAX as usize;
+
+/// The fields of [`TrainConfig`] that may change when a run is resumed, since what a step learns does
+/// not depend on them. All others have to be what they were.
+const FREE: [&str; 13] = [
+    "early_stopping",
+    "epochs",
+    "evaluate",
+    "gradient_accumulation_steps", // With the devices, it is the number of micro-batches.
+    "load_best_at_end",
+    "log_steps",
+    "loss_chunk",
+    "max_steps",
+    "offload",
+    "output",
+    "recompute",
+    "save",
+    "save_total_limit",
+];
+
 macro_rules! setters {
     ($($name:ident: $kind:ty => |$value:ident| $to:expr;)*) => {
         $(
@@ -199,6 +221,20 @@ impl TrainConfig {
         self.seed = seed;
         self.batches.seed = seed;
         self
+    }
+
+    /// What may not change when a run is resumed. `random` is whether the model draws random numbers.
+    pub(crate) fn compared(&self, random: bool) -> Value {
+        let mut config = serde_json::to_value(self).expect("settings are plain values");
+        let compared = |name: &str| match name {
+            // The stretches of layers draw their own.
+            "recompute" => random || self.neftune.is_some(),
+            "evaluate" => matches!(self.schedule, Schedule::ReduceLrOnPlateau { .. }),
+            name => !FREE.contains(&name),
+        };
+        let fields = config.as_object_mut().into_iter();
+        fields.for_each(|fields| fields.retain(|name, _| compared(name)));
+        config
     }
 
     pub(crate) fn step(&self) -> StepConfig {

@@ -88,6 +88,24 @@ impl LearningRate {
         self.plateau = state;
     }
 
+    /// Whether a state is one that this rate can have after so many steps; if not, why.
+    pub(crate) fn check(&self, state: &Plateau, step: usize) -> Result<(), String> {
+        let Schedule::ReduceLrOnPlateau { min, cooldown, .. } = self.schedule else {
+            let same = *state == Plateau { rate: self.base, best: None, bad: 0, cooldown: 0 };
+            return if same { Ok(()) } else { Err("this schedule has no such state".into()) };
+        };
+        if !(min..=self.base).contains(&state.rate) {
+            return Err(format!("the rate has to be between {min} and {}", self.base));
+        }
+        if state.best.is_some_and(|best| !best.is_finite()) {
+            return Err("the best loss has to be a number".into());
+        }
+        if state.bad > step || state.cooldown > cooldown {
+            return Err(format!("there were no more evaluations than steps, {step}"));
+        }
+        Ok(())
+    }
+
     /// The part of the base rate that a step has.
     fn factor(&self, step: usize) -> f64 {
         let (warmup, total) = (self.warmup as f64, self.total_steps as f64);
@@ -153,7 +171,7 @@ impl Plateau {
     ) {
         // PyTorch's `eps`: a smaller reduction is none.
         const SMALLEST: f64 = 1e-8;
-        if loss < self.best.unwrap_or(f64::INFINITY) * (1.0 - threshold) {
+        if loss.is_finite() && loss < self.best.unwrap_or(f64::INFINITY) * (1.0 - threshold) {
             self.best = Some(loss);
             self.bad = 0;
         } else {
