@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use burn_lora_adapter::{Adaptable, AdapterError, Init, LoraConfig};
+use burn_lora_io::collect;
 
 fn adapted(lora: LoraConfig) -> Vec<String> {
     let mut model = Tiny::load("gqa", &device());
@@ -190,42 +191,15 @@ fn files_hold_every_setting() {
 /// What is unusual is said, and works.
 #[test]
 fn unusual_settings_are_warned_of() {
-    use std::sync::{Arc, Mutex};
-    use tracing::{Event, Metadata, Subscriber, field::Visit, span};
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<String>>>);
-    impl Visit for Log {
-        fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-            self.0.lock().unwrap().push(format!("{value:?}"));
-        }
-    }
-    impl Subscriber for Log {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() == tracing::Level::WARN
-        }
-        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-            span::Id::from_u64(1)
-        }
-        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-        fn event(&self, event: &Event<'_>) {
-            event.record(&mut self.clone());
-        }
-        fn enter(&self, _: &span::Id) {}
-        fn exit(&self, _: &span::Id) {}
-    }
     let said = |lora: LoraConfig| {
-        let log = Log::default();
-        let valid = || lora.targets(["q_proj"]).validate().unwrap();
-        tracing::subscriber::with_default(log.clone(), valid);
-        log.0.lock().unwrap().join("; ")
+        let (valid, warnings) = collect(|| lora.targets(["q_proj"]).validate());
+        valid.unwrap();
+        warnings.join("; ")
     };
     assert_eq!(said(LoraConfig::new(64, 128).dropout(0.3)), "");
     assert!(said(LoraConfig::new(300, 300)).contains("r is 300"));
     assert!(said(LoraConfig::new(4, 17)).contains("lora_alpha is 17, over 4 times the rank 4"));
     assert!(said(LoraConfig::new(4, 8).dropout(0.4)).contains("lora_dropout is 0.4"));
     let unknown = || serde_json::from_str::<LoraConfig>(r#"{"enable_lora": true}"#).unwrap();
-    let log = Log::default();
-    tracing::subscriber::with_default(log.clone(), unknown);
-    assert!(log.0.lock().unwrap().join("").contains("enable_lora"));
+    assert!(collect(unknown).1.join("").contains("enable_lora"));
 }

@@ -15,7 +15,6 @@ use header::{integer, width};
 use memmap2::Mmap;
 use std::{
     collections::BTreeMap,
-    fs::File,
     ops::Range,
     path::{Path, PathBuf},
 };

@@ -9,7 +9,6 @@ use parquet::{
 };
 use serde_json::Value;
 use std::{
-    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
