@@ -5,6 +5,9 @@
 //! echo "What is the capital of France?" | cargo run --release --example chat -- MODEL
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/answer.rs"]
 mod answer;
 #[path = "support/place.rs"]
@@ -19,6 +22,7 @@ use burn_lora::prelude::*;
 use clap::Parser;
 use place::Place;
 use precision::Precision;
+use program::Output;
 use std::{
     error::Error,
     io::{self, BufRead, IsTerminal, Write},
@@ -104,15 +108,9 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    let (input, mut output) = (io::stdin(), io::stdout());
+    let (input, arguments) = (io::stdin(), Arguments::parse());
     let typed = input.is_terminal();
-    match chat(&Arguments::parse(), input.lock(), &mut output, typed) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| chat(&arguments, input.lock(), &mut Output::new(), typed))
 }
 
 /// All of it. `typed` says whether a person waits for a prompt.
@@ -152,7 +150,8 @@ pub fn chat(
         if typed {
             eprint!("\n> ");
         }
-        let Some(line) = lines.next().transpose()? else { return Ok(()) };
+        let line = lines.next().transpose().map_err(|error| format!("standard input: {error}"))?;
+        let Some(line) = line else { return Ok(()) };
         let line = line.trim();
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         match command {

@@ -7,6 +7,12 @@
 //!
 //! Each side runs in a process of its own, so that it has its own peak.
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/place.rs"]
+mod place;
+
 use burn::{
     module::{Lora, ParamGroup, QLora, Quantizer},
     tensor::quantization::{Calibration, QuantValue, ScaleDtype},
@@ -14,6 +20,7 @@ use burn::{
 use burn_lora::prelude::*;
 use burn_lora::train::{data::Sample, watch::Started};
 use clap::{Parser, ValueEnum};
+use place::Place;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -79,13 +86,7 @@ struct Measured {
 }
 
 fn main() -> ExitCode {
-    match compare(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| compare(Arguments::parse()))
 }
 
 fn compare(arguments: Arguments) -> Result<(), Box<dyn Error>> {
@@ -97,7 +98,7 @@ fn compare(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     if hidden == 0 || hidden % 128 != 0 {
         return Err(format!("--hidden {hidden}: it has to be a multiple of 128").into());
     }
-    let device = Device::default();
+    let device = Place::default().device()?;
     let memory =
         if device.memory_pool_usage().is_some() { "the GPU's pool" } else { "the process" };
     println!(
@@ -138,7 +139,7 @@ fn compare(arguments: Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 fn measure(arguments: &Arguments, side: Side) -> Result<Measured, Box<dyn Error>> {
-    let device = Device::default();
+    let device = Place::default().device()?;
     device.seed(0);
     let Arguments { hidden, inner, layers, rows, length, rank, steps, .. } = *arguments;
     let vocabulary = 1024;

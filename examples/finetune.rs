@@ -6,6 +6,9 @@
 //!     --model models/Llama-3.1-8B-Instruct --data chats.jsonl --valid-split 0.05 --output out
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/answer.rs"]
 mod answer;
 #[path = "support/place.rs"]
@@ -24,6 +27,7 @@ use burn_lora::{
 };
 use clap::{Parser, ValueEnum};
 use place::Place;
+use program::Output;
 use run_file::RunFile;
 use std::{
     error::Error,
@@ -177,20 +181,14 @@ impl Arguments {
             _ => return Ok(()),
         };
         println!("\n{when}:");
-        answer(model, tokenizer, question, &GenerateConfig::new(128), &mut stdout())?;
+        answer(model, tokenizer, question, &GenerateConfig::new(128), &mut Output::new())?;
         println!("\n");
         Ok(())
     }
 }
 
 fn main() -> ExitCode {
-    match finetune(&Arguments::parse(), Interrupt::on_ctrl_c) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| finetune(&Arguments::parse(), Interrupt::on_ctrl_c))
 }
 
 /// All of it. `interrupt` is called when there is something to interrupt.

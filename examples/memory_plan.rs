@@ -5,6 +5,9 @@
 //! cargo run --release --example memory_plan -- models/Qwen3-4B --rank 32 --batch 4 --memory 24
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/precision.rs"]
 mod precision;
 #[path = "support/weights.rs"]
@@ -79,13 +82,7 @@ enum OptimizerName {
 }
 
 fn main() -> ExitCode {
-    match plan(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| plan(&Arguments::parse()))
 }
 
 fn plan(arguments: &Arguments) -> Result<(), Box<dyn Error>> {

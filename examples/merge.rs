@@ -4,6 +4,9 @@
 //! cargo run --release --example merge -- models/Llama-3.2-1B-Instruct out merged
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/place.rs"]
 mod place;
 #[path = "support/precision.rs"]
@@ -38,13 +41,7 @@ pub struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match merge(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::run(|| merge(&Arguments::parse()))
 }
 
 /// All of it.

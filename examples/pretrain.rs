@@ -5,6 +5,9 @@
 //! cargo run --release --features cuda --example pretrain -- --tables plotnine/plotnine/data
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/corpus.rs"]
 mod corpus;
 #[path = "support/place.rs"]
@@ -21,6 +24,7 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 use tokenizers::{
     AddedToken,
@@ -74,7 +78,11 @@ struct Arguments {
     seed: u64,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    program::run(pretrain)
+}
+
+fn pretrain() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let Arguments { out, steps, seed, .. } = &arguments;
     let device = arguments.device.device()?;

@@ -13,6 +13,9 @@
 //!
 //! All of it is for a GPU; on a CPU `--limit 64 --epochs 1 --test 16` shows how it goes.
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/place.rs"]
 mod place;
 #[path = "support/table.rs"]
@@ -32,6 +35,7 @@ use std::{
     io::{IsTerminal, stdout},
     ops::ControlFlow,
     path::PathBuf,
+    process::ExitCode,
     time::Instant,
 };
 use table::{table, thousands};
@@ -83,7 +87,11 @@ struct Arguments {
 /// Prompts that are asked at once.
 const ASKED_AT_ONCE: usize = 256;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    program::run(pricer)
+}
+
+fn pricer() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let Arguments { model: source, out, seed, .. } = &arguments;
     if out.exists() {

@@ -3,11 +3,23 @@
 //! `cargo run --example quantize` runs on the CPU; with `--features cuda` (or `vulkan`,
 //! `wgpu`) and `BURN_DEVICE` on a GPU.
 
-use burn::tensor::{Device, Distribution, FloatDType, Tensor};
-use burn_lora::prelude::*;
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/place.rs"]
+mod place;
 
-fn main() -> Result<(), QuantError> {
-    let device = Device::default();
+use burn::tensor::{Distribution, FloatDType, Tensor};
+use burn_lora::prelude::*;
+use place::Place;
+use std::{error::Error, process::ExitCode};
+
+fn main() -> ExitCode {
+    program::run(quantize)
+}
+
+fn quantize() -> Result<(), Box<dyn Error>> {
+    let device = Place::default().device()?;
     device.seed(42);
     let [out, width] = [1024, 1024];
     let dense = Tensor::<2>::random([out, width], Distribution::Normal(0.0, 1.0), &device);

@@ -6,6 +6,9 @@
 //!
 //! Model and data lie in `testdata/quickstart`, with what they are made of: nothing is downloaded.
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/diamonds.rs"]
 mod diamonds;
 #[path = "support/place.rs"]
@@ -20,6 +23,7 @@ use std::{
     io::{IsTerminal, stdout},
     ops::ControlFlow,
     path::PathBuf,
+    process::ExitCode,
     time::Instant,
 };
 
@@ -46,7 +50,11 @@ struct Arguments {
     test: usize,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    program::run(quickstart)
+}
+
+fn quickstart() -> Result<(), Box<dyn Error>> {
     let Arguments { data, out, device, epochs, rate, test } = Arguments::parse();
     let start = Instant::now();
     let device = device.device()?;

@@ -12,6 +12,9 @@
 //! cargo run --release --example rank_sweep -- --targets q_proj,v_proj --targets all-linear
 //! ```
 
+#[macro_use]
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/place.rs"]
 mod place;
 #[path = "support/sweep.rs"]
@@ -22,7 +25,7 @@ mod table;
 use burn_lora::{prelude::*, train::schedule::LearningRate};
 use clap::Parser;
 use place::Place;
-use std::{error::Error, path::PathBuf};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 use sweep::{Outcome, save, tables};
 
 const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/quickstart");
@@ -108,7 +111,11 @@ struct Arguments {
     seed: u64,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    program::run(sweep_ranks)
+}
+
+fn sweep_ranks() -> Result<(), Box<dyn Error>> {
     let mut arguments = Arguments::parse();
     arguments.fill_in();
     let (varied, labels) = arguments.varied()?;

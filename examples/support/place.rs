@@ -1,17 +1,22 @@
 //! Where an example computes: `--device`.
 
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+use burn::tensor::DeviceKind;
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan", feature = "metal"))]
+use burn::tensor::DeviceType;
 use burn_lora::prelude::Device;
-use std::{fmt, str::FromStr};
+use std::{env, fmt, str::FromStr};
 
 /// A backend, and which of its devices: `cuda`, `cuda:1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     backend: Backend,
     index: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Backend {
+    #[default]
     Auto,
     Cuda,
     Vulkan,
@@ -28,6 +33,12 @@ const NAMES: [(&str, Backend); 6] = [
     ("metal", Backend::Metal),
     ("cpu", Backend::Cpu),
 ];
+
+impl Backend {
+    fn name(self) -> &'static str {
+        NAMES.iter().find(|(_, backend)| *backend == self).map_or("", |(name, _)| name)
+    }
+}
 
 impl FromStr for Place {
     type Err = String;
@@ -53,39 +64,100 @@ impl FromStr for Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found = NAMES.iter().find(|(_, backend)| *backend == self.backend);
-        out.write_str(found.map_or("", |(name, _)| name))?;
+        out.write_str(self.backend.name())?;
         self.index.map_or(Ok(()), |index| write!(out, ":{index}"))
     }
 }
 
 impl Place {
-    /// The device, if its backend is compiled in.
+    /// The device, if its backend is compiled in and finds one.
     pub fn device(self) -> Result<Device, String> {
         match self.backend {
-            Backend::Auto => Ok(Device::default()),
-            #[cfg(feature = "cuda")]
-            Backend::Cuda => Ok(Device::cuda(self.index.unwrap_or(0))),
-            #[cfg(feature = "vulkan")]
-            Backend::Vulkan => Ok(Device::vulkan(self.kind())),
-            #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
-            Backend::Wgpu => Ok(Device::wgpu(self.kind())),
-            #[cfg(feature = "metal")]
-            Backend::Metal => Ok(Device::metal(self.kind())),
-            #[cfg(feature = "cpu")]
-            Backend::Cpu => Ok(Device::flex()),
-            #[allow(unreachable_patterns)]
-            _ => {
-                let name = self.to_string();
-                let name = name.split(':').next().unwrap_or_default();
-                Err(format!("--device {self}: build with `--features {name}`"))
-            }
+            Backend::Auto => auto(),
+            _ => self.open().map_err(|reason| format!("--device {self}: {reason}")),
         }
     }
 
-    #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
-    fn kind(self) -> burn::tensor::DeviceKind {
-        use burn::tensor::DeviceKind;
-        self.index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu)
+    /// Devices are listed before one is opened: Burn panics where a driver is missing.
+    #[allow(unreachable_patterns)]
+    fn open(self) -> Result<Device, String> {
+        #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+        let kind = self.index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu);
+        match self.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Cuda => self.find(DeviceType::Cuda, Device::cuda(self.index.unwrap_or(0))),
+            #[cfg(feature = "vulkan")]
+            Backend::Vulkan => self.find(DeviceType::Vulkan, Device::vulkan(kind)),
+            #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+            Backend::Wgpu => self.find(DeviceType::Wgpu, Device::wgpu(kind)),
+            #[cfg(feature = "metal")]
+            Backend::Metal => self.find(DeviceType::Metal, Device::metal(kind)),
+            #[cfg(feature = "cpu")]
+            Backend::Cpu => Ok(Device::flex()),
+            _ => Err(format!("build with `--features {}`", self.backend.name())),
+        }
+    }
+
+    /// The device, if it is there.
+    #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan", feature = "metal"))]
+    fn find(self, kind: DeviceType, device: Device) -> Result<Device, String> {
+        let found = Device::enumerate(kind);
+        let name = self.backend.name();
+        match self.index {
+            _ if found.is_empty() => Err(format!(
+                "no GPU and driver for {name} on this machine; --device cpu needs none"
+            )),
+            Some(index) if !found.contains(&device) => {
+                Err(format!("there is no GPU {index} for {name}; they are counted from 0"))
+            }
+            _ => Ok(device),
+        }
+    }
+}
+
+/// What `BURN_DEVICE` names, or else the first backend that is compiled in and finds a device.
+fn auto() -> Result<Device, String> {
+    if let Some(name) = env::var("BURN_DEVICE").ok().filter(|name| !name.is_empty()) {
+        let lower = name.to_lowercase();
+        // Burn's name for the backend that is `cpu` here.
+        let known = if lower == "flex" { "cpu" } else { &lower };
+        let place: Place =
+            known.parse().map_err(|reason| format!("BURN_DEVICE={name}: {reason}"))?;
+        return match place.backend {
+            Backend::Auto => Err(format!("BURN_DEVICE={name}: name a backend, or unset it")),
+            _ => place.open().map_err(|reason| format!("BURN_DEVICE={name}: {reason}")),
+        };
+    }
+    let mut missing = vec![];
+    for (backend, compiled) in [
+        (Backend::Cuda, cfg!(feature = "cuda")),
+        (Backend::Metal, cfg!(feature = "metal")),
+        (Backend::Vulkan, cfg!(feature = "vulkan")),
+        (Backend::Wgpu, cfg!(feature = "wgpu")),
+        (Backend::Cpu, cfg!(feature = "cpu")),
+    ] {
+        if !compiled {
+            continue;
+        }
+        let place = Place { backend, index: None };
+        match place.open() {
+            Ok(device) if missing.is_empty() => return Ok(device),
+            Ok(device) => {
+                let missing = missing.join(", ");
+                burn_lora_io::warn!(
+                    "no GPU and driver for {missing} on this machine: it computes on {place}"
+                );
+                return Ok(device);
+            }
+            Err(_) => missing.push(backend.name()),
+        }
+    }
+    match missing.as_slice() {
+        [] => Err("no backend is compiled in: build with `--features cpu`".into()),
+        names => Err(format!(
+            "no GPU and driver for {} on this machine, and nothing else is compiled in: build with \
+             `--features cpu`",
+            names.join(", ")
+        )),
     }
 }

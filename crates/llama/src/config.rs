@@ -1,6 +1,7 @@
 //! What `config.json` says of a model.
 
 use crate::{error::LlamaError, fields::Fields, rope::RopeConfig};
+use burn::tensor::DType;
 use serde_json::Value;
 use std::path::Path;
 
@@ -113,6 +114,17 @@ impl LlamaConfig {
         ids.iter().filter_map(Value::as_u64).filter_map(|id| id.try_into().ok()).collect()
     }
 
+    /// The dtype that the model is meant to be in, by `dtype` or the older `torch_dtype`.
+    pub(crate) fn dtype(&self) -> Option<DType> {
+        let name = ["dtype", "torch_dtype"].into_iter().find_map(|name| self.raw[name].as_str());
+        match name?.trim_start_matches("torch.") {
+            "float32" => Some(DType::F32),
+            "float16" => Some(DType::F16),
+            "bfloat16" => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
     pub(crate) fn from_value(raw: Value, path: &Path) -> Result<Self, LlamaError> {
         let fields = Fields::new(path, &raw)?;
         let family = family(&fields)?;
@@ -146,7 +158,14 @@ impl LlamaConfig {
         let required = |field: &str, most: usize| size(field, fields.required(field)?, most);
         let num_hidden_layers = required("num_hidden_layers", 1 << 12)?;
         let num_attention_heads = size("num_attention_heads", heads, 1 << 14)?;
-        let num_key_value_heads = or("num_key_value_heads", heads, 1 << 14)?;
+        // A field that is not there has the default of its class, one that is `null` the other.
+        let key_value_heads = match family {
+            _ if fields.has("num_key_value_heads") => heads,
+            Family::Llama => heads,
+            Family::Mistral => 8,
+            Family::Qwen2 | Family::Qwen3 => 32,
+        };
+        let num_key_value_heads = or("num_key_value_heads", key_value_heads, 1 << 14)?;
         let head_dim = or("head_dim", head_dim, 1 << 14)?;
         let max_position_embeddings = or("max_position_embeddings", max_positions, 1 << 28)?;
         if !heads.is_multiple_of(num_key_value_heads) {
@@ -215,11 +234,16 @@ fn family(fields: &Fields<'_>) -> Result<Family, LlamaError> {
         .get::<String>("model_type")?
         .map(|name| of_type(&name).ok_or_else(|| fields.wrong("model_type", name, KNOWN)));
     match (of_class.transpose()?, of_type.transpose()?) {
-        (Some(class), Some(of_type)) if class != of_type => {
-            let reason = "it contradicts `architectures`";
-            Err(fields.wrong("model_type", format!("{of_type:?}"), reason))
+        (class, Some(family)) => {
+            if class.is_some_and(|class| class != family) {
+                fields.warn(format_args!(
+                    "`architectures` and `model_type` contradict each other: it is loaded as the \
+                     latter says, {family:?}"
+                ));
+            }
+            Ok(family)
         }
-        (Some(family), _) | (None, Some(family)) => Ok(family),
+        (Some(family), None) => Ok(family),
         (None, None) => Err(fields.wrong("architectures", "missing", KNOWN)),
     }
 }
@@ -241,7 +265,12 @@ fn windows(
     if let Some(window) = window.filter(|window| !(1..=1 << 28).contains(window)) {
         return Err(fields.wrong("sliding_window", window, "expected a length from 1, or null"));
     }
-    let Some(types) = fields.get::<Vec<String>>("layer_types")? else {
+    let types = match family {
+        Family::Qwen2 | Family::Qwen3 => fields.get::<Vec<String>>("layer_types")?,
+        // All layers are alike, whatever stands there.
+        Family::Llama | Family::Mistral => None,
+    };
+    let Some(types) = types else {
         let first = match family {
             Family::Mistral => 0,
             _ => fields.get("max_window_layers")?.unwrap_or(28),

@@ -3,7 +3,7 @@
 use crate::error::LlamaError;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::{fmt, path::Path};
 
 /// An object of the file. A field that is `null` is as one that is not there.
 pub(crate) struct Fields<'a> {
@@ -84,6 +84,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Reports what is odd about this file.
+    pub fn warn(&self, what: fmt::Arguments<'_>) {
+        burn_lora_io::warn!("{}: {what}", self.path.display());
+    }
+
     /// The error of a value that cannot be used.
     pub fn wrong(&self, name: &str, found: impl ToString, reason: &str) -> LlamaError {
         LlamaError::Field {
@@ -96,7 +101,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The beginning of what may be a whole file.
-fn brief(value: &impl ToString) -> String {
+pub(crate) fn brief(value: &impl ToString) -> String {
     const SHOWN: usize = 100;
     let text = value.to_string();
     match text.char_indices().nth(SHOWN) {

@@ -24,6 +24,7 @@ mod llama;
 pub mod ops;
 mod rope;
 mod text;
+mod vocabulary;
 mod weights;
 
 pub use cache::KvCache;

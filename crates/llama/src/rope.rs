@@ -19,8 +19,8 @@ pub struct RopeConfig {
     pub max_positions: usize,
     /// How the frequencies are stretched for long contexts.
     pub scaling: RopeScaling,
-    /// Numbers that each frequency is divided by, in place of `scaling` (llama.cpp's
-    /// `rope_freqs.weight`).
+    /// Numbers that each frequency is divided by, in place of `scaling`: llama.cpp's
+    /// `rope_freqs.weight`, and transformers' `longrope` of one list for all lengths.
     pub divisors: Option<Vec<f32>>,
 }
 
@@ -91,7 +91,7 @@ impl RopeScaling {
         let field = if fields.has("rope_type") { "rope_type" } else { "type" };
         let kind = fields.get::<String>(field)?;
         match kind.as_deref() {
-            None | Some("default") => Ok(Self::Default),
+            None | Some("default" | "longrope") => Ok(Self::Default),
             Some("linear") => Ok(Self::Linear { factor: positive("factor")? }),
             // transformers does not read the original length here.
             Some("dynamic") => {
@@ -124,9 +124,38 @@ impl RopeScaling {
                 })
             }
             Some(other) => {
-                let reason = "supported are default, linear, dynamic, llama3 and yarn";
+                let reason = "supported are default, linear, dynamic, llama3, yarn and longrope";
                 Err(fields.wrong(field, format!("\"{other}\""), reason))
             }
+        }
+    }
+}
+
+/// The divisors of `longrope`, if it is that.
+fn divisors(fields: &Fields<'_>, head_dim: usize) -> Result<Option<Vec<f32>>, LlamaError> {
+    let kind = fields.get::<String>("rope_type")?.or(fields.get("type")?);
+    if kind.as_deref() != Some("longrope") {
+        return Ok(None);
+    }
+    let list = |name: &str| {
+        let list: Vec<f32> = fields.required(name)?;
+        let expected = head_dim / 2;
+        if list.len() != expected || !list.iter().all(|value| value.is_finite() && *value > 0.0) {
+            let reason = format!("expected {expected} numbers above 0");
+            return Err(fields.wrong(name, format!("a list of {}", list.len()), &reason));
+        }
+        Ok(list)
+    };
+    let short = list("short_factor")?;
+    if list("long_factor")? != short {
+        let reason = "supported is the same list as in `short_factor`";
+        return Err(fields.wrong("long_factor", "another list", reason));
+    }
+    match fields.get("attention_factor")? {
+        Some(1.0) => Ok(Some(short)),
+        other => {
+            let found = other.map_or("missing".into(), |factor: f64| factor.to_string());
+            Err(fields.wrong("attention_factor", found, "supported with `longrope` is 1"))
         }
     }
 }
@@ -134,7 +163,8 @@ impl RopeScaling {
 impl RopeConfig {
     /// Reads `rope_scaling` and `rope_theta`, or the newer `rope_parameters`.
     ///
-    /// Where a file has both, transformers takes `rope_scaling`.
+    /// Where a file has both, transformers takes `rope_scaling` and nothing of the other; a
+    /// `rope_theta` within goes over the one beside it.
     pub(crate) fn read(
         config: &Fields<'_>,
         head_dim: usize,
@@ -142,10 +172,11 @@ impl RopeConfig {
     ) -> Result<Self, LlamaError> {
         let newer = config.object("rope_parameters")?;
         let older = config.object("rope_scaling")?.filter(|fields| fields.iter().next().is_some());
-        let mut theta = config.positive("rope_theta")?;
+        let outer = config.positive("rope_theta")?;
         config.equals("partial_rotary_factor", 1.0)?;
-        for fields in [&newer, &older].into_iter().flatten() {
-            theta = fields.positive("rope_theta")?.or(theta);
+        let mut thetas = vec![];
+        for fields in [&older, &newer].into_iter().flatten() {
+            thetas.push(fields.positive("rope_theta")?);
             fields.equals("partial_rotary_factor", 1.0)?;
             // A kind for each type of layer: no family here has that.
             if let Some((name, value)) = fields.iter().find(|(_, value)| value.is_object()) {
@@ -153,12 +184,26 @@ impl RopeConfig {
             }
         }
         let name = if older.is_some() { "rope_scaling" } else { "rope_parameters" };
-        let scaling = match older.as_ref().or(newer.as_ref()) {
-            Some(fields) => RopeScaling::read(config, fields, max_positions)?,
-            None => RopeScaling::Default,
+        let (scaling, divisors) = match older.as_ref().or(newer.as_ref()) {
+            Some(fields) => {
+                let scaling = RopeScaling::read(config, fields, max_positions)?;
+                (scaling, divisors(fields, head_dim)?)
+            }
+            None => (RopeScaling::Default, None),
         };
-        let theta = theta.unwrap_or(10_000.0);
-        let rope = Self { theta, head_dim, max_positions, scaling, divisors: None };
+        let inner = thetas.first().copied().flatten();
+        let theta = inner.or(outer).unwrap_or(10_000.0);
+        if thetas.len() == 2 && config.value("rope_scaling") != config.value("rope_parameters") {
+            config.warn(format_args!(
+                "`rope_scaling` and `rope_parameters` differ: as in transformers it is the former, \
+                 with a `rope_theta` of {theta}"
+            ));
+        } else if inner.zip(outer).is_some_and(|(inner, outer)| inner != outer) {
+            config.warn(format_args!(
+                "there are two `rope_theta`: as in transformers it is the one in `{name}`, {theta}"
+            ));
+        }
+        let rope = Self { theta, head_dim, max_positions, scaling, divisors };
         let (frequencies, factor) = rope.frequencies(max_positions);
         if !(factor.is_finite() && frequencies.iter().all(|frequency| frequency.is_finite())) {
             let found = config.value(name).unwrap_or(&Value::Null);

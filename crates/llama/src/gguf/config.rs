@@ -51,11 +51,14 @@ fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<
             expected: vec![config.rope.head_dim / 2],
         });
     }
-    if let Some(wrong) = divisors.iter().find(|value| !(value.is_finite() && **value > 0.0)) {
-        let reason = format!("`rope_freqs.weight` has {wrong}, expected numbers above 0");
+    let (plain, _) = config.rope.frequencies(0);
+    let fits = |(frequency, divisor): (&f32, &f32)| {
+        divisor.is_finite() && *divisor > 0.0 && (frequency / divisor).is_finite()
+    };
+    if let Some((_, wrong)) = plain.iter().zip(&divisors).find(|pair| !fits(*pair)) {
+        let reason = format!("`rope_freqs.weight` has {wrong:e}, expected numbers above 0");
         return Err(LlamaError::format(path, reason));
     }
-    let (plain, _) = config.rope.frequencies(0);
     let factor = f64::from(divisors[divisors.len() - 1]);
     let found = (6..=20).map(|power| f64::from(1 << power)).find(|original| {
         let mut rope = config.rope.clone();

@@ -3,6 +3,7 @@
 use super::ModelId;
 use crate::{
     error::LlamaError,
+    fields::brief,
     weights::{INDEX, SINGLE, read_index},
 };
 use hf_hub::{
@@ -16,6 +17,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     cell::Cell,
     env, fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -161,7 +163,7 @@ impl Hub {
         let repo = repo(model, model.revision);
         let info = api.repo(repo.clone()).info().map_err(|error| self.reason(model, &error))?;
         let commit = info.sha;
-        if commit.is_empty() || !commit.chars().all(|c| c.is_ascii_hexdigit()) {
+        if !is_commit(&commit) {
             return Err(format!("{} names no commit", self.endpoint));
         }
         let has = |file: &str| info.siblings.iter().any(|sibling| sibling.rfilename == file);
@@ -179,12 +181,14 @@ impl Hub {
         for file in FILES.into_iter().filter(|file| has(file)) {
             get(file)?;
         }
-        if has(INDEX) {
+        let names = info.siblings.iter().map(|sibling| sibling.rfilename.as_str());
+        names.filter(|name| is_template(name)).try_for_each(get)?;
+        if has(SINGLE) {
+            get(SINGLE)?;
+        } else {
             get(INDEX)?;
             let shards = read_index(&snapshot.join(INDEX)).map_err(|error| error.to_string())?;
             shards.keys().try_for_each(|shard| get(shard))?;
-        } else {
-            get(SINGLE)?;
         }
         // Only now, so that what was there before is found if this is cut off.
         let written = cache.repo(repo).create_ref(&commit);
@@ -264,6 +268,19 @@ impl Hub {
     }
 }
 
+/// Whether a file is one of several chat templates.
+fn is_template(name: &str) -> bool {
+    let file = name.strip_prefix("additional_chat_templates/");
+    file.is_some_and(|file| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        file.ends_with(".jinja") && !file.starts_with('.') && file.chars().all(plain)
+    })
+}
+
+fn is_commit(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit())
+}
+
 fn repo(model: &ModelId<'_>, revision: &str) -> Repo {
     Repo::with_revision(model.name.into(), RepoType::Model, revision.into())
 }
@@ -282,13 +299,22 @@ fn status(error: &ApiError) -> Option<u16> {
 /// The folder of a model that is in the cache with all its weights, or what is missing.
 fn in_cache(cache: &Path, model: &ModelId<'_>) -> Result<PathBuf, String> {
     let folder = cache.join(repo(model, model.revision).folder_name());
-    let commit = fs::read_to_string(folder.join("refs").join(model.revision));
-    let commit = commit.unwrap_or_else(|_| model.revision.to_owned());
-    let snapshot = folder.join("snapshots").join(commit.trim());
+    let reference = folder.join("refs").join(model.revision);
+    let wrong = |reason: String| Err(format!("{}: {reason}", reference.display()));
+    let commit = match burn_lora_io::read_to_string(&reference) {
+        Ok(commit) => commit.trim().to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => model.revision.to_owned(),
+        Err(error) => return wrong(error.to_string()),
+    };
+    // A path would lead out of the cache.
+    if commit != model.revision && !is_commit(&commit) {
+        return wrong(format!("`{}` is no commit: remove the file", brief(&commit)));
+    }
+    let snapshot = folder.join("snapshots").join(commit);
     let missing = |file: &str| format!("{} is not in the cache", snapshot.join(file).display());
     let check = |file: &str| snapshot.join(file).exists().then_some(()).ok_or(missing(file));
     check(FILES[0])?;
-    if snapshot.join(INDEX).exists() {
+    if check(SINGLE).is_err() && snapshot.join(INDEX).exists() {
         let shards = read_index(&snapshot.join(INDEX)).map_err(|error| error.to_string())?;
         shards.keys().try_for_each(|shard| check(shard))?;
     } else {

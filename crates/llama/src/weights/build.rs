@@ -1,6 +1,7 @@
 //! Tensors to modules: each goes to the device, and is packed there if it is to be.
 
 use super::source::Source;
+use super::values::check_values;
 use crate::{
     config::{Family, LlamaConfig},
     error::LlamaError,
@@ -13,7 +14,7 @@ use burn::{
 };
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base, DenseLinear};
 use burn_lora_quant::{PackedLinear, PackedWeight, QuantConfig, codec::Packed};
-use std::{collections::BTreeSet, path::Path};
+use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 /// What a tensor has to go through.
 pub(super) struct Builder<'a> {
@@ -30,6 +31,9 @@ pub(super) struct Builder<'a> {
     pub progress: &'a dyn Fn(usize),
 }
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 /// The names of tensors that old checkpoints have and that are computed.
 fn is_computed(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
@@ -40,8 +44,8 @@ impl Builder<'_> {
     pub fn build(&self) -> Result<Llama, LlamaError> {
         self.check_names()?;
         let config = self.config;
-        let embed =
-            self.embedding("model.embed_tokens", [config.vocab_size, config.hidden_size])?;
+        let shape = [config.vocab_size, config.hidden_size];
+        let embed = self.embedding(self.embedding_name(), shape)?;
         let layers = (0..config.num_hidden_layers).map(|layer| self.layer(layer));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = self.norm("model.norm", config.hidden_size)?;
@@ -50,7 +54,7 @@ impl Builder<'_> {
             let weight = embed.weight.clone();
             AdaptedLinear::new(Base::Dense(DenseLinear { weight, bias: None }))
         } else {
-            self.dense("lm_head", [config.vocab_size, config.hidden_size], false)?
+            self.dense("lm_head", shape, false)?
         };
         Ok(Llama {
             model: Decoder { embed_tokens: embed, layers, norm },
@@ -125,9 +129,15 @@ impl Builder<'_> {
 
     /// Before anything is loaded: all tensors are there, and no others.
     fn check_names(&self) -> Result<(), LlamaError> {
-        let expected = Self::expected(self.config);
+        let mut expected = Self::expected(self.config);
+        expected[0] = self.embedding_name().to_owned();
         let missing: Vec<String> =
             expected.iter().filter(|name| self.source.shape(name).is_none()).cloned().collect();
+        if missing == [HEAD] {
+            let reason = "`lm_head.weight` is missing: if the output head is the embedding, set \
+                          `tie_word_embeddings` in config.json to true";
+            return Err(LlamaError::format(self.root, reason));
+        }
         if !missing.is_empty() {
             return Err(LlamaError::MissingTensors { path: self.root.into(), tensors: missing });
         }
@@ -137,7 +147,7 @@ impl Builder<'_> {
                 let weight = name.find(".weight.").map(|at| &name[..at + ".weight".len()]);
                 weight.is_some_and(|weight| expected.contains(weight) && self.is_packed(weight))
             };
-            let tied = self.config.tie_word_embeddings && name == "lm_head.weight";
+            let tied = self.config.tie_word_embeddings && name == HEAD;
             expected.contains(name) || is_computed(name) || tied || packed()
         };
         let names = self.source.names().into_iter().filter(|name| !known(name));
@@ -146,6 +156,16 @@ impl Builder<'_> {
             return Ok(());
         }
         Err(LlamaError::UnexpectedTensors { path: self.root.into(), tensors: surplus })
+    }
+
+    /// The tensor of the embeddings. A head that is tied to them may be the one that was kept.
+    fn embedding_name(&self) -> &'static str {
+        let has = |name| self.source.shape(name).is_some();
+        if self.config.tie_word_embeddings && !has(EMBEDDING) && has(HEAD) {
+            HEAD
+        } else {
+            EMBEDDING
+        }
     }
 
     /// Whether a weight is stored as bitsandbytes' 4 bits.
@@ -202,12 +222,20 @@ impl Builder<'_> {
         bias: bool,
     ) -> Result<AdaptedLinear, LlamaError> {
         let name = format!("{path}.weight");
+        let failed = RefCell::new(None);
         let tensor = |name: &str| {
             self.source.shape(name)?;
-            self.source.read(name).ok()
+            let data = self.source.read(name).and_then(|data| {
+                check_values(self.source.path(name), name, &data, FloatDType::F32)?;
+                Ok(data)
+            });
+            data.map_err(|error| *failed.borrow_mut() = Some(error)).ok()
         };
-        let packed = Packed::from_bitsandbytes(&name, tensor)
-            .map_err(|error| LlamaError::format(self.source.path(&name), error))?;
+        let packed = Packed::from_bitsandbytes(&name, tensor);
+        if let Some(error) = failed.take() {
+            return Err(error);
+        }
+        let packed = packed.map_err(|error| LlamaError::format(self.source.path(&name), error))?;
         let found = packed.layout.shape;
         if found != shape {
             return Err(self.misshapen(&name, found.to_vec(), &shape));
@@ -221,8 +249,8 @@ impl Builder<'_> {
         Ok(AdaptedLinear::new(Base::Packed(self.with_bias(path, weight, bias)?)))
     }
 
-    fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
-        let weight = self.place(&format!("{path}.weight"), shape, self.embedding_device)?;
+    fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
+        let weight = self.place(name, shape, self.embedding_device)?;
         Ok(AdaptedEmbedding::new(weight))
     }
 
@@ -277,6 +305,7 @@ impl Builder<'_> {
                 expected: "F32, F16 or BF16",
             });
         }
+        check_values(self.source.path(name), name, &data, self.dtype)?;
         let device_dtype = if device.supports_dtype(dtype) { dtype } else { DType::F32 };
         Ok(Tensor::from_data(to_dtype(data, device_dtype), (device, device_dtype)))
     }
@@ -330,6 +359,37 @@ fn shape(config: &LlamaConfig, name: &str) -> Vec<usize> {
         _ => return vec![hidden],
     };
     if is_bias { vec![out] } else { vec![out, width] }
+}
+
+/// The settings of a checkpoint, with `tie_word_embeddings` as its tensors have it. As in
+/// transformers, a head that differs from the embeddings is not tied to them.
+///
+/// # Errors
+/// Those of reading the two.
+pub(super) fn settle_head(
+    mut config: LlamaConfig,
+    source: &dyn Source,
+    root: &Path,
+) -> Result<LlamaConfig, LlamaError> {
+    let both = [EMBEDDING, HEAD].into_iter().all(|name| source.shape(name).is_some());
+    if config.tie_word_embeddings && both && !same(&source.read(EMBEDDING)?, &source.read(HEAD)?) {
+        burn_lora_io::warn!(
+            "{}: config.json ties the output head to the embeddings (`tie_word_embeddings`), but \
+             `{HEAD}` differs from them: it is loaded as it is",
+            root.display()
+        );
+        config.tie_word_embeddings = false;
+    }
+    Ok(config)
+}
+
+/// Whether two tensors have the same values.
+fn same(a: &TensorData, b: &TensorData) -> bool {
+    if a.dtype() == b.dtype() {
+        return a.shape() == b.shape() && a.as_bytes() == b.as_bytes();
+    }
+    let wide = |data: &TensorData| data.clone().convert_dtype(DType::F32);
+    a.shape() == b.shape() && wide(a).as_bytes() == wide(b).as_bytes()
 }
 
 fn to_dtype(data: TensorData, dtype: DType) -> TensorData {

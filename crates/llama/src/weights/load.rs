@@ -1,6 +1,10 @@
 //! From a checkpoint to a model on a device.
 
-use super::{build::Builder, safetensors::SafetensorsFolder, source::Source};
+use super::{
+    build::{Builder, settle_head},
+    safetensors::SafetensorsFolder,
+    source::Source,
+};
 use crate::{config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub, llama::Llama};
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_quant::QuantConfig;
@@ -48,8 +52,9 @@ impl Loader {
         self
     }
 
-    /// The dtype of activations and of the weights that are not packed. By default that of the
-    /// checkpoint where the device computes in it, else float16 or float32; on a CPU float32.
+    /// The dtype of activations and of the weights that are not packed. By default that of
+    /// `config.json`, or else of the checkpoint, where the device computes in it, else float16 or
+    /// float32; on a CPU float32.
     pub fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = Some(dtype);
         self
@@ -82,7 +87,7 @@ impl Loader {
         }
         let config = LlamaConfig::from_file(root.join("config.json"))?;
         let source = SafetensorsFolder::open(root)?;
-        self.build(root, &source, &config, device)
+        self.build(root, &source, &settle_head(config, &source, root)?, device)
     }
 
     fn build(
@@ -95,7 +100,7 @@ impl Loader {
         if let Some(quantize) = &self.quantize {
             quantize.validate()?;
         }
-        let dtype = self.dtype.unwrap_or_else(|| default_dtype(source, device));
+        let dtype = self.dtype.unwrap_or_else(|| default_dtype(config, source, device));
         let bar = self.bar(source);
         let progress = |bytes: usize| bar.inc(bytes as u64);
         let builder = Builder {
@@ -147,12 +152,23 @@ fn is_gguf(path: &Path) -> bool {
     is_gguf && !path.is_dir()
 }
 
-/// The dtype of the checkpoint, where the device computes in it.
-fn default_dtype(source: &dyn Source, device: &Device) -> FloatDType {
+/// The dtype of the checkpoint, where the device computes in it. As in transformers its settings
+/// go over its weights.
+fn default_dtype(config: &LlamaConfig, source: &dyn Source, device: &Device) -> FloatDType {
     if is_cpu(device) {
         return FloatDType::F32;
     }
-    [source.dtype(), DType::F16]
+    let stored = source.dtype();
+    let dtype = config.dtype().unwrap_or(stored);
+    if dtype != stored {
+        let path = source.path("model.norm.weight").display();
+        burn_lora_io::warn!(
+            "{path}: the weights are {}, and config.json says {}: it is loaded as that",
+            stored.name(),
+            dtype.name()
+        );
+    }
+    [dtype, DType::F16]
         .into_iter()
         .find(|&dtype| dtype == DType::F32 || device.supports_dtype(dtype))
         .map_or(FloatDType::F32, FloatDType::from)

@@ -6,6 +6,7 @@ mod random;
 mod safetensors;
 mod save;
 mod source;
+mod values;
 
 pub use load::Loader;
 #[cfg(feature = "hub")]

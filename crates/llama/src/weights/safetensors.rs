@@ -1,13 +1,14 @@
 //! Safetensors: one file, or shards with an index.
 
 use super::source::Source;
-use crate::error::LlamaError;
+use crate::{error::LlamaError, fields::brief};
 use burn::tensor::{DType, TensorData};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 use serde::Deserialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +17,35 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 
 /// What says which shard holds which tensor.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// What a folder without weights that can be read has in their place.
+fn without_weights(folder: &Path) -> String {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names: BTreeSet<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    let find = |fits: fn(&str) -> bool| names.iter().find(|name| fits(name));
+    let torch = |name: &str| {
+        name.starts_with("pytorch_model") && name.ends_with(".bin") || name.ends_with(".pth")
+    };
+    let there = if let Some(name) = find(|name| name.ends_with(".gguf")) {
+        format!("; `{name}` is read when it is named itself")
+    } else if names.contains("adapter_config.json") {
+        "; it is the folder of an adapter: name its base as the model".into()
+    } else if let Some(name) =
+        find(|name| name.starts_with("model-0") && name.ends_with(".safetensors"))
+    {
+        format!("; there is `{name}`: download the index of the shards, too")
+    } else if let Some(name) = find(torch) {
+        format!(
+            "; `{name}` is pickled: convert it by transformers' \
+             `AutoModelForCausalLM.from_pretrained(..).save_pretrained(..)`"
+        )
+    } else if let Some(name) = find(|name| name.ends_with(".safetensors")) {
+        format!("; `{name}` is not in Hugging Face's layout, or has another name")
+    } else {
+        String::new()
+    };
+    format!("there is neither {SINGLE} nor {INDEX}{there}")
+}
 
 /// The safetensors of a folder, mapped into memory: a tensor is read when it is asked for.
 pub(super) struct SafetensorsFolder {
@@ -51,7 +81,7 @@ pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, L
     for (tensor, shard) in index.weight_map {
         let plain = Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str());
         if !plain {
-            let reason = format!("`{shard}` is no name of a file in this folder");
+            let reason = format!("`{}` is no name of a file in this folder", brief(&shard));
             return Err(LlamaError::format(path, reason));
         }
         shards.entry(shard).or_default().push(tensor);
@@ -60,23 +90,34 @@ pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, L
 }
 
 impl SafetensorsFolder {
-    /// Opens the checkpoint in a folder; reads and checks headers only.
+    /// Opens the checkpoint in a folder; reads and checks headers only. As transformers, it takes
+    /// `model.safetensors` where there are shards with an index, too.
     ///
     /// # Errors
     /// A file that is missing, cut off, or whose header does not describe it; an index that names
     /// shards or tensors that are not there.
     pub fn open(folder: &Path) -> Result<Self, LlamaError> {
         let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
-        if !index.exists() {
+        if single.exists() {
+            if index.exists() {
+                burn_lora_io::warn!(
+                    "{}: there is {INDEX}, too: {SINGLE} is loaded, and the shards are not; remove \
+                     those that are of an earlier model",
+                    folder.display()
+                );
+            }
             let file = Mapped::open(single)?;
             let tensors = file.names().map(|name| (name, 0)).collect();
             return Ok(Self { files: vec![file], tensors });
+        }
+        if !index.exists() {
+            return Err(LlamaError::format(folder, without_weights(folder)));
         }
         let (mut files, mut tensors) = (vec![], BTreeMap::new());
         for (shard, names) in read_index(&index)? {
             let path = folder.join(&shard);
             if !path.exists() {
-                let reason = format!("shard `{shard}` is not in the folder: download it");
+                let reason = format!("shard `{}` is not in the folder: download it", brief(&shard));
                 return Err(LlamaError::format(&index, reason));
             }
             let file = Mapped::open(path)?;

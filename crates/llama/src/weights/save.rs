@@ -11,7 +11,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// How a model is saved.
@@ -217,6 +217,10 @@ fn write_shards(
             _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
         };
         let path = folder.join(&file);
+        if count > 1 && path.exists() {
+            // Were this cut off, the index would make one model of old shards and new ones.
+            remove(&index)?;
+        }
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let views = shard.iter().map(|tensor| (tensor.name, *tensor));
         // Written beside the name and renamed, by the crate.
@@ -226,19 +230,38 @@ fn write_shards(
             return Err(error);
         }
         written.map_err(|error| LlamaError::format(&path, error))?;
+        fs::File::open(&path).and_then(|file| file.sync_all()).map_err(LlamaError::io(&path))?;
         map.extend(shard.iter().map(|tensor| (tensor.name, file.clone())));
     }
-    // What an earlier model of another size left would be read in place of this one.
-    if count == 1 {
-        remove(&index)
-    } else {
+    if count > 1 {
         let total: usize = tensors.iter().map(Lazy::bytes).sum();
         write_json(&index, &json!({ "metadata": { "total_size": total }, "weight_map": map }))?;
-        remove(&single)
+        // It would be read in place of the shards.
+        remove(&single)?;
+    } else {
+        remove(&index)?;
     }
+    remove_shards(folder, count)
 }
 
-fn remove(path: &PathBuf) -> Result<(), LlamaError> {
+/// Removes the shards that an earlier model of another size left, as transformers does.
+fn remove_shards(folder: &Path, count: usize) -> Result<(), LlamaError> {
+    let number = |text: &str| Some(text).filter(|text| text.len() == 5)?.parse::<usize>().ok();
+    for entry in fs::read_dir(folder).map_err(LlamaError::io(folder))? {
+        let path = entry.map_err(LlamaError::io(folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let parts = name
+            .and_then(|name| name.strip_prefix("model-")?.strip_suffix(".safetensors"))
+            .and_then(|name| name.split_once("-of-"))
+            .and_then(|(part, parts)| number(part).and(number(parts)));
+        if parts.is_some_and(|parts| parts != count || count == 1) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), LlamaError> {
     if path.exists() { fs::remove_file(path).map_err(LlamaError::io(path)) } else { Ok(()) }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use burn::tensor::{FloatDType, activation::log_softmax};
-use burn_lora_llama::{Family, Llama, LlamaConfig};
+use burn_lora_io::collect;
+use burn_lora_llama::{Family, Llama, LlamaConfig, RopeScaling};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -115,9 +116,16 @@ fn frequencies_of_real_models() {
 fn config(family: &str, more: &str) -> LlamaConfig {
     let json = format!(
         r#"{{ "model_type": "{family}", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48,
-              "num_hidden_layers": 2, "num_attention_heads": 4 {more} }}"#
+              "num_hidden_layers": 2, "num_attention_heads": 32 {more} }}"#
     );
     LlamaConfig::from_json(&json).unwrap()
+}
+
+/// The same, with the only warning.
+fn warned(family: &str, more: &str) -> (LlamaConfig, String) {
+    let (config, warnings) = collect(|| config(family, more));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    (config, warnings[0].clone())
 }
 
 #[test]
@@ -137,13 +145,77 @@ fn defaults_are_those_of_transformers() {
 }
 
 #[test]
-fn scaling_that_was_added_by_hand_keeps_the_base() {
-    // As Qwen's model cards say to, in a file as transformers 5 writes it.
-    let both = config(
-        "qwen2",
-        r#", "rope_parameters": { "rope_type": "default", "rope_theta": 1000000.0 },
-             "rope_scaling": { "type": "linear", "factor": 4.0 }"#,
-    );
-    assert_eq!(both.rope.theta, 1e6);
-    assert_ne!(both.rope.scaling, burn_lora_llama::RopeScaling::Default);
+fn key_value_heads_that_are_not_there_are_those_of_the_class() {
+    let heads = |family, more| config(family, more).num_key_value_heads;
+    for (family, missing) in [("llama", 32), ("mistral", 8), ("qwen2", 32), ("qwen3", 32)] {
+        assert_eq!(heads(family, ""), missing, "{family}");
+        assert_eq!(heads(family, r#", "num_key_value_heads": null"#), 32, "{family}");
+        assert_eq!(heads(family, r#", "num_key_value_heads": 4"#), 4, "{family}");
+    }
+}
+
+#[test]
+fn of_two_rotary_settings_transformers_takes_one() {
+    // What Qwen's model cards say to add, in a file as transformers 5 writes it: it takes no base then.
+    let newer = r#", "rope_parameters": { "rope_type": "default", "rope_theta": 1000000.0 }"#;
+    let older = r#", "rope_scaling": { "type": "linear", "factor": 4.0 }"#;
+    let (both, warning) = warned("qwen2", &[newer, older].concat());
+    assert_eq!(both.rope.scaling, RopeScaling::Linear { factor: 4.0 });
+    assert_eq!(both.rope.theta, 10_000.0);
+    assert!(warning.contains("`rope_parameters`") && warning.contains("10000"), "{warning}");
+
+    let (two, warning) = warned("qwen2", &[newer, r#", "rope_theta": 500000.0"#].concat());
+    assert_eq!(two.rope.theta, 1e6);
+    assert!(warning.contains("two `rope_theta`"), "{warning}");
+
+    // Twice the same is no contradiction.
+    let again = newer.replace("rope_parameters", "rope_scaling");
+    let alike = || config("qwen2", &[newer, &again, r#", "rope_theta": 1000000.0"#].concat());
+    let (alike, warnings) = collect(alike);
+    assert_eq!((alike.rope.theta, warnings), (1e6, vec![]));
+}
+
+#[test]
+fn the_type_goes_over_the_class() {
+    let (config, warning) = warned("qwen2", r#", "architectures": ["LlamaForCausalLM"]"#);
+    assert_eq!(config.family, Family::Qwen2);
+    assert!(warning.contains("`architectures`") && warning.contains("Qwen2"), "{warning}");
+}
+
+#[test]
+fn types_of_layers_are_read_where_the_class_reads_them() {
+    let types = r#", "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8,
+                     "use_sliding_window": true"#;
+    assert_eq!(config("qwen3", types).windows, [None, Some(8)]);
+    assert_eq!(config("mistral", types).windows, [Some(8); 2]);
+    assert_eq!(config("llama", types).windows, [None; 2]);
+}
+
+#[test]
+fn one_list_of_divisors_for_all_lengths_is_read() {
+    let rope = |fields: &str| {
+        let json = format!(
+            r#"{{ "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48,
+                  "num_hidden_layers": 2, "num_attention_heads": 4,
+                  "rope_scaling": {{ "rope_type": "longrope", {fields} }} }}"#
+        );
+        LlamaConfig::from_json(&json)
+            .map(|config| config.rope.frequencies(0).0)
+            .map_err(|error| error.to_string())
+    };
+    let same = r#""short_factor": [1.0, 2.0, 3.5, 8.0], "long_factor": [1.0, 2.0, 3.5, 8.0]"#;
+    let plain = [1.0, 0.1, 0.01, 0.001];
+    let found = rope(&format!(r#"{same}, "attention_factor": 1.0"#)).unwrap();
+    let divided: Vec<f32> =
+        plain.iter().zip([1.0, 2.0, 3.5, 8.0]).map(|(f, d): (&f64, _)| (f / d) as f32).collect();
+    assert!(difference(&found, &divided) < 1e-9, "{found:?}");
+    for (fields, part) in [
+        (same.to_owned(), "attention_factor"),
+        (same.replacen("8.0", "9.0", 1) + r#", "attention_factor": 1.0"#, "long_factor"),
+        (same.replace(", 8.0", "") + r#", "attention_factor": 1.0"#, "`rope_scaling.short_factor`"),
+        (same.replace("3.5", "0.0") + r#", "attention_factor": 1.0"#, "short_factor"),
+    ] {
+        let error = rope(&fields).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
 }

@@ -127,13 +127,19 @@ fn rotary_divisors_are_found_again() {
     assert!(plain.rope.divisors.is_none() && plain.raw["rope_scaling"].is_null());
     // Others are kept, and saved as the type that can say them.
     let others: Vec<f32> = (1..=16).map(|i| i as f32).collect();
-    let config = with(&others).unwrap().config;
-    assert_eq!(config.raw["rope_scaling"]["rope_type"], "longrope");
-    assert_eq!(config.raw["rope_scaling"]["long_factor"][15], 16.0);
-    assert_eq!(config.rope.divisors, Some(others));
+    let model = with(&others).unwrap();
+    assert_eq!(model.config.raw["rope_scaling"]["rope_type"], "longrope");
+    assert_eq!(model.config.raw["rope_scaling"]["long_factor"][15], 16.0);
+    let out = folder();
+    model.save_pretrained(out.path(), &SaveOptions::new().dtype(FloatDType::F32)).unwrap();
+    let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device()).unwrap();
+    assert_eq!(again.config.rope, model.config.rope);
+    assert_eq!(again.config.rope.divisors, Some(others));
+    assert_eq!(logits(&again, "llama3"), logits(&model, "llama3"));
 
+    let tiny = [vec![1e-39], vec![1.0; 15]].concat();
     for (wrong, named) in
-        [(vec![1.0, 2.0], "[2]"), (vec![f32::NAN; 16], "NaN"), (vec![0.0; 16], "0")]
+        [(vec![1.0, 2.0], "[2]"), (vec![f32::NAN; 16], "NaN"), (vec![0.0; 16], "0"), (tiny, "e-39")]
     {
         let error = with(&wrong).unwrap_err().to_string();
         assert!(error.contains("rope_freqs.weight") && error.contains(named), "{error}");

@@ -249,5 +249,52 @@ mod with_feature {
         let folder = hub.download("owner/name").unwrap();
         Llama::from_pretrained(folder).load(&device()).unwrap();
         hub.download("owner/name@dev").unwrap_err();
+        // An index beside it does not count, as in transformers.
+        let index = snapshot.join("model.safetensors.index.json");
+        fs::write(index, json!({ "weight_map": { "x": "gone.safetensors" } }).to_string()).unwrap();
+        hub.download("owner/name").unwrap();
+    }
+
+    #[test]
+    fn a_reference_does_not_lead_out_of_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        let model = cache.path().join("models--owner--name");
+        // Whole models outside `snapshots`.
+        for folder in [model.join("elsewhere"), model.join("snapshots").join("a.b")] {
+            fs::create_dir_all(&folder).unwrap();
+            for file in ["config.json", "model.safetensors"] {
+                fs::copy(golden("families/linear").join(file), folder.join(file)).unwrap();
+            }
+        }
+        fs::create_dir_all(model.join("refs")).unwrap();
+        let reference = model.join("refs/main");
+        let absolute = golden("families/linear");
+        let absolute = fs::canonicalize(absolute).unwrap();
+        let texts =
+            ["../elsewhere", "..", ".", "a.b", "", "\n", absolute.to_str().unwrap(), "\u{7}"];
+        for text in texts {
+            fs::write(&reference, text).unwrap();
+            let hub = Hub::from_env().cache(cache.path()).offline(true);
+            let error = hub.download("owner/name").unwrap_err().to_string();
+            assert!(error.contains("refs/main") && error.contains("no commit"), "{text}: {error}");
+        }
+        fs::write(&reference, [0xff]).unwrap();
+        let hub = Hub::from_env().cache(cache.path()).offline(true);
+        let error = hub.download("owner/name").unwrap_err().to_string();
+        assert!(error.contains("refs/main"), "{error}");
+    }
+
+    #[test]
+    fn all_chat_templates_are_downloaded() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut all = files(&golden("families/linear"));
+        for name in ["tool_use.jinja", "../up.jinja", ".hidden.jinja", "notes.txt"] {
+            all.insert(format!("additional_chat_templates/{name}"), b"{{ messages }}".to_vec());
+        }
+        let server = Server::start(all);
+        let folder = server.hub(cache.path()).download("owner/tiny").unwrap();
+        let names = fs::read_dir(folder.join("additional_chat_templates")).unwrap();
+        let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["tool_use.jinja"]);
     }
 }

@@ -3,9 +3,11 @@
 use crate::common::*;
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, LoraConfig, PackedMerge};
+use burn_lora_io::collect;
 use burn_lora_llama::{Llama, LlamaError, SaveOptions, Segments};
 use burn_lora_quant::QuantConfig;
-use std::{fs, path::Path};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{collections::BTreeMap, fs, path::Path};
 use tempfile::TempDir;
 
 /// A copy of a golden checkpoint that a test may break.
@@ -41,7 +43,7 @@ fn what_cannot_be_loaded_is_named() {
     let cases = [
         ("LlamaForCausalLM", "GPT2LMHeadModel", "`architectures` is GPT2LMHeadModel"),
         ("\"silu\"", "\"gelu\"", "`hidden_act` is gelu"),
-        ("\"rope_type\": \"default\"", "\"rope_type\": \"longrope\"", "rope_type` is \"longrope\""),
+        ("\"rope_type\": \"default\"", "\"rope_type\": \"su\"", "rope_type` is \"su\""),
         ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "`num_key_value_heads` is 3"),
         ("\"hidden_size\": 64", "\"hidden_size\": 0", "`hidden_size` is 0"),
         ("\"vocab_size\": 128", "\"vocab_size\": 129", "`model.embed_tokens.weight` is [128, 64]"),
@@ -97,6 +99,220 @@ fn shards_that_are_missing_or_lie_are_named() {
     edit(folder.path(), "model.safetensors.index.json", shard, "../secret.safetensors");
     let found = error(folder.path());
     assert!(found.contains("../secret.safetensors"), "{found}");
+}
+
+/// Writes tensors as a file of safetensors.
+fn write(path: &Path, tensors: &BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>) {
+    let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+        (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// The tensors of a checkpoint.
+fn read(folder: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.tensors().into_iter();
+    tensors.map(|(name, it)| (name, (it.dtype(), it.shape().into(), it.data().into()))).collect()
+}
+
+/// The logits of a golden batch.
+fn logits(model: &Llama, variant: &str) -> Vec<f32> {
+    let (tokens, segments, _) = batch(variant, &device());
+    vec(model.forward(tokens, &segments))
+}
+
+#[test]
+fn one_file_goes_over_shards_as_in_transformers() {
+    let folder = copy(&golden("gqa").join("sharded"));
+    let load = || collect(|| Llama::from_pretrained(folder.path()).load(&device()).unwrap());
+    let (shards, warnings) = load();
+    assert_eq!(warnings, [""; 0]);
+    // Another model, in one file.
+    let mut other = read(&golden("gqa"));
+    let (_, _, bytes) = other.get_mut("model.embed_tokens.weight").unwrap();
+    bytes[..128].fill(0);
+    write(&folder.path().join("model.safetensors"), &other);
+    let (single, warnings) = load();
+    assert_ne!(logits(&single, "gqa"), logits(&shards, "gqa"));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for part in ["model.safetensors.index.json", "model.safetensors is loaded"] {
+        assert!(warnings[0].contains(part), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_head_is_tied_if_it_is_the_embedding() {
+    let folder = copy(&golden("llama3"));
+    let path = folder.path();
+    let load = || {
+        let (model, warnings) = collect(|| Llama::from_pretrained(path).load(&device()).unwrap());
+        (logits(&model, "llama3"), model, warnings)
+    };
+    let (expected, model, warnings) = load();
+    assert_eq!((model.config.tie_word_embeddings, warnings), (true, vec![]));
+
+    let mut tensors = read(path);
+    let embedding = tensors["model.embed_tokens.weight"].clone();
+    tensors.insert("lm_head.weight".into(), embedding.clone());
+    write(&path.join("model.safetensors"), &tensors);
+    let (found, model, warnings) = load();
+    assert_eq!((model.config.tie_word_embeddings, warnings), (true, vec![]));
+    assert_eq!(found, expected);
+
+    // Either of the two may be the one that was kept.
+    tensors.remove("model.embed_tokens.weight");
+    write(&path.join("model.safetensors"), &tensors);
+    let (found, model, warnings) = load();
+    assert_eq!((model.config.tie_word_embeddings, warnings), (true, vec![]));
+    assert_eq!(found, expected);
+
+    // Another head is not tied, and saved with the model.
+    tensors.insert("model.embed_tokens.weight".into(), embedding);
+    tensors.get_mut("lm_head.weight").unwrap().2.rotate_left(4 * 96);
+    write(&path.join("model.safetensors"), &tensors);
+    let (found, model, warnings) = load();
+    assert!(!model.config.tie_word_embeddings);
+    let rotated: Vec<f32> =
+        expected.chunks(128).flat_map(|row| row[1..].iter().chain(&row[..1]).copied()).collect();
+    assert!(difference(&found, &rotated) < 1e-4);
+    let named = |part| warnings[0].contains(part);
+    assert!(
+        warnings.len() == 1 && named("`lm_head.weight`") && named("config.json"),
+        "{warnings:?}"
+    );
+    let out = tempfile::tempdir().unwrap();
+    model.save_pretrained(out.path(), &SaveOptions::new().dtype(FloatDType::F32)).unwrap();
+    let again = Llama::from_pretrained(out.path()).load(&device()).unwrap();
+    assert_eq!(logits(&again, "llama3"), found);
+}
+
+#[test]
+fn a_head_that_is_not_there_says_what_to_do() {
+    let folder = copy(&golden("gqa"));
+    let mut tensors = read(folder.path());
+    tensors.remove("lm_head.weight").unwrap();
+    write(&folder.path().join("model.safetensors"), &tensors);
+    let error = error(folder.path());
+    assert!(
+        error.contains("`lm_head.weight`") && error.contains("`tie_word_embeddings`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn values_that_are_no_numbers_are_named_with_their_tensor() {
+    let name = "model.layers.1.self_attn.q_proj.weight";
+    let folder = copy(&golden("gqa"));
+    let path = folder.path().join("model.safetensors");
+    let good = read(folder.path());
+    let load = |dtype| {
+        let load = || Llama::from_pretrained(folder.path()).dtype(dtype).load(&device());
+        let (result, warnings) = collect(load);
+        (result.map(|_| ()).map_err(|error| error.to_string()), warnings)
+    };
+    // The bits of a value in each dtype, in the middle of a tensor.
+    let put = |dtype: Dtype, bits: &[u8]| {
+        let mut tensors = good.clone();
+        let tensor = tensors.get_mut(name).unwrap();
+        if dtype != tensor.0 {
+            *tensor = (dtype, tensor.1.clone(), vec![0; tensor.2.len() * bits.len() / 4]);
+        }
+        let at = tensor.2.len() / 2;
+        tensor.2[at..at + bits.len()].copy_from_slice(bits);
+        write(&path, &tensors);
+    };
+    let (f32s, f16s) = (f32::to_le_bytes, |value: f32| half::f16::from_f32(value).to_le_bytes());
+    let bf16s = |value: f32| half::bf16::from_f32(value).to_le_bytes();
+    for (value, what) in [(f32::NAN, "NaN"), (-f32::NAN, "NaN"), (f32::NEG_INFINITY, "infinite")] {
+        for (dtype, bits) in [
+            (Dtype::F32, f32s(value).to_vec()),
+            (Dtype::F16, f16s(value).to_vec()),
+            (Dtype::BF16, bf16s(value).to_vec()),
+        ] {
+            put(dtype, &bits);
+            let error = load(FloatDType::F32).0.unwrap_err();
+            for part in [name, what, "model.safetensors"] {
+                assert!(error.contains(part), "{dtype:?}, no {part}: {error}");
+            }
+        }
+    }
+    // As large as it may be: said, and loaded.
+    put(Dtype::F32, &f32s(-3e38));
+    let (result, warnings) = load(FloatDType::F32);
+    assert_eq!(result, Ok(()));
+    assert!(warnings.len() == 1 && warnings[0].contains(name), "{warnings:?}");
+    let error = load(FloatDType::F16).0.unwrap_err();
+    assert!(error.contains(name) && error.contains("float16"), "{error}");
+    put(Dtype::F32, &f32s(-1e4));
+    assert_eq!(load(FloatDType::F32), (Ok(()), vec![]));
+}
+
+#[test]
+fn a_folder_without_weights_says_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(golden("gqa").join("config.json"), folder.path().join("config.json")).unwrap();
+    for (file, part) in [
+        ("README.md", "there is neither model.safetensors nor model.safetensors.index.json"),
+        ("consolidated.safetensors", "`consolidated.safetensors` is not in Hugging Face's layout"),
+        ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
+        ("model-00001-of-00002.safetensors", "download the index"),
+        ("adapter_config.json", "the folder of an adapter"),
+        ("model.Q4_0.gguf", "`model.Q4_0.gguf` is read when it is named itself"),
+    ] {
+        fs::write(folder.path().join(file), "").unwrap();
+        let error = error(folder.path());
+        assert!(error.contains(part), "{file}: {error}");
+        assert!(error.contains(&folder.path().display().to_string()), "{error}");
+    }
+}
+
+#[test]
+fn what_an_earlier_model_left_is_removed() {
+    let model = Llama::from_pretrained(golden("gqa")).load(&device()).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let foreign = out.path().join("model-of-mine.safetensors");
+    fs::write(&foreign, "").unwrap();
+    let weights = || {
+        let names = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.contains("safetensors")).collect();
+        names.sort();
+        names
+    };
+    let mut found = vec![];
+    for limit in [100_000, 200_000, usize::MAX, 100_000] {
+        let options = SaveOptions::new().max_shard_bytes(limit);
+        model.save_pretrained(out.path(), &options).unwrap();
+        let names = weights();
+        let shards = names.iter().filter(|name| name.contains("-of-0")).count();
+        assert!(
+            names
+                .iter()
+                .filter(|name| name.contains("-of-0"))
+                .all(|name| { name.ends_with(&format!("-of-{shards:05}.safetensors")) })
+        );
+        let index = names.iter().any(|name| name == "model.safetensors.index.json");
+        let single = names.iter().any(|name| name == "model.safetensors");
+        assert_eq!((index, single), (shards > 0, shards == 0), "{names:?}");
+        found.push(shards);
+    }
+    assert!(found[0] > found[1] && found[1] > 1 && found[2] == 0 && found[3] == found[0]);
+    assert!(foreign.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    for name in ["config.json", "model.safetensors"] {
+        let folder = copy(&golden("gqa"));
+        let path = folder.path().join(name);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let error = error(folder.path());
+        assert!(error.contains(name) && error.contains("device"), "{error}");
+    }
 }
 
 #[test]
