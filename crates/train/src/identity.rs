@@ -88,10 +88,23 @@ impl Identity {
             ("adapters", &before.adapters, &self.adapters),
             ("model", &before.model, &self.model),
             ("quantization", &before.quantization, &self.quantization),
-            ("training data", &before.training_data, &self.training_data),
-            ("validation data", &before.validation_data, &self.validation_data),
         ];
-        pairs.into_iter().find_map(|(name, before, now)| difference(name, before, now))
+        let settings =
+            pairs.into_iter().find_map(|(name, before, now)| difference(name, before, now));
+        settings.or_else(|| {
+            let data = [
+                ("training data", &before.training_data, &self.training_data),
+                ("validation data", &before.validation_data, &self.validation_data),
+            ];
+            // Other samples are in another order, too.
+            let parts = ["samples", "tokens and masks", "order"];
+            data.into_iter().find_map(|(name, before, now)| {
+                let of = |part: &&str| {
+                    difference(&format!("{name}: {part}"), &before[*part], &now[*part])
+                };
+                parts.iter().find_map(of)
+            })
+        })
     }
 
     /// Whether an adapter's initialisation has changed the base.
@@ -118,10 +131,13 @@ impl Identity {
 /// did not know it.
 fn difference(path: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
     if let (Value::Object(before), Value::Object(now)) = (before, now) {
-        let names: Vec<_> = before.keys().chain(now.keys()).collect();
-        return names.into_iter().find_map(|name| {
-            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            let [before, now] = [before, now].map(|fields| fields.get(name).unwrap_or(&Value::Null));
+        // What is called so says what the others are about.
+        let first = std::iter::once("name");
+        let names = before.keys().chain(now.keys()).map(String::as_str);
+        return first.chain(names).find_map(|name| {
+            let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+            let [before, now] =
+                [before, now].map(|fields| fields.get(name).unwrap_or(&Value::Null));
             difference(&path, before, now)
         });
     }
@@ -169,7 +185,7 @@ fn contents(data: &Dataset) -> Value {
     let all = hashes.iter().fold(0u64, |all, hash| all.wrapping_add(*hash));
     let order = XxHash64::oneshot(0, bytemuck::cast_slice(&hashes));
     let shown = |hash| format!("{hash:016x}");
-    json!({ "samples": data.len(), "contents": shown(all), "order": shown(order) })
+    json!({ "samples": data.len(), "tokens and masks": shown(all), "order": shown(order) })
 }
 
 /// What is compared of a parameter's values.
@@ -248,7 +264,9 @@ impl Read {
         for from in (0..count).step_by(PIECE) {
             let data = match piece(from, PIECE.min(count - from)) {
                 Ok(data) => data,
-                Err(error) => return self.found = Err(TrainError::device("reading a weight", error)),
+                Err(error) => {
+                    return self.found = Err(TrainError::device("reading a weight", error));
+                }
             };
             match &mut sums {
                 Some(sums) => *sums = add(*sums, &data, from),

@@ -125,7 +125,9 @@ impl<M: CausalLm> Replica<'_, M> {
                     let values = replica.step(&work);
                     optimizer = Some(replica.optimizer);
                     if work.logged {
-                        values.try_into_data().map_err(|error| TrainError::device("a step", error))?;
+                        values
+                            .try_into_data()
+                            .map_err(|error| TrainError::device("a step", error))?;
                     }
                     Ok(())
                 }

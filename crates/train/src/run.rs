@@ -97,7 +97,11 @@ impl<'a, M: CausalLm> Run<'a, M> {
             return Err(TrainError::setting("devices", devices.len(), reason));
         }
         if let Some(twice) = devices.iter().enumerate().find(|(i, d)| devices[..*i].contains(d)) {
-            return Err(TrainError::setting("devices", format!("{:?}", twice.1), "it is named twice"));
+            return Err(TrainError::setting(
+                "devices",
+                format!("{:?}", twice.1),
+                "it is named twice",
+            ));
         }
         let micro_batches = config.gradient_accumulation_steps * devices.len();
         let (steps_of_epoch, steps) = setup::steps(config, train, micro_batches)?;
@@ -174,9 +178,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
                 }
             };
         };
+        self.compare(&place.run).map_err(|reason| TrainError::format(&folder, reason))?;
         self.check(step, &place)
             .map_err(|reason| TrainError::format(&folder.join(checkpoint::STATE), reason))?;
-        self.compare(&place.run).map_err(|reason| TrainError::format(&folder, reason))?;
         let (model, state) = checkpoint::load(&folder, tensors, self.replica.model.clone())?;
         *self.replica.model = model;
         let resumed = Resumed { step: place.step, state, file: folder.join(checkpoint::TENSORS) };
@@ -192,10 +196,10 @@ impl<'a, M: CausalLm> Run<'a, M> {
             );
         }
         let (step, steps) = (place.step, self.progress.steps);
-        let config = self.config;
-        let before =
-            LearningRate::new(config.schedule, config.warmup, config.learning_rate, place.steps);
-        if before.is_ok_and(|before| before.rate(step) != self.rate.rate(step)) {
+        if steps != place.steps
+            && self.rate.with_length(self.config.warmup, place.steps).rate(step)
+                != self.rate.rate(step)
+        {
             burn_lora_io::warn!(
                 "the run was to have {} steps, and now has {steps}: the learning rate follows the \
                  course of the new length",
@@ -238,9 +242,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
             let reason = format!("there were no more evaluations than steps, {step}");
             return wrong("not_better", &place.not_better, reason);
         }
-        self.rate.check(&place.plateau, step).or_else(|reason| {
-            wrong("plateau", &place.plateau, reason)
-        })
+        self.rate
+            .check(&place.plateau, step)
+            .or_else(|reason| wrong("plateau", &place.plateau, reason))
     }
 
     /// Whether this is the run that wrote a checkpoint.
@@ -323,9 +327,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             let micro_batches =
                 self.train.epoch(&self.config.batches, self.progress.epoch as u64)?;
             let steps: Vec<_> = micro_batches.chunks(self.micro_batches).collect();
-            while self.progress.position < steps.len()
-                && self.progress.step < self.progress.steps
-            {
+            while self.progress.position < steps.len() && self.progress.step < self.progress.steps {
                 self.step(steps[self.progress.position], steps.len(), team)?;
                 let step = self.progress.step;
                 let epoch_ends = self.progress.position == steps.len();
@@ -414,9 +416,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let Unread { steps, since } = std::mem::take(&mut self.unread);
         let (Some(last), Some(since)) = (steps.last(), since) else { return Ok(()) };
         let values = Tensor::cat(steps.iter().map(|step| step.values.clone()).collect(), 0);
-        let values = values.try_into_data().map_err(|error| {
-            TrainError::device(format!("step {}", last.step), error)
-        })?;
+        let values = values
+            .try_into_data()
+            .map_err(|error| TrainError::device(format!("step {}", last.step), error))?;
         let values: Vec<f32> = values.try_into_vec().expect("float32");
         let seconds = since.elapsed().as_secs_f64();
         for (step, values) in steps.iter().zip(values.chunks(3)) {

@@ -39,10 +39,7 @@ pub(crate) fn is_cuda(device: &Device) -> bool {
     {
         use burn::backend::{BackendTypes, Dispatch};
         type AnyDevice = <Dispatch as BackendTypes>::Device;
-        matches!(
-            device.clone().inner().as_dispatch(),
-            AnyDevice::Cube(cubecl::Device::Cuda(_))
-        )
+        matches!(device.clone().inner().as_dispatch(), AnyDevice::Cube(cubecl::Device::Cuda(_)))
     }
     #[cfg(not(feature = "cubecl"))]
     {

@@ -141,7 +141,9 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(50);
 
-    fn panics(text: &'static str) -> impl FnOnce() -> Box<dyn FnMut(u32) -> Result<(), TrainError>> {
+    fn panics(
+        text: &'static str,
+    ) -> impl FnOnce() -> Box<dyn FnMut(u32) -> Result<(), TrainError>> {
         move || Box::new(move |work| if work == 2 { panic!("{text}") } else { Ok(()) })
     }
 

@@ -56,7 +56,18 @@ impl LearningRate {
         let plateau = Plateau { rate: base, best: None, bad: 0, cooldown: 0 };
         let warmup = warmup.of(total_steps);
         schedule.check(warmup, base, total_steps)?;
+        if warmup > total_steps {
+            burn_lora_io::warn!(
+                "the warm-up of {warmup} steps is longer than the run of {total_steps}: the learning \
+                 rate never gets to {base}"
+            );
+        }
         Ok(Self { schedule, warmup, base, total_steps, plateau })
+    }
+
+    /// The same for a run of another length.
+    pub(crate) fn with_length(&self, warmup: Warmup, total_steps: usize) -> Self {
+        Self { warmup: warmup.of(total_steps), total_steps, ..self.clone() }
     }
 
     /// The learning rate of a step, counted from 0.

@@ -2,10 +2,13 @@
 
 mod common;
 mod data;
+mod folder;
 mod golden;
 mod optim;
 mod plan;
+mod resume;
 mod run;
+mod runs;
 mod schedule;
 mod step;
 mod watch;
