@@ -224,7 +224,8 @@ pub fn finetune(
             let (train, valid) = data.split(run.data.valid_split, run.data.split_seed);
             if valid.is_empty() || train.is_empty() {
                 let (part, all) = (run.data.valid_split, data.len());
-                return Err(format!("{part} of {all} examples leaves one side empty").into());
+                let reason = format!("of {all} examples this leaves one side empty");
+                return Err(format!("`data.valid_split` is {part}: {reason}").into());
             }
             (train, Some(valid))
         }

@@ -305,10 +305,20 @@ impl TrainConfig {
         let rate = self.learning_rate;
         // The parameters are float32.
         let right = rate > 0.0 && rate <= f64::from(f32::MAX);
-        check("learning_rate", &rate, right, "it has to be above 0, and a number of float32")?;
+        check(
+            "learning_rate",
+            &format!("{rate:?}"),
+            right,
+            "it has to be above 0, and a number of float32",
+        )?;
         let epochs = self.epochs;
         let right = epochs > 0.0 && epochs.is_finite();
-        check("epochs", &epochs, right, "it has to be above 0; `max_steps` limits a run")?;
+        check(
+            "epochs",
+            &format!("{epochs:?}"),
+            right,
+            "it has to be above 0; `max_steps` limits a run",
+        )?;
         check("max_steps", &0, self.max_steps != Some(0), "leave it out for no limit")?;
         let most = format!("it has to be {MOST_STEPS} at most");
         let steps = self.max_steps.unwrap_or(1);

@@ -28,7 +28,7 @@ pub(crate) fn steps(
             "with {of_epoch} steps an epoch these are more steps than a run can have, \
              {MOST_STEPS}; `max_steps` limits it"
         );
-        return Err(TrainError::setting("epochs", config.epochs, reason));
+        return Err(TrainError::setting("epochs", format!("{:?}", config.epochs), reason));
     }
     Ok((of_epoch, steps))
 }

@@ -8,7 +8,6 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{Sender, channel},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -20,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// for the threads when it fails itself, and a thread that has failed ends the process if the leader
 /// does not hear of it in time.
 pub(crate) struct Team<W> {
-    members: Vec<(Sender<W>, JoinHandle<()>)>,
+    members: Vec<Sender<W>>,
     shared: Arc<Shared>,
 }
 
@@ -32,7 +31,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What a thread said, and which.
+    /// Threads that have work, or wait for it.
+    running: usize,
+    /// Which thread has failed, and what it said.
     failed: Option<(String, String)>,
     /// Whether the leader is done.
     over: bool,
@@ -72,15 +73,19 @@ impl<W: Clone + Send + 'static> Team<W> {
     {
         let (sender, work) = channel::<W>();
         let shared = self.shared.clone();
-        let thread = std::thread::spawn(move || {
+        shared.state().running += 1;
+        std::thread::spawn(move || {
             let all = AssertUnwindSafe(|| work.into_iter().try_for_each(begin()));
             let reason = match catch_unwind(all) {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => message(&*panic),
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(panic) => Some(message(&*panic)),
             };
-            let failure = (name, reason);
             let mut state = shared.state();
+            state.running -= 1;
+            shared.changed.notify_all();
+            let Some(reason) = reason else { return };
+            let failure = (name, reason);
             state.failed.get_or_insert_with(|| failure.clone());
             let (state, _) = shared
                 .changed
@@ -90,7 +95,7 @@ impl<W: Clone + Send + 'static> Team<W> {
                 end(TrainError::device(failure.0, failure.1));
             }
         });
-        self.members.push((sender, thread));
+        self.members.push(sender);
     }
 
     /// What a thread has failed with.
@@ -101,7 +106,7 @@ impl<W: Clone + Send + 'static> Team<W> {
 
     /// Gives all of them a piece of work.
     pub fn send(&self, work: &W) -> Result<(), TrainError> {
-        for (sender, _) in &self.members {
+        for sender in &self.members {
             // One that has ended has left a failure.
             _ = sender.send(work.clone());
         }
@@ -110,13 +115,10 @@ impl<W: Clone + Send + 'static> Team<W> {
 
     /// Waits for the end of what was sent.
     pub fn finish(mut self) -> Result<(), TrainError> {
-        for (sender, thread) in std::mem::take(&mut self.members) {
-            drop(sender);
-            // One that has failed waits for this one to be over.
-            if self.failure().is_none() {
-                _ = thread.join();
-            }
-        }
+        self.members.clear();
+        let working = |state: &mut State| state.running > 0 && state.failed.is_none();
+        let ended = self.shared.changed.wait_while(self.shared.state(), working);
+        drop(ended.unwrap_or_else(PoisonError::into_inner));
         self.failure().map_or(Ok(()), Err)
     }
 }

@@ -78,13 +78,15 @@ impl<'a> Trainer<'a> {
     /// Trains on these devices and the model's own side by side ("data parallel"): each takes
     /// [`gradient_accumulation_steps`](TrainConfig::gradient_accumulation_steps) micro-batches of a
     /// step, and the gradients of the adapters are summed up over all by Burn's collective
-    /// operations, which are NCCL's. GPUs of one host, through CUDA.
+    /// operations, which are NCCL's. GPUs of one host, through CUDA. A device that fails ends the run
+    /// with its error; where the others wait for it and nothing can wake them, it ends the process.
     pub fn devices(mut self, devices: impl IntoIterator<Item = Device>) -> Self {
         self.devices = devices.into_iter().map(Device::inner).collect();
         self
     }
 
-    /// Goes on from the last checkpoint in the output folder, if there is one.
+    /// Goes on from the newest checkpoint in the output folder that is whole, if there is one. What a
+    /// step learns may not depend on anything that has changed: settings, adapter, base, data.
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
         self
