@@ -131,6 +131,7 @@ pub fn chat(
         loader = loader.dtype(dtype.into());
     }
     let mut model = loader.load(&arguments.device.device()?)?;
+    model.check_tokenizer(&tokenizer);
     if let Some(folder) = &arguments.adapter {
         model.load_adapter("default", folder)?;
     }
@@ -159,7 +160,7 @@ pub fn chat(
             "/quit" | "/exit" => return Ok(()),
             "/help" => eprintln!("{HELP}"),
             "/reset" => {
-                messages.retain(|message| message.role == "system");
+                messages.retain(|message| message.role() == "system");
                 eprintln!("(a new chat)");
             }
             "/system" if plain => eprintln!("(there is no chat template to put them into)"),

@@ -67,6 +67,7 @@ fn generate(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         loader = loader.quantize(QuantConfig::nf4().double_quant(true));
     }
     let mut model = loader.load(&device)?;
+    model.check_tokenizer(&tokenizer);
     if let Some(adapter) = &arguments.adapter {
         model.load_adapter("default", adapter)?;
     }

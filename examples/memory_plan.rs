@@ -42,19 +42,19 @@ struct Arguments {
     #[arg(long)]
     host_embeddings: bool,
     /// The adapter's rank
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = number(1 << 16))]
     rank: usize,
     /// The layers that it adapts, with commas between them: all linear ones if left out
     #[arg(long, value_delimiter = ',')]
     targets: Vec<String>,
     /// Rows of a micro-batch
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = number(1 << 16))]
     batch: usize,
     /// Micro-batches of an optimizer step
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = number(1 << 16))]
     accumulate: usize,
     /// Tokens of the longest row
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = number(1 << 24))]
     length: usize,
     /// What is run again in the backward pass: none, layer, or a number of layers
     #[arg(long, default_value = "layer", value_parser = recompute)]
@@ -66,10 +66,10 @@ struct Arguments {
     #[arg(long, value_enum, default_value = "adamw")]
     optimizer: OptimizerName,
     /// Tokens that the head takes at a time
-    #[arg(long)]
+    #[arg(long, value_parser = number(1 << 24))]
     loss_chunk: Option<usize>,
     /// The GPU's memory in GiB: for several sizes if left out
-    #[arg(long)]
+    #[arg(long, value_parser = gib)]
     memory: Option<f64>,
 }
 
@@ -137,6 +137,21 @@ fn plan(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+/// A number from 1 that a plan can be made for.
+fn number(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {
+    move |text| match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("it is a number from 1 to {most}")),
+    }
+}
+
+fn gib(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(size) if (0.0..1e6).contains(&size) => Ok(size),
+        _ => Err("it is a number of GiB".into()),
+    }
 }
 
 fn recompute(name: &str) -> Result<Recompute, String> {

@@ -29,9 +29,10 @@ pub struct Arguments {
     adapter: PathBuf,
     /// The folder to write: a new or an empty one
     output: PathBuf,
-    /// The numbers of the weights that are written
-    #[arg(long, value_enum, default_value = "bf16")]
-    dtype: Precision,
+    /// The numbers of the weights that are written; left out, those of the model's. Other ones than
+    /// the model's take the memory of f32, in which they are computed
+    #[arg(long, value_enum)]
+    dtype: Option<Precision>,
     /// Where it is computed: auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
     #[arg(long, default_value = "cpu")]
     device: Place,
@@ -49,15 +50,26 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let Arguments { model: path, adapter, output, dtype, .. } = arguments;
     check_output(arguments)?;
     let tokenizer = Tokenizer::from_pretrained(path)?;
-    // In what is written: a checkpoint of the same dtype is read as it is, and rounded once.
-    let dtype = FloatDType::from(*dtype);
-    let loader = Llama::from_pretrained(path).dtype(dtype).progress(true);
-    let mut model = loader.load(&arguments.device.device()?)?;
+    let loader = Llama::from_pretrained(path).progress(true);
+    let stored = loader.stored_dtypes()?;
+    let dtype = match dtype {
+        Some(dtype) => FloatDType::from(*dtype),
+        None => stored.first().copied().unwrap_or(FloatDType::BF16),
+    };
+    // Sums are computed in float32 and rounded once. A model that is stored in what is written takes
+    // half the memory that way, too.
+    let exact = if stored.iter().all(|stored| *stored == dtype) { dtype } else { FloatDType::F32 };
+    let mut model = loader.dtype(exact).load(&arguments.device.device()?)?;
     model.load_adapter("default", adapter)?;
-    let report = model.merge_and_unload(PackedMerge::Dense(dtype))?;
-    println!("{report}");
+    let report = model.merge_and_unload(PackedMerge::Dense(exact))?;
+    println!("{} layers changed; the weights are written in {dtype:?}.", report.layers.len());
     model.save_pretrained(output, &SaveOptions::new().dtype(dtype))?;
     tokenizer.save(output)?;
+    // What was trained may end with other tokens than what the base generates.
+    let generation = "generation_config.json";
+    if adapter.join(generation).is_file() {
+        fs::copy(adapter.join(generation), output.join(generation))?;
+    }
     println!("The merged model is in {}.", output.display());
     Ok(())
 }

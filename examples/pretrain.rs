@@ -89,7 +89,7 @@ fn pretrain() -> Result<(), Box<dyn Error>> {
 
     let corpus = Corpus::new(*seed, arguments.tables.as_deref())?;
     let texts: Vec<String> = corpus.take(arguments.texts).collect();
-    println!("{} texts, such as\n\n{}\n", texts.len(), texts[..5].join("\n\n"));
+    println!("{} texts, such as\n\n{}\n", texts.len(), texts[..texts.len().min(5)].join("\n\n"));
     train_tokenizer(&texts, arguments.vocabulary, out)?;
     let tokenizer = Tokenizer::from_pretrained(out)?;
     let samples = texts.par_iter().map(|text| sample(text, &tokenizer));

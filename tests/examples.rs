@@ -1,4 +1,5 @@
-//! The examples that are tools: run files, and `finetune`, `chat` and `merge` on a very small model.
+//! The examples: run files, and `finetune`, `chat` and `merge` on a very small model, as functions; the
+//! quickstart as the program that `cargo test` has built.
 
 // Each example has its own copy of what they share.
 #![allow(clippy::duplicate_mod)]
@@ -19,6 +20,7 @@ use finetune::run_file::RunFile;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// The arguments of `finetune`.
@@ -31,6 +33,30 @@ fn arguments<'a>(words: impl IntoIterator<Item = &'a str>) -> finetune::Argument
 fn finetune<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
     let result = finetune::finetune(&arguments(words), || Ok(Interrupt::default()));
     result.map(drop).map_err(|error| error.to_string())
+}
+
+/// The README's first command, with few samples of one epoch, in a folder of its own.
+#[test]
+fn the_quickstart_learns_and_leaves_an_adapter() {
+    // Examples lie beside the folder of this test.
+    let deps = std::env::current_exe().unwrap();
+    let name = format!("quickstart{}", std::env::consts::EXE_SUFFIX);
+    let program = deps.parent().unwrap().with_file_name("examples").join(name);
+    assert!(program.exists(), "`cargo test` builds it, and `cargo build --examples`");
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(program)
+        .args(["--device", "cpu", "--epochs", "0.05", "--test", "8"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["6000 examples", "What 8 diamonds cost", "the model now", "answers the same"] {
+        assert!(said.contains(part), "no `{part}` in: {said}");
+    }
+    let adapter = folder.path().join("quickstart-adapter");
+    assert!(adapter.join("adapter_model.safetensors").exists());
+    assert!(adapter.join("adapter_config.json").exists());
 }
 
 fn run_files() -> Vec<PathBuf> {

@@ -2,7 +2,7 @@
 //! small facts about numbers, and rows of tables in words. Whoever wants it can make it again.
 
 use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::IndexedRandom};
-use std::{error::Error, fs, path::Path};
+use std::{error::Error, path::Path};
 
 /// Tables of plotnine (MIT) that are put into words. Its diamonds are not among them: the quickstart
 /// is tested on those.
@@ -192,7 +192,8 @@ fn rows(folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let mut texts = vec![];
     for table in TABLES {
         let path = folder.join(format!("{table}.csv"));
-        let file = fs::File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let file =
+            burn_lora_io::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let mut reader = csv::Reader::from_reader(file);
         let names = reader.headers()?.clone();
         for row in reader.records() {

@@ -1,7 +1,7 @@
 //! Diamonds in words, how far off guesses of their prices are, and two plain ways to guess.
 
 use serde::Deserialize;
-use std::{collections::BTreeMap, error::Error, fs, path::Path};
+use std::{collections::BTreeMap, error::Error, path::Path};
 
 /// A line of the data.
 #[derive(Deserialize)]
@@ -14,8 +14,17 @@ pub struct Diamond {
 
 impl Diamond {
     pub fn read(path: &Path) -> Result<Vec<Self>, Box<dyn Error>> {
-        let text = fs::read_to_string(path)?;
-        Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+        let said = |error: &dyn Error| format!("{}: {error}", path.display());
+        let text = burn_lora_io::read_to_string(path).map_err(|error| said(&error))?;
+        let lines = text.lines().zip(1..).map(|(line, number)| {
+            let diamond = serde_json::from_str(line);
+            diamond.map_err(|error| format!("{}:{number}: {error}", path.display()))
+        });
+        let diamonds: Vec<Self> = lines.collect::<Result<_, _>>()?;
+        match diamonds.as_slice() {
+            [] => Err(format!("{}: it is empty", path.display()).into()),
+            _ => Ok(diamonds),
+        }
     }
 
     pub fn price(&self) -> f64 {

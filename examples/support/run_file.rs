@@ -323,11 +323,10 @@ impl RunFile {
 
     /// The settings of the adapter.
     pub fn lora(&self) -> Result<LoraConfig, String> {
-        // The names are PEFT's, so its reader takes them.
-        let json = serde_json::to_value(&self.adapter).map_err(|error| error.to_string())?;
-        let set = json.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-        let set: Json = set.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let lora: LoraConfig = serde_json::from_value(set).map_err(|error| error.to_string())?;
+        // The names are PEFT's, so its reader takes them. Through TOML, which has NaN and leaves out
+        // what is not set.
+        let table = Table::try_from(&self.adapter).map_err(|error| error.to_string())?;
+        let lora: LoraConfig = table.try_into().map_err(|error| error.to_string())?;
         Ok(match (&self.adapter.base_model_name_or_path, &self.model.path) {
             (None, Some(path)) => lora.base_model(path.display().to_string()),
             _ => lora,

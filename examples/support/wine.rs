@@ -4,7 +4,7 @@ use parquet::{
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row},
 };
-use std::{error::Error, fs::File, path::Path};
+use std::{error::Error, path::Path};
 
 /// A row of the table.
 pub struct Wine {
@@ -17,7 +17,7 @@ pub struct Wine {
 /// Reads `wine_dot_com_prices.parquet`; see `scripts/fetch-wine.sh`.
 pub fn read(path: &Path) -> Result<Vec<Wine>, Box<dyn Error>> {
     let wrong = |reason: String| format!("{}: {reason}", path.display());
-    let file = File::open(path).map_err(|error| {
+    let file = burn_lora_io::open(path).map_err(|error| {
         wrong(format!("{error}; scripts/fetch-wine.sh FOLDER gets the table of wines"))
     })?;
     let reader = SerializedFileReader::new(file).map_err(|error| wrong(error.to_string()))?;

@@ -17,10 +17,11 @@ use crate::{
     targets::{Candidate, LayerPlan, MatchReport, Matcher},
 };
 use burn::{module::Param, tensor::Tensor};
-use burn_lora_quant::PackedLinear;
+use burn_lora_quant::{PackedLinear, PackedWeight};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Which layers `config` means, and what the adapter will be for each.
+/// Which layers `config` means, and what the adapter will be for each; reports what is odd. Of names
+/// that match nothing it is an error when `strict`.
 pub(crate) fn plan(
     layers: &LayersMut<'_>,
     head: &str,
@@ -32,7 +33,10 @@ pub(crate) fn plan(
         .iter()
         .map(|(path, layer)| Candidate { path, kind: layer.kind(), is_head: path == head })
         .collect();
-    Matcher::new(config)?.resolve(&candidates, strict)
+    let resolved = Matcher::new(config)?.resolve(&candidates, strict)?;
+    config.warn_of_the_unusual();
+    resolved.warnings.iter().for_each(|warning| burn_lora_io::warn!("{warning}"));
+    Ok((resolved.plans, resolved.report))
 }
 
 /// Whether a new adapter can have this name.
@@ -106,8 +110,13 @@ pub(crate) fn check_plans(
     config: &LoraConfig,
     loaded: bool,
 ) -> Result<(), AdapterError> {
+    let mut large: Vec<String> = vec![];
     for ((path, layer), plan) in layers.iter().zip(plans) {
         let Some(LayerPlan::Lora { rank, .. }) = plan else { continue };
+        let [out, width] = layer.shape();
+        if *rank > out.min(width) {
+            large.push(format!("{rank} at `{path}`, which is [{out}, {width}]"));
+        }
         let error = |reason: String| Err(AdapterError::Layer { layer: path.clone(), reason });
         let random = matches!(config.init, Init::Kaiming | Init::Random | Init::Gaussian);
         if layer.kind() == LayerKind::Embedding && !random {
@@ -117,13 +126,16 @@ pub(crate) fn check_plans(
             let name = config.init.name();
             return error(format!("an embedding has no `{name}` initialisation: exclude it"));
         }
-        let most = layer.shape().into_iter().min().unwrap_or(0);
+        let most = out.max(width).max(ALWAYS);
+        if !loaded && *rank > most {
+            return error(format!("rank {rank} of a weight [{out}, {width}]: at most {most}"));
+        }
+        let most = out.min(width);
         let loftq = matches!(config.init, Init::Loftq { .. });
         let decomposed = config.init.is_residual() || loftq;
         let eva = matches!(config.init, Init::Eva { .. }) && !loaded;
         if (decomposed || eva) && *rank > most {
-            let shape = layer.shape();
-            return error(format!("rank {rank} of a weight {shape:?}: at most {most}"));
+            return error(format!("rank {rank} of a weight [{out}, {width}]: at most {most}"));
         }
         if loftq && layer.packed().is_some() && !loaded {
             return error("LoftQ needs the weight that it quantizes: load the base dense".into());
@@ -136,8 +148,18 @@ pub(crate) fn check_plans(
             }
         }
     }
+    if let Some(first) = large.first() {
+        let others = large.len() - 1;
+        let others =
+            if others == 0 { String::new() } else { format!(", and at {others} more layers") };
+        burn_lora_io::warn!("ranks beyond the weight's own, which add nothing: {first}{others}");
+    }
     Ok(())
 }
+
+/// A rank that any layer may have. Larger ones than this and the layer's sides are a slip of the
+/// fingers, and would take the memory of many such layers.
+const ALWAYS: usize = 1024;
 
 /// Makes the settings say what ranks and alphas became.
 fn follow(paths: &[&str], plans: &[Option<LayerPlan>], config: &mut LoraConfig) -> Vec<String> {
@@ -204,12 +226,8 @@ pub(crate) fn attach(
         Init::Loftq { iterations, config } => {
             let weight = layer.weight();
             let (packed, factors) =
-                residual::loftq(weight, config, *iterations, path, rank, scaling, &mut rng)?;
-            if let Some(linear) = layer.as_linear_mut() {
-                let bias = linear.base.bias().cloned();
-                linear.base = Base::Packed(PackedLinear { weight: packed, bias });
-            }
-            layer.refresh();
+                residual::loftq(&weight, config, *iterations, path, rank, scaling, &mut rng)?;
+            pack(layer, packed);
             factors
         }
     };
@@ -220,6 +238,30 @@ pub(crate) fn attach(
         lora.initial = Some(Arc::new([host(&lora.lora_a)?, host(&lora.lora_b)?]));
     }
     push(layer, lora);
+    Ok(())
+}
+
+/// Puts a packed weight in the place of a linear layer's.
+fn pack(layer: &mut dyn AdaptedLayer, weight: PackedWeight) {
+    if let Some(linear) = layer.as_linear_mut() {
+        let bias = linear.base.bias().cloned();
+        linear.base = Base::Packed(PackedLinear { weight, bias });
+    }
+    layer.refresh();
+}
+
+/// The packed base of LoftQ alone, for an update that comes from a file.
+pub(crate) fn pack_for_loftq(
+    layer: &mut dyn AdaptedLayer,
+    path: &str,
+    init: &Init,
+    rank: usize,
+    seed: u64,
+) -> Result<(), AdapterError> {
+    let Init::Loftq { iterations, config } = init else { return Ok(()) };
+    let mut rng = random::generator(seed, path);
+    let weight = layer.weight();
+    pack(layer, residual::loftq_base(&weight, config, *iterations, path, rank, &mut rng)?);
     Ok(())
 }
 

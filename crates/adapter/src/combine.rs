@@ -9,7 +9,7 @@ use crate::{
         linalg::{svd_accurate, to_mat, to_tensor},
         random::generator,
     },
-    layer::AdaptedLayer,
+    layer::{AdaptedLayer, Brought},
     lora::LoraAdapter,
     model::LayersMut,
     targets::minimal,
@@ -248,6 +248,11 @@ pub(crate) fn combine(
         ..template
     });
     for ((_, layer), update) in layers.into_iter().zip(updates) {
+        // What one of them put into the base is part of what they compute together.
+        let adapters = layer.adapters_mut();
+        let parts = names.iter().flat_map(|(name, _)| adapters.brought(name));
+        let brought: Vec<_> = parts.map(|part| Brought { adapter: new.to_owned(), part }).collect();
+        adapters.brought.extend(brought);
         let Some([a, b]) = update else { continue };
         let [a, b] = [a, b].map(|matrix| to_tensor(matrix.as_ref(), &layer.device()));
         let mut lora = LoraAdapter::new(new, config.clone(), rank as f64, a, b);

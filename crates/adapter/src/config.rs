@@ -317,7 +317,7 @@ impl LoraConfig {
         alpha / if self.rslora { rank.sqrt() } else { rank }
     }
 
-    /// Whether the settings can be used. Unusual ones are logged as warnings.
+    /// Whether the settings can be used.
     ///
     /// # Errors
     /// The first setting that is wrong.
@@ -326,30 +326,19 @@ impl LoraConfig {
             let error = || AdapterError::Config { field, found, reason: reason.into() };
             if fits { Ok(()) } else { Err(error()) }
         };
-        let ranks = self.rank_pattern.values().map(|&rank| ("rank_pattern", rank));
-        for (field, rank) in std::iter::once(("r", self.rank)).chain(ranks) {
+        for (field, rank) in self.ranks() {
             check(rank > 0, field, rank.to_string(), "a rank is at least 1 (8 to 64 are usual)")?;
-            if rank > 256 {
-                burn_lora_io::warn!("{field} is {rank}: more than 256 seldom helps");
-            }
+            let reason = format!("a rank is at most {MOST} (8 to 64 are usual)");
+            check(rank <= MOST, field, rank.to_string(), &reason)?;
         }
         let alphas = self.alpha_pattern.values().map(|&alpha| ("alpha_pattern", alpha));
         for (field, alpha) in std::iter::once(("lora_alpha", self.alpha)).chain(alphas) {
-            let fits = alpha.is_finite() && alpha > 0.0;
-            check(fits, field, alpha.to_string(), "an alpha is a positive number")?;
-        }
-        if self.alpha > 4.0 * self.rank as f64 {
-            burn_lora_io::warn!(
-                "lora_alpha is {}, over 4 times the rank {}",
-                self.alpha,
-                self.rank
-            );
+            // What the update is scaled by has to be a number in float32, too.
+            let fits = (1e-30..=1e30).contains(&alpha);
+            check(fits, field, alpha.to_string(), "an alpha is a positive number, up to 1e30")?;
         }
         let fits = (0.0..1.0).contains(&self.dropout);
         check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
-        if self.dropout > 0.3 {
-            burn_lora_io::warn!("lora_dropout is {}: more than 0.3 is unusual", self.dropout);
-        }
         match &self.targets {
             None => check(
                 false,
@@ -372,14 +361,42 @@ impl LoraConfig {
         let found = format!("{:?}", self.layers_pattern);
         check(fits, "layers_pattern", found, "it needs layers_to_transform")?;
         if matches!(self.init, Init::Orthogonal) {
-            let mut ranks = std::iter::once(&self.rank).chain(self.rank_pattern.values());
-            let fits = ranks.all(|rank| rank.is_multiple_of(2));
+            let fits = self.ranks().all(|(_, rank)| rank.is_multiple_of(2));
             check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;
         }
         self.init.validate()?;
         crate::targets::Matcher::new(self).map(|_| ())
     }
+
+    /// The ranks, and the settings that they are in.
+    fn ranks(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        let patterns = self.rank_pattern.values().map(|&rank| ("rank_pattern", rank));
+        std::iter::once(("r", self.rank)).chain(patterns)
+    }
+
+    /// Reports settings that can be used, and that few mean.
+    pub(crate) fn warn_of_the_unusual(&self) {
+        for (field, rank) in self.ranks().filter(|(_, rank)| *rank > 256) {
+            burn_lora_io::warn!("{field} is {rank}: more than 256 seldom helps");
+        }
+        let ranks = |key| self.rank_pattern.get(key).copied().unwrap_or(self.rank);
+        let alphas = self.alpha_pattern.iter();
+        let alphas = alphas.map(|(key, &alpha)| ("alpha_pattern", alpha, ranks(key)));
+        for (field, alpha, rank) in
+            std::iter::once(("lora_alpha", self.alpha, self.rank)).chain(alphas)
+        {
+            if alpha > 4.0 * rank as f64 {
+                burn_lora_io::warn!("{field} is {alpha}, over 4 times the rank {rank}");
+            }
+        }
+        if self.dropout > 0.3 {
+            burn_lora_io::warn!("lora_dropout is {}: more than 0.3 is unusual", self.dropout);
+        }
+    }
 }
+
+/// The largest rank: beyond any layer's size.
+const MOST: usize = 1 << 20;
 
 impl Default for LoraConfig {
     /// PEFT's defaults: rank 8, alpha 8, no targets yet.

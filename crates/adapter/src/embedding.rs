@@ -50,7 +50,8 @@ impl AdaptedEmbedding {
     /// - output: `[batch, sequence, hidden]`, in the dtype of the weight
     ///
     /// # Panics
-    /// If the selection is by rows and has not one for each of the batch.
+    /// If the selection is by rows and has not one for each of the batch; on a CPU also if a token is
+    /// not in the vocabulary. A GPU gives NaN for such a token, so that nothing waits for it.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         match &self.adapters.selection {
             Selection::Adapters(names) => self.forward_with(tokens, names),
@@ -69,11 +70,11 @@ impl AdaptedEmbedding {
     fn forward_with(&self, tokens: Tensor<2, Int>, names: &[String]) -> Tensor<3> {
         let weight = self.weight.val();
         if let Some(saved) = self.adapters.active_saved(names) {
-            return embedding(saved.weight.val(), tokens).cast(weight.dtype());
+            return look_up(saved.weight.val(), tokens).cast(weight.dtype());
         }
-        let y = embedding(weight, tokens.clone());
+        let y = look_up(weight, tokens.clone());
         self.adapters.active(names).fold(y.clone(), |sum, lora| {
-            let h = embedding(lora.lora_a.val().transpose(), tokens.clone());
+            let h = look_up(lora.lora_a.val().transpose(), tokens.clone());
             let b = lora.lora_b.val().unsqueeze();
             let update = Gemm::new().trans_rhs().alpha(lora.scaling() as f32).run(h, b);
             let update = update.cast(sum.dtype());
@@ -86,6 +87,24 @@ impl AdaptedEmbedding {
             }
         })
     }
+}
+
+/// The rows of a table with these numbers. Burn's kernels would read past the end of the table.
+fn look_up(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
+    let rows = table.dims()[0];
+    assert!(rows > 0 || ids.shape().num_elements() == 0, "an embedding of no tokens");
+    #[cfg(feature = "cpu")]
+    if ids.device().inner() == Device::flex() {
+        let beyond = |id: &i64| usize::try_from(*id).map_or(true, |id| id >= rows);
+        if let Some(id) = ids.to_data().iter::<i64>().find(beyond) {
+            panic!("token {id} is not in a vocabulary of {rows}");
+        }
+        return embedding(table, ids);
+    }
+    let inside = ids.clone().clamp(0, rows.saturating_sub(1) as i64);
+    let found = embedding(table, inside.clone());
+    let beyond = ids.not_equal(inside).unsqueeze_dim::<3>(2).expand(found.shape());
+    found.mask_fill(beyond, f32::NAN)
 }
 
 impl AdaptedLayer for AdaptedEmbedding {
@@ -119,6 +138,14 @@ impl AdaptedLayer for AdaptedEmbedding {
         let weight = Param::from_tensor(weight.transpose().cast(dtype));
         self.weight = weight.set_require_grad(false);
         self.refresh();
+    }
+
+    fn weight_param(&self) -> Option<&Param<Tensor<2>>> {
+        Some(&self.weight)
+    }
+
+    fn weight_param_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
+        Some(&mut self.weight)
     }
 
     fn product(&self, x: Tensor<2>) -> Tensor<2> {

@@ -1,5 +1,6 @@
 //! The one error type of this crate.
 
+use burn_lora_io::escaped;
 use burn_lora_quant::QuantError;
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ pub enum AdapterError {
     },
 
     /// A name or a number in the settings that no layer of the model answers to.
-    #[error("{field}: `{name}` matches no {what} of this model; {near}")]
+    #[error("{field}: `{}` matches no {what} of this model; {near}", escaped(name))]
     NoMatch {
         /// The setting, by PEFT's name.
         field: &'static str,
@@ -128,7 +129,7 @@ pub enum AdapterError {
     },
 
     /// A tensor of another shape than the settings and the model ask for.
-    #[error("{}: `{tensor}` is {found:?}, expected {expected:?}", path.display())]
+    #[error("{}: `{}` is {found:?}, expected {expected:?}", path.display(), escaped(tensor))]
     Shape {
         /// The file.
         path: PathBuf,
@@ -138,6 +139,24 @@ pub enum AdapterError {
         found: Vec<usize>,
         /// The shape that would do.
         expected: Vec<usize>,
+    },
+
+    /// A tensor for a vocabulary of another size than the model's.
+    #[error(
+        "{}: `{tensor}` is for a vocabulary of {found} tokens, and the model has {expected}: the adapter \
+         was trained on a base whose vocabulary had been resized. Load that base; in Python \
+         `resize_token_embeddings({found})` and `save_pretrained` make it of the one at hand",
+        path.display()
+    )]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's full name.
+        tensor: String,
+        /// The tokens that it is for.
+        found: usize,
+        /// The tokens that the model has.
+        expected: usize,
     },
 
     /// A tensor that the device could not hand back.
@@ -164,7 +183,8 @@ fn count(tensors: &[String]) -> String {
 /// The first few names.
 fn list(tensors: &[String]) -> String {
     const SHOWN: usize = 4;
-    let mut names: Vec<_> = tensors.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let mut names: Vec<_> =
+        tensors.iter().take(SHOWN).map(|name| format!("`{}`", escaped(name))).collect();
     if tensors.len() > SHOWN {
         names.push("...".into());
     }

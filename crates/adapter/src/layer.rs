@@ -86,6 +86,16 @@ pub trait AdaptedLayer {
     /// Puts a weight in the place of the frozen one: in its dtype, or quantized as it was.
     fn set_weight(&mut self, weight: Tensor<2>);
 
+    /// The frozen weight as a parameter, where it is a dense matrix: layers that are tied share it.
+    fn weight_param(&self) -> Option<&Param<Tensor<2>>> {
+        None
+    }
+
+    /// The same, to change; call [`refresh`](Self::refresh) afterwards.
+    fn weight_param_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
+        None
+    }
+
     /// Measures what DoRA keeps of the frozen weight again, after it was changed by other means than
     /// [`set_weight`](Self::set_weight).
     fn refresh(&mut self) {
@@ -142,8 +152,25 @@ pub struct Adapters {
     pub(crate) lora: Vec<LoraAdapter>,
     pub(crate) saved: Vec<SavedModule>,
     pub(crate) merged: Vec<Merged>,
+    /// What adapters have put in the place of the base's own.
+    #[module(skip)]
+    pub(crate) brought: Vec<Brought>,
     #[module(skip)]
     pub(crate) selection: Selection,
+}
+
+/// A part of the base that came with an adapter's file, and goes into it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Brought {
+    pub adapter: String,
+    pub part: Part,
+}
+
+/// A part of the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Weight,
+    Bias,
 }
 
 /// A whole copy of a layer that an adapter trains (`modules_to_save`).
@@ -263,10 +290,22 @@ impl Adapters {
         }
     }
 
+    /// The parts of the base that came with an adapter.
+    pub(crate) fn brought(&self, name: &str) -> impl Iterator<Item = Part> {
+        self.brought.iter().filter(move |brought| brought.adapter == name).map(|b| b.part)
+    }
+
     pub(crate) fn remove(&mut self, name: &str) {
+        self.brought.retain(|brought| brought.adapter != name);
         self.lora.retain(|lora| lora.name() != name);
         self.saved.retain(|saved| saved.name() != name);
     }
+}
+
+/// Whether two layers have one weight: a head that is the embedding.
+pub(crate) fn are_tied(a: &dyn AdaptedLayer, b: &dyn AdaptedLayer) -> bool {
+    let id = |layer: &dyn AdaptedLayer| layer.weight_param().map(|param| param.id);
+    id(a).is_some() && id(a) == id(b)
 }
 
 /// Whether a parameter is to be trained, also where autodiff is off. One that is not initialised yet

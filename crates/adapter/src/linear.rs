@@ -214,6 +214,20 @@ impl AdaptedLayer for AdaptedLinear {
         self.refresh();
     }
 
+    fn weight_param(&self) -> Option<&Param<Tensor<2>>> {
+        match &self.base {
+            Base::Dense(dense) => Some(&dense.weight),
+            Base::Packed(_) => None,
+        }
+    }
+
+    fn weight_param_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
+        match &mut self.base {
+            Base::Dense(dense) => Some(&mut dense.weight),
+            Base::Packed(_) => None,
+        }
+    }
+
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         self.base.few_rows_product(x)
     }

@@ -5,12 +5,13 @@ use crate::{
     error::AdapterError,
     init::linalg::to_vec,
     layer::{AdaptedLayer, Merged},
+    lora::LoraAdapter,
     model::LayersMut,
     selection::Selection,
 };
 use burn::{
     module::Param,
-    tensor::{FloatDType, Tensor},
+    tensor::{DType, FloatDType, Tensor},
 };
 use burn_lora_quant::QuantConfig;
 use std::fmt;
@@ -171,16 +172,18 @@ fn merge_layer(
     packed: PackedMerge,
     path: &str,
 ) -> Result<Option<[f64; 2]>, AdapterError> {
-    let weight = layer.weight();
+    let dtype = sum_dtype(layer, packed);
+    let weight = layer.weight().cast(dtype);
     let mut exact = weight.clone();
     let mut merged = vec![];
     for lora in layer.adapters().active(names) {
         let factor = lora.dora_factor(layer).map(Tensor::inner);
+        let update = update(lora, dtype);
         exact = match &factor {
-            None => exact + lora.delta_weight(),
+            None => exact + update,
             Some(factor) => {
-                let factor = factor.clone().unsqueeze_dim::<2>(1);
-                exact + weight.clone() * (factor.clone() - 1.0) + lora.delta_weight() * factor
+                let factor = factor.clone().cast(dtype).unsqueeze_dim::<2>(1);
+                exact + weight.clone() * (factor.clone() - 1.0) + update * factor
             }
         };
         let factor = factor.map(|factor| Param::from_tensor(factor).set_require_grad(false));
@@ -195,7 +198,7 @@ fn merge_layer(
             let base = match (packed, config) {
                 (PackedMerge::Dense(dtype), _) => base.with_dense(exact.clone(), dtype),
                 (PackedMerge::RequantizeAs(config), _) | (_, Some(config)) => {
-                    base.with_packed(exact.clone(), &config)?
+                    base.with_packed(exact.clone().cast(FloatDType::F32), &config)?
                 }
                 (_, None) => unreachable!("a packed base has settings"),
             };
@@ -206,10 +209,31 @@ fn merge_layer(
         _ => layer.set_weight(exact.clone()),
     }
     layer.adapters_mut().merged = merged;
-    let error = (layer.weight() - exact).abs();
+    let error = (layer.weight() - exact.cast(FloatDType::F32)).abs();
     let [mean, max] = [error.clone().mean(), error.max()];
     let read = |value: Tensor<1>| to_vec(value, path).map(|value| f64::from(value[0]));
     Ok(Some([read(mean)?, read(max)?]))
+}
+
+/// What a sum is computed in, so that it is rounded once, when it is stored: float32, and of weights
+/// that are stored in float32 themselves float64, where the device has it.
+fn sum_dtype(layer: &dyn AdaptedLayer, packed: PackedMerge) -> FloatDType {
+    let stored = match (layer.weight_param(), packed) {
+        (Some(weight), _) => FloatDType::from(weight.val().dtype()),
+        (None, PackedMerge::Dense(dtype)) => dtype,
+        (None, _) => FloatDType::BF16,
+    };
+    let wide = stored == FloatDType::F32 && layer.device().supports_dtype(DType::F64);
+    if wide { FloatDType::F64 } else { FloatDType::F32 }
+}
+
+/// `scaling · B · A`.
+fn update(lora: &LoraAdapter, dtype: FloatDType) -> Tensor<2> {
+    if dtype == FloatDType::F32 {
+        return lora.delta_weight();
+    }
+    let [a, b] = [&lora.lora_a, &lora.lora_b].map(|param| param.val().inner().cast(dtype));
+    b.matmul(a) * lora.scaling()
 }
 
 /// Takes merged updates out of the weights again.

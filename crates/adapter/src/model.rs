@@ -499,9 +499,13 @@ pub trait Adaptable {
     /// Attaches an adapter from PEFT's files (of float32, bfloat16 or float16). The first adapter of
     /// a model is selected.
     ///
+    /// Weights and biases of the base that are in the file replace the base's own, as in PEFT: for
+    /// good, and for every adapter. They are saved with this one again.
+    ///
     /// # Errors
-    /// Files that cannot be read; tensors that are missing, not known or of another shape; settings
-    /// that are not supported; a name that is taken.
+    /// Files that cannot be read; tensors that are missing, not known, of another shape or not finite;
+    /// settings that are not supported; a start that took a random part out of the base
+    /// (`pissa_niter`, written by PEFT); a name that is taken.
     fn load_adapter(
         &mut self,
         name: &str,
@@ -538,7 +542,8 @@ pub trait Adaptable {
     /// ```
     ///
     /// # Errors
-    /// What those programs cannot load, with the reason: DoRA, `modules_to_save`, embeddings, biases.
+    /// What those programs cannot load, with the reason: DoRA, `modules_to_save`, embeddings, a head that
+    /// is the embedding, biases, weights of the base that the adapter brought.
     fn export_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<(), AdapterError>
     where
         Self: Sized,

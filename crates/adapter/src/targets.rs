@@ -5,23 +5,60 @@ use crate::{
     error::AdapterError,
     layer::LayerKind,
 };
-use fancy_regex::Regex;
+use burn_lora_io::escaped;
+use fancy_regex::{Regex, RegexBuilder};
 use std::fmt;
 
 /// The settings of a [`LoraConfig`] that choose layers, compiled.
 pub(crate) struct Matcher<'a> {
     config: &'a LoraConfig,
     targets: Names<'a>,
-    exclude: Option<Names<'a>>,
-    save: Vec<(&'a str, Regex)>,
-    layer_index: Vec<Regex>,
-    ranks: Vec<(&'a str, Regex, usize)>,
-    alphas: Vec<(&'a str, Regex, f64)>,
+    exclude: Names<'a>,
+    save: Vec<(&'a str, Pattern<'a>)>,
+    layer_index: Vec<Pattern<'a>>,
+    ranks: Vec<(Pattern<'a>, usize)>,
+    alphas: Vec<(Pattern<'a>, f64)>,
+}
+
+/// A regular expression of the settings.
+struct Pattern<'a> {
+    regex: Regex,
+    /// As the user wrote it, and where.
+    shown: &'a str,
+    field: &'static str,
+}
+
+impl<'a> Pattern<'a> {
+    /// Compiles `regex`, which was made of `shown`.
+    fn new(regex: &str, shown: &'a str, field: &'static str) -> Result<Self, AdapterError> {
+        // Files come from others, and a pattern may try without end.
+        const STEPS: usize = 100_000;
+        match RegexBuilder::new(regex).backtrack_limit(STEPS).build() {
+            Ok(regex) => Ok(Self { regex, shown, field }),
+            Err(error) => Err(AdapterError::Config {
+                field,
+                found: format!("`{}`", escaped(shown)),
+                reason: format!("no regular expression: {error}"),
+            }),
+        }
+    }
+
+    fn matches(&self, path: &str) -> Result<bool, AdapterError> {
+        self.regex.is_match(path).map_err(|error| self.failed(path, &error))
+    }
+
+    fn failed(&self, path: &str, error: &fancy_regex::Error) -> AdapterError {
+        AdapterError::Config {
+            field: self.field,
+            found: format!("`{}`", escaped(self.shown)),
+            reason: format!("it cannot be compared with `{path}`, make it simpler: {error}"),
+        }
+    }
 }
 
 enum Names<'a> {
     List(&'a [String]),
-    Regex(Regex),
+    Regex(Pattern<'a>),
     AllLinear,
 }
 
@@ -30,18 +67,18 @@ impl<'a> Names<'a> {
         Ok(match targets {
             Targets::Names(names) => Self::List(names),
             Targets::Regex(pattern) => {
-                Self::Regex(compile(&format!("^(?:{pattern})$"), pattern, field)?)
+                Self::Regex(Pattern::new(&format!("^(?:{pattern})$"), pattern, field)?)
             }
             Targets::AllLinear => Self::AllLinear,
         })
     }
 
     /// The indices of the names that match.
-    fn find(&self, path: &str) -> Vec<usize> {
+    fn find(&self, path: &str) -> Result<Vec<usize>, AdapterError> {
         match self {
-            Self::List(names) => indices(names, |name| is_suffix(path, name)),
-            Self::Regex(pattern) => matches(pattern, path).then_some(0).into_iter().collect(),
-            Self::AllLinear => vec![0],
+            Self::List(names) => indices(names, |name| Ok(is_suffix(path, name))),
+            Self::Regex(pattern) => Ok(Vec::from_iter(pattern.matches(path)?.then_some(0))),
+            Self::AllLinear => Ok(vec![0]),
         }
     }
 
@@ -59,19 +96,6 @@ fn is_suffix(path: &str, name: &str) -> bool {
 /// The path and those of the modules that it lies in.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('.').map(|(at, _)| &path[..at]).chain([path])
-}
-
-fn compile(regex: &str, shown: &str, field: &'static str) -> Result<Regex, AdapterError> {
-    Regex::new(regex).map_err(|error| AdapterError::Config {
-        field,
-        found: format!("`{shown}`"),
-        reason: format!("no regular expression: {error}"),
-    })
-}
-
-/// A pattern that backtracks without end matches nothing.
-fn matches(regex: &Regex, path: &str) -> bool {
-    regex.is_match(path).unwrap_or(false)
 }
 
 /// What an adapter will be for one layer: see [`LoraConfig::plan`].
@@ -114,7 +138,7 @@ impl LoraConfig {
             .iter()
             .map(|&(path, kind)| Candidate { path, kind, is_head: path == head })
             .collect();
-        Ok(Matcher::new(self)?.resolve(&candidates, true)?.0)
+        Ok(Matcher::new(self)?.resolve(&candidates, true)?.plans)
     }
 }
 
@@ -175,36 +199,33 @@ impl<'a> Matcher<'a> {
         fn patterns<'a, T: Copy>(
             map: &'a std::collections::BTreeMap<String, T>,
             field: &'static str,
-        ) -> Result<Vec<(&'a str, Regex, T)>, AdapterError> {
+        ) -> Result<Vec<(Pattern<'a>, T)>, AdapterError> {
             let compiled = map.iter().map(|(key, &value)| {
-                Ok((key.as_str(), compile(&format!(r"^(?:.*\.)?(?:{key})$"), key, field)?, value))
+                Ok((Pattern::new(&format!(r"^(?:.*\.)?(?:{key})$"), key, field)?, value))
             });
             compiled.collect()
         }
         let save = config.modules_to_save.iter();
         let layer_index = if config.layers_pattern.is_empty() {
-            vec![compile(r"^.*?\.[^.]*\.(\d+)\.", "", "layers_to_transform")?]
+            vec![Pattern::new(r"^.*?\.[^.]*\.(\d+)\.", "", "layers_to_transform")?]
         } else {
             let patterns = config.layers_pattern.iter().map(|pattern| {
-                compile(&format!(r"^(?:|.*?\.){pattern}\.(\d+)\."), pattern, "layers_pattern")
+                Pattern::new(&format!(r"^(?:|.*?\.){pattern}\.(\d+)\."), pattern, "layers_pattern")
             });
             patterns.collect::<Result<_, _>>()?
         };
-        let none = &[];
+        let names = |targets: &'a Option<Targets>, field| match targets {
+            Some(targets) => Names::new(targets, field),
+            None => Ok(Names::List(&[])),
+        };
         Ok(Self {
             config,
-            targets: match &config.targets {
-                Some(targets) => Names::new(targets, "target_modules")?,
-                None => Names::List(none),
-            },
-            exclude: match &config.exclude {
-                Some(exclude) => Some(Names::new(exclude, "exclude_modules")?),
-                None => None,
-            },
+            targets: names(&config.targets, "target_modules")?,
+            exclude: names(&config.exclude, "exclude_modules")?,
             save: save
                 .map(|name| {
                     let pattern = format!(r"^(?:|.*\.){name}(?:$|\..*)");
-                    Ok((name.as_str(), compile(&pattern, name, "modules_to_save")?))
+                    Ok((name.as_str(), Pattern::new(&pattern, name, "modules_to_save")?))
                 })
                 .collect::<Result<_, AdapterError>>()?,
             layer_index,
@@ -214,23 +235,28 @@ impl<'a> Matcher<'a> {
     }
 
     /// The index of the layer that a path lies in.
-    fn layer_of(&self, path: &str) -> Option<usize> {
-        let found =
-            self.layer_index.iter().find_map(|regex| regex.captures(path).ok().flatten())?;
-        found.get(1)?.as_str().parse().ok()
+    fn layer_of(&self, path: &str) -> Result<Option<usize>, AdapterError> {
+        for pattern in &self.layer_index {
+            let found = pattern.regex.captures(path);
+            if let Some(found) = found.map_err(|error| pattern.failed(path, &error))? {
+                return Ok(found.get(1).and_then(|number| number.as_str().parse().ok()));
+            }
+        }
+        Ok(None)
     }
 
     /// What the adapter will be for each layer, in the order given.
     ///
-    /// `strict` makes names that match nothing an error, otherwise they are logged.
+    /// `strict` makes names that match nothing an error, otherwise they are among the warnings.
     pub fn resolve(
         &self,
         layers: &[Candidate<'_>],
         strict: bool,
-    ) -> Result<(Vec<Option<LayerPlan>>, MatchReport), AdapterError> {
-        let mut used = Used::new(self.labels().len(), self.save.len());
-        let plans: Vec<_> = layers.iter().map(|layer| self.plan(layer, &mut used)).collect();
-        self.check(layers, &used, strict)?;
+    ) -> Result<Resolved, AdapterError> {
+        let mut used = Used::new(self);
+        let plans = layers.iter().map(|layer| self.plan(layer, &mut used));
+        let plans = plans.collect::<Result<Vec<_>, _>>()?;
+        let warnings = self.check(layers, &used, strict)?;
         let of = |wanted: fn(&LayerPlan) -> bool| {
             let chosen =
                 layers.iter().zip(&plans).filter(|(_, plan)| plan.as_ref().is_some_and(wanted));
@@ -238,144 +264,184 @@ impl<'a> Matcher<'a> {
         };
         let saved = self.config.modules_to_save.iter().cloned().zip(used.saves);
         let report = MatchReport {
-            targets: self.labels().into_iter().zip(used.targets).chain(saved).collect(),
+            targets: labels(&self.config.targets)
+                .into_iter()
+                .zip(used.targets)
+                .chain(saved)
+                .collect(),
             adapted: of(|plan| matches!(plan, LayerPlan::Lora { .. })),
             saved: of(|plan| *plan == LayerPlan::Save),
         };
-        Ok((plans, report))
+        Ok(Resolved { plans, report, warnings })
     }
 
     /// What the adapter will be for one layer; what matched is noted.
-    fn plan(&self, layer: &Candidate<'_>, used: &mut Used) -> Option<LayerPlan> {
+    fn plan(
+        &self,
+        layer: &Candidate<'_>,
+        used: &mut Used,
+    ) -> Result<Option<LayerPlan>, AdapterError> {
         let path = layer.path;
-        let saves_it = |(name, regex): &(&str, Regex)| {
-            matches(regex, path) || prefixes(path).any(|prefix| prefix.ends_with(name))
-        };
-        let saves = indices(&self.save, saves_it);
+        let excluded = self.exclude.find(path)?;
+        excluded.iter().for_each(|&i| used.excluded[i] += 1);
+        let saves = indices(&self.save, |(name, pattern)| {
+            Ok(pattern.matches(path)? || prefixes(path).any(|prefix| prefix.ends_with(name)))
+        })?;
         if !saves.is_empty() {
             saves.into_iter().for_each(|i| used.saves[i] += 1);
-            return Some(LayerPlan::Save);
-        }
-        if self.exclude.as_ref().is_some_and(|names| !names.find(path).is_empty()) {
-            used.exclude = true;
-            return None;
+            return Ok(Some(LayerPlan::Save));
         }
         let adaptable = match (&self.targets, layer.kind) {
             (Names::AllLinear, kind) => kind == LayerKind::Linear && !layer.is_head,
             (_, kind) => kind != LayerKind::Vector,
         };
-        let found = if adaptable { self.targets.find(path) } else { vec![] };
+        if !excluded.is_empty() || !adaptable {
+            return Ok(None);
+        }
+        let found = self.targets.find(path)?;
         if found.is_empty() {
-            return None;
+            return Ok(None);
         }
         // A whole path is meant in whatever layer it lies.
         if let Some(wanted) = &self.config.layers
             && !self.targets.is_whole(path)
         {
-            let layer = self.layer_of(path).filter(|layer| wanted.contains(layer))?;
+            let Some(layer) = self.layer_of(path)?.filter(|layer| wanted.contains(layer)) else {
+                return Ok(None);
+            };
             used.layers.push(layer);
         }
         found.into_iter().for_each(|i| used.targets[i] += 1);
-        let ranks = indices(&self.ranks, |(_, regex, _)| matches(regex, path));
-        let alphas = indices(&self.alphas, |(_, regex, _)| matches(regex, path));
+        let ranks = indices(&self.ranks, |(pattern, _)| pattern.matches(path))?;
+        let alphas = indices(&self.alphas, |(pattern, _)| pattern.matches(path))?;
         let plan = LayerPlan::Lora {
-            rank: ranks.first().map_or(self.config.rank, |&i| self.ranks[i].2),
-            alpha: alphas.first().map_or(self.config.alpha, |&i| self.alphas[i].2),
+            rank: ranks.first().map_or(self.config.rank, |&i| self.ranks[i].1),
+            alpha: alphas.first().map_or(self.config.alpha, |&i| self.alphas[i].1),
         };
-        used.ranks.extend(ranks);
-        used.alphas.extend(alphas);
-        Some(plan)
+        ranks.into_iter().for_each(|i| used.ranks[i] += 1);
+        alphas.into_iter().for_each(|i| used.alphas[i] += 1);
+        Ok(Some(plan))
     }
 
-    /// The targets as a user wrote them.
-    fn labels(&self) -> Vec<String> {
-        match &self.config.targets {
-            Some(Targets::Names(names)) => names.clone(),
-            Some(Targets::Regex(pattern)) => vec![pattern.clone()],
-            Some(Targets::AllLinear) => vec!["all-linear".into()],
-            None => vec![],
-        }
-    }
-
-    /// Everything named has to match something.
+    /// Everything named has to match something. What is odd only is handed back.
     fn check(
         &self,
         layers: &[Candidate<'_>],
         used: &Used,
         strict: bool,
-    ) -> Result<(), AdapterError> {
+    ) -> Result<Vec<String>, AdapterError> {
         let mut missed = vec![];
         let mut miss = |field, name: &str, what, near| {
             missed.push(AdapterError::NoMatch { field, name: name.to_owned(), what, near });
         };
         for layer in self.config.layers.iter().flatten().filter(|l| !used.layers.contains(l)) {
-            let mut there: Vec<_> = layers.iter().filter_map(|l| self.layer_of(l.path)).collect();
+            let mut there = vec![];
+            for candidate in layers {
+                there.extend(self.layer_of(candidate.path)?);
+            }
             there.sort_unstable();
-            there.dedup();
             let near = match (there.first(), there.last()) {
                 (Some(first), Some(last)) => format!("its layers are {first} to {last}"),
                 _ => "its paths have no layer numbers".into(),
             };
             miss("layers_to_transform", &layer.to_string(), "adapted layer", near);
         }
-        for (name, _) in self.labels().iter().zip(&used.targets).filter(|(_, count)| **count == 0) {
-            let there = layers.iter().any(|layer| is_suffix(layer.path, name));
+        // As in PEFT, a file may have names besides those that match: its tensors say what counts.
+        let enough = !strict && used.targets.iter().any(|count| *count > 0);
+        for name in unused(labels(&self.config.targets), &used.targets).filter(|_| !enough) {
+            let there = layers.iter().any(|layer| is_suffix(layer.path, &name));
             let near = match there {
                 true => "those that it names are excluded, or in modules_to_save".to_owned(),
-                false => near(name, layers),
+                false => near(&name, layers),
             };
-            miss("target_modules", name, "layer", near);
+            miss("target_modules", &name, "layer", near);
         }
-        for (name, _) in
-            self.config.modules_to_save.iter().zip(&used.saves).filter(|(_, count)| **count == 0)
-        {
-            miss("modules_to_save", name, "layer", near(name, layers));
+        for name in unused(self.config.modules_to_save.clone(), &used.saves) {
+            miss("modules_to_save", &name, "layer", near(&name, layers));
         }
-        for (i, (key, ..)) in self.ranks.iter().enumerate() {
-            if !used.ranks.contains(&i) {
-                miss("rank_pattern", key, "adapted layer", near(key, layers));
-            }
+        let ranks = self.ranks.iter().map(|(pattern, _)| pattern).zip(&used.ranks);
+        let alphas = self.alphas.iter().map(|(pattern, _)| pattern).zip(&used.alphas);
+        for (pattern, _) in ranks.chain(alphas).filter(|(_, count)| **count == 0) {
+            let near = near(pattern.shown, layers);
+            miss(pattern.field, pattern.shown, "adapted layer", near);
         }
-        for (i, (key, ..)) in self.alphas.iter().enumerate() {
-            if !used.alphas.contains(&i) {
-                miss("alpha_pattern", key, "adapted layer", near(key, layers));
-            }
-        }
-        if let (Some(exclude), false) = (&self.config.exclude, used.exclude) {
-            burn_lora_io::warn!("exclude_modules matches no layer: {exclude:?}");
-        }
+        let excluded = unused(labels(&self.config.exclude), &used.excluded).map(|name| {
+            let near = near(&name, layers);
+            let name = escaped(&name);
+            format!("exclude_modules: `{name}` matches no layer of this model; {near}")
+        });
+        let mut warnings: Vec<_> = excluded.collect();
         if !strict {
-            // Files of others name layers that their model had; their tensors say what counts.
-            missed.drain(..).for_each(|error| burn_lora_io::warn!("{error}"));
+            warnings.extend(missed.drain(..).map(|error| error.to_string()));
         }
-        missed.into_iter().next().map_or(Ok(()), Err)
+        missed.into_iter().next().map_or(Ok(warnings), Err)
     }
+}
+
+/// What [`Matcher::resolve`] found.
+pub(crate) struct Resolved {
+    /// What the adapter will be for each layer.
+    pub plans: Vec<Option<LayerPlan>>,
+    pub report: MatchReport,
+    /// What is odd, and goes on.
+    pub warnings: Vec<String>,
+}
+
+/// Names as a user wrote them.
+fn labels(targets: &Option<Targets>) -> Vec<String> {
+    match targets {
+        Some(Targets::Names(names)) => names.clone(),
+        Some(Targets::Regex(pattern)) => vec![pattern.clone()],
+        Some(Targets::AllLinear) => vec!["all-linear".into()],
+        None => vec![],
+    }
+}
+
+/// The names that matched nothing.
+fn unused(names: Vec<String>, counts: &[usize]) -> impl Iterator<Item = String> {
+    names.into_iter().zip(counts.to_vec()).filter(|(_, count)| *count == 0).map(|(name, _)| name)
 }
 
 /// What matched something.
 struct Used {
     /// How many layers each target matched.
     targets: Vec<usize>,
+    /// How many layers each of `exclude_modules` matched.
+    excluded: Vec<usize>,
     /// How many layers each of `modules_to_save` matched.
     saves: Vec<usize>,
-    exclude: bool,
     layers: Vec<usize>,
-    /// The indices of the patterns that matched.
+    /// How many adapted layers each pattern matched.
     ranks: Vec<usize>,
     alphas: Vec<usize>,
 }
 
 impl Used {
-    fn new(targets: usize, saves: usize) -> Self {
-        let (targets, saves) = (vec![0; targets], vec![0; saves]);
-        Self { targets, saves, exclude: false, layers: vec![], ranks: vec![], alphas: vec![] }
+    fn new(matcher: &Matcher<'_>) -> Self {
+        let config = matcher.config;
+        Self {
+            targets: vec![0; labels(&config.targets).len()],
+            excluded: vec![0; labels(&config.exclude).len()],
+            saves: vec![0; matcher.save.len()],
+            layers: vec![],
+            ranks: vec![0; matcher.ranks.len()],
+            alphas: vec![0; matcher.alphas.len()],
+        }
     }
 }
 
 /// The indices of the items that match.
-fn indices<T>(items: &[T], matches: impl Fn(&T) -> bool) -> Vec<usize> {
-    let matching = items.iter().enumerate().filter(|(_, item)| matches(item));
-    matching.map(|(i, _)| i).collect()
+fn indices<T>(
+    items: &[T],
+    matches: impl Fn(&T) -> Result<bool, AdapterError>,
+) -> Result<Vec<usize>, AdapterError> {
+    let mut found = vec![];
+    for (i, item) in items.iter().enumerate() {
+        if matches(item)? {
+            found.push(i);
+        }
+    }
+    Ok(found)
 }
 
 /// The model's names that are nearest to one that matched nothing.

@@ -4,8 +4,10 @@
 
 mod escape;
 mod file;
+mod panic;
 mod warning;
 
 pub use escape::{Escaped, escaped};
 pub use file::{open, read, read_to_string, replace, replace_with};
+pub use panic::caught;
 pub use warning::{collect, report};

@@ -2,9 +2,13 @@
 
 use burn::tensor::Tensor;
 
-/// Keys and values of every layer, for generation: memory for all tokens is taken once.
+/// Tokens that memory is taken for beyond those that there are: once in most generations.
+const ROOM: usize = 4096;
+
+/// Keys and values of every layer, for generation.
 ///
-/// Its size is `2 · layers · batch · capacity · kv_heads · head_dim` elements.
+/// Its size is `2 · layers · batch · tokens · kv_heads · head_dim` elements, where memory is taken for
+/// all tokens of the capacity, or a few thousand at a time.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -14,7 +18,7 @@ pub struct KvCache {
 /// The same of one layer.
 #[derive(Debug)]
 pub struct LayerCache {
-    /// Keys and values, `[batch, kv_heads, capacity, head_dim]`.
+    /// Keys and values, `[batch, kv_heads, tokens that there is memory for, head_dim]`.
     stored: Option<[Tensor<4>; 2]>,
     length: usize,
     capacity: usize,
@@ -32,6 +36,10 @@ impl KvCache {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Tokens of each row that there is memory for.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -46,18 +54,34 @@ impl LayerCache {
     /// Adds the keys and values of new tokens and returns those of all.
     ///
     /// # Panics
-    /// If they are more than the cache has room for.
+    /// If they are more than the cache has room for, or of other rows, heads, dtype or device than those
+    /// before.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, count, width] = k.dims();
         let (start, end) = (self.length, self.length + count);
         assert!(end <= self.capacity, "a cache of {} tokens, {end} wanted", self.capacity);
-        let shape = [batch, heads, self.capacity, width];
-        let options = (&k.device(), k.dtype());
+        assert_eq!(k.dims(), v.dims(), "a cache: keys and values");
+        for all in self.stored.iter().flatten() {
+            let [rows, groups, _, size] = all.dims();
+            assert_eq!(
+                [rows, groups, size],
+                [batch, heads, width],
+                "a cache: the shape of keys and values"
+            );
+            let same = (all.device(), all.dtype()) == (k.device(), k.dtype());
+            assert!(same, "a cache: the device and the dtype");
+        }
+        let room = (end.saturating_add(ROOM)).max(start.saturating_mul(2)).min(self.capacity);
+        let empty = || Tensor::zeros([batch, heads, room, width], (&k.device(), k.dtype()));
         // Taken out, so that nothing else holds them and they are written in place.
-        let [keys, values] = self
-            .stored
-            .take()
-            .unwrap_or_else(|| [Tensor::zeros(shape, options), Tensor::zeros(shape, options)]);
+        let [keys, values] = match self.stored.take() {
+            None => [empty(), empty()],
+            Some(stored) if stored[0].dims()[2] >= end => stored,
+            Some(stored) => stored.map(|all| {
+                let ranges = [0..batch, 0..heads, 0..start, 0..width];
+                empty().slice_assign(ranges, all.narrow(2, 0, start))
+            }),
+        };
         let ranges = [0..batch, 0..heads, start..end, 0..width];
         let keys = keys.slice_assign(ranges.clone(), k);
         let values = values.slice_assign(ranges, v);
@@ -66,5 +90,27 @@ impl LayerCache {
         self.stored = Some([keys, values]);
         let [keys, values] = seen;
         (keys, values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KvCache, ROOM};
+    use burn::tensor::{Device, Tensor};
+
+    #[test]
+    fn memory_grows_with_the_tokens_and_not_with_the_capacity() {
+        let device = Device::default();
+        let mut cache = KvCache::new(1, usize::MAX);
+        let mut expected: Vec<f32> = vec![];
+        for (turn, count) in [3, ROOM, 1, ROOM + 7].into_iter().enumerate() {
+            let new: Vec<f32> = (0..count).map(|at| (1000 * turn + at) as f32).collect();
+            expected.extend(&new);
+            let keys = Tensor::<1>::from_floats(new.as_slice(), &device).reshape([1, 1, count, 1]);
+            let (keys, values) = cache.layer(0).append(keys.clone(), -keys);
+            let [keys, values] = [keys, -values].map(|all| all.into_data().try_into_vec::<f32>());
+            assert_eq!(keys.unwrap(), expected);
+            assert_eq!(values.unwrap(), expected);
+        }
     }
 }

@@ -82,6 +82,9 @@ const UNSUPPORTED: [&str; 6] = [
     "attn_logit_softcapping",
 ];
 
+/// Parameters of a model at most; the largest that there are have about 2^41.
+const MOST_PARAMETERS: usize = 1 << 44;
+
 impl LlamaConfig {
     /// Reads a `config.json`.
     ///
@@ -186,11 +189,22 @@ impl LlamaConfig {
             Family::Llama | Family::Qwen3 => flag("attention_bias")?,
             Family::Mistral | Family::Qwen2 => false,
         };
+        let vocab_size = required("vocab_size", 1 << 28)?;
+        let hidden_size = size("hidden_size", hidden_size, 1 << 28)?;
+        let intermediate_size = required("intermediate_size", 1 << 28)?;
+        // Each may be right, and the model none that there can be.
+        let heads = 2 * (num_attention_heads + num_key_value_heads) * head_dim;
+        let widths = num_hidden_layers * (heads + 3 * intermediate_size) + 2 * vocab_size;
+        if widths.checked_mul(hidden_size).is_none_or(|parameters| parameters > MOST_PARAMETERS) {
+            let reason =
+                "with the other sizes it is a model of more parameters than can be handled";
+            return Err(fields.wrong("hidden_size", hidden_size, reason));
+        }
         Ok(Self {
             family,
-            vocab_size: required("vocab_size", 1 << 28)?,
-            hidden_size: size("hidden_size", hidden_size, 1 << 28)?,
-            intermediate_size: required("intermediate_size", 1 << 28)?,
+            vocab_size,
+            hidden_size,
+            intermediate_size,
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,

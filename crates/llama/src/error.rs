@@ -1,6 +1,7 @@
 //! The one error type of this crate.
 
 use burn_lora_adapter::AdapterError;
+use burn_lora_io::escaped;
 use burn_lora_quant::QuantError;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub enum LlamaError {
     },
 
     /// A field of a file with settings whose value cannot be used.
-    #[error("{}: `{field}` is {found}: {reason}", path.display())]
+    #[error("{}: `{field}` is {}: {reason}", path.display(), escaped(found))]
     Field {
         /// The file.
         path: PathBuf,
@@ -40,7 +41,10 @@ pub enum LlamaError {
     },
 
     /// Tensors that the model asks for, but the files do not have.
-    #[error("{}: {} missing: {}", path.display(), count(tensors), list(tensors))]
+    #[error(
+        "{}: {} missing{}: {}", path.display(), count(tensors),
+        by_config(path, ", which config.json asks for"), list(tensors)
+    )]
     MissingTensors {
         /// The file or folder.
         path: PathBuf,
@@ -49,7 +53,10 @@ pub enum LlamaError {
     },
 
     /// Tensors in the files that the model does not know.
-    #[error("{}: {} unexpected: {}", path.display(), count(tensors), list(tensors))]
+    #[error(
+        "{}: {} unexpected{}: {}", path.display(), count(tensors),
+        by_config(path, " by config.json"), list(tensors)
+    )]
     UnexpectedTensors {
         /// The file or folder.
         path: PathBuf,
@@ -58,7 +65,10 @@ pub enum LlamaError {
     },
 
     /// A tensor of another shape than the model asks for.
-    #[error("{}: `{tensor}` is {found:?}, expected {expected:?}", path.display())]
+    #[error(
+        "{}: `{}` is {found:?}, expected {expected:?}{}", path.display(), escaped(tensor),
+        if is(path, "safetensors") { " by config.json" } else { "" }
+    )]
     Shape {
         /// The file.
         path: PathBuf,
@@ -71,7 +81,7 @@ pub enum LlamaError {
     },
 
     /// A tensor of a dtype that cannot be read.
-    #[error("{}: `{tensor}` is {found}, expected {expected}", path.display())]
+    #[error("{}: `{}` is {found}, expected {expected}", path.display(), escaped(tensor))]
     DType {
         /// The file.
         path: PathBuf,
@@ -142,8 +152,19 @@ impl LlamaError {
     }
 
     pub(crate) fn format(path: &Path, reason: impl ToString) -> Self {
-        Self::Format { path: path.to_owned(), reason: reason.to_string() }
+        let reason = reason.to_string();
+        let lines: Vec<_> = reason.lines().map(|line| escaped(line).to_string()).collect();
+        Self::Format { path: path.to_owned(), reason: lines.join("\n") }
     }
+}
+
+/// What is said of tensors in a folder, whose settings lie in `config.json`.
+fn by_config<'a>(path: &Path, said: &'a str) -> &'a str {
+    if is(path, "safetensors") || is(path, "gguf") { "" } else { said }
+}
+
+fn is(path: &Path, kind: &str) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(kind))
 }
 
 fn count(tensors: &[String]) -> String {
@@ -156,7 +177,8 @@ fn count(tensors: &[String]) -> String {
 /// The first few names.
 fn list(tensors: &[String]) -> String {
     const SHOWN: usize = 4;
-    let mut names: Vec<_> = tensors.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let mut names: Vec<_> =
+        tensors.iter().take(SHOWN).map(|name| format!("`{}`", escaped(name))).collect();
     if tensors.len() > SHOWN {
         names.push("...".into());
     }

@@ -35,6 +35,6 @@ pub use generate::{GenerateConfig, Generated, GeneratedText, Stopped};
 pub use llama::Llama;
 pub use rope::{RopeConfig, RopeScaling};
 pub use text::{
-    ChatOptions, ChatTemplate, ChatValue, DecodeStream, EncodedChat, Message, Tokenizer,
+    ChatMap, ChatOptions, ChatTemplate, ChatValue, DecodeStream, EncodedChat, Message, Tokenizer,
 };
 pub use weights::{Loader, SaveOptions};

@@ -62,7 +62,8 @@ impl Llama {
     /// - output: `[batch, sequence, vocabulary]`, in the dtype of the model
     ///
     /// # Panics
-    /// If `segments` is of another shape than `tokens`.
+    /// If `segments` is of another shape than `tokens`; on a CPU also if a token is not in the
+    /// vocabulary. A GPU gives NaN for such a token, so that nothing waits for it.
     pub fn forward(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
         self.head(self.hidden(tokens, segments))
     }
@@ -130,7 +131,10 @@ impl Llama {
         cache: &mut KvCache,
     ) -> Tensor<2> {
         let [batch, count] = tokens.dims();
+        assert!(count > 0, "a step of no tokens");
         assert_eq!(segments.dims(), [batch, cache.length() + count], "the segments of all tokens");
+        let (found, layers) = (cache.layers(), self.model.layers.len());
+        assert_eq!(found, layers, "the layers of the cache and of the model");
         let device = self.device();
         let table = self.tables.get(&self.config.rope, segments, &device);
         let context = segments.context(count, table, &device);

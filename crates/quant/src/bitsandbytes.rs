@@ -127,11 +127,15 @@ impl Packed {
     ///
     /// # Errors
     /// A format that bitsandbytes does not have (MXFP4, NVFP4).
+    ///
+    /// # Panics
+    /// If it has not the words that its layout says.
     pub fn to_bitsandbytes(
         &self,
         name: &str,
         dtype: FloatDType,
     ) -> Result<Vec<(String, TensorData)>, QuantError> {
+        self.view(); // checks the lengths
         let layout = &self.layout;
         if !matches!(layout.format, Format::Nf4 | Format::Fp4) {
             return Err(QuantError::Value {

@@ -164,8 +164,9 @@ impl<'a> PackedView<'a> {
     /// The words of `layout`.
     ///
     /// # Panics
-    /// If there are not as many of them as `layout` says.
+    /// If there are not as many of them as `layout` says, or if no [`QuantConfig`] has that layout.
     pub fn new(layout: Layout, codes: &'a [u32], scales: &'a [u32], tables: &'a [u32]) -> Self {
+        layout.check();
         let found = [codes.len(), scales.len(), tables.len()];
         let expected = [layout.code_words(), layout.scale_words(), layout.table_words()];
         assert_eq!(found, expected, "words of codes, scales and tables of {layout:?}");
@@ -180,7 +181,11 @@ impl<'a> PackedView<'a> {
     }
 
     /// The scale of a block.
+    ///
+    /// # Panics
+    /// If there is no such block.
     pub fn scale(&self, block: usize) -> f32 {
+        assert!(block < self.layout.blocks(), "block {block} of {:?}", self.layout.shape);
         if !self.layout.scales.is_coded() {
             return f32::from_bits(self.scales[block]);
         }
@@ -195,6 +200,8 @@ impl<'a> PackedView<'a> {
     /// # Panics
     /// If that is past the end of the weight.
     pub fn decode(&self, start: usize, out: &mut [f32]) {
+        let (len, end) = (self.layout.len(), start.saturating_add(out.len()));
+        assert!(end <= len, "elements {start} to {end} of a weight of {len}");
         let size = self.layout.block_size;
         let mut rest = out;
         let mut at = start;

@@ -2,7 +2,7 @@
 
 use burn::{
     backend::{BackendTypes, Dispatch, TensorMetadata},
-    tensor::Device,
+    tensor::{DType, Device},
 };
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{client::Client, prelude::BufferArg};
@@ -33,9 +33,51 @@ pub fn own(tensor: CubeTensor) -> CubeTensor {
     if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
 }
 
-/// A contiguous tensor's buffer as a kernel argument, in vectors of this many elements.
-pub fn buffer(tensor: &CubeTensor, vector: usize) -> BufferArg {
-    let len = tensor.shape().num_elements() / vector;
-    // SAFETY: a contiguous tensor has so many elements.
-    unsafe { BufferArg::from_raw_parts(tensor.handle.clone(), len) }
+/// Items that a kernel can tell apart: its indices have 32 bits, and count units past the end, too.
+pub const MAX_ITEMS: usize = u32::MAX as usize - (1 << 24);
+
+/// Whether a kernel of this client may touch a tensor wherever its strides lead.
+///
+/// # Panics
+/// If it is on another device, or has another dtype, or if its memory is smaller than that.
+pub fn check(client: &Client, tensor: &CubeTensor, dtype: DType) {
+    assert_eq!(tensor.client.service_id(), client.service_id(), "tensors on different devices");
+    assert_eq!(tensor.dtype, dtype, "the dtype of a tensor for a kernel");
+    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+    let last = shape.iter().zip(strides.iter()).map(|(dim, stride)| dim.saturating_sub(1) * stride);
+    let extent = if shape.num_elements() == 0 { 0 } else { last.sum::<usize>() + 1 };
+    let (bytes, found) = (extent * dtype.size(), tensor.handle.size_in_used());
+    assert!(bytes as u64 <= found, "a tensor of {bytes} bytes in a buffer of {found}");
+}
+
+/// The same of a contiguous tensor with `len` elements.
+///
+/// # Panics
+/// As [`check`], and if it is not contiguous or has another number of elements.
+pub fn check_contiguous(client: &Client, tensor: &CubeTensor, dtype: DType, len: usize) {
+    check(client, tensor, dtype);
+    let shape = tensor.meta.shape();
+    assert!(tensor.is_contiguous() && !tensor.meta.is_tiled(), "{shape:?} is not contiguous");
+    assert_eq!(shape.num_elements(), len, "the elements of {shape:?} for a kernel");
+}
+
+/// A contiguous tensor's buffer as a kernel argument: `len` elements, in vectors of so many.
+///
+/// Every kernel gets its tensors through this, so that what it relies on has been checked.
+///
+/// # Panics
+/// As [`check_contiguous`], and if they are no whole number of vectors, or more than [`MAX_ITEMS`].
+pub fn buffer(
+    client: &Client,
+    tensor: &CubeTensor,
+    dtype: DType,
+    len: usize,
+    vector: usize,
+) -> BufferArg {
+    check_contiguous(client, tensor, dtype, len);
+    assert!(len.is_multiple_of(vector), "{len} elements in vectors of {vector}");
+    let items = len / vector;
+    assert!(items <= MAX_ITEMS, "{len} elements are more than a kernel can index");
+    // SAFETY: the buffer has so many items of this dtype, as just checked.
+    unsafe { BufferArg::from_raw_parts(tensor.handle.clone(), items) }
 }

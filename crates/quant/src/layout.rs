@@ -1,6 +1,7 @@
 //! How a packed weight lies in memory.
 
 use crate::{
+    config::QuantConfig,
     format::Format,
     scale::{NESTED_BLOCK, ScaleRule},
 };
@@ -41,9 +42,21 @@ impl Layout {
         Self { format, scales, block_size, shape }
     }
 
+    /// Panics unless it is the layout of a [`QuantConfig`]: its fields are public.
+    pub(crate) fn check(&self) {
+        let config = QuantConfig::new(self.format)
+            .block_size(self.block_size)
+            .double_quant(self.scales == ScaleRule::DoubleQuant);
+        let exists = config.validate().is_ok() && config.layout(self.shape) == *self;
+        assert!(exists, "no setting has {self:?}");
+    }
+
     /// Elements in all.
+    ///
+    /// # Panics
+    /// If there are more than a `usize` can count.
     pub const fn len(&self) -> usize {
-        self.shape[0] * self.shape[1]
+        self.shape[0].checked_mul(self.shape[1]).expect("the elements of a weight")
     }
 
     /// Whether the weight has no elements.

@@ -65,7 +65,7 @@ impl PackedWeight {
     /// Puts a weight that was quantized on the host onto a device.
     ///
     /// # Panics
-    /// If `packed` has not the words that its layout says.
+    /// If `packed` has not the words that its layout says, or no setting has that layout.
     pub fn from_packed(packed: Packed, device: &Device) -> Self {
         packed.view(); // checks the lengths
         let Packed { layout, codes, scales, tables } = packed;
@@ -126,6 +126,10 @@ impl PackedWeight {
     }
 
     /// The weight made dense: a tensor of shape `[out, in]`.
+    ///
+    /// # Panics
+    /// As every operation does if the module was loaded from the record of another weight: its words
+    /// are not as many as its layout says.
     pub fn dequantize(&self, dtype: FloatDType) -> Tensor<2> {
         let packed = self.tensors();
         Tensor::from_dispatch(<Dispatch as PackedOps>::unpack(packed, self.layout, dtype))
@@ -211,9 +215,20 @@ impl PackedWeight {
         Tensor::from_dispatch(y)
     }
 
+    /// Its tensors for an operation. Whatever loaded or mapped the module, they are what the layout
+    /// says.
     fn tensors(&self) -> PackedTensors<Dispatch> {
-        let [codes, scales, tables] =
-            [&self.codes, &self.scales, &self.tables].map(|param| param.val().into_dispatch());
-        PackedTensors { codes, scales, tables }
+        let layout = &self.layout;
+        let words = |name: &str, param: &Param<Tensor<1, Int>>, expected: usize| {
+            let words = param.val();
+            let found = (words.dims()[0], words.dtype());
+            assert_eq!(found, (expected, DType::U32), "the {name} of a weight {:?}", layout.shape);
+            words.into_dispatch()
+        };
+        PackedTensors {
+            codes: words("codes", &self.codes, layout.code_words()),
+            scales: words("scales", &self.scales, layout.scale_words()),
+            tables: words("tables", &self.tables, layout.table_words()),
+        }
     }
 }

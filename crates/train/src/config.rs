@@ -364,6 +364,7 @@ impl TrainConfig {
         if self.load_best_at_end {
             check("load_best_at_end", &true, self.output.is_some(), "it needs `output`")?;
         }
+        self.batches.validate()?;
         self.optimizer.validate()
     }
 }

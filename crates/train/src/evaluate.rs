@@ -19,6 +19,7 @@ pub fn evaluate<M: CausalLm>(
     data: &Dataset,
     batches: &BatchConfig,
 ) -> Result<EvalMetrics, TrainError> {
+    data.check_vocabulary(model.vocabulary())?;
     let model = model.valid();
     let device = model.device();
     let config = BatchConfig { shuffle: false, drop_last: false, ..batches.clone() };

@@ -131,6 +131,9 @@ impl<'a> Trainer<'a> {
         valid: Option<&Dataset>,
     ) -> Result<Report, TrainError> {
         let Self { config, mut observers, interrupt, devices, resume, output } = self.claim()?;
+        for data in std::iter::once(train).chain(valid) {
+            data.check_vocabulary(model.vocabulary())?;
+        }
         if let Some(output) = &config.output {
             observers.push(Box::new(Metrics(MetricsLog::new(output.join("metrics.jsonl")))));
         }
@@ -140,11 +143,12 @@ impl<'a> Trainer<'a> {
         let team = run.replica.start_others(run.resumed.as_ref());
         let finished = run.go(&mut observers, &interrupt, team)?;
         run.write_adapter()?;
-        if let Some(output) = run.output.as_ref().map(Output::path)
-            && let Err(error) =
-                plot_metrics(&output.join("metrics.jsonl"), &output.join("loss.svg"))
-        {
-            burn_lora_io::warn!("there is no picture of the loss: {error}");
+        if let Some(output) = run.output.as_ref().map(Output::path) {
+            train.save_generation_config(output)?;
+            let plotted = plot_metrics(&output.join("metrics.jsonl"), &output.join("loss.svg"));
+            if let Err(error) = plotted {
+                burn_lora_io::warn!("there is no picture of the loss: {error}");
+            }
         }
         let Run { log, evaluations, checkpoint, replica, output, .. } = run;
         *replica.model = replica.model.valid();

@@ -55,6 +55,9 @@ pub enum Init {
     Orthogonal,
 }
 
+/// Rounds after which more of them change nothing; files of others may ask for any number.
+const MOST_ROUNDS: usize = 100;
+
 impl Init {
     /// PEFT's name.
     pub fn name(&self) -> String {
@@ -81,7 +84,12 @@ impl Init {
             Err(AdapterError::Config { field: "init_lora_weights", found, reason: reason.into() })
         };
         match self {
-            Self::Loftq { iterations: 0, .. } => error("loftq with 0 rounds".into(), "at least 1"),
+            Self::PissaNiter(rounds) if *rounds > MOST_ROUNDS => {
+                error(format!("pissa_niter_{rounds}"), "at most 100 rounds (4 to 16 are usual)")
+            }
+            Self::Loftq { iterations, .. } if !(1..=MOST_ROUNDS).contains(iterations) => {
+                error(format!("loftq with {iterations} rounds"), "1 to 100 (up to 5 are usual)")
+            }
             Self::Loftq { config, .. } => Ok(config.validate()?),
             Self::Eva { rho } if rho.is_nan() || *rho < 1.0 => {
                 error(format!("eva with rho {rho}"), "rho is at least 1")
@@ -90,6 +98,10 @@ impl Init {
         }
     }
 }
+
+/// What makes a plain adapter of one whose start was a part of the weight.
+pub(crate) const CONVERT: &str = "convert it in Python, where it was trained, by `save_pretrained(.., \
+                                  path_initial_model_for_weight_conversion=..)`";
 
 impl std::str::FromStr for Init {
     type Err = String;
@@ -109,7 +121,15 @@ impl std::str::FromStr for Init {
             "loftq" => Self::Loftq { iterations: 1, config: QuantConfig::nf4() },
             "eva" => Self::Eva { rho: 2.0 },
             "orthogonal" => Self::Orthogonal,
+            // They start from data, or from gradients, which nobody has when a file is read.
+            "corda" | "lora_ga" => {
+                return Err(format!(
+                    "init_lora_weights is `{name}`, which changes the base in a way that cannot be \
+                     repeated: {CONVERT}"
+                ));
+            }
             _ => {
+                let name = burn_lora_io::escaped(name);
                 return Err(format!(
                     "init_lora_weights is `{name}`: true, false, gaussian, olora, pissa, \
                      pissa_niter_N, loftq, eva and orthogonal are supported"

@@ -45,7 +45,7 @@ fn halves(svd: &Svd, scaling: f64) -> [Mat<f32>; 2] {
 /// Each round quantizes what the update leaves of the weight, `Q = quant(W - s·B·A)`, and gives the
 /// update the largest singular values of what quantization left, `W - Q`.
 pub(crate) fn loftq(
-    weight: Tensor<2>,
+    weight: &Tensor<2>,
     config: &QuantConfig,
     iterations: usize,
     path: &str,
@@ -53,18 +53,38 @@ pub(crate) fn loftq(
     scaling: f64,
     rng: &mut Xoshiro256PlusPlus,
 ) -> Result<(PackedWeight, [Tensor<2>; 2]), AdapterError> {
+    let packed = loftq_base(weight, config, iterations, path, rank, rng)?;
+    let error = loftq_error(weight, &packed, path, rank, rng)?;
     let device = weight.device();
-    let mut rest = weight.clone();
-    let mut round = 1;
-    loop {
-        let packed = PackedWeight::quantize(rest, config)?;
-        let error = weight.clone() - packed.dequantize(FloatDType::F32);
-        let svd = svd_accurate(to_mat(error, path)?.as_ref(), rank, rng, path)?;
-        let [a, b] = halves(&svd, scaling).map(|matrix| to_tensor(matrix.as_ref(), &device));
-        if round == iterations {
-            return Ok((packed, [a, b]));
-        }
-        rest = weight.clone() - Gemm::new().alpha(scaling as f32).run(b, a);
-        round += 1;
+    Ok((packed, halves(&error, scaling).map(|matrix| to_tensor(matrix.as_ref(), &device))))
+}
+
+/// The packed weight alone: all that is needed where A and B come from a file.
+pub(crate) fn loftq_base(
+    weight: &Tensor<2>,
+    config: &QuantConfig,
+    iterations: usize,
+    path: &str,
+    rank: usize,
+    rng: &mut Xoshiro256PlusPlus,
+) -> Result<PackedWeight, AdapterError> {
+    let mut packed = PackedWeight::quantize(weight.clone(), config)?;
+    for _ in 1..iterations {
+        let error = loftq_error(weight, &packed, path, rank, rng)?;
+        let [a, b] = halves(&error, 1.0).map(|matrix| to_tensor(matrix.as_ref(), &weight.device()));
+        packed = PackedWeight::quantize(weight.clone() - Gemm::new().run(b, a), config)?;
     }
+    Ok(packed)
+}
+
+/// The largest singular values of what quantization left.
+fn loftq_error(
+    weight: &Tensor<2>,
+    packed: &PackedWeight,
+    path: &str,
+    rank: usize,
+    rng: &mut Xoshiro256PlusPlus,
+) -> Result<Svd, AdapterError> {
+    let error = weight.clone() - packed.dequantize(FloatDType::F32);
+    svd_accurate(to_mat(error, path)?.as_ref(), rank, rng, path)
 }

@@ -6,6 +6,7 @@ use crate::{
     config::{Bias, LoraConfig},
     error::AdapterError,
     init::linalg::to_mat,
+    layer::{LayerKind, Part, are_tied},
     lora::LoraAdapter,
     model::Layers,
 };
@@ -33,6 +34,7 @@ pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(
         alpha: scaling * rank as f64,
         rslora: false,
         init: crate::init::Init::Kaiming,
+        bias: Bias::None,
         ..config
     };
     plain.rank_pattern.clear();
@@ -68,15 +70,32 @@ fn refuse(layers: &Layers<'_>, name: &str, config: &LoraConfig) -> Result<(), Ad
     if config.dora {
         return refused("neither llama.cpp nor vLLM knows DoRA: merge it instead".into());
     }
-    if config.bias != Bias::None {
-        return refused("neither llama.cpp nor vLLM loads trained biases: merge it instead".into());
-    }
+    let embedding = layers.iter().find(|(_, layer)| layer.kind() == LayerKind::Embedding);
     for (path, layer) in layers {
+        let trained = super::trained_bias(path, *layer, name, config).is_some();
+        if trained || layer.adapters().brought(name).any(|part| part == Part::Bias) {
+            return refused(format!(
+                "it trains the bias of `{path}`, which neither llama.cpp nor vLLM loads: merge it instead"
+            ));
+        }
+        if layer.adapters().brought(name).next().is_some() {
+            return refused(format!(
+                "it has a weight of its own in place of the base's `{path}`, which neither llama.cpp nor \
+                 vLLM loads: merge it instead"
+            ));
+        }
+        let tied = embedding.is_some_and(|(_, embedding)| are_tied(*layer, *embedding));
+        if tied && layer.kind() == LayerKind::Linear && layer.adapters().lora(name).is_some() {
+            return refused(format!(
+                "`{path}` is the embedding, too, and has no tensor of its own that llama.cpp or vLLM \
+                 could add an update to: merge it instead"
+            ));
+        }
         if layer.adapters().saved(name).is_some() {
             let reason = "vLLM and llama.cpp load low-rank updates only: merge it instead";
             return refused(format!("it trains `{path}` whole: {reason}"));
         }
-        if layer.adapters().lora(name).is_some() && layer.kind() != crate::LayerKind::Linear {
+        if layer.adapters().lora(name).is_some() && layer.kind() != LayerKind::Linear {
             return refused(format!("`{path}` is an embedding, which they do not load"));
         }
     }

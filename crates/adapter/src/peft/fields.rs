@@ -4,10 +4,14 @@ use crate::{
     config::{Bias, LoraConfig, Targets},
     init::Init,
 };
+use burn_lora_io::escaped;
 use burn_lora_quant::QuantConfig;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
+use std::{collections::BTreeMap, fmt};
 
 /// The version of PEFT whose files these are.
 const PEFT_VERSION: &str = "0.21.2";
@@ -60,8 +64,6 @@ pub(super) struct Fields {
     use_qalora: bool,
     use_rslora: bool,
     velora_config: Option<Value>,
-    #[serde(flatten, skip_serializing)]
-    unknown: BTreeMap<String, Value>,
 }
 
 /// A number that was perhaps written as an integer.
@@ -205,7 +207,6 @@ impl From<&LoraConfig> for Fields {
             use_qalora: false,
             use_rslora: config.rslora,
             velora_config: None,
-            unknown: BTreeMap::new(),
         }
     }
 }
@@ -216,43 +217,191 @@ impl Fields {
         Self { inference_mode: true, seed: None, ..Self::from(config) }
     }
 
+    /// Settings of which PEFT's reader takes those that it knows.
+    ///
+    /// `null` is what a setting is by default, as in PEFT's code. An unknown setting that is off says
+    /// nothing; one that is on is reported.
+    fn read(mut settings: Map<String, Value>) -> Result<Self, String> {
+        if let Some(kind) = settings.get("peft_type").filter(|kind| **kind != "LORA") {
+            return Err(format!("peft_type is {}: only LORA is supported", shown(kind)));
+        }
+        if settings.get("init_lora_weights").is_some_and(Value::is_null) {
+            settings.insert("init_lora_weights".into(), false.into());
+        }
+        settings.retain(|name, value| !value.is_null() || matches!(&**name, "r" | "lora_alpha"));
+        let known = serde_json::to_value(Self::default()).map_err(|error| error.to_string())?;
+        // The second is of a running program, and PEFT passes over it.
+        let known =
+            |name: &str| known.get(name).is_some() || matches!(name, "seed" | "runtime_config");
+        let unknown = settings.iter().filter(|(name, value)| !known(name) && is_on(value));
+        let unknown: Vec<_> = unknown
+            .map(|(name, value)| format!("`{}` = {}", escaped(name), shown(value)))
+            .collect();
+        if !unknown.is_empty() {
+            burn_lora_io::warn!(
+                "settings of an adapter that PEFT {PEFT_VERSION} does not know are passed over, and \
+                 what they do is not done: {}",
+                unknown.join(", ")
+            );
+        }
+        settings.retain(|name, _| known(name));
+        let settings = Value::Object(settings);
+        Self::deserialize(&settings).map_err(|error| {
+            // Which one it was serde does not say.
+            let fields = settings.as_object().into_iter().flatten();
+            let alone = |(name, value): (&String, &Value)| {
+                let alone = Value::from_iter([(name.clone(), value.clone())]);
+                let error = Self::deserialize(&alone).err()?;
+                Some(format!("`{name}` is {}: {error}", shown(value)))
+            };
+            fields.into_iter().find_map(alone).unwrap_or_else(|| error.to_string())
+        })
+    }
+
     /// What is asked for and not built here.
     fn unsupported(&self) -> Option<&'static str> {
+        let on = |value: &Option<Value>| value.as_ref().is_some_and(is_on);
         let asked = [
-            ("alora_invocation_tokens", self.alora_invocation_tokens.is_some()),
-            ("arrow_config", self.arrow_config.is_some()),
-            ("ensure_weight_tying", self.ensure_weight_tying),
-            ("kasa_config", self.kasa_config.is_some()),
-            ("layer_replication", self.layer_replication.is_some()),
+            ("alora_invocation_tokens", on(&self.alora_invocation_tokens)),
+            ("arrow_config", on(&self.arrow_config)),
+            ("ensure_weight_tying", self.ensure_weight_tying && self.names_embeddings()),
+            ("kasa_config", on(&self.kasa_config)),
+            ("layer_replication", on(&self.layer_replication)),
             ("lora_bias", self.lora_bias),
-            ("monteclora_config", self.monteclora_config.is_some()),
-            ("target_parameters", self.target_parameters.as_ref().is_some_and(|p| !is_empty(p))),
-            ("trainable_token_indices", self.trainable_token_indices.is_some()),
-            ("use_bdlora", self.use_bdlora.is_some()),
+            ("monteclora_config", on(&self.monteclora_config)),
+            ("target_parameters", on(&self.target_parameters)),
+            ("trainable_token_indices", on(&self.trainable_token_indices)),
+            ("use_bdlora", on(&self.use_bdlora)),
             ("use_qalora", self.use_qalora),
-            ("velora_config", self.velora_config.is_some()),
+            ("velora_config", on(&self.velora_config)),
         ];
         asked.into_iter().find_map(|(field, asked)| asked.then_some(field))
     }
+
+    /// Whether an embedding or a head is meant by name: without one there is nothing to tie.
+    fn names_embeddings(&self) -> bool {
+        let saved = self.modules_to_save.iter().flatten();
+        let targets = self.target_modules.iter().flat_map(|names| match names {
+            OneOrMany::One(name) => std::slice::from_ref(name),
+            OneOrMany::Many(names) => names,
+        });
+        saved.chain(targets).any(|name| name.contains("embed") || name.contains("head"))
+    }
+
+    /// Reports what is asked for and means nothing here.
+    fn report_ignored(&self) {
+        if self.fan_in_fan_out {
+            burn_lora_io::warn!(
+                "fan_in_fan_out is true, which is for layers of another kind: taken as false, as PEFT \
+                 does for linear layers"
+            );
+        }
+        if self.megatron_config.as_ref().is_some_and(is_on) {
+            burn_lora_io::warn!("megatron_config is passed over: each layer is on one device");
+        }
+    }
 }
 
-fn is_empty(value: &Value) -> bool {
-    matches!(value, Value::Array(items) if items.is_empty())
+/// Whether a setting does something: `null`, `false`, 0 and what is empty do not.
+fn is_on(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(on) => *on,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
+/// A value for a message.
+fn shown(value: &Value) -> String {
+    const LENGTH: usize = 60;
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let cut = text.char_indices().nth(LENGTH).map_or(text.len(), |(at, _)| at);
+    let more = if cut < text.len() { ".." } else { "" };
+    format!("`{}{more}`", escaped(&text[..cut]))
+}
+
+/// The settings of a file, each once.
+pub(super) struct Settings(Map<String, Value>);
+
+/// A value; of numbers also those that JSON has not.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Any {
+    Integer(i64),
+    Natural(u64),
+    Number(f64),
+    Value(Value),
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Settings;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("the settings of an adapter")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Settings, A::Error> {
+                let mut settings = Map::new();
+                while let Some(name) = fields.next_key::<String>()? {
+                    let shown = escaped(&name);
+                    let value = fields.next_value::<Any>();
+                    let value =
+                        value.map_err(|error| Error::custom(format!("`{shown}`: {error}")))?;
+                    let value = match value {
+                        Any::Integer(number) => number.into(),
+                        Any::Natural(number) => number.into(),
+                        Any::Value(value) => value,
+                        Any::Number(number) if number.is_finite() => number.into(),
+                        Any::Number(number) => {
+                            return Err(Error::custom(format!("`{shown}` is {number}")));
+                        }
+                    };
+                    if settings.contains_key(&name) {
+                        return Err(Error::custom(format!("`{shown}` is there twice")));
+                    }
+                    settings.insert(name, value);
+                }
+                Ok(Settings(settings))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+impl Settings {
+    /// The settings of an adapter that is there. How it started is history where it left the base
+    /// alone.
+    pub(super) fn of_a_file(mut self) -> Result<LoraConfig, String> {
+        if let Some(init) = self.0.get_mut("init_lora_weights")
+            && *init == "mica"
+        {
+            burn_lora_io::warn!(
+                "init_lora_weights is `mica`, which trains A alone: the adapter computes the same here, \
+                 but training that goes on with it trains B, too"
+            );
+            *init = true.into();
+        }
+        Fields::read(self.0)?.try_into()
+    }
 }
 
 impl TryFrom<Fields> for LoraConfig {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<Self, String> {
-        if fields.peft_type != "LORA" {
-            return Err(format!("peft_type is `{}`: only LORA is supported", fields.peft_type));
-        }
         if let Some(field) = fields.unsupported() {
-            return Err(format!("`{field}` is set, which this library does not support"));
+            return Err(format!(
+                "`{field}` is set, which this library does not support: merge the adapter in Python \
+                 (`merge_and_unload`), and load the merged model"
+            ));
         }
-        for name in fields.unknown.keys() {
-            burn_lora_io::warn!("LoraConfig: unknown field `{name}` is ignored");
-        }
+        fields.report_ignored();
         let targets = |names: Option<OneOrMany<String>>| {
             names.map(|names| match names {
                 OneOrMany::One(name) if name.eq_ignore_ascii_case("all-linear") => {
@@ -281,17 +430,26 @@ impl TryFrom<Fields> for LoraConfig {
             _ => {}
         }
         let alphas = fields.alpha_pattern.into_iter();
+        let layers = fields.layers_to_transform.map(OneOrMany::many);
+        // No layers are all layers, wherever the pattern finds them.
+        let all_layers = layers.as_ref().is_some_and(Vec::is_empty);
+        let layers_pattern = fields.layers_pattern.map(OneOrMany::many).unwrap_or_default();
         Ok(Self {
             rank: fields.r,
             alpha: fields.lora_alpha.0,
             targets: targets(fields.target_modules),
-            exclude: targets(fields.exclude_modules).filter(|e| *e != Targets::Names(vec![])),
+            exclude: targets(fields.exclude_modules).filter(|exclude| {
+                *exclude != Targets::Names(vec![]) && *exclude != Targets::Regex(String::new())
+            }),
             dropout: fields.lora_dropout,
             rslora: fields.use_rslora,
             dora: fields.use_dora,
             bias: fields.bias,
-            layers: fields.layers_to_transform.map(OneOrMany::many).filter(|l| !l.is_empty()),
-            layers_pattern: fields.layers_pattern.map(OneOrMany::many).unwrap_or_default(),
+            layers: layers.filter(|layers| !layers.is_empty()),
+            layers_pattern: layers_pattern
+                .into_iter()
+                .filter(|pattern| !pattern.is_empty() && !all_layers)
+                .collect(),
             rank_pattern: fields.rank_pattern,
             alpha_pattern: alphas.map(|(key, alpha)| (key, alpha.0)).collect(),
             modules_to_save: fields.modules_to_save.unwrap_or_default(),
@@ -311,7 +469,7 @@ impl Serialize for LoraConfig {
 
 impl<'de> Deserialize<'de> for LoraConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = Fields::deserialize(deserializer)?;
-        fields.try_into().map_err(serde::de::Error::custom)
+        let Settings(settings) = Settings::deserialize(deserializer)?;
+        Fields::read(settings).and_then(Self::try_from).map_err(Error::custom)
     }
 }

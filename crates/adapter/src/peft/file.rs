@@ -1,7 +1,8 @@
 //! The two files of an adapter, read and written whole.
 
-use super::fields::Fields;
-use crate::{config::LoraConfig, error::AdapterError};
+use super::fields::{Fields, Settings};
+use crate::{config::LoraConfig, error::AdapterError, init::Init};
+use burn_lora_io::escaped;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
@@ -22,6 +23,12 @@ pub(super) struct HostTensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
 }
+
+/// What an old PEFT wrote in its place: a program for Python's pickle, which is not run.
+const PICKLED: &str = "adapter_model.bin";
+
+/// What a file says, in its metadata, of decompositions that only their program can repeat.
+const OWN_SVD: [&str; 2] = ["svd", "burn-lora"];
 
 /// Tensors by name.
 pub(super) type HostTensors = BTreeMap<String, HostTensor>;
@@ -54,7 +61,10 @@ pub(super) fn write(
         TensorView::new(Dtype::F32, shape.to_vec(), bytes).map(|view| (name, view))
     });
     let views = views.collect::<Result<Vec<_>, _>>();
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    if matches!(config.init, Init::PissaNiter(_)) {
+        metadata.insert(OWN_SVD[0].into(), OWN_SVD[1].into());
+    }
     let file = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
     let bytes = file.map_err(|error| format(&path, error.to_string()))?;
     burn_lora_io::replace(&path, &bytes).map_err(io(&path))?;
@@ -65,27 +75,87 @@ pub(super) fn write(
     burn_lora_io::replace(&path, &json).map_err(io(&path))
 }
 
+/// What the two files hold.
+pub(super) struct Files {
+    pub config: LoraConfig,
+    pub tensors: HostTensors,
+    /// Whether random decompositions of the base are those that are made here.
+    pub own_svd: bool,
+}
+
 /// Reads both files.
-pub(super) fn read(folder: &Path) -> Result<(LoraConfig, HostTensors), AdapterError> {
+pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
     let path = folder.join(CONFIG);
-    let json = burn_lora_io::read(&path).map_err(io(&path))?;
-    let config = serde_json::from_slice(&json);
-    let config = config.map_err(|error| format(&path, error.to_string()))?;
+    let json = burn_lora_io::read(&path).map_err(|error| match folders_in(folder).as_slice() {
+        [] if folder.join("config.json").is_file() => format(
+            folder,
+            format!("it has no {CONFIG}: it is the folder of a model, not of an adapter"),
+        ),
+        [] => io(&path)(error),
+        folders => {
+            let folders = folders.join(", ");
+            format(folder, format!("it has no {CONFIG}; there are adapters in it: {folders}"))
+        }
+    })?;
+    let config = serde_json::from_slice::<Settings>(&json);
+    let config = config.map_err(|error| format(&path, wrong_json(&json, &error)))?;
+    let config = config.of_a_file().map_err(|reason| format(&path, reason))?;
 
     let path = folder.join(TENSORS);
+    if !path.exists() && folder.join(PICKLED).exists() {
+        let reason = format!(
+            "it has {PICKLED}, PyTorch's old format, which is not read, since reading it can run any \
+             code. Convert it in Python: `PeftModel.from_pretrained(base, \
+             \"{0}\").save_pretrained(\"{0}\", safe_serialization=True)`",
+            folder.display()
+        );
+        return Err(format(folder, reason));
+    }
     let bytes = burn_lora_io::read(&path).map_err(io(&path))?;
-    let file = SafeTensors::deserialize(&bytes);
-    let file = file.map_err(|error| {
-        format(&path, format!("no safetensors file, or one that was cut off: {error}"))
-    })?;
+    let wrong =
+        |error| format(&path, format!("no safetensors file, or one that was cut off: {error}"));
+    let file = SafeTensors::deserialize(&bytes).map_err(wrong)?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(wrong)?;
+    let metadata = metadata.metadata().as_ref();
+    let own_svd =
+        metadata.and_then(|entries| entries.get(OWN_SVD[0])).is_some_and(|by| by == OWN_SVD[1]);
     let tensors = file.iter().map(|(name, view)| {
+        let shown = escaped(name);
         let values = values(&view).ok_or_else(|| {
             let dtype = view.dtype();
-            format(&path, format!("`{name}` is {dtype}, expected F32, F16 or BF16"))
+            format(&path, format!("`{shown}` is {dtype}, expected F32, F16 or BF16"))
         })?;
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            let reason = format!("`{shown}` has the value {value}: its training went wrong");
+            return Err(format(&path, reason));
+        }
         Ok((name.to_owned(), HostTensor { shape: view.shape().to_vec(), values }))
     });
-    Ok((config, tensors.collect::<Result<_, AdapterError>>()?))
+    let tensors = tensors.collect::<Result<_, AdapterError>>()?;
+    Ok(Files { config, tensors, own_svd })
+}
+
+/// The names of the folders in a folder that hold adapters: those of a trainer's checkpoints, of
+/// several adapters of PEFT's.
+fn folders_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let adapters = entries.filter(|entry| entry.path().join(CONFIG).is_file());
+    let mut names: Vec<_> =
+        adapters.map(|entry| escaped(&entry.file_name().to_string_lossy()).to_string()).collect();
+    names.sort();
+    names.truncate(8);
+    names
+}
+
+/// What is wrong with settings, and a word for what Python writes and JSON has not.
+fn wrong_json(json: &[u8], error: &serde_json::Error) -> String {
+    let line = json.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1));
+    let line = String::from_utf8_lossy(line.unwrap_or_default());
+    let python = ["NaN", "Infinity"].into_iter().find(|word| line.contains(word));
+    match python.filter(|_| error.is_syntax() || error.is_data()) {
+        Some(word) => format!("{error} ({word} is no number that a setting can have)"),
+        None => error.to_string(),
+    }
 }
 
 /// The values in float32.

@@ -3,6 +3,9 @@
 #[path = "../../../../tests/common/mod.rs"]
 mod shared;
 pub use shared::*;
+#[path = "../../../../tests/common/panics.rs"]
+mod panics;
+pub use panics::panics;
 
 use burn::{
     module::Module,

@@ -134,6 +134,26 @@ fn saved_modules_and_embeddings() {
     assert!(max_difference(base, expected) > 1e-2);
 }
 
+/// A copy of an adapter, with changes.
+pub fn changed(
+    adapter: &Path,
+    settings: impl FnOnce(&mut Value),
+    change: impl FnOnce(&mut Host),
+) -> tempfile::TempDir {
+    let mut config = json(&adapter.join("adapter_config.json"));
+    settings(&mut config);
+    let mut file = tensors(&adapter.join("adapter_model.safetensors"));
+    change(&mut file);
+    let out = folder();
+    fs::write(out.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let views = file.iter().map(|(name, (shape, values))| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values)).unwrap())
+    });
+    let bytes = safetensors::serialize(views, None::<HashMap<_, _>>).unwrap();
+    fs::write(out.path().join("adapter_model.safetensors"), bytes).unwrap();
+    out
+}
+
 /// PEFT adds the base's own weight where an embedding or the head is adapted.
 #[test]
 fn files_with_base_weights_load() {
@@ -143,18 +163,18 @@ fn files_with_base_weights_load() {
     model.add_adapter("default", &lora).unwrap();
     let out = folder();
     model.save_adapter("default", &out).unwrap();
-    let path = out.path().join("adapter_model.safetensors");
-    let mut file = tensors(&path);
     let base = tensors(&golden("gqa").join("model.safetensors"));
-    for layer in ["lm_head", "model.embed_tokens"] {
-        let (shape, values) = base[&format!("{layer}.weight")].clone();
-        let values = values.into_iter().map(|value| value + 0.125).collect();
-        file.insert(format!("base_model.model.{layer}.base_layer.weight"), (shape, values));
-    }
-    let views = file.iter().map(|(name, (shape, values))| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values)).unwrap())
-    });
-    fs::write(&path, safetensors::serialize(views, None::<HashMap<_, _>>).unwrap()).unwrap();
+    let out = changed(
+        out.path(),
+        |_| {},
+        |file| {
+            for layer in ["lm_head", "model.embed_tokens"] {
+                let (shape, values) = base[&format!("{layer}.weight")].clone();
+                let values = values.into_iter().map(|value| value + 0.125).collect();
+                file.insert(format!("base_model.model.{layer}.base_layer.weight"), (shape, values));
+            }
+        },
+    );
     let mut again = Tiny::load("gqa", &device);
     again.load_adapter("default", &out).unwrap();
     for path in ["lm_head", "model.embed_tokens"] {
@@ -309,21 +329,11 @@ fn export_refuses_with_a_reason() {
     assert!(refused(lora().dora(true)).contains("DoRA"));
     assert!(refused(lora().modules_to_save(["lm_head"])).contains("lm_head"));
     assert!(refused(lora().targets(["embed_tokens"])).contains("embedding"));
-    assert!(refused(lora().bias(Bias::All)).contains("biases"));
 }
 
 /// The golden file with some tensors changed, loaded.
 fn damaged(change: impl FnOnce(&mut Host)) -> AdapterError {
-    let golden = golden("gqa").join("lora_qv");
-    let mut file = tensors(&golden.join("adapter_model.safetensors"));
-    change(&mut file);
-    let out = folder();
-    fs::copy(golden.join("adapter_config.json"), out.path().join("adapter_config.json")).unwrap();
-    let views = file.iter().map(|(name, (shape, values))| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values)).unwrap())
-    });
-    let bytes = safetensors::serialize(views, None::<HashMap<_, _>>).unwrap();
-    fs::write(out.path().join("adapter_model.safetensors"), bytes).unwrap();
+    let out = changed(&golden("gqa").join("lora_qv"), |_| {}, change);
     let mut model = Tiny::load("gqa", &device());
     let error = model.load_adapter("default", &out).unwrap_err();
     assert!(model.adapter_names().is_empty(), "nothing changes before all is checked");

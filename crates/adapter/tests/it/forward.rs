@@ -7,7 +7,8 @@ use burn::{
     tensor::{Device, Distribution, FloatDType, Int, Tensor, activation::gelu},
 };
 use burn_lora_adapter::{
-    Adaptable, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig, Selection, adaptable,
+    Adaptable, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig, Selection,
+    adaptable,
 };
 use burn_lora_quant::{Gemm, QuantConfig};
 
@@ -513,4 +514,24 @@ fn biases_are_trained_with_their_adapter() {
     assert_eq!(one.summary().trainable, 2 * 16 + 8);
     one.select(Selection::adapters(["plain"])).unwrap();
     assert_eq!(one.summary().trainable, 2 * 16);
+}
+
+/// A CPU names the token; a GPU, which would have to wait for it, gives no number for it.
+#[test]
+fn a_token_that_is_not_in_the_vocabulary() {
+    let device = device();
+    let table = Tensor::<2>::from_data([[1.0f32, 2.0], [3.0, 4.0], [5.0, 6.0]], &device);
+    let embedding = AdaptedEmbedding::new(table);
+    for unknown in [3, -1, i32::MAX, i32::MIN] {
+        let tokens = || Tensor::<2, Int>::from_ints([[1, unknown], [2, 0]], &device);
+        let run =
+            || -> Vec<f32> { embedding.forward(tokens()).into_data().try_into_vec().unwrap() };
+        if std::env::var_os("BURN_LORA_GPU").is_none() {
+            panics(&format!("token {unknown} is not in a vocabulary of 3"), run);
+            continue;
+        }
+        let found = run();
+        assert!(found[2].is_nan() && found[3].is_nan(), "{found:?}");
+        assert_eq!((&found[..2], &found[4..]), (&[3.0, 4.0][..], &[5.0, 6.0, 1.0, 2.0][..]));
+    }
 }

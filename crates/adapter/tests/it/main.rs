@@ -6,6 +6,7 @@ mod common;
 mod files;
 mod forward;
 mod init;
+mod interop;
 mod merge;
 mod peft;
 mod targets;

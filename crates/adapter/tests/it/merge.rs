@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{Adaptable, Init, LoraConfig, PackedMerge, Selection};
+use burn_lora_adapter::{Adaptable, Base, DenseLinear, Init, LoraConfig, PackedMerge, Selection};
 use burn_lora_quant::QuantConfig;
 
 fn adapted(dora: bool) -> Tiny {
@@ -146,4 +146,44 @@ fn broken_adapters_do_not_merge() {
     );
     model.select(Selection::base()).unwrap();
     assert!(model.merge(PackedMerge::Requantize).unwrap_err().to_string().contains("no adapter"));
+}
+
+/// The sum of what is stored, in float32 or more, rounded to the nearest of what is stored then.
+#[test]
+fn merged_weights_are_rounded_once() {
+    use half::{bf16, f16};
+    let path = "model.layers.1.mlp.down_proj";
+    for dtype in [FloatDType::BF16, FloatDType::F16, FloatDType::F32] {
+        let mut model = adapted(false);
+        for (_, layer) in model.layers_mut() {
+            let weight = layer.weight().cast(dtype);
+            if let Some(linear) = layer.as_linear_mut() {
+                linear.base = Base::Dense(DenseLinear::new(weight, None));
+            }
+        }
+        let stored = vec(layer(&model, path).weight());
+        let lora = layer(&model, path).adapters().lora("a").unwrap();
+        let [a, b] = [vec(lora.lora_a.val()), vec(lora.lora_b.val())];
+        let (rank, width) = (lora.rank(), layer(&model, path).shape()[1]);
+        let scaling = lora.scaling();
+        let exact = stored.iter().enumerate().map(|(at, weight)| {
+            let (row, column) = (at / width, at % width);
+            let sum: f64 = (0..rank)
+                .map(|i| f64::from(b[row * rank + i]) * f64::from(a[i * width + column]))
+                .sum();
+            f64::from(*weight) + scaling * sum
+        });
+        let nearest: Vec<f32> = exact
+            .map(|value| match dtype {
+                FloatDType::BF16 => bf16::from_f64(value).to_f32(),
+                FloatDType::F16 => f16::from_f64(value).to_f32(),
+                _ => value as f32,
+            })
+            .collect();
+        model.merge_and_unload(PackedMerge::Dense(dtype)).unwrap();
+        let merged = vec(layer(&model, path).weight());
+        let others = merged.iter().zip(&nearest).filter(|(a, b)| a != b).count();
+        // A sum in float32 may fall on the other side of a tie.
+        assert!(others * 1000 <= nearest.len(), "{dtype:?}: {others} of {}", nearest.len());
+    }
 }

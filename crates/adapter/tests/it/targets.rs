@@ -188,18 +188,164 @@ fn files_hold_every_setting() {
     }
 }
 
-/// What is unusual is said, and works.
+/// What is unusual is said once, and works.
 #[test]
 fn unusual_settings_are_warned_of() {
     let said = |lora: LoraConfig| {
-        let (valid, warnings) = collect(|| lora.targets(["q_proj"]).validate());
-        valid.unwrap();
-        warnings.join("; ")
+        let mut model = Tiny::load("gqa", &device());
+        let (added, warnings) = collect(|| model.add_adapter("x", &lora.targets(["q_proj"])));
+        added.unwrap();
+        warnings
     };
-    assert_eq!(said(LoraConfig::new(64, 128).dropout(0.3)), "");
-    assert!(said(LoraConfig::new(300, 300)).contains("r is 300"));
-    assert!(said(LoraConfig::new(4, 17)).contains("lora_alpha is 17, over 4 times the rank 4"));
-    assert!(said(LoraConfig::new(4, 8).dropout(0.4)).contains("lora_dropout is 0.4"));
-    let unknown = || serde_json::from_str::<LoraConfig>(r#"{"enable_lora": true}"#).unwrap();
-    assert!(collect(unknown).1.join("").contains("enable_lora"));
+    assert!(said(LoraConfig::new(64, 128).dropout(0.3)).is_empty());
+    let warnings = said(LoraConfig::new(300, 300));
+    assert!(warnings[0].contains("r is 300"), "{warnings:?}");
+    let beyond =
+        "300 at `model.layers.0.self_attn.q_proj`, which is [64, 64], and at 2 more layers";
+    assert!(warnings[1].contains(beyond), "{warnings:?}");
+    assert_eq!(said(LoraConfig::new(4, 17)), ["lora_alpha is 17, over 4 times the rank 4"]);
+    assert_eq!(
+        said(LoraConfig::new(4, 8).alpha_pattern([("q_proj", 18)]).rank_pattern([("q_proj", 4)])),
+        ["alpha_pattern is 18, over 4 times the rank 4"]
+    );
+    assert_eq!(
+        said(LoraConfig::new(4, 8).dropout(0.4)),
+        ["lora_dropout is 0.4: more than 0.3 is unusual"]
+    );
+    let warnings = said(LoraConfig::new(4, 8).exclude(["layers.0.self_attn.q_proj", "q_prj"]));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("exclude_modules: `q_prj` matches no layer"), "{warnings:?}");
+    assert!(warnings[0].contains("nearest: q_proj"), "{warnings:?}");
+    let lora = LoraConfig::new(4, 8).exclude_regex(".*nope.*");
+    assert!(said(lora)[0].contains("exclude_modules"));
+    // What `modules_to_save` takes first is there nevertheless.
+    let lora = LoraConfig::new(4, 8).modules_to_save(["lm_head"]).exclude(["lm_head"]);
+    assert!(said(lora).is_empty());
+}
+
+/// A pattern of others may try every way to match.
+#[test]
+fn patterns_without_end_are_errors() {
+    let endless = r"(([a-z._0-9]+)+)+\1#";
+    for lora in [
+        LoraConfig::new(4, 8).targets_regex(endless),
+        LoraConfig::new(4, 8).targets(["q_proj"]).exclude_regex(endless),
+        LoraConfig::new(4, 8).targets(["q_proj"]).rank_pattern([(endless, 2)]),
+        LoraConfig::new(4, 8).targets(["q_proj"]).alpha_pattern([(endless, 2)]),
+        LoraConfig::new(4, 8).targets(["q_proj"]).modules_to_save([endless]),
+        LoraConfig::new(4, 8).targets(["q_proj"]).layers([0]).layers_pattern([endless]),
+    ] {
+        let mut model = Tiny::load("gqa", &device());
+        let error = model.add_adapter("x", &lora).unwrap_err().to_string();
+        assert!(error.contains("make it simpler") && error.contains(endless), "{error}");
+    }
+}
+
+#[test]
+fn numbers_that_no_adapter_can_have_are_named() {
+    let lora = || LoraConfig::new(4, 8).targets(["q_proj"]);
+    let error = |lora: LoraConfig| {
+        let mut model = Tiny::load("gqa", &device());
+        model.add_adapter("x", &lora).unwrap_err().to_string()
+    };
+    let alpha = |alpha: f64| LoraConfig::new(4, alpha).targets(["q_proj"]);
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -1.0, 1e308, 1e-320] {
+        assert!(error(alpha(value)).contains("lora_alpha is"), "{value}");
+        let pattern = lora().alpha_pattern([("q_proj", value)]);
+        assert!(error(pattern).contains("alpha_pattern is"), "{value}");
+    }
+    assert!(error(lora().dropout(f64::NAN)).contains("lora_dropout is NaN"));
+    for rank in [1 << 21, 1_000_000_000, 1 << 62, usize::MAX] {
+        assert!(error(LoraConfig::new(rank, 8).targets(["q_proj"])).contains("r is"), "{rank}");
+        assert!(error(lora().rank_pattern([("q_proj", rank)])).contains("rank_pattern is"));
+    }
+    // It could be, in a model of other sizes.
+    let large = error(LoraConfig::new(100_000, 8).targets(["q_proj"]));
+    assert!(large.contains("rank 100000 of a weight [64, 64]"), "{large}");
+    for init in [Init::PissaNiter(100_000_000), Init::PissaNiter(101)] {
+        assert!(error(lora().init(init)).contains("at most 100 rounds"));
+    }
+    let config = burn_lora_quant::QuantConfig::nf4();
+    let endless = Init::Loftq { iterations: 1_000_000_000, config };
+    assert!(error(lora().init(endless)).contains("loftq with 1000000000 rounds"));
+}
+
+/// As PEFT's files have them, old and new, and as run files do.
+#[test]
+fn settings_are_read_as_peft_reads_them() {
+    let read = |json: &str| {
+        let (config, warnings) = collect(|| serde_json::from_str::<LoraConfig>(json));
+        (config.map_err(|error| error.to_string()), warnings)
+    };
+    // `null` is the default, and what is off is not worth a word.
+    let off = r#"{"r": 4, "lora_alpha": 12, "target_modules": ["q_proj"], "alpha_pattern": null,
+        "rank_pattern": null, "bias": null, "lora_dropout": null, "use_dora": null,
+        "modules_to_save": null, "fan_in_fan_out": false, "exclude_modules": [], "layers_pattern": "",
+        "layers_to_transform": [], "loftq_config": null, "eva_config": null, "megatron_config": null,
+        "target_parameters": [], "trainable_token_indices": [], "layer_replication": [],
+        "alora_invocation_tokens": [], "use_bdlora": null, "runtime_config": {"x": 1},
+        "enable_lora": null, "merge_weights": false, "future": {}, "future_name": "", "future_n": 0,
+        "auto_mapping": {"base_model_class": "X"}, "revision": "main", "corda_config": {"a": 1},
+        "inference_mode": true, "ensure_weight_tying": true}"#;
+    let expected = LoraConfig::new(4, 12).targets(["q_proj"]);
+    assert_eq!(read(off), (Ok(expected.clone()), vec![]));
+    let json = |field: &str| {
+        format!(r#"{{"r": 4, "lora_alpha": 12, "target_modules": ["q_proj"], {field}}}"#)
+    };
+    for (field, lora) in [
+        (r#""init_lora_weights": null"#, expected.clone().init(Init::Random)),
+        (r#""layers_to_transform": 1"#, expected.clone().layers([1])),
+        (r#""layers_to_transform": [1], "layers_pattern": "h""#, {
+            expected.clone().layers([1]).layers_pattern(["h"])
+        }),
+        (r#""layers_to_transform": [], "layers_pattern": ["h"]"#, expected.clone()),
+        (r#""exclude_modules": ".*0.*""#, expected.clone().exclude_regex(".*0.*")),
+        (r#""eva_config": {"rho": 3.0, "new": 1}, "init_lora_weights": "eva""#, {
+            expected.clone().init(Init::Eva { rho: 3.0 })
+        }),
+    ] {
+        assert_eq!(read(&json(field)), (Ok(lora), vec![]), "{field}");
+    }
+    for (field, part) in [
+        (
+            r#""use_future_scaling": true, "power": 0.5"#,
+            "`power` = `0.5`, `use_future_scaling` = `true`",
+        ),
+        (r#""new\u0007": ["a\u001b"]"#, "`new\\u{7}`"),
+        (r#""fan_in_fan_out": true"#, "fan_in_fan_out"),
+        (r#""megatron_config": {"x": 1}"#, "megatron_config"),
+    ] {
+        let (config, warnings) = read(&json(field));
+        assert_eq!((config, warnings.len()), (Ok(expected.clone()), 1), "{field}: {warnings:?}");
+        assert!(warnings[0].contains(part) && !warnings[0].contains('\u{7}'), "{warnings:?}");
+    }
+    for (field, part) in [
+        (r#""r": 4"#, "`r` is there twice"),
+        (r#""use_rslora": 3"#, "`use_rslora` is `3`"),
+        (r#""bias": "maybe""#, "`bias` is `maybe`"),
+        (r#""rank_pattern": {"q": -1}"#, "`rank_pattern`"),
+        (r#""layers_to_transform": [-1]"#, "`layers_to_transform`"),
+        (r#""lora_dropout": NaN"#, "`lora_dropout`"),
+        (r#""lora_dropout": 1e400"#, "`lora_dropout`"),
+        (r#""target_parameters": ["experts"]"#, "target_parameters"),
+        (r#""trainable_token_indices": {"embed_tokens": [1]}"#, "trainable_token_indices"),
+        (r#""layer_replication": [[0, 2]]"#, "layer_replication"),
+        (r#""alora_invocation_tokens": [1]"#, "alora_invocation_tokens"),
+        (r#""lora_bias": true"#, "merge the adapter in Python"),
+        (r#""use_qalora": true"#, "use_qalora"),
+        (r#""ensure_weight_tying": true, "modules_to_save": ["lm_head"]"#, "ensure_weight_tying"),
+        (r#""init_lora_weights": "corda""#, "path_initial_model_for_weight_conversion"),
+        (r#""init_lora_weights": "lora_ga""#, "path_initial_model_for_weight_conversion"),
+        (r#""init_lora_weights": "new""#, "`new`"),
+        // What kind of adapter it is comes before all that another kind has otherwise.
+        (r#""peft_type": "ADALORA", "rank_pattern": 7"#, "ADALORA"),
+    ] {
+        let (config, _) = read(&json(field));
+        let error = config.unwrap_err();
+        assert!(error.contains(part), "{field}: {error}");
+    }
+    for field in ["r", "lora_alpha"] {
+        let error = read(&format!(r#"{{"{field}": null}}"#)).0.unwrap_err();
+        assert!(error.contains(&format!("`{field}` is `null`")), "{error}");
+    }
 }

@@ -97,8 +97,8 @@ impl Llama {
             padding.chain(prompt.iter().map(|token| *token as i32))
         });
         let mut tokens = upload(padded.collect(), [prompts.len(), length], &device);
-        let mut cache =
-            KvCache::new(model.config.num_hidden_layers, length + config.max_new_tokens - 1);
+        let capacity = length.saturating_add(config.max_new_tokens - 1);
+        let mut cache = KvCache::new(model.config.num_hidden_layers, capacity);
         for new in 1..=config.max_new_tokens {
             let segments = Segments::ending_together(length, lengths.iter().map(|l| l + new - 1));
             let hidden = model.step(tokens, &segments, &mut cache);

@@ -2,6 +2,7 @@
 
 use super::{
     GenerateConfig, Stopped,
+    config::wrong,
     stop::{Found, StopText},
 };
 use crate::{
@@ -24,7 +25,8 @@ pub struct GeneratedText {
 
 impl Llama {
     /// Continues texts, all of a batch at once. Beyond [`generate`](Self::generate), rows end at
-    /// the tokens that the tokenizer's files name, and at the stop strings of the settings.
+    /// the tokens that the tokenizer's files name, at the one with which the chat template ends an
+    /// answer, and at the stop strings of the settings.
     /// `on_text` is called with the row and its text as it comes, and may end the row.
     ///
     /// ```no_run
@@ -98,6 +100,14 @@ impl Llama {
     ) -> Result<Vec<GeneratedText>, LlamaError> {
         let mut ends = self.config.eos_token_ids();
         ends.extend(tokenizer.eos_token_ids());
+        // Models are trained to end an answer with it, though files may not say so.
+        ends.extend(tokenizer.end_of_turn());
+        let rows = self.config.vocab_size;
+        if let Some(id) = prompts.iter().flatten().find(|id| **id as usize >= rows) {
+            let token = tokenizer.id_to_token(*id).unwrap_or_default();
+            let reason = format!("the model's embedding has {rows} rows: is this its tokenizer?");
+            return Err(wrong("prompt", format!("a text with token {id}, `{token}`"), &reason));
+        }
         let stops = &config.stop_strings;
         let mut rows: Vec<_> = prompts.iter().map(|_| TextRow::new(tokenizer, stops)).collect();
         let mut failed = None;

@@ -183,6 +183,14 @@ impl Source for GgufModel {
         Ok(TensorData::from_bytes_vec(bytes, tensor.shape.clone(), dtype))
     }
 
+    fn dtypes(&self, name: &str) -> Vec<DType> {
+        match self.tensor(name).and_then(|tensor| tensor.dtype.ok()).map(|kind| kind.dense()) {
+            Some(Some(dtype)) => vec![dtype],
+            Some(None) => vec![DType::BF16, DType::F32],
+            None => vec![],
+        }
+    }
+
     /// bfloat16 for weights in blocks, whose models were trained in it.
     fn dtype(&self) -> DType {
         let weight = self.tensor("model.layers.0.self_attn.q_proj.weight");

@@ -82,7 +82,7 @@ impl Hub {
             Some(cache.join("huggingface"))
         });
         let cache = variable("HF_HUB_CACHE").map(PathBuf::from);
-        let written = || fs::read_to_string(home.as_ref()?.join("token")).ok();
+        let written = || burn_lora_io::read_to_string(&home.as_ref()?.join("token")).ok();
         let token = variable("HF_TOKEN").or_else(written).map(|token| token.trim().to_owned());
         let offline = variable("HF_HUB_OFFLINE").unwrap_or_default().to_lowercase();
         Self {

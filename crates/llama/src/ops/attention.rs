@@ -35,6 +35,26 @@ pub fn attention_scores(batch: usize, heads: usize, kv_heads: usize, length: usi
     (batch * kv_heads * per_head).min(SCORES.max(per_head))
 }
 
+/// Checks the shapes of an attention: of `q`, `k`, `v` and the spans.
+///
+/// # Panics
+/// If they do not fit.
+pub(super) fn check(q: &[usize], k: &[usize], v: &[usize], spans: &[usize], spec: AttentionSpec) {
+    let (&[batch, heads, length, width], &[_, kv_heads, keys, _]) = (q, k) else {
+        panic!("attention: q {q:?} and k {k:?} have four dimensions")
+    };
+    assert_eq!(k, [batch, kv_heads, keys, width], "attention: k for q {q:?}");
+    assert_eq!(k, v, "attention: k and v");
+    let shared = heads.checked_rem(kv_heads) == Some(0);
+    assert!(shared, "attention: {heads} heads over {kv_heads}");
+    assert!(width > 0, "attention: heads of no width");
+    assert!(keys >= length, "attention: {length} queries, {keys} keys");
+    assert!(spec.window != Some(0), "attention: a window of no keys");
+    let fits =
+        matches!(spans, &[2, rows, count] if (rows == 1 || rows == batch) && count == length);
+    assert!(fits, "attention: spans {spans:?} for q {q:?}");
+}
+
 /// What a backend adds to its matrix product.
 pub(super) trait BlockOps: GemmOps {
     /// The softmax of each row of a block of scores over the keys that it sees, in `dtype`, with
@@ -127,7 +147,7 @@ impl Block {
     }
 
     /// The block's rows of a tensor of queries.
-    fn queries<B: BlockOps>(&self, tensor: FloatTensor<B>) -> FloatTensor<B> {
+    fn query_rows<B: BlockOps>(&self, tensor: FloatTensor<B>) -> FloatTensor<B> {
         let width = tensor.shape()[3];
         let part = slice::<B>(tensor, self.query_slices(width));
         reshape::<B>(part, self.shape(width))
@@ -233,13 +253,14 @@ pub(super) fn forward<B: BlockOps>(
     spec: AttentionSpec,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let (shape, dtype, device) = (q.shape(), q.dtype().into(), q.device());
+    check(&shape, &k.shape(), &v.shape(), &spans.shape(), spec);
     let (q, k, v) = (B::contiguous(q), B::batched(k), B::batched(v));
     let rows = Shape::from(shape[..3].to_vec());
     // Of one dimension, so that it is contiguous: kernels write into it.
     let mut lse = B::float_empty([rows.num_elements()].into(), &device, FloatDType::F32);
     let mut out = None;
     for block in blocks(&shape, &k.shape(), spec) {
-        let scores = scores::<B>(block.queries::<B>(q.clone()), block.keys::<B>(k.clone()));
+        let scores = scores::<B>(block.query_rows::<B>(q.clone()), block.keys::<B>(k.clone()));
         let (p, written) = B::block_softmax(scores, lse, spans.clone(), &block, dtype);
         lse = written;
         let rows = B::gemm(p, block.keys::<B>(v.clone()), Gemm::new());
@@ -265,12 +286,13 @@ pub(super) fn backward<B: BlockOps>(
     spec: AttentionSpec,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let (shape, dtype) = (q.shape(), q.dtype().into());
+    check(&shape, &k.shape(), &v.shape(), &spans.shape(), spec);
     let [q, k, v, grad, out] = [q, k, v, grad, out].map(B::contiguous);
     let keys = k.shape();
     let delta = B::row_dot(grad.clone(), out);
     let (mut q_grad, mut k_grad, mut v_grad) = (None, None, None);
     for block in blocks(&shape, &keys, spec) {
-        let (q, grad) = (block.queries::<B>(q.clone()), block.queries::<B>(grad.clone()));
+        let (q, grad) = (block.query_rows::<B>(q.clone()), block.query_rows::<B>(grad.clone()));
         let (k, v) = (block.keys::<B>(k.clone()), block.keys::<B>(v.clone()));
         let scores = scores::<B>(q.clone(), k.clone());
         let p_grad = self::scores::<B>(grad.clone(), v);

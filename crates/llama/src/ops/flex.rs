@@ -58,7 +58,7 @@ impl DecoderOps for Flex {
         let (shape, dtype) = (shape_of(&x), x.dtype());
         let (x, weight) = (to_f32(x), to_f32(weight));
         let (x, weight): (&[f32], &[f32]) = (x.storage(), weight.storage());
-        let width = weight.len();
+        let width = weight.len().max(1);
         let mut out = vec![0.0f32; x.len()];
         out.par_chunks_mut(width).zip(x.par_chunks(width)).with_min_len(rows_of(width)).for_each(
             |(out, x)| {
@@ -81,7 +81,7 @@ impl DecoderOps for Flex {
         let [grad, x, weight] = [grad, x, weight].map(to_f32);
         let (x, weight, grad): (&[f32], &[f32], &[f32]) =
             (x.storage(), weight.storage(), grad.storage());
-        let width = weight.len();
+        let width = weight.len().max(1);
         let mut out = vec![0.0f32; x.len()];
         out.par_chunks_mut(width)
             .zip(x.par_chunks(width))
@@ -144,12 +144,15 @@ impl DecoderOps for Flex {
         let (outer, inner, width) = (shape[1], shape[2], shape[3]);
         let (x, table, positions) = (to_f32(x), to_f32(table), positions.to_contiguous());
         let (x, table): (&[f32], &[f32]) = (x.storage(), table.storage());
-        let rows = positions.layout().shape()[0];
+        let (rows, known) = (positions.layout().shape()[0], table.len() / width.max(1));
         let positions: &[i32] = positions.storage();
+        if let Some(position) = positions.iter().find(|position| **position as usize >= known) {
+            panic!("rotate: position {position}, a table of {known}");
+        }
         let length = if inverse { inner } else { outer };
         let half = width / 2;
         let mut out = vec![0.0f32; x.len()];
-        out.par_chunks_mut(width).enumerate().with_min_len(rows_of(width)).for_each(
+        out.par_chunks_mut(width.max(1)).enumerate().with_min_len(rows_of(width)).for_each(
             |(row, out)| {
                 // `out` is [batch, inner, outer, width].
                 let (batch, i, o) = (row / (inner * outer), row / outer % inner, row % outer);
@@ -200,11 +203,16 @@ impl DecoderOps for Flex {
         let (logits, targets) = (to_f32(logits), targets.to_contiguous());
         let (logits, targets): (&[f32], &[i32]) = (logits.storage(), targets.storage());
         let (count, width) = (shape[0], shape[1]);
+        let known = |target: i32| usize::try_from(target).is_ok_and(|target| target < width);
+        if let Some((row, target)) = targets.iter().enumerate().find(|(_, target)| !known(**target))
+        {
+            panic!("cross_entropy: target {target} of row {row}, a vocabulary of {width}");
+        }
         let mut grad = vec![0.0f32; logits.len()];
         let (mut loss, mut hits) = (vec![0.0f32; count], vec![0.0f32; count]);
         let spread = smoothing / width as f32;
-        grad.par_chunks_mut(width)
-            .zip(logits.par_chunks(width))
+        grad.par_chunks_mut(width.max(1))
+            .zip(logits.par_chunks(width.max(1)))
             .zip(targets)
             .zip(loss.par_iter_mut().zip(&mut hits))
             .for_each(|(((grad, x), &target), (loss, hit))| {
@@ -254,7 +262,8 @@ impl Block {
         let span = batch % span_rows * self.length + row;
         let own = row + self.offset + 1;
         let first = self.spec.window.map_or(0, |window| own.saturating_sub(window));
-        let first = first.max(spans[span].max(0) as usize).max(self.keys.start);
+        // A span may begin anywhere: what does not reach the query is empty, and inside the block.
+        let first = first.max(spans[span].max(0) as usize).max(self.keys.start).min(own);
         let end = own.min(spans[span_rows * self.length + span].max(0) as usize);
         let end = end.min(self.keys.end).max(first) - self.keys.start;
         Row { at, seen: (first - self.keys.start).min(end)..end }

@@ -135,6 +135,21 @@ pub trait DecoderOps: GemmOps {
     fn pull_back(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
+/// Checks the shapes of a rotation: of the sequences, `[batch, sequence, head_dim]`, their positions and
+/// the table.
+///
+/// # Panics
+/// If they do not fit.
+fn check_rotation([batch, length, width]: [usize; 3], positions: &[usize], table: &[usize]) {
+    let (&[rows, count], &[_, table_width]) = (positions, table) else {
+        panic!("rotate: positions {positions:?} and table {table:?} have two dimensions")
+    };
+    assert!(rows == 1 || rows == batch, "rotate: positions of {rows} rows, a batch of {batch}");
+    assert_eq!(count, length, "rotate: positions of a sequence");
+    assert_eq!(table_width, width, "rotate: the widths of the table and a head");
+    assert!(width.is_multiple_of(2), "rotate: a head of {width} has no two halves");
+}
+
 /// The two middle dimensions of four, exchanged.
 #[cfg(feature = "fusion")]
 fn swapped(shape: &Shape) -> Shape {

@@ -1,6 +1,6 @@
 //! The operations on tensors: shapes are checked here.
 
-use super::{AttentionSpec, DecoderOps};
+use super::{AttentionSpec, DecoderOps, attention::check, check_rotation};
 use burn::{
     backend::Dispatch,
     tensor::{DType, Device, Int, Tensor},
@@ -65,12 +65,11 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 /// - output: `[batch, heads, sequence, head_dim]`
 ///
 /// # Panics
-/// If the shapes do not fit.
+/// If the shapes do not fit; on a CPU also if a position is no row of the table. A GPU gives NaN for
+/// such a token.
 pub fn rotate(x: Tensor<4>, positions: Tensor<2, Int>, table: Tensor<2>) -> Tensor<4> {
-    let ([batch, length, _, width], [rows, count]) = (x.dims(), positions.dims());
-    assert!(rows == 1 || rows == batch, "rotate: positions of {rows} rows, a batch of {batch}");
-    assert_eq!(count, length, "rotate: positions of a sequence");
-    assert_eq!(table.dims()[1], width, "rotate: the widths of the table and a head");
+    let [batch, length, _, width] = x.dims();
+    check_rotation([batch, length, width], &positions.dims(), &table.dims());
     assert_eq!(table.dtype(), DType::F32, "rotate: the dtype of the table");
     let (positions, table) = (positions.cast(DType::I32).into_dispatch(), table.into_dispatch());
     Tensor::from_dispatch(Dispatch::rotate(x.into_dispatch(), positions, table, false))
@@ -89,7 +88,8 @@ pub fn rotate(x: Tensor<4>, positions: Tensor<2, Int>, table: Tensor<2>) -> Tens
 /// - q: `[batch, heads, sequence, head_dim]`
 /// - k, v: `[batch, kv_heads, keys, head_dim]`, with `keys >= sequence`
 /// - spans: `[2, batch, sequence]` or `[2, 1, sequence]`: the first key that a query may see, and
-///   the one after the last; segments of a packed row, or what is not padding
+///   the one after the last; segments of a packed row, or what is not padding. Any numbers will do:
+///   keys that are not there are not seen
 /// - output: as `q`
 ///
 /// # Panics
@@ -101,15 +101,8 @@ pub fn attention(
     spans: Tensor<3, Int>,
     spec: AttentionSpec,
 ) -> Tensor<4> {
-    let ([batch, heads, length, width], [_, kv_heads, keys, _]) = (q.dims(), k.dims());
-    assert_eq!(k.dims(), [batch, kv_heads, keys, width], "attention: k for q {:?}", q.dims());
-    assert_eq!(k.dims(), v.dims(), "attention: k and v");
-    assert!(heads % kv_heads == 0, "attention: {heads} heads over {kv_heads}");
-    assert!(keys >= length, "attention: {length} queries, {keys} keys");
+    check(&q.dims(), &k.dims(), &v.dims(), &spans.dims(), spec);
     assert!(q.dtype() == k.dtype() && q.dtype() == v.dtype(), "attention: the dtypes of q, k, v");
-    let [two, rows, count] = spans.dims();
-    let fits = two == 2 && (rows == 1 || rows == batch) && count == length;
-    assert!(fits, "attention: spans {:?} for q {:?}", spans.dims(), q.dims());
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
     let spans = spans.cast(DType::I32).into_dispatch();
     let (out, _) = Dispatch::causal_attention(q, k, v, spans, spec);
@@ -168,9 +161,12 @@ pub struct CrossEntropy {
 /// - targets: `[rows]`, each below the size of the vocabulary
 ///
 /// # Panics
-/// If the shapes do not fit.
+/// If the shapes do not fit; on a CPU also if a target is no token of the vocabulary. A GPU gives NaN
+/// for the loss and the gradient of such a row, so that nothing waits for it.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32) -> CrossEntropy {
-    assert_eq!(logits.dims()[0], targets.dims()[0], "cross_entropy: a target for each row");
+    let [rows, vocabulary] = logits.dims();
+    assert_eq!(rows, targets.dims()[0], "cross_entropy: a target for each row");
+    assert!(vocabulary > 0 || rows == 0, "cross_entropy: a vocabulary of nothing");
     let targets = targets.cast(DType::I32).into_dispatch();
     let (loss, hits, grad) = Dispatch::cross_entropy(logits.into_dispatch(), targets, smoothing);
     let [loss, hits] = [loss, hits].map(Tensor::from_dispatch);

@@ -1,10 +1,11 @@
 //! What a chat template is given: messages and options.
 
-use super::ChatValue;
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use std::collections::BTreeMap;
+use super::value::{ChatMap, ChatValue};
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, collections::BTreeMap};
 
-/// A message of a conversation, as datasets and chat templates have it.
+/// A message of a conversation: an object of JSON, whose fields reach the chat template as they are and
+/// in their order.
 ///
 /// ```
 /// use burn_lora_llama::Message;
@@ -12,20 +13,14 @@ use std::collections::BTreeMap;
 /// let message: Message = serde_json::from_str(r#"{"role": "user", "content": "Hi"}"#)?;
 /// assert_eq!(message, Message::user("Hi"));
 /// let parts = r#"{"role": "user", "content": [{"type": "text", "text": "Hi"}]}"#;
-/// assert_eq!(message, serde_json::from_str(parts)?);
+/// let message: Message = serde_json::from_str(parts)?;
+/// assert_eq!(message.text().as_deref(), Some("Hi"));
 /// # Ok::<_, serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ChatValue", into = "ChatValue")]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
-    pub role: String,
-    /// The text; none for a message that only calls tools. In JSON it may also be a list of parts of
-    /// type `text`, whose texts are joined.
-    #[serde(default, deserialize_with = "content")]
-    pub content: Option<String>,
-    /// All other fields (`tool_calls`, `name`, ..), which the template gets as they are.
-    #[serde(flatten)]
-    pub extra: BTreeMap<String, ChatValue>,
+    fields: ChatMap,
 }
 
 impl Message {
@@ -34,19 +29,21 @@ impl Message {
     /// ```
     /// use burn_lora_llama::Message;
     ///
-    /// assert_eq!(Message::new("tool", "22 °C").role, "tool");
+    /// assert_eq!(Message::new("tool", "22 °C").role(), "tool");
     /// ```
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Some(content.into()), extra: BTreeMap::new() }
+    pub fn new(role: impl Into<String>, content: impl Into<ChatValue>) -> Self {
+        let role = ChatValue::Text(role.into());
+        let fields = [("role".to_owned(), role), ("content".to_owned(), content.into())];
+        Self { fields: fields.into() }
     }
 
     /// Instructions.
     ///
     /// ```
     /// # use burn_lora_llama::Message;
-    /// assert_eq!(Message::system("Be brief.").role, "system");
+    /// assert_eq!(Message::system("Be brief.").role(), "system");
     /// ```
-    pub fn system(content: impl Into<String>) -> Self {
+    pub fn system(content: impl Into<ChatValue>) -> Self {
         Self::new("system", content)
     }
 
@@ -54,9 +51,9 @@ impl Message {
     ///
     /// ```
     /// # use burn_lora_llama::Message;
-    /// assert_eq!(Message::user("Hi").role, "user");
+    /// assert_eq!(Message::user("Hi").role(), "user");
     /// ```
-    pub fn user(content: impl Into<String>) -> Self {
+    pub fn user(content: impl Into<ChatValue>) -> Self {
         Self::new("user", content)
     }
 
@@ -64,42 +61,97 @@ impl Message {
     ///
     /// ```
     /// # use burn_lora_llama::Message;
-    /// assert_eq!(Message::assistant("Hello!").role, "assistant");
+    /// assert_eq!(Message::assistant("Hello!").role(), "assistant");
     /// ```
-    pub fn assistant(content: impl Into<String>) -> Self {
+    pub fn assistant(content: impl Into<ChatValue>) -> Self {
         Self::new("assistant", content)
+    }
+
+    /// With another field (`tool_calls`, `name`, `reasoning_content`, ..), or another value of one.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Message;
+    /// let message = Message::assistant("51").with("reasoning_content", "17 * 3 = 51");
+    /// assert_eq!(message.get("reasoning_content").and_then(|text| text.as_str()), Some("17 * 3 = 51"));
+    /// ```
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<ChatValue>) -> Self {
+        let (name, value) = (name.into(), value.into());
+        // Its role stays text.
+        if name != "role" || value.as_str().is_some() {
+            self.fields.insert(name, value);
+        }
+        self
+    }
+
+    /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Message;
+    /// assert_eq!(Message::user("Hi").role(), "user");
+    /// ```
+    pub fn role(&self) -> &str {
+        self.fields.get("role").and_then(ChatValue::as_str).unwrap_or_default()
+    }
+
+    /// A field.
+    ///
+    /// ```
+    /// # use burn_lora_llama::{ChatValue, Message};
+    /// assert_eq!(Message::user("Hi").get("content"), Some(&ChatValue::from("Hi")));
+    /// ```
+    pub fn get(&self, name: &str) -> Option<&ChatValue> {
+        self.fields.get(name)
+    }
+
+    /// The text of the content: its own, or that of its parts together. None where there is no
+    /// content, as in a message that only calls tools.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Message;
+    /// assert_eq!(Message::user("Hi").text().as_deref(), Some("Hi"));
+    /// ```
+    pub fn text(&self) -> Option<Cow<'_, str>> {
+        match self.get("content")? {
+            ChatValue::Text(text) => Some(text.into()),
+            ChatValue::List(parts) => {
+                let texts =
+                    parts.iter().filter_map(|part| part.get("text").unwrap_or(part).as_str());
+                Some(texts.collect::<String>().into())
+            }
+            _ => None,
+        }
+    }
+
+    /// All fields, in their order.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Message;
+    /// assert_eq!(Message::user("Hi").fields().len(), 2);
+    /// ```
+    pub fn fields(&self) -> &ChatMap {
+        &self.fields
     }
 }
 
-fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Content {
-        Text(String),
-        Parts(Vec<Part>),
-    }
+impl TryFrom<ChatValue> for Message {
+    type Error = String;
 
-    #[derive(Deserialize)]
-    struct Part {
-        r#type: String,
-        text: Option<String>,
+    fn try_from(value: ChatValue) -> Result<Self, String> {
+        let fields = match value {
+            ChatValue::Map(fields) => fields,
+            other => return Err(format!("a message is {}, but must be an object", other.kind())),
+        };
+        match fields.get("role") {
+            Some(ChatValue::Text(_)) => Ok(Self { fields }),
+            Some(other) => Err(format!("`role` is {}, but must be text", other.kind())),
+            None => Err("a message has no `role`".into()),
+        }
     }
+}
 
-    let text = |part: Part| match part {
-        Part { r#type, text: Some(text) } if r#type == "text" => Ok(text),
-        Part { r#type, .. } => Err(D::Error::custom(format!(
-            "`content` has a part of type `{type}`: only text is read"
-        ))),
-    };
-    match Option::deserialize(deserializer) {
-        Ok(None) => Ok(None),
-        Ok(Some(Content::Text(text))) => Ok(Some(text)),
-        Ok(Some(Content::Parts(parts))) => {
-            parts.into_iter().map(text).collect::<Result<String, _>>().map(Some)
-        }
-        Err(_) => {
-            Err(D::Error::custom("`content` is neither text nor a list of parts with a type"))
-        }
+impl From<Message> for ChatValue {
+    fn from(message: Message) -> Self {
+        Self::Map(message.fields)
     }
 }
 
@@ -119,6 +171,8 @@ pub struct ChatOptions {
     pub(super) tools: Option<ChatValue>,
     pub(super) documents: Option<ChatValue>,
     pub(super) variables: BTreeMap<String, ChatValue>,
+    /// What was given that JSON does not know.
+    pub(super) fault: Option<String>,
 }
 
 impl ChatOptions {
@@ -163,7 +217,7 @@ impl ChatOptions {
     /// let options = ChatOptions::new().tools([tool]);
     /// ```
     pub fn tools<T: Serialize>(mut self, tools: impl IntoIterator<Item = T>) -> Self {
-        self.tools = Some(tools.into_iter().map(ChatValue::from_serialize).collect());
+        self.tools = Some(self.list("tools", tools));
         self
     }
 
@@ -175,7 +229,7 @@ impl ChatOptions {
     /// let options = ChatOptions::new().documents([document]);
     /// ```
     pub fn documents<T: Serialize>(mut self, documents: impl IntoIterator<Item = T>) -> Self {
-        self.documents = Some(documents.into_iter().map(ChatValue::from_serialize).collect());
+        self.documents = Some(self.list("documents", documents));
         self
     }
 
@@ -186,7 +240,26 @@ impl ChatOptions {
     /// let options = ChatOptions::new().variable("enable_thinking", false);
     /// ```
     pub fn variable(mut self, name: impl Into<String>, value: impl Serialize) -> Self {
-        self.variables.insert(name.into(), ChatValue::from_serialize(value));
+        let name = name.into();
+        let value = self.value(&name, value);
+        self.variables.insert(name, value);
         self
+    }
+
+    /// All values that were given.
+    pub(super) fn given(&self) -> impl Iterator<Item = &ChatValue> {
+        self.tools.iter().chain(&self.documents).chain(self.variables.values())
+    }
+
+    fn list<T: Serialize>(&mut self, name: &str, items: impl IntoIterator<Item = T>) -> ChatValue {
+        ChatValue::List(items.into_iter().map(|item| self.value(name, item)).collect())
+    }
+
+    /// A value of the template. What cannot be one is an error where the template is used.
+    fn value(&mut self, name: &str, value: impl Serialize) -> ChatValue {
+        ChatValue::new(value).unwrap_or_else(|error| {
+            self.fault = Some(format!("`{name}` is no value of JSON: {error}"));
+            ChatValue::Null
+        })
     }
 }

@@ -1,20 +1,21 @@
 //! Text: tokenizers, chat templates, and which tokens of a chat are the assistant's.
 
+mod bounds;
 mod chat;
 mod decode;
+mod ends;
 mod files;
 mod gguf;
-mod python;
+mod jinja;
 mod special;
 mod template;
 mod tokenizer;
 mod turns;
+mod value;
 
 pub use chat::{ChatOptions, Message};
 pub use decode::DecodeStream;
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 pub use turns::EncodedChat;
-
-/// A value of a chat template: what JSON knows, in the order it was written.
-pub use minijinja::Value as ChatValue;
+pub use value::{ChatMap, ChatValue};

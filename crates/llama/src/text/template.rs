@@ -1,19 +1,18 @@
 //! Chat templates: Jinja as transformers runs it.
 
-use super::{ChatOptions, ChatValue, Message, python};
+use super::{
+    ChatMap, ChatOptions, ChatValue, Message,
+    jinja::{self, Limits, Template, Value},
+};
 use crate::error::LlamaError;
-use minijinja::Environment;
-use std::{collections::BTreeMap, error::Error, ops::Range, sync::Arc};
-
-/// The name that errors of templates mention.
-const NAME: &str = "chat_template";
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Noncharacters of Unicode, which no text has, around what a `{% generation %}` block wrote.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
 
-/// The filter that writes them.
-const FILTER: &str = "_generation";
+/// What messages call their reasoning; the first that is there counts.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A chat template: Jinja in the dialect of transformers.
 ///
@@ -36,7 +35,7 @@ const FILTER: &str = "_generation";
 pub struct ChatTemplate {
     source: Arc<str>,
     /// The template, or why it could not be read.
-    environment: Result<Arc<Environment<'static>>, String>,
+    template: Result<Arc<Template>, String>,
     generation: bool,
 }
 
@@ -53,20 +52,21 @@ impl ChatTemplate {
     /// A template that is no Jinja, with the line.
     pub fn new(source: &str) -> Result<Self, LlamaError> {
         let template = Self::lenient(source);
-        template.environment()?;
+        template.template()?;
         Ok(template)
     }
 
     /// A template whose errors wait until it is rendered: a tokenizer is of use without.
     pub(super) fn lenient(source: &str) -> Self {
-        let (rewritten, generation) = rewrite(source);
-        let environment = environment(rewritten).map(Arc::new);
-        Self { source: source.into(), environment, generation }
+        let template = Template::parse(source);
+        let generation = template.as_ref().is_ok_and(Template::has_generation_blocks);
+        let template = template.map(Arc::new).map_err(|error| error.to_string());
+        Self { source: source.into(), template, generation }
     }
 
-    fn environment(&self) -> Result<&Environment<'static>, LlamaError> {
-        let template = |reason: &String| LlamaError::Template { reason: reason.clone() };
-        self.environment.as_deref().map_err(template)
+    fn template(&self) -> Result<&Template, LlamaError> {
+        let broken = |reason: &String| LlamaError::Template { reason: reason.clone() };
+        self.template.as_deref().map_err(broken)
     }
 
     /// The text of the template.
@@ -120,77 +120,57 @@ impl ChatTemplate {
         options: &ChatOptions,
         special: &BTreeMap<String, String>,
     ) -> Result<(String, Vec<Range<usize>>), LlamaError> {
+        if let Some(reason) = &options.fault {
+            return Err(LlamaError::Template { reason: reason.clone() });
+        }
         if self.generation {
             refuse_marks(messages, options)?;
         }
-        let mut variables: BTreeMap<&str, ChatValue> =
-            special.iter().map(|(name, token)| (name.as_str(), token.as_str().into())).collect();
-        variables.extend(options.variables.iter().map(|(name, value)| (&**name, value.clone())));
-        let none = ChatValue::from(());
-        variables.insert("messages", messages.iter().map(ChatValue::from_serialize).collect());
-        variables.insert("tools", options.tools.clone().unwrap_or(none.clone()));
-        variables.insert("documents", options.documents.clone().unwrap_or(none));
+        let wrong = |error: jinja::Error| LlamaError::Template { reason: error.to_string() };
+        let value = |value: &ChatValue| Value::given(value).map_err(wrong);
+        let messages = ChatValue::List(messages.iter().map(given).collect());
+        let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
+        for (name, token) in special {
+            variables.insert(name, token.as_str().into());
+        }
+        for (name, given) in &options.variables {
+            variables.insert(name, value(given)?);
+        }
+        let none = ChatValue::Null;
+        variables.insert("messages", value(&messages)?);
+        variables.insert("tools", value(options.tools.as_ref().unwrap_or(&none))?);
+        variables.insert("documents", value(options.documents.as_ref().unwrap_or(&none))?);
         variables.insert("add_generation_prompt", options.add_generation_prompt.into());
 
-        let template = self.environment()?.get_template(NAME);
-        let text = template.and_then(|template| template.render(variables));
-        let text = text.map_err(|error| LlamaError::Template { reason: describe(&error) })?;
+        let size = size(&messages) + options.given().map(size).sum::<usize>();
+        let template = self.template()?;
+        let variables = variables.into_iter().collect();
+        let text = template.render(variables, [OPEN, CLOSE], Limits::of(size)).map_err(wrong)?;
         if self.generation { split(&text) } else { Ok((text, vec![])) }
     }
 }
 
-fn environment(source: String) -> Result<Environment<'static>, String> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_formatter(python::format);
-    environment.set_unknown_method_callback(python::method);
-    environment.add_function("raise_exception", python::raise_exception);
-    environment.add_function("strftime_now", python::strftime_now);
-    environment.add_filter("tojson", python::tojson);
-    environment.add_filter("string", python::string);
-    environment.add_test("iterable", python::is_iterable);
-    environment.add_filter(FILTER, |text: &str| format!("{OPEN}{text}{CLOSE}"));
-    environment.add_template_owned(NAME, source).map_err(|error| describe(&error))?;
-    Ok(environment)
+/// The message that a template is given, as by transformers: without the fields that are `null`, and
+/// with its reasoning by each of the names that templates have for it.
+fn given(message: &Message) -> ChatValue {
+    let own = message.fields().iter().filter(|(_, value)| !value.is_null());
+    let own = own.map(|(name, value)| (name.clone(), value.clone()));
+    let reasoning = REASONING.iter().find_map(|name| message.get(name).filter(|v| !v.is_null()));
+    let Some(reasoning) = reasoning else { return own.collect::<ChatMap>().into() };
+    let mut fields = ChatMap::from([("thinking".to_owned(), reasoning.clone())]);
+    fields.extend(own);
+    fields.insert("reasoning_content".to_owned(), reasoning.clone());
+    fields.into()
 }
 
-/// An error with what caused it: one inside a macro says what is wrong only there.
-fn describe(error: &minijinja::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text += &format!(": {error}");
-        source = error.source();
+/// About how many bytes a value has.
+fn size(value: &ChatValue) -> usize {
+    16 + match value {
+        ChatValue::Text(text) => text.len(),
+        ChatValue::List(items) => items.iter().map(size).sum(),
+        ChatValue::Map(fields) => fields.iter().map(|(name, value)| name.len() + size(value)).sum(),
+        _ => 0,
     }
-    text
-}
-
-/// `{% generation %}` as a filter block: its tags trim whitespace as all others do, and its body is
-/// in the scope of what is around it.
-fn rewrite(source: &str) -> (String, bool) {
-    let (mut out, mut rest, mut found) = (String::new(), source, false);
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at);
-        out += before;
-        rest = tag;
-        let Some(end) = tag.find("%}") else { break };
-        let inner = &tag[2..end];
-        let name = inner.trim_matches(['-', '+']).trim();
-        let new = match name {
-            "generation" => format!("filter {FILTER}"),
-            "endgeneration" => "endfilter".into(),
-            _ => {
-                out += "{%";
-                rest = &tag[2..];
-                continue;
-            }
-        };
-        found = true;
-        out += &format!("{{%{}%}}", inner.replacen(name, &new, 1));
-        rest = &tag[end + 2..];
-    }
-    (out + rest, found)
 }
 
 /// Takes the marks out of a text.

@@ -297,6 +297,10 @@ impl Tokenizer {
         self.parts.model.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
     }
 
+    pub(super) fn files(&self) -> &Files {
+        &self.parts.files
+    }
+
     /// The chat template for all uses, if there is one.
     ///
     /// ```

@@ -1,6 +1,6 @@
 //! Which tokens of a conversation are the assistant's.
 
-use super::{ChatOptions, Message, tokenizer::Tokenizer};
+use super::{ChatOptions, ChatTemplate, Message, bounds::Bounds, tokenizer::Tokenizer};
 use crate::error::LlamaError;
 use std::ops::Range;
 
@@ -29,6 +29,9 @@ pub struct EncodedChat {
     /// Which tokens of the assistant belong to which message, in their order: the message's index,
     /// and its tokens. A template may write a message in several blocks, or in none.
     pub turns: Vec<(usize, Range<usize>)>,
+    /// The messages whose text begins within a token that the header of their turn begins: that token
+    /// is not theirs.
+    pub swallowed: Vec<usize>,
 }
 
 impl Tokenizer {
@@ -39,8 +42,9 @@ impl Tokenizer {
     ///
     /// - with `{% generation %}` blocks in the template: what these blocks wrote, exactly;
     /// - without: for each message of role `assistant`, what the template writes for it after the
-    ///   messages before it and the generation prompt, up to and with the last special token (the
-    ///   end of the turn) if only whitespace follows that one, else to its end.
+    ///   generation prompt (as far as that is written: an answer may come without the reasoning that
+    ///   the prompt opens), up to and with the last special token (the end of the turn) if only
+    ///   whitespace follows that one, else to its end.
     ///
     /// A token belongs to where its first byte is.
     ///
@@ -55,32 +59,124 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// As [`apply_chat_template`](Self::apply_chat_template), and templates without blocks that
-    /// write a message otherwise when others follow, as those that drop earlier reasoning do.
+    /// As [`apply_chat_template`](Self::apply_chat_template), and a template without blocks that
+    /// writes a message so that its tokens cannot be told from others.
     pub fn encode_chat(
         &self,
         messages: &[Message],
         options: &ChatOptions,
     ) -> Result<EncodedChat, LlamaError> {
+        self.encode_turns(messages, options, |_| true)
+    }
+
+    /// The same, with those turns of the assistant only that are asked for by the index of their
+    /// message: a template may drop the reasoning of earlier ones, or write them so that they cannot
+    /// be told from others.
+    ///
+    /// ```
+    /// # use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let messages = [Message::assistant("hello"), Message::assistant("world")];
+    /// let chat = tokenizer.encode_turns(&messages, &ChatOptions::new(), |message| message == 1)?;
+    /// assert_eq!(chat.turns.len(), 1);
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`encode_chat`](Self::encode_chat), for these turns.
+    pub fn encode_turns(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<EncodedChat, LlamaError> {
         let (text, blocks) = self.render(messages, options)?;
         let (ids, offsets) = self.encode_with_offsets(&text)?;
         let marked = self.template(options)?.has_generation_blocks();
         let blocks = if marked {
-            self.owners(messages, options, &text, blocks)?
+            self.owners(messages, options, &text, blocks.clone()).or_else(|error| {
+                // Those within the turns that are asked for will do.
+                let turns = self.bounds(messages, options, &text, &wanted).map_err(|_| error)?;
+                let within = |turn: &Range<usize>, block: &Range<usize>| {
+                    block.start < turn.end && block.end > turn.start
+                };
+                Ok::<_, LlamaError>(
+                    turns
+                        .iter()
+                        .flat_map(|(message, turn)| {
+                            let own = blocks.iter().filter(|block| within(turn, block));
+                            own.map(|block| (*message, block.clone()))
+                        })
+                        .collect(),
+                )
+            })?
         } else {
-            self.answers(messages, options, &text)?
+            self.bounds(messages, options, &text, &wanted)?
         };
-        let mut chat = EncodedChat { assistant: vec![false; ids.len()], ids, turns: vec![] };
-        for (message, bytes) in blocks {
+        let mut chat = EncodedChat {
+            assistant: vec![false; ids.len()],
+            ids,
+            turns: vec![],
+            swallowed: vec![],
+        };
+        for (message, bytes) in blocks.into_iter().filter(|(message, _)| wanted(*message)) {
             let first = |byte| offsets.partition_point(|offset| offset.start < byte);
             let mut tokens = first(bytes.start)..first(bytes.end);
             if !marked {
-                tokens.end = self.end_of_turn(&chat.ids, &offsets, &text, tokens.clone());
+                tokens.end = self.without_whitespace(&chat.ids, &offsets, &text, tokens.clone());
+            }
+            if tokens.start > 0 && offsets[tokens.start - 1].end > bytes.start {
+                chat.swallowed.push(message);
             }
             chat.assistant[tokens.clone()].fill(true);
             chat.turns.push((message, tokens));
         }
         Ok(chat)
+    }
+
+    /// The bytes of each answer that is asked for.
+    fn bounds(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        text: &str,
+        wanted: &impl Fn(usize) -> bool,
+    ) -> Result<Vec<(usize, Range<usize>)>, LlamaError> {
+        let bounds = Bounds { tokenizer: self, messages, options, text };
+        let mut from = 0;
+        let turn = |message: usize| {
+            let turn = bounds.turn(message, from).map_err(|reason| {
+                let help = self.what_helps(options);
+                let reason = format!(
+                    "message {message} of the assistant: {reason}, so that its tokens cannot be told \
+                     from others. {help}"
+                );
+                LlamaError::Template { reason }
+            })?;
+            from = turn.end;
+            Ok((message, turn))
+        };
+        answers(messages).filter(|message| wanted(*message)).map(turn).collect()
+    }
+
+    /// What there is to do about a template whose turns are not found.
+    fn what_helps(&self, options: &ChatOptions) -> String {
+        let source = self.template(options).map(ChatTemplate::source).unwrap_or_default();
+        let variables: Vec<_> = switches(source).iter().map(|name| format!("`{name}`")).collect();
+        let variables = match variables.as_slice() {
+            [] => String::new(),
+            names => format!(
+                "; set a variable of the template ({}: `data.chat_variables` of a run file, \
+                 `ChatOptions::variable`)",
+                names.join(", ")
+            ),
+        };
+        format!(
+            "Train on `last_turn` if that is another one, or on `everything` (`data.train_on` of a run \
+             file, `DatasetBuilder::train_on`){variables}; or write `{{% generation %}}` blocks around \
+             the answers into the template (`chat_template.jinja` beside the tokenizer, or \
+             `Tokenizer::set_chat_template`)"
+        )
     }
 
     /// Which message each block belongs to: the one that adds it to the conversation.
@@ -117,56 +213,8 @@ impl Tokenizer {
         Err(LlamaError::Template { reason })
     }
 
-    /// The bytes of each answer in the text of the conversation.
-    fn answers(
-        &self,
-        messages: &[Message],
-        options: &ChatOptions,
-        text: &str,
-    ) -> Result<Vec<(usize, Range<usize>)>, LlamaError> {
-        let prompted = options.clone().add_generation_prompt(true);
-        let closed = options.clone().add_generation_prompt(false);
-        let knows_prompt = self.template(options)?.source().contains("add_generation_prompt");
-        let answer = |message: usize| {
-            let refused = |reason: String| {
-                let reason = format!(
-                    "message {message} of the assistant: {reason}, so that its tokens cannot be told \
-                     from others. Give the tokenizer a template with `{{% generation %}}` blocks by \
-                     `set_chat_template`, or split the conversation so that each part ends with the \
-                     answer to be learnt"
-                );
-                LlamaError::Template { reason }
-            };
-            let render = |messages: &[Message], options: &ChatOptions| {
-                let rendered = self.apply_chat_template(messages, options);
-                rendered.map_err(|error| {
-                    refused(format!("the template refuses the messages up to it ({error})"))
-                })
-            };
-            let before = render(&messages[..message], &prompted)?;
-            let with = render(&messages[..=message], &closed)?;
-            let Some(own) = with.strip_prefix(before.as_str()) else {
-                return Err(refused(
-                    "the template does not write it after its generation prompt".into(),
-                ));
-            };
-            if !text.starts_with(&with) {
-                let reason = "the template writes it, or what is before it, otherwise when other \
-                              messages follow (it may drop earlier reasoning)";
-                return Err(refused(reason.into()));
-            }
-            let content = messages[message].content.as_deref().unwrap_or_default().trim();
-            if !knows_prompt && !own.trim_start().starts_with(content) {
-                let reason = "the template knows no `add_generation_prompt` and writes a header";
-                return Err(refused(reason.into()));
-            }
-            Ok((message, before.len()..with.len()))
-        };
-        answers(messages).map(answer).collect()
-    }
-
     /// The end of a turn without the whitespace after its last special token.
-    fn end_of_turn(
+    fn without_whitespace(
         &self,
         ids: &[u32],
         offsets: &[Range<usize>],
@@ -188,5 +236,23 @@ impl Tokenizer {
 /// The messages of the assistant.
 fn answers(messages: &[Message]) -> impl Iterator<Item = usize> {
     let roles = messages.iter().enumerate();
-    roles.filter(|(_, message)| message.role == "assistant").map(|(index, _)| index)
+    roles.filter(|(_, message)| message.role() == "assistant").map(|(index, _)| index)
+}
+
+/// The variables of a template that say whether reasoning is written.
+fn switches(source: &str) -> Vec<&str> {
+    let mut names = vec![];
+    for (at, _) in
+        source.match_indices(" is defined").chain(source.match_indices(" is not defined"))
+    {
+        let before = &source[..at];
+        let start = before.rfind(|char: char| !(char.is_alphanumeric() || char == '_'));
+        let name = &before[start.map_or(0, |start| start + 1)..];
+        let own = !before[..before.len() - name.len()].ends_with('.');
+        let about = ["think", "reason", "training"].iter().any(|word| name.contains(word));
+        if own && about && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }

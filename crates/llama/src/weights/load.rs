@@ -74,6 +74,23 @@ impl Loader {
         self
     }
 
+    /// The dtypes that the matrices of the checkpoint are stored in, that of most bytes first. Of
+    /// weights in blocks, as GGUF has them, these are bfloat16, for the models were trained in it, and
+    /// float32, which they are decoded in; what bitsandbytes has packed does not count. Reads headers
+    /// only.
+    ///
+    /// With one dtype in the list the model can be loaded in it as it is; float32 holds any of them.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load) that headers tell.
+    pub fn stored_dtypes(&self) -> Result<Vec<FloatDType>, LlamaError> {
+        let root = &hub::resolve(&self.source, self.progress)?;
+        if is_gguf(root) {
+            return Ok(stored_dtypes(&GgufModel::open(root)?));
+        }
+        Ok(stored_dtypes(&SafetensorsFolder::open(root)?))
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -145,6 +162,23 @@ impl Loader {
         );
         bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
+}
+
+fn stored_dtypes(source: &dyn Source) -> Vec<FloatDType> {
+    let mut found: Vec<(DType, usize)> = vec![];
+    let names = source.names().into_iter();
+    let matrices = names.filter(|name| source.shape(name).is_some_and(|shape| shape.len() == 2));
+    for (name, (i, dtype)) in matrices
+        .flat_map(|name| source.dtypes(name).into_iter().enumerate().map(move |d| (name, d)))
+    {
+        let bytes = if i == 0 { source.bytes(name) } else { 0 };
+        match found.iter_mut().find(|(known, _)| *known == dtype) {
+            Some((_, sum)) => *sum += bytes,
+            None => found.push((dtype, bytes)),
+        }
+    }
+    found.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    found.into_iter().map(|(dtype, _)| dtype.into()).collect()
 }
 
 fn is_gguf(path: &Path) -> bool {

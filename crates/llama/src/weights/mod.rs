@@ -7,6 +7,7 @@ mod safetensors;
 mod save;
 mod source;
 mod values;
+mod write;
 
 pub use load::Loader;
 #[cfg(feature = "hub")]

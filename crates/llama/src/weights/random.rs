@@ -70,6 +70,10 @@ impl Source for Random {
         4 * self.shapes[name].iter().product::<usize>()
     }
 
+    fn dtypes(&self, _name: &str) -> Vec<DType> {
+        vec![DType::F32]
+    }
+
     fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
         let shape = self.shapes[name].clone();
         let count = shape.iter().product();

@@ -18,6 +18,13 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// What says which shard holds which tensor.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// Whether an index names the tensors that there are.
+fn names_same(index: &Path, tensors: &BTreeMap<String, usize>) -> bool {
+    let shards = read_index(index).unwrap_or_default();
+    let names: BTreeSet<_> = shards.values().flatten().collect();
+    names.into_iter().eq(tensors.keys())
+}
+
 /// What a folder without weights that can be read has in their place.
 fn without_weights(folder: &Path) -> String {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -99,15 +106,15 @@ impl SafetensorsFolder {
     pub fn open(folder: &Path) -> Result<Self, LlamaError> {
         let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
         if single.exists() {
-            if index.exists() {
+            let file = Mapped::open(single)?;
+            let tensors: BTreeMap<_, _> = file.names().map(|name| (name, 0)).collect();
+            if index.exists() && !names_same(&index, &tensors) {
                 burn_lora_io::warn!(
-                    "{}: there is {INDEX}, too: {SINGLE} is loaded, and the shards are not; remove \
-                     those that are of an earlier model",
+                    "{}: {INDEX} is of another model than {SINGLE}: the latter is loaded, as by \
+                     transformers, and the shards are not",
                     folder.display()
                 );
             }
-            let file = Mapped::open(single)?;
-            let tensors = file.names().map(|name| (name, 0)).collect();
             return Ok(Self { files: vec![file], tensors });
         }
         if !index.exists() {
@@ -183,6 +190,16 @@ impl Source for SafetensorsFolder {
 
     fn bytes(&self, name: &str) -> usize {
         self.file(name).and_then(|file| file.data(name)).map_or(0, <[u8]>::len)
+    }
+
+    fn dtypes(&self, name: &str) -> Vec<DType> {
+        let info = self.file(name).and_then(|file| file.metadata.info(name));
+        match info.map(|info| info.dtype) {
+            Some(Dtype::F32) => vec![DType::F32],
+            Some(Dtype::F16) => vec![DType::F16],
+            Some(Dtype::BF16) => vec![DType::BF16],
+            _ => vec![],
+        }
     }
 
     fn read(&self, name: &str) -> Result<TensorData, LlamaError> {

@@ -1,18 +1,16 @@
 //! From a model to a checkpoint in Hugging Face's layout.
 
-use super::safetensors::{INDEX, SINGLE};
+use super::{
+    safetensors::{INDEX, SINGLE},
+    write::write,
+};
 use crate::{error::LlamaError, llama::Llama};
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_lora_adapter::{Adaptable, AdaptedLayer, Base, LayerKind};
-use safetensors::{Dtype, View};
+use half::f16;
+use safetensors::Dtype;
 use serde_json::{Value, json};
-use std::{
-    borrow::Cow,
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// How a model is saved.
 ///
@@ -54,22 +52,29 @@ impl SaveOptions {
 }
 
 /// A tensor that is read from the device when it is written.
-struct Lazy<'a> {
+pub(super) struct Lazy<'a> {
     layer: &'a dyn AdaptedLayer,
-    name: &'a str,
+    pub(super) name: &'a str,
     bias: bool,
     dtype: FloatDType,
-    shape: Vec<usize>,
-    /// Where a failure is left: the writer asks for bytes and knows no errors.
-    failed: &'a RefCell<Option<LlamaError>>,
+    pub(super) shape: Vec<usize>,
 }
 
 impl Lazy<'_> {
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * DType::from(self.dtype).size()
     }
 
-    fn read(&self) -> Result<Vec<u8>, LlamaError> {
+    pub(super) fn dtype(&self) -> Dtype {
+        match self.dtype {
+            FloatDType::BF16 => Dtype::BF16,
+            FloatDType::F16 => Dtype::F16,
+            _ => Dtype::F32,
+        }
+    }
+
+    /// The bytes, for a file.
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, LlamaError> {
         let data = if self.bias {
             let bias = self.layer.bias().expect("listed because it is there");
             read(bias.val().inner().cast(self.dtype))
@@ -81,38 +86,24 @@ impl Lazy<'_> {
             };
             read(weight.cast(self.dtype))
         };
-        data.map_err(|reason| LlamaError::Device { tensor: self.name.into(), reason })
+        let bytes =
+            data.map_err(|reason| LlamaError::Device { tensor: self.name.into(), reason })?;
+        if self.dtype == FloatDType::F16
+            && bytes.as_chunks().0.iter().any(|&bytes| !f16::from_le_bytes(bytes).is_finite())
+        {
+            let reason = format!(
+                "`{}` has values that float16 does not reach: write bfloat16 or float32",
+                self.name
+            );
+            return Err(LlamaError::format(path, reason));
+        }
+        Ok(bytes)
     }
 }
 
 fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
     let data = tensor.try_into_data().map_err(|error| error.to_string())?;
     Ok(data.as_bytes().to_vec())
-}
-
-impl View for &Lazy<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.dtype {
-            FloatDType::BF16 => Dtype::BF16,
-            FloatDType::F16 => Dtype::F16,
-            _ => Dtype::F32,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.read().unwrap_or_else(|error| {
-            self.failed.borrow_mut().get_or_insert(error);
-            vec![0; self.bytes()]
-        }))
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes()
-    }
 }
 
 impl Llama {
@@ -139,7 +130,6 @@ impl Llama {
             return Err(LlamaError::format(folder, reason));
         }
         fs::create_dir_all(folder).map_err(LlamaError::io(folder))?;
-        let failed = RefCell::new(None);
         let tied = self.is_tied();
         let layers = self.layers();
         let mut named = vec![];
@@ -161,18 +151,11 @@ impl Llama {
                     LayerKind::Embedding => vec![width, out],
                     _ => vec![out, width],
                 };
-                Lazy {
-                    layer: *layer,
-                    name,
-                    bias: *bias,
-                    dtype: options.dtype,
-                    shape,
-                    failed: &failed,
-                }
+                Lazy { layer: *layer, name, bias: *bias, dtype: options.dtype, shape }
             })
             .collect();
 
-        write_shards(folder, &tensors, options.max_shard_bytes, &failed)?;
+        write_shards(folder, &tensors, options.max_shard_bytes)?;
         let mut config = self.config.raw.clone();
         if let Value::Object(fields) = &mut config {
             fields.remove("quantization_config");
@@ -192,12 +175,7 @@ impl Llama {
     }
 }
 
-fn write_shards(
-    folder: &Path,
-    tensors: &[Lazy<'_>],
-    limit: usize,
-    failed: &RefCell<Option<LlamaError>>,
-) -> Result<(), LlamaError> {
+fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(), LlamaError> {
     let mut shards: Vec<Vec<&Lazy<'_>>> = vec![];
     let mut size = 0usize;
     for tensor in tensors {
@@ -221,16 +199,7 @@ fn write_shards(
             // Were this cut off, the index would make one model of old shards and new ones.
             remove(&index)?;
         }
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let views = shard.iter().map(|tensor| (tensor.name, *tensor));
-        // Written beside the name and renamed, by the crate.
-        let written = safetensors::serialize_to_file(views, Some(metadata), &path);
-        if let Some(error) = failed.take() {
-            fs::remove_file(&path).ok();
-            return Err(error);
-        }
-        written.map_err(|error| LlamaError::format(&path, error))?;
-        fs::File::open(&path).and_then(|file| file.sync_all()).map_err(LlamaError::io(&path))?;
+        write(&path, shard)?;
         map.extend(shard.iter().map(|tensor| (tensor.name, file.clone())));
     }
     if count > 1 {

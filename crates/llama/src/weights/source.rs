@@ -24,6 +24,10 @@ pub(crate) trait Source {
     /// A tensor that is not there, or whose dtype is not supported.
     fn read(&self, name: &str) -> Result<TensorData, LlamaError>;
 
+    /// The dtype that a tensor is stored in and, where it is another one, that which it is read in; none
+    /// for what is no float.
+    fn dtypes(&self, name: &str) -> Vec<DType>;
+
     /// The dtype that the model is stored in: that of its last norm.
     fn dtype(&self) -> DType {
         self.read("model.norm.weight").map_or(DType::F32, |data| data.dtype())

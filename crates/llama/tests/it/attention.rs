@@ -196,8 +196,86 @@ fn packed_segments_and_padding() {
     Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window: None, spans }.check();
 }
 
+/// Spans that begin or end anywhere: what is no key is not seen.
+fn anywhere(length: usize) -> Vec<[i32; 2]> {
+    let (min, max) = (i32::MIN, i32::MAX);
+    let spans =
+        [[0, max], [min, max], [-7, 4], [9, 3], [1_000_000, 2_000_000], [max, max], [max, min]];
+    (0..length).map(|at| spans[at % spans.len()]).collect()
+}
+
+#[test]
+fn spans_may_be_any_numbers() {
+    // Blocks of one vector, of several, and with keys before and a window.
+    for (length, keys, window) in
+        [(12, 12, None), (7, 13, None), (300, 300, Some(70)), (5, 70, Some(3))]
+    {
+        let spans = anywhere(length);
+        Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window, spans }.check();
+    }
+}
+
+/// Keys and values whose matrices begin at any element, or that are the same for all heads.
+#[test]
+fn views_count_as_their_copies() {
+    let device = device();
+    let [heads, length, width] = [2, 16, 64];
+    let size = length * width;
+    let apart = float(random(heads * (size + 1), 1), [1, heads * (size + 1)], &device);
+    let same = float(random(size, 2), [1, 1, length, width], &device);
+    let q = float(random(heads * size, 3), [1, heads, length, width], &device);
+    for dtype in [FloatDType::F32, FloatDType::BF16] {
+        if !device.supports_dtype(dtype) {
+            continue;
+        }
+        let apart = apart.clone().cast(dtype).unfold::<3, _>(1, size, size + 1);
+        let apart = apart.reshape([1, heads, length, width]);
+        let same = same.clone().cast(dtype).expand([1, heads, length, width]);
+        for (k, v) in [(apart.clone(), apart.clone()), (apart, same.clone()), (same.clone(), same)]
+        {
+            let run = |k: Tensor<4>, v: Tensor<4>| {
+                let [q, k, v] =
+                    [q.clone().cast(dtype), k, v].map(|part| part.autodiff().require_grad());
+                let spans = int(vec![0, 1 << 20].repeat(length), [2, 1, length], &device);
+                let spec = AttentionSpec { scale: 0.125, window: None };
+                let out = attention(q.clone(), k.clone(), v.clone(), spans, spec);
+                let grads = out.clone().sum().backward();
+                let grads = [q, k, v].map(|part| vec(part.grad(&grads).unwrap()));
+                [vec![vec(out)], grads.to_vec()].concat()
+            };
+            let copy =
+                |view: &Tensor<4>| Tensor::from_data(view.to_data(), (&device, DType::from(dtype)));
+            assert_eq!(run(k.clone(), v.clone()), run(copy(&k), copy(&v)), "{dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let device = device();
+    let zeros = |shape: [usize; 4]| Tensor::<4>::zeros(shape, &device);
+    let run = |q, k, v, spans: [usize; 3], window| {
+        let spans = int(vec![0; spans.iter().product()], spans, &device);
+        attention(zeros(q), zeros(k), zeros(v), spans, AttentionSpec { scale: 1.0, window })
+    };
+    let (q, k) = ([2, 4, 3, 8], [2, 2, 5, 8]);
+    for bad in [[1, 2, 5, 8], [2, 2, 5, 7]] {
+        panics("attention: k for q", || run(q, bad, bad, [2, 2, 3], None));
+    }
+    panics("attention: k and v", || run(q, k, [2, 2, 6, 8], [2, 2, 3], None));
+    panics("4 heads over 3", || run(q, [2, 3, 5, 8], [2, 3, 5, 8], [2, 2, 3], None));
+    panics("4 heads over 0", || run(q, [2, 0, 5, 8], [2, 0, 5, 8], [2, 2, 3], None));
+    panics("3 queries, 2 keys", || run(q, [2, 2, 2, 8], [2, 2, 2, 8], [2, 2, 3], None));
+    for spans in [[1, 2, 3], [2, 3, 3], [2, 0, 3], [2, 2, 4]] {
+        panics("attention: spans", || run(q, k, k, spans, None));
+    }
+    panics("a window of no keys", || run(q, k, k, [2, 2, 3], Some(0)));
+    panics("heads of no width", || run([2, 4, 3, 0], [2, 2, 5, 0], [2, 2, 5, 0], [2, 2, 3], None));
+}
+
 /// Where attention is fused; the blocks that other devices take are tested above.
 #[test]
+#[cfg_attr(not(feature = "cuda"), ignore = "needs the feature `cuda`")]
 fn fused() {
     if !attention_is_fused(&device(), DType::BF16, 128) {
         return;
@@ -219,6 +297,7 @@ fn fused() {
     }
     check([2, 4, 1], 70, 70, Some(usize::MAX), whole(70, 70));
     check([2, 2, 2], 70, 131, None, whole(70, 131));
+    check([2, 2, 1], 70, 131, Some(20), anywhere(70));
     check([1, 4, 1], 300, 300, Some(70), whole(300, 300));
     let packed = (0..200).map(|at| match at {
         0..40 => [0, 40],

@@ -115,7 +115,7 @@ fn frequencies_of_real_models() {
 /// A config with some more fields.
 fn config(family: &str, more: &str) -> LlamaConfig {
     let json = format!(
-        r#"{{ "model_type": "{family}", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48,
+        r#"{{ "model_type": "{family}", "vocab_size": 64, "hidden_size": 128, "intermediate_size": 48,
               "num_hidden_layers": 2, "num_attention_heads": 32 {more} }}"#
     );
     LlamaConfig::from_json(&json).unwrap()

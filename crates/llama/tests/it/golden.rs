@@ -6,7 +6,7 @@ use burn::{
     tensor::{Device, FloatDType, Tensor, activation::log_softmax},
 };
 use burn_lora_adapter::Adaptable;
-use burn_lora_llama::{Llama, Loader};
+use burn_lora_llama::{KvCache, Llama, Loader, Segments};
 use burn_lora_quant::QuantConfig;
 use std::path::Path;
 
@@ -45,6 +45,46 @@ fn check(model: &Llama, variant: &str, expected: &Path, device: &Device, what: &
     let found = difference(&vec(loss.clone()), &io["loss"].1);
     assert!(found < 1e-5, "{what}: the loss differs by {found}");
     loss
+}
+
+/// A CPU names the token; a GPU, which would have to wait for it, gives no number.
+#[test]
+fn a_token_that_is_not_in_the_vocabulary() {
+    let device = device();
+    let model = loader(&golden("gqa")).load(&device).unwrap();
+    let vocabulary = model.config.vocab_size as i32;
+    for unknown in [vocabulary, -1, i32::MAX] {
+        let tokens = int(vec![1, 2, 3, 4, unknown, 5], [2, 3], &device);
+        let run = || vec(model.forward(tokens, &Segments::whole(2, 3)));
+        if std::env::var_os("BURN_LORA_GPU").is_none() {
+            panics(&format!("token {unknown} is not in a vocabulary of {vocabulary}"), run);
+            continue;
+        }
+        let nan: Vec<bool> = run().chunks(vocabulary as usize).map(|row| row[0].is_nan()).collect();
+        assert_eq!(nan, [false, false, false, false, true, true], "{unknown}");
+    }
+}
+
+#[test]
+fn a_cache_for_another_model_or_batch_is_refused() {
+    let device = device();
+    let model = loader(&golden("gqa")).load(&device).unwrap().valid();
+    let layers = model.config.num_hidden_layers;
+    let step = |rows: usize, count: usize, cache: &mut KvCache| {
+        let tokens = int(vec![1; rows * count], [rows, count], &device);
+        model.step(tokens, &Segments::whole(rows, cache.length() + count), cache)
+    };
+    let mut cache = KvCache::new(layers, 4);
+    step(2, 3, &mut cache);
+    for rows in [1, 3] {
+        panics("a cache: the shape", || step(rows, 1, &mut cache));
+    }
+    panics("a cache of 4 tokens, 5 wanted", || step(2, 2, &mut cache));
+    panics("a step of no tokens", || step(2, 0, &mut cache));
+    for other in [layers - 1, layers + 1] {
+        panics("the layers of the cache", || step(2, 1, &mut KvCache::new(other, 4)));
+    }
+    assert_eq!(step(2, 1, &mut cache).dims()[0], 2);
 }
 
 #[test]

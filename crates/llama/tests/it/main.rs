@@ -7,6 +7,7 @@ mod generate;
 mod gguf;
 mod golden;
 mod hub;
+mod merge;
 mod ops;
 mod text;
 mod untrusted;

@@ -155,6 +155,115 @@ fn cross_entropy_and_its_gradient() {
     }
 }
 
+/// A CPU says which it is; a GPU, which would have to wait for that, gives no number.
+#[test]
+fn what_a_table_does_not_have_is_not_looked_up() {
+    let on_host = std::env::var_os("BURN_LORA_GPU").is_none();
+    let nan = |values: &[f32]| values.iter().filter(|value| value.is_nan()).count();
+    for width in [7, 96] {
+        let x = random(3 * width, 5);
+        for unknown in [width as i32, -1, -100, i32::MAX, i32::MIN] {
+            let run = |target| {
+                let targets = int(vec![1, target, 2], [3], &device());
+                let found = cross_entropy(tensor(&x, [3, width]), targets, 0.1);
+                [found.loss, found.hits].map(vec).concat().into_iter().chain(vec(found.grad))
+            };
+            let text = format!("target {unknown} of row 1, a vocabulary of {width}");
+            if on_host {
+                panics(&text, || run(unknown).count());
+                continue;
+            }
+            let (found, good): (Vec<f32>, Vec<f32>) = (run(unknown).collect(), run(3).collect());
+            for (at, (found, good)) in found.into_iter().zip(good).enumerate() {
+                let of_row = at == 1 || (6 + width..6 + 2 * width).contains(&at);
+                assert!(if of_row { found.is_nan() } else { found == good || at == 4 }, "{at}");
+            }
+        }
+
+        let (x, table) = (random(2 * 3 * 8, 1), random(5 * 8, 2));
+        for unknown in [5, -1, i32::MAX, i32::MIN] {
+            let run = |position| {
+                let positions = int(vec![0, position, 4], [1, 3], &device());
+                let x = tracked(&x, [2, 3, 1, 8]);
+                let out = rotate(x.clone(), positions, tensor(&table, [5, 8]));
+                let grads = out.clone().sum().backward();
+                [vec(out), vec(x.grad(&grads).unwrap())]
+            };
+            if on_host {
+                panics(&format!("position {unknown}, a table of 5"), || run(unknown));
+            } else {
+                assert_eq!(run(unknown).map(|values| nan(&values)), [16, 16], "{unknown}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let zeros = |shape: [usize; 2]| Tensor::<2>::zeros(shape, &device());
+    panics("the widths of x", || rms_norm(zeros([2, 4]), tensor(&[1.0; 5], [5]), 1e-5));
+    panics("the shapes of gate and up", || swiglu(zeros([2, 4]), zeros([1, 4])));
+    let targets = |count: usize| int(vec![0; count], [count], &device());
+    panics("a target for each row", || cross_entropy(zeros([2, 4]), targets(3), 0.0));
+    panics("a vocabulary of nothing", || cross_entropy(zeros([2, 0]), targets(2), 0.0));
+    let turn = |positions: [usize; 2], table: [usize; 2], width| {
+        let x = Tensor::<4>::zeros([2, 3, 1, width], &device());
+        let positions = int(vec![0; positions[0] * positions[1]], positions, &device());
+        rotate(x, positions, zeros(table))
+    };
+    panics("positions of 3 rows", || turn([3, 3], [5, 8], 8));
+    panics("positions of a sequence", || turn([1, 4], [5, 8], 8));
+    panics("the widths of the table", || turn([1, 3], [5, 4], 8));
+    panics("no two halves", || turn([1, 3], [5, 7], 7));
+}
+
+#[test]
+fn what_is_empty_stays_empty() {
+    let zeros = |shape: [usize; 2]| Tensor::<2>::zeros(shape, &device());
+    for shape in [[0, 4], [3, 0], [0, 0]] {
+        assert_eq!(
+            rms_norm(zeros(shape), tensor(&vec![1.0; shape[1]], [shape[1]]), 1e-5).dims(),
+            shape
+        );
+        assert_eq!(swiglu(zeros(shape), zeros(shape)).dims(), shape);
+    }
+    let found = cross_entropy(zeros([0, 4]), int(vec![], [0], &device()), 0.0);
+    assert_eq!((found.loss.dims(), found.grad.dims()), ([0], [0, 4]));
+    let x = Tensor::<4>::zeros([0, 3, 1, 8], &device());
+    let turned = rotate(x, int(vec![0; 3], [1, 3], &device()), zeros([5, 8]));
+    assert_eq!(turned.dims(), [0, 1, 3, 8]);
+}
+
+/// What is laid out in memory in another way, or begins elsewhere in it, counts as its copy.
+#[test]
+fn views_count_as_their_copies() {
+    let device = device();
+    let of = |shape: [usize; 2], seed| float(random(shape[0] * shape[1], seed), shape, &device);
+    let [rows, width] = [6, 64];
+    for view in [
+        of([width, rows], 1).transpose(),
+        of([rows + 64, width], 2).slice([64..64 + rows, 0..width]),
+        of([rows, width + 64], 3).slice([0..rows, 64..64 + width]),
+        of([1, width], 4).expand([rows, width]),
+        of([rows, 1], 5).expand([rows, width]),
+    ] {
+        let run = |x: Tensor<2>| {
+            let targets = int((0..12).collect(), [12], &device).slice([4..10]);
+            let positions = int((0..18).collect(), [3, 6], &device).slice([1..2]);
+            let norm = rms_norm(x.clone(), x.clone().slice([1..2]).reshape([width]), 1e-5);
+            let gated = swiglu(x.clone(), norm.clone());
+            let loss = cross_entropy(x.clone(), targets, 0.1);
+            let heads = x.clone().reshape([1, rows, 2, width / 2]).autodiff().require_grad();
+            let table = of([18, width / 2 + 32], 6).slice([0..18, 0..width / 2]);
+            let turned = rotate(heads.clone(), positions, table);
+            let grads = turned.clone().sum().backward();
+            let turned = [vec(turned), vec(heads.grad(&grads).unwrap())].concat();
+            [vec(norm), vec(gated), vec(loss.loss), vec(loss.grad), turned]
+        };
+        assert_eq!(run(view.clone()), run(Tensor::from_data(view.to_data(), &device)));
+    }
+}
+
 #[test]
 fn a_backward_pass_starts_from_a_given_gradient() {
     let (x, w, g) = (random(12, 1), random(12, 2), random(12, 3));

@@ -2,6 +2,8 @@
 
 mod chat;
 mod gguf;
+mod jinja;
+mod masks;
 mod real;
 
 use burn_lora_llama::{ChatOptions, ChatTemplate, LlamaError, Message, Tokenizer};

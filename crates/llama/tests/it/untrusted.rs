@@ -366,10 +366,26 @@ fn sizes_that_would_fill_the_memory_are_refused() {
 fn an_index_of_nothing_is_refused() {
     let config = read("families/linear/config.json").to_string();
     let folder = folder(&config, &[]);
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     let index = folder.path().join("model.safetensors.index.json");
     fs::write(&index, r#"{ "weight_map": {} }"#).unwrap();
     let error = Llama::from_pretrained(folder.path()).load(&device()).unwrap_err().to_string();
     assert!(error.starts_with(&index.display().to_string()), "{error}");
+}
+
+#[test]
+fn sizes_that_make_no_model_together_are_refused() {
+    let mut config = read("families/linear/config.json");
+    for (field, size) in [
+        ("vocab_size", 1 << 28),
+        ("hidden_size", 1 << 28),
+        ("intermediate_size", 1 << 28),
+        ("num_hidden_layers", 1 << 12),
+    ] {
+        config[field] = json!(size);
+    }
+    let error = LlamaConfig::from_json(&config.to_string()).err().map(|error| error.to_string());
+    assert!(error.as_ref().is_some_and(|error| error.contains("`hidden_size` is 268435456")));
 }
 
 #[test]

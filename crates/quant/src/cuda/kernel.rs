@@ -78,7 +78,7 @@ impl Kernel {
                 Scalar::I64(value) => pointer(value),
                 Scalar::F32(value) => pointer(value),
             }));
-            let [x, y, z] = grid.map(|blocks| blocks as u32);
+            let [x, y, z] = grid.map(|blocks| u32::try_from(blocks).unwrap_or(u32::MAX));
             let (threads, shared) = ((self.threads as u32, 1, 1), self.shared_bytes as u32);
             // SAFETY: the caller's; parameters are read before the call returns.
             unsafe {

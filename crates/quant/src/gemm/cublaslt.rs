@@ -20,7 +20,7 @@ use std::{
 /// At a fixed address: cuBLASLt reads settings through pointers.
 static WORKSPACE_BYTES: u64 = Gemm::WORKSPACE_BYTES as u64;
 
-/// Whether [`gemm`] can compute this product; Burn's own matmul does the others.
+/// Whether [`gemm`] can compute this product, which has been checked; Burn's own matmul does the others.
 pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
     cuda::runs(&lhs.client)
         && data_type(lhs.dtype).is_some()
@@ -30,9 +30,14 @@ pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
 
 fn library_is_present() -> bool {
     static PRESENT: OnceLock<bool> = OnceLock::new();
-    *PRESENT.get_or_init(|| {
-        // SAFETY: the call only tries to open each candidate name of the library.
-        let present = unsafe { sys::is_culib_present() };
+    // SAFETY: the call only tries to open each candidate name of the library.
+    found_once(&PRESENT, || unsafe { sys::is_culib_present() })
+}
+
+/// Looks for the library the first time, and says once if there is none.
+fn found_once(once: &OnceLock<bool>, look: impl FnOnce() -> bool) -> bool {
+    *once.get_or_init(|| {
+        let present = look();
         if !present {
             burn_lora_io::warn!(
                 "libcublasLt is not found, so matrix products run on Burn's own kernels, which \
@@ -62,9 +67,18 @@ pub(super) enum Target {
     Place(CubeTensor),
 }
 
-/// Whether a product can be added to a tensor in place.
-pub(super) fn fits(tensor: &CubeTensor) -> bool {
-    Matrix::of(tensor, false).is_some_and(|matrix| matrix.op == 0)
+/// Whether a product can be added to a tensor in place: one matrix of `rhs` each, and no element there
+/// twice, as in a tensor that was expanded.
+pub(super) fn fits(rhs: &CubeTensor, part: &CubeTensor) -> bool {
+    let leading = |tensor: &CubeTensor| {
+        let shape = tensor.meta.shape();
+        shape[..shape.num_dims() - 2].to_vec()
+    };
+    let batch: usize = leading(part).iter().product();
+    Matrix::of(part, false).is_some_and(|Matrix { rows, cols, stride, batch_stride, op }| {
+        let extent = (cols as i64 - 1) * stride + rows as i64;
+        op == 0 && (batch == 1 || batch_stride >= extent && leading(rhs) == leading(part))
+    })
 }
 
 /// The product: allocates the output and sends the call to the device's thread, which is where the
@@ -103,7 +117,7 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
         lhs: lhs_matrix,
         rhs: rhs_matrix,
         out: out_matrix,
-        batch: batch as i32,
+        batch: i32::try_from(batch).expect("matrices that a GPU can hold"),
         dtype: data_type(dtype).expect("checked by `supports`"),
         out_dtype: data_type(out_dtype).expect("float32, or the same"),
         tf32: gemm.tf32,
@@ -345,5 +359,19 @@ impl Drop for Plan {
             }
             let _ = result::destroy_matmul_desc(self.desc);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_is_said_once() {
+        let once = OnceLock::new();
+        let (found, warnings) =
+            burn_lora_io::collect(|| [1, 2, 3].map(|_| found_once(&once, || false)));
+        assert_eq!((found, warnings.len()), ([false; 3], 1), "{warnings:?}");
+        assert!(warnings[0].contains("libcublasLt"), "{warnings:?}");
     }
 }

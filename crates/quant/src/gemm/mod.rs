@@ -10,7 +10,7 @@ mod cublaslt;
 
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
-#[cfg(any(feature = "fusion", feature = "cuda"))]
+#[cfg(any(feature = "fusion", feature = "cubecl"))]
 use burn::tensor::Shape;
 use burn::{
     backend::{Backend, Dispatch, TensorMetadata, backend_extension, tensor::FloatTensor},
@@ -134,14 +134,9 @@ impl Gemm {
 
     /// The shape of the product, after all checks.
     fn output_dims<const D: usize>(self, lhs: &Tensor<D>, rhs: &Tensor<D>) -> [usize; D] {
-        let (l, r) = (lhs.dims(), rhs.dims());
-        assert!(D >= 2, "gemm: {D} dimension is no matrix");
         assert_eq!(lhs.dtype(), rhs.dtype(), "gemm: the dtypes of lhs and rhs");
-        let dims = Dims::of(&l, &r, self);
-        assert_eq!(dims.k, dims.rhs_k, "gemm: the inner dimensions of {l:?} and {r:?} by {self:?}");
-        let fits = l[..D - 2] == r[..D - 2] || r[..D - 2].iter().all(|&dim| dim == 1);
-        assert!(fits, "gemm: the leading dimensions of {l:?} and {r:?}");
-        let mut out = l;
+        let mut out = lhs.dims();
+        let dims = Dims::of(&out, &rhs.dims(), self);
         (out[D - 2], out[D - 1]) = (dims.m, dims.n);
         out
     }
@@ -152,13 +147,17 @@ struct Dims {
     /// Whether `rhs` is one matrix for all the leading dimensions of `lhs`.
     shared: bool,
     m: usize,
-    k: usize,
-    rhs_k: usize,
     n: usize,
 }
 
 impl Dims {
+    /// Those of two shapes.
+    ///
+    /// # Panics
+    /// If they have no product.
     fn of(lhs: &[usize], rhs: &[usize], gemm: Gemm) -> Self {
+        let rank = lhs.len();
+        assert!(rank >= 2 && rank == rhs.len(), "gemm: {lhs:?} and {rhs:?} are no matrices");
         let split = |dims: &[usize], trans: bool| {
             let (leading, matrix) = dims.split_at(dims.len() - 2);
             let (rows, cols) = if trans { (matrix[1], matrix[0]) } else { (matrix[0], matrix[1]) };
@@ -166,7 +165,11 @@ impl Dims {
         };
         let (batch, m, k) = split(lhs, gemm.trans_lhs);
         let (rhs_batch, rhs_k, n) = split(rhs, gemm.trans_rhs);
-        Self { shared: rhs_batch == 1 && batch != 1, m, k, rhs_k, n }
+        assert_eq!(k, rhs_k, "gemm: the inner dimensions of {lhs:?} and {rhs:?} by {gemm:?}");
+        let one = rhs[..rank - 2].iter().all(|&dim| dim == 1);
+        let fits = lhs[..rank - 2] == rhs[..rank - 2] || one;
+        assert!(fits, "gemm: the leading dimensions of {lhs:?} and {rhs:?}");
+        Self { shared: rhs_batch == 1 && batch != 1, m, n }
     }
 }
 
@@ -196,7 +199,7 @@ pub trait GemmOps: Backend {
 }
 
 /// The shape of the product of two shapes.
-#[cfg(any(feature = "fusion", feature = "cuda"))]
+#[cfg(any(feature = "fusion", feature = "cubecl"))]
 fn output_shape(lhs: &Shape, rhs: &Shape, gemm: Gemm) -> Shape {
     let Dims { m, n, .. } = Dims::of(lhs, rhs, gemm);
     let mut shape = lhs.clone();

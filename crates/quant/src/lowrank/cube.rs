@@ -1,10 +1,10 @@
 //! The low-rank product on CubeCL's runtimes.
 
-use super::{LowRankOps, flat, grads, rows};
+use super::{LowRankOps, flat, grads};
 use crate::{
     gemm::{Gemm, GemmOps},
     layout::Layout,
-    ops::{PackedOps, PackedTensors, product_shape, runs_from_codes},
+    ops::{PackedOps, PackedTensors, product_shape, rows, runs_from_codes},
 };
 use burn::{
     backend::{TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor},

@@ -12,7 +12,7 @@ mod flex;
 use crate::{
     gemm::{Gemm, GemmOps},
     layout::Layout,
-    ops::{PackedOps, PackedTensors},
+    ops::{PackedOps, PackedTensors, rows},
 };
 use burn::{
     backend::{Backend, TensorMetadata, backend_extension, tensor::FloatTensor},
@@ -68,11 +68,6 @@ pub trait LowRankOps: PackedOps + GemmOps {
         layout: Layout,
         a: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-}
-
-/// The number of rows when the leading dimensions are made one.
-fn rows(shape: &Shape) -> usize {
-    shape.num_elements() / shape[shape.num_dims() - 1].max(1)
 }
 
 /// The leading dimensions made rows.

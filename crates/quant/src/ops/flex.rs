@@ -1,6 +1,6 @@
 //! Packed weights on the CPU: all cores, decoding tile by tile into each core's cache.
 
-use super::{PackedOps, PackedTensors, product_shape};
+use super::{PackedOps, PackedTensors, product_shape, rows};
 use crate::{
     codec::{PackedView, absmax, encode_scales, encode_word},
     layout::Layout,
@@ -29,8 +29,10 @@ const TILE: usize = 64;
 
 impl PackedOps for Flex {
     fn pack(weight: FloatTensor<Self>, layout: Layout) -> PackedTensors<Self> {
+        layout.check();
         let weight = to_f32(weight);
         let weight: &[f32] = weight.storage();
+        assert_eq!(weight.len(), layout.len(), "the elements of a weight {:?}", layout.shape);
         let blocks = CHUNK / layout.block_size;
         let mut maxima = vec![0.0; layout.blocks()];
         maxima.par_chunks_mut(blocks).zip(weight.par_chunks(CHUNK)).for_each(|(maxima, values)| {
@@ -91,12 +93,10 @@ impl PackedOps for Flex {
         let x: &[f32] = x.storage();
         let packed = Words::of(packed);
         let view = packed.view(layout);
-        let [out, rows] = [layout.shape[usize::from(transposed)], {
-            x.len() / layout.shape[usize::from(!transposed)].max(1)
-        }];
+        let [out, rows] = [layout.shape[usize::from(transposed)], rows(&shape)];
         // The product is computed as its transpose, so that a task's results lie together.
         let mut result = vec![0.0f32; out * rows];
-        if !result.is_empty() {
+        if !result.is_empty() && !layout.is_empty() {
             match (transposed, rows) {
                 (false, ..=FEW_ROWS) => few_rows(&view, x, rows, &mut result),
                 (false, _) => forward(&view, x, rows, &mut result),

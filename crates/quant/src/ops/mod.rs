@@ -83,9 +83,19 @@ fn packed_spec(layout: &Layout) -> PackedTensorsMetadata {
 }
 
 /// `[..., in]` to `[..., out]`, or back when `transposed`.
+///
+/// # Panics
+/// If the last dimension of `x` is not the weight's.
 pub(crate) fn product_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
     let mut shape = x.clone();
     let last = shape.num_dims() - 1;
-    shape[last] = layout.shape[usize::from(transposed)];
+    let [from, to] = [!transposed, transposed].map(|side| layout.shape[usize::from(side)]);
+    assert_eq!(shape[last], from, "x is {x:?}, the weight is {:?}", layout.shape);
+    shape[last] = to;
     shape
+}
+
+/// The number of rows when the leading dimensions are made one.
+pub(crate) fn rows(shape: &Shape) -> usize {
+    shape[..shape.num_dims() - 1].iter().product()
 }

@@ -1,5 +1,9 @@
 //! What the tests of this crate share.
 
+#[path = "../../../../tests/common/panics.rs"]
+mod panics;
+pub use panics::panics;
+
 use burn_lora_quant::{Format, QuantConfig};
 use std::path::PathBuf;
 

@@ -2,6 +2,7 @@
 //! that device too.
 
 mod bitsandbytes;
+mod borders;
 mod common;
 mod gemm;
 mod golden;

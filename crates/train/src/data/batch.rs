@@ -85,7 +85,9 @@ impl Dataset {
                 targets.push(IGNORE_INDEX);
                 ids.extend(sample.ids);
             }
-            ids.resize((row + 1) * length, self.store.pad);
+            // No token reads them and no loss sees them: the first row of any embedding will do, which
+            // a tokenizer's padding need not have.
+            ids.resize((row + 1) * length, 0);
             targets.resize((row + 1) * length, IGNORE_INDEX);
         }
         Batch {

@@ -8,14 +8,13 @@ use super::{
     read::Record,
 };
 use crate::error::TrainError;
-use burn_lora_llama::{ChatOptions, Tokenizer};
-use serde_json::Value;
+use burn_lora_llama::{ChatOptions, ChatValue as Value, Tokenizer};
 use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
     Files(Vec<PathBuf>),
-    Records(Vec<Value>),
+    Records(Vec<Result<Value, String>>),
 }
 
 /// How data is read.
@@ -309,6 +308,11 @@ impl DatasetBuilder {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a column of a record is read.
+    pub(super) fn reads(&self, format: Format, record: &Record, column: &str) -> bool {
+        format.reads(record, column, self.apply_chat_template)
     }
 
     /// The example of a record.

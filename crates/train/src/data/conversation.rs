@@ -1,8 +1,7 @@
 //! Messages of a conversation, as data sets have them.
 
-use super::read::{columns, kind};
-use burn_lora_llama::Message;
-use serde_json::Value;
+use super::read::columns;
+use burn_lora_llama::{ChatValue as Value, Message};
 use std::collections::BTreeMap;
 
 /// What data sets call the roles, and what templates call them.
@@ -35,24 +34,26 @@ pub(crate) fn roles() -> Roles {
 /// A message, and whether it is trained on if it says so.
 pub(crate) fn message(item: Value, roles: &Roles) -> Result<(Message, Option<bool>), String> {
     let mut fields = columns(item)?;
-    // Tables give a field that one message has to all of them.
+    // A field that is `null` is none, as in transformers.
     fields.retain(|_, value| !value.is_null());
     let mut train = None;
     for name in TRAIN {
-        if let Some(value) = fields.remove(name) {
+        if let Some(value) = fields.shift_remove(name) {
             train = Some(flag(name, &value)?);
         }
     }
     for (name, alias) in [("role", "from"), ("content", "value")] {
         if !fields.contains_key(name)
-            && let Some(value) = fields.remove(alias)
+            && let Some(at) = fields.get_index_of(alias)
         {
-            fields.insert(name.into(), value);
+            // At its place among the others.
+            let value = fields.shift_remove(alias).unwrap_or_default();
+            fields.shift_insert(at, name.into(), value);
         }
     }
     let role = match fields.get("role") {
-        Some(Value::String(role)) => role,
-        Some(other) => return Err(format!("its role is {}, but must be text", kind(other))),
+        Some(Value::Text(role)) => role,
+        Some(other) => return Err(format!("its role is {}, but must be text", other.kind())),
         None => return Err("it has no `role` (or `from`)".into()),
     };
     let Some(role) = roles.get(role) else {
@@ -65,15 +66,36 @@ pub(crate) fn message(item: Value, roles: &Roles) -> Result<(Message, Option<boo
     if !fields.contains_key("content") && !fields.contains_key("tool_calls") {
         return Err("it has no `content` (or `value`)".into());
     }
-    let message = serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string());
-    Ok((message?, train))
+    if let Some(content) = fields.get("content") {
+        readable(content)?;
+    }
+    Ok((Message::try_from(Value::Map(fields))?, train))
+}
+
+/// Refuses content that a model of text cannot be trained on: a template would write a mark in the
+/// place of a picture.
+fn readable(content: &Value) -> Result<(), String> {
+    const MEDIA: [&str; 4] = ["image", "audio", "video", "file"];
+    let parts = match content {
+        Value::Text(_) | Value::Map(_) => return Ok(()),
+        Value::List(parts) => parts,
+        _ => return Err("`content` is neither text nor a list of parts with a type".into()),
+    };
+    for kind in parts.iter().filter_map(|part| part.get("type")?.as_str()) {
+        if MEDIA.iter().any(|media| kind.contains(media)) {
+            return Err(format!("`content` has a part of type `{kind}`: only text is read"));
+        }
+    }
+    Ok(())
 }
 
 fn flag(name: &str, value: &Value) -> Result<bool, String> {
     match value {
         Value::Bool(train) => Ok(*train),
-        Value::Number(weight) if weight.as_f64() == Some(1.0) => Ok(true),
-        Value::Number(weight) if weight.as_f64() == Some(0.0) => Ok(false),
+        Value::Int(1) => Ok(true),
+        Value::Int(0) => Ok(false),
+        Value::Float(weight) if *weight == 1.0 => Ok(true),
+        Value::Float(weight) if *weight == 0.0 => Ok(false),
         other => Err(format!("`{name}` is {other}, but must be true, false, 1 or 0")),
     }
 }

@@ -3,11 +3,13 @@
 use super::{
     DatasetBuilder, Report,
     builder::Source,
+    read::example,
     store::{Entry, Store, Writer},
 };
 use crate::error::TrainError;
+use burn_lora_llama::ChatValue;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use serde_json::Value;
+use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -85,7 +87,9 @@ impl Dataset {
         DatasetBuilder::new(Source::Files(paths.into_iter().map(Into::into).collect()))
     }
 
-    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format).
+    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format), in
+    /// whatever has such fields in JSON. A `serde_json::Value` sorts its keys; a
+    /// [`ChatValue`] keeps their order, which the schemas of tools are written in.
     ///
     /// ```
     /// # use burn_lora_llama::Tokenizer;
@@ -96,8 +100,9 @@ impl Dataset {
     /// assert_eq!(data.source(0), "records:1");
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
-    pub fn from_records(records: impl IntoIterator<Item = Value>) -> DatasetBuilder {
-        DatasetBuilder::new(Source::Records(records.into_iter().collect()))
+    pub fn from_records<T: Serialize>(records: impl IntoIterator<Item = T>) -> DatasetBuilder {
+        let value = |record| ChatValue::new(record).map_err(|error| format!("no JSON: {error}"));
+        DatasetBuilder::new(Source::Records(records.into_iter().map(value).collect()))
     }
 
     /// Takes tokens that were made elsewhere. Rows are padded with token 0, which no loss sees.
@@ -126,7 +131,7 @@ impl Dataset {
             };
             return Err(writer.wrong(0, number + 1, reason));
         }
-        Ok(Self::new(writer.finish(0)?))
+        Ok(Self::new(writer.finish(None)?))
     }
 
     /// How many samples there are.
@@ -237,6 +242,57 @@ impl Dataset {
         let second = (self.len() as f64 * fraction).round() as usize;
         let (second, first) = places.split_at_mut(second);
         (self.part(first), self.part(second))
+    }
+
+    /// Checks that a model whose embedding has so many rows knows all tokens: some devices read
+    /// elsewhere without a word. The trainer does so before the first step.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// let data = Dataset::from_samples([sample])?;
+    /// assert!(data.check_vocabulary(7).is_ok());
+    /// let error = data.check_vocabulary(6).unwrap_err();
+    /// assert!(error.to_string().starts_with("samples:1: token 6 "));
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The first example with another token, by file and line.
+    pub fn check_vocabulary(&self, rows: usize) -> Result<(), TrainError> {
+        if (self.store.highest as usize) < rows {
+            return Ok(());
+        }
+        for index in 0..self.len() {
+            let sample = self.sample(index);
+            let Some(id) = sample.ids.into_iter().find(|id| *id as usize >= rows) else { continue };
+            let (path, line) = self.origin(index);
+            let text =
+                self.store.tokenizer.as_ref().and_then(|tokenizer| tokenizer.id_to_token(id));
+            let text = text.map(|text| format!(", `{text}`,")).unwrap_or_default();
+            let reason = format!(
+                "token {id}{text} is not in the vocabulary of the model, whose embedding has {rows} rows: \
+                 take the model's own tokenizer, or resize the model's embedding"
+            );
+            return Err(example(path, line, reason));
+        }
+        Ok(())
+    }
+
+    /// Writes `generation_config.json` into a folder if turns end with a token at which the model's
+    /// files do not end a generation: what is generated would go on after the answer. The other
+    /// settings are those of the tokenizer's folder.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save_generation_config(&self, folder: &Path) -> Result<(), TrainError> {
+        let (Some(tokenizer), ends) = (&self.store.tokenizer, &self.store.ends) else {
+            return Ok(());
+        };
+        if !ends.is_empty() {
+            tokenizer.save_generation_config(folder, ends.iter().copied())?;
+        }
+        Ok(())
     }
 
     fn part(&self, places: &mut [usize]) -> Self {

@@ -3,8 +3,10 @@
 use super::{
     DatasetBuilder, Sample, TrainOn, Truncation,
     format::{Chat, Example},
+    notes::Oddity,
 };
 use burn_lora_llama::{ChatOptions, EncodedChat, LlamaError, Tokenizer};
+use std::ops::Range;
 
 /// Why an example cannot be trained on.
 #[derive(Debug)]
@@ -29,6 +31,21 @@ impl From<LlamaError> for Fault {
     }
 }
 
+/// The sample of an example, and what is odd about it.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub sample: Sample,
+    /// Tokens that end its turns and no generation.
+    pub ends: Vec<u32>,
+    pub oddities: Vec<Oddity>,
+}
+
+impl Encoded {
+    pub fn truncated(&self) -> bool {
+        self.oddities.contains(&Oddity::Truncated)
+    }
+}
+
 /// Makes samples of examples.
 pub(crate) struct Encoder<'a> {
     config: &'a DatasetBuilder,
@@ -47,31 +64,36 @@ impl<'a> Encoder<'a> {
         Ok(Self { config, tokenizer, around })
     }
 
-    /// The sample of an example, and whether it was truncated.
-    pub fn sample(&self, example: &Example) -> Result<(Sample, bool), Fault> {
-        let sample = match example {
+    /// The sample of an example.
+    pub fn sample(&self, example: &Example) -> Result<Encoded, Fault> {
+        let mut encoded = match example {
             Example::Text(text) => self.plain("", text)?,
             Example::PromptCompletion { prompt, completion } => self.plain(prompt, completion)?,
             Example::Chat(chat) => self.chat(chat)?,
         };
-        let length = sample.ids.len();
-        let (sample, truncated) = self.truncate(sample)?;
-        if sample.target_count() > 0 {
-            return Ok((sample, truncated));
+        let length = encoded.sample.ids.len();
+        self.truncate(&mut encoded)?;
+        let Encoded { sample, oddities, .. } = &mut encoded;
+        if sample.target_count() == 0 {
+            return Err(Fault::Empty(if sample.ids.len() < length {
+                let kept = sample.ids.len();
+                format!(
+                    "none of its tokens is left to train on after truncation from {length} to {kept}"
+                )
+            } else {
+                format!("none of its {length} tokens is one to train on")
+            }));
         }
-        Err(Fault::Empty(if truncated {
-            let kept = sample.ids.len();
-            format!(
-                "none of its tokens is left to train on after truncation from {length} to {kept}"
-            )
-        } else {
-            format!("none of its {length} tokens is one to train on")
-        }))
+        let mut targets = sample.ids.iter().zip(&sample.trained).skip(1);
+        if targets.all(|(id, trained)| !trained || self.tokenizer.is_added_token(*id)) {
+            oddities.push(Oddity::OnlyEnd);
+        }
+        Ok(encoded)
     }
 
     /// Text without a template, between what the tokenizer puts around it and with the end of a text
     /// after it. Text that has these already does not get them again.
-    fn plain(&self, prompt: &str, completion: &str) -> Result<Sample, LlamaError> {
+    fn plain(&self, prompt: &str, completion: &str) -> Result<Encoded, LlamaError> {
         let (text, offsets) =
             self.tokenizer.encode_with_offsets(&format!("{prompt}{completion}"))?;
         let everything = self.config.train_on == Some(TrainOn::Everything);
@@ -83,16 +105,25 @@ impl<'a> Encoder<'a> {
         if !text.ends_with(after) {
             ids.extend(after);
         }
-        if let Some(eos) = self.tokenizer.eos_token_id()
+        let eos = self.tokenizer.eos_token_id();
+        if let Some(eos) = eos
             && ids.last() != Some(&eos)
         {
             ids.push(eos);
         }
         trained.resize(ids.len(), true);
-        Ok(Sample { ids, trained })
+        let mut oddities = vec![];
+        let within = |token: &Range<usize>| token.start < prompt.len() && token.end > prompt.len();
+        if !everything && offsets.iter().any(within) {
+            oddities.push(Oddity::Swallowed);
+        }
+        if eos.is_none() && !ids.last().is_some_and(|last| self.tokenizer.is_added_token(*last)) {
+            oddities.push(Oddity::NoEnd);
+        }
+        Ok(Encoded { sample: Sample { ids, trained }, ends: vec![], oddities })
     }
 
-    fn chat(&self, chat: &Chat) -> Result<Sample, Fault> {
+    fn chat(&self, chat: &Chat) -> Result<Encoded, Fault> {
         if self.tokenizer.chat_template().is_none()
             && self.config.chat_options == ChatOptions::new()
         {
@@ -105,8 +136,8 @@ impl<'a> Encoder<'a> {
         });
         let everything = train_on == TrainOn::Everything;
         for (message, train) in messages.iter().zip(train) {
-            if message.role != "assistant" && train.is_some_and(|train| train != everything) {
-                let role = &message.role;
+            if message.role() != "assistant" && train.is_some_and(|train| train != everything) {
+                let role = message.role();
                 return Err(Fault::Malformed(format!(
                     "a message of role `{role}` says for itself whether it is trained on, which only \
                      those of role `assistant` can"
@@ -120,27 +151,55 @@ impl<'a> Encoder<'a> {
         if everything && !train.contains(&Some(false)) {
             let text = self.tokenizer.apply_chat_template(messages, &options)?;
             let ids = self.tokenizer.encode(&text, false)?;
-            return Ok(Sample { trained: vec![true; ids.len()], ids });
+            let sample = Sample { trained: vec![true; ids.len()], ids };
+            return Ok(Encoded { sample, ends: vec![], oddities: vec![] });
         }
-        let EncodedChat { ids, turns, .. } = self.tokenizer.encode_chat(messages, &options)?;
-        let last = messages.iter().rposition(|message| message.role == "assistant");
+        let last = messages.iter().rposition(|message| message.role() == "assistant");
+        let chosen = |message: usize| match (train_on, prompt) {
+            (TrainOn::Everything | TrainOn::AssistantTurns, _) => true,
+            (TrainOn::Completion, Some(prompt)) => message >= *prompt,
+            (TrainOn::Completion, None) | (TrainOn::LastTurn, _) => Some(message) == last,
+        };
+        let trains = |message: usize| train[message].unwrap_or(chosen(message));
+        // Only turns that differ from what is around them have to be found.
+        let encoded = self.tokenizer.encode_turns(messages, &options, |message| {
+            messages[message].role() == "assistant" && trains(message) != everything
+        })?;
+        let EncodedChat { ids, turns, swallowed, .. } = encoded;
         let mut trained = vec![everything; ids.len()];
-        for (message, tokens) in turns {
-            let chosen = match (train_on, prompt) {
-                (TrainOn::Everything | TrainOn::AssistantTurns, _) => true,
-                (TrainOn::Completion, Some(prompt)) => message >= *prompt,
-                (TrainOn::Completion, None) | (TrainOn::LastTurn, _) => Some(message) == last,
-            };
-            trained[tokens].fill(train[message].unwrap_or(chosen));
+        for (_, tokens) in &turns {
+            trained[tokens.clone()].fill(!everything);
         }
-        Ok(Sample { ids, trained })
+        let mut oddities = vec![];
+        let mut ends = vec![];
+        if !everything {
+            if !swallowed.is_empty() {
+                oddities.push(Oddity::Swallowed);
+            }
+            // The last block of each message.
+            let last = turns.iter().enumerate().filter(|(number, (message, _))| {
+                turns.get(number + 1).is_none_or(|(next, _)| next != message)
+            });
+            let last = last.filter_map(|(_, (_, tokens))| ids[tokens.clone()].last().copied());
+            let mut found: Vec<u32> =
+                last.filter(|id| self.tokenizer.is_added_token(*id)).collect();
+            found.sort_unstable();
+            found.dedup();
+            if found.is_empty() && !turns.is_empty() {
+                oddities.push(Oddity::NoEnd);
+            }
+            let known = self.tokenizer.eos_token_ids();
+            found.retain(|id| !known.contains(id));
+            oddities.extend(found.iter().map(|id| Oddity::UnknownEnd(*id)));
+            ends = found;
+        }
+        Ok(Encoded { sample: Sample { ids, trained }, ends, oddities })
     }
 
-    fn truncate(&self, mut sample: Sample) -> Result<(Sample, bool), Fault> {
+    fn truncate(&self, encoded: &mut Encoded) -> Result<(), Fault> {
+        let Encoded { sample, oddities, .. } = encoded;
         let length = sample.ids.len();
-        let Some(max) = self.config.max_length.filter(|max| *max < length) else {
-            return Ok((sample, false));
-        };
+        let Some(max) = self.config.max_length.filter(|max| *max < length) else { return Ok(()) };
         match self.config.truncation {
             Truncation::KeepStart => {
                 sample.ids.truncate(max);
@@ -156,6 +215,7 @@ impl<'a> Encoder<'a> {
                 )));
             }
         }
-        Ok((sample, true))
+        oddities.push(Oddity::Truncated);
+        Ok(())
     }
 }

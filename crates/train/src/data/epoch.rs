@@ -6,6 +6,12 @@ use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 
+/// Rows, and tokens of a row, beyond which a setting is a mistake: no device holds as many.
+const MOST: usize = 1 << 24;
+
+/// Rows become longer only to have one of few lengths.
+const MOST_PADDING: usize = 1 << 16;
+
 /// The rows of a micro-batch, each the indices of its samples.
 pub type Rows = Vec<Vec<usize>>;
 
@@ -53,18 +59,36 @@ impl Default for BatchConfig {
 }
 
 impl BatchConfig {
-    fn check(&self) -> Result<(), TrainError> {
-        let zeros = [
-            ("size", self.size == 0),
-            ("packing", self.packing == Some(0)),
-            ("pad_to_multiple_of", self.pad_to_multiple_of == Some(0)),
+    /// Whether the settings can be used, whatever the data.
+    ///
+    /// ```
+    /// use burn_lora_train::data::BatchConfig;
+    ///
+    /// let config = BatchConfig { size: 0, ..BatchConfig::default() };
+    /// assert_eq!(config.validate().unwrap_err().to_string(), "`batches.size` is 0: it must be 1 at least");
+    /// ```
+    ///
+    /// # Errors
+    /// The first that cannot, by its name.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let counts = [
+            ("batches.size", Some(self.size), MOST),
+            ("batches.packing", self.packing, MOST),
+            ("batches.pad_to_multiple_of", self.pad_to_multiple_of, MOST_PADDING),
         ];
-        if let Some((name, _)) = zeros.into_iter().find(|(_, zero)| *zero) {
-            return Err(TrainError::setting(name, 0, "it must be 1 at least"));
+        for (name, count, most) in counts {
+            match count {
+                Some(0) => return Err(TrainError::setting(name, 0, "it must be 1 at least")),
+                Some(count) if count > most => {
+                    let reason = format!("it must be {most} at most");
+                    return Err(TrainError::setting(name, count, reason));
+                }
+                _ => (),
+            }
         }
         if self.packing.is_some() && self.group_by_length {
             let reason = "packed rows all have the same length: use `packing` without it";
-            return Err(TrainError::setting("group_by_length", true, reason));
+            return Err(TrainError::setting("batches.group_by_length", true, reason));
         }
         Ok(())
     }
@@ -93,7 +117,7 @@ impl Dataset {
     /// Settings that contradict each other, a sample longer than a packed row, or no batch left by
     /// `drop_last`.
     pub fn epoch(&self, config: &BatchConfig, epoch: u64) -> Result<Vec<Rows>, TrainError> {
-        config.check()?;
+        config.validate()?;
         let mut rng = config.generator(epoch);
         let mut samples: Vec<usize> = (0..self.len()).collect();
         if config.shuffle {
@@ -118,13 +142,21 @@ impl Dataset {
                 samples.into_iter().map(|sample| vec![sample]).collect()
             }
         };
+        let longest = (0..self.len()).map(|sample| self.length(sample)).max().unwrap_or(0);
+        let length = config.packing.unwrap_or(longest);
+        let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1));
+        let tokens = config.size.min(rows.len()).saturating_mul(length);
+        if tokens > i32::MAX as usize {
+            let reason = format!("{tokens} tokens of a batch are more than can be numbered");
+            return Err(TrainError::setting("batches.size", config.size, reason));
+        }
         let mut batches: Vec<Rows> = rows.chunks(config.size).map(<[_]>::to_vec).collect();
         if config.drop_last {
             batches.retain(|batch| batch.len() == config.size);
             if batches.is_empty() && !rows.is_empty() {
                 let reason = format!("nothing is left: there are {} rows in all", rows.len());
                 let found = format!("true with a size of {}", config.size);
-                return Err(TrainError::setting("drop_last", found, reason));
+                return Err(TrainError::setting("batches.drop_last", found, reason));
             }
         }
         Ok(batches)

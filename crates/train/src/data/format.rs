@@ -2,11 +2,10 @@
 
 use super::{
     conversation::{self, Roles},
-    read::{Record, kind},
+    read::Record,
 };
-use burn_lora_llama::Message;
+use burn_lora_llama::{ChatValue as Value, Message};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Which columns examples have.
 ///
@@ -21,19 +20,21 @@ use serde_json::Value;
 pub enum Format {
     /// `text`: plain text.
     Text,
-    /// `prompt` and `completion`: both text, or both lists of messages.
+    /// `prompt` and `completion`: both text, or both lists of messages. Where messages are made of
+    /// text, `system` may hold instructions, and `history` earlier pairs of a question and an answer.
     PromptCompletion,
     /// `messages`: a conversation, as a list of `{"role", "content"}`. `tools` may hold the schemas
-    /// of functions that the assistant may call.
+    /// of functions that the assistant may call, `system` instructions.
     Messages,
-    /// `instruction`, `output` and optionally `input`.
+    /// `instruction`, `output` and optionally `input`; `system` and `history` as with prompts.
     Alpaca,
-    /// `conversations`: a conversation, as a list of `{"from", "value"}`.
+    /// `conversations`: a conversation, as a list of `{"from", "value"}`; `tools` and `system` as with
+    /// messages.
     ShareGpt,
 }
 
 /// The columns that formats read, which others can be mapped to.
-pub(crate) const COLUMNS: [&str; 9] = [
+pub(crate) const COLUMNS: [&str; 11] = [
     "text",
     "prompt",
     "completion",
@@ -43,6 +44,8 @@ pub(crate) const COLUMNS: [&str; 9] = [
     "input",
     "output",
     "conversations",
+    "system",
+    "history",
 ];
 
 /// An example before it is tokens.
@@ -92,6 +95,23 @@ impl Format {
         }
     }
 
+    /// Whether a column of a record is read. With `chat`, text becomes messages.
+    pub(crate) fn reads(self, record: &Record, column: &str, chat: bool) -> bool {
+        let lists = || matches!(record.get("prompt"), Some(Value::List(_)));
+        let messages = match self {
+            Self::Text => false,
+            Self::Messages | Self::ShareGpt => true,
+            Self::PromptCompletion => chat || lists(),
+            Self::Alpaca => chat,
+        };
+        match column {
+            "tools" | "system" => messages,
+            "history" => chat && !matches!(self, Self::Messages | Self::ShareGpt) && !lists(),
+            "input" => self == Self::Alpaca,
+            _ => self.required().contains(&column),
+        }
+    }
+
     /// The example of a record. With `chat`, a text to answer becomes the message of a user.
     pub(crate) fn example(
         self,
@@ -118,13 +138,13 @@ fn column<'a>(record: &'a Record, name: &str) -> Result<&'a Value, String> {
 
 fn text<'a>(record: &'a Record, name: &str) -> Result<&'a str, String> {
     match column(record, name)? {
-        Value::String(text) => Ok(text),
-        other => Err(format!("`{name}` is {}, but must be text", kind(other))),
+        Value::Text(text) => Ok(text),
+        other => Err(format!("`{name}` is {}, but must be text", other.kind())),
     }
 }
 
 fn prompt_completion(record: &Record, roles: &Roles, chat: bool) -> Result<Example, String> {
-    if let (Value::Array(_), Value::Array(_)) =
+    if let (Value::List(_), Value::List(_)) =
         (column(record, "prompt")?, column(record, "completion")?)
     {
         let (mut messages, mut train) = list(record, "prompt", roles)?;
@@ -133,11 +153,12 @@ fn prompt_completion(record: &Record, roles: &Roles, chat: bool) -> Result<Examp
         messages.extend(completion.0);
         train.extend(completion.1);
         let tools = tools(record)?;
-        return Ok(Example::Chat(Chat { messages, train, prompt: Some(prompt), tools }));
+        let chat = Chat { messages, train, prompt: Some(prompt), tools };
+        return chat.instructed(record).map(Example::Chat);
     }
     let same = "; both are text, or both are lists of messages";
     let text = |name| text(record, name).map_err(|reason| reason + same);
-    Ok(answer(text("prompt")?.into(), text("completion")?.into(), chat))
+    answer(record, text("prompt")?.into(), text("completion")?.into(), chat)
 }
 
 /// The wording of Stanford's data set, in its column `text`.
@@ -161,24 +182,79 @@ fn alpaca(record: &Record, chat: bool) -> Result<Example, String> {
              ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
         ),
     };
-    Ok(answer(prompt, output, chat))
+    answer(record, prompt, output, chat)
 }
 
-fn answer(prompt: String, completion: String, chat: bool) -> Example {
+fn answer(
+    record: &Record,
+    prompt: String,
+    completion: String,
+    chat: bool,
+) -> Result<Example, String> {
     if !chat {
-        return Example::PromptCompletion { prompt, completion };
+        return Ok(Example::PromptCompletion { prompt, completion });
     }
-    Example::Chat(Chat {
-        messages: vec![Message::user(prompt), Message::assistant(completion)],
-        train: vec![None; 2],
-        prompt: Some(1),
-        tools: None,
-    })
+    let mut messages = history(record)?;
+    messages.push(Message::user(prompt));
+    let prompt = messages.len();
+    messages.push(Message::assistant(completion));
+    let train = vec![None; messages.len()];
+    let chat = Chat { messages, train, prompt: Some(prompt), tools: tools(record)? };
+    chat.instructed(record).map(Example::Chat)
+}
+
+/// Earlier questions and answers, as LLaMA-Factory has them.
+fn history(record: &Record) -> Result<Vec<Message>, String> {
+    let pairs = match record.get("history") {
+        None | Some(Value::Null) => return Ok(vec![]),
+        Some(Value::Text(text)) if text.trim().is_empty() => return Ok(vec![]),
+        Some(pairs) => items("history", pairs)?,
+    };
+    let wrong = Err("`history` must be a list of pairs, each of a question and an answer".into());
+    let mut messages = vec![];
+    for pair in &pairs {
+        let Value::List(pair) = pair else { return wrong };
+        let [Value::Text(question), Value::Text(answer)] = pair.as_slice() else { return wrong };
+        messages.push(Message::user(question.as_str()));
+        messages.push(Message::assistant(answer.as_str()));
+    }
+    Ok(messages)
+}
+
+impl Chat {
+    /// With the instructions that a record has in a column of their own.
+    fn instructed(mut self, record: &Record) -> Result<Self, String> {
+        let system = match record.get("system") {
+            None | Some(Value::Null) => return Ok(self),
+            Some(_) => text(record, "system")?,
+        };
+        if system.trim().is_empty() {
+            return Ok(self);
+        }
+        match self.messages.first() {
+            Some(first) if first.role() == "system" => {
+                if first.text().as_deref() != Some(system) {
+                    return Err(
+                        "its column `system` says other than its first message, which is of \
+                                role `system`, too: leave one of them out"
+                            .into(),
+                    );
+                }
+            }
+            _ => {
+                self.messages.insert(0, Message::system(system));
+                self.train.insert(0, None);
+                self.prompt = self.prompt.map(|prompt| prompt + 1);
+            }
+        }
+        Ok(self)
+    }
 }
 
 fn conversation(record: &Record, name: &str, roles: &Roles) -> Result<Example, String> {
     let (messages, train) = list(record, name, roles)?;
-    Ok(Example::Chat(Chat { messages, train, prompt: None, tools: tools(record)? }))
+    let chat = Chat { messages, train, prompt: None, tools: tools(record)? };
+    chat.instructed(record).map(Example::Chat)
 }
 
 fn list(
@@ -210,9 +286,9 @@ fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
 /// The items of a list, which a table may have as the text of one.
 fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
     match value {
-        Value::Array(items) => Ok(items.clone()),
-        Value::String(text) => serde_json::from_str(text)
+        Value::List(items) => Ok(items.clone()),
+        Value::Text(text) => serde_json::from_str(text)
             .map_err(|error| format!("`{name}` is text, but not that of a JSON list: {error}")),
-        other => Err(format!("`{name}` is {}, but must be a list", kind(other))),
+        other => Err(format!("`{name}` is {}, but must be a list", other.kind())),
     }
 }

@@ -4,6 +4,7 @@ use super::{
     Dataset, DatasetBuilder, Format, OnError, TrainOn, Truncation,
     builder::Source,
     encode::{Encoder, Fault},
+    notes::Notes,
     read::{self, Record},
     store::Writer,
 };
@@ -21,29 +22,35 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         Source::Records(_) => vec!["records".into()],
     };
     let encoder = Encoder::new(config, tokenizer)?;
-    let writer = Writer::new(config.temp_dir.as_deref(), files)?;
-    let mut loader =
-        Loader { config, encoder, writer, file: 0, format: config.format, chunk: vec![] };
-    match &config.source {
-        Source::Files(paths) => {
-            for (file, path) in paths.iter().enumerate() {
-                (loader.file, loader.format) = (file, config.format);
-                let read = read::read(path, &mut |line, record| loader.push(line, record));
-                // What is wrong with a line comes before what is wrong with the lines after it.
-                loader.flush()?;
-                read?;
+    let writer = Writer::new(config.temp_dir.as_deref(), files.clone())?;
+    let mut loader = Loader {
+        config,
+        encoder,
+        writer,
+        file: 0,
+        format: config.format,
+        notes: Notes::default(),
+        chunk: vec![],
+    };
+    for (file, path) in files.iter().enumerate() {
+        (loader.file, loader.format) = (file, config.format);
+        loader.notes = Notes::new(config.columns.values().cloned());
+        let read = match &config.source {
+            Source::Files(_) => read::read(path, &mut |line, record| loader.push(line, record)),
+            Source::Records(records) => {
+                records.iter().enumerate().try_for_each(|(number, record)| {
+                    loader.push(number + 1, record.clone().and_then(read::columns))
+                })
             }
-        }
-        Source::Records(records) => {
-            for (number, record) in records.iter().enumerate() {
-                loader.push(number + 1, read::columns(record.clone()))?;
-            }
-            loader.flush()?;
-        }
+        };
+        // What is wrong with a line comes before what is wrong with the lines after it.
+        loader.flush()?;
+        read?;
+        std::mem::take(&mut loader.notes).report(path, tokenizer, config.max_length);
     }
-    let data = Dataset::new(loader.writer.finish(tokenizer.pad_token_id().unwrap_or(0))?);
+    let data = Dataset::new(loader.writer.finish(Some(tokenizer))?);
     let report = data.report();
-    if report.truncated + report.left_out() > 0 {
+    if report.left_out() > 0 {
         burn_lora_io::warn!("{report}");
     }
     Ok(data)
@@ -61,26 +68,40 @@ struct Loader<'a> {
     file: usize,
     /// Its format, as soon as it is known.
     format: Option<Format>,
+    /// What is odd about it.
+    notes: Notes,
     /// Its records with their lines, before they are tokenized.
     chunk: Vec<(usize, Recognized)>,
 }
 
 impl Loader<'_> {
     fn push(&mut self, line: usize, record: Result<Record, String>) -> Result<(), TrainError> {
-        let record = record.and_then(|mut record| {
-            let columns = self.config.columns.iter();
-            let mapped = columns.filter_map(|(name, from)| Some((name, record.remove(from)?)));
-            let mapped: Vec<_> = mapped.map(|(name, value)| (name.clone(), value)).collect();
-            record.extend(mapped);
-            let format = match self.format {
-                Some(format) => format,
-                None => Format::detect(&record)?,
-            };
-            self.format = Some(format);
-            Ok((record, format))
-        });
+        let record = record.and_then(|record| self.recognize(record));
         self.chunk.push((line, record));
         if self.chunk.len() == CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    fn recognize(&mut self, mut record: Record) -> Recognized {
+        let columns = self.config.columns.iter();
+        let mapped =
+            columns.filter_map(|(name, from)| Some((name, from, record.shift_remove(from)?)));
+        for (name, from, value) in mapped.collect::<Vec<_>>() {
+            self.notes.found(from);
+            if record.insert(name.clone(), value).is_some() {
+                self.notes.unused(name);
+            }
+        }
+        let format = match self.format {
+            Some(format) => format,
+            None => Format::detect(&record)?,
+        };
+        self.format = Some(format);
+        for (name, value) in &record {
+            if !value.is_null() && !self.config.reads(format, &record, name) {
+                self.notes.unused(name);
+            }
+        }
+        Ok((record, format))
     }
 
     /// Tokenizes what was read.
@@ -95,9 +116,13 @@ impl Loader<'_> {
         });
         for (line, sample) in samples.collect::<Vec<_>>() {
             match sample {
-                Ok((sample, truncated)) => {
-                    self.writer.report.truncated += usize::from(truncated);
-                    self.writer.push(&sample, self.file, line)?;
+                Ok(encoded) => {
+                    self.writer.report.truncated += usize::from(encoded.truncated());
+                    self.writer.push(&encoded.sample, self.file, line)?;
+                    self.writer.ends.extend(encoded.ends);
+                    for oddity in encoded.oddities {
+                        self.notes.add(oddity, line);
+                    }
                 }
                 Err(fault) => self.leave_out(fault, line)?,
             }

@@ -50,6 +50,7 @@ mod encode;
 mod epoch;
 mod format;
 mod load;
+mod notes;
 mod options;
 mod pack;
 mod preview;

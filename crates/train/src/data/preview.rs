@@ -2,6 +2,7 @@
 
 use super::Dataset;
 use crate::error::TrainError;
+use burn_lora_io::escaped;
 use burn_lora_llama::Tokenizer;
 
 /// Green, and back.
@@ -10,7 +11,7 @@ const BRACKETS: [&str; 2] = ["«", "»"];
 
 impl Dataset {
     /// The text of a sample with its special tokens. What is trained on is green, or without colour
-    /// in brackets.
+    /// in brackets; control characters are shown as pictures (`␛`) or escapes.
     ///
     /// ```
     /// use burn_lora_llama::Tokenizer;
@@ -44,14 +45,25 @@ impl Dataset {
                 text += if target { begin } else { end };
                 inside = target;
             }
-            // Characters that steer a terminal would do so here.
-            let new = stream.push(*id)?.unwrap_or_default();
-            text.extend(new.chars().map(|c| if c == '\u{1b}' { '\u{241b}' } else { c }));
+            show(&mut text, &stream.push(*id)?.unwrap_or_default());
         }
-        text += &stream.finish()?;
+        show(&mut text, &stream.finish()?);
         if inside {
             text += end;
         }
         Ok(text)
+    }
+}
+
+/// Adds text so that it does not steer a terminal: control characters as their pictures, or else
+/// escaped. Lines and tabs stay.
+fn show(text: &mut String, new: &str) {
+    for char in new.chars() {
+        match char {
+            '\n' | '\t' => text.push(char),
+            '\0'..='\u{1f}' => text.extend(char::from_u32(0x2400 + char as u32)),
+            '\u{7f}' => text.push('\u{2421}'),
+            _ => text.push_str(&escaped(char.encode_utf8(&mut [0; 4])).to_string()),
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use super::{Report, Sample, read::example};
 use crate::error::TrainError;
+use burn_lora_llama::Tokenizer;
 use memmap2::Mmap;
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -31,8 +33,12 @@ pub(crate) struct Store {
     files: Vec<PathBuf>,
     /// What was counted when they were loaded.
     pub report: Report,
-    /// The token that fills rows.
-    pub pad: u32,
+    /// The highest number of a token.
+    pub highest: u32,
+    /// What the tokens are of, if they were made here.
+    pub tokenizer: Option<Tokenizer>,
+    /// Tokens that end a turn and no generation yet.
+    pub ends: BTreeSet<u32>,
 }
 
 impl Store {
@@ -68,7 +74,9 @@ pub(crate) struct Writer {
     tokens: u64,
     entries: Vec<Entry>,
     files: Vec<PathBuf>,
+    highest: u32,
     pub report: Report,
+    pub ends: BTreeSet<u32>,
 }
 
 impl Writer {
@@ -78,7 +86,16 @@ impl Writer {
         let file =
             tempfile::tempfile_in(&folder).map_err(|source| TrainError::io(&folder, source))?;
         let file = BufWriter::new(file);
-        Ok(Self { file, folder, tokens: 0, entries: vec![], files, report: Report::default() })
+        Ok(Self {
+            file,
+            folder,
+            tokens: 0,
+            entries: vec![],
+            files,
+            highest: 0,
+            report: Report::default(),
+            ends: BTreeSet::new(),
+        })
     }
 
     /// Adds a sample of a line of a file.
@@ -93,9 +110,11 @@ impl Writer {
             file: file as u32,
             line: fits(line, "lines are too many")?,
         };
-        if let Some(id) = sample.ids.iter().find(|id| **id >= TRAINED) {
-            return Err(self.wrong(file, line, format!("{id} is no token")));
+        let highest = sample.ids.iter().copied().max().unwrap_or(0);
+        if highest >= TRAINED {
+            return Err(self.wrong(file, line, format!("{highest} is no token")));
         }
+        self.highest = self.highest.max(highest);
         for (id, trained) in sample.ids.iter().zip(&sample.trained) {
             let token = if *trained { id | TRAINED } else { *id };
             let written = self.file.write_all(&token.to_ne_bytes());
@@ -111,8 +130,8 @@ impl Writer {
     }
 
     /// What was written, of which there must be something.
-    pub fn finish(self, pad: u32) -> Result<Store, TrainError> {
-        let Self { file, folder, entries, files, report, .. } = self;
+    pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
+        let Self { file, folder, entries, files, highest, report, ends, .. } = self;
         if entries.is_empty() {
             let mut reason = "no examples".to_owned();
             if report.left_out() > 0 {
@@ -128,6 +147,7 @@ impl Writer {
             unsafe { Mmap::map(&file) }
         };
         let tokens = map().map_err(|source| TrainError::io(&folder, source))?;
-        Ok(Store { tokens, entries, files, report, pad })
+        let tokenizer = tokenizer.cloned();
+        Ok(Store { tokens, entries, files, report, highest, tokenizer, ends })
     }
 }

@@ -164,6 +164,9 @@ pub trait Running: Send {
 
     /// The parameter's new value. It takes the place of the old one in memory, where nothing else
     /// holds that.
+    ///
+    /// # Panics
+    /// If the vectors are not of one length, in float32 and on one device.
     fn update(&mut self, update: Update<'_>) -> Tensor<1>;
 
     /// All that a checkpoint needs, beside the number of steps.

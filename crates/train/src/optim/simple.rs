@@ -1,6 +1,6 @@
 //! Burn's own optimizers, those whose state is tensors of the parameter's length.
 
-use super::{Running, State, Update, all_taken, take};
+use super::{Running, State, Update, all_taken, ops::check, take};
 use crate::{TrainError, params::own};
 use burn::{
     optim::{Optimizer, RecordState, StateSink, StateSource},
@@ -27,6 +27,8 @@ impl<O: Optimizer> Running for Simple<O> {
 
     fn update(&mut self, update: Update<'_>) -> Tensor<1> {
         let Update { path, param, grad, factor, rate, decay } = update;
+        let len = param.dims()[0];
+        check(&[(&param, len), (&grad, len), (&factor, 1)]); // or they would be repeated
         let state = self.states.remove(path);
         let param = param * (1.0 - rate * decay);
         let (new, state) = self.optimizer.step(rate, param, grad * factor, state);

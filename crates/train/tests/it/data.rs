@@ -8,6 +8,7 @@ mod formats;
 mod hostile;
 mod masks;
 mod truncation;
+mod warnings;
 
 use burn_lora_llama::Tokenizer;
 use burn_lora_train::data::{Dataset, DatasetBuilder, Sample};

@@ -4,6 +4,7 @@ mod common;
 mod data;
 mod folder;
 mod golden;
+mod neftune;
 mod optim;
 mod plan;
 mod resume;

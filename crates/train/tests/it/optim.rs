@@ -1,6 +1,6 @@
 //! The optimizers against PyTorch and bitsandbytes (`testdata/optim.py`), and their checkpoints.
 
-use crate::common::device;
+use crate::common::{device, panics};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_lora_train::{
     Optimizer, TrainError,
@@ -198,6 +198,60 @@ fn the_factor_multiplies_the_gradient() {
     assert_eq!(with, without);
     // rate · g / (|g| + eps)
     assert!((with.0 - (1.0 - 0.1 * 0.75 / 1.75)).abs() < 1e-6, "{}", with.0);
+}
+
+/// Vectors that are views of others, as a factor from a row of numbers is.
+#[test]
+fn views_count_as_their_copies() {
+    let device = device();
+    for (optimizer, len) in ALL.into_iter().flat_map(|o| [(o, 100), (o, 5000)]) {
+        let run = |view: bool| {
+            let make = |values: Vec<f32>| {
+                if !view {
+                    return vector(values, &device);
+                }
+                let len = values.len();
+                let longer = [vec![9.0; 64], values, vec![7.0; 64]].concat();
+                vector(longer, &device).slice([64..64 + len])
+            };
+            let mut running = optimizer.init();
+            let mut param = make(noise(len, 1000));
+            for step in 1..=2 {
+                let (grad, factor) = (make(noise(len, step)), make(vec![FACTOR]));
+                running.begin();
+                let update = Update { path: "p", param, grad, factor, rate: 0.1, decay: DECAY };
+                param = running.update(update);
+            }
+            let norm = sum_of_squares([make(noise(len, 3))], &device);
+            (floats(&param.into_data()), running.state(), floats(&norm.into_data()))
+        };
+        assert_eq!(run(true), run(false), "{optimizer:?} {len}");
+    }
+}
+
+#[test]
+fn vectors_that_do_not_fit_are_refused() {
+    let device = device();
+    for (optimizer, len) in ALL.into_iter().map(|optimizer| (optimizer, 5000)) {
+        let update = |param: usize, grad: usize, factor: usize, running: &mut dyn Running| {
+            let [param, grad, factor] =
+                [param, grad, factor].map(|len| vector(vec![1.0; len], &device));
+            running.begin();
+            running.update(Update { path: "p", param, grad, factor, rate: 0.1, decay: 0.0 })
+        };
+        let text = "the length of a vector";
+        panics(text, || update(len, len + 1, 1, &mut *optimizer.init()));
+        panics(text, || update(len, 1, 1, &mut *optimizer.init()));
+        panics(text, || update(len, len, 2, &mut *optimizer.init()));
+        panics(text, || update(len, len, 0, &mut *optimizer.init()));
+        let mut running = optimizer.init();
+        update(len, len, 1, &mut *running);
+        // Its state is as long as the parameter was.
+        panics("", || update(len + 300, len + 300, 1, &mut *running));
+        assert_eq!(update(0, 0, 1, &mut *optimizer.init()).dims(), [0]);
+    }
+    let half = || vector(vec![1.0], &device).cast(DType::F16);
+    panics("the dtype of a vector", || sum_of_squares([half()], &device));
 }
 
 /// What else holds a parameter, its gradient or a saved state keeps its values: updates in place are

@@ -18,6 +18,7 @@ fn cross_entropy_kernel<F: Float, N: Size>(
     count: usize,
     steps: usize,
     smoothing: f32,
+    nan: f32,
     #[comptime] rows: Rows,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -27,6 +28,8 @@ fn cross_entropy_kernel<F: Float, N: Size>(
     let row = min(number, count - 1);
     let first = row * steps;
     let target = targets[row] as usize;
+    // A target that is no token gives no number: it was not known where this was launched.
+    let known = target < steps * vector;
 
     let mut largest = f32::new(-1e30);
     let mut exponentials = 0.0f32;
@@ -62,14 +65,16 @@ fn cross_entropy_kernel<F: Float, N: Size>(
             for i in 0..vector {
                 let p = (f32::cast_from(values.extract(i)) - most).exp() * inverse;
                 let hit = select(step * vector + i == target, 1.0f32 - smoothing, 0.0f32);
-                result.insert(i, F::cast_from(p - spread - hit));
+                let grad = select(known, p - spread - hit, nan);
+                result.insert(i, F::cast_from(grad));
             }
             grad[first + step] = result;
             step += rows.lanes as usize;
         }
         if UNIT_POS_X == 0 {
-            loss[number] = most + total.ln() - (1.0f32 - smoothing) * own - spread * all;
-            hits[number] = select(own >= most, 1.0f32, 0.0f32);
+            let value = most + total.ln() - (1.0f32 - smoothing) * own - spread * all;
+            loss[number] = select(known, value, nan);
+            hits[number] = select(known && own >= most, 1.0f32, 0.0f32);
         }
     }
 }
@@ -90,21 +95,23 @@ pub(super) fn launch(
     }
     let vector = vector_size(&client, dtype, width);
     let rows = Rows::of(&client, width / vector);
-    // SAFETY: rows and steps stay inside the buffers.
+    // SAFETY: the buffers hold `count` rows, of `width` where they are those of logits; rows and steps
+    // stay inside.
     unsafe {
         cross_entropy_kernel::launch_unchecked(
             &client,
             rows.cube_count(&client, count),
             rows.cube_dim(),
             vector,
-            buffer(&logits, vector),
-            buffer(&targets, 1),
-            buffer(&loss, 1),
-            buffer(&hits, 1),
-            buffer(&grad, vector),
+            buffer(&client, &logits, dtype, count * width, vector),
+            buffer(&client, &targets, DType::I32, count, 1),
+            buffer(&client, &loss, DType::F32, count, 1),
+            buffer(&client, &hits, DType::F32, count, 1),
+            buffer(&client, &grad, dtype, count * width, vector),
             count,
             width / vector,
             smoothing,
+            f32::NAN,
             rows,
             elem(dtype),
         );

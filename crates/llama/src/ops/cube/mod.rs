@@ -147,7 +147,8 @@ impl BlockOps for CubeBackend {
         part: [Slice; 4],
     ) -> FloatTensor<Self> {
         // In place where the library can: the sum passes over memory twice instead of five times.
-        if product.add_in_place(&lhs, &rhs, &view(&all, &part)) {
+        // SAFETY: nobody else holds `all`, of which this is a part.
+        if unsafe { product.add_in_place(&lhs, &rhs, &view(&all, &part)) } {
             return all;
         }
         attention::add_product::<Self>(all, lhs, rhs, product, part)
@@ -159,7 +160,7 @@ impl BlockOps for CubeBackend {
 
     fn batched(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
-        let rows = strides[3] == 1 && strides[2] == shape[3];
+        let rows = strides[3] == 1 && strides[2] == shape[3] && !tensor.meta.is_tiled();
         let batch = shape[0] == 1 || strides[0] == strides[1] * shape[1];
         if rows && batch { tensor } else { into_contiguous(tensor) }
     }

@@ -112,16 +112,16 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor
     let vector = vector_size(&client, dtype, width);
     let steps = width / vector;
     let rows = Rows::of(&client, steps);
-    // SAFETY: rows and steps stay inside the buffers.
+    // SAFETY: the buffers hold `count` rows of `width`, and the weight one; rows and steps stay inside.
     unsafe {
         forward_kernel::launch_unchecked(
             &client,
             rows.cube_count(&client, count),
             rows.cube_dim(),
             vector,
-            buffer(&x, vector),
-            buffer(&weight, vector),
-            buffer(&out, vector),
+            buffer(&client, &x, dtype, count * width, vector),
+            buffer(&client, &weight, dtype, width, vector),
+            buffer(&client, &out, dtype, count * width, vector),
             count,
             steps,
             eps,
@@ -157,10 +157,10 @@ pub(super) fn backward(
             rows.cube_count(&client, count),
             rows.cube_dim(),
             vector,
-            buffer(&grad, vector),
-            buffer(&x, vector),
-            buffer(&weight, vector),
-            buffer(&out, vector),
+            buffer(&client, &grad, dtype, count * width, vector),
+            buffer(&client, &x, dtype, count * width, vector),
+            buffer(&client, &weight, dtype, width, vector),
+            buffer(&client, &out, dtype, count * width, vector),
             count,
             steps,
             eps,

@@ -1,12 +1,16 @@
 //! Rotary position embedding, and the exchange of heads and sequence, in one pass.
 
 use super::{UNITS, buffer, elem, empty, vector_size};
-use burn::{backend::TensorMetadata, tensor::Shape};
+use crate::ops::check_rotation;
+use burn::{
+    backend::TensorMetadata,
+    tensor::{DType, Shape},
+};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// `x` is `[batch, outer, inner, 2 * half]`, the output `[batch, inner, outer, 2 * half]`, with
-/// `half` vectors. A unit writes a vector of each half.
+/// `half` vectors. A unit writes a vector of each half; what the table has no row for is no number.
 #[cube(launch_unchecked)]
 fn rotate_kernel<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -18,6 +22,8 @@ fn rotate_kernel<F: Float, N: Size>(
     outer: usize,
     inner: usize,
     position_rows: usize,
+    table_rows: usize,
+    nan: f32,
     #[comptime] inverse: bool,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -29,7 +35,8 @@ fn rotate_kernel<F: Float, N: Size>(
         let to = row * half * 2 + step;
         let (length, at) = if inverse { (inner, i) } else { (outer, o) };
         let position = positions[(batch % position_rows) * length + at] as usize;
-        let angles = position * half * 2 + step;
+        let known = position < table_rows;
+        let angles = select(known, position, 0usize) * half * 2 + step;
         let (cos, sin) = (table[angles], table[angles + half]);
         let (first, second) = (x[from], x[from + half]);
         let mut out_first = Vector::<F, N>::empty();
@@ -38,7 +45,7 @@ fn rotate_kernel<F: Float, N: Size>(
         for j in 0..N::value().comptime() {
             let a = f32::cast_from(first.extract(j));
             let b = f32::cast_from(second.extract(j));
-            let cos = cos.extract(j);
+            let cos = select(known, cos.extract(j), nan);
             let sin = if inverse { -sin.extract(j) } else { sin.extract(j) };
             out_first.insert(j, F::cast_from(a * cos - b * sin));
             out_second.insert(j, F::cast_from(b * cos + a * sin));
@@ -58,6 +65,9 @@ pub(super) fn launch(
     let [x, positions, table] = [x, positions, table].map(into_contiguous);
     let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
     let (batch, outer, inner, width) = (shape[0], shape[1], shape[2], shape[3]);
+    let (rows, table_rows) = (positions.shape()[0], table.shape()[0]);
+    let length = if inverse { inner } else { outer };
+    check_rotation([batch, length, width], &positions.shape(), &table.shape());
     let out = empty(&x, Shape::new([batch, inner, outer, width]), dtype);
     let vector = vector_size(&client, table.dtype, width / 2);
     let half = width / 2 / vector;
@@ -66,22 +76,25 @@ pub(super) fn launch(
         return out;
     }
     let cube_dim = CubeDim::new_1d(UNITS);
-    // SAFETY: the kernel stays below `count`; positions are rows of the table.
+    // SAFETY: the buffers are as large as these shapes, which fit each other; the kernel stays below
+    // `count`, and looks no position up that is no row of the table.
     unsafe {
         rotate_kernel::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, count, cube_dim),
             cube_dim,
             vector,
-            buffer(&x, vector),
-            buffer(&positions, 1),
-            buffer(&table, vector),
-            buffer(&out, vector),
+            buffer(&client, &x, dtype, 2 * count * vector, vector),
+            buffer(&client, &positions, DType::I32, rows * length, 1),
+            buffer(&client, &table, DType::F32, table_rows * width, vector),
+            buffer(&client, &out, dtype, 2 * count * vector, vector),
             count,
             half,
             outer,
             inner,
-            positions.shape()[0],
+            rows,
+            table_rows,
+            f32::NAN,
             inverse,
             elem(dtype),
         );

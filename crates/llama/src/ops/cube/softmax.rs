@@ -47,7 +47,7 @@ impl Place {
             block.offset,
             spans.shape()[1],
             // As many keys as there are: no window.
-            block.spec.window.unwrap_or(block.length + block.offset),
+            block.spec.window.unwrap_or(usize::MAX).min(block.length + block.offset),
         )
     }
 }
@@ -77,7 +77,8 @@ fn row_of(number: usize, place: &Place, spans: &[i32]) -> Row {
     let own = row + place.offset + 1;
     let first = max(own, place.window) - place.window;
     let first = max(first, max(spans[span], 0i32) as usize);
-    let first = max(first, place.first_key);
+    // A span may begin anywhere: what does not reach the query is empty, and inside the block.
+    let first = min(max(first, place.first_key), own);
     let end = min(own, max(spans[place.span_rows * place.length + span], 0i32) as usize);
     let end = max(end, first);
     Row { at, first: first - place.first_key, end: end - place.first_key }
@@ -127,7 +128,8 @@ fn forward_kernel<S: Float, F: Float, N: Size>(
 
     if number < place.count {
         // A row that sees nothing has the sum 0, and zeros throughout.
-        let inverse = 1.0f32 / max(total, 1e-38f32);
+        let total = select(row.first < row.end, total, 1.0f32);
+        let inverse = 1.0f32 / total;
         let mut step = UNIT_POS_X as usize;
         while step < place.steps {
             let mut result = Vector::<F, N>::empty();
@@ -151,7 +153,7 @@ fn forward_kernel<S: Float, F: Float, N: Size>(
             step += lanes;
         }
         if UNIT_POS_X == 0 {
-            lse[row.at] = select(row.first < row.end, most + max(total, 1e-38f32).ln(), 0.0f32);
+            lse[row.at] = select(row.first < row.end, most + total.ln(), 0.0f32);
         }
     }
 }
@@ -247,19 +249,21 @@ pub(super) fn forward(
     let scores = into_contiguous(scores);
     let client = scores.client.clone();
     let out = empty(&scores, scores.shape(), dtype);
+    let (len, queries) = (block.score_rows() * block.keys.len(), lse.shape().num_elements());
     let vector = vector_size(&client, DType::F32, block.keys.len());
     let rows = Rows::of(&client, block.keys.len() / vector);
-    // SAFETY: `Block` describes the tensors.
+    // SAFETY: the buffers are as large as `Block` says, and there is a value for each query of the
+    // attention that it is a part of; rows and steps stay inside, whatever the spans.
     unsafe {
         forward_kernel::launch_unchecked(
             &client,
             rows.cube_count(&client, block.score_rows()),
             rows.cube_dim(),
             vector,
-            buffer(&scores, vector),
-            buffer(&spans, 1),
-            buffer(&lse, 1),
-            buffer(&out, vector),
+            buffer(&client, &scores, scores.dtype, len, vector),
+            buffer(&client, &spans, DType::I32, 2 * spans.shape()[1] * block.length, 1),
+            buffer(&client, &lse, DType::F32, queries, 1),
+            buffer(&client, &out, dtype, len, vector),
             Place::launch_arg(block, &spans, vector),
             block.spec.scale,
             rows,
@@ -284,22 +288,24 @@ pub(super) fn backward(
     let client = scores.client.clone();
     let (p, s_grad) =
         (empty(&scores, scores.shape(), dtype), empty(&scores, scores.shape(), dtype));
+    let (len, queries) = (block.score_rows() * block.keys.len(), lse.shape().num_elements());
     let vector = vector_size(&client, DType::F32, block.keys.len());
     let rows = Rows::of(&client, block.keys.len() / vector);
-    // SAFETY: `Block` describes the tensors.
+    // SAFETY: the buffers are as large as `Block` says, and there is a value for each query of the
+    // attention that it is a part of; rows and steps stay inside, whatever the spans.
     unsafe {
         backward_kernel::launch_unchecked(
             &client,
             rows.cube_count(&client, block.score_rows()),
             rows.cube_dim(),
             vector,
-            buffer(&scores, vector),
-            buffer(&p_grad, vector),
-            buffer(&lse, 1),
-            buffer(&delta, 1),
-            buffer(&spans, 1),
-            buffer(&p, vector),
-            buffer(&s_grad, vector),
+            buffer(&client, &scores, scores.dtype, len, vector),
+            buffer(&client, &p_grad, scores.dtype, len, vector),
+            buffer(&client, &lse, DType::F32, queries, 1),
+            buffer(&client, &delta, DType::F32, queries, 1),
+            buffer(&client, &spans, DType::I32, 2 * spans.shape()[1] * block.length, 1),
+            buffer(&client, &p, dtype, len, vector),
+            buffer(&client, &s_grad, dtype, len, vector),
             Place::launch_arg(block, &spans, vector),
             block.spec.scale,
             rows,
@@ -322,16 +328,16 @@ pub(super) fn row_dot(a: CubeTensor, b: CubeTensor) -> CubeTensor {
     }
     let vector = vector_size(&client, dtype, width);
     let rows = Rows::of(&client, width / vector);
-    // SAFETY: rows and steps stay inside the buffers.
+    // SAFETY: the buffers hold `count` rows of `width`; rows and steps stay inside.
     unsafe {
         row_dot_kernel::launch_unchecked(
             &client,
             rows.cube_count(&client, count),
             rows.cube_dim(),
             vector,
-            buffer(&a, vector),
-            buffer(&b, vector),
-            buffer(&out, 1),
+            buffer(&client, &a, dtype, count * width, vector),
+            buffer(&client, &b, dtype, count * width, vector),
+            buffer(&client, &out, DType::F32, count, 1),
             count,
             width / vector,
             rows,

@@ -66,22 +66,23 @@ pub(super) fn forward(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
     let [gate, up] = [gate, up].map(into_contiguous);
     let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
     let out = empty(&gate, shape.clone(), dtype);
-    let vector = vector_size(&client, dtype, shape.num_elements());
-    let count = shape.num_elements() / vector;
+    let len = shape.num_elements();
+    let vector = vector_size(&client, dtype, len);
+    let count = len / vector;
     if count == 0 {
         return out;
     }
     let cube_dim = CubeDim::new_1d(UNITS);
-    // SAFETY: the kernel stays below `count`.
+    // SAFETY: the buffers are of one length; the kernel stays below `count`.
     unsafe {
         forward_kernel::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, count, cube_dim),
             cube_dim,
             vector,
-            buffer(&gate, vector),
-            buffer(&up, vector),
-            buffer(&out, vector),
+            buffer(&client, &gate, dtype, len, vector),
+            buffer(&client, &up, dtype, len, vector),
+            buffer(&client, &out, dtype, len, vector),
             count,
             elem(dtype),
         );
@@ -99,8 +100,9 @@ pub(super) fn backward(
     let grad = into_contiguous(grad);
     let [gate, up] = [gate, up].map(own);
     let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
-    let vector = vector_size(&client, dtype, shape.num_elements());
-    let count = shape.num_elements() / vector;
+    let len = shape.num_elements();
+    let vector = vector_size(&client, dtype, len);
+    let count = len / vector;
     if count == 0 {
         return (gate, up);
     }
@@ -112,9 +114,9 @@ pub(super) fn backward(
             calculate_cube_count_elemwise(&client, count, cube_dim),
             cube_dim,
             vector,
-            buffer(&grad, vector),
-            buffer(&gate, vector),
-            buffer(&up, vector),
+            buffer(&client, &grad, dtype, len, vector),
+            buffer(&client, &gate, dtype, len, vector),
+            buffer(&client, &up, dtype, len, vector),
             count,
             elem(dtype),
         );

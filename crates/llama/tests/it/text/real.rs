@@ -1,21 +1,12 @@
 //! Real tokenizers, got by scripts/fetch-tokenizers.sh.
 
+use crate::common::models;
 use burn_lora_llama::{ChatOptions, Message, Tokenizer};
-use std::{fs, path::PathBuf};
-
-fn models() -> Option<PathBuf> {
-    let folder = std::env::var_os("BURN_LORA_MODELS").map(PathBuf::from);
-    if folder.is_none() {
-        println!(
-            "skipped: BURN_LORA_MODELS names no folder (scripts/fetch-tokenizers.sh makes one)"
-        );
-    }
-    folder
-}
+use std::fs;
 
 /// llama.cpp's texts, and their tokens.
 fn cases(vocabulary: &str) -> Vec<(String, Vec<u32>)> {
-    let path = models().unwrap().join(format!("ggml-vocab-{vocabulary}.gguf"));
+    let path = models().join(format!("ggml-vocab-{vocabulary}.gguf"));
     let read = |end: &str| fs::read_to_string(format!("{}.{end}", path.display())).unwrap();
     let ids = |line: &str| line.split_whitespace().map(|id| id.parse().unwrap()).collect();
     let (texts, tokens) = (read("inp"), read("out"));
@@ -38,8 +29,9 @@ fn agree(tokenizer: &Tokenizer, vocabulary: &str) {
 }
 
 #[test]
+#[ignore = "needs BURN_LORA_MODELS"]
 fn vocabularies_agree_with_llama_cpp() {
-    let Some(folder) = models() else { return };
+    let folder = models();
     for vocabulary in ["llama-bpe", "llama-spm", "qwen2", "gpt-2"] {
         let path = folder.join(format!("ggml-vocab-{vocabulary}.gguf"));
         agree(&Tokenizer::from_pretrained(path).unwrap(), vocabulary);
@@ -47,8 +39,9 @@ fn vocabularies_agree_with_llama_cpp() {
 }
 
 #[test]
+#[ignore = "needs BURN_LORA_MODELS"]
 fn smollm_splits_as_llama_cpp() {
-    let Some(folder) = models() else { return };
+    let folder = models();
     // llama.cpp has cases for `refact` only, which it splits as `smollm`.
     let mut bytes = fs::read(folder.join("ggml-vocab-refact.gguf")).unwrap();
     let key = b"tokenizer.ggml.pre";
@@ -62,8 +55,9 @@ fn smollm_splits_as_llama_cpp() {
 }
 
 #[test]
+#[ignore = "needs BURN_LORA_MODELS"]
 fn llama3_agrees_with_llama_cpp() {
-    let Some(folder) = models() else { return };
+    let folder = models();
     let tokenizer = Tokenizer::from_pretrained(folder.join("llama3_1")).unwrap();
     agree(&tokenizer, "llama-bpe");
     assert_eq!(tokenizer.vocab_size(), 128_256);
@@ -82,8 +76,9 @@ fn llama3_agrees_with_llama_cpp() {
 }
 
 #[test]
+#[ignore = "needs BURN_LORA_MODELS"]
 fn smollm2_comes_from_its_file() {
-    let Some(folder) = models() else { return };
+    let folder = models();
     let path = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
     let tokenizer = Tokenizer::from_pretrained(path).unwrap();
     assert_eq!(tokenizer.vocab_size(), 49_152);

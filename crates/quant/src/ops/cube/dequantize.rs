@@ -1,6 +1,6 @@
 //! Codes to a dense weight.
 
-use super::{Spec, block_scale, buffer, buffer_of, decode, shared_codebook, vector_size};
+use super::{Spec, block_scale, decode, shared_codebook, vector_size, word_buffer};
 use crate::{layout::Layout, ops::PackedTensors};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
@@ -67,17 +67,18 @@ pub(super) fn launch(
     if words > 0 {
         let cube_dim = CubeDim::new_1d(UNITS);
         let vector = vector_size(&client, dtype);
-        // SAFETY: the lengths are those of the layout; the kernel stays below `words`.
+        // SAFETY: the lengths are those of the layout, and the output's buffer is as long as its
+        // argument says; the kernel stays below `words`.
         unsafe {
             dequantize_kernel::launch_unchecked(
                 &client,
                 calculate_cube_count_elemwise(&client, words.div_ceil(WORDS), cube_dim),
                 cube_dim,
                 vector,
-                buffer(&codes, words),
-                buffer(&scales, layout.scale_words()),
-                buffer(&tables, layout.table_words()),
-                buffer_of(&handle, words * 8 / vector),
+                word_buffer(&client, &codes, words),
+                word_buffer(&client, &scales, layout.scale_words()),
+                word_buffer(&client, &tables, layout.table_words()),
+                BufferArg::from_raw_parts(handle.clone(), words * 8 / vector),
                 words,
                 Spec::of(&layout),
                 burn::backend::cubecl::dtype_to_elem_type(dtype),

@@ -1,8 +1,8 @@
 //! `x * W^T` for few rows of `x`: each code is decoded in registers and used at once.
 
-use super::{Spec, block_scale, buffer, decode, shared_codebook, vector_size};
+use super::{Spec, block_scale, buffer, decode, shared_codebook, vector_size, word_buffer};
 use crate::{layout::Layout, ops::PackedTensors};
-use burn::{backend::TensorMetadata, tensor::Shape};
+use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeBackend, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, ir::features::Plane, prelude::*};
 
@@ -170,11 +170,11 @@ pub(super) fn launch(
             cube_dim,
             vector,
             words,
-            buffer(&x, x.shape().num_elements() / vector),
-            buffer(&packed.codes, layout.code_words() / words),
-            buffer(&packed.scales, layout.scale_words()),
-            buffer(&packed.tables, layout.table_words()),
-            buffer(&out, shape.num_elements()),
+            buffer(&client, &x, x.dtype, rows * width, vector),
+            buffer(&client, &packed.codes, DType::U32, layout.code_words(), words),
+            word_buffer(&client, &packed.scales, layout.scale_words()),
+            word_buffer(&client, &packed.tables, layout.table_words()),
+            buffer(&client, &out, x.dtype, shape.num_elements(), 1),
             height,
             width,
             Spec::of(&layout),

@@ -4,8 +4,9 @@ mod dequantize;
 mod gemv;
 mod quantize;
 
-use super::{PackedOps, PackedTensors, product_shape};
+use super::{PackedOps, PackedTensors, product_shape, rows};
 use crate::{
+    cube::{MAX_ITEMS, buffer},
     format::Format,
     gemm::{Gemm, GemmOps},
     layout::Layout,
@@ -25,11 +26,13 @@ use cubecl::{client::Client, prelude::*, server::Handle};
 
 impl PackedOps for CubeBackend {
     fn pack(weight: FloatTensor<Self>, layout: Layout) -> PackedTensors<Self> {
+        check(&layout);
         quantize::launch(into_contiguous(weight), layout)
     }
 
     fn unpack(packed: PackedTensors<Self>, layout: Layout, dtype: FloatDType) -> FloatTensor<Self> {
-        dequantize::launch(packed, layout, dtype.into())
+        check(&layout);
+        dequantize::launch(contiguous(packed), layout, dtype.into())
     }
 
     fn packed_matmul(
@@ -38,22 +41,35 @@ impl PackedOps for CubeBackend {
         layout: Layout,
         transposed: bool,
     ) -> FloatTensor<Self> {
+        check(&layout);
         let shape = product_shape(&x.shape(), &layout, transposed);
-        let rows = x.shape().num_elements() / layout.shape[usize::from(!transposed)].max(1);
+        let rows = rows(&shape);
         if shape.num_elements() == 0 || layout.is_empty() {
             return zeros(x.device.clone(), shape, x.dtype);
         }
         let out = if runs_from_codes(rows, &layout, transposed) {
-            gemv::launch(into_contiguous(x), packed, layout, rows)
+            gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
         } else {
             // Lives until the product has run; the pool gives its memory to the next one.
-            let dense = dequantize::launch(packed, layout, x.dtype);
+            let dense = dequantize::launch(contiguous(packed), layout, x.dtype);
             let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
             let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
             Self::gemm(x, dense, gemm)
         };
         reshape(out, shape)
     }
+}
+
+/// A layout that exists, of a weight whose elements a kernel can index.
+fn check(layout: &Layout) {
+    layout.check();
+    assert!(layout.len() <= MAX_ITEMS, "a weight of {:?} is too large for a GPU", layout.shape);
+}
+
+fn contiguous(packed: PackedTensors<CubeBackend>) -> PackedTensors<CubeBackend> {
+    let PackedTensors { codes, scales, tables } = packed;
+    let [codes, scales, tables] = [codes, scales, tables].map(into_contiguous);
+    PackedTensors { codes, scales, tables }
 }
 
 /// Whether a product is computed from the codes, without decoding the weight first.
@@ -132,12 +148,7 @@ fn words(client: &Client, like: &CubeTensor, handle: Handle, len: usize) -> Cube
     )
 }
 
-/// A tensor's buffer as a kernel argument of `len` items.
-fn buffer(tensor: &CubeTensor, len: usize) -> BufferArg {
-    buffer_of(&tensor.handle, len)
-}
-
-fn buffer_of(handle: &Handle, len: usize) -> BufferArg {
-    // SAFETY: every caller states the length of a buffer that it made, or that `Layout` says.
-    unsafe { BufferArg::from_raw_parts(handle.clone(), len) }
+/// Words of a packed weight as a kernel argument.
+fn word_buffer(client: &Client, tensor: &CubeTensor, len: usize) -> BufferArg {
+    buffer(client, tensor, DType::U32, len, 1)
 }

@@ -1,14 +1,13 @@
 //! A dense weight to codes: absmax of each block, scales, codes.
 #![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
-use super::{OFFSET, Spec, buffer, buffer_of, vector_size, words};
+use super::{OFFSET, Spec, buffer, vector_size, word_buffer, words};
 use crate::{
     format::Format,
     layout::Layout,
     ops::PackedTensors,
     scale::{NESTED_BLOCK, ScaleRule},
 };
-use burn::backend::TensorMetadata;
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*, server::Handle};
 
@@ -255,6 +254,7 @@ pub(super) fn launch(weight: CubeTensor, layout: Layout) -> PackedTensors<CubeBa
     let (len, blocks) = (layout.len(), layout.blocks());
     let tables = client.create_from_slice(bytemuck::cast_slice(&layout.tables()));
     let tables = words(&client, &weight, tables, layout.table_words());
+    // Words too where they hold float32s.
     let new = |len: usize| words(&client, &weight, client.empty(4 * len.max(1)), len);
     let (codes, scales) = (new(layout.code_words()), new(layout.scale_words()));
     if len == 0 {
@@ -264,7 +264,7 @@ pub(super) fn launch(weight: CubeTensor, layout: Layout) -> PackedTensors<CubeBa
     let vector = vector_size(&client, weight.dtype);
     let vector = if len.is_multiple_of(vector) { vector } else { 1 };
     let dtype = burn::backend::cubecl::dtype_to_elem_type(weight.dtype);
-    let input = || buffer(&weight, weight.shape().num_elements() / vector);
+    let input = || buffer(&client, &weight, weight.dtype, len, vector);
     let plain = !layout.scales.is_coded();
     // Float32 scales are the absmax themselves.
     let absmax = if plain { scales.clone() } else { new(blocks) };
@@ -280,7 +280,7 @@ pub(super) fn launch(weight: CubeTensor, layout: Layout) -> PackedTensors<CubeBa
             cube_dim,
             vector,
             input(),
-            buffer(&absmax, blocks),
+            word_buffer(&client, &absmax, blocks),
             len,
             blocks,
             lanes,
@@ -298,8 +298,8 @@ pub(super) fn launch(weight: CubeTensor, layout: Layout) -> PackedTensors<CubeBa
             cube_dim,
             vector,
             input(),
-            buffer(&absmax, blocks),
-            buffer(&codes, layout.code_words()),
+            word_buffer(&client, &absmax, blocks),
+            word_buffer(&client, &codes, layout.code_words()),
             len,
             layout.code_words(),
             Spec::of(&layout),
@@ -320,19 +320,19 @@ fn encode_scales(
     let blocks = layout.blocks();
     let cube_dim = CubeDim::new_1d(UNITS);
     let cubes = calculate_cube_count_elemwise(client, blocks, cube_dim);
-    let of_scales = || buffer(scales, layout.scale_words());
-    let of_tables = || buffer(tables, layout.table_words());
+    let of_scales = || word_buffer(client, scales, layout.scale_words());
+    let of_tables = || word_buffer(client, tables, layout.table_words());
     match layout.scales {
         ScaleRule::Absmax => {}
-        // SAFETY: the lengths are those of the layout; the kernel guards its ends.
+        // SAFETY: the lengths are those of the layout, and of a number; the kernel guards its ends.
         ScaleRule::DoubleQuant => unsafe {
             let mean = reduce(client, &absmax.handle, blocks, Some(blocks as f32));
             double_quant_kernel::launch_unchecked(
                 client,
                 cubes,
                 cube_dim,
-                buffer(absmax, blocks),
-                buffer_of(&mean, 1),
+                word_buffer(client, absmax, blocks),
+                BufferArg::from_raw_parts(mean, 1),
                 of_scales(),
                 of_tables(),
                 blocks,
@@ -345,8 +345,8 @@ fn encode_scales(
                 client,
                 cubes,
                 cube_dim,
-                buffer(absmax, blocks),
-                buffer_of(&largest, 1),
+                word_buffer(client, absmax, blocks),
+                BufferArg::from_raw_parts(largest, 1),
                 of_scales(),
                 of_tables(),
                 blocks,
@@ -356,20 +356,21 @@ fn encode_scales(
     }
 }
 
-/// The sum of `len` float32 values over `count`, or without one the largest.
+/// The sum of `len` float32 values over `count`, or without one the largest. The buffer holds so many.
 fn reduce(client: &Client, values: &Handle, len: usize, count: Option<f32>) -> Handle {
     let cubes = len.div_ceil(SUMMED);
     let out = client.empty(4 * cubes);
     let divisor = count.filter(|_| cubes == 1).unwrap_or(1.0);
     let cube_dim = CubeDim::new_1d(UNITS);
-    // SAFETY: reads are clamped to `len`, and each cube below `cubes` writes one value.
+    // SAFETY: both buffers are as long as said; reads are clamped to `len`, and each cube below
+    // `cubes` writes one value.
     unsafe {
         reduce_kernel::launch_unchecked(
             client,
             calculate_cube_count_elemwise(client, cubes * UNITS as usize, cube_dim),
             cube_dim,
-            buffer_of(values, len),
-            buffer_of(&out, cubes),
+            BufferArg::from_raw_parts(values.clone(), len),
+            BufferArg::from_raw_parts(out.clone(), cubes),
             len,
             divisor,
             count.is_some(),

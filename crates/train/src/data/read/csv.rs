@@ -1,10 +1,13 @@
 //! Comma-separated values: the first row names the columns, all others are text.
 
-use super::{Record, Sink, example};
+use super::{Record, Sink, example, open};
 use crate::error::TrainError;
+use burn_lora_llama::ChatValue as Value;
 use csv::{ByteRecord, ErrorKind, StringRecord};
-use serde_json::Value;
-use std::path::Path;
+use std::{io::Read, path::Path};
+
+/// A row that is put after the last one: within quotes that never close it is part of the last one.
+const LAST: &str = "\u{fdd0}";
 
 /// A record's line is that on which it begins: quoted text may go over several.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
@@ -15,10 +18,25 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
             kind => example(path, line, format!("not CSV: {kind:?}")),
         }
     };
-    let file = burn_lora_io::open(path).map_err(|source| TrainError::io(path, source))?;
+    let last = format!("\n{LAST}\n");
+    let file = open(path)?.chain(last.as_bytes());
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-    let names = text(reader.byte_headers().map_err(failed)?.clone())
-        .map_err(|reason| example(path, 1, reason))?;
+    let closed = |row: &ByteRecord, line: usize| match row.iter().next_back() {
+        Some(field) if row.len() > 1 || field != LAST.as_bytes() => {
+            if !field.ends_with(last.as_bytes()) {
+                return Ok(true);
+            }
+            let reason = "a quote in this record never closes: the rest of the file would be part of \
+                          one field. Within quotes a quote is written twice";
+            Err(example(path, line, reason))
+        }
+        _ => Ok(false),
+    };
+    let names = reader.byte_headers().map_err(failed)?.clone();
+    if !closed(&names, 1)? {
+        return Ok(());
+    }
+    let names = text(names).map_err(|reason| example(path, 1, reason))?;
     for (number, name) in names.iter().enumerate() {
         if names.iter().take(number).any(|earlier| earlier == name) {
             let reason = format!("two columns of the header are named `{name}`");
@@ -28,7 +46,9 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     let mut row = ByteRecord::new();
     while reader.read_byte_record(&mut row).map_err(failed)? {
         let line = row.position().map_or(0, |position| position.line() as usize);
-        sink(line, record(&names, row.clone()))?;
+        if closed(&row, line)? {
+            sink(line, record(&names, row.clone()))?;
+        }
     }
     Ok(())
 }

@@ -1,82 +1,146 @@
 //! JSON: a list of objects, an object with such a list, or an object a line.
 
-use super::{Record, Sink, columns, example};
-use crate::error::TrainError;
-use serde::{
-    Deserializer,
-    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+use super::{
+    Sink, columns, example, open,
+    python::{Place, Python},
 };
-use serde_json::Value;
+use crate::error::TrainError;
+use burn_lora_llama::ChatValue as Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+        value::MapAccessDeserializer,
+    },
+};
+use serde_json::de::IoRead;
 use std::{
     cell::Cell,
     fmt,
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read},
     path::Path,
 };
-
-const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The column of an object that is the whole file.
 const DATA: &str = "data";
 
-fn open(path: &Path) -> Result<BufReader<File>, TrainError> {
-    let open = || {
-        let mut file = BufReader::new(burn_lora_io::open(path)?);
-        if file.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
-            file.consume(BYTE_ORDER_MARK.len());
-        }
-        Ok(file)
-    };
-    open().map_err(|source| TrainError::io(path, source))
-}
+/// Bytes of a line at most: one without an end would take all memory.
+const LINE: u64 = 1 << 30;
 
-/// An object a line; empty lines are passed over.
+/// An object a line; empty lines are passed over. A file of this name that is one list, or has objects
+/// over several lines, is read as what it is.
 pub(super) fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
-    let mut file = open(path)?;
-    let mut bytes = vec![];
-    for line in 1.. {
-        bytes.clear();
-        let count = file.read_until(b'\n', &mut bytes);
-        if count.map_err(|source| TrainError::io(path, source))? == 0 {
-            break;
-        }
-        if !bytes.trim_ascii().is_empty() {
-            sink(line, parse(&bytes))?;
-        }
-    }
-    Ok(())
-}
-
-fn parse(line: &[u8]) -> Result<Record, String> {
-    let line = str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
-    let value = serde_json::from_str(line).map_err(|error| {
-        // Its line is always the first.
-        let reason = error.to_string();
-        let reason = reason.split(" at line ").next().unwrap_or_default();
-        format!("not JSON: {reason} at column {}", error.column())
-    })?;
-    columns(value)
+    lines(path, sink, read)
 }
 
 /// A list of objects, alone or as the `data` of an object. Many files of this name have an object a
 /// line instead: a first object without `data` is taken for that.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
-    let lines = Cell::new(1);
+    if whole(path, sink, |json, list| json.deserialize_any(Document(list)))? {
+        return Ok(());
+    }
+    lines(path, sink, |path, sink| whole(path, sink, objects).map(|_| ()))
+}
+
+/// An object a line. A file whose first line is only the beginning of something is read by `other`.
+fn lines(
+    path: &Path,
+    sink: &mut Sink,
+    other: impl Fn(&Path, &mut Sink) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let failed = |source| TrainError::io(path, source);
+    let mut file = open(path)?;
+    let (mut bytes, mut first, mut warned) = (vec![], true, false);
+    for line in 1.. {
+        bytes.clear();
+        let count = file.by_ref().take(LINE + 1).read_until(b'\n', &mut bytes).map_err(failed)?;
+        if count == 0 {
+            break;
+        }
+        if count as u64 > LINE {
+            return Err(example(path, line, "a line of more than 1 GiB: these are no JSON lines"));
+        }
+        if bytes.trim_ascii().is_empty() {
+            continue;
+        }
+        let place = Place::new(line);
+        let value = str::from_utf8(&bytes)
+            .map_err(|error| format!("not UTF-8: {error}"))
+            .map(|line| parse(line, &place));
+        if std::mem::take(&mut first) {
+            let open = matches!(&value, Ok(Err(error)) if error.is_eof());
+            if open || bytes.trim_ascii_start().starts_with(b"[") {
+                return other(path, sink);
+            }
+        }
+        if place.words.get().is_some() && !std::mem::replace(&mut warned, true) {
+            warn(path, line);
+        }
+        let value = value.and_then(|value| value.map_err(|error| said(&error)));
+        sink(line, value.and_then(columns))?;
+    }
+    Ok(())
+}
+
+fn parse(line: &str, place: &Place) -> serde_json::Result<Value> {
+    serde_json::from_str(line).or_else(|error| {
+        let mut text = String::new();
+        let read = Python::new(line.as_bytes(), place).read_to_string(&mut text);
+        if read.is_ok() && place.words.get().is_some() {
+            serde_json::from_str(&text)
+        } else {
+            Err(error)
+        }
+    })
+}
+
+/// What is wrong with a line, of which serde_json says that it is the first.
+fn said(error: &serde_json::Error) -> String {
+    let reason = error.to_string();
+    let reason = reason.split(" at line ").next().unwrap_or_default();
+    let hint = if reason.contains("hex escape") || reason.contains("surrogate") {
+        " (half of a surrogate pair, as of an emoji that was cut, is no text)"
+    } else {
+        ""
+    };
+    format!("not JSON: {reason} at column {}{hint}", error.column())
+}
+
+fn warn(path: &Path, line: usize) {
+    burn_lora_io::warn!(
+        "{}:{line}: NaN or Infinity, which JSON does not have, is taken for null, here and on other \
+         lines",
+        path.display()
+    );
+}
+
+type Json<'a> = serde_json::Deserializer<IoRead<Python<'a, BufReader<File>>>>;
+
+/// A file that is not read line by line; whether it was what `read` expects.
+fn whole(
+    path: &Path,
+    sink: &mut Sink,
+    read: impl FnOnce(&mut Json<'_>, List<'_, '_>) -> serde_json::Result<bool>,
+) -> Result<bool, TrainError> {
+    let place = Place::new(1);
     let mut failed = None;
-    let reader = CountLines { file: open(path)?, lines: &lines };
-    let mut json = serde_json::Deserializer::from_reader(reader);
-    let list = List { lines: &lines, sink, failed: &mut failed };
-    let read = json.deserialize_any(Document(list)).and_then(|found| {
+    let mut json = serde_json::Deserializer::from_reader(Python::new(open(path)?, &place));
+    let list = List { line: &place.line, sink, failed: &mut failed };
+    let read = read(&mut json, list).and_then(|found| {
         if found {
             json.end()?;
         }
         Ok(found)
     });
+    if let Some(line) = place.words.get()
+        && !matches!(read, Ok(false))
+    {
+        warn(path, line);
+    }
     match (failed, read) {
         (Some(error), _) => Err(error),
-        (None, Ok(true)) => Ok(()),
-        (None, Ok(false)) => read_lines(path, sink),
+        (None, Ok(found)) => Ok(found),
         (None, Err(error)) => match error.io_error_kind() {
             Some(_) => Err(TrainError::io(path, error.into())),
             None => {
@@ -87,28 +151,50 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     }
 }
 
-/// Counts the lines that were begun. The reader above asks for a byte at a time, so that the count is
-/// exact at each of them.
-struct CountLines<'a> {
-    file: BufReader<File>,
-    lines: &'a Cell<usize>,
+/// Objects one after the other, wherever lines end.
+fn objects(json: &mut Json<'_>, mut list: List<'_, '_>) -> serde_json::Result<bool> {
+    while json.end().is_err() {
+        let begin = Cell::new(0);
+        let value = json.deserialize_map(Object { line: list.line, begin: &begin })?;
+        list.give(begin.get(), value)?;
+    }
+    Ok(true)
 }
 
-impl Read for CountLines<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(bytes)?;
-        let lines = bytes[..count].iter().filter(|byte| **byte == b'\n').count();
-        self.lines.set(self.lines.get() + lines);
-        Ok(count)
+/// An object, and the line on which it begins.
+struct Object<'a> {
+    line: &'a Cell<usize>,
+    begin: &'a Cell<usize>,
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = Value;
+
+    fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str("an object with columns")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Value, A::Error> {
+        self.begin.set(self.line.get());
+        Value::deserialize(MapAccessDeserializer::new(entries))
     }
 }
 
 /// A list whose items go to `sink`, one after the other.
 struct List<'a, 'b> {
-    lines: &'a Cell<usize>,
+    line: &'a Cell<usize>,
     sink: &'a mut Sink<'b>,
     /// What the sink said: serde's error has room for text only.
     failed: &'a mut Option<TrainError>,
+}
+
+impl List<'_, '_> {
+    fn give<E: Error>(&mut self, line: usize, value: Value) -> Result<(), E> {
+        (self.sink)(line, columns(value)).map_err(|error| {
+            *self.failed = Some(error);
+            E::custom("stopped")
+        })
+    }
 }
 
 impl<'de> Visitor<'de> for List<'_, '_> {
@@ -118,13 +204,10 @@ impl<'de> Visitor<'de> for List<'_, '_> {
         out.write_str("a list of examples")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let line = Cell::new(0);
-        while let Some(value) = items.next_element_seed(Item { lines: self.lines, line: &line })? {
-            if let Err(error) = (self.sink)(line.get(), columns(value)) {
-                *self.failed = Some(error);
-                return Err(A::Error::custom("stopped"));
-            }
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        let begin = Cell::new(0);
+        while let Some(value) = items.next_element_seed(Item { line: self.line, begin: &begin })? {
+            self.give(begin.get(), value)?;
         }
         Ok(())
     }
@@ -140,16 +223,16 @@ impl<'de> DeserializeSeed<'de> for List<'_, '_> {
 
 /// A value, and the line on which it begins.
 struct Item<'a> {
-    lines: &'a Cell<usize>,
     line: &'a Cell<usize>,
+    begin: &'a Cell<usize>,
 }
 
 impl<'de> DeserializeSeed<'de> for Item<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.line.set(self.lines.get());
-        serde::Deserialize::deserialize(deserializer)
+        self.begin.set(self.line.get());
+        Deserialize::deserialize(deserializer)
     }
 }
 
@@ -172,6 +255,7 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
         while let Some(key) = entries.next_key::<String>()? {
             match list.take_if(|_| key == DATA) {
                 Some(list) => entries.next_value_seed(list)?,
+                None if key == DATA => return Err(A::Error::custom("`data` is there twice")),
                 None => drop(entries.next_value::<IgnoredAny>()?),
             }
         }

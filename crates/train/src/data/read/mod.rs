@@ -3,13 +3,20 @@
 mod csv;
 mod json;
 mod parquet;
+mod python;
 
 use crate::error::TrainError;
-use serde_json::{Map, Value};
-use std::path::Path;
+use burn_lora_llama::{ChatMap, ChatValue as Value};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// One example as its file has it: columns by their names.
-pub(crate) type Record = Map<String, Value>;
+pub(crate) type Record = ChatMap;
 
 /// Gets each record of a file in turn with its line, or what is wrong with that line.
 pub(crate) type Sink<'a> = dyn FnMut(usize, Result<Record, String>) -> Result<(), TrainError> + 'a;
@@ -39,27 +46,31 @@ pub(crate) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// What is wrong with a line of a file.
-pub(crate) fn example(path: &Path, line: usize, reason: impl Into<String>) -> TrainError {
-    TrainError::Example { path: path.to_owned(), line, reason: reason.into() }
+/// A file of text, without a byte order mark.
+pub(crate) fn open(path: &Path) -> Result<BufReader<File>, TrainError> {
+    let mut file = burn_lora_io::open(path)
+        .map(BufReader::new)
+        .map_err(|source| TrainError::io(path, source))?;
+    let start = file.fill_buf().map_err(|source| TrainError::io(path, source))?;
+    if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+        return Err(TrainError::format(path, "it is UTF-16: save it as UTF-8"));
+    }
+    if start.starts_with(BYTE_ORDER_MARK) {
+        file.consume(BYTE_ORDER_MARK.len());
+    }
+    Ok(file)
 }
 
-/// What a value is, for messages.
-pub(crate) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
+/// What is wrong with a line of a file. It may quote the file, whose control characters are escaped.
+pub(crate) fn example(path: &Path, line: usize, reason: impl Into<String>) -> TrainError {
+    let reason = burn_lora_io::escaped(&reason.into()).to_string();
+    TrainError::Example { path: path.to_owned(), line, reason }
 }
 
 /// The columns of a record.
 pub(crate) fn columns(value: Value) -> Result<Record, String> {
     match value {
-        Value::Object(record) => Ok(record),
-        other => Err(format!("{} where an object with columns was expected", kind(&other))),
+        Value::Map(record) => Ok(record),
+        other => Err(format!("{} where an object with columns was expected", other.kind())),
     }
 }

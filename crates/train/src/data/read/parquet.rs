@@ -2,16 +2,13 @@
 
 use super::{Record, Sink};
 use crate::error::TrainError;
+use burn_lora_llama::ChatValue as Value;
 use parquet::{
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row},
 };
-use serde_json::Value;
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::path::Path;
 
 /// A record's line is the number of its row.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
@@ -36,7 +33,7 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
 
 /// The crate panics on some files with wrong bytes.
 fn caught<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read))
+    burn_lora_io::caught(read)
         .unwrap_or_else(|_| Err(ParquetError::General("its bytes contradict each other".into())))
 }
 
@@ -48,14 +45,14 @@ fn value(field: &Field) -> Value {
     match field {
         Field::Null => Value::Null,
         Field::Bool(value) => Value::from(*value),
-        Field::Byte(value) => Value::from(*value),
-        Field::Short(value) => Value::from(*value),
-        Field::Int(value) => Value::from(*value),
-        Field::Long(value) => Value::from(*value),
-        Field::UByte(value) => Value::from(*value),
-        Field::UShort(value) => Value::from(*value),
-        Field::UInt(value) => Value::from(*value),
-        Field::ULong(value) => Value::from(*value),
+        Field::Byte(value) => Value::Int((*value).into()),
+        Field::Short(value) => Value::Int((*value).into()),
+        Field::Int(value) => Value::Int((*value).into()),
+        Field::Long(value) => Value::Int((*value).into()),
+        Field::UByte(value) => Value::Int((*value).into()),
+        Field::UShort(value) => Value::Int((*value).into()),
+        Field::UInt(value) => Value::Int((*value).into()),
+        Field::ULong(value) => Value::Int((*value).into()),
         Field::Float(value) => Value::from(*value),
         Field::Double(value) => Value::from(*value),
         Field::Str(text) => Value::from(text.as_str()),
@@ -64,15 +61,18 @@ fn value(field: &Field) -> Value {
         Field::Bytes(bytes) => str::from_utf8(bytes.data()).map_or(Value::Null, Value::from),
         Field::Group(row) => {
             let columns = row.get_column_iter();
-            Value::Object(columns.map(|(name, field)| (name.clone(), value(field))).collect())
+            // An object has all fields that any object of the column has: those that are null are
+            // not its own.
+            let own = columns.filter(|(_, field)| !matches!(field, Field::Null));
+            Value::Map(own.map(|(name, field)| (name.clone(), value(field))).collect())
         }
-        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
+        Field::ListInternal(list) => Value::List(list.elements().iter().map(value).collect()),
         Field::MapInternal(map) => {
             let entries = map.entries().iter().map(|(key, field)| match value(key) {
-                Value::String(key) => (key, value(field)),
+                Value::Text(key) => (key, value(field)),
                 key => (key.to_string(), value(field)),
             });
-            Value::Object(entries.collect())
+            Value::Map(entries.collect())
         }
         // Dates, times and decimals, none of which is text to train on.
         other => Value::from(other.to_string()),

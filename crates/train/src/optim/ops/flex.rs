@@ -24,7 +24,7 @@ impl OptimOps for Flex {
         v: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [mut param, grad, mut m, mut v] = [param, grad, m, v].map(contiguous);
+        let [mut param, grad, factor, mut m, mut v] = [param, grad, factor, m, v].map(contiguous);
         let (factor, grad) = (factor.storage::<f32>()[0], grad.storage::<f32>());
         let moments = m.storage_mut::<f32>().par_iter_mut().zip(v.storage_mut::<f32>());
         let all = param.storage_mut::<f32>().par_iter_mut().zip(grad).zip(moments);
@@ -43,7 +43,8 @@ impl OptimOps for Flex {
         maps: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
-        let [mut param, grad, mut codes, mut absmax] = [param, grad, codes, absmax].map(contiguous);
+        let [mut param, grad, factor] = [param, grad, factor].map(contiguous);
+        let [mut codes, mut absmax, maps] = [codes, absmax, maps].map(contiguous);
         let (factor, grad) = (factor.storage::<f32>()[0], grad.storage::<f32>());
         let values = param.storage_mut::<f32>();
         let (m, v) = moments(codes.storage_mut(), absmax.storage_mut(), maps.storage());

@@ -23,7 +23,7 @@ use burn::{
 use cubecl::prelude::*;
 
 pub use tensor::sum_of_squares;
-pub(crate) use tensor::{adamw, adamw_coded};
+pub(crate) use tensor::{adamw, adamw_coded, check};
 
 /// Partial sums of a [`sum_of_squares`].
 const PARTIALS: usize = 256;

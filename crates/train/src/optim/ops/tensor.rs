@@ -43,7 +43,8 @@ pub(crate) fn adamw_coded(
     (Tensor::from_dispatch(param), (Tensor::from_dispatch(codes), Tensor::from_dispatch(absmax)))
 }
 
-fn check(tensors: &[(&Tensor<1>, usize)]) {
+/// Panics unless these vectors are of these lengths, and in float32.
+pub(crate) fn check(tensors: &[(&Tensor<1>, usize)]) {
     for (tensor, len) in tensors {
         assert_eq!(tensor.dims()[0], *len, "optimizer: the length of a vector");
         assert_eq!(tensor.dtype(), DType::F32, "optimizer: the dtype of a vector");

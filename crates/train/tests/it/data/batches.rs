@@ -72,16 +72,31 @@ fn settings_that_cannot_be_used() {
     let data = samples(&[2, 9]);
     let ok = BatchConfig::default();
     for (config, reason) in [
-        (BatchConfig { size: 0, ..ok.clone() }, "`size` is 0: "),
-        (BatchConfig { packing: Some(0), ..ok.clone() }, "`packing` is 0: "),
-        (BatchConfig { pad_to_multiple_of: Some(0), ..ok.clone() }, "`pad_to_multiple_of` is 0: "),
+        (BatchConfig { size: 0, ..ok.clone() }, "`batches.size` is 0: "),
+        (BatchConfig { packing: Some(0), ..ok.clone() }, "`batches.packing` is 0: "),
+        (
+            BatchConfig { pad_to_multiple_of: Some(0), ..ok.clone() },
+            "`batches.pad_to_multiple_of` is 0: ",
+        ),
         (
             BatchConfig { packing: Some(9), group_by_length: true, ..ok.clone() },
-            "`group_by_length` is true: ",
+            "`batches.group_by_length` is true: ",
         ),
         (
             BatchConfig { size: 3, drop_last: true, ..ok.clone() },
-            "`drop_last` is true with a size of 3: nothing is left: there are 2 rows in all",
+            "`batches.drop_last` is true with a size of 3: nothing is left: there are 2 rows in all",
+        ),
+        (
+            BatchConfig { size: 1 << 62, group_by_length: true, ..ok.clone() },
+            "`batches.size` is 4611686018427387904: it must be 16777216 at most",
+        ),
+        (
+            BatchConfig { packing: Some(1 << 40), ..ok.clone() },
+            "`batches.packing` is 1099511627776: ",
+        ),
+        (
+            BatchConfig { pad_to_multiple_of: Some(1 << 40), ..ok.clone() },
+            "`batches.pad_to_multiple_of` is 1099511627776: ",
         ),
         (
             BatchConfig { packing: Some(8), ..ok },
@@ -136,14 +151,15 @@ fn rows_are_padded_and_targets_are_the_next_tokens() {
 }
 
 #[test]
-fn padding_is_the_tokenizers() {
+fn padding_needs_no_row_of_its_own() {
+    // The tokenizer's padding may be a token that the model's embedding does not have.
     let tokenizer = super::tokenizer_with(serde_json::json!({
         "eos_token": "<|im_end|>", "pad_token": "<|im_start|>",
     }));
     let records = ["aa", "aaaa"].map(|text| serde_json::json!({ "text": text }));
     let data = Dataset::from_records(records).load(&tokenizer).unwrap();
     let batch = data.batch(&[vec![0], vec![1]], &BatchConfig::default());
-    assert_eq!(batch.ids[..5], [67, 67, 2, 1, 1]);
+    assert_eq!(batch.ids[..5], [67, 67, 2, 0, 0]);
 }
 
 #[test]

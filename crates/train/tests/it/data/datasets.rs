@@ -93,3 +93,13 @@ fn previews_in_colour() {
         "a\u{241b}[31m\u{1b}[32mé<|im_end|>\u{1b}[0m"
     );
 }
+
+#[test]
+fn previews_show_control_characters() {
+    let record = json!({"text": "a\u{7}\u{8}\r\u{7f}\u{9b}\u{202e}\t\n東"});
+    let data = Dataset::from_records([record]).load(&tokenizer()).unwrap();
+    assert_eq!(
+        data.preview(0, &tokenizer(), false).unwrap(),
+        "a«\u{2407}\u{2408}\u{240d}\u{2421}\\u{9b}\\u{202e}\t\n東<|im_end|>»"
+    );
+}

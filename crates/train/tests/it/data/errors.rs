@@ -59,6 +59,8 @@ fn json() {
         "a.json:4: a number where an object with columns was expected"
     );
     assert!(wrong("a.json", "7").starts_with("a.json:1: not the JSON expected: invalid type"));
+    let data = wrong("a.json", r#"{"data": [{"text": "aa"}], "data": [{"text": "aa"}]}"#);
+    assert!(data.contains("`data` is there twice"), "{data}");
     let data = wrong("a.json", r#"{"data": 7}"#);
     assert!(data.contains("invalid type: integer `7`, expected a list of examples"), "{data}");
     assert!(wrong("a.json", b"[{\"text\": \"\xff\"}]").starts_with("a.json:1: not the JSON"));
@@ -81,6 +83,59 @@ fn csv() {
         wrong("a.csv", "text,text\na,b\n"),
         "a.csv:1: two columns of the header are named `text`"
     );
+}
+
+#[test]
+fn a_quote_that_never_closes() {
+    let reason = "a quote in this record never closes: the rest of the file would be part of one field. \
+                  Within quotes a quote is written twice";
+    for (bytes, line) in [
+        ("prompt,completion\na,b\na,\"b\na,b\na,b\n", 3),
+        ("prompt,completion\na,\"b", 2),
+        ("prompt,completion\na,b\n\"a,b\n\"\"a,b\n", 3),
+        ("prompt,\"completion\na,b\n", 1),
+    ] {
+        assert_eq!(wrong("a.csv", bytes), format!("a.csv:{line}: {reason}"));
+    }
+    // One within a field is text.
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "a.csv", "prompt,completion\n5\" disk,a\n\"a\nb\",\"c \"\"d\"\"\"");
+    assert_eq!(Dataset::from_files([path]).load(&tokenizer()).unwrap().len(), 2);
+}
+
+#[test]
+fn text_in_another_encoding() {
+    let utf16 = [0xff, 0xfe, b'{', 0, b'}', 0];
+    for name in ["a.jsonl", "a.json", "a.csv"] {
+        assert_eq!(wrong(name, utf16), format!("{name}: it is UTF-16: save it as UTF-8"));
+    }
+    for half in ["\\ud83d", "\\ud83d!", "\\ude00"] {
+        let error = wrong("a.jsonl", format!("{GOOD}{{\"text\": \"{half}\"}}\n"));
+        assert!(
+            error.starts_with("a.jsonl:2: not JSON: ") && error.contains("surrogate"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn tokens_that_the_model_does_not_have() {
+    let data =
+        Dataset::from_records(["hello", "<|im_end|> world"].map(|text| json!({"text": text})));
+    let data = data.load(&tokenizer()).unwrap();
+    assert!(data.check_vocabulary(286).is_ok());
+    assert_eq!(
+        data.check_vocabulary(285).unwrap_err().to_string(),
+        "records:2: token 285, `Ġworld`, is not in the vocabulary of the model, whose embedding has \
+         285 rows: take the model's own tokenizer, or resize the model's embedding"
+    );
+    assert!(data.take(1).check_vocabulary(285).is_ok());
+}
+
+#[test]
+fn control_characters_of_names_are_escaped() {
+    let error = wrong_record(json!({"a\u{1b}[2J\r": "a"}));
+    assert!(error.contains("`a\\u{1b}[2J\\r`"), "{error}");
 }
 
 #[test]
@@ -115,7 +170,7 @@ fn files_without_examples() {
     assert!(wrong("a.json", "").starts_with("a.json:1: not the JSON expected: EOF"));
     assert!(wrong("a.txt", "aa").starts_with("a.txt: an unknown kind of file: .json, "));
     assert!(wrong("a", "aa").starts_with("a: an unknown kind of file"));
-    assert_eq!(error(Dataset::from_records([])), "records: no examples");
+    assert_eq!(error(Dataset::from_records([Value::Null; 0])), "records: no examples");
     for name in ["none.jsonl", "none.json", "none.csv", "none.parquet"] {
         let error = Dataset::from_files([name]).load(&tokenizer()).unwrap_err();
         assert!(matches!(error, TrainError::Io { .. }), "{error}");

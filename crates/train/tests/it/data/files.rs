@@ -146,12 +146,9 @@ fn a_column_of_a_table_may_be_null() {
     assert_eq!(data.report().malformed, 1);
 }
 
-/// Nothing of a file is needed but what was read: here it never ends.
+/// What is wrong with an example comes before what is wrong with the file far behind it.
 #[test]
-#[cfg(unix)]
 fn files_are_read_record_by_record() {
-    use std::{io::Write, process::Command, thread};
-
     let folder = tempfile::tempdir().unwrap();
     for (name, begin, good, bad) in [
         ("a.json", "[{\"text\": \"aa\"}", ",\n{\"text\": \"aa\"}", ",\n{\"text\": 1}"),
@@ -159,19 +156,47 @@ fn files_are_read_record_by_record() {
         ("a.jsonl", "\n", "{\"text\": \"aa\"}\n", "{\"text\": 1}\n"),
         ("a.csv", "text\n", "aa\n", "aa,bb\n"),
     ] {
-        let path = folder.path().join(name);
-        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let pipe = path.clone();
-        let writer = thread::spawn(move || {
-            let mut pipe = std::fs::File::create(pipe).unwrap();
-            let start = begin.to_owned() + &good.repeat(2000) + bad;
-            pipe.write_all(start.as_bytes()).unwrap();
-            while pipe.write_all(good.as_bytes()).is_ok() {}
-        });
-        let data = Dataset::from_files([&path]);
-        let error = data.load(&tokenizer()).unwrap_err().to_string();
+        let bytes = begin.to_owned() + &good.repeat(2000) + bad + &good.repeat(1000) + "\u{0}\"";
+        let path = file(&folder, name, bytes);
+        let error = Dataset::from_files([&path]).load(&tokenizer()).unwrap_err().to_string();
         assert!(error.contains(&format!("{name}:2002: ")), "{error}");
-        writer.join().unwrap();
-        std::fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn json_lines_that_are_no_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two] = ["aa", "bb"].map(|text| format!("{{\n \"text\": \"{text}\"\n}}"));
+    for (name, bytes, lines) in [
+        ("a.jsonl", format!("\n[{one},\n{two}]\n"), [2, 5]),
+        ("b.jsonl", format!("[{}, {}]", one.replace('\n', ""), two.replace('\n', "")), [1, 1]),
+        ("c.jsonl", format!("{one}\n\n{two}\n"), [1, 5]),
+        ("c.json", format!("{one}{two}"), [1, 3]),
+        ("d.jsonl", format!("{{\n\"data\": [{one},\n{two}]}}\n"), [2, 5]),
+    ] {
+        let path = file(&folder, name, bytes);
+        let data = Dataset::from_files([&path]).load(&tokenizer()).unwrap();
+        let found = [0, 1].map(|index| data.source(index));
+        assert_eq!(found, lines.map(|line| format!("{}:{line}", path.display())));
+        assert_eq!(previews(&data), ["a«a<|im_end|>»", "b«b<|im_end|>»"], "{name}");
+    }
+}
+
+/// A pipe would be waited for, a device read without end.
+#[test]
+#[cfg(unix)]
+fn only_files_are_read() {
+    use std::{os::unix::fs::symlink, process::Command};
+
+    let folder = tempfile::tempdir().unwrap();
+    for kind in ["jsonl", "json", "csv", "parquet"] {
+        let pipe = folder.path().join(format!("pipe.{kind}"));
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let device = folder.path().join(format!("device.{kind}"));
+        symlink("/dev/zero", &device).unwrap();
+        for path in [pipe, device, folder.path().to_owned()] {
+            let error = Dataset::from_files([&path]).load(&tokenizer()).unwrap_err().to_string();
+            assert!(error.contains(&path.display().to_string()), "{error}");
+        }
     }
 }

@@ -2,13 +2,16 @@
 //! Other devices, dtypes and widths take the blocks of [`attention`](crate::ops::attention).
 
 use super::{BlockOps, empty};
-use crate::ops::AttentionSpec;
+use crate::ops::{AttentionSpec, attention};
 use burn::{
     backend::TensorMetadata,
     tensor::{DType, Shape},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use burn_lora_quant::cuda::{Kernel, Scalar, has_tensor_cores};
+use burn_lora_quant::{
+    cube::{check, check_contiguous},
+    cuda::{Kernel, Scalar, has_tensor_cores},
+};
 use cubecl::client::Client;
 
 /// Rows of a tile, 16 a warp.
@@ -35,6 +38,32 @@ struct Call<'a> {
     k: &'a CubeTensor,
     spans: &'a CubeTensor,
     spec: AttentionSpec,
+}
+
+impl<'a> Call<'a> {
+    /// Checks what the kernels rely on: the shapes, `k` and `v` laid out alike, and the others, beside
+    /// `q` so many elements each, contiguous.
+    fn new(
+        [q, k, v]: [&'a CubeTensor; 3],
+        spans: &'a CubeTensor,
+        others: &[(&CubeTensor, DType, usize)],
+        spec: AttentionSpec,
+    ) -> Self {
+        attention::check(&q.shape(), &k.shape(), &v.shape(), &spans.shape(), spec);
+        let len = |tensor: &CubeTensor| tensor.shape().num_elements();
+        let own = [(q, q.dtype, len(q)), (spans, DType::I32, len(spans))];
+        for &(tensor, dtype, len) in own.iter().chain(others) {
+            check_contiguous(&q.client, tensor, dtype, len);
+        }
+        for tensor in [k, v] {
+            check(&q.client, tensor, q.dtype);
+        }
+        assert_eq!(apart(k), apart(v), "attention: how k and v are laid out");
+        // Their counters have 32 bits and run to the end of a tile.
+        let most = len(spans).max(k.shape()[2]);
+        assert!(most < i32::MAX as usize - TILE, "attention: {most} keys are too many");
+        Self { q, k, spans, spec }
+    }
 }
 
 impl Call<'_> {
@@ -84,12 +113,13 @@ pub(super) fn forward(
 ) -> (CubeTensor, CubeTensor) {
     let [q, spans] = [q, spans].map(into_contiguous);
     let [k, v] = keys_and_values(k, v);
-    let (shape, call) = (q.shape(), Call { q: &q, k: &k, spans: &spans, spec });
+    let (shape, call) = (q.shape(), Call::new([&q, &k, &v], &spans, &[], spec));
     let out = empty(&q, shape.clone(), q.dtype);
     let lse = empty(&q, Shape::from(shape[..3].to_vec()), DType::F32);
     let read = [&q, &k, &v, &spans].map(|tensor| tensor.handle.clone()).to_vec();
     let written = vec![out.handle.clone(), lse.handle.clone()];
-    // SAFETY: the parameters are those of the source, and `Call` describes the buffers.
+    // SAFETY: the parameters are those of the source, and the buffers as large as `Call` has checked: the
+    // kernels stay inside, whatever the spans.
     unsafe {
         let kernel = call.kernel("attention_forward", 5);
         kernel.launch(&q.client, grid(&q), read, written, call.sizes());
@@ -112,7 +142,10 @@ pub(super) fn backward(
     let [grad, q, out, lse, spans] = [grad, q, out, lse, spans].map(into_contiguous);
     let [k, v] = keys_and_values(k, v);
     let delta = CubeBackend::row_dot(grad.clone(), out);
-    let call = Call { q: &q, k: &k, spans: &spans, spec };
+    let len = q.shape().num_elements();
+    let rows = len / q.shape()[3];
+    let others = [(&grad, q.dtype, len), (&lse, DType::F32, rows), (&delta, DType::F32, rows)];
+    let call = Call::new([&q, &k, &v], &spans, &others, spec);
     let [q_grad, k_grad, v_grad] = [&q, &k, &v].map(|of| empty(of, of.shape(), of.dtype));
     let read = [&q, &k, &v, &grad, &lse, &delta, &spans].map(|tensor| tensor.handle.clone());
     let written = |grads: &[&CubeTensor]| grads.iter().map(|grad| grad.handle.clone()).collect();
@@ -128,14 +161,20 @@ pub(super) fn backward(
     (q_grad, k_grad, v_grad)
 }
 
-/// Both with contiguous rows and matrices that are as far apart in one as in the other.
+/// Both with contiguous rows and matrices that are as far apart in one as in the other, and begin where
+/// 16 bytes can be loaded at once.
 fn keys_and_values(k: CubeTensor, v: CubeTensor) -> [CubeTensor; 2] {
     let [k, v] = [k, v].map(CubeBackend::batched);
-    if apart(&k) == apart(&v) { [k, v] } else { [k, v].map(into_contiguous) }
+    let alike = apart(&k) == apart(&v) && apart(&k).is_multiple_of(8);
+    if alike { [k, v] } else { [k, v].map(into_contiguous) }
 }
 
 /// Elements from one matrix to the next. The stride along a dimension of one element says nothing.
 fn apart(tensor: &CubeTensor) -> usize {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
-    if shape[1] == 1 { strides[0] } else { strides[1] }
+    match (shape[0], shape[1]) {
+        (1, 1) => shape[2] * shape[3],
+        (_, 1) => strides[0],
+        _ => strides[1],
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{UNITS, buffer, own, scalars, vector_size};
 use crate::optim::ops::{Step, advance};
-use burn::backend::TensorMetadata;
+use burn::{backend::TensorMetadata, tensor::DType};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
@@ -54,18 +54,19 @@ pub(super) fn launch(
     }
     let vector = vector_size(&param, len);
     let (count, cube_dim) = (len / vector, CubeDim::new_1d(UNITS));
-    // SAFETY: units below `count` stay inside the buffers, the others do nothing.
+    let values = |tensor: &CubeTensor| buffer(&client, tensor, DType::F32, len, vector);
+    // SAFETY: the buffers are of one length; units below `count` stay inside, the others do nothing.
     unsafe {
         kernel::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, count, cube_dim),
             cube_dim,
             vector,
-            buffer(&param, vector),
-            buffer(&grad, vector),
-            buffer(&factor, 1),
-            buffer(&m, vector),
-            buffer(&v, vector),
+            values(&param),
+            values(&grad),
+            buffer(&client, &factor, DType::F32, 1, 1),
+            values(&m),
+            values(&v),
             count,
             scalars(step),
         );

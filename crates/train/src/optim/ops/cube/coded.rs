@@ -6,7 +6,7 @@ use crate::optim::{
     dynamic::{BLOCK, CODES},
     ops::{Step, advance},
 };
-use burn::backend::TensorMetadata;
+use burn::{backend::TensorMetadata, tensor::DType};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
@@ -159,20 +159,20 @@ pub(super) fn launch(
     }
     let vector = vector_size(&param, len);
     let cube_dim = CubeDim::new_1d(UNITS);
-    // SAFETY: units of words below `len / 4` stay inside the buffers, the others touch none but the
-    // maps, of which each cube reads 256 twice.
+    // SAFETY: the buffers are as long as `len` asks for; units of words below `len / 4` stay inside, the
+    // others touch none but the maps, of which each cube reads 256 twice.
     unsafe {
         kernel::launch_unchecked(
             &client,
             calculate_cube_count_elemwise(&client, len.div_ceil(CODES), cube_dim),
             cube_dim,
             vector,
-            buffer(&param, vector),
-            buffer(&grad, vector),
-            buffer(&factor, 1),
-            buffer(&codes, 1),
-            buffer(&absmax, 1),
-            buffer(&maps, 1),
+            buffer(&client, &param, DType::F32, len, vector),
+            buffer(&client, &grad, DType::F32, len, vector),
+            buffer(&client, &factor, DType::F32, 1, 1),
+            buffer(&client, &codes, DType::U32, 2 * len.div_ceil(CODES), 1),
+            buffer(&client, &absmax, DType::F32, 2 * len.div_ceil(BLOCK), 1),
+            buffer(&client, &maps, DType::F32, 2 * ENTRIES, 1),
             len,
             scalars(step),
         );

@@ -78,15 +78,16 @@ pub(super) fn add_squares(x: CubeTensor, partials: CubeTensor) -> CubeTensor {
     let vector = vector_size(&x, len);
     let count = len / vector;
     let cubes = count.div_ceil(STEPS * UNITS as usize).min(PARTIALS);
-    // SAFETY: reads stay below `count`, and no cube is past the last partial sum.
+    // SAFETY: the buffers are as long as said; reads stay below `count`, and no cube is past the last
+    // partial sum.
     unsafe {
         squares_kernel::launch_unchecked(
             &client,
             CubeCount::new_1d(cubes as u32),
             CubeDim::new_1d(UNITS),
             vector,
-            buffer(&x, vector),
-            buffer(&partials, 1),
+            buffer(&client, &x, DType::F32, len, vector),
+            buffer(&client, &partials, DType::F32, PARTIALS, 1),
             count,
             cubes * UNITS as usize,
         );
@@ -105,8 +106,8 @@ pub(super) fn sum_partials(partials: CubeTensor) -> CubeTensor {
             &client,
             CubeCount::new_single(),
             CubeDim::new_1d(UNITS),
-            buffer(&partials, 1),
-            buffer(&out, 1),
+            buffer(&client, &partials, DType::F32, PARTIALS, 1),
+            buffer(&client, &out, DType::F32, 1, 1),
         );
     }
     out

@@ -1,0 +1,45 @@
+//! Panics of libraries on files with wrong bytes, as errors.
+
+use std::{
+    any::Any,
+    cell::Cell,
+    panic::{self, AssertUnwindSafe},
+    sync::Once,
+};
+
+thread_local! {
+    static QUIET: Cell<usize> = const { Cell::new(0) };
+}
+
+static HOOK: Once = Once::new();
+
+/// Runs a function of a library that may panic on what a file holds. The error is the text of the
+/// panic, of which nothing is printed; other panics are, as before.
+///
+/// ```
+/// assert_eq!(burn_lora_io::caught(|| 1 + 1), Ok(2));
+/// assert_eq!(burn_lora_io::caught(|| panic!("wrong bytes")), Err::<(), _>("wrong bytes".to_owned()));
+/// ```
+///
+/// # Errors
+/// A panic on this thread.
+pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if QUIET.get() == 0 {
+                before(panic);
+            }
+        }));
+    });
+    QUIET.set(QUIET.get() + 1);
+    let result = panic::catch_unwind(AssertUnwindSafe(run));
+    QUIET.set(QUIET.get() - 1);
+    result.map_err(|payload| text(&*payload))
+}
+
+fn text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "it panicked".into())
+}

@@ -1,0 +1,118 @@
+//! What is odd about examples and no error: reported once a file for each kind.
+
+use burn_lora_io::escaped;
+use burn_lora_llama::Tokenizer;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+/// Names that a warning has at most.
+const NAMES: usize = 12;
+
+/// Something odd about an example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Oddity {
+    /// It lost tokens to the maximal length.
+    Truncated,
+    /// The answer begins within a token of the prompt.
+    Swallowed,
+    /// Nothing but the end of a text or turn is trained on.
+    OnlyEnd,
+    /// No text or turn that is trained on has an end.
+    NoEnd,
+    /// A turn ends with a token at which generation does not stop.
+    UnknownEnd(u32),
+}
+
+/// The oddities of a file: how many examples have each, and the line of the first.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    seen: BTreeMap<Oddity, (usize, usize)>,
+    /// Columns that say something and are not read.
+    unused: BTreeSet<String>,
+    /// Columns that others are mapped from, and that were not there yet.
+    missing: BTreeSet<String>,
+}
+
+impl Notes {
+    pub fn new(mapped: impl IntoIterator<Item = String>) -> Self {
+        Self { missing: mapped.into_iter().collect(), ..Self::default() }
+    }
+
+    pub fn add(&mut self, oddity: Oddity, line: usize) {
+        self.seen.entry(oddity).or_insert((0, line)).0 += 1;
+    }
+
+    pub fn unused(&mut self, column: &str) {
+        if !self.unused.contains(column) {
+            self.unused.insert(column.to_owned());
+        }
+    }
+
+    pub fn found(&mut self, column: &str) {
+        self.missing.remove(column);
+    }
+
+    /// Warns of what was seen in a file.
+    pub fn report(self, path: &Path, tokenizer: &Tokenizer, max_length: Option<usize>) {
+        let path = path.display().to_string();
+        let path = escaped(&path);
+        for (oddity, (count, line)) in self.seen {
+            let what = match oddity {
+                Oddity::Truncated => format!(
+                    "longer than `max_length`, {} tokens: the rest of them is not trained on. Raise it, \
+                     or choose by `truncation` what becomes of them",
+                    max_length.unwrap_or_default()
+                ),
+                Oddity::Swallowed => "whose answer begins within a token that begins in the prompt, and \
+                                      is not trained on: end the prompt where a token ends (without the \
+                                      space, which begins the answer)"
+                    .into(),
+                Oddity::OnlyEnd => "of which only the end is trained on: the answer is empty. Leave \
+                                    them out, if the model is not to learn to say nothing"
+                    .into(),
+                Oddity::NoEnd => "of which no end is trained on, so that the model does not learn to \
+                                  stop: the chat template writes no special token after an answer, or \
+                                  the tokenizer has no end of a text (`eos_token` in \
+                                  tokenizer_config.json)"
+                    .into(),
+                Oddity::UnknownEnd(id) => {
+                    let token = tokenizer.id_to_token(id).unwrap_or_default();
+                    format!(
+                        "with a turn that ends with `{}` (token {id}), which is none of the model's end \
+                         tokens: it is named in generation_config.json beside the adapter. Programs that \
+                         do not read that file have to be told to stop there",
+                        escaped(&token)
+                    )
+                }
+            };
+            let plural = if count == 1 { "" } else { "s" };
+            burn_lora_io::warn!(
+                "{path}:{line}: {count} example{plural} (the first is on this line) {what}"
+            );
+        }
+        if !self.unused.is_empty() {
+            let names = list(&self.unused);
+            burn_lora_io::warn!(
+                "{path}: these columns are not used: {names}. Others are mapped to those of the format by \
+                 `column`; `system`, `history` and `tools` are read where there are messages \
+                 (`apply_chat_template` makes them of text)"
+            );
+        }
+        if !self.missing.is_empty() {
+            let names = list(&self.missing);
+            burn_lora_io::warn!(
+                "{path}: no example has these columns, which others are mapped to: {names}"
+            );
+        }
+    }
+}
+
+fn list(names: &BTreeSet<String>) -> String {
+    let shown: Vec<_> =
+        names.iter().take(NAMES).map(|name| format!("`{}`", escaped(name))).collect();
+    let more = names.len().saturating_sub(NAMES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &more
+}

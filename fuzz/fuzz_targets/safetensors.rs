@@ -1,0 +1,3 @@
+#![no_main]
+
+burn_lora_fuzz::target!("safetensors");
