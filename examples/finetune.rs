@@ -174,7 +174,7 @@ impl Arguments {
         let message;
         let question = match (&self.sample, &self.sample_text) {
             (Some(question), _) => {
-                message = [Message::user(question)];
+                message = [Message::user(question.as_str())];
                 Question::Chat(&message)
             }
             (_, Some(text)) => Question::Text(text),
@@ -239,6 +239,7 @@ pub fn finetune(
     println!("{}\n", train.preview(0, &tokenizer, stdout().is_terminal())?);
 
     let mut model = load(&run, device)?;
+    model.check_tokenizer(&tokenizer);
     println!("{}\n", model.summary());
     let a_step = run.train.gradient_accumulation_steps * devices.len();
     let steps = train.epoch(&run.train.batches, 0)?.len().div_ceil(a_step);

@@ -12,6 +12,17 @@ pub(super) struct Bounds<'a> {
     pub text: &'a str,
 }
 
+/// What changes in a text when a message says something else.
+#[derive(Clone, Copy)]
+struct Changed {
+    /// From where, if all that the message says was replaced.
+    start: Option<usize>,
+    /// And to where.
+    end: usize,
+    /// Whether the message kept its form, which what follows it may depend on.
+    sure: bool,
+}
+
 /// What is known of a turn before its ends are found.
 struct Start {
     at: usize,
@@ -30,11 +41,22 @@ impl Bounds<'_> {
         let until = self.render(&self.messages[..=message], false);
         let said = self.messages[message].text().unwrap_or_default();
         let said = said.trim();
-        // Where the message says something else the text is another one. Most templates can do
-        // without.
-        let mut changed = None;
+        // Most templates can do without what changes.
+        let mut known = None;
         let mut changed = || {
-            *changed.get_or_insert_with(|| self.changed(self.messages, message, None, self.text))
+            *known.get_or_insert_with(|| {
+                let here = self.changed(self.messages, message, None, self.text);
+                if here.is_some_and(|here| here.start.is_some()) {
+                    return here;
+                }
+                // What follows may not allow it to say something else.
+                let until = until.as_deref()?;
+                let alone = self.changed(&self.messages[..=message], message, Some(false), until);
+                match (here, alone.filter(|alone| self.text.starts_with(&until[..alone.end]))) {
+                    (Some(here), Some(alone)) => Some(Changed { start: alone.start, ..here }),
+                    (here, alone) => here.or(alone),
+                }
+            })
         };
 
         let start = self.start(message, from, said, &mut changed)?;
@@ -43,13 +65,10 @@ impl Bounds<'_> {
             Some(until) if until.len() == self.text.len() || ends_with_mark(until) => until.len(),
             // The end of a turn may be written only where others follow.
             Some(until) => {
-                let end = changed().and_then(|(_, end)| self.end(message, start.at, end).ok());
+                let end = changed().and_then(|changed| self.end(message, start.at, changed).ok());
                 end.map_or(until.len(), |end| end.max(until.len()))
             }
-            None => {
-                let (_, end) = changed().ok_or_else(|| self.unwritten())?;
-                self.end(message, start.at, end)?
-            }
+            None => self.end(message, start.at, changed().ok_or_else(|| self.unwritten())?)?,
         };
         let turn = start.at..end;
         if turn.is_empty() || turn.start < from {
@@ -67,13 +86,14 @@ impl Bounds<'_> {
         message: usize,
         from: usize,
         said: &str,
-        changed: &mut impl FnMut() -> Option<(usize, usize)>,
+        changed: &mut impl FnMut() -> Option<Changed>,
     ) -> Result<Start, String> {
         let prompted = self.render(&self.messages[..message], true);
         let prompted = prompted.as_deref().filter(|prompted| prompted.len() >= from);
         let own = prompted.and_then(|prompted| self.text.strip_prefix(prompted));
         if let (Some(prompted), Some(own)) = (prompted, own)
-            && !said.is_empty()
+            // A short one may be what a header begins with.
+            && said.len() > 8
             && own.trim_start().starts_with(said)
         {
             return Ok(Start { at: prompted.len(), exact: true });
@@ -90,7 +110,7 @@ impl Bounds<'_> {
         if exact && !header.is_empty() && self.text[first..].starts_with(&header) {
             return Ok(Start { at: first + header.len(), exact });
         }
-        let content = changed().map(|(content, _)| content).filter(|content| *content >= first);
+        let content = changed().and_then(|changed| changed.start).filter(|at| *at >= first);
         // The place where most of the prompt is written, the last of several.
         let last = content.unwrap_or(first);
         let places = (first..=last).filter(|place| self.text.is_char_boundary(*place));
@@ -125,10 +145,10 @@ impl Bounds<'_> {
         (1..=length).rev().filter(|end| header.is_char_boundary(*end)).find(ends).unwrap_or(0)
     }
 
-    /// Where the turn ends whose text ends at `said`: what follows there, as far as it follows also
+    /// Where the turn ends: after what follows the text of the message, as far as that follows also
     /// where the conversation goes on otherwise.
-    fn end(&self, message: usize, start: usize, said: usize) -> Result<usize, String> {
-        let said = said.max(start);
+    fn end(&self, message: usize, start: usize, changed: Changed) -> Result<usize, String> {
+        let said = changed.end.max(start);
         let tail = &self.text[said..];
         let until = &self.messages[..=message];
         let next = self.messages.get(message + 1).map(Message::role);
@@ -137,22 +157,20 @@ impl Bounds<'_> {
         ways.extend(
             ["user", "assistant"].iter().filter(|r| next != Some(**r)).map(|r| (with(r), false)),
         );
-        let opener = self.prompt(until).map(|(_, header)| header).unwrap_or_default();
-        let opener = if opener.is_empty() {
-            self.prompt(&[Message::user("?")]).map(|(_, header)| header).unwrap_or_default()
-        } else {
-            opener
-        };
+        let opener = [&self.messages[..message], &[Message::user("?")]];
+        let opener = opener.into_iter().filter_map(|messages| self.prompt(messages));
+        let opener =
+            opener.map(|(_, opener)| opener).find(|opener| !opener.is_empty()).unwrap_or_default();
         let mut shortest: Option<usize> = None;
         for (messages, prompt) in ways {
             let Some(text) = self.render(&messages, prompt) else { continue };
             if text == self.text {
                 continue;
             }
-            let Some((_, end)) = self.changed(&messages, message, Some(prompt), &text) else {
+            let Some(other) = self.changed(&messages, message, Some(prompt), &text) else {
                 continue;
             };
-            let other = &text[end..];
+            let other = &text[other.end..];
             let mut length = common_prefix(tail, other);
             length = outside(tail, length).min(outside(other, length));
             if length < other.len() || prompt {
@@ -162,11 +180,10 @@ impl Bounds<'_> {
                 shortest = Some(shortest.map_or(length, |shortest| shortest.min(length)));
             }
         }
-        let structured = self.messages[message].fields().len() > 2;
         match shortest {
             Some(length) => Ok(said + length),
             None if next.is_none() && !has_words(tail) => Ok(self.text.len()),
-            None if !tail.trim().is_empty() && (structured || next.is_none()) => Err(
+            None if !tail.trim().is_empty() && (!changed.sure || next.is_none()) => Err(
                 "the template writes it otherwise when other messages follow, and what ends it \
                      cannot be told"
                     .into(),
@@ -206,40 +223,75 @@ impl Bounds<'_> {
         Some((before, header))
     }
 
-    /// From where and to where a text of messages changes when one of them says something else.
+    /// What changes in a text of messages when one of them says something else.
     fn changed(
         &self,
         messages: &[Message],
         message: usize,
         prompt: Option<bool>,
         text: &str,
-    ) -> Option<(usize, usize)> {
+    ) -> Option<Changed> {
         // A character for private use that the text does not have.
         let mark = ('\u{e000}'..'\u{f8ff}').find(|mark| !text.contains(*mark))?.to_string();
-        let kept = messages[message].clone().with("content", mark.as_str());
-        let bare = Message::new(messages[message].role(), mark.as_str());
-        let mut found: Option<(usize, usize)> = None;
-        let ways = if kept == bare { vec![bare] } else { vec![kept, bare] };
-        for said in ways {
+        let change = |said: &Message| {
             let mut messages = messages.to_vec();
-            messages[message] = said;
+            messages[message] = said.clone();
             let new = match prompt {
-                Some(prompt) => self.render(&messages, prompt),
-                None => self.tokenizer.apply_chat_template(&messages, self.options).ok(),
+                Some(prompt) => self.render(&messages, prompt)?,
+                None => self.tokenizer.apply_chat_template(&messages, self.options).ok()?,
             };
-            let Some(new) = new.filter(|new| new != text) else { continue };
             let start = common_prefix(text, &new);
             let end = text.len() - common_suffix(&text[start..], &new[start..]);
-            let (start, end) = (outside(text, start), end.max(start));
-            let (first, last) = found.unwrap_or((start, end));
-            found = Some((first.min(start), last.min(end)));
+            (new != text).then(|| (outside(text, start), end.max(start)))
+        };
+        let own = &messages[message];
+        let bare = Message::new(own.role(), mark.as_str());
+        let kept = own.clone().with("content", mark.as_str());
+        let whole = kept == bare;
+        let kept = change(&kept);
+        let bare = if whole { kept } else { change(&bare) };
+        match (kept, bare) {
+            (Some((first, last)), Some((start, end))) => {
+                Some(Changed { start: Some(start.min(first)), end: end.min(last), sure: true })
+            }
+            // Other fields may be written before the text.
+            (Some((_, end)), None) => Some(Changed { start: None, end, sure: true }),
+            (None, bare) => {
+                let start = bare.map(|(start, _)| start);
+                let calls = own.get("tool_calls").map(|calls| with_arguments(calls, &mark));
+                let called = calls.and_then(|calls| change(&own.clone().with("tool_calls", calls)));
+                let end = called.or(bare).map(|(_, end)| end)?;
+                Some(Changed { start, end, sure: called.is_some() })
+            }
         }
-        found.map(|(start, end)| (start, end.max(start)))
     }
 
     fn render(&self, messages: &[Message], prompt: bool) -> Option<String> {
         let options = self.options.clone().add_generation_prompt(prompt);
         self.tokenizer.apply_chat_template(messages, &options).ok()
+    }
+}
+
+/// Calls of tools with other arguments.
+fn with_arguments(calls: &ChatValue, mark: &str) -> ChatValue {
+    match calls {
+        ChatValue::List(calls) => {
+            ChatValue::List(calls.iter().map(|call| with_arguments(call, mark)).collect())
+        }
+        ChatValue::Map(fields) => {
+            let fields = fields.iter().map(|(name, value)| {
+                let other = match (name.as_str(), value) {
+                    ("arguments", ChatValue::Text(_)) => mark.into(),
+                    ("arguments", _) => {
+                        ChatValue::Map([("a".to_owned(), ChatValue::from(mark))].into())
+                    }
+                    _ => with_arguments(value, mark),
+                };
+                (name.clone(), other)
+            });
+            ChatValue::Map(fields.collect())
+        }
+        other => other.clone(),
     }
 }
 

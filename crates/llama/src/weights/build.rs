@@ -1,7 +1,6 @@
 //! Tensors to modules: each goes to the device, and is packed there if it is to be.
 
-use super::source::Source;
-use super::values::check_values;
+use super::{safetensors::SINGLE, source::Source, values::check_values};
 use crate::{
     config::{Family, LlamaConfig},
     error::LlamaError,
@@ -139,7 +138,9 @@ impl Builder<'_> {
             return Err(LlamaError::format(self.root, reason));
         }
         if !missing.is_empty() {
-            return Err(LlamaError::MissingTensors { path: self.root.into(), tensors: missing });
+            let single = self.root.join(SINGLE);
+            let path = if single.exists() { single } else { self.root.into() };
+            return Err(LlamaError::MissingTensors { path, tensors: missing });
         }
         let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
         let known = |name: &str| {

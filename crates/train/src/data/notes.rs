@@ -61,36 +61,35 @@ impl Notes {
         for (oddity, (count, line)) in self.seen {
             let what = match oddity {
                 Oddity::Truncated => format!(
-                    "longer than `max_length`, {} tokens: the rest of them is not trained on. Raise it, \
-                     or choose by `truncation` what becomes of them",
+                    "longer than `max_length`, {} tokens: the rest is not trained on. Raise it, or \
+                     choose by `truncation` what becomes of such examples",
                     max_length.unwrap_or_default()
                 ),
-                Oddity::Swallowed => "whose answer begins within a token that begins in the prompt, and \
-                                      is not trained on: end the prompt where a token ends (without the \
-                                      space, which begins the answer)"
+                Oddity::Swallowed => "the answer begins within a token that the prompt begins, which \
+                                      is not trained on: end the prompt where a token ends (a space \
+                                      belongs to the answer)"
                     .into(),
-                Oddity::OnlyEnd => "of which only the end is trained on: the answer is empty. Leave \
-                                    them out, if the model is not to learn to say nothing"
+                Oddity::OnlyEnd => "only the end is trained on: the answer is empty. Leave such \
+                                    examples out, if the model is not to learn to say nothing"
                     .into(),
-                Oddity::NoEnd => "of which no end is trained on, so that the model does not learn to \
-                                  stop: the chat template writes no special token after an answer, or \
-                                  the tokenizer has no end of a text (`eos_token` in \
+                Oddity::NoEnd => "no end is trained on, so that the model does not learn to stop: the \
+                                  chat template writes no special token after an answer, or the \
+                                  tokenizer has no end of a text (`eos_token` in \
                                   tokenizer_config.json)"
                     .into(),
-                Oddity::UnknownEnd(id) => {
-                    let token = tokenizer.id_to_token(id).unwrap_or_default();
-                    format!(
-                        "with a turn that ends with `{}` (token {id}), which is none of the model's end \
-                         tokens: it is named in generation_config.json beside the adapter. Programs that \
-                         do not read that file have to be told to stop there",
-                        escaped(&token)
-                    )
-                }
+                Oddity::UnknownEnd(id) => format!(
+                    "a turn ends with `{}` (token {id}), which is none of the model's end tokens: it is \
+                     named in generation_config.json beside the adapter. Programs that do not read that \
+                     file have to be told to stop there",
+                    escaped(&tokenizer.id_to_token(id).unwrap_or_default())
+                ),
             };
-            let plural = if count == 1 { "" } else { "s" };
-            burn_lora_io::warn!(
-                "{path}:{line}: {count} example{plural} (the first is on this line) {what}"
-            );
+            let more = match count - 1 {
+                0 => String::new(),
+                1 => " and 1 more example".into(),
+                more => format!(" and {more} more examples"),
+            };
+            burn_lora_io::warn!("{path}:{line}{more}: {what}");
         }
         if !self.unused.is_empty() {
             let names = list(&self.unused);

@@ -8,7 +8,7 @@ use super::{
     value::{Dict, Undefined, Value},
     write::string,
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 /// How deep evaluation may go: macros that call each other, and what is nested in them. Each level
 /// takes stack.
@@ -68,7 +68,7 @@ pub fn render(
 #[derive(Debug)]
 pub enum Object<'t> {
     Namespace(Vec<(Name, Value)>),
-    Iterator(VecDeque<Value>),
+    Iterator(Result<Vec<Value>>),
     Cycler(Vec<Value>, usize),
     Joiner(Value, bool),
     /// A macro, and the scope that it was made in.

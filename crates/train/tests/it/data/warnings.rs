@@ -103,13 +103,14 @@ fn instructions_and_earlier_turns_in_columns_of_their_own() {
 fn prompts_that_swallow_the_beginning_of_the_answer() {
     let record =
         |prompt: &str, completion: &str| json!({"prompt": prompt, "completion": completion});
-    let records = [record("hello", " world"), record("hello ", "world"), record("hello ", "world")];
-    one(&warnings(records), "records:2: 2 examples ", "begins within a token");
+    let swallowed = record("hello ", "world hello");
+    let records = [record("hello", " world"), swallowed.clone(), swallowed];
+    one(&warnings(records), "records:2 and 1 more example: ", "begins within a token");
     // The header of a chat template, too.
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
-    let data = Dataset::from_records([chat("world")]);
-    one(&warnings_of(data, &with_template(template)), "records:1: 1 example ", "within a token");
+    let data = Dataset::from_records([chat("world hello")]);
+    one(&warnings_of(data, &with_template(template)), "records:1: ", "within a token");
     // All of it is trained on.
     let data = Dataset::from_records([record("hello ", "world")]).train_on(TrainOn::Everything);
     assert!(warnings_of(data, &tokenizer()).is_empty());
@@ -118,9 +119,9 @@ fn prompts_that_swallow_the_beginning_of_the_answer() {
 #[test]
 fn examples_of_which_only_the_end_is_trained_on() {
     let records = [chat("world"), chat(""), json!({"messages": chat(" ")["messages"]})];
-    one(&warnings(records), "records:2: 1 example ", "only the end is trained on");
+    one(&warnings(records), "records:2: ", "only the end is trained on");
     let record = json!({"prompt": "hello", "completion": ""});
-    one(&warnings([record]), "records:1: 1 example ", "only the end is trained on");
+    one(&warnings([record]), "records:1: ", "only the end is trained on");
 }
 
 #[test]
@@ -131,13 +132,13 @@ fn ends_that_are_not_trained_on() {
         let data = Dataset::from_records([chat("world"), chat("hello")]);
         one(
             &warnings_of(data, &with_template(template)),
-            "records:1: 2 examples ",
+            "records:1 and 1 more example: ",
             "learn to stop",
         );
     }
     let tokenizer = tokenizer_with(json!({}));
     let data = Dataset::from_records([json!({"prompt": "hello", "completion": " world"})]);
-    one(&warnings_of(data, &tokenizer), "records:1: 1 example ", "`eos_token`");
+    one(&warnings_of(data, &tokenizer), "records:1: ", "`eos_token`");
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn ends_at_which_generation_does_not_stop() {
     let folder = tempfile::tempdir().unwrap();
     let load = || Dataset::from_records([chat("world")]).load(&tokenizer).unwrap();
     let (data, warned) = collect(load);
-    one(&warned, "records:1: 1 example ", "`<|im_start|>` (token 1)");
+    one(&warned, "records:1: ", "`<|im_start|>` (token 1)");
     data.save_generation_config(folder.path()).unwrap();
     let written = std::fs::read(folder.path().join("generation_config.json")).unwrap();
     let written: Value = serde_json::from_slice(&written).unwrap();
@@ -164,11 +165,11 @@ fn ends_at_which_generation_does_not_stop() {
 
 #[test]
 fn what_truncation_takes() {
-    let data =
-        Dataset::from_records([chat("world"), chat("hello world hello world")]).max_length(8);
+    let record = |prompt: &str| json!({"prompt": prompt, "completion": " world"});
+    let data = Dataset::from_records([record("hello"), record("hello world hello")]).max_length(5);
     let found = warnings_of(data, &tokenizer());
-    assert!(found[0].starts_with("records:2: 1 example "), "{found:?}");
-    assert!(found[0].contains("longer than `max_length`, 8 tokens"), "{found:?}");
+    assert!(found[0].starts_with("records:2: "), "{found:?}");
+    assert!(found[0].contains("longer than `max_length`, 5 tokens"), "{found:?}");
 }
 
 #[test]
