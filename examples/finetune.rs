@@ -191,21 +191,29 @@ fn main() -> ExitCode {
     program::run(|| finetune(&Arguments::parse(), Interrupt::on_ctrl_c))
 }
 
-/// All of it. `interrupt` is called when there is something to interrupt.
+/// All of it. `interrupt` is called when there is something to interrupt; a run that a signal ended has
+/// the status that shells expect.
 pub fn finetune(
     arguments: &Arguments,
     interrupt: impl FnOnce() -> Result<Interrupt, TrainError>,
-) -> Result<(), Box<dyn Error>> {
+) -> Result<ExitCode, Box<dyn Error>> {
     let run = arguments.run()?;
     if arguments.print_config {
         print!("{}", run.to_toml()?);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     run.check()?;
     let devices: Result<Vec<_>, _> = arguments.device.iter().map(|place| place.device()).collect();
     let devices = devices?;
     let device = devices.first().ok_or("--device names none")?;
     let path = run.model.path.as_ref().ok_or("no model")?;
+
+    let output = run.train.output.clone().ok_or("no output")?;
+    let mut trainer = Trainer::new(run.train.clone()).resume(arguments.resume);
+    if !arguments.dry_run {
+        // What is wrong with the folder shows at once.
+        trainer = trainer.claim()?;
+    }
 
     // The data first: what is wrong with them shows before a large model is read.
     let tokenizer = Tokenizer::from_pretrained(path)?;
@@ -216,7 +224,8 @@ pub fn finetune(
             let (train, valid) = data.split(run.data.valid_split, run.data.split_seed);
             if valid.is_empty() || train.is_empty() {
                 let (part, all) = (run.data.valid_split, data.len());
-                return Err(format!("{part} of {all} examples leaves one side empty").into());
+                let reason = format!("of {all} examples this leaves one side empty");
+                return Err(format!("`data.valid_split` is {part}: {reason}").into());
             }
             (train, Some(valid))
         }
@@ -230,6 +239,7 @@ pub fn finetune(
     println!("{}\n", train.preview(0, &tokenizer, stdout().is_terminal())?);
 
     let mut model = load(&run, device)?;
+    model.check_tokenizer(&tokenizer);
     println!("{}\n", model.summary());
     let a_step = run.train.gradient_accumulation_steps * devices.len();
     let steps = train.epoch(&run.train.batches, 0)?.len().div_ceil(a_step);
@@ -249,15 +259,12 @@ pub fn finetune(
             Err(error) => println!("What a step takes is not known: {error}\n"),
         }
         println!("The run, as a file:\n\n{}", run.to_toml()?);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
 
     arguments.sample("The model before", &model, &tokenizer)?;
-    let output = run.train.output.clone().ok_or("no output")?;
-    let trainer = Trainer::new(run.train.clone())
-        .observe(Progress::new().lines(1))
-        .interrupt(interrupt()?)
-        .resume(arguments.resume);
+    let interrupt = interrupt()?;
+    let trainer = trainer.observe(Progress::new().lines(1)).interrupt(interrupt.clone());
     #[cfg(feature = "tensorboard")]
     let trainer = trainer.observe(burn_lora::train::watch::TensorBoard::new(output.join("runs")));
     let trainer = if devices.len() > 1 { trainer.devices(devices.clone()) } else { trainer };
@@ -277,7 +284,10 @@ pub fn finetune(
     let format = format.as_ref().map_or("none", |format| format.get_name());
     let (command, path) = (command("chat"), path.display());
     println!("\nChat with it:\n  {command} {path} --adapter {folder} --format {format}");
-    Ok(())
+    Ok(match interrupt.signal() {
+        Some(signal) if finished.reason == StopReason::Interrupted => ExitCode::from(128 + signal),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 /// The model with its adapter.

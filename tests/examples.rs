@@ -32,7 +32,7 @@ fn arguments<'a>(words: impl IntoIterator<Item = &'a str>) -> finetune::Argument
 /// Runs `finetune`; the error as it is shown.
 fn finetune<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
     let result = finetune::finetune(&arguments(words), || Ok(Interrupt::default()));
-    result.map_err(|error| error.to_string())
+    result.map(drop).map_err(|error| error.to_string())
 }
 
 /// The README's first command, with few samples of one epoch, in a folder of its own.

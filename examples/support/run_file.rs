@@ -309,6 +309,10 @@ impl RunFile {
                     .into(),
             );
         }
+        if data.max_length == 1 {
+            let reason = "a sample needs two tokens at least, one to predict the other from";
+            return Err(format!("`data.max_length` is 1: {reason}; 0 is any number"));
+        }
         self.model.quantize().map_err(|error| format!("[model]: {error}"))?;
         if model.adapter.is_none() {
             let lora = self.lora().and_then(|lora| lora.validate().map_err(|e| e.to_string()));

@@ -34,7 +34,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         lora.clone().targets(["q_proj", "down_proj"]).dora(true).rslora(true),
         lora.clone().targets(["v_proj"]).modules_to_save(["lm_head"]).bias(Bias::LoraOnly),
         lora.clone().all_linear().init(Init::Pissa),
-        lora.targets(["embed_tokens", "k_proj"]).layers(vec![0]),
+        lora.targets(["embed_tokens", "k_proj"]),
     ];
     let seed = |lora: LoraConfig| {
         let mut model = base();

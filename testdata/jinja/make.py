@@ -205,6 +205,12 @@ b' }}
 {{ 'yes' if []|select else 'no' }} {{ 'yes' if chat|selectattr('role', 'eq', 'x')|list else 'no' }}
 {% set g = l|map('string') %}{{ g|list }}{{ g|list }}
 {{ l|map('nope')|list }}
+{{ nothing|map('upper')|list }} {{ nothing|selectattr('role')|list }} {{ zero|select|list }} {{ 'yes' if 5|map('upper') else 'no' }} {{ 'yes' if nothing|reject else 'no' }}
+{{ 5|map('upper')|list }}
+{{ nothing|unique|list }}
+{{ '%s' % [] }} {{ 'a' % [] }} {{ 'a' % d }} {{ 'a' % undefined_name }}
+{{ 'a' % none }}
+{{ 2.5 is even }} {{ 2.0 is even }} {{ 4.0 is divisibleby 2 }} {{ i.real }} {{ f.imag }}
 {{ chat|groupby('role')|map(attribute='grouper')|list }}{% for role, items in chat|groupby('role') %}{{ role }}:{{ items|length }};{% endfor %}{% for g in chat|groupby('role') %}{{ g.grouper }}{{ g.list|length }}{% endfor %}
 {{ l|batch(2)|list }} {{ l|batch(2, 0)|list }} {{ l|slice(2)|list }} {{ l|slice(2, 'x')|list }}
 {{ l|list }} {{ s|list }} {{ l|reverse|list }} {{ s|reverse }} {{ (1, 2)|list }}

@@ -179,8 +179,8 @@ impl LlamaConfig {
             return Err(fields.wrong("head_dim", head_dim, "rotary embedding needs an even one"));
         }
         let eps = fields.get("rms_norm_eps")?.unwrap_or(1e-6);
-        if eps < 0.0 {
-            return Err(fields.wrong("rms_norm_eps", eps, "expected a number from 0"));
+        if !(0.0..1.0).contains(&eps) {
+            return Err(fields.wrong("rms_norm_eps", eps, "expected a number from 0 and below 1"));
         }
 
         let flag = |field: &str| Ok::<_, LlamaError>(fields.get(field)?.unwrap_or(false));

@@ -158,16 +158,16 @@ impl LlamaError {
     }
 }
 
-/// What is said of tensors in a folder, whose settings lie in `config.json`.
+/// What is said of tensors whose settings lie in `config.json`, and not in the file.
 fn by_config<'a>(path: &Path, said: &'a str) -> &'a str {
-    if is(path, "safetensors") || is(path, "gguf") { "" } else { said }
+    if is(path, "gguf") { "" } else { said }
 }
 
 fn is(path: &Path, kind: &str) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(kind))
 }
 
-fn count(tensors: &[String]) -> String {
+pub(crate) fn count(tensors: &[String]) -> String {
     match tensors.len() {
         1 => "1 tensor is".into(),
         n => format!("{n} tensors are"),
@@ -175,7 +175,7 @@ fn count(tensors: &[String]) -> String {
 }
 
 /// The first few names.
-fn list(tensors: &[String]) -> String {
+pub(crate) fn list(tensors: &[String]) -> String {
     const SHOWN: usize = 4;
     let mut names: Vec<_> =
         tensors.iter().take(SHOWN).map(|name| format!("`{}`", escaped(name))).collect();

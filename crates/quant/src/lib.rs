@@ -1,4 +1,4 @@
-//! 4-bit float weights that stay packed: on a CPU, on CUDA and on every GPU that wgpu reaches.
+//! 4-bit float weights that stay packed: on a CPU, on CUDA and on GPUs through wgpu.
 //!
 //! This is the storage layer of QLoRA (arXiv:2305.14314) for Burn: what bitsandbytes is to PEFT.
 //! Codes, scales and decoded values are bitsandbytes' own for NF4 and FP4; MXFP4 (OCP) and NVFP4

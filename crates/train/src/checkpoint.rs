@@ -7,6 +7,7 @@
 
 use crate::{
     TrainError,
+    identity::Identity,
     model::CausalLm,
     optim::State,
     params::{self, Flat},
@@ -14,23 +15,29 @@ use crate::{
 };
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 const PREFIX: &str = "checkpoint-";
 const UNFINISHED: &str = ".unfinished-";
-const STATE: &str = "trainer_state.json";
+pub(crate) const STATE: &str = "trainer_state.json";
 pub(crate) const TENSORS: &str = "training_state.safetensors";
+/// What the names of the optimizer's tensors begin with.
+const OPTIMIZER: &str = "optimizer.";
 
 /// Where a run is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Place {
     /// Optimizer steps done.
     pub step: usize,
+    /// Optimizer steps of the whole run.
+    pub steps: usize,
     /// The epoch of the next step, from 0.
     pub epoch: usize,
     /// Steps of that epoch that are done.
@@ -39,11 +46,26 @@ pub(crate) struct Place {
     pub tokens: u64,
     /// The step with the best validation loss, and the loss.
     pub best: Option<(usize, f64)>,
-    /// Evaluations since then.
+    /// Evaluations in a row that were not better by the threshold of early stopping.
     pub not_better: usize,
     pub plateau: Plateau,
-    /// What has to be the same when the run goes on, by name.
-    pub same: BTreeMap<String, String>,
+    /// What has to be the same when the run goes on.
+    pub run: Identity,
+}
+
+/// A checkpoint as it lies in its folder.
+pub(crate) struct Checkpoint {
+    pub place: Place,
+    pub tensors: State,
+    pub folder: PathBuf,
+}
+
+/// Why a checkpoint cannot be used.
+pub(crate) enum Damage {
+    /// It is not whole: files are missing or cut off.
+    Torn(TrainError),
+    /// It is whole, and wrong.
+    Wrong(TrainError),
 }
 
 pub(crate) fn folder_of(output: &Path, step: usize) -> PathBuf {
@@ -61,7 +83,9 @@ pub(crate) fn list(output: &Path) -> Result<BTreeMap<usize, PathBuf>, TrainError
     for entry in entries {
         let path = entry.map_err(|error| TrainError::io(output, error))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(step) = name.strip_prefix(PREFIX).and_then(|step| step.parse().ok()) {
+        let step = name.strip_prefix(PREFIX).and_then(|step| step.parse::<usize>().ok());
+        // `checkpoint-+9` and `checkpoint-09` are somebody else's.
+        if let Some(step) = step.filter(|step| path == folder_of(output, *step)) {
             found.insert(step, path);
         }
     }
@@ -87,14 +111,15 @@ pub(crate) fn save<M: CausalLm>(
         .into_iter()
         .map(|(path, value)| (format!("model.{path}"), params::own(value.into_data())))
         .collect();
-    tensors.extend(optimizer.into_iter().map(|(name, data)| (format!("optimizer.{name}"), data)));
+    tensors.extend(optimizer.into_iter().map(|(name, data)| (format!("{OPTIMIZER}{name}"), data)));
     let path = unfinished.path().join(TENSORS);
     write_tensors(&path, &tensors)?;
-    let json = serde_json::to_vec_pretty(progress).expect("it has no other keys than strings");
-    write(&unfinished.path().join(STATE), &json)?;
+    let json = serde_json::to_vec(progress).expect("it has no other keys than strings");
+    let path = unfinished.path().join(STATE);
+    burn_lora_io::replace(&path, &json).map_err(|error| TrainError::io(&path, error))?;
 
     let folder = folder_of(output, progress.step);
-    if folder.exists() {
+    if fs::symlink_metadata(&folder).is_ok() {
         remove(output, &folder)?;
     }
     let written = unfinished.keep();
@@ -105,7 +130,9 @@ pub(crate) fn save<M: CausalLm>(
     others.retain(|(step, _)| progress.best.is_none_or(|(best, _)| best != *step));
     let surplus = others.len().saturating_sub(limit.max(1));
     for (_, path) in others.into_iter().take(surplus) {
-        remove(output, &path)?;
+        if let Err(error) = remove(output, &path) {
+            burn_lora_io::warn!("an old checkpoint could not be removed: {error}");
+        }
     }
     Ok(folder)
 }
@@ -115,9 +142,11 @@ fn remove(output: &Path, folder: &Path) -> Result<(), TrainError> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let going = output.join(format!("{UNFINISHED}{name}"));
     fs::remove_dir_all(&going).ok();
-    fs::rename(folder, &going)
-        .and_then(|()| fs::remove_dir_all(&going))
-        .map_err(|error| TrainError::io(folder, error))
+    let removed = fs::rename(folder, &going).and_then(|()| match going.is_dir() {
+        true => fs::remove_dir_all(&going),
+        false => fs::remove_file(&going),
+    });
+    removed.map_err(|error| TrainError::io(folder, error))
 }
 
 /// Removes what a killed process left half written.
@@ -131,17 +160,75 @@ pub(crate) fn tidy(output: &Path) {
     }
 }
 
-/// The place of a checkpoint.
-pub(crate) fn progress(folder: &Path) -> Result<Place, TrainError> {
-    let path = folder.join(STATE);
-    let bytes = fs::read(&path).map_err(|error| TrainError::io(&path, error))?;
-    serde_json::from_slice(&bytes).map_err(|error| TrainError::format(&path, error.to_string()))
+/// Puts a checkpoint that is not whole out of the way of those that are.
+pub(crate) fn set_aside(folder: &Path) -> Result<PathBuf, TrainError> {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".torn");
+    let aside = PathBuf::from(name);
+    fs::rename(folder, &aside).map_err(|error| TrainError::io(folder, error))?;
+    Ok(aside)
+}
+
+/// Reads a checkpoint.
+pub(crate) fn read(folder: &Path) -> Result<Checkpoint, Damage> {
+    let place = read_place(&folder.join(STATE))?;
+    let tensors = read_tensors(&folder.join(TENSORS))?;
+    Ok(Checkpoint { place, tensors, folder: folder.to_owned() })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Damage> {
+    burn_lora_io::read(path).map_err(|error| {
+        let torn = !matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::OutOfMemory);
+        let error = TrainError::io(path, error);
+        if torn { Damage::Torn(error) } else { Damage::Wrong(error) }
+    })
+}
+
+fn read_place(path: &Path) -> Result<Place, Damage> {
+    let mut fields: Map<String, Value> =
+        serde_json::from_slice(&read_file(path)?).map_err(|error| {
+            let torn = !error.is_data();
+            let error = TrainError::format(path, error.to_string());
+            if torn { Damage::Torn(error) } else { Damage::Wrong(error) }
+        })?;
+    let place = || -> Result<Place, String> {
+        if fields.contains_key("same") {
+            return Err("an earlier version wrote it, which did not keep all that a run depends \
+                        on: begin again in another folder, from its adapter if you like"
+                .into());
+        }
+        let place = Place {
+            step: field(&mut fields, "step")?,
+            steps: field(&mut fields, "steps")?,
+            epoch: field(&mut fields, "epoch")?,
+            position: field(&mut fields, "position")?,
+            tokens: field(&mut fields, "tokens")?,
+            best: field(&mut fields, "best")?,
+            not_better: field(&mut fields, "not_better")?,
+            plateau: field(&mut fields, "plateau")?,
+            run: field(&mut fields, "run")?,
+        };
+        match fields.keys().next() {
+            Some(name) => Err(format!("`{}` is no field of it", burn_lora_io::escaped(name))),
+            None => Ok(place),
+        }
+    };
+    let mut place = place;
+    place().map_err(|reason| Damage::Wrong(TrainError::format(path, reason)))
+}
+
+fn field<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Result<T, String> {
+    let value = fields.remove(name).ok_or_else(|| format!("`{name}` is missing"))?;
+    serde_json::from_value(value).map_err(|error| format!("`{name}`: {error}"))
 }
 
 /// The model with the parameters of a checkpoint, and the optimizer's tensors.
-pub(crate) fn load<M: CausalLm>(folder: &Path, model: M) -> Result<(M, State), TrainError> {
+pub(crate) fn load<M: CausalLm>(
+    folder: &Path,
+    mut tensors: State,
+    model: M,
+) -> Result<(M, State), TrainError> {
     let path = folder.join(TENSORS);
-    let mut tensors = read_tensors(&path)?;
     let device = model.device().inner();
     let mut values = Flat::new();
     for param in params::trained(&model) {
@@ -154,30 +241,25 @@ pub(crate) fn load<M: CausalLm>(folder: &Path, model: M) -> Result<(M, State), T
             );
             TrainError::format(&path, reason)
         })?;
-        if data.num_elements() != count {
-            let found = data.num_elements();
-            let reason = format!("`{name}` has {found} values, the model {count}");
+        let found = (data.dtype(), data.shape().to_vec());
+        if found != (DType::F32, vec![count]) {
+            let (dtype, shape) = found;
+            let reason =
+                format!("`{name}` has {shape:?} values in {dtype:?}, the model {count} in F32");
             return Err(TrainError::format(&path, reason));
         }
         values.insert(param.id, Tensor::from_data(data, (&device, DType::F32)));
     }
-    if let Some(name) = tensors.keys().find(|name| name.starts_with("model.")) {
+    if let Some(name) = tensors.keys().find(|name| !name.starts_with(OPTIMIZER)) {
+        let name = burn_lora_io::escaped(name);
         let reason = format!("`{name}` is none of the model's trained parameters");
         return Err(TrainError::format(&path, reason));
     }
     let model = params::update(model, |id, _| values.remove(&id).expect("one for each"));
     let optimizer = tensors
         .into_iter()
-        .filter_map(|(name, data)| Some((name.strip_prefix("optimizer.")?.to_owned(), data)));
+        .filter_map(|(name, data)| Some((name.strip_prefix(OPTIMIZER)?.to_owned(), data)));
     Ok((model, optimizer.collect()))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    use std::io::Write;
-    let mut file = fs::File::create(path).map_err(|error| TrainError::io(path, error))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|error| TrainError::io(path, error))
 }
 
 fn write_tensors(path: &Path, tensors: &State) -> Result<(), TrainError> {
@@ -193,23 +275,31 @@ fn write_tensors(path: &Path, tensors: &State) -> Result<(), TrainError> {
     });
     let bytes = safetensors::serialize(views, None)
         .map_err(|error| TrainError::format(path, error.to_string()))?;
-    write(path, &bytes)
+    burn_lora_io::replace(path, &bytes).map_err(|error| TrainError::io(path, error))
 }
 
-fn read_tensors(path: &Path) -> Result<State, TrainError> {
-    let bytes = fs::read(path).map_err(|error| TrainError::io(path, error))?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|error| TrainError::format(path, format!("{error}; it may have been cut off")))?;
+fn read_tensors(path: &Path) -> Result<State, Damage> {
+    let bytes = read_file(path)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
+        Damage::Torn(TrainError::format(path, format!("{error}; it may have been cut off")))
+    })?;
     let read = |(name, view): (String, TensorView<'_>)| {
+        let wrong = |reason: String| {
+            let reason = format!("`{}` {reason}", burn_lora_io::escaped(&name));
+            Damage::Wrong(TrainError::format(path, reason))
+        };
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
             Dtype::U32 => DType::U32,
             Dtype::U8 => DType::U8,
-            other => {
-                let reason = format!("`{name}` is {other:?}, which no checkpoint has");
-                return Err(TrainError::format(path, reason));
-            }
+            other => return Err(wrong(format!("is {other:?}, which no checkpoint has"))),
         };
+        let values = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        if dtype == DType::F32
+            && let Some(value) = values.into_iter().find(|value| !value.is_finite())
+        {
+            return Err(wrong(format!("has the value {value}: it was damaged; remove it")));
+        }
         let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
         Ok((name, data))
     };

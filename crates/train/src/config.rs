@@ -7,6 +7,7 @@ use crate::{
     step::StepConfig,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// How often something is done.
@@ -25,7 +26,8 @@ pub enum Every {
 pub struct EarlyStopping {
     /// Evaluations without a better loss before the run stops.
     pub patience: usize,
-    /// How much lower than the best a loss has to be to count as better.
+    /// How much lower than the best a loss has to be for the patience to begin anew. The best itself is
+    /// the lowest loss, however little lower it is.
     #[serde(default)]
     pub threshold: f64,
 }
@@ -60,6 +62,7 @@ pub struct TrainConfig {
     /// Micro-batches of an optimizer step.
     pub gradient_accumulation_steps: usize,
     /// The optimizer.
+    #[serde(deserialize_with = "choice::optimizer")]
     pub optimizer: Optimizer,
     /// The decay of AdamW: biases and norms are left out.
     pub weight_decay: f64,
@@ -67,12 +70,15 @@ pub struct TrainConfig {
     #[serde(with = "zero_is_none")]
     pub max_grad_norm: Option<f64>,
     /// How the learning rate falls.
+    #[serde(deserialize_with = "choice::schedule")]
     pub schedule: Schedule,
     /// How it rises at first, from 0.
+    #[serde(deserialize_with = "choice::warmup")]
     pub warmup: Warmup,
     /// LoRA+ (arXiv:2402.12354): how many times A's learning rate B, magnitudes and biases have.
     pub lora_plus: Option<f64>,
     /// What is run again in the backward pass.
+    #[serde(deserialize_with = "choice::recompute")]
     pub recompute: Recompute,
     /// Whether the kept inputs of the layers wait in host memory.
     pub offload: bool,
@@ -88,8 +94,10 @@ pub struct TrainConfig {
     /// Optimizer steps between two lines of the log. The losses are read from the device then only.
     pub log_steps: usize,
     /// How often the validation data are gone through.
+    #[serde(deserialize_with = "choice::every")]
     pub evaluate: Option<Every>,
     /// How often a checkpoint is written; the last step and a better validation loss write one too.
+    #[serde(deserialize_with = "choice::every")]
     pub save: Option<Every>,
     /// Checkpoints that are kept, beside the best.
     pub save_total_limit: usize,
@@ -99,6 +107,46 @@ pub struct TrainConfig {
     pub load_best_at_end: bool,
     /// Where adapter, checkpoints, metrics and picture go; `None` writes nothing.
     pub output: Option<PathBuf>,
+}
+
+mod choice {
+    //! Settings that are one of several things: what is none of them is told what they are.
+
+    use crate::{Every, Optimizer, Recompute, Schedule, Warmup};
+    use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error};
+    use serde_json::Value;
+
+    fn one_of<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        from: D,
+        choices: &str,
+    ) -> Result<T, D::Error> {
+        let value = Value::deserialize(from)?;
+        serde_json::from_value(value.clone())
+            .map_err(|error| D::Error::custom(format!("{value}: it has to be {choices} ({error})")))
+    }
+
+    pub fn every<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Every>, D::Error> {
+        one_of(from, "`{ steps = 100 }` or `{ epochs = 1 }`")
+    }
+
+    pub fn warmup<'de, D: Deserializer<'de>>(from: D) -> Result<Warmup, D::Error> {
+        one_of(from, "`{ steps = 20 }` or `{ ratio = 0.03 }`")
+    }
+
+    pub fn recompute<'de, D: Deserializer<'de>>(from: D) -> Result<Recompute, D::Error> {
+        one_of(from, "`none`, `every_layer` or `{ every = 2 }`")
+    }
+
+    pub fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Schedule, D::Error> {
+        one_of(
+            from,
+            "the name of a schedule, or with its settings `{ polynomial = { power = 2 } }`",
+        )
+    }
+
+    pub fn optimizer<'de, D: Deserializer<'de>>(from: D) -> Result<Optimizer, D::Error> {
+        one_of(from, "`{ name = \"adamw\" }`, or another name, with its settings")
+    }
 }
 
 /// An optional number in a file: left out it has its default, which is another thing than none.
@@ -144,6 +192,27 @@ impl Default for TrainConfig {
         }
     }
 }
+
+/// Optimizer steps that a run can have: bias corrections count them in 32 bits.
+pub(crate) const MOST_STEPS: usize = i32::MAX as usize;
+
+/// The fields of [`TrainConfig`] that may change when a run is resumed, since what a step learns does
+/// not depend on them. All others have to be what they were.
+const FREE: [&str; 13] = [
+    "early_stopping",
+    "epochs",
+    "evaluate",
+    "gradient_accumulation_steps", // With the devices, it is the number of micro-batches.
+    "load_best_at_end",
+    "log_steps",
+    "loss_chunk",
+    "max_steps",
+    "offload",
+    "output",
+    "recompute",
+    "save",
+    "save_total_limit",
+];
 
 macro_rules! setters {
     ($($name:ident: $kind:ty => |$value:ident| $to:expr;)*) => {
@@ -201,6 +270,20 @@ impl TrainConfig {
         self
     }
 
+    /// What may not change when a run is resumed. `random` is whether the model draws random numbers.
+    pub(crate) fn compared(&self, random: bool) -> Value {
+        let mut config = serde_json::to_value(self).expect("settings are plain values");
+        let compared = |name: &str| match name {
+            // The stretches of layers draw their own.
+            "recompute" => random || self.neftune.is_some(),
+            "evaluate" => matches!(self.schedule, Schedule::ReduceLrOnPlateau { .. }),
+            name => !FREE.contains(&name),
+        };
+        let fields = config.as_object_mut().into_iter();
+        fields.for_each(|fields| fields.retain(|name, _| compared(name)));
+        config
+    }
+
     pub(crate) fn step(&self) -> StepConfig {
         StepConfig {
             recompute: self.recompute,
@@ -220,13 +303,29 @@ impl TrainConfig {
             if right { Ok(()) } else { Err(TrainError::setting(name, found.to_string(), reason)) }
         };
         let rate = self.learning_rate;
-        check("learning_rate", &rate, rate > 0.0 && rate.is_finite(), "it has to be above 0")?;
+        // The parameters are float32.
+        let right = rate > 0.0 && rate <= f64::from(f32::MAX);
+        check(
+            "learning_rate",
+            &format!("{rate:?}"),
+            right,
+            "it has to be above 0, and a number of float32",
+        )?;
         let epochs = self.epochs;
         let right = epochs > 0.0 && epochs.is_finite();
-        check("epochs", &epochs, right, "it has to be above 0; `max_steps` limits a run")?;
+        check(
+            "epochs",
+            &format!("{epochs:?}"),
+            right,
+            "it has to be above 0; `max_steps` limits a run",
+        )?;
         check("max_steps", &0, self.max_steps != Some(0), "leave it out for no limit")?;
+        let most = format!("it has to be {MOST_STEPS} at most");
+        let steps = self.max_steps.unwrap_or(1);
+        check("max_steps", &steps, steps <= MOST_STEPS, &most)?;
         let steps = self.gradient_accumulation_steps;
         check("gradient_accumulation_steps", &steps, steps > 0, "1 is none")?;
+        check("gradient_accumulation_steps", &steps, steps <= MOST_STEPS, &most)?;
         check("log_steps", &self.log_steps, self.log_steps > 0, "1 logs every step")?;
         check("loss_chunk", &0, self.loss_chunk != Some(0), "leave it out for the default")?;
         let decay = self.weight_decay;
@@ -256,6 +355,12 @@ impl TrainConfig {
             let name = "early_stopping or load_best_at_end";
             check(name, &"set", self.evaluate.is_some(), "it needs `evaluate`")?;
         }
+        if let Some(EarlyStopping { patience, threshold }) = self.early_stopping {
+            let reason = "1 stops at the first evaluation that is no better";
+            check("early_stopping.patience", &patience, patience > 0, reason)?;
+            let right = threshold >= 0.0 && threshold.is_finite();
+            check("early_stopping.threshold", &threshold, right, "it has to be 0 or more")?;
+        }
         if self.load_best_at_end {
             check("load_best_at_end", &true, self.output.is_some(), "it needs `output`")?;
         }
@@ -279,5 +384,46 @@ mod tests {
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<TrainConfig>(&json).unwrap(), config);
         assert!(read(r#"{"max_grad_nrom": 1}"#).is_err());
+    }
+
+    /// A new field is compared when a run is resumed, unless it is declared to be free.
+    #[test]
+    fn every_setting_is_compared_or_declared_free() {
+        let config = TrainConfig::default();
+        let all = serde_json::to_value(&config).unwrap();
+        let compared = config.compared(false);
+        for name in all.as_object().unwrap().keys() {
+            let is_compared = compared.get(name).is_some();
+            assert_ne!(is_compared, FREE.contains(&name.as_str()), "{name}");
+        }
+        for name in FREE {
+            assert!(all.get(name).is_some(), "{name} is no setting");
+        }
+        // Those that are free only where they change nothing.
+        assert!(config.compared(true).get("recompute").is_some());
+        assert!(config.clone().neftune(5.0).compared(false).get("recompute").is_some());
+        let plateau = config.schedule("reduce_lr_on_plateau".parse().unwrap());
+        assert!(plateau.compared(false).get("evaluate").is_some());
+    }
+
+    #[test]
+    fn choices_that_are_none_are_told_what_there_is() {
+        for (json, accepted) in [
+            (r#"{"warmup": 0}"#, "{ ratio = 0.03 }"),
+            (r#"{"warmup": "ten"}"#, "{ steps = 20 }"),
+            (r#"{"warmup": {"step": 3}}"#, "{ steps = 20 }"),
+            (r#"{"save": 100}"#, "{ steps = 100 }"),
+            (r#"{"evaluate": "epoch"}"#, "{ epochs = 1 }"),
+            (r#"{"recompute": true}"#, "every_layer"),
+            (r#"{"schedule": 1}"#, "the name of a schedule"),
+            (r#"{"schedule": {"polynomial": 2}}"#, "power"),
+            (r#"{"optimizer": "adamw"}"#, r#"{ name = "adamw" }"#),
+        ] {
+            let error = serde_json::from_str::<TrainConfig>(json).unwrap_err().to_string();
+            assert!(error.contains(accepted), "{json}: {error}");
+        }
+        let config: TrainConfig =
+            serde_json::from_str(r#"{"save": null, "evaluate": null}"#).unwrap();
+        assert_eq!((config.save, config.evaluate), (None, None));
     }
 }

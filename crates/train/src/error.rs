@@ -60,7 +60,16 @@ pub enum TrainError {
         /// The examples of the batch by file and line.
         batch: String,
         /// What to try.
-        advice: &'static str,
+        advice: String,
+    },
+
+    /// A device that failed: no memory is left, or a part of a run over several devices ended.
+    #[error("{what}: {reason}")]
+    Device {
+        /// The device, or what it was to do.
+        what: String,
+        /// What it said.
+        reason: String,
     },
 
     /// What the adapter crate found wrong.
@@ -79,6 +88,10 @@ impl TrainError {
 
     pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
         Self::Format { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn device(what: impl ToString, reason: impl ToString) -> Self {
+        Self::Device { what: what.to_string(), reason: reason.to_string() }
     }
 
     pub(crate) fn setting(

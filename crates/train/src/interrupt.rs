@@ -1,9 +1,13 @@
 //! Stopping a run from outside.
 
 use crate::TrainError;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    flag,
+};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// A flag that ends a run after the step under way, with a checkpoint.
@@ -15,36 +19,74 @@ use std::sync::{
 /// let elsewhere = interrupt.clone();
 /// elsewhere.raise();
 /// assert!(interrupt.is_raised());
+/// assert_eq!(interrupt.signal(), None); // nobody but us
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt {
+    raised: Arc<AtomicBool>,
+    /// The number of the signal that raised it; 0 is none.
+    signal: Arc<AtomicUsize>,
+}
 
 impl Interrupt {
-    /// One that Ctrl-C and SIGTERM raise; the second time they end the process at once.
+    /// One that Ctrl-C and SIGTERM raise, and SIGHUP on Unix; the second time they end the process at
+    /// once, with the status 128 and the number of the signal. A signal that the process was started
+    /// to ignore, as `nohup` does with SIGHUP, stays ignored.
     ///
     /// # Errors
-    /// When the process has a handler of its own for them.
+    /// When the system does not let a signal be handled.
     pub fn on_ctrl_c() -> Result<Self, TrainError> {
         let interrupt = Self::default();
-        let raised = interrupt.clone();
-        let handler = move || {
-            if raised.0.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        };
-        ctrlc::set_handler(handler).map_err(|error| {
-            TrainError::setting("interrupt", error, "the process has a handler for Ctrl-C")
-        })?;
+        let signals = [
+            SIGINT,
+            SIGTERM,
+            #[cfg(unix)]
+            signal_hook::consts::SIGHUP,
+        ];
+        for signal in signals.into_iter().filter(|signal| !is_ignored(*signal)) {
+            let Self { raised, signal: number } = interrupt.clone();
+            // In this order: the second time the first finds what the last has set.
+            flag::register_conditional_shutdown(signal, 128 + signal, raised.clone())
+                .and_then(|_| flag::register_usize(signal, number, signal as usize))
+                .and_then(|_| flag::register(signal, raised))
+                .map_err(|error| {
+                    TrainError::setting("interrupt", format!("signal {signal}"), error.to_string())
+                })?;
+        }
         Ok(interrupt)
     }
 
     /// Raises it.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.raised.store(true, Ordering::SeqCst);
     }
 
     /// Whether it has been raised.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.raised.load(Ordering::SeqCst)
     }
+
+    /// The signal that raised it, if one did: 2 is Ctrl-C, 15 SIGTERM, 1 SIGHUP. A program that was
+    /// ended by it exits with 128 and this number, as shells and their scripts expect.
+    pub fn signal(&self) -> Option<u8> {
+        u8::try_from(self.signal.load(Ordering::SeqCst)).ok().filter(|signal| *signal != 0)
+    }
+}
+
+/// Whether the process was started to ignore a signal.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the system only writes the one that there is, into memory of its
+    // size; zeros are an action, too.
+    let action = unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+#[cfg(not(unix))]
+fn is_ignored(_signal: i32) -> bool {
+    false
 }

@@ -6,7 +6,8 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 use burn_lora_adapter::Adaptable;
-use burn_lora_llama::{Context, Llama, Segments};
+use burn_lora_llama::{Context, Llama, LlamaConfig, Segments};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// A decoder that can be trained: embedding, layers one after the other, head.
@@ -16,7 +17,7 @@ use std::path::Path;
 /// layer has to come from Burn's generator, which the trainer sets to the same state both times.
 ///
 /// Implemented for [`Llama`]; `docs/your-own-model.md` has one of a user's own.
-pub trait CausalLm: Module + Adaptable {
+pub trait CausalLm: Module + Adaptable + 'static {
     /// What the layers need to know of a batch: positions, masks.
     type Context;
 
@@ -61,6 +62,12 @@ pub trait CausalLm: Module + Adaptable {
     /// with dropout of its own says `true`.
     fn is_random(&self) -> bool {
         self.adapter_configs().values().any(|config| config.has_dropout())
+    }
+
+    /// What its computation depends on beside parameters and adapters, such as an epsilon or the
+    /// dtype: a run that is resumed has to find the same.
+    fn settings(&self) -> Value {
+        Value::Null
     }
 
     /// Writes what was trained for others to load: the adapters in PEFT's files, one that is alone
@@ -112,5 +119,11 @@ impl CausalLm for Llama {
 
     fn embedding_device(&self) -> Device {
         Llama::embedding_device(self)
+    }
+
+    fn settings(&self) -> Value {
+        // What this library does not read of the file does not matter.
+        let config = LlamaConfig { raw: Value::Null, ..self.config.clone() };
+        json!({ "dtype": format!("{:?}", self.dtype), "config": format!("{config:?}") })
     }
 }

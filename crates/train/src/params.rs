@@ -104,6 +104,40 @@ impl ModuleVisitor for Read {
     }
 }
 
+/// The path of a parameter that is not trained and has values that are infinite or not a number.
+pub(crate) fn not_finite<M: Module>(model: &M) -> Option<String> {
+    let mut find = Find::default();
+    model.visit(&mut find);
+    find.found
+}
+
+#[derive(Default)]
+struct Find {
+    path: Vec<String>,
+    found: Option<String>,
+}
+
+impl ModuleVisitor for Find {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.found.is_some() || param.is_require_grad() {
+            return;
+        }
+        // Of a sum, so that no other tensor of its size is made.
+        let sum = param.val().inner().abs().cast(FloatDType::F32).sum();
+        if sum.try_into_data().is_ok_and(|sum| sum.iter::<f32>().any(|sum| !sum.is_finite())) {
+            self.found = Some(self.path.join("."));
+        }
+    }
+}
+
 /// The model with each trained parameter replaced by what `new` makes of its value.
 pub(crate) fn update<M: Module>(model: M, new: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) -> M {
     let mut mapper = Update { new, done: HashMap::new() };

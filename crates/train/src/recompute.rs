@@ -29,6 +29,6 @@ impl Recompute {
         };
         let length = length.max(1);
         let starts = (0..depth.max(1)).step_by(length);
-        starts.map(|start| start..(start + length).min(depth)).collect()
+        starts.map(|start| start..start.saturating_add(length).min(depth)).collect()
     }
 }

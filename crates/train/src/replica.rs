@@ -7,6 +7,7 @@ use crate::{
     optim::{Running, State, Update, sum_of_squares},
     params::{self, Flat, Trained},
     step::{self, Pair},
+    team::Team,
 };
 use burn::{
     module::ParamId,
@@ -15,15 +16,7 @@ use burn::{
         distributed::{ReduceOperation, all_reduce},
     },
 };
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{
-        Arc,
-        mpsc::{Sender, channel},
-    },
-    thread::Scope,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 /// What one optimizer step is made of, for all devices.
 pub(crate) struct Work {
@@ -32,6 +25,8 @@ pub(crate) struct Work {
     /// Target tokens in all of them.
     pub targets: usize,
     pub rate: f64,
+    /// Whether what it measures is read: devices say only then that they failed.
+    pub logged: bool,
 }
 
 /// A model with its optimizer on one device. With several devices each has a replica: each computes
@@ -100,35 +95,45 @@ impl<M: CausalLm> Replica<'_, M> {
     }
 
     /// Starts a replica on each other device, in a thread of its own, in the state of this one.
-    pub fn start_others<'scope>(
-        &self,
-        scope: &'scope Scope<'scope, '_>,
-        resumed: Option<&Resumed>,
-    ) -> Vec<Sender<Arc<Work>>>
-    where
-        M: 'scope,
-    {
-        let start = |(index, device): (usize, &Device)| {
+    pub fn start_others(&self, resumed: Option<&Resumed>) -> Team<Arc<Work>> {
+        let mut team = Team::new();
+        for (index, device) in self.devices.iter().enumerate().skip(1) {
             let mut model = self.model.clone().fork(&device.clone().autodiff());
             let (device, devices) = (device.clone(), self.devices.clone());
             let (params, groups) = (self.params.clone(), self.groups.clone());
             let (config, resumed) = (self.config.clone(), resumed.cloned());
-            let (sender, work) = channel::<Arc<Work>>();
-            scope.spawn(move || {
+            team.join(format!("{device:?}"), move || {
                 let mut optimizer = config.optimizer.init();
-                if let Some(resumed) = resumed {
-                    // The first replica has loaded the same.
-                    resumed.load(&mut *optimizer, &params, &device).expect("it loaded before");
+                let loaded = match resumed {
+                    Some(resumed) => resumed.load(&mut *optimizer, &params, &device),
+                    None => Ok(()),
+                };
+                let mut loaded = Some(loaded);
+                let mut optimizer = Some(optimizer);
+                move |work: Arc<Work>| {
+                    loaded.take().unwrap_or(Ok(()))?;
+                    let mut replica = Replica {
+                        config: &config,
+                        model: &mut model,
+                        params: params.clone(),
+                        groups: groups.clone(),
+                        optimizer: optimizer.take().expect("it is put back"),
+                        device: device.clone(),
+                        devices: devices.clone(),
+                        index,
+                    };
+                    let values = replica.step(&work);
+                    optimizer = Some(replica.optimizer);
+                    if work.logged {
+                        values
+                            .try_into_data()
+                            .map_err(|error| TrainError::device("a step", error))?;
+                    }
+                    Ok(())
                 }
-                let model = &mut model;
-                let config = &config;
-                let mut replica =
-                    Replica { config, model, params, groups, optimizer, device, devices, index };
-                work.into_iter().for_each(|work| drop(replica.step(&work)));
             });
-            sender
-        };
-        self.devices.iter().enumerate().skip(1).map(start).collect()
+        }
+        team
     }
 }
 

@@ -2,23 +2,24 @@
 
 use crate::{
     Every, TrainConfig, TrainError,
-    checkpoint::{self, Place},
+    checkpoint::{self, Checkpoint, Damage, Place},
     data::{Batch, Dataset, Rows},
     evaluate::evaluate,
+    identity::Identity,
     interrupt::Interrupt,
     model::CausalLm,
+    output::Output,
     params,
     replica::{Replica, Resumed, Work},
     schedule::LearningRate,
     setup,
+    team::Team,
     watch::{EvalMetrics, Finished, Observer, Started, StepMetrics, StopReason},
 };
 use burn::tensor::{Device, Tensor};
-use std::{
-    path::PathBuf,
-    sync::{Arc, mpsc::Sender},
-    time::Instant,
-};
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+mod resume;
 
 pub(crate) struct Observers<'a>(pub Vec<Box<dyn Observer + 'a>>);
 
@@ -38,12 +39,11 @@ pub(crate) struct Run<'a, M> {
     valid: Option<&'a Dataset>,
     /// With the caller's model: no second copy of its parameters is held.
     pub replica: Replica<'a, M>,
-    /// Those of the other devices.
-    pub others: Vec<Sender<Arc<Work>>>,
+    pub output: Option<Output>,
     rate: LearningRate,
     /// Micro-batches of a step, on all devices together.
     micro_batches: usize,
-    steps: usize,
+    steps_of_epoch: usize,
     progress: Place,
     /// Passes over the data so far.
     epoch: f64,
@@ -79,6 +79,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         train: &'a Dataset,
         valid: Option<&'a Dataset>,
         devices: &[Device],
+        output: Option<Output>,
         resume: bool,
     ) -> Result<Self, TrainError> {
         let params = params::trained(&*model);
@@ -93,22 +94,34 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let device = model.device().inner();
         let others = devices.iter().filter(|other| **other != device).cloned();
         let devices: Vec<_> = std::iter::once(device.clone()).chain(others).collect();
-        if devices.len() > 1 && !format!("{device:?}").to_lowercase().contains("cuda") {
+        if devices.len() > 1 && !devices.iter().all(setup::is_cuda) {
             let reason = "several devices are trained on through CUDA only";
             return Err(TrainError::setting("devices", devices.len(), reason));
         }
+        if let Some(twice) = devices.iter().enumerate().find(|(i, d)| devices[..*i].contains(d)) {
+            return Err(TrainError::setting(
+                "devices",
+                format!("{:?}", twice.1),
+                "it is named twice",
+            ));
+        }
         let micro_batches = config.gradient_accumulation_steps * devices.len();
-        let steps = setup::total_steps(config, train, micro_batches)?;
+        let (steps_of_epoch, steps) = setup::steps(config, train, micro_batches)?;
         let rate = LearningRate::new(config.schedule, config.warmup, config.learning_rate, steps)?;
+        let identity = match &output {
+            Some(_) => Identity::new(config, model, train, valid, micro_batches)?,
+            None => Identity::default(),
+        };
         let progress = Place {
             step: 0,
+            steps,
             epoch: 0,
             position: 0,
             tokens: 0,
             best: None,
             not_better: 0,
             plateau: rate.state().clone(),
-            same: setup::same(config, train, micro_batches),
+            run: identity,
         };
         let replica = Replica {
             config,
@@ -125,10 +138,10 @@ impl<'a, M: CausalLm> Run<'a, M> {
             train,
             valid,
             replica,
-            others: Vec::new(),
+            output,
             rate,
             micro_batches,
-            steps,
+            steps_of_epoch,
             progress,
             epoch: 0.0,
             resumed: None,
@@ -141,51 +154,15 @@ impl<'a, M: CausalLm> Run<'a, M> {
         Ok(run)
     }
 
-    /// Goes on from the last checkpoint, or makes sure that none is overwritten.
-    fn begin(&mut self, resume: bool) -> Result<(), TrainError> {
-        let Some(output) = &self.config.output else { return Ok(()) };
-        checkpoint::tidy(output);
-        let Some((_, folder)) = checkpoint::list(output)?.pop_last() else { return Ok(()) };
-        if !resume {
-            let reason = format!(
-                "it has checkpoints of an earlier run ({}): resume that one, remove them, or \
-                 write into another folder",
-                folder.display()
-            );
-            return Err(TrainError::setting("output", output.display(), reason));
-        }
-        let progress = checkpoint::progress(&folder)?;
-        for (name, now) in &self.progress.same {
-            if progress.same.get(name) != Some(now) {
-                let before = progress.same.get(name).map_or("not set", String::as_str);
-                let reason = format!(
-                    "`{name}` was {before} and is {now}: a run goes on with the settings it began \
-                     with; set it back, or write into another folder"
-                );
-                return Err(TrainError::format(&folder, reason));
-            }
-        }
-        let (model, state) = checkpoint::load(&folder, self.replica.model.clone())?;
-        *self.replica.model = model;
-        let resumed =
-            Resumed { step: progress.step, state, file: folder.join(checkpoint::TENSORS) };
-        let Replica { optimizer, params, device, .. } = &mut self.replica;
-        resumed.load(&mut **optimizer, params, device)?;
-        self.rate.resume(progress.plateau.clone());
-        self.resumed = Some(resumed);
-        self.progress = progress;
-        self.checkpoint = Some(folder);
-        Ok(())
-    }
-
     pub fn go(
         &mut self,
         observers: &mut Observers<'_>,
         interrupt: &Interrupt,
+        team: Team<Arc<Work>>,
     ) -> Result<Finished, TrainError> {
         let begin = Instant::now();
         let started = Started {
-            steps: self.steps,
+            steps: self.progress.steps,
             epochs: self.config.epochs,
             examples: self.train.len(),
             trainable_parameters: self
@@ -197,8 +174,12 @@ impl<'a, M: CausalLm> Run<'a, M> {
             resumed_from: self.resumed.as_ref().map(|resumed| resumed.step),
         };
         observers.tell(|observer| observer.started(&started))?;
-        let reason = self.epochs(observers, interrupt)?;
-        self.read_log(observers)?;
+        let reason = match self.epochs(observers, interrupt, &team) {
+            // What another device said is the cause of what this one says.
+            Err(error) => return Err(team.failure().unwrap_or(error)),
+            Ok(reason) => reason,
+        };
+        team.finish()?;
         if reason != StopReason::EarlyStopping {
             self.save(observers)?;
         }
@@ -215,25 +196,35 @@ impl<'a, M: CausalLm> Run<'a, M> {
         &mut self,
         observers: &mut Observers<'_>,
         interrupt: &Interrupt,
+        team: &Team<Arc<Work>>,
     ) -> Result<StopReason, TrainError> {
-        while self.progress.step < self.steps {
+        let reason = self.steps(observers, interrupt, team)?;
+        self.read_log(observers)?;
+        Ok(reason)
+    }
+
+    fn steps(
+        &mut self,
+        observers: &mut Observers<'_>,
+        interrupt: &Interrupt,
+        team: &Team<Arc<Work>>,
+    ) -> Result<StopReason, TrainError> {
+        while self.progress.step < self.progress.steps {
             let micro_batches =
                 self.train.epoch(&self.config.batches, self.progress.epoch as u64)?;
             let steps: Vec<_> = micro_batches.chunks(self.micro_batches).collect();
-            while self.progress.position < steps.len() && self.progress.step < self.steps {
-                self.step(steps[self.progress.position], steps.len());
+            while self.progress.position < steps.len() && self.progress.step < self.progress.steps {
+                self.step(steps[self.progress.position], steps.len(), team)?;
                 let step = self.progress.step;
                 let epoch_ends = self.progress.position == steps.len();
-                if step.is_multiple_of(self.config.log_steps) || step == self.steps {
+                if self.is_logged(step) {
                     self.read_log(observers)?;
                 }
                 let mut better = false;
                 if self.is_due(self.config.evaluate, epoch_ends) {
                     better = self.evaluate(observers)?;
                 }
-                if better && self.config.output.is_some()
-                    || self.is_due(self.config.save, epoch_ends)
-                {
+                if better || self.is_due(self.config.save, epoch_ends) {
                     self.save(observers)?;
                 }
                 if let Some(early) = self.config.early_stopping
@@ -262,8 +253,17 @@ impl<'a, M: CausalLm> Run<'a, M> {
         }
     }
 
+    fn is_logged(&self, step: usize) -> bool {
+        step.is_multiple_of(self.config.log_steps) || step == self.progress.steps
+    }
+
     /// One optimizer step over some micro-batches. Nothing is read from the device.
-    fn step(&mut self, rows: &[Rows], steps_of_epoch: usize) {
+    fn step(
+        &mut self,
+        rows: &[Rows],
+        steps_of_epoch: usize,
+        team: &Team<Arc<Work>>,
+    ) -> Result<(), TrainError> {
         self.unread.since.get_or_insert_with(Instant::now);
         let batches: Vec<(Batch, u64)> = rows
             .iter()
@@ -276,10 +276,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let tokens: usize = batches.iter().map(|(batch, _)| batch.tokens).sum();
         let targets = batches.iter().map(|(batch, _)| batch.target_count).sum();
         let rate = self.rate.rate(self.progress.step);
-        let work = Arc::new(Work { batches, targets, rate });
-        for other in &self.others {
-            other.send(work.clone()).expect("the other devices' threads wait for work");
-        }
+        let logged = self.is_logged(self.progress.step + 1);
+        let work = Arc::new(Work { batches, targets, rate, logged });
+        team.send(&work)?;
         let values = self.replica.step(&work);
 
         self.progress.step += 1;
@@ -295,6 +294,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         });
         self.epoch =
             self.progress.epoch as f64 + self.progress.position as f64 / steps_of_epoch as f64;
+        Ok(())
     }
 
     /// Reads what the steps since the last time measured, and logs their mean.
@@ -302,7 +302,10 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let Unread { steps, since } = std::mem::take(&mut self.unread);
         let (Some(last), Some(since)) = (steps.last(), since) else { return Ok(()) };
         let values = Tensor::cat(steps.iter().map(|step| step.values.clone()).collect(), 0);
-        let values: Vec<f32> = values.into_data().try_into_vec().expect("float32");
+        let values = values
+            .try_into_data()
+            .map_err(|error| TrainError::device(format!("step {}", last.step), error))?;
+        let values: Vec<f32> = values.try_into_vec().expect("float32");
         let seconds = since.elapsed().as_secs_f64();
         for (step, values) in steps.iter().zip(values.chunks(3)) {
             for (what, value) in [("loss", values[0]), ("norm of the gradients", values[1])] {
@@ -345,8 +348,15 @@ impl<'a, M: CausalLm> Run<'a, M> {
             what,
             value: f64::from(value),
             batch: batch.join(", "),
-            advice: "Lower the learning rate, clip the gradients or look at these examples; the \
-                     last checkpoint is from before it",
+            advice: match params::not_finite(&*self.replica.model) {
+                Some(path) => format!(
+                    "The model itself has weights that are infinite or not a number, in `{path}`: \
+                     no setting helps; get its files again"
+                ),
+                None => "Lower the learning rate, clip the gradients or look at these examples; \
+                         the last checkpoint is from before it"
+                    .to_owned(),
+            },
         }
     }
 
@@ -360,41 +370,77 @@ impl<'a, M: CausalLm> Run<'a, M> {
         observers.tell(|observer| observer.evaluated(&metrics))?;
         self.rate.evaluated(metrics.loss);
         self.progress.plateau = self.rate.state().clone();
+        if !metrics.loss.is_finite() {
+            burn_lora_io::warn!(
+                "step {}: the validation loss is {}, which is never the best",
+                metrics.step,
+                metrics.loss
+            );
+        }
+        // The best is the lowest; how much lower counts for the patience of early stopping alone.
+        let lower_by = |least: f64| {
+            let best = self.progress.best.map_or(f64::INFINITY, |(_, best)| best);
+            metrics.loss.is_finite() && metrics.loss < best - least
+        };
         let threshold = self.config.early_stopping.map_or(0.0, |early| early.threshold);
-        let better = self.progress.best.is_none_or(|(_, best)| metrics.loss < best - threshold);
+        let (better, enough) = (lower_by(0.0), lower_by(threshold));
+        self.progress.not_better = if enough { 0 } else { self.progress.not_better + 1 };
         if better {
             self.progress.best = Some((self.progress.step, metrics.loss));
-            self.progress.not_better = 0;
-        } else {
-            self.progress.not_better += 1;
         }
         self.evaluations.push(metrics);
         Ok(better)
     }
 
     fn save(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
-        let Some(output) = &self.config.output else { return Ok(()) };
-        let folder = checkpoint::folder_of(output, self.progress.step);
-        if self.checkpoint.as_ref() == Some(&folder) {
+        let Some(output) = &mut self.output else { return Ok(()) };
+        let folder = checkpoint::folder_of(output.path(), self.progress.step);
+        if self.checkpoint.as_ref() == Some(&folder) && folder.is_dir() {
             return Ok(());
         }
+        output.renew()?;
+        let path = output.path().to_owned();
         self.read_log(observers)?;
         let (model, limit) = (&*self.replica.model, self.config.save_total_limit);
         let folder =
-            checkpoint::save(output, model, self.replica.optimizer.state(), &self.progress, limit)?;
+            checkpoint::save(&path, model, self.replica.optimizer.state(), &self.progress, limit)?;
         observers.tell(|observer| observer.saved(&folder))?;
         self.checkpoint = Some(folder);
         Ok(())
     }
 
-    pub fn load_best(&mut self) -> Result<(), TrainError> {
-        let (Some((step, _)), Some(output)) = (self.progress.best, &self.config.output) else {
+    /// Writes the adapter: that of the last step, and then, if it is wanted, the best one.
+    pub fn write_adapter(&mut self) -> Result<(), TrainError> {
+        let Some(output) = &mut self.output else { return Ok(()) };
+        output.renew()?;
+        let path = output.path().to_owned();
+        self.replica.model.save_trained(&path)?;
+        if !self.config.load_best_at_end {
+            return Ok(());
+        }
+        let Some((step, _)) = self.progress.best else {
+            burn_lora_io::warn!("no validation loss was a number: the adapter is the last step's");
             return Ok(());
         };
-        if step != self.progress.step {
-            let folder = checkpoint::folder_of(output, step);
-            let (model, _) = checkpoint::load(&folder, self.replica.model.clone())?;
-            *self.replica.model = model;
+        if step == self.progress.step {
+            return Ok(());
+        }
+        let folder = checkpoint::folder_of(&path, step);
+        let loaded = match checkpoint::read(&folder) {
+            Ok(Checkpoint { tensors, .. }) => {
+                checkpoint::load(&folder, tensors, self.replica.model.clone())
+            }
+            Err(Damage::Torn(error) | Damage::Wrong(error)) => Err(error),
+        };
+        match loaded {
+            Ok((model, _)) => {
+                *self.replica.model = model;
+                self.replica.model.save_trained(&path)?;
+            }
+            Err(error) => burn_lora_io::warn!(
+                "the best checkpoint, of step {step}, cannot be loaded ({error}): the adapter is \
+                 the last step's"
+            ),
         }
         Ok(())
     }

@@ -183,7 +183,8 @@ impl Schedule {
                 let decay = decay.of(total_steps);
                 let reason =
                     format!("with a warm-up of {warmup} it is longer than the {total_steps} steps");
-                check("decay", decay as f64, warmup + decay <= total_steps, reason)
+                let all = warmup.saturating_add(decay);
+                check("decay", decay as f64, all <= total_steps, reason)
             }
             _ => Ok(()),
         }

@@ -1,57 +1,51 @@
 //! What is settled before the first step of a run.
 
-use crate::{TrainConfig, TrainError, data::Dataset, model::CausalLm, params::Trained};
-use burn::module::ParamId;
-use std::collections::{BTreeMap, HashMap};
+use crate::{
+    TrainConfig, TrainError, config::MOST_STEPS, data::Dataset, model::CausalLm, params::Trained,
+};
+use burn::{module::ParamId, tensor::Device};
+use std::collections::HashMap;
 
-/// Optimizer steps of the whole run. Packing may fill another number of rows each epoch.
-pub(crate) fn total_steps(
+/// Optimizer steps of an epoch, and of the whole run.
+pub(crate) fn steps(
     config: &TrainConfig,
     train: &Dataset,
     micro_batches_a_step: usize,
-) -> Result<usize, TrainError> {
-    let most = config.max_steps.unwrap_or(usize::MAX);
-    let (mut steps, mut left, mut epoch) = (0usize, config.epochs, 0);
-    while left > 0.0 && steps < most {
-        let micro_batches = train.epoch(&config.batches, epoch)?.len();
-        let of_epoch = micro_batches.div_ceil(micro_batches_a_step);
-        if of_epoch == 0 {
-            let reason = "the data give no batch: there are no samples, or `drop_last` drops all";
-            return Err(TrainError::setting("data", "empty", reason));
-        }
-        steps += (of_epoch as f64 * left.min(1.0)).ceil() as usize;
-        left -= 1.0;
-        epoch += 1;
+) -> Result<(usize, usize), TrainError> {
+    // All epochs have as many: packing depends on the lengths of the samples alone, which it sorts.
+    let of_epoch = train.epoch(&config.batches, 0)?.len().div_ceil(micro_batches_a_step);
+    if of_epoch == 0 {
+        let reason = "the data give no batch: there are no samples, or `drop_last` drops all";
+        return Err(TrainError::setting("data", "empty", reason));
     }
-    Ok(steps.min(most))
+    let most = config.max_steps.unwrap_or(usize::MAX);
+    let last = (of_epoch as f64 * config.epochs.fract()).ceil();
+    let steps = config.epochs.trunc() * of_epoch as f64 + last;
+    // Saturates.
+    let steps = (steps as usize).min(most);
+    if steps > MOST_STEPS {
+        let reason = format!(
+            "with {of_epoch} steps an epoch these are more steps than a run can have, \
+             {MOST_STEPS}; `max_steps` limits it"
+        );
+        return Err(TrainError::setting("epochs", format!("{:?}", config.epochs), reason));
+    }
+    Ok((of_epoch, steps))
 }
 
-/// What a run that goes on has to share with the one that began.
-pub(crate) fn same(
-    config: &TrainConfig,
-    train: &Dataset,
-    micro_batches: usize,
-) -> BTreeMap<String, String> {
-    let json = |value: serde_json::Value| value.to_string();
-    let config = serde_json::to_value(config).expect("settings are plain values");
-    let names = [
-        "batches",
-        "label_smoothing",
-        "learning_rate",
-        "lora_plus",
-        "max_grad_norm",
-        "neftune",
-        "optimizer",
-        "schedule",
-        "seed",
-        "warmup",
-        "weight_decay",
-    ];
-    let mut same: BTreeMap<_, _> =
-        names.iter().map(|name| ((*name).to_owned(), json(config[*name].clone()))).collect();
-    same.insert("samples".to_owned(), train.len().to_string());
-    same.insert("micro-batches a step".to_owned(), micro_batches.to_string());
-    same
+/// Whether a device is one of CUDA's.
+pub(crate) fn is_cuda(device: &Device) -> bool {
+    #[cfg(feature = "cubecl")]
+    {
+        use burn::backend::{BackendTypes, Dispatch};
+        type AnyDevice = <Dispatch as BackendTypes>::Device;
+        matches!(device.clone().inner().as_dispatch(), AnyDevice::Cube(cubecl::Device::Cuda(_)))
+    }
+    #[cfg(not(feature = "cubecl"))]
+    {
+        let _ = device;
+        false
+    }
 }
 
 /// The groups of parameters: LoRA+'s rates, and no decay for biases and norms.

@@ -13,6 +13,8 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL: &str = "special_tokens_map.json";
 pub const TEMPLATE: &str = "chat_template.jinja";
+/// A folder of more templates, each by the name of its file.
+pub const TEMPLATES: &str = "additional_chat_templates";
 pub const TEMPLATE_JSON: &str = "chat_template.json";
 pub const GENERATION: &str = "generation_config.json";
 /// The model's, of which the end tokens are read.
@@ -26,6 +28,8 @@ pub struct Files {
     /// The folder, or the file that they were made from.
     pub origin: PathBuf,
     pub bytes: BTreeMap<&'static str, Vec<u8>>,
+    /// The templates of the folder for more of them, by name.
+    pub templates: BTreeMap<String, String>,
 }
 
 impl Files {
@@ -48,7 +52,8 @@ impl Files {
                           `AutoTokenizer.from_pretrained(..).save_pretrained(..)`";
             return Err(LlamaError::format(folder, reason));
         }
-        Ok(Self { origin: folder.to_owned(), bytes })
+        let templates = more_templates(&folder.join(TEMPLATES))?;
+        Ok(Self { origin: folder.to_owned(), bytes, templates })
     }
 
     /// What errors call a file.
@@ -83,11 +88,14 @@ impl Files {
         }
     }
 
-    /// The chat templates by name: transformers calls the one for all uses `default`.
+    /// The chat templates by name: transformers calls the one for all uses `default`. As there, files
+    /// of templates take the place of all that the other files have.
     pub fn templates(&self) -> Result<BTreeMap<String, String>, LlamaError> {
         let single = |text: &str| BTreeMap::from([("default".to_owned(), text.to_owned())]);
-        if let Some(text) = self.text(TEMPLATE)? {
-            return Ok(single(text));
+        let mut found = self.text(TEMPLATE)?.map(single).unwrap_or_default();
+        found.extend(self.templates.clone());
+        if !found.is_empty() {
+            return Ok(found);
         }
         for name in [CONFIG, TEMPLATE_JSON] {
             let json = self.json(name)?;
@@ -118,6 +126,19 @@ impl Files {
     /// template in place of theirs, if one is given.
     pub fn write(&self, folder: &Path, template: Option<&str>) -> Result<(), LlamaError> {
         fs::create_dir_all(folder).map_err(LlamaError::io(folder))?;
+        let more = folder.join(TEMPLATES);
+        let known = if template.is_none() { self.templates.clone() } else { BTreeMap::new() };
+        for name in more_templates(&more)?.keys().filter(|name| !known.contains_key(*name)) {
+            let path = more.join(format!("{name}.jinja"));
+            fs::remove_file(&path).map_err(LlamaError::io(&path))?;
+        }
+        if !known.is_empty() {
+            fs::create_dir_all(&more).map_err(LlamaError::io(&more))?;
+        }
+        for (name, text) in &known {
+            let path = more.join(format!("{name}.jinja"));
+            burn_lora_io::replace(&path, text.as_bytes()).map_err(LlamaError::io(&path))?;
+        }
         let template = template.map(str::as_bytes);
         for name in [CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, TOKENIZER] {
             let own = self.bytes.get(name).map(Vec::as_slice);
@@ -140,4 +161,23 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// The templates of a folder by the names of their files; none if there is no such folder.
+fn more_templates(folder: &Path) -> Result<BTreeMap<String, String>, LlamaError> {
+    let mut templates = BTreeMap::new();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(templates),
+        Err(error) => return Err(LlamaError::io(folder)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(LlamaError::io(folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja"));
+        if let Some(name) = name {
+            let text = burn_lora_io::read_to_string(&path).map_err(LlamaError::io(&path))?;
+            templates.insert(name.to_owned(), text);
+        }
+    }
+    Ok(templates)
 }

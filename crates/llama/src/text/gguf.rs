@@ -19,6 +19,9 @@ const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
+/// How many bytes a token of SentencePiece may have. Those of models have some dozens.
+const PIECE: usize = 1024;
+
 /// Ends of turns that old files do not name; they count where the chat template writes them.
 const TURN_ENDS: [&str; 2] = ["<|eot_id|>", "<|im_end|>"];
 
@@ -196,6 +199,12 @@ impl Reader {
             let reason = format!("there are {} tokens", tokens.len());
             return Err(self.wrong("tokenizer.ggml.scores", &found, &reason));
         }
+        // Merges are looked for at each character of each token.
+        if let Some(at) = tokens.iter().position(|token| token.len() > PIECE) {
+            let found = format!("{} bytes of token {at}", tokens[at].len());
+            let reason = format!("no vocabulary of SentencePiece has tokens of more than {PIECE}");
+            return Err(self.wrong("tokenizer.ggml.tokens", &found, &reason));
+        }
         let space = self.get("add_space_prefix", Metadata::as_bool, "a boolean")?.unwrap_or(true);
         let mut normalizers =
             vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
@@ -279,7 +288,7 @@ impl Reader {
         }
         let config = serde_json::to_vec(&config).map_err(|e| LlamaError::format(path, e))?;
         bytes.insert(CONFIG, config);
-        Ok(Files { origin: path.to_owned(), bytes })
+        Ok(Files { origin: path.to_owned(), bytes, templates: BTreeMap::new() })
     }
 
     fn named_templates(&self) -> Vec<Value> {

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod chat;
+mod check;
 mod decode;
 mod ends;
 mod files;

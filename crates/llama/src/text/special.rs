@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use tokenizers::{AddedToken, PostProcessorWrapper};
 
 /// The special tokens that have a name of their own in templates.
-const NAMES: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
 /// The special tokens by name. A model that has them in its vocabulary only, where they are found by
 /// merges if at all, gets them as added tokens.
@@ -19,6 +20,7 @@ pub fn tokens(
     let map = files.json(SPECIAL)?;
     // As in transformers: the map is from before the config listed the added tokens.
     let map_first = config["added_tokens_decoder"].is_null();
+    add(files, &config, model)?;
     let mut tokens = BTreeMap::new();
     for name in NAMES {
         let sources = [(CONFIG, &config[name]), (SPECIAL, &map[name])];
@@ -47,6 +49,64 @@ pub fn tokens(
         tokens.insert(name.to_owned(), content.to_owned());
     }
     Ok(tokens)
+}
+
+/// Adds the tokens that `tokenizer_config.json` lists and `tokenizer.json` does not have, or has with
+/// other settings, as transformers does.
+fn add(files: &Files, config: &Value, model: &mut tokenizers::Tokenizer) -> Result<(), LlamaError> {
+    const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+    let field = "added_tokens_decoder";
+    let mut listed = vec![];
+    for (number, token) in config[field].as_object().into_iter().flatten() {
+        let reason = "expected numbers of tokens, each with an object with `content`";
+        let wrong = || files.wrong(CONFIG, field, token, reason);
+        let number: u32 = number.parse().map_err(|_| wrong())?;
+        listed.push((number, added(token, false).ok_or_else(wrong)?));
+    }
+    listed.sort_by_key(|(number, _)| *number);
+    let known = model.get_added_tokens_decoder();
+    listed.retain(|(number, token)| known.get(number) != Some(token));
+    let (numbers, listed): (Vec<_>, Vec<_>) = listed.into_iter().unzip();
+    model.add_tokens(&listed);
+    for (number, token) in numbers.into_iter().zip(listed) {
+        let own = model.token_to_id(&token.content);
+        if let Some(own) = own.filter(|own| *own != number) {
+            burn_lora_io::warn!(
+                "{}: token `{}` of `{field}` has number {number} there and {own} in the tokenizer",
+                files.path(CONFIG).display(),
+                burn_lora_io::escaped(&token.content),
+            );
+        }
+    }
+    for list in LISTS {
+        for token in config[list].as_array().into_iter().flatten() {
+            let reason = "expected texts or objects with `content`";
+            let wrong = || files.wrong(CONFIG, list, token, reason);
+            let token = added(token, true).ok_or_else(wrong)?;
+            let known = model.get_added_tokens_decoder();
+            if !known.values().any(|known| known.content == token.content) {
+                model.add_tokens(&[token]);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A token of the config, with the settings that it has there.
+fn added(token: &Value, special: bool) -> Option<AddedToken> {
+    if let Some(content) = token.as_str() {
+        return Some(AddedToken::from(content, special));
+    }
+    let flag = |name: &str, default| token[name].as_bool().unwrap_or(default);
+    let content = token["content"].as_str()?;
+    let special = flag("special", special);
+    Some(
+        AddedToken::from(content, special)
+            .single_word(flag("single_word", false))
+            .lstrip(flag("lstrip", false))
+            .rstrip(flag("rstrip", false))
+            .normalized(flag("normalized", !special)),
+    )
 }
 
 /// What puts tokens around a text: that of `tokenizer.json`, else what the config asks for.

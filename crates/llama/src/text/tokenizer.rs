@@ -1,12 +1,13 @@
 //! The tokenizer of a model: text to tokens and back.
 
 use super::{
-    ChatOptions, ChatTemplate, DecodeStream, Message,
+    ChatOptions, ChatTemplate, DecodeStream, Message, check,
     files::{self, Files},
     gguf, special,
 };
 use crate::error::LlamaError;
-use std::{collections::BTreeMap, ops::Range, panic::catch_unwind, path::Path, sync::Arc};
+use burn_lora_io::{caught, escaped};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 use tokenizers::{PostProcessor, PostProcessorWrapper};
 
 /// What transformers calls the template for all uses.
@@ -51,8 +52,13 @@ struct Parts {
     /// By the names that templates have for them: `bos_token`, ..
     special: BTreeMap<String, String>,
     eos_token_ids: Vec<u32>,
+    /// How many times its length a text becomes before it is split, at most.
+    growth: usize,
     files: Files,
 }
+
+/// How many bytes a text may have before it is split: each takes several words of memory.
+const NORMALIZED: usize = 1 << 28;
 
 impl Tokenizer {
     /// Reads a tokenizer: a folder in Hugging Face's layout (`tokenizer.json` and what is beside it),
@@ -81,14 +87,16 @@ impl Tokenizer {
     fn from_files(files: Files) -> Result<Self, LlamaError> {
         let path = files.path(files::TOKENIZER);
         let bytes = files.bytes.get(files::TOKENIZER).map_or(&[][..], |bytes| bytes);
+        let wrong = |reason: String| LlamaError::format(&path, escaped(&reason));
+        let growth = check::steps(&files.json(files::TOKENIZER)?).map_err(wrong)?;
         // The crate panics on some files, such as merges shorter than their prefix.
-        let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
-            .unwrap_or_else(|_| Err("the tokenizer contradicts itself".into()));
-        let mut model = read.map_err(|error| LlamaError::format(&path, error))?;
+        let read = caught(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|_| contradicts());
+        let mut model = read.and_then(|read| read.map_err(|e| e.to_string())).map_err(wrong)?;
         model.with_padding(None);
         model.with_truncation(None).map_err(|error| LlamaError::format(&path, error))?;
 
-        let special = special::tokens(&files, &mut model)?;
+        let special = caught(|| special::tokens(&files, &mut model));
+        let special = special.map_err(|_| wrong(contradicts()))??;
         let post_processor = special::post_processor(&files, &model, &special)?;
         model.with_post_processor(None::<PostProcessorWrapper>);
         let eos = special.get("eos_token").and_then(|token| model.token_to_id(token));
@@ -99,7 +107,8 @@ impl Tokenizer {
         let templates =
             templates.iter().map(|(name, text)| (name.clone(), ChatTemplate::lenient(text)));
         let templates = templates.collect();
-        let parts = Parts { model, post_processor, vocab_size, special, eos_token_ids, files };
+        let parts =
+            Parts { model, post_processor, vocab_size, special, eos_token_ids, growth, files };
         Ok(Self { parts: Arc::new(parts), templates, replaced: false })
     }
 
@@ -118,14 +127,15 @@ impl Tokenizer {
     /// # Errors
     /// Text that the tokenizer has no tokens for.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, LlamaError> {
-        let encoding = self.parts.model.encode_fast(text, false).map_err(failed)?;
-        let encoding = match &self.parts.post_processor {
-            Some(post) if add_special_tokens => {
-                post.process(encoding, None, true).map_err(failed)?
-            }
-            _ => encoding,
-        };
-        Ok(encoding.get_ids().to_vec())
+        self.check_length(text)?;
+        self.run(|model| {
+            let encoding = model.encode_fast(text, false)?;
+            let encoding = match &self.parts.post_processor {
+                Some(post) if add_special_tokens => post.process(encoding, None, true)?,
+                _ => encoding,
+            };
+            Ok(encoding.get_ids().to_vec())
+        })
     }
 
     /// The tokens of a text, and which bytes of it each stands for; those that share a character each
@@ -145,7 +155,8 @@ impl Tokenizer {
         &self,
         text: &str,
     ) -> Result<(Vec<u32>, Vec<Range<usize>>), LlamaError> {
-        let encoding = self.parts.model.encode(text, false).map_err(failed)?;
+        self.check_length(text)?;
+        let encoding = self.run(|model| model.encode(text, false))?;
         let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok((encoding.get_ids().to_vec(), offsets.collect()))
     }
@@ -165,7 +176,38 @@ impl Tokenizer {
     /// # Errors
     /// Tokens that the tokenizer's decoder refuses.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, LlamaError> {
-        self.parts.model.decode(ids, skip_special_tokens).map_err(failed)
+        self.run(|model| model.decode(ids, skip_special_tokens))
+    }
+
+    /// Runs the crate, which panics on steps of some files, such as a decoder that strips more than
+    /// a token has.
+    fn run<T>(
+        &self,
+        run: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>,
+    ) -> Result<T, LlamaError> {
+        match caught(|| run(&self.parts.model)) {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                Err(LlamaError::Tokenizer { reason: escaped(&error.to_string()).to_string() })
+            }
+            Err(_) => {
+                let path = self.parts.files.path(files::TOKENIZER);
+                Err(LlamaError::format(&path, contradicts()))
+            }
+        }
+    }
+
+    fn check_length(&self, text: &str) -> Result<(), LlamaError> {
+        if text.len().saturating_mul(self.parts.growth) <= NORMALIZED || self.parts.growth == 1 {
+            return Ok(());
+        }
+        let path = self.parts.files.path(files::TOKENIZER);
+        let reason = format!(
+            "its `normalizer` may make a text {} times as long, which is too much for one of {} bytes",
+            self.parts.growth,
+            text.len(),
+        );
+        Err(LlamaError::format(&path, reason))
     }
 
     /// Decodes tokens as they come.
@@ -397,6 +439,7 @@ impl Tokenizer {
     }
 }
 
-fn failed(error: tokenizers::Error) -> LlamaError {
-    LlamaError::Tokenizer { reason: error.to_string() }
+/// What a panic of the crate means.
+fn contradicts() -> String {
+    "the tokenizer contradicts itself".into()
 }

@@ -1,7 +1,6 @@
 //! Tensors to modules: each goes to the device, and is packed there if it is to be.
 
-use super::source::Source;
-use super::values::check_values;
+use super::{safetensors::SINGLE, source::Source, values::check_values};
 use crate::{
     config::{Family, LlamaConfig},
     error::LlamaError,
@@ -139,7 +138,9 @@ impl Builder<'_> {
             return Err(LlamaError::format(self.root, reason));
         }
         if !missing.is_empty() {
-            return Err(LlamaError::MissingTensors { path: self.root.into(), tensors: missing });
+            let single = self.root.join(SINGLE);
+            let path = if single.exists() { single } else { self.root.into() };
+            return Err(LlamaError::MissingTensors { path, tensors: missing });
         }
         let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
         let known = |name: &str| {
@@ -226,7 +227,7 @@ impl Builder<'_> {
         let tensor = |name: &str| {
             self.source.shape(name)?;
             let data = self.source.read(name).and_then(|data| {
-                check_values(self.source.path(name), name, &data, FloatDType::F32)?;
+                check_values(self.source.path(name), name, &data, FloatDType::F32, false)?;
                 Ok(data)
             });
             data.map_err(|error| *failed.borrow_mut() = Some(error)).ok()
@@ -305,7 +306,8 @@ impl Builder<'_> {
                 expected: "F32, F16 or BF16",
             });
         }
-        check_values(self.source.path(name), name, &data, self.dtype)?;
+        let some_rows = name == EMBEDDING && !self.config.tie_word_embeddings;
+        check_values(self.source.path(name), name, &data, self.dtype, some_rows)?;
         let device_dtype = if device.supports_dtype(dtype) { dtype } else { DType::F32 };
         Ok(Tensor::from_data(to_dtype(data, device_dtype), (device, device_dtype)))
     }

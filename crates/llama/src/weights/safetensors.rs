@@ -1,7 +1,10 @@
 //! Safetensors: one file, or shards with an index.
 
 use super::source::Source;
-use crate::{error::LlamaError, fields::brief};
+use crate::{
+    error::{LlamaError, count, list},
+    fields::brief,
+};
 use burn::tensor::{DType, TensorData};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
@@ -132,7 +135,9 @@ impl SafetensorsFolder {
                 names.into_iter().filter(|name| file.metadata.info(name).is_none()).collect();
             if !missing.is_empty() {
                 missing.sort();
-                return Err(LlamaError::MissingTensors { path: file.path, tensors: missing });
+                let (count, list) = (count(&missing), list(&missing));
+                let reason = format!("{count} missing, which {INDEX} has in it: {list}");
+                return Err(LlamaError::format(&file.path, reason));
             }
             for name in file.names() {
                 if let Some(other) = tensors.insert(name.clone(), files.len()) {

@@ -2,6 +2,7 @@
 
 mod chat;
 mod gguf;
+mod hostile;
 mod jinja;
 mod masks;
 mod real;
@@ -271,4 +272,75 @@ fn a_stream_is_the_text() {
     let hello = tokenizer.encode("hello", false).unwrap();
     let cut = [&crab[..2], &hello].concat();
     assert_eq!(stream(&cut).concat(), tokenizer.decode(&cut, false).unwrap());
+}
+
+#[test]
+fn a_folder_has_more_templates() {
+    let plain = ChatOptions::new();
+    let apply = |folder: &TempDir, options: &ChatOptions| {
+        load(folder).apply_chat_template(&[Message::user("Hi")], options)
+    };
+    let config = ("tokenizer_config.json", json!({ "chat_template": "config" }));
+    let jinja = ("chat_template.jinja", json!("jinja"));
+    let both = folder(|_| (), &[config.clone(), jinja]);
+    let only = folder(|_| (), &[config]);
+    for folder in [&both, &only] {
+        let more = folder.path().join("additional_chat_templates");
+        fs::create_dir(&more).unwrap();
+        fs::write(more.join("tool_use.jinja"), "tools").unwrap();
+        fs::write(more.join("note.txt"), "none").unwrap();
+    }
+    assert_eq!(apply(&both, &plain).unwrap(), "jinja");
+    assert_eq!(apply(&both, &plain.clone().tools([1])).unwrap(), "tools");
+    assert_eq!(apply(&both, &plain.clone().template("tool_use")).unwrap(), "tools");
+    // Files of templates take the place of what the config has.
+    assert!(apply(&only, &plain).unwrap_err().to_string().contains("(there: tool_use)"));
+    let out = tempfile::tempdir().unwrap();
+    load(&both).save(out.path()).unwrap();
+    assert_eq!(apply(&out, &plain.clone().tools([1])).unwrap(), "tools");
+    let mut tokenizer = load(&out);
+    tokenizer.set_chat_template(ChatTemplate::new("new").unwrap());
+    tokenizer.save(out.path()).unwrap();
+    assert_eq!(apply(&out, &plain.clone().tools([1])).unwrap(), "new");
+}
+
+#[test]
+fn line_ends_of_windows_are_those_of_others() {
+    let source = "{% if true %}\r\na\r\n{% endif %}\r\nb\r\n";
+    for name in ["chat_template.jinja", "tokenizer_config.json"] {
+        let file = match name {
+            "chat_template.jinja" => json!(source),
+            _ => json!({ "chat_template": source }),
+        };
+        let folder = folder(|_| (), &[(name, file)]);
+        let text = load(&folder).apply_chat_template(&[], &ChatOptions::new()).unwrap();
+        assert_eq!(text, "a\nb");
+    }
+}
+
+#[test]
+fn tokens_that_only_the_config_lists_are_added() {
+    let token = |content: &str, special: bool| {
+        json!({ "content": content, "lstrip": false, "normalized": false, "rstrip": false,
+                "single_word": false, "special": special })
+    };
+    let config = json!({
+        "added_tokens_decoder": { "0": token("<s>", true), "7": token("<call>", false), "6": token("<unk>", true) },
+        "additional_special_tokens": ["ab"], "eos_token": "</s>",
+    });
+    let folder = folder(|_| (), &[("tokenizer_config.json", config)]);
+    let (tokenizer, warnings) = burn_lora_io::collect(|| load(&folder));
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(tokenizer.encode("a<call><unk>ab", false).unwrap(), [3, 7, 6, 5]);
+    assert_eq!(tokenizer.decode(&[3, 7, 6, 5], true).unwrap(), "a<call>");
+    assert_eq!(tokenizer.vocab_size(), 8);
+    // Its number is that of the tokenizer.
+    let config = json!({ "added_tokens_decoder": { "9": token("<call>", false) } });
+    let folder = self::folder(|_| (), &[("tokenizer_config.json", config)]);
+    let (tokenizer, warnings) = burn_lora_io::collect(|| load(&folder));
+    assert_eq!(tokenizer.token_to_id("<call>"), Some(7));
+    assert!(warnings[0].contains("`<call>`") && warnings[0].contains("number 9"), "{warnings:?}");
+    let config = json!({ "added_tokens_decoder": { "x": token("<call>", false) } });
+    let found = error(&self::folder(|_| (), &[("tokenizer_config.json", config)]));
+    assert!(found.contains("`added_tokens_decoder`"), "{found}");
 }

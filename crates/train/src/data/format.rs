@@ -276,10 +276,7 @@ fn list(
 fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
     match record.get("tools") {
         None | Some(Value::Null) => Ok(None),
-        Some(tools) => {
-            let tools = items("tools", tools)?;
-            Ok((!tools.is_empty()).then_some(tools))
-        }
+        Some(tools) => items("tools", tools).map(Some),
     }
 }
 

@@ -136,8 +136,14 @@ impl Running for AdamW {
     ) -> Result<(), TrainError> {
         for (path, &len) in lengths {
             let mut float = |name: &str, len| {
-                let data = take(&mut state, &format!("{path}.{name}"), len, DType::F32, file)?;
-                Ok::<_, TrainError>(Tensor::from_data(data, (device, DType::F32)))
+                let full = format!("{path}.{name}");
+                let data = take(&mut state, &full, len, DType::F32, file)?;
+                // Roots are taken of `v`; an absmax is one.
+                if name != "m" && data.iter::<f32>().any(|value| value < 0.0) {
+                    let reason = format!("`{full}` has values below 0: it was damaged; remove it");
+                    return Err(TrainError::format(file, reason));
+                }
+                Ok(Tensor::from_data(data, (device, DType::F32)))
             };
             let moments = if self.is_coded(len) {
                 let absmax = float("absmax", 2 * len.div_ceil(BLOCK))?;

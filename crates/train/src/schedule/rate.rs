@@ -56,7 +56,18 @@ impl LearningRate {
         let plateau = Plateau { rate: base, best: None, bad: 0, cooldown: 0 };
         let warmup = warmup.of(total_steps);
         schedule.check(warmup, base, total_steps)?;
+        if warmup > total_steps {
+            burn_lora_io::warn!(
+                "the warm-up of {warmup} steps is longer than the run of {total_steps}: the learning \
+                 rate never gets to {base}"
+            );
+        }
         Ok(Self { schedule, warmup, base, total_steps, plateau })
+    }
+
+    /// The same for a run of another length.
+    pub(crate) fn with_length(&self, warmup: Warmup, total_steps: usize) -> Self {
+        Self { warmup: warmup.of(total_steps), total_steps, ..self.clone() }
     }
 
     /// The learning rate of a step, counted from 0.
@@ -86,6 +97,24 @@ impl LearningRate {
     /// Goes on from a saved state.
     pub fn resume(&mut self, state: Plateau) {
         self.plateau = state;
+    }
+
+    /// Whether a state is one that this rate can have after so many steps; if not, why.
+    pub(crate) fn check(&self, state: &Plateau, step: usize) -> Result<(), String> {
+        let Schedule::ReduceLrOnPlateau { min, cooldown, .. } = self.schedule else {
+            let same = *state == Plateau { rate: self.base, best: None, bad: 0, cooldown: 0 };
+            return if same { Ok(()) } else { Err("this schedule has no such state".into()) };
+        };
+        if !(min..=self.base).contains(&state.rate) {
+            return Err(format!("the rate has to be between {min} and {}", self.base));
+        }
+        if state.best.is_some_and(|best| !best.is_finite()) {
+            return Err("the best loss has to be a number".into());
+        }
+        if state.bad > step || state.cooldown > cooldown {
+            return Err(format!("there were no more evaluations than steps, {step}"));
+        }
+        Ok(())
     }
 
     /// The part of the base rate that a step has.
@@ -153,7 +182,7 @@ impl Plateau {
     ) {
         // PyTorch's `eps`: a smaller reduction is none.
         const SMALLEST: f64 = 1e-8;
-        if loss < self.best.unwrap_or(f64::INFINITY) * (1.0 - threshold) {
+        if loss.is_finite() && loss < self.best.unwrap_or(f64::INFINITY) * (1.0 - threshold) {
             self.best = Some(loss);
             self.bad = 0;
         } else {

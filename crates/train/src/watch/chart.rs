@@ -10,7 +10,7 @@ use plotters::{
     series::LineSeries,
     style::{BLACK, Color, IntoFont, RGBColor, ShapeStyle, WHITE},
 };
-use std::{fs, ops::Range, path::Path};
+use std::{ops::Range, path::Path};
 
 /// Colours that differ for the colour-blind, too (Tableau 10).
 pub(super) const PALETTE: [RGBColor; 8] = [
@@ -74,7 +74,7 @@ pub(super) fn draw(path: &Path, charts: &[Chart]) -> Result<(), TrainError> {
     let drawn = draw_below(&picture, charts).and_then(|()| picture.present());
     drop(picture);
     drawn.map_err(|error| TrainError::format(path, format!("it cannot be drawn: {error}")))?;
-    fs::write(path, svg).map_err(|error| TrainError::io(path, error))
+    burn_lora_io::replace(path, svg.as_bytes()).map_err(|error| TrainError::io(path, error))
 }
 
 fn draw_below(picture: &Area, charts: &[Chart]) -> Drawn {

@@ -100,9 +100,10 @@ impl MetricsLog {
 
     fn append(&mut self, record: Record) -> Result<(), TrainError> {
         let line = line(&self.path, &record)?;
+        // Somebody may have removed it meanwhile, with its folder.
         let file = match &mut self.file {
-            Some(file) => file,
-            None => self.open(&self.kept(usize::MAX)?)?,
+            Some(file) if self.path.exists() => file,
+            _ => self.open(&self.kept(usize::MAX)?)?,
         };
         // One write, unbuffered: a line is in the file, or it is the last and torn.
         file.write_all(&line).map_err(|error| TrainError::io(&self.path, error))

@@ -63,8 +63,8 @@ impl TensorBoard {
 
     fn write(&mut self, step: usize, content: &[u8]) -> Result<(), TrainError> {
         let (path, file) = match &mut self.file {
-            Some(open) => open,
-            None => {
+            Some(open) if open.0.exists() => open,
+            _ => {
                 let open = self.open()?;
                 self.file.insert(open)
             }

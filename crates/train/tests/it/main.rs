@@ -2,11 +2,14 @@
 
 mod common;
 mod data;
+mod folder;
 mod golden;
 mod neftune;
 mod optim;
 mod plan;
+mod resume;
 mod run;
+mod runs;
 mod schedule;
 mod step;
 mod watch;

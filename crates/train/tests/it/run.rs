@@ -237,6 +237,33 @@ fn settings_that_cannot_be_used_are_named() {
             TrainConfig::new(1e-3).evaluate(Every::Epochs(1)).load_best_at_end(true),
         ),
         ("beta1", config().optimizer(Optimizer::AdamW { beta1: 1.0, beta2: 0.9, eps: 0.0 })),
+        ("learning_rate", TrainConfig::new(1e300)),
+        ("epochs", config().epochs(1e18)),
+        ("epochs", config().epochs(1e300)),
+        ("epochs", config().epochs(f64::INFINITY)),
+        ("max_steps", config().max_steps(usize::MAX)),
+        ("gradient_accumulation_steps", config().gradient_accumulation_steps(usize::MAX)),
+        (
+            "early_stopping.patience",
+            config()
+                .evaluate(Every::Epochs(1))
+                .early_stopping(EarlyStopping { patience: 0, threshold: 0.0 }),
+        ),
+        (
+            "early_stopping.threshold",
+            config()
+                .evaluate(Every::Epochs(1))
+                .early_stopping(EarlyStopping { patience: 1, threshold: f64::NAN }),
+        ),
+        ("beta2", config().optimizer(Optimizer::Lion { beta1: 0.9, beta2: f64::NAN })),
+        ("eps", config().optimizer(Optimizer::AdamW { beta1: 0.9, beta2: 0.9, eps: f64::NAN })),
+        ("warmup", config().warmup(Warmup::Ratio(f64::NAN))),
+        (
+            "decay",
+            config()
+                .schedule("warmup_stable_decay".parse().unwrap())
+                .warmup(Warmup::Steps(usize::MAX)),
+        ),
     ];
     for (name, config) in cases {
         let error = fit(config, None);
@@ -245,6 +272,40 @@ fn settings_that_cannot_be_used_are_named() {
     let mut plain = loader(&golden("gqa")).load(&device()).unwrap();
     let error = Trainer::new(config()).fit(&mut plain, &data(0, 8), None).unwrap_err();
     assert!(error.to_string().contains("with_adapter"), "{error}");
+}
+
+/// Numbers that are odd and allowed are gone on with at once.
+#[test]
+fn huge_numbers_that_are_allowed_take_no_time() {
+    let run = TrainConfig::new(1e-3)
+        .epochs(1e18)
+        .max_steps(1)
+        .warmup(Warmup::Steps(usize::MAX))
+        .recompute(burn_lora_train::Recompute::Every(usize::MAX))
+        .loss_chunk(usize::MAX);
+    let run = TrainConfig { save_total_limit: 0, log_steps: usize::MAX, ..run };
+    let fit = || Trainer::new(run).fit(&mut model(), &data(0, 8), None);
+    let (report, warnings) = burn_lora_io::collect(fit);
+    assert_eq!(report.unwrap().finished.steps, 1);
+    assert!(warnings.iter().any(|text| text.contains("warm-up")), "{warnings:?}");
+}
+
+/// The length of a run is counted from one epoch.
+#[test]
+fn every_epoch_has_as_many_steps() {
+    let samples = (0..40u32).map(|number| {
+        let ids: Vec<u32> = (0..3 + number * 7 % 11).map(|at| at + 1).collect();
+        Sample { trained: vec![true; ids.len()], ids }
+    });
+    let data = Dataset::from_samples(samples).unwrap();
+    for packing in [None, Some(14), Some(17), Some(30)] {
+        for drop_last in [false, true] {
+            let config = BatchConfig { size: 3, packing, drop_last, ..BatchConfig::default() };
+            let counts = (0..20).map(|epoch| data.epoch(&config, epoch).unwrap().len());
+            let counts: std::collections::BTreeSet<usize> = counts.collect();
+            assert_eq!(counts.len(), 1, "{packing:?}: {counts:?}");
+        }
+    }
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn several_observers_hear_everything_up_to_an_error() {
                 what: "loss",
                 value: f64::NAN,
                 batch: String::new(),
-                advice: "",
+                advice: String::new(),
             })
         }
     }

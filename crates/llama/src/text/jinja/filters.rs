@@ -551,23 +551,11 @@ fn collection(
                 return Ok(text.chars().rev().collect::<String>().into());
             }
             if let Value::Undefined(_) = value {
-                return machine.iterator(vec![]);
+                return machine.iterator(Ok(vec![]));
             }
             let mut items = machine.iterate(&value)?;
             items.reverse();
-            machine.iterator(items)?
-        }
-        "items" => {
-            arguments.none(name)?;
-            match &value {
-                Value::Undefined(_) => machine.iterator(vec![])?,
-                Value::Dict(dict) => {
-                    let view = Value::View(super::value::View::Items, dict.clone());
-                    let items = machine.iterate(&view)?;
-                    machine.iterator(items)?
-                }
-                _ => fail!("Can only get item pairs from a mapping."),
-            }
+            machine.iterator(Ok(items))?
         }
         "attr" => {
             let [attribute] = arguments.bind(name, ["name"], 1)?;
@@ -602,60 +590,7 @@ fn collection(
             machine.work(out.len())?;
             out.into()
         }
-        "map" => {
-            let items = machine.iterate(&value)?;
-            let mut results = vec![];
-            let by = arguments.named.iter().any(|(name, _)| &**name == "attribute");
-            if arguments.positional.is_empty() && by {
-                let [attribute, default] = arguments.bind(name, ["attribute", "default"], 0)?;
-                let attribute = attribute.unwrap_or(Value::None);
-                for item in items {
-                    let found = get(machine, &item, &attribute)?;
-                    results.push(match (&default, found) {
-                        (Some(default), found) if found.is_undefined() => default.clone(),
-                        (_, found) => found,
-                    });
-                }
-            } else {
-                let (inner, arguments) = first_of(name, arguments)?;
-                for item in items {
-                    results.push(filter(machine, &inner, item, arguments.clone())?);
-                }
-            }
-            machine.iterator(results)?
-        }
-        "select" | "reject" | "selectattr" | "rejectattr" => {
-            let items = machine.iterate(&value)?;
-            let (mut attribute, mut arguments) = (None, arguments);
-            if name.ends_with("attr") {
-                if arguments.positional.is_empty() {
-                    fail!("Missing parameter for attribute name");
-                }
-                attribute = Some(arguments.positional.remove(0));
-            }
-            let call = match arguments.positional.is_empty() {
-                true => None,
-                false => Some(first_of(name, arguments)?),
-            };
-            let mut kept = vec![];
-            for item in items {
-                let tested = match &attribute {
-                    Some(attribute) => get(machine, &item, attribute)?,
-                    None => item.clone(),
-                };
-                let holds = match &call {
-                    Some((test, arguments)) => {
-                        tests::test(machine, test, &tested, arguments.clone())?
-                    }
-                    None => machine.truth(&tested),
-                };
-                if holds == name.starts_with("select") {
-                    kept.push(item);
-                }
-            }
-            machine.iterator(kept)?
-        }
-        "sort" | "unique" | "min" | "max" | "groupby" => ordered(machine, name, value, arguments)?,
+        "sort" | "min" | "max" | "groupby" => ordered(machine, name, value, arguments)?,
         "dictsort" => {
             let parameters = ["case_sensitive", "by", "reverse"];
             let [case, by, reverse] = arguments.bind(name, parameters, 0)?;
@@ -693,6 +628,91 @@ fn collection(
             }
             sum
         }
+        // What goes over items one by one fails where these are asked for.
+        _ => {
+            let items = generated(machine, name, value, arguments);
+            machine.iterator(items)?
+        }
+    })
+}
+
+/// The items that a generator of Jinja2 gives.
+fn generated(
+    machine: &mut Machine,
+    name: &str,
+    value: Value,
+    arguments: Arguments,
+) -> Result<Vec<Value>> {
+    Ok(match name {
+        // What is empty, or nothing at all, has no items.
+        "map" | "select" | "reject" | "selectattr" | "rejectattr" if !machine.truth(&value) => {
+            vec![]
+        }
+        "items" => {
+            arguments.none(name)?;
+            match &value {
+                Value::Undefined(_) => vec![],
+                Value::Dict(dict) => {
+                    let view = Value::View(super::value::View::Items, dict.clone());
+                    machine.iterate(&view)?
+                }
+                _ => fail!("Can only get item pairs from a mapping."),
+            }
+        }
+        "map" => {
+            let items = machine.iterate(&value)?;
+            let mut results = vec![];
+            let by = arguments.named.iter().any(|(name, _)| &**name == "attribute");
+            if arguments.positional.is_empty() && by {
+                let [attribute, default] = arguments.bind(name, ["attribute", "default"], 0)?;
+                let attribute = attribute.unwrap_or(Value::None);
+                for item in items {
+                    let found = get(machine, &item, &attribute)?;
+                    results.push(match (&default, found) {
+                        (Some(default), found) if found.is_undefined() => default.clone(),
+                        (_, found) => found,
+                    });
+                }
+            } else {
+                let (inner, arguments) = first_of(name, arguments)?;
+                for item in items {
+                    results.push(filter(machine, &inner, item, arguments.clone())?);
+                }
+            }
+            results
+        }
+        "select" | "reject" | "selectattr" | "rejectattr" => {
+            let items = machine.iterate(&value)?;
+            let (mut attribute, mut arguments) = (None, arguments);
+            if name.ends_with("attr") {
+                if arguments.positional.is_empty() {
+                    fail!("Missing parameter for attribute name");
+                }
+                attribute = Some(arguments.positional.remove(0));
+            }
+            let call = match arguments.positional.is_empty() {
+                true => None,
+                false => Some(first_of(name, arguments)?),
+            };
+            let mut kept = vec![];
+            for item in items {
+                let tested = match &attribute {
+                    Some(attribute) => get(machine, &item, attribute)?,
+                    None => item.clone(),
+                };
+                let holds = match &call {
+                    Some((test, arguments)) => {
+                        tests::test(machine, test, &tested, arguments.clone())?
+                    }
+                    None => machine.truth(&tested),
+                };
+                if holds == name.starts_with("select") {
+                    kept.push(item);
+                }
+            }
+            kept
+        }
+        "unique" => unique(machine, value, arguments)?,
         "batch" => {
             let [size, fill] = arguments.bind(name, ["linecount", "fill_with"], 1)?;
             let size = count(name, &size.unwrap_or(Value::None))?.max(1);
@@ -705,7 +725,7 @@ fn collection(
                 }
                 batches.push(machine.list(batch)?);
             }
-            machine.iterator(batches)?
+            batches
         }
         // `slice`.
         _ => {
@@ -727,7 +747,7 @@ fn collection(
                 parts.push(machine.list(part)?);
                 at = end;
             }
-            machine.iterator(parts)?
+            parts
         }
     })
 }
@@ -800,18 +820,6 @@ fn ordered(machine: &mut Machine, name: &str, value: Value, arguments: Arguments
             let none = || Value::undefined("No aggregated item, sequence was empty.");
             Ok(sort(keyed, reverse)?.into_iter().next().unwrap_or_else(none))
         }
-        "unique" => {
-            let mut seen = Dict::default();
-            let mut kept = vec![];
-            for (mut keys, item) in keyed {
-                let key = keys.remove(0);
-                if seen.get_value(&key)?.is_none() {
-                    seen.set(key, Value::None)?;
-                    kept.push(item);
-                }
-            }
-            machine.iterator(kept)
-        }
         _ => {
             let keyed = keyed.into_iter().map(|(keys, item)| {
                 let pair = Value::tuple(vec![keys[0].clone(), item])?;
@@ -843,4 +851,24 @@ fn ordered(machine: &mut Machine, name: &str, value: Value, arguments: Arguments
             machine.list(results)
         }
     }
+}
+
+fn unique(machine: &mut Machine, value: Value, arguments: Arguments) -> Result<Vec<Value>> {
+    let [case, attribute] = arguments.bind("unique", ["case_sensitive", "attribute"], 0)?;
+    let case = case.is_some_and(|case| machine.truth(&case));
+    let attribute = given(attribute);
+    let (mut seen, mut kept) = (Dict::default(), vec![]);
+    for item in machine.iterate(&value)? {
+        let key = match &attribute {
+            Some(attribute) => get(machine, &item, attribute)?,
+            None => item.clone(),
+        };
+        machine.look_through(&key)?;
+        let key = if case { key } else { folded(key) };
+        if seen.get_value(&key)?.is_none() {
+            seen.set(key, Value::None)?;
+            kept.push(item);
+        }
+    }
+    Ok(kept)
 }

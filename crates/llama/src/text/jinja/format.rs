@@ -137,7 +137,9 @@ pub fn percent(machine: &mut Machine, template: &str, values: &Value) -> Result<
         out += &spec.pad(machine, "", &text)?;
         machine.check(out.len())?;
     }
-    if !by_name && items_left.next().is_some() && !matches!(values, Value::Dict(_)) {
+    // What has items may be there for its names.
+    let named = matches!(values, Value::Dict(_) | Value::List(_) | Value::Undefined(_));
+    if !by_name && !named && items_left.next().is_some() {
         fail!("not all arguments converted during string formatting");
     }
     Ok(out)

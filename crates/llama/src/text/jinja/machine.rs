@@ -8,7 +8,7 @@ use super::{
     value::{Dict, Undefined, Value},
     write::string,
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 /// How deep evaluation may go: macros that call each other, and what is nested in them. Each level
 /// takes stack.
@@ -29,7 +29,7 @@ impl Limits {
     /// Those for what is rendered of so many bytes: no template of a model comes near.
     pub fn of(bytes: usize) -> Self {
         Self {
-            steps: 10_000_000 + 100 * bytes as u64,
+            steps: 3_000_000 + 200 * bytes as u64,
             length: bytes.saturating_mul(16).saturating_add(64 << 20),
             memory: bytes.saturating_mul(1024).saturating_add(512 << 20),
         }
@@ -68,7 +68,7 @@ pub fn render(
 #[derive(Debug)]
 pub enum Object<'t> {
     Namespace(Vec<(Name, Value)>),
-    Iterator(VecDeque<Value>),
+    Iterator(Result<Vec<Value>>),
     Cycler(Vec<Value>, usize),
     Joiner(Value, bool),
     /// A macro, and the scope that it was made in.

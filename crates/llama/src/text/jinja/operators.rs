@@ -112,7 +112,7 @@ impl Machine<'_> {
             }
             Value::Range(bounds) => range(bounds).map(Value::Int).collect(),
             Value::Object(number) => match self.object(*number)? {
-                Object::Iterator(items) => std::mem::take(items).into(),
+                Object::Iterator(items) => std::mem::replace(items, Ok(vec![]))?,
                 Object::Group(name, items) => vec![name.clone(), items.clone()],
                 other => fail!("'{}' object is not iterable", other.kind()),
             },
@@ -133,10 +133,11 @@ impl Machine<'_> {
         Value::tuple(items)
     }
 
-    /// What a generator would give, which is gone over once.
-    pub fn iterator(&mut self, items: Vec<Value>) -> Result<Value> {
-        self.work(items.len().saturating_mul(size_of::<Value>()))?;
-        Ok(self.new_object(Object::Iterator(items.into())))
+    /// What a generator gives, which is gone over once. Its error waits until then.
+    pub fn iterator(&mut self, items: Result<Vec<Value>>) -> Result<Value> {
+        let count = items.as_ref().map_or(0, Vec::len);
+        self.work(size_of::<Object>() + count.saturating_mul(size_of::<Value>()))?;
+        Ok(self.new_object(Object::Iterator(items)))
     }
 
     /// A text with so many fillings around it.
@@ -366,6 +367,20 @@ impl Machine<'_> {
 
     /// What Python's `getattr` finds.
     fn python_attribute(&mut self, value: &Value, name: &Name) -> Result<Option<Value>> {
+        // Numbers have few of their own.
+        let part = match (value, &**name) {
+            (Value::Int(_) | Value::Bool(_), "real" | "numerator") => {
+                value.as_int().map(Value::Int)
+            }
+            (Value::Int(_) | Value::Bool(_), "imag") => Some(Value::Int(0)),
+            (Value::Int(_) | Value::Bool(_), "denominator") => Some(Value::Int(1)),
+            (Value::Float(_), "real") => Some(value.clone()),
+            (Value::Float(_), "imag") => Some(Value::Float(0.0)),
+            _ => None,
+        };
+        if part.is_some() {
+            return Ok(part);
+        }
         let changes = match value {
             Value::Undefined(what) => fail!("{}", what.reason()),
             Value::Loop(number) => return self.loop_attribute(*number, name),

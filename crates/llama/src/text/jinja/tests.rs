@@ -2,8 +2,8 @@
 
 use super::{
     Result,
-    arguments::{Arguments, int},
-    ast::Comparison,
+    arguments::Arguments,
+    ast::{Comparison, Operator},
     fail, filters,
     machine::{Machine, Object},
     value::Value,
@@ -78,11 +78,8 @@ pub fn test(
         if name == "sameas" {
             return Ok(same(value, &other));
         }
-        let (value, by) = (int(name, value)?, int(name, &other)?);
-        return match value.checked_rem(by) {
-            Some(rest) => Ok(rest == 0),
-            None => fail!("divisibleby: modulo by zero"),
-        };
+        let rest = machine.binary(Operator::Modulo, value, &other)?;
+        return Ok(rest.equals(&Value::Int(0)));
     }
     arguments.none(name)?;
     let cased = |own: fn(&char) -> bool, other: fn(&char) -> bool| {
@@ -125,8 +122,10 @@ pub fn test(
             }
             _ => false,
         },
-        "even" => int(name, value)?.rem_euclid(2) == 0,
-        "odd" => int(name, value)?.rem_euclid(2) == 1,
+        "even" | "odd" => {
+            let rest = machine.binary(Operator::Modulo, value, &Value::Int(2))?;
+            rest.equals(&Value::Int((name == "odd").into()))
+        }
         "lower" => cased(|char| char.is_lowercase(), |char| char.is_uppercase()),
         "upper" => cased(|char| char.is_uppercase(), |char| char.is_lowercase()),
         "filter" => value.as_str().is_some_and(filters::exists),

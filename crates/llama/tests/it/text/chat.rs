@@ -230,3 +230,86 @@ fn a_token_belongs_to_where_it_starts() {
     assert_eq!(chat.assistant, [false, true, false]);
     assert_eq!(chat.turns, [(1, 1..2)]);
 }
+
+#[test]
+fn keys_keep_the_order_of_the_data() {
+    let json = r#"{"tool_calls": [{"z": {"b": 1, "a": 2}}], "role": "assistant", "content": "x", "name": "y"}"#;
+    let message: Message = serde_json::from_str(json).unwrap();
+    assert_eq!(
+        serde_json::to_string(&message).unwrap(),
+        json.replace(": ", ":").replace(", ", ",")
+    );
+    let tool: ChatValue = serde_json::from_str(r#"{"z": 1, "a": {"y": 1, "b": 2}}"#).unwrap();
+    let template = "{{ messages[0] | tojson }}{{ tools | tojson }}{{ tools[0].a | list }}";
+    let template = ChatTemplate::new(template).unwrap();
+    let text = template.render(&[message], &ChatOptions::new().tools([tool])).unwrap();
+    assert_eq!(text, json.to_owned() + r#"[{"z": 1, "a": {"y": 1, "b": 2}}]['y', 'b']"#);
+}
+
+#[test]
+fn reasoning_has_each_of_its_names() {
+    let keys = ChatTemplate::new(
+        "{{ messages[0] | list | join(' ') }}: {{ messages[0].thinking }} \
+                                  {{ messages[0].reasoning_content }}",
+    );
+    let keys = keys.unwrap();
+    let render = |json: &str| {
+        let message: Message = serde_json::from_str(json).unwrap();
+        keys.render(&[message], &ChatOptions::new()).unwrap()
+    };
+    // As in transformers 5.24.
+    let cases = [
+        (
+            r#"{"role": "assistant", "content": "", "reasoning_content": "r"}"#,
+            "thinking role content reasoning_content: r r",
+        ),
+        (
+            r#"{"role": "assistant", "content": "", "thinking": "t"}"#,
+            "thinking role content reasoning_content: t t",
+        ),
+        (
+            r#"{"role": "assistant", "reasoning": "o", "content": null}"#,
+            "thinking role reasoning reasoning_content: o o",
+        ),
+        (
+            r#"{"role": "assistant", "reasoning_content": "r", "thinking": "t"}"#,
+            "thinking role reasoning_content: t r",
+        ),
+        (r#"{"role": "assistant", "content": "", "reasoning_content": null}"#, "role content:  "),
+    ];
+    for (json, expected) in cases {
+        assert_eq!(render(json), expected, "{json}");
+    }
+}
+
+#[test]
+fn what_json_does_not_know_is_named() {
+    let map = std::collections::HashMap::from([(vec![1], 2)]);
+    let options = ChatOptions::new().variable("odd", map);
+    let found = ChatTemplate::new("x").unwrap().render(&[], &options).unwrap_err().to_string();
+    assert!(found.contains("`odd`"), "{found}");
+}
+
+#[test]
+fn what_a_template_lacks_is_named() {
+    let error = |source: &str| {
+        let rendered = ChatTemplate::new(source).and_then(|t| t.render(&[], &ChatOptions::new()));
+        rendered.unwrap_err().to_string()
+    };
+    let cases = [
+        ("a\n{{ 'x' | nope }}", "filter nope is unknown (in chat_template:2)"),
+        ("{{ 'x' is nope }}", "test nope is unknown"),
+        ("{{ 'x'.nope() }}", "'str object' has no attribute 'nope'"),
+        ("{{ 'x'.translate({}) }}", "no method named translate"),
+        ("{{ [].append(1) }}", "append"),
+        ("{% include 'x' %}", "`include` is not supported"),
+        ("{{ nope() }}", "'nope' is undefined"),
+        ("{{ 'x' | upper(1) }}", "too many arguments"),
+        ("{{ 'x' | indent(tabs=1) }}", "unknown keyword argument tabs"),
+        ("{{ raise_exception('no tools') }}", "refused by the template: no tools"),
+    ];
+    for (source, reason) in cases {
+        let found = error(source);
+        assert!(found.contains(reason), "{source}: {found}");
+    }
+}

@@ -79,17 +79,18 @@ fn load(file: &File) -> Result<Tokenizer, String> {
 }
 
 /// `<unk> <s> </s>`, the bytes of a crab, pieces, and a token that a user added.
+const PIECES: [&str; 15] = [
+    "<unk>", "<s>", "</s>", "<0xF0>", "<0x9F>", "<0xA6>", "<0x80>", "▁", "a", "b", "c", "ab", "bc",
+    "▁ab", "<end>",
+];
+
 fn sentence_piece() -> File {
-    let tokens = [
-        "<unk>", "<s>", "</s>", "<0xF0>", "<0x9F>", "<0xA6>", "<0x80>", "▁", "a", "b", "c", "ab",
-        "bc", "▁ab", "<end>",
-    ];
     let kinds = [2, 3, 3, 6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 4];
     let scores = [0., 0., 0., 0., 0., 0., 0., -9., -8., -8., -8., -2., -1., -3., 0.];
     file(
         "llama",
         vec![
-            ("tokens", texts(&tokens)),
+            ("tokens", texts(&PIECES)),
             ("token_type", ints(&kinds)),
             ("scores", floats(&scores)),
             ("bos_token_id", int(1)),
@@ -142,6 +143,17 @@ fn pieces_merge_by_score() {
     let tokenizer = load(&plain).unwrap();
     assert_eq!(tokenizer.encode("ab ab", true).unwrap(), [11, 13, 2]);
     assert_eq!(tokenizer.decode(&[13], true).unwrap(), " ab");
+}
+
+#[test]
+fn a_token_of_sentencepiece_that_is_a_whole_text_is_refused() {
+    let mut file = sentence_piece();
+    let long = "a".repeat(400_000);
+    let mut tokens = PIECES;
+    tokens[13] = &long;
+    file.set("tokenizer.ggml.tokens", texts(&tokens));
+    let found = load(&file).unwrap_err().to_string();
+    assert!(found.contains("400000 bytes of token 13"), "{found}");
 }
 
 #[test]

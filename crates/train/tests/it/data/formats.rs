@@ -164,3 +164,64 @@ fn fields_of_messages_reach_the_template() {
     let data = Dataset::from_records([record]).chat_options(options).load(&tokenizer).unwrap();
     assert_eq!(previews(&data), ["assistantxFalseFalseFalse:«b»clock1 May"]);
 }
+
+#[test]
+fn keys_of_messages_and_tools_keep_the_order_of_the_file() {
+    let mut tokenizer = tokenizer();
+    let template =
+        "{{ tools | tojson }}{{ messages | tojson }}{% generation %}x{% endgeneration %}";
+    tokenizer.set_chat_template(burn_lora_llama::ChatTemplate::new(template).unwrap());
+    let tools = r#"[{"z": {"b": 1, "a": [{"y": 1.0, "x": null}]}}]"#;
+    let messages = r#"[{"name": "n", "role": "assistant", "tool_calls": [{"b": "", "a": ""}], "content": ""}]"#;
+    let folder = tempfile::tempdir().unwrap();
+    let jsonl = format!(r#"{{"messages": {messages}, "tools": {tools}}}"#);
+    let text = format!(r#"{{"tools": {}, "messages": {messages}}}"#, json!(tools));
+    for (name, text) in [("a.jsonl", &jsonl), ("b.json", &format!("[{text}]"))] {
+        let path = super::file(&folder, name, text);
+        let data = Dataset::from_files([path]).load(&tokenizer).unwrap();
+        let found = data.preview(0, &tokenizer, false).unwrap();
+        assert_eq!(found, format!("{tools}{messages}«x»"), "{name}");
+    }
+}
+
+#[test]
+fn fields_that_a_table_fills_in_are_not_there() {
+    let mut tokenizer = tokenizer();
+    let template = "{% for m in messages %}{{ m.content | tojson }}{% generation %}x\
+                    {% endgeneration %}{% endfor %}";
+    tokenizer.set_chat_template(burn_lora_llama::ChatTemplate::new(template).unwrap());
+    // Parts of content, of which one has a text and the other a name.
+    let schema = "message rows { optional group messages (LIST) { repeated group list {
+        optional group element { optional binary role (STRING);
+            optional group content (LIST) { repeated group list { optional group element {
+                optional binary text (STRING); optional binary name (STRING);
+    } } } } } } }";
+    let column = |text: &str, definitions: &[i16], repetitions: &[i16]| {
+        let values = text.split(' ').map(Into::into).collect();
+        (values, Some((definitions.to_vec(), repetitions.to_vec())))
+    };
+    let bytes = super::parquet_file(
+        schema,
+        &[
+            column("assistant", &[4], &[0]),
+            column("one", &[7, 6], &[0, 2]),
+            column("two", &[6, 7], &[0, 2]),
+        ],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = super::file(&folder, "a.parquet", bytes);
+    let data = Dataset::from_files([path]).load(&tokenizer).unwrap();
+    let found = data.preview(0, &tokenizer, false).unwrap();
+    assert_eq!(found, r#"[{"text": "one"}, {"name": "two"}]«x»"#);
+}
+
+#[test]
+fn content_that_is_no_text_is_refused() {
+    let record = |content: serde_json::Value| json!({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]});
+    for kind in ["image", "image_url", "input_audio", "video"] {
+        let found = super::error(Dataset::from_records([record(json!([{"type": kind}]))]));
+        assert!(found.contains(&format!("a part of type `{kind}`: only text is read")), "{found}");
+    }
+    let found = super::error(Dataset::from_records([record(json!(3))]));
+    assert!(found.contains("`content` is neither"), "{found}");
+}

@@ -1,0 +1,102 @@
+//! What a `tokenizer.json` must not have: steps on which the tokenizers crate runs out of memory, or
+//! never ends. Steps on which it panics are caught where they run.
+
+use serde_json::Value;
+
+/// How many times its length a text may become. Those of models triple it, or write some characters
+/// as a word.
+const GROWTH: usize = 1024;
+
+/// Refuses steps that no model has; gives how many times its length a text may become.
+pub fn steps(tokenizer: &Value) -> Result<usize, String> {
+    let growth = self::growth(&tokenizer["normalizer"], "normalizer")?;
+    self::growth(&tokenizer["decoder"], "decoder")?;
+    pieces(&tokenizer["pre_tokenizer"])?;
+    Ok(growth)
+}
+
+/// The steps of a sequence, or the one step.
+fn each<'a>(step: &'a Value, lists: &str) -> Vec<&'a Value> {
+    match step[lists].as_array() {
+        Some(steps) => steps.iter().collect(),
+        None => vec![step],
+    }
+}
+
+fn growth(step: &Value, name: &str) -> Result<usize, String> {
+    let lists = if name == "normalizer" { "normalizers" } else { "decoders" };
+    let mut growth: usize = 1;
+    for inner in each(step, lists) {
+        let own = match inner["type"].as_str() {
+            Some("Sequence") if inner[lists].is_array() => self::growth(inner, name)?,
+            Some("Replace") => replaced(inner, name)?,
+            Some("Precompiled") => precompiled(inner)?,
+            _ => 1,
+        };
+        growth = growth.saturating_mul(own);
+        if growth > GROWTH {
+            return Err(format!(
+                "its `{name}` makes a text more than {GROWTH} times as long: no model's does"
+            ));
+        }
+    }
+    Ok(growth)
+}
+
+fn replaced(step: &Value, name: &str) -> Result<usize, String> {
+    let content = step["content"].as_str().unwrap_or_default().len();
+    let pattern = &step["pattern"];
+    match (pattern["String"].as_str(), pattern["Regex"].as_str()) {
+        (Some(""), _) | (_, Some("")) => {
+            Err(format!("its `{name}` has a step `Replace` with an empty pattern"))
+        }
+        (Some(pattern), _) => Ok(content.div_ceil(pattern.len()).max(1)),
+        // A match may be as short as nothing.
+        _ => Ok(content + 1),
+    }
+}
+
+/// The size of the map of characters, and the longest text that one is replaced by.
+fn precompiled(step: &Value) -> Result<usize, String> {
+    let map = base64(step["precompiled_charsmap"].as_str().unwrap_or_default());
+    let wrong: fn() -> String =
+        || "its `normalizer` has a step `Precompiled` whose map contradicts its size".into();
+    let (size, rest) = map.split_first_chunk::<4>().ok_or_else(wrong)?;
+    let texts = rest.get(u32::from_le_bytes(*size) as usize..).ok_or_else(wrong)?;
+    Ok(texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0).max(1))
+}
+
+/// The bytes of a text in base64; nothing after what is none, which the crate refuses.
+fn base64(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let (mut bytes, mut bits, mut count) = (vec![], 0u32, 0);
+    for digit in text.bytes().map_while(digit) {
+        bits = bits << 6 | u32::from(digit);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    bytes
+}
+
+fn pieces(step: &Value) -> Result<(), String> {
+    for inner in each(step, "pretokenizers") {
+        match inner["type"].as_str() {
+            Some("Sequence") if inner["pretokenizers"].is_array() => pieces(inner)?,
+            Some("FixedLength") if inner["length"] == 0 => {
+                return Err("its `pre_tokenizer` splits text into pieces of length 0".into());
+            }
+            _ => (),
+        }
+    }
+    Ok(())
+}

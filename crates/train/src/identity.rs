@@ -1,0 +1,335 @@
+//! What makes a run the run that it is: all that decides what is learned, as values that are written
+//! into its checkpoints. A run that is resumed has to find them again.
+
+use crate::{TrainConfig, TrainError, data::Dataset, model::CausalLm};
+use burn::{
+    module::{Module, ModuleVisitor, Param, ParamId},
+    tensor::{Bool, DType, ExecutionError, Int, Tensor, TensorData},
+};
+use burn_lora_adapter::Init;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::Hasher,
+};
+use twox_hash::XxHash64;
+
+/// All that decides what is learned.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Identity {
+    /// Those of [`TrainConfig`], less the ones that may change.
+    settings: Value,
+    /// Micro-batches of a step, on all devices together.
+    micro_batches: usize,
+    adapters: Value,
+    /// What the model says of itself.
+    model: Value,
+    /// How each layer is quantized.
+    quantization: Value,
+    training_data: Value,
+    validation_data: Value,
+    /// The parameters that are not trained.
+    weights: BTreeMap<String, Weights>,
+}
+
+/// Fields of an adapter's settings that say nothing of its values.
+const NAMES: [&str; 5] =
+    ["base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"];
+
+impl Identity {
+    pub fn new<M: CausalLm>(
+        config: &TrainConfig,
+        model: &M,
+        train: &Dataset,
+        valid: Option<&Dataset>,
+        micro_batches: usize,
+    ) -> Result<Self, TrainError> {
+        let adapters = model.adapter_configs().into_iter().map(|(name, config)| {
+            let mut config = serde_json::to_value(&*config).expect("settings are plain values");
+            let fields = config.as_object_mut().into_iter();
+            fields.for_each(|fields| fields.retain(|name, _| !NAMES.contains(&name.as_str())));
+            (name, config)
+        });
+        let quantization = model.layers().into_iter().map(|(path, layer)| {
+            let layout = layer.packed().map(|weight| weight.layout()).map(|layout| {
+                let (format, size, scales) = (layout.format, layout.block_size, layout.scales);
+                format!("{format:?} in blocks of {size}, scales {scales:?}")
+            });
+            (path, layout.into())
+        });
+        let valid = valid.filter(|valid| !valid.is_empty());
+        Ok(Self {
+            settings: config.compared(model.is_random()),
+            micro_batches,
+            adapters: adapters.collect::<Map<_, _>>().into(),
+            model: model.settings(),
+            quantization: quantization.collect::<Map<_, _>>().into(),
+            training_data: contents(train),
+            validation_data: valid.map_or(Value::Null, contents),
+            weights: weights(model)?,
+        })
+    }
+
+    /// What differs from the run as it began: the name, what it was, and what it is.
+    pub fn difference(&self, before: &Self) -> Option<[String; 3]> {
+        // A setting that an older version did not have was what is its default now.
+        let settings: Result<TrainConfig, _> = serde_json::from_value(before.settings.clone());
+        let settings = settings.map(|settings| settings.compared(true));
+        let mut settings = settings.unwrap_or_else(|_| before.settings.clone());
+        if let (Value::Object(before), Value::Object(now)) = (&mut settings, &self.settings) {
+            before.retain(|name, _| now.contains_key(name));
+        }
+        let pairs = [
+            ("", &settings, &self.settings),
+            ("micro-batches a step", &before.micro_batches.into(), &self.micro_batches.into()),
+            ("adapters", &before.adapters, &self.adapters),
+            ("model", &before.model, &self.model),
+            ("quantization", &before.quantization, &self.quantization),
+        ];
+        let settings =
+            pairs.into_iter().find_map(|(name, before, now)| difference(name, before, now));
+        settings.or_else(|| {
+            let data = [
+                ("training data", &before.training_data, &self.training_data),
+                ("validation data", &before.validation_data, &self.validation_data),
+            ];
+            // Other samples are in another order, too.
+            let parts = ["samples", "tokens and masks", "order"];
+            data.into_iter().find_map(|(name, before, now)| {
+                let of = |part: &&str| {
+                    difference(&format!("{name}: {part}"), &before[*part], &now[*part])
+                };
+                parts.iter().find_map(of)
+            })
+        })
+    }
+
+    /// Whether an adapter's initialisation has changed the base.
+    pub fn has_computed_base(&self) -> bool {
+        let inits = self.adapters.as_object().into_iter().flat_map(Map::values);
+        let inits = inits.filter_map(|adapter| adapter["init_lora_weights"].as_str()?.parse().ok());
+        inits.into_iter().any(|init: Init| init.is_residual() || matches!(init, Init::Loftq { .. }))
+    }
+
+    /// A parameter of the base that is another one than it was: its name, what it was, and what it
+    /// is.
+    pub fn other_weights(&self, before: &Self) -> Option<[String; 3]> {
+        let paths: Vec<_> = before.weights.keys().chain(self.weights.keys()).collect();
+        paths.into_iter().find_map(|path| {
+            let [before, now] = [before, self].map(|run| run.weights.get(path));
+            let same = before.zip(now).is_some_and(|(before, now)| before.is(now));
+            let shown = |weights: Option<&Weights>| weights.map_or("none".into(), Weights::show);
+            (!same).then(|| [path.clone(), shown(before), shown(now)])
+        })
+    }
+}
+
+/// The first value that differs, by the path to it. One that is missing is `null`: an older version
+/// did not know it.
+fn difference(path: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
+    if let (Value::Object(before), Value::Object(now)) = (before, now) {
+        // What is called so says what the others are about.
+        let first = std::iter::once("name");
+        let names = before.keys().chain(now.keys()).map(String::as_str);
+        return first.chain(names).find_map(|name| {
+            let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+            let [before, now] =
+                [before, now].map(|fields| fields.get(name).unwrap_or(&Value::Null));
+            difference(&path, before, now)
+        });
+    }
+    let [was, is] = [before, now].map(|value| match value {
+        Value::Null => "not set".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    (before != now).then(|| {
+        let [was, is] = shortened(was, is);
+        [path.to_owned(), was, is]
+    })
+}
+
+/// Two long texts, from a little before the place where they begin to differ.
+fn shortened(was: String, is: String) -> [String; 2] {
+    const MOST: usize = 80;
+    if was.len().max(is.len()) <= MOST {
+        return [was, is];
+    }
+    let common = was.chars().zip(is.chars()).take_while(|(a, b)| a == b).count();
+    [was, is].map(|text| {
+        let skipped = common.saturating_sub(MOST / 4);
+        let mut short: String = text.chars().skip(skipped).take(MOST).collect();
+        if skipped > 0 {
+            short.insert(0, '…');
+        }
+        if text.chars().count() > skipped + MOST {
+            short.push('…');
+        }
+        short
+    })
+}
+
+/// Tokens and masks of all samples, and the order of the samples.
+fn contents(data: &Dataset) -> Value {
+    let hash = |index| {
+        let sample = data.sample(index);
+        let mut hash = XxHash64::with_seed(0);
+        hash.write(bytemuck::cast_slice(&sample.ids));
+        sample.trained.iter().for_each(|trained| hash.write_u8((*trained).into()));
+        hash.finish()
+    };
+    let hashes: Vec<u64> = (0..data.len()).into_par_iter().map(hash).collect();
+    let all = hashes.iter().fold(0u64, |all, hash| all.wrapping_add(*hash));
+    let order = XxHash64::oneshot(0, bytemuck::cast_slice(&hashes));
+    let shown = |hash| format!("{hash:016x}");
+    json!({ "samples": data.len(), "tokens and masks": shown(all), "order": shown(order) })
+}
+
+/// What is compared of a parameter's values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Weights {
+    dtype: DType,
+    shape: Vec<usize>,
+    values: Values,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Values {
+    /// The root of the sum of squares, and the sum with signs that depend on the places: two tensors
+    /// whose values differ by rounding are the same, two that differ in one value are not. (DoRA's
+    /// norms, and bases that gave up a part, are computed on the device, which may add in another
+    /// order.)
+    Sums(f64, f64),
+    /// A hash: of codes, every bit counts.
+    Hash(String),
+}
+
+impl Weights {
+    fn is(&self, other: &Self) -> bool {
+        if (self.dtype, &self.shape) != (other.dtype, &other.shape) {
+            return false;
+        }
+        match (&self.values, &other.values) {
+            (Values::Sums(norm, sum), Values::Sums(other_norm, other_sum)) => {
+                let most = 1e-6 * norm.max(*other_norm);
+                (norm - other_norm).abs() <= most && (sum - other_sum).abs() <= most
+            }
+            (one, other) => one == other,
+        }
+    }
+
+    fn show(&self) -> String {
+        let values = match &self.values {
+            Values::Sums(norm, sum) => format!("with the norm {norm} and the checksum {sum}"),
+            Values::Hash(hash) => format!("with the hash {hash}"),
+        };
+        format!("{:?} {:?} {values}", self.dtype, self.shape)
+    }
+}
+
+/// Values that are read from the device at a time.
+const PIECE: usize = 1 << 22;
+
+fn weights<M: Module>(model: &M) -> Result<BTreeMap<String, Weights>, TrainError> {
+    let mut read = Read { path: vec![], seen: HashSet::new(), found: Ok(BTreeMap::new()) };
+    model.visit(&mut read);
+    read.found
+}
+
+struct Read {
+    path: Vec<String>,
+    seen: HashSet<ParamId>,
+    found: Result<BTreeMap<String, Weights>, TrainError>,
+}
+
+impl Read {
+    /// Adds a parameter, given how so many of its values from a place on are read.
+    fn add(
+        &mut self,
+        (id, dtype, shape): (ParamId, DType, Vec<usize>),
+        piece: impl Fn(usize, usize) -> Result<TensorData, ExecutionError>,
+    ) {
+        // One that is shared, as a tied head is, counts once.
+        if self.found.is_err() || !self.seen.insert(id) {
+            return;
+        }
+        let count: usize = shape.iter().product();
+        let mut sums = dtype.is_float().then_some((0.0, 0.0));
+        let mut hash = XxHash64::with_seed(0);
+        for from in (0..count).step_by(PIECE) {
+            let data = match piece(from, PIECE.min(count - from)) {
+                Ok(data) => data,
+                Err(error) => {
+                    return self.found = Err(TrainError::device("reading a weight", error));
+                }
+            };
+            match &mut sums {
+                Some(sums) => *sums = add(*sums, &data, from),
+                None => hash.write(data.as_bytes()),
+            }
+        }
+        let values = match sums {
+            Some((squares, sum)) => Values::Sums(squares.sqrt(), sum),
+            None => Values::Hash(format!("{:016x}", hash.finish())),
+        };
+        let found = self.found.as_mut().expect("nothing has failed yet");
+        found.insert(self.path.join("."), Weights { dtype, shape, values });
+    }
+}
+
+/// Adds some values to the sums of those before them. What is not finite counts as zero.
+fn add((squares, sum): (f64, f64), data: &TensorData, from: usize) -> (f64, f64) {
+    let values: Vec<f32> = data.clone().convert::<f32>().try_into_vec().expect("float32");
+    let chunks: Vec<(f64, f64)> = values
+        .par_chunks(1 << 16)
+        .enumerate()
+        .map(|(chunk, values)| {
+            let first = from + (chunk << 16);
+            values.iter().enumerate().fold((0.0, 0.0), |(squares, sum), (at, value)| {
+                let value = if value.is_finite() { f64::from(*value) } else { 0.0 };
+                // The highest bit of multiples of the golden ratio: signs without a pattern.
+                let sign = ((first + at) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63;
+                (squares + value * value, if sign == 0 { sum + value } else { sum - value })
+            })
+        })
+        .collect();
+    chunks.into_iter().fold((squares, sum), |all, chunk| (all.0 + chunk.0, all.1 + chunk.1))
+}
+
+impl ModuleVisitor for Read {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            let value = param.val().inner();
+            let what = (param.id, value.dtype(), value.dims().to_vec());
+            let flat = value.reshape([what.2.iter().product::<usize>()]);
+            self.add(what, |from, count| flat.clone().narrow(0, from, count).try_into_data());
+        }
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let value = param.val();
+        let what = (param.id, value.dtype(), value.dims().to_vec());
+        let flat = value.reshape([what.2.iter().product::<usize>()]);
+        self.add(what, |from, count| flat.clone().narrow(0, from, count).try_into_data());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        let value = param.val();
+        let what = (param.id, value.dtype(), value.dims().to_vec());
+        let flat = value.reshape([what.2.iter().product::<usize>()]);
+        self.add(what, |from, count| flat.clone().narrow(0, from, count).try_into_data());
+    }
+}

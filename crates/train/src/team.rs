@@ -1,0 +1,258 @@
+//! Threads that do their part of each piece of work, and what becomes of the run when one fails.
+
+use crate::TrainError;
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{Sender, channel},
+    },
+    time::Duration,
+};
+
+/// How long a thread that failed waits for the leader to hear of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Threads beside the one that leads them. All of them take part in each piece of work, and may wait
+/// for each other in it, on their devices, where nothing can wake them: so the leader does not wait
+/// for the threads when it fails itself, and a thread that has failed ends the process if the leader
+/// does not hear of it in time.
+pub(crate) struct Team<W> {
+    members: Vec<Sender<W>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Threads that have work, or wait for it.
+    running: usize,
+    /// Which thread has failed, and what it said.
+    failed: Option<(String, String)>,
+    /// Whether the leader is done.
+    over: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W: Clone + Send + 'static> Team<W> {
+    /// Nobody yet.
+    pub fn new() -> Self {
+        Self { members: Vec::new(), shared: Arc::default() }
+    }
+
+    /// Adds a thread; `begin` runs in it, and gives what does its part.
+    pub fn join<F>(&mut self, name: String, begin: impl FnOnce() -> F + Send + 'static)
+    where
+        F: FnMut(W) -> Result<(), TrainError>,
+    {
+        self.join_for(name, PATIENCE, begin, |error| {
+            burn_lora_io::report(format_args!("{error}: the run ends, as the others wait for it"));
+            std::process::exit(1);
+        });
+    }
+
+    fn join_for<F>(
+        &mut self,
+        name: String,
+        patience: Duration,
+        begin: impl FnOnce() -> F + Send + 'static,
+        end: impl FnOnce(TrainError) + Send + 'static,
+    ) where
+        F: FnMut(W) -> Result<(), TrainError>,
+    {
+        let (sender, work) = channel::<W>();
+        let shared = self.shared.clone();
+        shared.state().running += 1;
+        std::thread::spawn(move || {
+            let all = AssertUnwindSafe(|| work.into_iter().try_for_each(begin()));
+            let reason = match catch_unwind(all) {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(panic) => Some(message(&*panic)),
+            };
+            let mut state = shared.state();
+            state.running -= 1;
+            shared.changed.notify_all();
+            let Some(reason) = reason else { return };
+            let failure = (name, reason);
+            state.failed.get_or_insert_with(|| failure.clone());
+            let (state, _) = shared
+                .changed
+                .wait_timeout_while(state, patience, |state| !state.over)
+                .unwrap_or_else(PoisonError::into_inner);
+            if !state.over {
+                end(TrainError::device(failure.0, failure.1));
+            }
+        });
+        self.members.push(sender);
+    }
+
+    /// What a thread has failed with.
+    pub fn failure(&self) -> Option<TrainError> {
+        let failed = self.shared.state().failed.clone();
+        failed.map(|(name, reason)| TrainError::device(name, reason))
+    }
+
+    /// Gives all of them a piece of work.
+    pub fn send(&self, work: &W) -> Result<(), TrainError> {
+        for sender in &self.members {
+            // One that has ended has left a failure.
+            _ = sender.send(work.clone());
+        }
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    /// Waits for the end of what was sent.
+    pub fn finish(mut self) -> Result<(), TrainError> {
+        self.members.clear();
+        let working = |state: &mut State| state.running > 0 && state.failed.is_none();
+        let ended = self.shared.changed.wait_while(self.shared.state(), working);
+        drop(ended.unwrap_or_else(PoisonError::into_inner));
+        self.failure().map_or(Ok(()), Err)
+    }
+}
+
+impl<W> Drop for Team<W> {
+    fn drop(&mut self) {
+        self.shared.state().over = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{sync::mpsc, time::Instant};
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn panics(
+        text: &'static str,
+    ) -> impl FnOnce() -> Box<dyn FnMut(u32) -> Result<(), TrainError>> {
+        move || Box::new(move |work| if work == 2 { panic!("{text}") } else { Ok(()) })
+    }
+
+    fn works() -> impl FnOnce() -> fn(u32) -> Result<(), TrainError> {
+        || |_| Ok(())
+    }
+
+    /// Waits until a thread has failed.
+    fn failed(team: &Team<u32>) -> TrainError {
+        let start = Instant::now();
+        loop {
+            if let Some(error) = team.failure() {
+                return error;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "nothing has failed");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn all_take_part_in_all_work() {
+        let (sender, done) = mpsc::channel();
+        let mut team = Team::new();
+        for number in 0..3 {
+            let sender = sender.clone();
+            team.join(format!("device {number}"), move || {
+                move |work: u32| {
+                    sender.send((number, work)).unwrap();
+                    Ok(())
+                }
+            });
+        }
+        team.send(&1).unwrap();
+        team.send(&2).unwrap();
+        team.finish().unwrap();
+        drop(sender);
+        let mut done: Vec<_> = done.into_iter().collect();
+        done.sort_unstable();
+        assert_eq!(done, [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]);
+    }
+
+    #[test]
+    fn what_one_fails_with_is_the_error_of_the_next_piece_of_work() {
+        let mut team = Team::new();
+        team.join("device 1".into(), works());
+        team.join("device 2".into(), panics("out of memory"));
+        team.send(&1).unwrap();
+        // The others cannot have failed yet, or have.
+        _ = team.send(&2);
+        assert_eq!(failed(&team).to_string(), "device 2: out of memory");
+        assert_eq!(team.send(&3).unwrap_err().to_string(), "device 2: out of memory");
+        assert!(team.finish().is_err());
+    }
+
+    #[test]
+    fn an_error_at_the_last_piece_of_work_is_not_lost() {
+        let mut team = Team::new();
+        team.join("device 1".into(), || |_: u32| Err(TrainError::device("step 1", "no memory")));
+        _ = team.send(&1);
+        assert_eq!(team.finish().unwrap_err().to_string(), "device 1: step 1: no memory");
+    }
+
+    /// The shape of a run whose first device panics while the others wait for it.
+    #[test]
+    fn a_leader_that_fails_does_not_wait_for_threads_that_wait_for_it() {
+        let (never, waits) = mpsc::channel::<()>();
+        let (begun, has_begun) = mpsc::channel();
+        let result = catch_unwind(AssertUnwindSafe(move || {
+            let mut team = Team::new();
+            team.join("device 1".into(), move || {
+                move |_: u32| {
+                    begun.send(()).unwrap();
+                    _ = waits.recv();
+                    Ok(())
+                }
+            });
+            team.send(&1).unwrap();
+            has_begun.recv().unwrap();
+            panic!("out of memory on the first device");
+        }));
+        assert_eq!(message(&*result.unwrap_err()), "out of memory on the first device");
+        drop(never);
+    }
+
+    #[test]
+    fn a_leader_that_waits_for_one_that_has_failed_is_ended() {
+        let (ended, end) = mpsc::channel();
+        let mut team = Team::new();
+        team.join_for("device 1".into(), SOON, panics("out of memory"), move |error| {
+            ended.send(error.to_string()).unwrap();
+        });
+        team.send(&2).unwrap_or_default();
+        // As if in a collective operation.
+        assert_eq!(end.recv().unwrap(), "device 1: out of memory");
+    }
+
+    #[test]
+    fn nothing_is_ended_when_the_leader_has_heard_of_it() {
+        let (ended, end) = mpsc::channel::<()>();
+        let mut team = Team::new();
+        team.join_for("device 1".into(), 100 * SOON, panics("out of memory"), move |_| {
+            ended.send(()).unwrap();
+        });
+        _ = team.send(&2);
+        failed(&team);
+        drop(team);
+        // The thread goes, and with it the sender.
+        assert!(end.recv().is_err());
+    }
+}
