@@ -48,6 +48,7 @@ impl Llama {
         let model = self.config.raw["bos_token_id"].as_u64();
         if let (Some(own), Some(model)) = (own, model)
             && u64::from(own) != model
+            && tokenizer.encode("", true).is_ok_and(|ids| ids.first() == Some(&own))
         {
             burn_lora_io::warn!(
                 "`bos_token_id` of config.json is {model}, and the tokenizer's is {own}: texts begin \

@@ -118,7 +118,11 @@ impl Bounds<'_> {
         let written = written.max().filter(|(length, _)| *length > 0);
         // Text of others may look like a prompt, where it is not known what precedes the message.
         let near = |end: usize| {
-            exact || content.is_some_and(|at| end >= at || !has_words(&self.text[end..at]))
+            exact
+                || content.is_some_and(|at| {
+                    let between = self.text.get(end..at).unwrap_or_default();
+                    !has_words(between) || self.between(&header).as_deref() == Some(between)
+                })
         };
         match written.map(|(length, place)| place + length).filter(|end| near(*end)) {
             Some(at) => Ok(Start { at, exact }),
@@ -127,6 +131,15 @@ impl Bounds<'_> {
                 None => Err(self.unwritten()),
             },
         }
+    }
+
+    /// What the template writes between its generation prompt and an answer.
+    fn between(&self, header: &str) -> Option<String> {
+        let mark = '\u{e000}';
+        let messages = [Message::user("?"), Message::assistant(mark.to_string())];
+        let text = self.render(&messages, false)?;
+        let (before, _) = text.split_once(mark)?;
+        before.rsplit_once(header).map(|(_, between)| between.to_owned())
     }
 
     /// How much of a generation prompt is written at a place: all of it, or a part that ends with a

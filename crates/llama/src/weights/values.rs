@@ -9,7 +9,9 @@ use std::path::Path;
 const LARGE: f32 = 1e19;
 
 /// Refuses values that are not finite, or would not be in the dtype of the model: they would show in
-/// the loss only, where the learning rate is blamed. A tensor that is no float is let through.
+/// the loss only, where the learning rate is blamed. A tensor that is no float is let through. Where only
+/// `some_rows` are used, as of an embedding, values that are not finite are a warning: rows that no text
+/// uses may hold anything.
 ///
 /// # Errors
 /// The file, the tensor, and what it has.
@@ -18,6 +20,7 @@ pub(super) fn check_values(
     name: &str,
     data: &TensorData,
     dtype: FloatDType,
+    some_rows: bool,
 ) -> Result<(), LlamaError> {
     let bytes = data.as_bytes();
     let largest = match data.dtype() {
@@ -28,6 +31,13 @@ pub(super) fn check_values(
     };
     if !largest.is_finite() {
         let what = if largest.is_nan() { "NaN" } else { "infinite values" };
+        if some_rows {
+            burn_lora_io::warn!(
+                "{}: `{name}` has {what}: a text with a token of these rows has no finite loss",
+                path.display()
+            );
+            return Ok(());
+        }
         let reason = format!("`{name}` has {what}: the file is damaged, or was saved so");
         return Err(LlamaError::format(path, reason));
     }

@@ -249,6 +249,14 @@ fn values_that_are_no_numbers_are_named_with_their_tensor() {
     assert!(error.contains(name) && error.contains("float16"), "{error}");
     put(Dtype::F32, &f32s(-1e4));
     assert_eq!(load(FloatDType::F32), (Ok(()), vec![]));
+    // A row that no text uses.
+    let mut tensors = good.clone();
+    let name = "model.embed_tokens.weight";
+    tensors.get_mut(name).unwrap().2[..4].copy_from_slice(&f32s(f32::INFINITY));
+    write(&path, &tensors);
+    let (result, warnings) = load(FloatDType::F32);
+    assert_eq!(result, Ok(()));
+    assert!(warnings.len() == 1 && warnings[0].contains(name), "{warnings:?}");
 }
 
 #[test]

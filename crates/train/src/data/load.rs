@@ -33,6 +33,10 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         chunk: vec![],
     };
     for (file, path) in files.iter().enumerate() {
+        if files[..file].contains(path) {
+            let path = path.display();
+            burn_lora_io::warn!("{path}: it is named twice, and so its examples are there twice");
+        }
         (loader.file, loader.format) = (file, config.format);
         loader.notes = Notes::new(config.columns.values().cloned());
         let read = match &config.source {

@@ -29,7 +29,7 @@ impl Limits {
     /// Those for what is rendered of so many bytes: no template of a model comes near.
     pub fn of(bytes: usize) -> Self {
         Self {
-            steps: 10_000_000 + 100 * bytes as u64,
+            steps: 3_000_000 + 200 * bytes as u64,
             length: bytes.saturating_mul(16).saturating_add(64 << 20),
             memory: bytes.saturating_mul(1024).saturating_add(512 << 20),
         }

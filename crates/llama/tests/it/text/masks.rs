@@ -139,7 +139,7 @@ fn what_is_before_an_answer_may_be_written_otherwise_with_it() {
                     {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
     assert_eq!(
         all(template, &turns()),
-        "<|user|>two and two?\n<|assistant|>«four\n»<|user|>and three?\n<|assistant|>«seven»"
+        "<|user|>two and two?\n<|assistant|>«four»\n<|user|>and three?\n<|assistant|>«seven»"
     );
     // The instructions in the last message of the user, and only if it is the last of all.
     let template = "{% for m in messages[1:] %}{% if m.role == 'user' %}[INST]\

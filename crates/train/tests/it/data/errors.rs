@@ -133,6 +133,28 @@ fn tokens_that_the_model_does_not_have() {
 }
 
 #[test]
+fn tokens_are_compared_with_the_model_before_the_first_step() {
+    use crate::common::{device, golden, loader};
+    use burn_lora_adapter::{Adaptable, LoraConfig};
+    use burn_lora_train::{BatchConfig, TrainConfig, Trainer, data::Sample, evaluate};
+
+    let sample = |id: u32| Sample { ids: vec![1, id], trained: vec![true; 2] };
+    let good = Dataset::from_samples([sample(127)]).unwrap();
+    let bad = Dataset::from_samples([sample(127), sample(128)]).unwrap();
+    let model = loader(&golden("gqa")).load(&device()).unwrap();
+    let mut model = model.with_adapter(&LoraConfig::new(2, 4).all_linear()).unwrap();
+    let found = evaluate(&model, &bad, &BatchConfig::default()).unwrap_err().to_string();
+    let begin =
+        "samples:2: token 128 is not in the vocabulary of the model, whose embedding has 128 rows";
+    assert!(found.starts_with(begin), "{found}");
+    for (train, valid) in [(&bad, None), (&good, Some(&bad))] {
+        let trainer = Trainer::new(TrainConfig::new(1e-3));
+        let found = trainer.fit(&mut model, train, valid).unwrap_err().to_string();
+        assert!(found.starts_with(begin), "{found}");
+    }
+}
+
+#[test]
 fn control_characters_of_names_are_escaped() {
     let error = wrong_record(json!({"a\u{1b}[2J\r": "a"}));
     assert!(error.contains("`a\\u{1b}[2J\\r`"), "{error}");

@@ -50,6 +50,10 @@ fn columns_that_are_not_used() {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["a.csv", "b.csv"].map(|name| file(&folder, name, "text,id\nhello world,1\n"));
     assert_eq!(warnings_of(Dataset::from_files(paths), &tokenizer()).len(), 2);
+    // A file that is named twice.
+    let path = file(&folder, "c.csv", "text\nhello world\n");
+    let found = warnings_of(Dataset::from_files([&path, &path]), &tokenizer());
+    one(&found, &path.display().to_string(), "named twice");
     // Where others are mapped from.
     let data = Dataset::from_records([json!({"text": "hello world"})]).column("tools", "functions");
     one(&warnings_of(data, &tokenizer()), "records: no example has these columns", "`functions`");
