@@ -1,7 +1,7 @@
 //! What the kernels of these crates share on CubeCL's runtimes.
 
 use burn::{
-    backend::{BackendTypes, Dispatch, TensorMetadata},
+    backend::{BackendTypes, Dispatch},
     tensor::{DType, Device},
 };
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
