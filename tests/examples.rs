@@ -145,6 +145,9 @@ fn wrong_names_and_values_are_errors_that_say_where() {
         ("train.optimizer.name=adam", "`adam`"),
         ("epochs=3", "`epochs`"),
         ("train.epochs", "NAME=VALUE"),
+        ("train.warmup=0", "{ ratio = 0.03 }"),
+        ("train.save=100", "{ steps = 100 }"),
+        ("train.optimizer=lion", "{ name = "),
     ] {
         let error = RunFile::default().with_setting(setting).unwrap_err();
         let said = error.strip_prefix(&format!("--set {setting}: ")).unwrap_or_default();
@@ -168,6 +171,21 @@ fn what_is_missing_shows_before_anything_is_loaded() {
         ([&given[..], &["--set", "model.block_size=48"]].concat(), "[model]"),
     ] {
         let error = finetune(words).unwrap_err();
+        assert!(error.contains(part), "no `{part}` in: {error}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_the_output_shows_before_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a file");
+    fs::write(&file, "x").unwrap();
+    let earlier = folder.path().join("earlier");
+    fs::create_dir_all(earlier.join("checkpoint-3")).unwrap();
+    for (output, part) in [(&file, "a file"), (&earlier, "earlier run")] {
+        let words = ["--model", "no model", "--data", "no data", "--device", "cpu"];
+        let error = finetune(words.into_iter().chain(["--output", output.to_str().unwrap()]));
+        let error = error.unwrap_err();
         assert!(error.contains(part), "no `{part}` in: {error}");
     }
 }
