@@ -236,7 +236,7 @@ fn views_count_as_their_copies() {
             let run = |k: Tensor<4>, v: Tensor<4>| {
                 let [q, k, v] =
                     [q.clone().cast(dtype), k, v].map(|part| part.autodiff().require_grad());
-                let spans = int(vec![0, 1 << 20].repeat(length), [2, 1, length], &device);
+                let spans = int([0, 1 << 20].repeat(length), [2, 1, length], &device);
                 let spec = AttentionSpec { scale: 0.125, window: None };
                 let out = attention(q.clone(), k.clone(), v.clone(), spans, spec);
                 let grads = out.clone().sum().backward();

@@ -248,9 +248,9 @@ fn views_count_as_their_copies() {
         of([rows, 1], 5).expand([rows, width]),
     ] {
         let run = |x: Tensor<2>| {
-            let targets = int((0..12).collect(), [12], &device).slice([4..10]);
-            let positions = int((0..18).collect(), [3, 6], &device).slice([1..2]);
-            let norm = rms_norm(x.clone(), x.clone().slice([1..2]).reshape([width]), 1e-5);
+            let targets = int((0..12).collect(), [12], &device).narrow(0, 4, 6);
+            let positions = int((0..18).collect(), [3, 6], &device).narrow(0, 1, 1);
+            let norm = rms_norm(x.clone(), x.clone().narrow(0, 1, 1).reshape([width]), 1e-5);
             let gated = swiglu(x.clone(), norm.clone());
             let loss = cross_entropy(x.clone(), targets, 0.1);
             let heads = x.clone().reshape([1, rows, 2, width / 2]).autodiff().require_grad();

@@ -212,7 +212,7 @@ fn views_count_as_their_copies() {
                 }
                 let len = values.len();
                 let longer = [vec![9.0; 64], values, vec![7.0; 64]].concat();
-                vector(longer, &device).slice([64..64 + len])
+                vector(longer, &device).narrow(0, 64, len)
             };
             let mut running = optimizer.init();
             let mut param = make(noise(len, 1000));

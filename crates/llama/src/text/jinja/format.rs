@@ -364,11 +364,11 @@ impl Spec {
             (true, _) => "-".to_owned(),
             (false, sign) => sign.map(String::from).unwrap_or_default(),
         };
-        if self.alternate && whole.is_some() {
-            match self.kind {
-                Some(kind @ ('x' | 'X' | 'o' | 'b')) => sign.extend(['0', kind]),
-                _ => (),
-            }
+        if self.alternate
+            && whole.is_some()
+            && let Some(kind @ ('x' | 'X' | 'o' | 'b')) = self.kind
+        {
+            sign.extend(['0', kind]);
         }
         self.pad(machine, &sign, &body)
     }

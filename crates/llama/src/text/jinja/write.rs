@@ -140,7 +140,7 @@ fn quote_repr(out: &mut String, text: &str) {
                 let code = u32::from(char);
                 _ = match code {
                     ..0x100 => write!(out, "\\x{code:02x}"),
-                    ..0x10000 => write!(out, "\\u{code:04x}"),
+                    0x100..0x10000 => write!(out, "\\u{code:04x}"),
                     _ => write!(out, "\\U{code:08x}"),
                 };
             }
