@@ -1,6 +1,7 @@
 //! Files of examples, read record by record.
 
 mod csv;
+mod footer;
 mod json;
 mod parquet;
 mod python;

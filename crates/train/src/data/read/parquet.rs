@@ -1,10 +1,9 @@
 //! Parquet: rows of typed columns, which may hold lists and objects.
 
-use super::{Record, Sink};
+use super::{Record, Sink, footer};
 use crate::error::TrainError;
 use burn_lora_llama::ChatValue as Value;
 use parquet::{
-    column::page::Page,
     errors::ParquetError,
     file::reader::{FileReader, SerializedFileReader},
     record::{Field, Row},
@@ -13,13 +12,17 @@ use std::path::Path;
 
 /// A record's line is the number of its row.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
-    let file = burn_lora_io::open(path).map_err(|source| TrainError::io(path, source))?;
+    let io = |source| TrainError::io(path, source);
+    let mut file = burn_lora_io::open(path).map_err(io)?;
+    if !footer::is_sound(&mut file).map_err(io)? {
+        let reason = "not a Parquet file, or damaged: its footer announces more than it has";
+        return Err(TrainError::format(path, reason));
+    }
     let broken = |error: ParquetError| {
         TrainError::format(path, format!("not a Parquet file, or cut off: {error}"))
     };
     let reader = caught(|| SerializedFileReader::new(file)).map_err(broken)?;
     let expected = reader.metadata().file_metadata().num_rows();
-    caught(|| check_dictionaries(&reader)).map_err(broken)?;
     let mut rows = caught(|| reader.get_row_iter(None)).map_err(broken)?;
     let mut line = 0;
     while let Some(row) = caught(|| rows.next().transpose()).map_err(broken)? {
@@ -29,31 +32,6 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     if expected != line as i64 {
         let reason = format!("{line} rows where {expected} were announced");
         return Err(TrainError::format(path, reason));
-    }
-    Ok(())
-}
-
-/// Refuses dictionaries that announce more values than they have bytes: the crate takes memory for all
-/// of them before it reads one. Of other pages only the headers are read.
-fn check_dictionaries(reader: &impl FileReader) -> Result<(), ParquetError> {
-    for group in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(group)?;
-        for column in 0..group.num_columns() {
-            let mut pages = group.get_column_page_reader(column)?;
-            while let Some(page) = pages.peek_next_page()? {
-                if !page.is_dict {
-                    pages.skip_next_page()?;
-                    continue;
-                }
-                if let Some(Page::DictionaryPage { buf, num_values, .. }) = pages.get_next_page()?
-                    && num_values as usize > buf.len()
-                {
-                    let reason =
-                        format!("a dictionary of {num_values} values in {} bytes", buf.len());
-                    return Err(ParquetError::General(reason));
-                }
-            }
-        }
     }
     Ok(())
 }

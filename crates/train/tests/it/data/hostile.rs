@@ -77,3 +77,33 @@ proptest! {
         let _ = Dataset::from_files([path]).on_error(OnError::Skip).load(&tokenizer());
     }
 }
+
+/// A Parquet file that is a footer alone.
+fn footer(bytes: &[u8]) -> Vec<u8> {
+    [b"PAR1", bytes, &(bytes.len() as u32).to_le_bytes(), b"PAR1"].concat()
+}
+
+/// Room for what a list announces would be asked for before its first element is read: an abort,
+/// which nobody can catch.
+#[test]
+fn a_parquet_file_whose_lists_announce_more_than_it_has_is_refused() {
+    // Thrift's compact protocol: fields 2 and 4 (schema and row groups) are lists of structs, field 5
+    // (of text by key) too. The count is in seven bits a byte.
+    for field in [2u8, 4, 5] {
+        for count in
+            [&[0xff, 0xff, 0xff, 0xff, 0x07][..], &[0xff, 0xff, 0xff, 0x7f], &[0x80, 0x80, 0x04]]
+        {
+            let list = [&[field << 4 | 9, 0xfc], count, &[0; 16]].concat();
+            let folder = tempfile::tempdir().unwrap();
+            let path = file(&folder, "a.parquet", footer(&list));
+            let error = Dataset::from_files([&path]).load(&tokenizer()).unwrap_err().to_string();
+            assert!(error.contains("a.parquet"), "{error}");
+        }
+    }
+    // What a fuzzer has found.
+    let found = footer(b"%\xf1\xf1\xf1\xf1\xf1\xf1\xf1\xf1\xf1\xf1\xf1\xf1+\xf1\xf1\xf1\xf1\xf1\xf1\xf1user\xf1\xf1\xf1\xf1\xf1\xf1\xf1\xf1\xf1=\xf1\xf1\xf1\xf1tZ\x00\x00\x02\x05\x00\xd3\x00");
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder, "a.parquet", found);
+    let error = Dataset::from_files([&path]).load(&tokenizer()).unwrap_err().to_string();
+    assert!(error.contains("a.parquet"), "{error}");
+}
