@@ -58,34 +58,15 @@ fn replaced(step: &Value, name: &str) -> Result<usize, String> {
 
 /// The size of the map of characters, and the longest text that one is replaced by.
 fn precompiled(step: &Value) -> Result<usize, String> {
-    let map = base64(step["precompiled_charsmap"].as_str().unwrap_or_default());
     let wrong: fn() -> String =
         || "its `normalizer` has a step `Precompiled` whose map contradicts its size".into();
+    let map = base64::decode(step["precompiled_charsmap"].as_str().unwrap_or_default());
+    let map = map.map_err(|error| {
+        format!("its `normalizer` has a step `Precompiled` whose map is no base64: {error}")
+    })?;
     let (size, rest) = map.split_first_chunk::<4>().ok_or_else(wrong)?;
     let texts = rest.get(u32::from_le_bytes(*size) as usize..).ok_or_else(wrong)?;
     Ok(texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0).max(1))
-}
-
-/// The bytes of a text in base64; nothing after what is none, which the crate refuses.
-fn base64(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let (mut bytes, mut bits, mut count) = (vec![], 0u32, 0);
-    for digit in text.bytes().map_while(digit) {
-        bits = bits << 6 | u32::from(digit);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
 }
 
 fn pieces(step: &Value) -> Result<(), String> {

@@ -1,7 +1,6 @@
 //! Files of examples, read record by record.
 
 mod csv;
-mod footer;
 mod json;
 mod parquet;
 mod python;
