@@ -20,6 +20,15 @@ pub fn escaped(text: &str) -> Escaped<'_> {
     Escaped(text)
 }
 
+/// [`escaped`] line by line: the lines stay.
+///
+/// ```
+/// assert_eq!(burn_lora_io::escaped_lines("a\u{7}\nb"), "a\\u{7}\nb");
+/// ```
+pub fn escaped_lines(text: &str) -> String {
+    text.lines().map(|line| escaped(line).to_string()).collect::<Vec<_>>().join("\n")
+}
+
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for char in self.0.chars() {

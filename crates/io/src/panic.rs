@@ -35,10 +35,16 @@ pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     QUIET.set(QUIET.get() + 1);
     let result = panic::catch_unwind(AssertUnwindSafe(run));
     QUIET.set(QUIET.get() - 1);
-    result.map_err(|payload| text(&*payload))
+    result.map_err(|payload| panic_text(&*payload))
 }
 
-fn text(payload: &(dyn Any + Send)) -> String {
+/// The text of a panic that was caught.
+///
+/// ```
+/// let payload = std::panic::catch_unwind(|| panic!("wrong bytes")).unwrap_err();
+/// assert_eq!(burn_lora_io::panic_text(&*payload), "wrong bytes");
+/// ```
+pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "it panicked".into())

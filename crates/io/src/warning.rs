@@ -49,9 +49,8 @@ pub fn report(text: Arguments<'_>) {
     if PRINTED.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
         // A progress bar may be on this line; it is drawn again on the next one.
         let clear = if stderr().is_terminal() { "\r\x1b[2K" } else { "" };
-        let lines: Vec<_> = text.lines().map(|line| crate::escaped(line).to_string()).collect();
         // A standard error that is closed is no reason to end anything.
-        _ = writeln!(stderr(), "{clear}warning: {}", lines.join("\n"));
+        _ = writeln!(stderr(), "{clear}warning: {}", crate::escaped_lines(&text));
     }
 }
 

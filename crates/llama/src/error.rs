@@ -1,7 +1,7 @@
 //! The one error type of this crate.
 
 use burn_lora_adapter::AdapterError;
-use burn_lora_io::escaped;
+use burn_lora_io::{escaped, escaped_lines};
 use burn_lora_quant::QuantError;
 use std::path::{Path, PathBuf};
 
@@ -152,9 +152,7 @@ impl LlamaError {
     }
 
     pub(crate) fn format(path: &Path, reason: impl ToString) -> Self {
-        let reason = reason.to_string();
-        let lines: Vec<_> = reason.lines().map(|line| escaped(line).to_string()).collect();
-        Self::Format { path: path.to_owned(), reason: lines.join("\n") }
+        Self::Format { path: path.to_owned(), reason: escaped_lines(&reason.to_string()) }
     }
 }
 

@@ -16,7 +16,11 @@ use burn::{
         distributed::{ReduceOperation, all_reduce},
     },
 };
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, mpsc::Receiver},
+};
 
 /// What one optimizer step is made of, for all devices.
 pub(crate) struct Work {
@@ -102,35 +106,22 @@ impl<M: CausalLm> Replica<'_, M> {
             let (device, devices) = (device.clone(), self.devices.clone());
             let (params, groups) = (self.params.clone(), self.groups.clone());
             let (config, resumed) = (self.config.clone(), resumed.cloned());
-            team.join(format!("{device:?}"), move || {
+            team.join(format!("{device:?}"), move |work: Receiver<Arc<Work>>| {
                 let mut optimizer = config.optimizer.init();
-                let loaded = match resumed {
-                    Some(resumed) => resumed.load(&mut *optimizer, &params, &device),
-                    None => Ok(()),
-                };
-                let mut loaded = Some(loaded);
-                let mut optimizer = Some(optimizer);
-                move |work: Arc<Work>| {
-                    loaded.take().unwrap_or(Ok(()))?;
-                    let mut replica = Replica {
-                        config: &config,
-                        model: &mut model,
-                        params: params.clone(),
-                        groups: groups.clone(),
-                        optimizer: optimizer.take().expect("it is put back"),
-                        device: device.clone(),
-                        devices: devices.clone(),
-                        index,
-                    };
-                    let values = replica.step(&work);
-                    optimizer = Some(replica.optimizer);
-                    if work.logged {
-                        values
-                            .try_into_data()
-                            .map_err(|error| TrainError::device("a step", error))?;
-                    }
-                    Ok(())
+                if let Some(resumed) = resumed {
+                    resumed.load(&mut *optimizer, &params, &device)?;
                 }
+                let (config, model) = (&config, &mut model);
+                let mut replica =
+                    Replica { config, model, params, groups, optimizer, device, devices, index };
+                for work in work {
+                    let values = replica.step(&work);
+                    if work.logged {
+                        let read = values.try_into_data();
+                        read.map_err(|error| TrainError::device("a step", error))?;
+                    }
+                }
+                Ok(())
             });
         }
         team

@@ -1,12 +1,12 @@
 //! Threads that do their part of each piece of work, and what becomes of the run when one fails.
 
 use crate::TrainError;
+use burn_lora_io::panic_text;
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        mpsc::{Sender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     time::Duration,
 };
@@ -51,35 +51,33 @@ impl<W: Clone + Send + 'static> Team<W> {
         Self { members: Vec::new(), shared: Arc::default() }
     }
 
-    /// Adds a thread; `begin` runs in it, and gives what does its part.
-    pub fn join<F>(&mut self, name: String, begin: impl FnOnce() -> F + Send + 'static)
-    where
-        F: FnMut(W) -> Result<(), TrainError>,
-    {
-        self.join_for(name, PATIENCE, begin, |error| {
+    /// Adds a thread, which does its part of each piece of work until no more comes.
+    pub fn join(
+        &mut self,
+        name: String,
+        part: impl FnOnce(Receiver<W>) -> Result<(), TrainError> + Send + 'static,
+    ) {
+        self.join_for(name, PATIENCE, part, |error| {
             burn_lora_io::report(format_args!("{error}: the run ends, as the others wait for it"));
             std::process::exit(1);
         });
     }
 
-    fn join_for<F>(
+    fn join_for(
         &mut self,
         name: String,
         patience: Duration,
-        begin: impl FnOnce() -> F + Send + 'static,
+        part: impl FnOnce(Receiver<W>) -> Result<(), TrainError> + Send + 'static,
         end: impl FnOnce(TrainError) + Send + 'static,
-    ) where
-        F: FnMut(W) -> Result<(), TrainError>,
-    {
-        let (sender, work) = channel::<W>();
+    ) {
+        let (sender, work) = channel();
         let shared = self.shared.clone();
         shared.state().running += 1;
         std::thread::spawn(move || {
-            let all = AssertUnwindSafe(|| work.into_iter().try_for_each(begin()));
-            let reason = match catch_unwind(all) {
+            let reason = match catch_unwind(AssertUnwindSafe(|| part(work))) {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.to_string()),
-                Err(panic) => Some(message(&*panic)),
+                Err(panic) => Some(panic_text(&*panic)),
             };
             let mut state = shared.state();
             state.running -= 1;
@@ -130,12 +128,6 @@ impl<W> Drop for Team<W> {
     }
 }
 
-/// What a panic said.
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,14 +135,16 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(50);
 
-    fn panics(
-        text: &'static str,
-    ) -> impl FnOnce() -> Box<dyn FnMut(u32) -> Result<(), TrainError>> {
-        move || Box::new(move |work| if work == 2 { panic!("{text}") } else { Ok(()) })
+    fn panics(text: &'static str) -> impl FnOnce(Receiver<u32>) -> Result<(), TrainError> {
+        move |work| {
+            work.into_iter().for_each(|work| assert!(work != 2, "{text}"));
+            Ok(())
+        }
     }
 
-    fn works() -> impl FnOnce() -> fn(u32) -> Result<(), TrainError> {
-        || |_| Ok(())
+    fn works(work: Receiver<u32>) -> Result<(), TrainError> {
+        work.into_iter().for_each(drop);
+        Ok(())
     }
 
     /// Waits until a thread has failed.
@@ -171,11 +165,9 @@ mod tests {
         let mut team = Team::new();
         for number in 0..3 {
             let sender = sender.clone();
-            team.join(format!("device {number}"), move || {
-                move |work: u32| {
-                    sender.send((number, work)).unwrap();
-                    Ok(())
-                }
+            team.join(format!("device {number}"), move |work: Receiver<u32>| {
+                work.into_iter().for_each(|work| sender.send((number, work)).unwrap());
+                Ok(())
             });
         }
         team.send(&1).unwrap();
@@ -190,7 +182,7 @@ mod tests {
     #[test]
     fn what_one_fails_with_is_the_error_of_the_next_piece_of_work() {
         let mut team = Team::new();
-        team.join("device 1".into(), works());
+        team.join("device 1".into(), works);
         team.join("device 2".into(), panics("out of memory"));
         team.send(&1).unwrap();
         // The others cannot have failed yet, or have.
@@ -203,7 +195,10 @@ mod tests {
     #[test]
     fn an_error_at_the_last_piece_of_work_is_not_lost() {
         let mut team = Team::new();
-        team.join("device 1".into(), || |_: u32| Err(TrainError::device("step 1", "no memory")));
+        team.join("device 1".into(), |work: Receiver<u32>| {
+            work.recv().unwrap();
+            Err(TrainError::device("step 1", "no memory"))
+        });
         _ = team.send(&1);
         assert_eq!(team.finish().unwrap_err().to_string(), "device 1: step 1: no memory");
     }
@@ -215,18 +210,18 @@ mod tests {
         let (begun, has_begun) = mpsc::channel();
         let result = catch_unwind(AssertUnwindSafe(move || {
             let mut team = Team::new();
-            team.join("device 1".into(), move || {
-                move |_: u32| {
+            team.join("device 1".into(), move |work: Receiver<u32>| {
+                for _ in work {
                     begun.send(()).unwrap();
                     _ = waits.recv();
-                    Ok(())
                 }
+                Ok(())
             });
             team.send(&1).unwrap();
             has_begun.recv().unwrap();
             panic!("out of memory on the first device");
         }));
-        assert_eq!(message(&*result.unwrap_err()), "out of memory on the first device");
+        assert_eq!(panic_text(&*result.unwrap_err()), "out of memory on the first device");
         drop(never);
     }
 
