@@ -186,6 +186,11 @@ impl<'a> PackedView<'a> {
     /// If there is no such block.
     pub fn scale(&self, block: usize) -> f32 {
         assert!(block < self.layout.blocks(), "block {block} of {:?}", self.layout.shape);
+        self.known_scale(block)
+    }
+
+    /// The scale of a block that there is.
+    fn known_scale(&self, block: usize) -> f32 {
         if !self.layout.scales.is_coded() {
             return f32::from_bits(self.scales[block]);
         }
@@ -209,7 +214,7 @@ impl<'a> PackedView<'a> {
             let block = at / size;
             let count = ((block + 1) * size - at).min(rest.len());
             let (head, tail) = rest.split_at_mut(count);
-            self.decode_block(at..at + count, self.scale(block), head);
+            self.decode_block(at..at + count, self.known_scale(block), head);
             (rest, at) = (tail, at + count);
         }
     }

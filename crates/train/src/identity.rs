@@ -4,7 +4,7 @@
 use crate::{TrainConfig, TrainError, data::Dataset, model::CausalLm};
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
-    tensor::{Bool, DType, ExecutionError, Int, Tensor, TensorData},
+    tensor::{Bool, DType, Int, Tensor, TensorData, kind::Basic},
 };
 use burn_lora_adapter::Init;
 use rayon::prelude::*;
@@ -248,28 +248,27 @@ struct Read {
 }
 
 impl Read {
-    /// Adds a parameter, given how so many of its values from a place on are read.
-    fn add(
-        &mut self,
-        (id, dtype, shape): (ParamId, DType, Vec<usize>),
-        piece: impl Fn(usize, usize) -> Result<TensorData, ExecutionError>,
-    ) {
+    /// Adds a parameter.
+    fn visit<const D: usize, K: Basic>(&mut self, id: ParamId, value: Tensor<D, K>) {
+        let (dtype, shape) = (value.dtype(), value.dims().to_vec());
         // One that is shared, as a tied head is, counts once.
         if self.found.is_err() || !self.seen.insert(id) {
             return;
         }
         let count: usize = shape.iter().product();
+        let flat = value.reshape([count]);
         let mut sums = dtype.is_float().then_some((0.0, 0.0));
         let mut hash = XxHash64::with_seed(0);
         for from in (0..count).step_by(PIECE) {
-            let data = match piece(from, PIECE.min(count - from)) {
+            let piece = flat.clone().narrow(0, from, PIECE.min(count - from));
+            let data = match piece.try_into_data() {
                 Ok(data) => data,
                 Err(error) => {
                     return self.found = Err(TrainError::device("reading a weight", error));
                 }
             };
             match &mut sums {
-                Some(sums) => *sums = add(*sums, &data, from),
+                Some(sums) => *sums = add(*sums, data, from),
                 None => hash.write(data.as_bytes()),
             }
         }
@@ -283,8 +282,8 @@ impl Read {
 }
 
 /// Adds some values to the sums of those before them. What is not finite counts as zero.
-fn add((squares, sum): (f64, f64), data: &TensorData, from: usize) -> (f64, f64) {
-    let values: Vec<f32> = data.clone().convert::<f32>().try_into_vec().expect("float32");
+fn add((squares, sum): (f64, f64), data: TensorData, from: usize) -> (f64, f64) {
+    let values: Vec<f32> = data.convert::<f32>().try_into_vec().expect("float32");
     let chunks: Vec<(f64, f64)> = values
         .par_chunks(1 << 16)
         .enumerate()
@@ -312,24 +311,15 @@ impl ModuleVisitor for Read {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if !param.is_require_grad() {
-            let value = param.val().inner();
-            let what = (param.id, value.dtype(), value.dims().to_vec());
-            let flat = value.reshape([what.2.iter().product::<usize>()]);
-            self.add(what, |from, count| flat.clone().narrow(0, from, count).try_into_data());
+            self.visit(param.id, param.val().inner());
         }
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        let value = param.val();
-        let what = (param.id, value.dtype(), value.dims().to_vec());
-        let flat = value.reshape([what.2.iter().product::<usize>()]);
-        self.add(what, |from, count| flat.clone().narrow(0, from, count).try_into_data());
+        self.visit(param.id, param.val());
     }
 
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        let value = param.val();
-        let what = (param.id, value.dtype(), value.dims().to_vec());
-        let flat = value.reshape([what.2.iter().product::<usize>()]);
-        self.add(what, |from, count| flat.clone().narrow(0, from, count).try_into_data());
+        self.visit(param.id, param.val());
     }
 }
