@@ -40,7 +40,7 @@ impl KvCache {
         self.layers.len()
     }
 
-    /// Tokens of each row that there is memory for.
+    /// Tokens of each row at most.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

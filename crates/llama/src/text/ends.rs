@@ -6,18 +6,6 @@ use serde_json::Value;
 use std::path::Path;
 
 impl Tokenizer {
-    /// Whether the vocabulary keeps a token apart from text: a special one, or another that was added.
-    ///
-    /// ```
-    /// # use burn_lora_llama::Tokenizer;
-    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// assert!(tokenizer.is_added_token(2) && !tokenizer.is_added_token(281));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
-    /// ```
-    pub fn is_added_token(&self, id: u32) -> bool {
-        self.is_added(id)
-    }
-
     /// The token with which the chat template ends an answer, whether the model's files name it as an
     /// end or not.
     ///
@@ -32,7 +20,7 @@ impl Tokenizer {
         let chat = self.encode_chat(&messages, &ChatOptions::new()).ok()?;
         let (_, turn) = chat.turns.last()?;
         let last = *chat.ids[turn.clone()].last()?;
-        self.is_added(last).then_some(last)
+        self.is_added_token(last).then_some(last)
     }
 
     /// Writes `generation_config.json` into a folder: that of the tokenizer's files, with more tokens

@@ -333,9 +333,15 @@ impl Tokenizer {
         self.parts.special.get(name).and_then(|token| self.token_to_id(token))
     }
 
-    /// Whether the vocabulary keeps a token apart from text: special ones, and others that were
-    /// added.
-    pub(super) fn is_added(&self, id: u32) -> bool {
+    /// Whether the vocabulary keeps a token apart from text: a special one, or another that was added.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert!(tokenizer.is_added_token(2) && !tokenizer.is_added_token(281));
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    pub fn is_added_token(&self, id: u32) -> bool {
         self.parts.model.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
     }
 

@@ -223,11 +223,11 @@ impl Tokenizer {
     ) -> usize {
         let blank = |token: &usize| {
             let text = text.get(offsets[*token].clone()).unwrap_or_default();
-            !self.is_added(ids[*token]) && text.trim().is_empty()
+            !self.is_added_token(ids[*token]) && text.trim().is_empty()
         };
         let last = tokens.clone().rev().find(|token| !blank(token));
         match last {
-            Some(last) if self.is_added(ids[last]) => last + 1,
+            Some(last) if self.is_added_token(ids[last]) => last + 1,
             _ => tokens.end,
         }
     }

@@ -227,11 +227,7 @@ impl<'t> Machine<'t> {
     }
 
     fn set(&mut self, name: &Name, value: Value) {
-        let names = &mut self.scopes[self.scope].names;
-        match names.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => *known = value,
-            None => names.push((name.clone(), value)),
-        }
+        set_field(&mut self.scopes[self.scope].names, name, value);
     }
 
     pub fn name(&self, name: &Name) -> Value {
@@ -829,7 +825,7 @@ impl<'t> Machine<'t> {
     }
 }
 
-/// Sets the field of a namespace.
+/// Sets a name of a scope, or the field of a namespace.
 pub fn set_field(fields: &mut Vec<(Name, Value)>, name: &Name, value: Value) {
     match fields.iter_mut().find(|(known, _)| known == name) {
         Some((_, known)) => *known = value,
