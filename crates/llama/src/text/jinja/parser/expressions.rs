@@ -1,361 +1,19 @@
-//! From tokens to statements and expressions, in the grammar of Jinja2.
+//! Expressions.
 
 use super::{
-    Result,
-    ast::{
-        Arguments, Call, Comparison, Expression, For, Kind, Macro, Name, Operator, Statement,
-        Target,
+    super::{
+        Result,
+        ast::{Arguments, Call, Comparison, Expression, Name, Operator},
+        fail,
+        lexer::Token,
+        value::Value,
     },
-    fail,
-    lexer::Token,
-    value::Value,
+    DEPTH, Parser, SPECIAL,
 };
 
-/// How deep expressions and statements may be nested. Each level takes stack, here and when rendering.
-const DEPTH: usize = 100;
-
-pub fn parse(tokens: Vec<(Token, usize)>) -> Result<Vec<Statement>> {
-    let mut parser = Parser { tokens, at: 0, depth: 0, uses: vec![] };
-    let (body, end) = parser.body(&[]).map_err(|error| error.at(parser.line()))?;
-    debug_assert!(end.is_empty());
-    Ok(body)
-}
-
-struct Parser {
-    tokens: Vec<(Token, usize)>,
-    at: usize,
-    depth: usize,
-    /// For each macro that is read: which of `caller`, `varargs` and `kwargs` it reads.
-    uses: Vec<[bool; 3]>,
-}
-
-const SPECIAL: [&str; 3] = ["caller", "varargs", "kwargs"];
-
 impl Parser {
-    fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at).map(|(token, _)| token)
-    }
-
-    fn line(&self) -> usize {
-        let token = self.tokens.get(self.at).or(self.tokens.last());
-        token.map_or(1, |(_, line)| *line)
-    }
-
-    fn next(&mut self) -> Option<Token> {
-        let token = self.tokens.get(self.at).map(|(token, _)| token.clone());
-        self.at += 1;
-        token
-    }
-
-    fn is(&self, operator: &str) -> bool {
-        matches!(self.peek(), Some(Token::Operator(found)) if *found == operator)
-    }
-
-    fn is_name(&self, name: &str) -> bool {
-        matches!(self.peek(), Some(Token::Name(found)) if &**found == name)
-    }
-
-    fn skip(&mut self, operator: &str) -> bool {
-        let found = self.is(operator);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn skip_name(&mut self, name: &str) -> bool {
-        let found = self.is_name(name);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn expect(&mut self, operator: &str) -> Result<()> {
-        if self.skip(operator) { Ok(()) } else { self.unexpected(&format!("`{operator}`")) }
-    }
-
-    fn unexpected<T>(&self, expected: &str) -> Result<T> {
-        let found = match self.peek() {
-            None => "the end of the template".to_owned(),
-            Some(Token::Text(_)) => "text".into(),
-            Some(Token::PrintStart) => "`{{`".into(),
-            Some(Token::PrintEnd) => "`}}`".into(),
-            Some(Token::BlockStart) => "`{%`".into(),
-            Some(Token::BlockEnd) => "`%}`".into(),
-            Some(Token::Name(name)) => format!("`{name}`"),
-            Some(Token::String(_)) => "a string".into(),
-            Some(Token::Int(_) | Token::Float(_)) => "a number".into(),
-            Some(Token::Operator(operator)) => format!("`{operator}`"),
-        };
-        fail!("syntax error: expected {expected}, found {found}")
-    }
-
-    fn name(&mut self, what: &str) -> Result<Name> {
-        match self.peek() {
-            Some(Token::Name(name)) if !name.starts_with(|char: char| char.is_ascii_digit()) => {
-                let name = name.clone();
-                self.at += 1;
-                Ok(name)
-            }
-            _ => self.unexpected(what),
-        }
-    }
-
-    fn block_end(&mut self) -> Result<()> {
-        match self.peek() {
-            Some(Token::BlockEnd) => {
-                self.at += 1;
-                Ok(())
-            }
-            _ => self.unexpected("`%}`"),
-        }
-    }
-
-    /// Reads what is one level deeper.
-    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        self.depth += 1;
-        if self.depth > DEPTH {
-            fail!("nested deeper than {DEPTH} levels");
-        }
-        let result = read(self);
-        self.depth -= 1;
-        result
-    }
-
-    /// Statements up to a tag of one of these names, which is read, too. Without names: up to the end.
-    fn body(&mut self, ends: &[&'static str]) -> Result<(Vec<Statement>, &'static str)> {
-        self.deeper(|parser| parser.statements(ends))
-    }
-
-    fn statements(&mut self, ends: &[&'static str]) -> Result<(Vec<Statement>, &'static str)> {
-        let mut body = vec![];
-        loop {
-            let line = self.line();
-            let kind = match self.next() {
-                None if ends.is_empty() => return Ok((body, "")),
-                None => fail!("syntax error: `{}` is missing", ends[ends.len() - 1]),
-                Some(Token::Text(text)) => Kind::Text(text),
-                Some(Token::PrintStart) => {
-                    let expression = self.tuple(true, &[])?;
-                    match self.next() {
-                        Some(Token::PrintEnd) => Kind::Print(expression),
-                        _ => {
-                            self.at -= 1;
-                            return self.unexpected("`}}`");
-                        }
-                    }
-                }
-                _ => {
-                    let tag = self.name("the name of a tag")?;
-                    if let Some(end) = ends.iter().find(|end| ***end == *tag) {
-                        return Ok((body, end));
-                    }
-                    self.tag(&tag)?
-                }
-            };
-            body.push(Statement { line, kind });
-        }
-    }
-
-    /// The body of a tag up to its end, and the end.
-    fn until(&mut self, end: &'static str) -> Result<Vec<Statement>> {
-        self.block_end()?;
-        let (body, _) = self.body(&[end])?;
-        // The name of a block may be repeated.
-        if end == "endblock" && matches!(self.peek(), Some(Token::Name(_))) {
-            self.at += 1;
-        }
-        self.block_end()?;
-        Ok(body)
-    }
-
-    fn tag(&mut self, tag: &str) -> Result<Kind> {
-        Ok(match tag {
-            "if" => self.condition()?,
-            "for" => self.repeat()?,
-            "set" => self.set()?,
-            "with" => {
-                let mut variables = vec![];
-                while self.peek() != Some(&Token::BlockEnd) {
-                    if !variables.is_empty() {
-                        self.expect(",")?;
-                    }
-                    let target = self.target(false)?;
-                    self.expect("=")?;
-                    variables.push((target, self.expression()?));
-                }
-                Kind::With(variables, self.until("endwith")?)
-            }
-            "filter" => {
-                let filters = self.filters(true)?;
-                Kind::Filter(filters, self.until("endfilter")?)
-            }
-            "macro" => {
-                let name = self.name("the name of a macro")?;
-                self.expect("(")?;
-                Kind::Macro(self.macro_of(name, "endmacro")?)
-            }
-            "call" => {
-                // Its parameters come first, if it has any.
-                let start = self.at;
-                let parameters = self.skip("(");
-                let head = if parameters { Some(self.parameters()?) } else { None };
-                let call = self.expression()?;
-                if !matches!(call, Expression::Call(..)) {
-                    self.at = start;
-                    return self.unexpected("a call");
-                }
-                let body = self.macro_body("caller".into(), head.unwrap_or_default(), "endcall")?;
-                Kind::CallBlock(call, body)
-            }
-            "generation" => Kind::Generation(self.until("endgeneration")?),
-            "block" => {
-                self.name("the name of a block")?;
-                while let Some(Token::Name(_)) = self.peek() {
-                    self.at += 1;
-                }
-                Kind::Scope(self.until("endblock")?)
-            }
-            "autoescape" => {
-                if !self.skip_name("false") {
-                    fail!("`autoescape` is not supported");
-                }
-                Kind::Scope(self.until("endautoescape")?)
-            }
-            "break" => self.block_end().map(|()| Kind::Break)?,
-            "continue" => self.block_end().map(|()| Kind::Continue)?,
-            "include" | "import" | "from" | "extends" => {
-                fail!("`{tag}` is not supported: a chat template is a single file")
-            }
-            _ => fail!("syntax error: unknown statement {tag}"),
-        })
-    }
-
-    fn condition(&mut self) -> Result<Kind> {
-        let mut branches = vec![];
-        loop {
-            let test = self.tuple(false, &[])?;
-            self.block_end()?;
-            let (body, end) = self.body(&["elif", "else", "endif"])?;
-            branches.push((test, body));
-            match end {
-                "elif" => continue,
-                "else" => return Ok(Kind::If(branches, self.until("endif")?)),
-                _ => {
-                    self.block_end()?;
-                    return Ok(Kind::If(branches, vec![]));
-                }
-            }
-        }
-    }
-
-    fn repeat(&mut self) -> Result<Kind> {
-        let target = self.target(false)?;
-        if !self.skip_name("in") {
-            return self.unexpected("`in`");
-        }
-        let over = self.tuple(false, &["recursive"])?;
-        let condition = if self.skip_name("if") { Some(self.expression()?) } else { None };
-        let recursive = self.skip_name("recursive");
-        self.block_end()?;
-        let (body, end) = self.body(&["else", "endfor"])?;
-        let otherwise = if end == "else" {
-            self.until("endfor")?
-        } else {
-            self.block_end()?;
-            vec![]
-        };
-        Ok(Kind::For(For { target, over, condition, recursive, body, otherwise }))
-    }
-
-    fn set(&mut self) -> Result<Kind> {
-        let target = self.target(true)?;
-        if self.skip("=") {
-            let value = self.tuple(true, &[])?;
-            self.block_end()?;
-            return Ok(Kind::Set(target, value));
-        }
-        let filters = self.filters(false)?;
-        Ok(Kind::SetBlock(target, filters, self.until("endset")?))
-    }
-
-    /// What is assigned to: a name, the attribute of a namespace, or several names.
-    fn target(&mut self, attributes: bool) -> Result<Target> {
-        let first = self.target_item(attributes)?;
-        if !self.is(",") {
-            return Ok(first);
-        }
-        let mut items = vec![first];
-        while self.skip(",") {
-            let end = self.is("=") || self.is_name("in") || self.is(")");
-            if end || self.peek() == Some(&Token::BlockEnd) {
-                break;
-            }
-            items.push(self.target_item(attributes)?);
-        }
-        Ok(Target::Tuple(items))
-    }
-
-    fn target_item(&mut self, attributes: bool) -> Result<Target> {
-        if self.skip("(") || self.skip("[") {
-            let target = self.deeper(|parser| parser.target(attributes))?;
-            if !self.skip("]") {
-                self.expect(")")?;
-            }
-            return Ok(target);
-        }
-        let name = self.name("a name")?;
-        if ["true", "false", "none", "True", "False", "None"].contains(&&*name) {
-            fail!("syntax error: {name} cannot be assigned to");
-        }
-        if attributes && self.skip(".") {
-            return Ok(Target::Attribute(name, self.name("the name of an attribute")?));
-        }
-        Ok(Target::Name(name))
-    }
-
-    fn parameters(&mut self) -> Result<Vec<(Name, Option<Expression>)>> {
-        let mut parameters: Vec<(Name, Option<Expression>)> = vec![];
-        while !self.skip(")") {
-            if !parameters.is_empty() {
-                self.expect(",")?;
-            }
-            let name = self.name("the name of a parameter")?;
-            let default = if self.skip("=") { Some(self.expression()?) } else { None };
-            if default.is_none() && parameters.last().is_some_and(|(_, default)| default.is_some())
-            {
-                fail!(
-                    "syntax error: parameter {name} without a default follows one with a default"
-                );
-            }
-            parameters.push((name, default));
-        }
-        Ok(parameters)
-    }
-
-    fn macro_of(&mut self, name: Name, end: &'static str) -> Result<Macro> {
-        let parameters = self.parameters()?;
-        self.macro_body(name, parameters, end)
-    }
-
-    fn macro_body(
-        &mut self,
-        name: Name,
-        parameters: Vec<(Name, Option<Expression>)>,
-        end: &'static str,
-    ) -> Result<Macro> {
-        self.uses.push([false; 3]);
-        let body = self.until(end)?;
-        let uses = self.uses.pop().unwrap_or_default();
-        let [caller, varargs, kwargs] = uses;
-        // A call's body within a macro reads that macro's.
-        if end == "endcall"
-            && let Some(outer) = self.uses.last_mut()
-        {
-            outer.iter_mut().zip(uses).for_each(|(outer, used)| *outer |= used);
-        }
-        Ok(Macro { name, parameters, body, caller, varargs, kwargs })
-    }
-
     /// An expression, or several with commas between them.
-    fn tuple(&mut self, conditions: bool, ends: &[&str]) -> Result<Expression> {
+    pub(super) fn tuple(&mut self, conditions: bool, ends: &[&str]) -> Result<Expression> {
         let one = |parser: &mut Self| {
             if conditions { parser.expression() } else { parser.or() }
         };
@@ -379,7 +37,7 @@ impl Parser {
         Ok(Expression::Tuple(items))
     }
 
-    fn expression(&mut self) -> Result<Expression> {
+    pub(super) fn expression(&mut self) -> Result<Expression> {
         self.deeper(|parser| {
             let value = parser.or()?;
             if !parser.skip_name("if") {
@@ -392,7 +50,7 @@ impl Parser {
         })
     }
 
-    fn or(&mut self) -> Result<Expression> {
+    pub(super) fn or(&mut self) -> Result<Expression> {
         self.chain("or", Self::and, Expression::Or)
     }
 
@@ -690,7 +348,7 @@ impl Parser {
     }
 
     /// Filters of a block: the first without `|` in a filter block.
-    fn filters(&mut self, first: bool) -> Result<Vec<Call>> {
+    pub(super) fn filters(&mut self, first: bool) -> Result<Vec<Call>> {
         let mut filters = vec![];
         if first {
             filters.push(self.named_call()?);
