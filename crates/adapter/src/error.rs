@@ -1,6 +1,6 @@
 //! The one error type of this crate.
 
-use burn_lora_io::escaped;
+use burn_lora_io::{escaped, listed};
 use burn_lora_quant::QuantError;
 use std::path::PathBuf;
 
@@ -109,7 +109,7 @@ pub enum AdapterError {
     },
 
     /// Tensors that the settings and the model ask for, but the file does not have.
-    #[error("{}: {} missing: {}", path.display(), count(tensors), list(tensors))]
+    #[error("{}: {} missing: {}", path.display(), count(tensors), listed(tensors))]
     MissingTensors {
         /// The file.
         path: PathBuf,
@@ -118,7 +118,7 @@ pub enum AdapterError {
     },
 
     /// Tensors in the file that neither the settings nor the model know.
-    #[error("{}: {} unexpected: {}{hint}", path.display(), count(tensors), list(tensors))]
+    #[error("{}: {} unexpected: {}{hint}", path.display(), count(tensors), listed(tensors))]
     UnexpectedTensors {
         /// The file.
         path: PathBuf,
@@ -178,15 +178,4 @@ fn count(tensors: &[String]) -> String {
         1 => "1 tensor is".into(),
         n => format!("{n} tensors are"),
     }
-}
-
-/// The first few names.
-fn list(tensors: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let mut names: Vec<_> =
-        tensors.iter().take(SHOWN).map(|name| format!("`{}`", escaped(name))).collect();
-    if tensors.len() > SHOWN {
-        names.push("...".into());
-    }
-    names.join(", ")
 }

@@ -29,6 +29,22 @@ pub fn escaped_lines(text: &str) -> String {
     text.lines().map(|line| escaped(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
+/// The first few of names, for a message.
+///
+/// ```
+/// assert_eq!(burn_lora_io::listed(["a", "b"]), "`a`, `b`");
+/// ```
+pub fn listed<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
+    const SHOWN: usize = 8;
+    let mut names = names.into_iter();
+    let shown: Vec<_> =
+        names.by_ref().take(SHOWN).map(|name| format!("`{}`", escaped(name.as_ref()))).collect();
+    match names.count() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for char in self.0.chars() {

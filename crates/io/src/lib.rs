@@ -7,7 +7,7 @@ mod file;
 mod panic;
 mod warning;
 
-pub use escape::{Escaped, escaped, escaped_lines};
+pub use escape::{Escaped, escaped, escaped_lines, listed};
 pub use file::{open, read, read_to_string, replace, replace_with};
 pub use panic::{caught, panic_text};
 pub use warning::{collect, report};

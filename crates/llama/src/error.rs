@@ -1,7 +1,7 @@
 //! The one error type of this crate.
 
 use burn_lora_adapter::AdapterError;
-use burn_lora_io::{escaped, escaped_lines};
+use burn_lora_io::{escaped, escaped_lines, listed};
 use burn_lora_quant::QuantError;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ pub enum LlamaError {
     /// Tensors that the model asks for, but the files do not have.
     #[error(
         "{}: {} missing{}: {}", path.display(), count(tensors),
-        by_config(path, ", which config.json asks for"), list(tensors)
+        by_config(path, ", which config.json asks for"), listed(tensors)
     )]
     MissingTensors {
         /// The file or folder.
@@ -55,7 +55,7 @@ pub enum LlamaError {
     /// Tensors in the files that the model does not know.
     #[error(
         "{}: {} unexpected{}: {}", path.display(), count(tensors),
-        by_config(path, " by config.json"), list(tensors)
+        by_config(path, " by config.json"), listed(tensors)
     )]
     UnexpectedTensors {
         /// The file or folder.
@@ -170,15 +170,4 @@ pub(crate) fn count(tensors: &[String]) -> String {
         1 => "1 tensor is".into(),
         n => format!("{n} tensors are"),
     }
-}
-
-/// The first few names.
-pub(crate) fn list(tensors: &[String]) -> String {
-    const SHOWN: usize = 4;
-    let mut names: Vec<_> =
-        tensors.iter().take(SHOWN).map(|name| format!("`{}`", escaped(name))).collect();
-    if tensors.len() > SHOWN {
-        names.push("...".into());
-    }
-    names.join(", ")
 }

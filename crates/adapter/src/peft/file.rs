@@ -1,6 +1,6 @@
 //! The two files of an adapter, read and written whole.
 
-use super::fields::{Fields, Settings};
+use super::{fields::Fields, settings::Settings};
 use crate::{config::LoraConfig, error::AdapterError, init::Init};
 use burn_lora_io::escaped;
 use half::{bf16, f16};

@@ -4,6 +4,7 @@ mod export;
 mod fields;
 mod file;
 mod load;
+mod settings;
 
 pub(crate) use export::export;
 pub(crate) use load::load;

@@ -2,7 +2,7 @@
 
 use super::source::Source;
 use crate::{
-    error::{LlamaError, count, list},
+    error::{LlamaError, count},
     fields::brief,
 };
 use burn::tensor::{DType, TensorData};
@@ -135,7 +135,7 @@ impl SafetensorsFolder {
                 names.into_iter().filter(|name| file.metadata.info(name).is_none()).collect();
             if !missing.is_empty() {
                 missing.sort();
-                let (count, list) = (count(&missing), list(&missing));
+                let (count, list) = (count(&missing), burn_lora_io::listed(&missing));
                 let reason = format!("{count} missing, which {INDEX} has in it: {list}");
                 return Err(LlamaError::format(&file.path, reason));
             }

@@ -1,14 +1,11 @@
 //! What is odd about examples and no error: reported once a file for each kind.
 
-use burn_lora_io::escaped;
+use burn_lora_io::{escaped, listed};
 use burn_lora_llama::Tokenizer;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
-
-/// Names that a warning has at most.
-const NAMES: usize = 12;
 
 /// Something odd about an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +89,7 @@ impl Notes {
             burn_lora_io::warn!("{path}:{line}{more}: {what}");
         }
         if !self.unused.is_empty() {
-            let names = list(&self.unused);
+            let names = listed(&self.unused);
             burn_lora_io::warn!(
                 "{path}: these columns are not used: {names}. Others are mapped to those of the format by \
                  `column`; `system`, `history` and `tools` are read where there are messages \
@@ -100,18 +97,10 @@ impl Notes {
             );
         }
         if !self.missing.is_empty() {
-            let names = list(&self.missing);
+            let names = listed(&self.missing);
             burn_lora_io::warn!(
                 "{path}: no example has these columns, which others are mapped to: {names}"
             );
         }
     }
-}
-
-fn list(names: &BTreeSet<String>) -> String {
-    let shown: Vec<_> =
-        names.iter().take(NAMES).map(|name| format!("`{}`", escaped(name))).collect();
-    let more = names.len().saturating_sub(NAMES);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    shown.join(", ") + &more
 }
