@@ -246,8 +246,8 @@ fn switches(source: &str) -> Vec<&str> {
         source.match_indices(" is defined").chain(source.match_indices(" is not defined"))
     {
         let before = &source[..at];
-        let start = before.rfind(|char: char| !(char.is_alphanumeric() || char == '_'));
-        let name = &before[start.map_or(0, |start| start + 1)..];
+        let mut name = before.rsplit(|char: char| !(char.is_alphanumeric() || char == '_'));
+        let name = name.next().unwrap_or_default();
         let own = !before[..before.len() - name.len()].ends_with('.');
         let about = ["think", "reason", "training"].iter().any(|word| name.contains(word));
         if own && about && !names.contains(&name) {
@@ -255,4 +255,16 @@ fn switches(source: &str) -> Vec<&str> {
         }
     }
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::switches;
+
+    #[test]
+    fn switches_about_reasoning_are_found_beside_any_character() {
+        let source = "{% if enable_thinking is defined %}{{ \u{e200}reasoning is not defined }}";
+        assert_eq!(switches(source), ["enable_thinking", "reasoning"]);
+        assert!(switches("{{ message.thinking is defined }}{{ é is defined }}").is_empty());
+    }
 }

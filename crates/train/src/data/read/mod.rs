@@ -2,8 +2,10 @@
 
 mod csv;
 mod json;
+mod pages;
 mod parquet;
 mod python;
+mod thrift;
 
 use crate::error::TrainError;
 use burn_lora_llama::{ChatMap, ChatValue as Value};

@@ -1,11 +1,11 @@
 //! Parquet: rows of typed columns, which may hold lists and objects.
 
-use super::{Record, Sink};
+use super::{Record, Sink, pages::Bounded};
 use crate::error::TrainError;
 use burn_lora_llama::ChatValue as Value;
 use parquet::{
     errors::ParquetError,
-    file::reader::{FileReader, SerializedFileReader},
+    file::reader::FileReader,
     record::{Field, Row},
 };
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     let broken = |error: ParquetError| {
         TrainError::format(path, format!("not a Parquet file, or cut off: {error}"))
     };
-    let reader = caught(|| SerializedFileReader::new(file)).map_err(broken)?;
+    let reader = caught(|| Bounded::open(file)).map_err(broken)?;
     let expected = reader.metadata().file_metadata().num_rows();
     let mut rows = caught(|| reader.get_row_iter(None)).map_err(broken)?;
     let mut line = 0;

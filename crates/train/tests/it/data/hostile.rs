@@ -107,3 +107,15 @@ fn a_parquet_file_whose_lists_announce_more_than_it_has_is_refused() {
     let error = Dataset::from_files([&path]).load(&tokenizer()).unwrap_err().to_string();
     assert!(error.contains("a.parquet"), "{error}");
 }
+
+/// What a fuzzer has found: each made the `parquet` crate ask for gigabytes, or go through billions of
+/// items, in a file of less than a thousand bytes.
+#[test]
+fn a_parquet_file_whose_pages_announce_more_than_it_has_is_refused() {
+    let folder = std::path::Path::new("../../testdata/parquet");
+    for name in ["dictionary", "values", "rows", "page-header", "page-header-2", "footer"] {
+        let path = folder.join(name).with_extension("parquet");
+        let error = Dataset::from_files([&path]).load(&tokenizer()).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+}

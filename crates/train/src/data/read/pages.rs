@@ -1,0 +1,157 @@
+//! A Parquet file whose counts are held against its size: the `parquet` crate makes room for as much as a
+//! file announces, and rows and nulls that repeat take next to no bytes.
+
+use super::thrift::{skim_footer, skim_pages};
+use parquet::{
+    bloom_filter::Sbbf,
+    column::page::{Page, PageMetadata, PageReader},
+    errors::{ParquetError, Result},
+    file::{
+        metadata::{ParquetMetaData, RowGroupMetaData},
+        reader::{FileReader, RowGroupReader, SerializedFileReader},
+    },
+    record::reader::RowIter,
+    schema::types::Type,
+};
+use std::fs::File;
+
+/// Values that a column may have in any file, and for each of its bytes: examples to train on have text in
+/// them, of which far fewer come of a byte.
+const VALUES: u64 = 1 << 20;
+const VALUES_OF_A_BYTE: u64 = 1 << 10;
+
+pub(super) struct Bounded {
+    file: File,
+    reader: SerializedFileReader<File>,
+}
+
+impl Bounded {
+    /// # Errors
+    /// No Parquet file, or one that announces more than its bytes can be examples of.
+    pub(super) fn open(file: File) -> Result<Self> {
+        let bytes = file.metadata()?.len();
+        let most = bytes.saturating_mul(VALUES_OF_A_BYTE).saturating_add(VALUES);
+        skim_footer(&file)?;
+        let reader = SerializedFileReader::new(file.try_clone()?)?;
+        let groups = reader.metadata().row_groups();
+        for column in 0..reader.metadata().file_metadata().schema_descr().num_columns() {
+            let values = groups.iter().filter_map(|group| group.columns().get(column));
+            bounded(values.map(|chunk| chunk.num_values()), most)?;
+        }
+        bounded(groups.iter().map(RowGroupMetaData::num_rows), most)?;
+        Ok(Self { file, reader })
+    }
+}
+
+fn bounded(counts: impl Iterator<Item = i64>, most: u64) -> Result<()> {
+    let mut all = 0u64;
+    for count in counts {
+        let count = u64::try_from(count).map_err(|_| error("a negative count"))?;
+        all = all.saturating_add(count);
+    }
+    if all > most {
+        return Err(error(&format!("it announces {all} rows or values, too many for its size")));
+    }
+    Ok(())
+}
+
+fn error(reason: &str) -> ParquetError {
+    ParquetError::General(reason.into())
+}
+
+impl FileReader for Bounded {
+    fn metadata(&self) -> &ParquetMetaData {
+        self.reader.metadata()
+    }
+
+    fn num_row_groups(&self) -> usize {
+        self.reader.num_row_groups()
+    }
+
+    fn get_row_group(&self, i: usize) -> Result<Box<dyn RowGroupReader + '_>> {
+        Ok(Box::new(Group { file: &self.file, group: self.reader.get_row_group(i)? }))
+    }
+
+    fn get_row_iter(&self, projection: Option<Type>) -> Result<RowIter<'_>> {
+        RowIter::from_file(projection, self)
+    }
+}
+
+struct Group<'a> {
+    file: &'a File,
+    group: Box<dyn RowGroupReader + 'a>,
+}
+
+impl RowGroupReader for Group<'_> {
+    fn metadata(&self) -> &RowGroupMetaData {
+        self.group.metadata()
+    }
+
+    fn num_columns(&self) -> usize {
+        self.group.num_columns()
+    }
+
+    fn get_column_page_reader(&self, i: usize) -> Result<Box<dyn PageReader>> {
+        let chunk = self.metadata().column(i);
+        let (start, length) = chunk.byte_range();
+        skim_pages(self.file, start, length)?;
+        let left = chunk.num_values().try_into().unwrap_or(0);
+        Ok(Box::new(Pages { pages: self.group.get_column_page_reader(i)?, left }))
+    }
+
+    fn get_column_bloom_filter(&self, i: usize) -> Option<&Sbbf> {
+        self.group.get_column_bloom_filter(i)
+    }
+
+    fn get_row_iter(&self, projection: Option<Type>) -> Result<RowIter<'_>> {
+        RowIter::from_row_group(projection, self)
+    }
+}
+
+/// The pages of a column, of which so many values are left.
+struct Pages {
+    pages: Box<dyn PageReader>,
+    left: u64,
+}
+
+impl Pages {
+    fn check(&mut self, page: &Page) -> Result<()> {
+        let values = u64::from(page.num_values());
+        if let Page::DictionaryPage { buf, .. } = page {
+            // Each takes a byte at least.
+            return if values <= buf.len() as u64 {
+                Ok(())
+            } else {
+                Err(error("a dictionary announces more values than it has bytes"))
+            };
+        }
+        let left = self.left.checked_sub(values);
+        self.left =
+            left.ok_or_else(|| error("a page announces more values than its column has"))?;
+        Ok(())
+    }
+}
+
+impl Iterator for Pages {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for Pages {
+    fn get_next_page(&mut self) -> Result<Option<Page>> {
+        let page = self.pages.get_next_page()?;
+        page.iter().try_for_each(|page| self.check(page))?;
+        Ok(page)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<()> {
+        self.pages.skip_next_page()
+    }
+}
