@@ -10,7 +10,7 @@ use burn::{
     module::Module,
     tensor::{Device, Distribution, FloatDType, Tensor},
 };
-use burn_lora_adapter::{Adaptable, AdaptedLinear, Init, LoraConfig, adaptable};
+use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, adaptable};
 use burn_lora_quant::{PackedWeight, QuantConfig, codec::Packed};
 use std::time::Instant;
 

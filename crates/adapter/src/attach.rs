@@ -11,8 +11,8 @@ use crate::{
         random, residual,
     },
     layer::{AdaptedLayer, LayerKind, SavedModule},
+    layers::LayersMut,
     lora::LoraAdapter,
-    model::LayersMut,
     selection::{BASE, Selection},
     targets::{Candidate, LayerPlan, MatchReport, Matcher},
 };

@@ -10,8 +10,8 @@ use crate::{
         random::generator,
     },
     layer::{AdaptedLayer, Brought},
+    layers::LayersMut,
     lora::LoraAdapter,
-    model::LayersMut,
     targets::minimal,
 };
 use faer::{Mat, MatRef};
@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::Device};
-/// use burn_lora_adapter::{Adaptable, AdaptedLinear, Combine, Init, LoraConfig, adaptable};
+/// use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLinear, Combine, Init, LoraConfig, adaptable};
 /// # #[derive(Module, Debug)]
 /// # struct Model { linear: AdaptedLinear }
 /// # adaptable!(Model { linear });

@@ -2,18 +2,18 @@
 
 use crate::{
     layer::{LayerKind, is_trained},
-    model::Layers,
+    layers::Layers,
 };
 use burn::module::{ParamGroup, ParamId};
 
 /// The parameters of an adapter by their role, for an optimizer with a rate of its own for some.
 ///
 /// LoRA+ (arXiv:2402.12354) trains B (and magnitudes and biases) at a multiple of A's rate; the
-/// paper's is 16. LoRA-FA freezes A: [`freeze_a`](crate::Adaptable::freeze_a).
+/// paper's is 16. LoRA-FA freezes A: [`freeze_a`](crate::AdaptableExt::freeze_a).
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::{Adaptable, AdaptedLinear, Init, LoraConfig, adaptable};
+/// # use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, adaptable};
 /// # #[derive(Module, Debug)]
 /// # struct Model { linear: AdaptedLinear }
 /// # adaptable!(Model { linear });

@@ -5,19 +5,19 @@
 //! | settings | [`LoraConfig`], [`Init`] |
 //! | what they mean for layers that are not there yet | [`LoraConfig::plan`], [`LayerPlan`] |
 //! | layers that carry adapters | [`AdaptedLinear`], [`AdaptedEmbedding`], [`AdaptedVector`] |
-//! | a model with such layers | [`Adaptable`], [`adaptable!`] |
+//! | a model with such layers | [`Adaptable`], [`adaptable!`]; what it can do then: [`AdaptableExt`] |
 //! | which adapters run | [`Selection`] |
 //! | one adapter of several | [`Combine`] |
 //! | adding updates to the weights | [`PackedMerge`], [`MergeReport`] |
 //! | parameters and bytes | [`Summary`] |
 //! | groups for an optimizer | [`ParamGroups`] |
-//! | PEFT's files | [`Adaptable::save_adapter`], [`Adaptable::load_adapter`] |
+//! | PEFT's files | [`AdaptableExt::save_adapter`], [`AdaptableExt::load_adapter`] |
 //!
 //! # QLoRA on a model of one's own
 //!
 //! ```
 //! use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor, activation::gelu}};
-//! use burn_lora_adapter::{Adaptable, AdaptedLinear, LoraConfig, adaptable};
+//! use burn_lora_adapter::{AdaptableExt, AdaptedLinear, LoraConfig, adaptable};
 //! use burn_lora_quant::QuantConfig;
 //!
 //! #[derive(Module, Debug)]
@@ -53,6 +53,7 @@ mod error;
 mod groups;
 mod init;
 mod layer;
+mod layers;
 mod linear;
 mod lora;
 mod merge;
@@ -71,10 +72,11 @@ pub use error::AdapterError;
 pub use groups::ParamGroups;
 pub use init::{Init, eva::InputStats};
 pub use layer::{AdaptedLayer, Adapters, LayerKind, SavedModule};
+pub use layers::{Adaptable, Layers, LayersMut};
 pub use linear::AdaptedLinear;
 pub use lora::LoraAdapter;
 pub use merge::{LayerError, MergeReport, PackedMerge};
-pub use model::{Adaptable, Layers, LayersMut};
+pub use model::AdaptableExt;
 #[doc(hidden)]
 pub use paths::join;
 pub use selection::{BASE, Selection};

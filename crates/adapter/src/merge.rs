@@ -5,8 +5,8 @@ use crate::{
     error::AdapterError,
     init::linalg::to_vec,
     layer::{AdaptedLayer, Merged},
+    layers::LayersMut,
     lora::LoraAdapter,
-    model::LayersMut,
     selection::Selection,
 };
 use burn::{
@@ -55,7 +55,7 @@ pub enum PackedMerge {
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::{Adaptable, AdaptedLinear, Init, LoraConfig, PackedMerge, adaptable};
+/// # use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, PackedMerge, adaptable};
 /// # use burn_lora_quant::QuantConfig;
 /// # #[derive(Module, Debug)]
 /// # struct Model { linear: AdaptedLinear }

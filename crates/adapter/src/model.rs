@@ -1,4 +1,4 @@
-//! What a model has to say about itself, and what can then be done with it.
+//! What can be done with a model that offers its layers.
 
 use crate::{
     attach,
@@ -7,7 +7,7 @@ use crate::{
     error::AdapterError,
     groups::ParamGroups,
     init::eva::InputStats,
-    layer::AdaptedLayer,
+    layers::Adaptable,
     merge::{self, MergeReport, PackedMerge},
     peft,
     selection::{BASE, Selection},
@@ -17,7 +17,7 @@ use crate::{
 use burn::{module::Module, tensor::FloatDType};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// Layers with their paths.
+/// What can be done with the adapters of a model: any that is [`Adaptable`] has it.
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
@@ -27,94 +27,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 /// # adaptable!(Model { linear });
 /// # let device = Device::default();
 /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
-/// let layers: Layers<'_> = model.layers();
-/// assert_eq!(layers[0].0, "linear");
-/// ```
-pub type Layers<'a> = Vec<(String, &'a dyn AdaptedLayer)>;
-
-/// Layers with their paths, to change.
-///
-/// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
-/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
-///
-/// model.add_adapter("default", &lora)?;
-/// let layers: LayersMut<'_> = model.layers_mut();
-/// for (_, layer) in layers {
-///     layer.adapters_mut().lora_mut("default").unwrap().set_scaling(0.5);
-/// }
+/// model.add_adapter("default", &LoraConfig::new(2, 4).targets(["linear"]))?;
+/// model.merge_and_unload(PackedMerge::Requantize)?;
 /// # Ok::<_, AdapterError>(())
 /// ```
-pub type LayersMut<'a> = Vec<(String, &'a mut dyn AdaptedLayer)>;
-
-/// A model that offers its layers by path.
-///
-/// Burn's visitors see parameters and no layers, so a model lists the fields that hold adapted
-/// layers, or models with such: [`adaptable!`](crate::adaptable) does it in one line. (A small trait
-/// and a `macro_rules` macro, rather than a derive macro: no crate to build, nothing hidden, and a
-/// model whose paths are not its field names writes the two functions itself.)
-///
-/// ```
-/// use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor, activation::relu}};
-/// use burn_lora_adapter::{Adaptable, AdaptedLinear, LoraConfig, adaptable};
-///
-/// #[derive(Module, Debug)]
-/// struct Mlp {
-///     layers: Vec<AdaptedLinear>,
-///     head: AdaptedLinear,
-/// }
-/// adaptable!(Mlp { layers, head });
-///
-/// impl Mlp {
-///     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-///         self.head.forward(self.layers.iter().fold(x, |x, layer| relu(layer.forward(x))))
-///     }
-/// }
-///
-/// let device = Device::default();
-/// let linear = |out| AdaptedLinear::from(LinearConfig::new(16, out).init(&device));
-/// let mlp = Mlp { layers: vec![linear(16), linear(16)], head: linear(4) };
-/// let mlp = mlp.with_adapter(&LoraConfig::new(4, 8).targets(["layers.0", "head"]))?.train();
-///
-/// let loss = mlp.forward(Tensor::ones([2, 16], &device)).sum();
-/// let grads = loss.backward();
-/// let adapter = mlp.head.adapters().lora("default").unwrap();
-/// assert!(adapter.lora_b.val().grad(&grads).is_some());
-/// # use burn_lora_adapter::AdaptedLayer;
-/// # Ok::<_, burn_lora_adapter::AdapterError>(())
-/// ```
-pub trait Adaptable {
-    /// Appends the layers below `path`, each with its whole path.
-    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>);
-
-    /// The same layers in the same order, to change.
-    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>);
-
-    /// The path of the output head, which `all_linear` leaves out.
-    fn output_head(&self) -> &str {
-        "lm_head"
-    }
-
-    /// All layers with their paths.
-    fn layers(&self) -> Layers<'_> {
-        let mut layers = vec![];
-        self.collect("", &mut layers);
-        layers
-    }
-
-    /// All layers with their paths, to change.
-    fn layers_mut(&mut self) -> LayersMut<'_> {
-        let mut layers = vec![];
-        self.collect_mut("", &mut layers);
-        layers
-    }
-
+pub trait AdaptableExt: Adaptable {
     /// Attaches a new adapter. The first one is selected, and trained; later ones wait for
     /// [`select`](Self::select). On a model that is not in training, call `.train()` after it.
     /// Parameters that no layer offers stay as they are, trained ones too:
@@ -258,7 +175,7 @@ pub trait Adaptable {
     ///
     /// ```
     /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::{Adaptable, AdaptedLinear, Init, LoraConfig, Selection, adaptable};
+    /// # use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, Selection, adaptable};
     /// # #[derive(Module, Debug)]
     /// # struct Model { linear: AdaptedLinear }
     /// # adaptable!(Model { linear });
@@ -603,6 +520,8 @@ pub trait Adaptable {
         Ok(())
     }
 }
+
+impl<M: Adaptable + ?Sized> AdaptableExt for M {}
 
 fn check_known(model: &(impl Adaptable + ?Sized), name: &str) -> Result<(), AdapterError> {
     let known = model.adapter_names();

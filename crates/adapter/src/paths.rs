@@ -1,6 +1,6 @@
 //! Where layers lie in a model: paths from the names of fields and the numbers of items.
 
-use crate::model::{Adaptable, Layers, LayersMut};
+use crate::layers::{Adaptable, Layers, LayersMut};
 
 /// Lists the fields of a model that hold adapted layers, or models with such.
 ///

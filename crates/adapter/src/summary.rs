@@ -1,6 +1,6 @@
 //! What a model with adapters consists of.
 
-use crate::{layer::is_trained, model::Adaptable};
+use crate::{layer::is_trained, layers::Adaptable};
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     tensor::Tensor,
@@ -13,7 +13,7 @@ use std::{collections::HashSet, fmt};
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::{Adaptable, AdaptedLinear, LoraConfig, adaptable};
+/// # use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLinear, LoraConfig, adaptable};
 /// # #[derive(Module, Debug)]
 /// # struct Model { linear: AdaptedLinear }
 /// # adaptable!(Model { linear });

@@ -147,7 +147,7 @@ impl LoraConfig {
 /// ```
 /// # use burn::tensor::Device;
 /// # use burn::nn::LinearConfig;
-/// use burn_lora_adapter::{AdaptedLinear, Adaptable, LoraConfig, adaptable};
+/// use burn_lora_adapter::{AdaptedLinear, Adaptable, AdaptableExt, LoraConfig, adaptable};
 ///
 /// # #[derive(burn::module::Module, Debug)]
 /// struct Mlp {

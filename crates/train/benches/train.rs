@@ -11,7 +11,7 @@ use burn::{
     module::Module,
     tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
 };
-use burn_lora_adapter::{Adaptable, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, LoraConfig};
 use burn_lora_llama::{
     Llama, Segments,
     ops::{AttentionSpec, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu},

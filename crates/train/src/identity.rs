@@ -6,7 +6,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     tensor::{Bool, DType, Int, Tensor, TensorData, kind::Basic},
 };
-use burn_lora_adapter::Init;
+use burn_lora_adapter::{AdaptableExt, Init};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

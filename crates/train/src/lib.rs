@@ -19,7 +19,7 @@
 //!
 //! ```
 //! use burn::tensor::Device;
-//! use burn_lora_adapter::{Adaptable, LoraConfig};
+//! use burn_lora_adapter::{Adaptable, AdaptableExt, LoraConfig};
 //! use burn_lora_llama::Llama;
 //! use burn_lora_quant::QuantConfig;
 //! use burn_lora_train::{Dataset, TrainConfig, Trainer, data::Sample};

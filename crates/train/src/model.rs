@@ -5,7 +5,7 @@ use burn::{
     module::Module,
     tensor::{Device, Int, Tensor},
 };
-use burn_lora_adapter::Adaptable;
+use burn_lora_adapter::{Adaptable, AdaptableExt};
 use burn_lora_llama::{Context, Llama, LlamaConfig, Segments};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -75,7 +75,7 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// beside it.
     ///
     /// # Errors
-    /// What [`save_adapter`](Adaptable::save_adapter) says.
+    /// What [`save_adapter`](burn_lora_adapter::AdaptableExt::save_adapter) says.
     fn save_trained(&self, folder: &Path) -> Result<(), TrainError> {
         let names = self.adapter_names();
         for name in &names {

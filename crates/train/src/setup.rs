@@ -4,6 +4,7 @@ use crate::{
     TrainConfig, TrainError, config::MOST_STEPS, data::Dataset, model::CausalLm, params::Trained,
 };
 use burn::{module::ParamId, tensor::Device};
+use burn_lora_adapter::AdaptableExt;
 use std::collections::HashMap;
 
 /// Optimizer steps of an epoch, and of the whole run.

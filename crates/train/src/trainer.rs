@@ -29,7 +29,7 @@ pub struct Report {
 ///
 /// ```no_run
 /// # use burn::tensor::Device;
-/// # use burn_lora_adapter::{Adaptable, LoraConfig};
+/// # use burn_lora_adapter::{Adaptable, AdaptableExt, LoraConfig};
 /// # use burn_lora_llama::{Llama, Tokenizer};
 /// # use burn_lora_quant::QuantConfig;
 /// use burn_lora_train::{Dataset, Progress, TrainConfig, Trainer};

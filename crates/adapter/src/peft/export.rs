@@ -7,8 +7,8 @@ use crate::{
     error::AdapterError,
     init::linalg::to_mat,
     layer::{LayerKind, Part, are_tied},
+    layers::Layers,
     lora::LoraAdapter,
-    model::Layers,
 };
 use faer::{Mat, Scale};
 use file::{HostTensor, HostTensors};

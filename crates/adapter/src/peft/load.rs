@@ -14,8 +14,8 @@ use crate::{
         linalg::{tensor, to_vec},
     },
     layer::{AdaptedLayer, Brought, LayerKind, Part, are_tied},
+    layers::LayersMut,
     lora::LoraAdapter,
-    model::LayersMut,
     targets::{LayerPlan, MatchReport},
 };
 use burn::tensor::{FloatDType, Tensor};

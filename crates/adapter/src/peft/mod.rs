@@ -14,7 +14,7 @@ use crate::{
     error::AdapterError,
     init::{Init, linalg::to_vec},
     layer::{AdaptedLayer, LayerKind, Part},
-    model::Layers,
+    layers::Layers,
     targets::minimal,
 };
 use burn::{module::Param, tensor::Tensor};

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::Tensor;
-use burn_lora_adapter::{Adaptable, Combine, Init, LoraConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, Combine, Init, LoraConfig};
 
 const Q: &str = "model.layers.0.self_attn.q_proj";
 const UP: &str = "model.layers.0.mlp.up_proj";

@@ -2,7 +2,9 @@
 
 use crate::common::*;
 use burn::tensor::DType;
-use burn_lora_adapter::{Adaptable, AdapterError, Bias, Init, LoraConfig, PackedMerge, Selection};
+use burn_lora_adapter::{
+    Adaptable, AdaptableExt, AdapterError, Bias, Init, LoraConfig, PackedMerge, Selection,
+};
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;

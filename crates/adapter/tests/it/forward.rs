@@ -7,8 +7,8 @@ use burn::{
     tensor::{Device, Distribution, FloatDType, Int, Tensor, activation::gelu},
 };
 use burn_lora_adapter::{
-    Adaptable, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig, Selection,
-    adaptable,
+    Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig,
+    Selection, adaptable,
 };
 use burn_lora_quant::{Gemm, QuantConfig};
 

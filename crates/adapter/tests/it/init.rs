@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{Distribution, Tensor};
-use burn_lora_adapter::{Adaptable, Init, InputStats, LoraConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, Init, InputStats, LoraConfig};
 use burn_lora_quant::QuantConfig;
 use std::collections::BTreeMap;
 

@@ -7,8 +7,8 @@ use burn::{
     tensor::{Device, Tensor},
 };
 use burn_lora_adapter::{
-    Adaptable, AdaptedEmbedding, AdaptedLinear, Base, Bias, Combine, DenseLinear, Init, LoraConfig,
-    adaptable,
+    AdaptableExt, AdaptedEmbedding, AdaptedLinear, Base, Bias, Combine, DenseLinear, Init,
+    LoraConfig, adaptable,
 };
 use burn_lora_io::collect;
 use serde_json::{Value, json};

@@ -2,7 +2,9 @@
 
 use crate::common::*;
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{Adaptable, Base, DenseLinear, Init, LoraConfig, PackedMerge, Selection};
+use burn_lora_adapter::{
+    Adaptable, AdaptableExt, Base, DenseLinear, Init, LoraConfig, PackedMerge, Selection,
+};
 use burn_lora_quant::QuantConfig;
 
 fn adapted(dora: bool) -> Tiny {

@@ -3,7 +3,8 @@
 use crate::common::*;
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{
-    Adaptable, AdaptedLayer, Combine, Init, LayerKind, LoraConfig, PackedMerge, Selection,
+    Adaptable, AdaptableExt, AdaptedLayer, Combine, Init, LayerKind, LoraConfig, PackedMerge,
+    Selection,
 };
 use burn_lora_quant::QuantConfig;
 use safetensors::{Dtype, tensor::TensorView};

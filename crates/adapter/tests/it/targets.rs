@@ -1,7 +1,7 @@
 //! Which layers are meant, and what is said when none is.
 
 use crate::common::*;
-use burn_lora_adapter::{Adaptable, AdapterError, Init, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, AdapterError, Init, LoraConfig};
 use burn_lora_io::collect;
 
 fn adapted(lora: LoraConfig) -> Vec<String> {

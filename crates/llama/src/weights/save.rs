@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{error::LlamaError, llama::Llama};
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_adapter::{Adaptable, AdaptedLayer, Base, LayerKind};
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer, Base, LayerKind};
 use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -114,8 +114,8 @@ impl Llama {
     /// The tokenizer's files are saved by [`Tokenizer::save`](crate::Tokenizer::save).
     ///
     /// # Errors
-    /// Adapters in the model ([`merge_and_unload`](Adaptable::merge_and_unload) them first, or save
-    /// them by [`save_adapter`](Adaptable::save_adapter)), or a file that cannot be written.
+    /// Adapters in the model ([`merge_and_unload`](burn_lora_adapter::AdaptableExt::merge_and_unload) them first, or save
+    /// them by [`save_adapter`](burn_lora_adapter::AdaptableExt::save_adapter)), or a file that cannot be written.
     pub fn save_pretrained(
         &self,
         folder: impl AsRef<Path>,

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::{module::Module, tensor::FloatDType};
-use burn_lora_adapter::{Adaptable, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, LoraConfig};
 use burn_lora_llama::{GenerateConfig, Generated, Llama, Segments, Stopped, Tokenizer};
 use burn_lora_quant::QuantConfig;
 use std::ops::ControlFlow;

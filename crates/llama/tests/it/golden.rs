@@ -5,7 +5,7 @@ use burn::{
     module::Module,
     tensor::{Device, FloatDType, Tensor, activation::log_softmax},
 };
-use burn_lora_adapter::Adaptable;
+use burn_lora_adapter::{Adaptable, AdaptableExt};
 use burn_lora_llama::{KvCache, Llama, Loader, Segments};
 use burn_lora_quant::QuantConfig;
 use std::path::Path;

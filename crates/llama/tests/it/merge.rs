@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{Adaptable, PackedMerge};
+use burn_lora_adapter::{Adaptable, AdaptableExt, PackedMerge};
 use burn_lora_llama::{Llama, SaveOptions};
 use half::{bf16, f16};
 use safetensors::SafeTensors;

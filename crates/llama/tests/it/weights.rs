@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{Adaptable, LoraConfig, PackedMerge};
+use burn_lora_adapter::{AdaptableExt, LoraConfig, PackedMerge};
 use burn_lora_io::collect;
 use burn_lora_llama::{Llama, LlamaError, SaveOptions, Segments};
 use burn_lora_quant::QuantConfig;

@@ -4,7 +4,7 @@ use crate::{
     common::*,
     runs::{data, lora, model, small, with_infinite_token},
 };
-use burn_lora_adapter::Adaptable;
+use burn_lora_adapter::AdaptableExt;
 use burn_lora_io::collect;
 use burn_lora_train::{
     EarlyStopping, Every, Interrupt, Observer, TrainConfig, TrainError, Trainer,

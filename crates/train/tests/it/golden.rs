@@ -2,7 +2,7 @@
 //! of the gradients, learning rates, and the adapter after them.
 
 use crate::common::*;
-use burn_lora_adapter::Adaptable;
+use burn_lora_adapter::AdaptableExt;
 use burn_lora_train::{BatchConfig, Schedule, TrainConfig, Trainer, Warmup};
 
 const CASES: [&str; 6] = ["lora_qv", "lora_all", "rslora", "dora", "patterns", "qlora"];

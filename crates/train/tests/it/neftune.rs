@@ -6,7 +6,7 @@ use burn::{
     module::Module,
     tensor::{Device, Int, Tensor},
 };
-use burn_lora_adapter::{Adaptable, LoraConfig, adaptable};
+use burn_lora_adapter::{AdaptableExt, LoraConfig, adaptable};
 use burn_lora_llama::{Context, Llama, Segments};
 use burn_lora_train::{
     BatchConfig, CausalLm, Dataset, Every, Recompute, TrainConfig, Trainer, data::Sample, evaluate,

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType};
-use burn_lora_adapter::{Adaptable, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, LoraConfig};
 use burn_lora_llama::{Llama, LlamaConfig, ops::attention_is_fused};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{

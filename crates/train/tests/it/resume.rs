@@ -5,7 +5,7 @@ use crate::{
     runs::{data, lora, model, sample, small},
 };
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{Adaptable, Bias, Init, LoraConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, Bias, Init, LoraConfig};
 use burn_lora_io::collect;
 use burn_lora_llama::Llama;
 use burn_lora_quant::QuantConfig;

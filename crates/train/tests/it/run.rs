@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::module::Module;
-use burn_lora_adapter::{Adaptable, Init, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, Init, LoraConfig};
 use burn_lora_llama::Llama;
 use burn_lora_train::{
     BatchConfig, Dataset, EarlyStopping, Every, Interrupt, Observer, Optimizer, Schedule,

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::Tensor;
-use burn_lora_adapter::{Adaptable, Init, LoraConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, Init, LoraConfig};
 use burn_lora_llama::Llama;
 use burn_lora_train::{Dataset, TrainConfig, data::Sample};
 use std::path::Path;

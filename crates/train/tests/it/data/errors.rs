@@ -135,7 +135,7 @@ fn tokens_that_the_model_does_not_have() {
 #[test]
 fn tokens_are_compared_with_the_model_before_the_first_step() {
     use crate::common::{device, golden, loader};
-    use burn_lora_adapter::{Adaptable, LoraConfig};
+    use burn_lora_adapter::{AdaptableExt, LoraConfig};
     use burn_lora_train::{BatchConfig, TrainConfig, Trainer, data::Sample, evaluate};
 
     let sample = |id: u32| Sample { ids: vec![1, id], trained: vec![true; 2] };
