@@ -243,9 +243,9 @@ pub(crate) fn attach(
 
 /// Puts a packed weight in the place of a linear layer's.
 fn pack(layer: &mut dyn AdaptedLayer, weight: PackedWeight) {
-    if let Some(linear) = layer.as_linear_mut() {
-        let bias = linear.base.bias().cloned();
-        linear.base = Base::Packed(PackedLinear { weight, bias });
+    if let Some(base) = layer.base_mut() {
+        let bias = base.bias().cloned();
+        *base = Base::Packed(PackedLinear { weight, bias });
     }
     layer.refresh();
 }

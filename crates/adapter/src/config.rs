@@ -1,6 +1,6 @@
 //! What a user says about an adapter.
 
-use crate::{error::AdapterError, init::Init};
+use crate::init::Init;
 use std::collections::BTreeMap;
 
 /// Where LoRA layers go, and how they are made.
@@ -316,87 +316,7 @@ impl LoraConfig {
         let rank = rank as f64;
         alpha / if self.rslora { rank.sqrt() } else { rank }
     }
-
-    /// Whether the settings can be used.
-    ///
-    /// # Errors
-    /// The first setting that is wrong.
-    pub fn validate(&self) -> Result<(), AdapterError> {
-        let check = |fits: bool, field, found: String, reason: &str| {
-            let error = || AdapterError::Config { field, found, reason: reason.into() };
-            if fits { Ok(()) } else { Err(error()) }
-        };
-        for (field, rank) in self.ranks() {
-            check(rank > 0, field, rank.to_string(), "a rank is at least 1 (8 to 64 are usual)")?;
-            let reason = format!("a rank is at most {MOST} (8 to 64 are usual)");
-            check(rank <= MOST, field, rank.to_string(), &reason)?;
-        }
-        let alphas = self.alpha_pattern.values().map(|&alpha| ("alpha_pattern", alpha));
-        for (field, alpha) in std::iter::once(("lora_alpha", self.alpha)).chain(alphas) {
-            // What the update is scaled by has to be a number in float32, too.
-            let fits = (1e-30..=1e30).contains(&alpha);
-            check(fits, field, alpha.to_string(), "an alpha is a positive number, up to 1e30")?;
-        }
-        let fits = (0.0..1.0).contains(&self.dropout);
-        check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
-        match &self.targets {
-            None => check(
-                false,
-                "target_modules",
-                "not set".into(),
-                "say .targets([\"q_proj\", \"v_proj\"]) or .all_linear()",
-            )?,
-            Some(Targets::Names(names)) => {
-                let some = !names.is_empty() || !self.modules_to_save.is_empty();
-                check(some, "target_modules", "empty".into(), "name at least one layer")?;
-            }
-            Some(Targets::Regex(_)) => {
-                let fits = self.layers.is_none() && self.layers_pattern.is_empty();
-                let reason = "it goes with names only; put the layers into the regular expression";
-                check(fits, "layers_to_transform", format!("{:?}", self.layers), reason)?;
-            }
-            Some(Targets::AllLinear) => {}
-        }
-        let fits = self.layers_pattern.is_empty() || self.layers.is_some();
-        let found = format!("{:?}", self.layers_pattern);
-        check(fits, "layers_pattern", found, "it needs layers_to_transform")?;
-        if matches!(self.init, Init::Orthogonal) {
-            let fits = self.ranks().all(|(_, rank)| rank.is_multiple_of(2));
-            check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;
-        }
-        self.init.validate()?;
-        crate::targets::Matcher::new(self).map(|_| ())
-    }
-
-    /// The ranks, and the settings that they are in.
-    fn ranks(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        let patterns = self.rank_pattern.values().map(|&rank| ("rank_pattern", rank));
-        std::iter::once(("r", self.rank)).chain(patterns)
-    }
-
-    /// Reports settings that can be used, and that few mean.
-    pub(crate) fn warn_of_the_unusual(&self) {
-        for (field, rank) in self.ranks().filter(|(_, rank)| *rank > 256) {
-            burn_lora_io::warn!("{field} is {rank}: more than 256 seldom helps");
-        }
-        let ranks = |key| self.rank_pattern.get(key).copied().unwrap_or(self.rank);
-        let alphas = self.alpha_pattern.iter();
-        let alphas = alphas.map(|(key, &alpha)| ("alpha_pattern", alpha, ranks(key)));
-        for (field, alpha, rank) in
-            std::iter::once(("lora_alpha", self.alpha, self.rank)).chain(alphas)
-        {
-            if alpha > 4.0 * rank as f64 {
-                burn_lora_io::warn!("{field} is {alpha}, over 4 times the rank {rank}");
-            }
-        }
-        if self.dropout > 0.3 {
-            burn_lora_io::warn!("lora_dropout is {}: more than 0.3 is unusual", self.dropout);
-        }
-    }
 }
-
-/// The largest rank: beyond any layer's size.
-const MOST: usize = 1 << 20;
 
 impl Default for LoraConfig {
     /// PEFT's defaults: rank 8, alpha 8, no targets yet.

@@ -1,8 +1,8 @@
 //! What every layer that can carry adapters has in common.
 
 use crate::{
+    base::Base,
     config::LoraConfig,
-    linear::AdaptedLinear,
     lora::{LoraAdapter, squared_norms},
     selection::Selection,
 };
@@ -10,7 +10,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor},
 };
-use burn_lora_quant::PackedWeight;
+use burn_lora_quant::{PackedLinear, PackedWeight};
 use std::sync::Arc;
 
 /// What a layer is.
@@ -123,8 +123,9 @@ pub trait AdaptedLayer {
         None
     }
 
-    /// The layer as a linear one, if it is: the only kind whose base can be packed.
-    fn as_linear_mut(&mut self) -> Option<&mut AdaptedLinear> {
+    /// The base of a linear layer, to change: it alone can be packed. Call [`refresh`](Self::refresh)
+    /// afterwards.
+    fn base_mut(&mut self) -> Option<&mut Base> {
         None
     }
 }
@@ -152,6 +153,8 @@ pub struct Adapters {
     pub(crate) lora: Vec<LoraAdapter>,
     pub(crate) saved: Vec<SavedModule>,
     pub(crate) merged: Vec<Merged>,
+    /// The packed base as it was before adapters were merged into it.
+    pub(crate) unmerged: Option<PackedLinear>,
     /// What adapters have put in the place of the base's own.
     #[module(skip)]
     pub(crate) brought: Vec<Brought>,

@@ -46,8 +46,10 @@
 
 mod attach;
 mod base;
+mod checks;
 mod combine;
 mod config;
+mod dora;
 mod embedding;
 mod error;
 mod groups;

@@ -45,14 +45,12 @@ pub struct AdaptedLinear {
     /// The frozen part. Call [`refresh`](AdaptedLayer::refresh) after a change of its weight.
     pub base: Base,
     adapters: Adapters,
-    /// The packed base as it was before adapters were merged into it.
-    pub(crate) unmerged: Option<PackedLinear>,
 }
 
 impl AdaptedLinear {
     /// A layer without adapters.
     pub fn new(base: Base) -> Self {
-        Self { base, adapters: Adapters::default(), unmerged: None }
+        Self { base, adapters: Adapters::default() }
     }
 
     /// A layer with a dense weight `[out, in]` and a bias `[out]`, both frozen.
@@ -240,7 +238,7 @@ impl AdaptedLayer for AdaptedLinear {
         self.base.bias_mut()
     }
 
-    fn as_linear_mut(&mut self) -> Option<&mut AdaptedLinear> {
-        Some(self)
+    fn base_mut(&mut self) -> Option<&mut Base> {
+        Some(&mut self.base)
     }
 }

@@ -192,18 +192,17 @@ fn merge_layer(
     if merged.is_empty() {
         return Ok(None);
     }
-    match layer.as_linear_mut() {
-        Some(linear) if matches!(linear.base, Base::Packed(_)) => {
-            let (base, config) = (&linear.base, linear.base.quant_config());
-            let base = match (packed, config) {
+    match layer.base_mut() {
+        Some(base) if matches!(base, Base::Packed(_)) => {
+            let with = match (packed, base.quant_config()) {
                 (PackedMerge::Dense(dtype), _) => base.with_dense(exact.clone(), dtype),
                 (PackedMerge::RequantizeAs(config), _) | (_, Some(config)) => {
                     base.with_packed(exact.clone().cast(FloatDType::F32), &config)?
                 }
                 (_, None) => unreachable!("a packed base has settings"),
             };
-            if let Base::Packed(packed) = std::mem::replace(&mut linear.base, base) {
-                linear.unmerged = Some(packed);
+            if let Base::Packed(packed) = std::mem::replace(base, with) {
+                layer.adapters_mut().unmerged = Some(packed);
             }
         }
         _ => layer.set_weight(exact.clone()),
@@ -240,11 +239,12 @@ fn update(lora: &LoraAdapter, dtype: FloatDType) -> Tensor<2> {
 pub(crate) fn unmerge(layers: LayersMut<'_>) {
     for (_, layer) in layers {
         let merged = std::mem::take(&mut layer.adapters_mut().merged);
-        if let Some(linear) = layer.as_linear_mut()
-            && let Some(mut packed) = linear.unmerged.take()
+        let unmerged = layer.adapters_mut().unmerged.take();
+        if let Some(mut packed) = unmerged
+            && let Some(base) = layer.base_mut()
         {
-            packed.bias = linear.base.bias().cloned();
-            linear.base = Base::Packed(packed);
+            packed.bias = base.bias().cloned();
+            *base = Base::Packed(packed);
             continue;
         }
         if merged.is_empty() {
@@ -277,20 +277,16 @@ pub(crate) fn unload(layers: LayersMut<'_>) {
     for (_, layer) in layers {
         let adapters = std::mem::take(layer.adapters_mut());
         let Selection::Adapters(names) = &adapters.selection else { continue };
-        let saved = adapters.active_saved(names);
-        if let Some(linear) = layer.as_linear_mut() {
-            linear.unmerged = None;
-            if let Some(saved) = saved {
-                let dtype = match &linear.base {
-                    Base::Dense(dense) => dense.weight.val().dtype().into(),
-                    Base::Packed(_) => FloatDType::F32,
-                };
-                let weight = saved.weight.val().inner().cast(dtype);
-                let bias = saved.bias.as_ref().map(|bias| bias.val().inner());
-                linear.base = Base::Dense(DenseLinear::new(weight, bias));
-            }
-        } else if let Some(saved) = saved {
-            let weight = saved.weight.val().inner();
+        let Some(saved) = adapters.active_saved(names) else { continue };
+        let weight = saved.weight.val().inner();
+        if let Some(base) = layer.base_mut() {
+            let dtype = match base {
+                Base::Dense(dense) => dense.weight.val().dtype().into(),
+                Base::Packed(_) => FloatDType::F32,
+            };
+            let bias = saved.bias.as_ref().map(|bias| bias.val().inner());
+            *base = Base::Dense(DenseLinear::new(weight.cast(dtype), bias));
+        } else {
             let embedding = layer.kind() == crate::layer::LayerKind::Embedding;
             layer.set_weight(if embedding { weight.transpose() } else { weight });
         }

@@ -496,9 +496,8 @@ pub trait AdaptableExt: Adaptable {
         let head = self.output_head().to_owned();
         for (path, layer) in self.layers_mut() {
             let dense = layer.packed().is_none() && path != head;
-            let Some(linear) = layer.as_linear_mut().filter(|_| dense) else { continue };
-            let weight = linear.base.weight();
-            linear.base = linear.base.with_packed(weight, config)?;
+            let Some(base) = layer.base_mut().filter(|_| dense) else { continue };
+            *base = base.with_packed(base.weight(), config)?;
             layer.refresh();
         }
         Ok(())
@@ -512,8 +511,8 @@ pub trait AdaptableExt: Adaptable {
         check_unmerged(self, "dequantize_base")?;
         for (_, layer) in self.layers_mut() {
             let packed = layer.packed().is_some();
-            if let Some(linear) = layer.as_linear_mut().filter(|_| packed) {
-                linear.base = linear.base.with_dense(linear.base.weight(), dtype);
+            if let Some(base) = layer.base_mut().filter(|_| packed) {
+                *base = base.with_dense(base.weight(), dtype);
                 layer.refresh();
             }
         }

@@ -159,8 +159,8 @@ fn merged_weights_are_rounded_once() {
         let mut model = adapted(false);
         for (_, layer) in model.layers_mut() {
             let weight = layer.weight().cast(dtype);
-            if let Some(linear) = layer.as_linear_mut() {
-                linear.base = Base::Dense(DenseLinear::new(weight, None));
+            if let Some(base) = layer.base_mut() {
+                *base = Base::Dense(DenseLinear::new(weight, None));
             }
         }
         let stored = vec(layer(&model, path).weight());
