@@ -75,7 +75,7 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// beside it.
     ///
     /// # Errors
-    /// What [`save_adapter`](burn_lora_adapter::AdaptableExt::save_adapter) says.
+    /// What [`save_adapter`](AdaptableExt::save_adapter) says.
     fn save_trained(&self, folder: &Path) -> Result<(), TrainError> {
         let names = self.adapter_names();
         for name in &names {

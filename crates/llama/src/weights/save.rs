@@ -114,8 +114,8 @@ impl Llama {
     /// The tokenizer's files are saved by [`Tokenizer::save`](crate::Tokenizer::save).
     ///
     /// # Errors
-    /// Adapters in the model ([`merge_and_unload`](burn_lora_adapter::AdaptableExt::merge_and_unload) them first, or save
-    /// them by [`save_adapter`](burn_lora_adapter::AdaptableExt::save_adapter)), or a file that cannot be written.
+    /// Adapters in the model ([`merge_and_unload`](AdaptableExt::merge_and_unload) them first, or save
+    /// them by [`save_adapter`](AdaptableExt::save_adapter)), or a file that cannot be written.
     pub fn save_pretrained(
         &self,
         folder: impl AsRef<Path>,
