@@ -114,22 +114,21 @@ struct Pages {
     left: u64,
 }
 
-impl Pages {
-    fn check(&mut self, page: &Page) -> Result<()> {
-        let values = u64::from(page.num_values());
-        if let Page::DictionaryPage { buf, .. } = page {
-            // Each takes a byte at least.
-            return if values <= buf.len() as u64 {
-                Ok(())
-            } else {
-                Err(error("a dictionary announces more values than it has bytes"))
-            };
-        }
-        let left = self.left.checked_sub(values);
-        self.left =
-            left.ok_or_else(|| error("a page announces more values than its column has"))?;
-        Ok(())
+/// Takes the values of a page from those that its column has left.
+fn take(left: &mut u64, page: &Page) -> Result<()> {
+    let values = u64::from(page.num_values());
+    if let Page::DictionaryPage { buf, .. } = page {
+        // Each takes a byte at least.
+        return if values <= buf.len() as u64 {
+            Ok(())
+        } else {
+            Err(error("a dictionary announces more values than it has bytes"))
+        };
     }
+    *left = left
+        .checked_sub(values)
+        .ok_or_else(|| error("a page announces more values than its column has"))?;
+    Ok(())
 }
 
 impl Iterator for Pages {
@@ -143,7 +142,7 @@ impl Iterator for Pages {
 impl PageReader for Pages {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let page = self.pages.get_next_page()?;
-        page.iter().try_for_each(|page| self.check(page))?;
+        page.iter().try_for_each(|page| take(&mut self.left, page))?;
         Ok(page)
     }
 
@@ -153,5 +152,47 @@ impl PageReader for Pages {
 
     fn skip_next_page(&mut self) -> Result<()> {
         self.pages.skip_next_page()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::basic::Encoding;
+
+    #[test]
+    fn a_dictionary_has_a_byte_for_each_value() {
+        let page = |num_values| {
+            let (encoding, is_sorted) = (Encoding::PLAIN, false);
+            Page::DictionaryPage { buf: vec![0; 8].into(), num_values, encoding, is_sorted }
+        };
+        let mut left = 2;
+        take(&mut left, &page(8)).unwrap();
+        assert!(take(&mut left, &page(9)).unwrap_err().to_string().contains("dictionary"));
+        assert_eq!(left, 2);
+    }
+
+    #[test]
+    fn pages_have_no_more_values_than_their_column() {
+        let page = |num_values| Page::DataPage {
+            buf: vec![0; 8].into(),
+            num_values,
+            encoding: Encoding::PLAIN,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
+        };
+        let mut left = 100;
+        take(&mut left, &page(60)).unwrap();
+        take(&mut left, &page(40)).unwrap();
+        assert!(take(&mut left, &page(1)).unwrap_err().to_string().contains("column"));
+    }
+
+    #[test]
+    fn counts_are_bounded_in_their_sum() {
+        bounded([3, 7].into_iter(), 10).unwrap();
+        for counts in [[3, 8], [i64::MAX, i64::MAX], [-1, 0]] {
+            assert!(bounded(counts.into_iter(), 10).is_err(), "{counts:?}");
+        }
     }
 }
