@@ -10,9 +10,9 @@ pub mod prelude {
     pub use burn::module::Module;
     pub use burn::tensor::{Device, FloatDType, Tensor};
     pub use burn_lora_adapter::{
-        Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, AdaptedVector,
-        AdapterError, BASE, Bias, Combine, Init, InputStats, LoraConfig, MergeReport, PackedMerge,
-        ParamGroups, Selection, Summary, adaptable,
+        ActiveAdapters, Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear,
+        AdaptedVector, AdapterError, BASE, Bias, Combine, Init, InputStats, LoraConfig,
+        MergeReport, PackedMerge, ParamGroups, Selection, Summary, adaptable,
     };
     pub use burn_lora_llama::{
         ChatOptions, ChatTemplate, GenerateConfig, Generated, GeneratedText, KvCache, Llama,

@@ -1,6 +1,7 @@
 //! Attaching a new adapter to the layers of a model.
 
 use crate::{
+    active::ActiveAdapters,
     base::Base,
     config::{Bias, LoraConfig, Targets},
     error::AdapterError,
@@ -303,8 +304,9 @@ pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str) {
         |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(other, _)| other != name);
     let first = !layers.iter().any(|(_, layer)| others(&**layer));
     if first {
+        let active = ActiveAdapters::new(Selection::adapters([name]));
         for (_, layer) in &mut layers {
-            layer.adapters_mut().selection = Selection::adapters([name]);
+            layer.adapters_mut().selected = active.clone();
         }
     }
     train_selected(layers);
@@ -319,14 +321,15 @@ pub(crate) fn train_selected(layers: LayersMut<'_>) {
     }
     let none = biases.values().all(|bias| *bias == Bias::None);
     for (_, layer) in layers {
-        let selection = layer.adapters().selection.clone();
-        layer.adapters_mut().train_only(&selection.names());
+        let active = layer.adapters().selected.clone();
+        let selected = active.selection().names();
+        layer.adapters_mut().train_only(&selected);
         let trains = |name: &&str| match biases.get(*name) {
             None | Some(Bias::None) => false,
             Some(Bias::All) => true,
             Some(Bias::LoraOnly) => layer.adapters().lora(name).is_some(),
         };
-        let trained = selection.names().iter().any(trains);
+        let trained = selected.iter().any(trains);
         if !none && let Some(bias) = layer.bias_mut() {
             *bias = bias.clone().set_require_grad(trained);
         }

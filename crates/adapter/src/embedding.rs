@@ -1,6 +1,7 @@
 //! An embedding, and a vector, that can carry adapters.
 
 use crate::{
+    active::ActiveAdapters,
     base::broadcast,
     layer::{AdaptedLayer, Adapters, LayerKind},
     selection::Selection,
@@ -53,21 +54,37 @@ impl AdaptedEmbedding {
     /// If the selection is by rows and has not one for each of the batch; on a CPU also if a token is
     /// not in the vocabulary. A GPU gives NaN for such a token, so that nothing waits for it.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        match &self.adapters.selection {
-            Selection::Adapters(names) => self.forward_with(tokens, names),
-            Selection::Rows(rows) => {
-                let batch = tokens.dims()[0];
-                assert_eq!(batch, rows.len(), "a batch of {batch}, adapters for {}", rows.len());
-                let rows = rows.iter().enumerate().map(|(row, name)| {
-                    let tokens = tokens.clone().narrow(0, row, 1);
-                    self.forward_with(tokens, std::slice::from_ref(name))
-                });
-                Tensor::cat(rows.collect(), 0)
+        self.forward_with(tokens, None)
+    }
+
+    /// Looks the tokens up, with the adapters that the batch brings; of `None` with those that are selected.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, hidden]`, in the dtype of the weight
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_with(
+        &self,
+        tokens: Tensor<2, Int>,
+        active: Option<&ActiveAdapters>,
+    ) -> Tensor<3> {
+        let active = active.unwrap_or(&self.adapters.selected);
+        let here = |name: &&String| {
+            self.adapters.lora(name).is_some() || self.adapters.saved(name).is_some()
+        };
+        match (active.rows(tokens.dims()[0], &tokens.device()), active.selection()) {
+            (Some(rows), _) if rows.names().any(|name| here(&name)) => rows
+                .each(|name, rows| self.forward_all(tokens.clone().select(0, rows.clone()), name)),
+            (Some(_), _) => self.forward_all(tokens, &[]),
+            (None, Selection::Adapters(names) | Selection::Rows(names)) => {
+                self.forward_all(tokens, names)
             }
         }
     }
 
-    fn forward_with(&self, tokens: Tensor<2, Int>, names: &[String]) -> Tensor<3> {
+    fn forward_all(&self, tokens: Tensor<2, Int>, names: &[String]) -> Tensor<3> {
         let weight = self.weight.val();
         if let Some(saved) = self.adapters.active_saved(names) {
             return look_up(saved.weight.val(), tokens).cast(weight.dtype());
@@ -185,13 +202,22 @@ impl AdaptedVector {
     /// The vector, or the copy of the adapter that is selected.
     ///
     /// # Panics
-    /// If the selection is by rows and an adapter of it has a copy: a vector is one for the batch.
+    /// As [`val_with`](Self::val_with).
     pub fn val(&self) -> Tensor<1> {
-        let (Selection::Adapters(names) | Selection::Rows(names)) = &self.adapters.selection;
+        self.val_with(None)
+    }
+
+    /// The vector, or the copy of an adapter that the batch brings; of `None` of one that is selected.
+    ///
+    /// # Panics
+    /// If the adapters are by rows and one of them has a copy: a vector is one for the batch.
+    pub fn val_with(&self, active: Option<&ActiveAdapters>) -> Tensor<1> {
+        let selection = active.unwrap_or(&self.adapters.selected).selection();
+        let (Selection::Adapters(names) | Selection::Rows(names)) = selection;
         match self.adapters.active_saved(names) {
             None => self.weight.val(),
             Some(saved) => {
-                let mixed = matches!(self.adapters.selection, Selection::Rows(_));
+                let mixed = matches!(selection, Selection::Rows(_));
                 assert!(!mixed, "adapter `{}` trains a norm: not by rows", saved.name());
                 saved.weight.val().squeeze_dim::<1>(1).cast(self.weight.val().dtype())
             }

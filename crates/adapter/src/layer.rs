@@ -1,6 +1,7 @@
 //! What every layer that can carry adapters has in common.
 
 use crate::{
+    active::ActiveAdapters,
     base::Base,
     config::LoraConfig,
     lora::{LoraAdapter, squared_norms},
@@ -158,8 +159,9 @@ pub struct Adapters {
     /// What adapters have put in the place of the base's own.
     #[module(skip)]
     pub(crate) brought: Vec<Brought>,
+    /// Those of a batch that brings none.
     #[module(skip)]
-    pub(crate) selection: Selection,
+    pub(crate) selected: ActiveAdapters,
 }
 
 /// A part of the base that came with an adapter's file, and goes into it again.
@@ -266,15 +268,19 @@ impl Adapters {
         lora.chain(self.saved.iter().map(|saved| (saved.name(), saved.config())))
     }
 
-    /// Which adapters the next forward pass runs with.
+    /// Which adapters a batch runs with that brings none of its own.
     pub fn selection(&self) -> &Selection {
-        &self.selection
+        self.selected.selection()
     }
 
     /// The updates that are active for every row; none where one is merged into the base.
     pub(crate) fn active(&self, names: &[String]) -> impl Iterator<Item = &LoraAdapter> {
-        let merged = !self.merged.is_empty();
-        names.iter().filter(move |_| !merged).filter_map(|name| self.lora(name))
+        names.iter().filter_map(|name| self.active_lora(name))
+    }
+
+    /// The update of an adapter, unless one is merged into the base.
+    pub(crate) fn active_lora(&self, name: &str) -> Option<&LoraAdapter> {
+        self.lora(name).filter(|_| self.merged.is_empty())
     }
 
     /// The copy that stands in for the base.

@@ -44,6 +44,7 @@
 //! # Ok::<_, burn_lora_adapter::AdapterError>(())
 //! ```
 
+mod active;
 mod attach;
 mod base;
 mod checks;
@@ -66,6 +67,7 @@ mod selection;
 mod summary;
 mod targets;
 
+pub use active::ActiveAdapters;
 pub use base::{Base, DenseLinear};
 pub use combine::Combine;
 pub use config::{Alpha, Bias, LoraConfig, Targets};

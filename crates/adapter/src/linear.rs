@@ -1,6 +1,7 @@
 //! A linear layer that can carry adapters.
 
 use crate::{
+    active::{ActiveAdapters, Rows, Stack},
     base::{Base, DenseLinear, add_bias, broadcast, dense_product},
     layer::{AdaptedLayer, Adapters, LayerKind},
     lora::LoraAdapter,
@@ -8,9 +9,9 @@ use crate::{
 };
 use burn::{
     module::{Module, Param},
-    tensor::{Device, FloatDType, Int, Tensor, TensorData},
+    tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_quant::{PackedLinear, PackedWeight, QuantConfig, QuantError};
+use burn_lora_quant::{Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
 
 /// A drop-in for Burn's `Linear`: a frozen base, dense or packed, and any number of adapters.
 ///
@@ -85,18 +86,37 @@ impl AdaptedLinear {
     /// If the last dimension of `x` is not `in`, or the selection is by rows and has not one for
     /// each of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.forward_with(x, None)
+    }
+
+    /// Applies the layer with the adapters that the batch brings; of `None` with those that are selected.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`
+    /// - output: `[..., out]`, in the dtype of `x`
+    ///
+    /// # Panics
+    /// If the last dimension of `x` is not `in`, or the adapters are by rows and not one for each of `x`.
+    pub fn forward_with<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        active: Option<&ActiveAdapters>,
+    ) -> Tensor<D> {
         if D == 1 {
             let out = self.base.shape()[0];
-            return self.forward::<2>(x.unsqueeze()).reshape([out; D]);
+            return self.forward_with::<2>(x.unsqueeze(), active).reshape([out; D]);
         }
-        match &self.adapters.selection {
-            Selection::Adapters(names) => self.forward_with(x, names),
-            Selection::Rows(rows) => self.forward_rows(x, rows),
+        let active = active.unwrap_or(&self.adapters.selected);
+        match (active.rows(x.dims()[0], &x.device()), active.selection()) {
+            (Some(rows), _) => self.forward_rows(x, &rows),
+            (None, Selection::Adapters(names) | Selection::Rows(names)) => {
+                self.forward_all(x, names)
+            }
         }
     }
 
     /// The whole batch with the same adapters.
-    fn forward_with<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
+    fn forward_all<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
         if let Some(saved) = self.adapters.active_saved(names) {
             return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
         }
@@ -125,36 +145,64 @@ impl AdaptedLinear {
     }
 
     /// Each row of the batch with its own adapter. The base runs once.
-    fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: &[String]) -> Tensor<D> {
-        let batch = x.dims()[0];
-        assert_eq!(batch, rows.len(), "a batch of {batch} with adapters for {} rows", rows.len());
-        let device = x.device();
-        let index = |rows: &[usize]| {
-            let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-            let shape = [rows.len()];
-            Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &device)
-        };
+    fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: &Rows) -> Tensor<D> {
         let adapters = &self.adapters;
-        let here = |name: &String| adapters.lora(name).is_some() || adapters.saved(name).is_some();
-        if !rows.iter().any(here) {
-            return add_bias(self.base.product(x), self.base.bias());
+        let here: Vec<_> = rows
+            .names()
+            .enumerate()
+            .filter_map(|(number, name)| Some((number, adapters.active_lora(name)?)))
+            .collect();
+        let saved = rows.names().any(|name| adapters.saved(name).is_some());
+        let plain = |lora: &LoraAdapter| lora.magnitude.is_none() && !lora.drops(&x);
+        if !saved && here.iter().all(|(_, lora)| plain(lora)) {
+            let y = self.base.product(x.clone());
+            let y = if here.is_empty() { y } else { add_stacked(y, x, &here, rows) };
+            return add_bias(y, self.base.bias());
         }
         let base = self.base.product(x.clone());
-        let (groups, position) = Selection::groups(rows);
-        let parts = groups.into_iter().map(|(name, rows)| {
-            let rows = index(&rows);
-            let name = std::slice::from_ref(name);
+        rows.each(|name, rows| {
             let x = x.clone().select(0, rows.clone());
-            if let Some(saved) = self.adapters.active_saved(name) {
+            if let Some(saved) = adapters.active_saved(name) {
                 return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
             }
-            let base = base.clone().select(0, rows);
-            let y = self.adapters.active(name).fold(base.clone(), |y, lora| {
+            let base = base.clone().select(0, rows.clone());
+            let y = adapters.active(name).fold(base.clone(), |y, lora| {
                 lora.add_to(y, x.clone(), base.clone(), self, |x| self.base.product(x))
             });
             add_bias(y, self.base.bias())
-        });
-        Tensor::cat(parts.collect(), 0).select(0, index(&position))
+        })
+    }
+}
+
+/// `y` plus for each row the update of its adapter. All of them are one product, in which what is not
+/// the row's is zero, so that the work of the host does not grow with their number.
+fn add_stacked<const D: usize>(
+    y: Tensor<D>,
+    x: Tensor<D>,
+    loras: &[(usize, &LoraAdapter)],
+    rows: &Rows,
+) -> Tensor<D> {
+    let part = |(number, lora): &(usize, &LoraAdapter)| {
+        (*number, lora.rank(), (lora.scaling() as f32).to_bits())
+    };
+    let Stack { others, scaling } = rows.stack(&loras.iter().map(part).collect::<Vec<_>>());
+    let stacked = |of: fn(&LoraAdapter) -> &Param<Tensor<2>>, dim| {
+        let parts = loras.iter().map(|(_, lora)| of(lora).val());
+        Tensor::cat(parts.collect(), dim).cast(x.dtype()).unsqueeze::<D>()
+    };
+    let (a, b) = (stacked(|lora| &lora.lora_a, 0), stacked(|lora| &lora.lora_b, 1));
+    let h = Gemm::new().trans_rhs().run(x, a);
+    let mut shape = [1; D];
+    (shape[0], shape[D - 1]) = (others.dims()[0], others.dims()[1]);
+    let others = others.reshape(shape).expand(h.shape());
+    // Not by a product with 0: what overflows in one row would be NaN in the others.
+    let h = h.mask_fill(others, 0.0);
+    match scaling {
+        Ok(scaling) => Gemm::new().trans_rhs().alpha(scaling).run_add(h, b, y),
+        Err(scaling) => {
+            let scaling = broadcast(scaling, &h);
+            Gemm::new().trans_rhs().run_add(h * scaling, b, y)
+        }
     }
 }
 

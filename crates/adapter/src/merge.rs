@@ -125,7 +125,7 @@ pub(crate) fn merge(
     packed: PackedMerge,
 ) -> Result<MergeReport, AdapterError> {
     let error = |reason: &str| AdapterError::State { what: "merge".into(), reason: reason.into() };
-    let selection = layers.first().map(|(_, layer)| layer.adapters().selection.clone());
+    let selection = layers.first().map(|(_, layer)| layer.adapters().selection().clone());
     let Some(Selection::Adapters(names)) = selection else {
         return Err(error("adapters are selected by rows: select those to merge"));
     };
@@ -276,7 +276,7 @@ pub(crate) fn unmerge(layers: LayersMut<'_>) {
 pub(crate) fn unload(layers: LayersMut<'_>) {
     for (_, layer) in layers {
         let adapters = std::mem::take(layer.adapters_mut());
-        let Selection::Adapters(names) = &adapters.selection else { continue };
+        let Selection::Adapters(names) = adapters.selection() else { continue };
         let Some(saved) = adapters.active_saved(names) else { continue };
         let weight = saved.weight.val().inner();
         if let Some(base) = layer.base_mut() {

@@ -1,6 +1,7 @@
 //! What can be done with a model that offers its layers.
 
 use crate::{
+    active::ActiveAdapters,
     attach,
     combine::{self, Combine},
     config::LoraConfig,
@@ -139,6 +140,16 @@ pub trait AdaptableExt: Adaptable {
         configs.map(|(name, config)| (name.to_owned(), config.clone())).collect()
     }
 
+    /// Adapters for a batch to bring: checked once, used by each layer, and the model stays as it is.
+    /// See [`ActiveAdapters`] for an example.
+    ///
+    /// # Errors
+    /// An adapter that is not there; adapters that are merged.
+    fn activate(&self, selection: Selection) -> Result<ActiveAdapters, AdapterError> {
+        check_selection(self, &selection)?;
+        Ok(ActiveAdapters::new(selection))
+    }
+
     /// Switches to other adapters, for good: they take part from now on and they alone are trained.
     ///
     /// ```
@@ -161,10 +172,10 @@ pub trait AdaptableExt: Adaptable {
     /// # Errors
     /// An adapter that is not there; adapters that are merged.
     fn select(&mut self, selection: Selection) -> Result<(), AdapterError> {
-        check_selection(self, &selection)?;
+        let active = self.activate(selection)?;
         let mut layers = self.layers_mut();
         for (_, layer) in &mut layers {
-            layer.adapters_mut().selection = selection.clone();
+            layer.adapters_mut().selected = active.clone();
         }
         attach::train_selected(layers);
         Ok(())
@@ -202,20 +213,18 @@ pub trait AdaptableExt: Adaptable {
     {
         struct Restore<'a, M: Adaptable> {
             model: &'a mut M,
-            before: Vec<Selection>,
+            before: Vec<ActiveAdapters>,
         }
         impl<M: Adaptable> Drop for Restore<'_, M> {
             fn drop(&mut self) {
                 let layers = self.model.layers_mut().into_iter().zip(self.before.drain(..));
-                layers.for_each(|((_, layer), before)| layer.adapters_mut().selection = before);
+                layers.for_each(|((_, layer), before)| layer.adapters_mut().selected = before);
             }
         }
-        check_selection(self, &selection)?;
+        let active = self.activate(selection)?;
         let layers = self.layers_mut().into_iter();
         let before = layers
-            .map(|(_, layer)| {
-                std::mem::replace(&mut layer.adapters_mut().selection, selection.clone())
-            })
+            .map(|(_, layer)| std::mem::replace(&mut layer.adapters_mut().selected, active.clone()))
             .collect();
         let restore = Restore { model: self, before };
         Ok(run(restore.model))
@@ -247,7 +256,10 @@ pub trait AdaptableExt: Adaptable {
         for (_, layer) in self.layers_mut() {
             let adapters = layer.adapters_mut();
             adapters.remove(name);
-            adapters.selection = adapters.selection.without(name);
+            let selection = adapters.selection();
+            if selection.names().contains(&name) {
+                adapters.selected = ActiveAdapters::new(selection.without(name));
+            }
         }
         Ok(())
     }

@@ -68,22 +68,6 @@ impl Selection {
             }
         }
     }
-
-    /// The rows of each adapter of a batch, and last where each row of the batch is then found.
-    pub(crate) fn groups(rows: &[String]) -> (Vec<(&String, Vec<usize>)>, Vec<usize>) {
-        let mut groups: Vec<(&String, Vec<usize>)> = vec![];
-        for (row, name) in rows.iter().enumerate() {
-            match groups.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, rows)) => rows.push(row),
-                None => groups.push((name, vec![row])),
-            }
-        }
-        let mut position = vec![0; rows.len()];
-        for (at, &row) in groups.iter().flat_map(|(_, rows)| rows).enumerate() {
-            position[row] = at;
-        }
-        (groups, position)
-    }
 }
 
 impl Default for Selection {

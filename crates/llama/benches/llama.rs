@@ -238,7 +238,8 @@ impl Bench {
         let segments = Segments::whole(1, length as usize);
         let pass = || {
             let hidden = model.hidden(tokens.clone(), &segments);
-            drop(model.head(hidden.narrow(1, length as usize - 1, 1)).into_data());
+            let last = hidden.narrow(1, length as usize - 1, 1);
+            drop(model.head(last, &model.context(&segments)).into_data());
         };
         pass();
         let start = Instant::now();

@@ -2,6 +2,7 @@
 
 use crate::rope::RopeConfig;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_lora_adapter::ActiveAdapters;
 use std::sync::{Arc, Mutex};
 
 /// Which tokens of a batch see each other: every one sees itself and those before it in its own
@@ -21,12 +22,24 @@ pub struct Segments {
     length: usize,
     /// For each row the samples, each from its first token to the one after its last, in order.
     rows: Vec<Vec<(usize, usize)>>,
+    adapters: Option<ActiveAdapters>,
+}
+
+impl Context {
+    /// The adapters that the batch brings.
+    pub fn adapters(&self) -> Option<&ActiveAdapters> {
+        self.adapters.as_ref()
+    }
 }
 
 impl Segments {
+    fn new(length: usize, rows: Vec<Vec<(usize, usize)>>) -> Self {
+        Self { length, rows, adapters: None }
+    }
+
     /// Rows that are one sample each, without padding.
     pub fn whole(rows: usize, length: usize) -> Self {
-        Self { length, rows: vec![vec![(0, length)]; rows] }
+        Self::new(length, vec![vec![(0, length)]; rows])
     }
 
     /// From an attention mask: 1 for a token, 0 for padding at either end of a row.
@@ -49,7 +62,7 @@ impl Segments {
             }
             Ok(vec![(first, end)])
         });
-        Ok(Self { length, rows: rows.collect::<Result<_, _>>()? })
+        Ok(Self::new(length, rows.collect::<Result<_, _>>()?))
     }
 
     /// Rows of `length` tokens that hold several samples one after the other, by their lengths;
@@ -73,12 +86,19 @@ impl Segments {
             }
             Ok(row)
         });
-        Ok(Self { length, rows: rows.collect::<Result<_, _>>()? })
+        Ok(Self::new(length, rows.collect::<Result<_, _>>()?))
     }
 
     /// Rows with padding on the left, so that their last tokens are at the same place.
     pub(crate) fn ending_together(length: usize, tokens: impl Iterator<Item = usize>) -> Self {
-        Self { length, rows: tokens.map(|count| vec![(length - count, length)]).collect() }
+        Self::new(length, tokens.map(|count| vec![(length - count, length)]).collect())
+    }
+
+    /// The same batch with adapters of its own
+    /// ([`activate`](burn_lora_adapter::AdaptableExt::activate)), in place of those that the model has
+    /// selected.
+    pub fn with_adapters(self, adapters: ActiveAdapters) -> Self {
+        Self { adapters: Some(adapters), ..self }
     }
 
     /// Rows, and tokens a row with padding.
@@ -129,6 +149,7 @@ impl Segments {
             positions: int(positions, [count_rows, count], device),
             spans: int(spans, [2, count_rows, count], device),
             table,
+            adapters: self.adapters.clone(),
         }
     }
 }
@@ -146,6 +167,8 @@ pub struct Context {
     pub spans: Tensor<3, Int>,
     /// Cosines and sines of positions, `[positions, head_dim]`.
     pub table: Tensor<2>,
+    /// The adapters that the batch brings; of `None` those that are selected take part.
+    pub adapters: Option<ActiveAdapters>,
 }
 
 /// The table of positions that was made last, which most batches can use again.

@@ -22,8 +22,8 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        rms_norm(x, self.weight.val(), self.eps)
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
+        rms_norm(x, self.weight.val_with(context.adapters()), self.eps)
     }
 }
 
@@ -76,13 +76,14 @@ impl Attention {
             projected.reshape([batch, length, count, self.head_dim])
         };
         let normed = |x: Tensor<4>, norm: &Option<RmsNorm>| match norm {
-            Some(norm) => norm.forward(x),
+            Some(norm) => norm.forward(x, context),
             None => x,
         };
+        let project = |linear: &AdaptedLinear, x| linear.forward_with(x, context.adapters());
         let rotated = |x| rotate(x, context.positions.clone(), context.table.clone());
-        let q = rotated(normed(heads(self.q_proj.forward(x.clone())), &self.q_norm));
-        let k = rotated(normed(heads(self.k_proj.forward(x.clone())), &self.k_norm));
-        let v = heads(self.v_proj.forward(x)).swap_dims(1, 2);
+        let q = rotated(normed(heads(project(&self.q_proj, x.clone())), &self.q_norm));
+        let k = rotated(normed(heads(project(&self.k_proj, x.clone())), &self.k_norm));
+        let v = heads(project(&self.v_proj, x)).swap_dims(1, 2);
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(k, v),
@@ -91,7 +92,7 @@ impl Attention {
             AttentionSpec { scale: (self.head_dim as f32).sqrt().recip(), window: self.window };
         let out = attention(q, k, v, context.spans.clone(), spec);
         let width = out.dims()[1] * self.head_dim;
-        self.o_proj.forward(out.swap_dims(1, 2).reshape([batch, length, width]))
+        project(&self.o_proj, out.swap_dims(1, 2).reshape([batch, length, width]))
     }
 }
 
@@ -110,9 +111,10 @@ adaptable!(Mlp { gate_proj, up_proj, down_proj });
 impl Mlp {
     /// # Shapes
     /// - x, output: `[batch, sequence, hidden]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x.clone());
-        self.down_proj.forward(swiglu(gate, self.up_proj.forward(x)))
+    pub fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+        let project = |linear: &AdaptedLinear, x| linear.forward_with(x, context.adapters());
+        let gate = project(&self.gate_proj, x.clone());
+        project(&self.down_proj, swiglu(gate, project(&self.up_proj, x)))
     }
 }
 
@@ -139,10 +141,10 @@ impl DecoderLayer {
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
-        let normed = self.input_layernorm.forward(x.clone());
+        let normed = self.input_layernorm.forward(x.clone(), context);
         let x = x + self.self_attn.forward(normed, context, cache);
-        let normed = self.post_attention_layernorm.forward(x.clone());
-        x + self.mlp.forward(normed)
+        let normed = self.post_attention_layernorm.forward(x.clone(), context);
+        x + self.mlp.forward(normed, context)
     }
 }
 

@@ -65,7 +65,8 @@ impl Llama {
     /// If `segments` is of another shape than `tokens`; on a CPU also if a token is not in the
     /// vocabulary. A GPU gives NaN for such a token, so that nothing waits for it.
     pub fn forward(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
-        self.head(self.hidden(tokens, segments))
+        let (hidden, context) = self.run(tokens, segments);
+        self.head(hidden, &context)
     }
 
     /// The state of each token after the last norm, which [`head`](Self::head) makes logits of.
@@ -77,13 +78,18 @@ impl Llama {
     /// # Panics
     /// If `segments` is of another shape than `tokens`.
     pub fn hidden(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
+        self.run(tokens, segments).0
+    }
+
+    /// The state of each token, and what the layers needed to know.
+    fn run(&self, tokens: Tensor<2, Int>, segments: &Segments) -> (Tensor<3>, Context) {
         assert_eq!(tokens.dims(), segments.dims(), "the segments of tokens");
         let context = self.context(segments);
-        let mut h = self.embed(tokens);
+        let mut h = self.embed(tokens, &context);
         for layer in &self.model.layers {
             h = layer.forward(h, &context, None);
         }
-        self.model.norm.forward(h)
+        (self.model.norm.forward(h, &context), context)
     }
 
     /// What the layers need to know of a batch.
@@ -98,8 +104,9 @@ impl Llama {
     /// # Shapes
     /// - tokens: `[batch, sequence]`
     /// - output: `[batch, sequence, hidden]`
-    pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let hidden = self.model.embed_tokens.forward(tokens.to_device(&self.embedding_device()));
+    pub fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
+        let tokens = tokens.to_device(&self.embedding_device());
+        let hidden = self.model.embed_tokens.forward_with(tokens, context.adapters());
         // A graph does not reach over from another device for nothing.
         let hidden = if hidden.is_tracked() { hidden } else { hidden.inner() };
         hidden.cast(self.dtype).to_device(&self.device().inner())
@@ -110,17 +117,17 @@ impl Llama {
     /// # Shapes
     /// - hidden: `[batch, sequence, hidden]`
     /// - output: `[batch, sequence, vocabulary]`
-    pub fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.lm_head.forward(hidden)
+    pub fn head(&self, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
+        self.lm_head.forward_with(hidden, context.adapters())
     }
 
-    /// The state of the last token of each row after the last norm, given the keys and values of
-    /// those before; those of the new tokens are added to the cache.
+    /// The logits of each row's next token, given the keys and values of the tokens before; those of
+    /// the new tokens are added to the cache.
     ///
     /// # Shapes
     /// - tokens: `[batch, new]`
     /// - segments: of all tokens so far, `[batch, before + new]`
-    /// - output: `[batch, hidden]`
+    /// - output: `[batch, vocabulary]`
     ///
     /// # Panics
     /// If the shapes do not fit, or the cache is full.
@@ -138,12 +145,12 @@ impl Llama {
         let device = self.device();
         let table = self.tables.get(&self.config.rope, segments, &device);
         let context = segments.context(count, table, &device);
-        let mut h = self.embed(tokens);
+        let mut h = self.embed(tokens, &context);
         for (index, layer) in self.model.layers.iter().enumerate() {
             h = layer.forward(h, &context, Some(cache.layer(index)));
         }
         let last = h.narrow(1, count - 1, 1);
-        self.model.norm.forward(last).squeeze_dim::<2>(1)
+        self.head(self.model.norm.forward(last, &context), &context).squeeze_dim::<2>(1)
     }
 
     /// The device that the model is on.

@@ -324,7 +324,7 @@ impl Parts<'_> {
         let targets = Tensor::<1, Int>::from_data(targets, (device, DType::I32));
         let head = self.time(|| {
             let x = self.random([tokens, config.hidden_size]).autodiff().require_grad();
-            let logits = CausalLm::head(model, x.clone());
+            let logits = CausalLm::head(model, x.clone(), &context);
             let found = cross_entropy(logits.clone().inner(), targets.clone(), 0.0);
             let mut grads = pull_back(logits, found.grad).backward();
             (x.grad_remove(&mut grads), found.loss)

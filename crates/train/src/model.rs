@@ -29,7 +29,7 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// # Shapes
     /// - tokens: `[batch, sequence]`
     /// - output: `[batch, sequence, hidden]`
-    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3>;
+    fn embed(&self, tokens: Tensor<2, Int>, context: &Self::Context) -> Tensor<3>;
 
     /// The number of layers.
     fn depth(&self) -> usize;
@@ -45,7 +45,7 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// # Shapes
     /// - hidden: `[tokens, hidden]`
     /// - output: `[tokens, vocabulary]`
-    fn head(&self, hidden: Tensor<2>) -> Tensor<2>;
+    fn head(&self, hidden: Tensor<2>, context: &Self::Context) -> Tensor<2>;
 
     /// Logits a token.
     fn vocabulary(&self) -> usize;
@@ -93,8 +93,8 @@ impl CausalLm for Llama {
         Llama::context(self, segments)
     }
 
-    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        Llama::embed(self, tokens)
+    fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
+        Llama::embed(self, tokens, context)
     }
 
     fn depth(&self) -> usize {
@@ -105,8 +105,8 @@ impl CausalLm for Llama {
         self.model.layers[index].forward(hidden, context, None)
     }
 
-    fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.lm_head.forward(self.model.norm.forward(hidden))
+    fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
+        self.lm_head.forward_with(self.model.norm.forward(hidden, context), context.adapters())
     }
 
     fn vocabulary(&self) -> usize {

@@ -124,7 +124,7 @@ pub(crate) fn run<M: CausalLm>(
             device.seed(seed.wrapping_add(number as u64));
         }
         let hidden = input.unwrap_or_else(|| {
-            let hidden = part.embed(tokens(batch, &part.embedding_device()));
+            let hidden = part.embed(tokens(batch, &part.embedding_device()), &context);
             match config.neftune {
                 Some(alpha) => add_noise(hidden, alpha),
                 None => hidden,
@@ -143,7 +143,8 @@ pub(crate) fn run<M: CausalLm>(
     }
     let mut input = hidden.map(|hidden| hidden.autodiff().require_grad());
     let mut output = stretch(model.tracked, last, input.clone());
-    let (outcome, mut grad) = head(model.tracked, output.clone().inner(), batch, config, sums);
+    let (outcome, mut grad) =
+        head(model.tracked, output.clone().inner(), batch, &context, config, sums);
 
     kept.pop();
     for number in (0..=last).rev() {
@@ -167,6 +168,7 @@ fn head<M: CausalLm>(
     model: &M,
     hidden: Tensor<3>,
     batch: &Batch,
+    context: &M::Context,
     config: &StepConfig,
     sums: &mut Flat,
 ) -> (Outcome, Tensor<3>) {
@@ -179,7 +181,7 @@ fn head<M: CausalLm>(
     for places in places.chunks(config.loss_chunk.unwrap_or_else(|| chunk(model.vocabulary()))) {
         let (places, targets) = split(places, &device);
         let chosen = hidden.clone().select(0, places).autodiff().require_grad();
-        let logits = model.head(chosen.clone());
+        let logits = model.head(chosen.clone(), context);
         let entropy = cross_entropy(logits.clone().inner(), targets, config.label_smoothing);
         let mut found = pull_back(logits, entropy.grad.clone()).backward();
         params::add_gradients(sums, model, &mut found);
@@ -201,7 +203,7 @@ pub(crate) fn evaluate<M: CausalLm>(model: &M, batch: &Batch) -> Outcome {
     let device = model.device();
     let context = model.context(&batch.segments);
     let hidden = (0..model.depth())
-        .fold(model.embed(tokens(batch, &model.embedding_device())), |h, layer| {
+        .fold(model.embed(tokens(batch, &model.embedding_device()), &context), |h, layer| {
             model.layer(layer, h, &context)
         });
     let [rows, length, width] = hidden.dims();
@@ -209,7 +211,7 @@ pub(crate) fn evaluate<M: CausalLm>(model: &M, batch: &Batch) -> Outcome {
     let mut outcome = Outcome::zero(&device);
     for places in batch.target_places().chunks(chunk(model.vocabulary())) {
         let (places, targets) = split(places, &device);
-        let logits = model.head(hidden.clone().select(0, places));
+        let logits = model.head(hidden.clone().select(0, places), &context);
         outcome.add(cross_entropy(logits, targets, 0.0));
     }
     outcome

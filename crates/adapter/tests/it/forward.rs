@@ -4,13 +4,20 @@ use crate::common::*;
 use burn::{
     module::Module,
     nn::LinearConfig,
-    tensor::{Device, Distribution, FloatDType, Int, Tensor, activation::gelu},
+    tensor::{Device, Distribution, FloatDType, Gradients, Int, Tensor, activation::gelu},
 };
 use burn_lora_adapter::{
     Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig,
     Selection, adaptable,
 };
 use burn_lora_quant::{Gemm, QuantConfig};
+use std::collections::BTreeMap;
+
+#[derive(Module, Debug)]
+struct One {
+    linear: AdaptedLinear,
+}
+adaptable!(One { linear });
 
 /// Every kind of update, with alpha ≠ rank; named.
 fn variants() -> Vec<(&'static str, LoraConfig)> {
@@ -97,11 +104,6 @@ fn outputs_and_gradients_are_those_of_the_definition() {
             if packed {
                 linear = linear.quantize(&QuantConfig::nf4()).unwrap();
             }
-            #[derive(Module, Debug)]
-            struct One {
-                linear: AdaptedLinear,
-            }
-            adaptable!(One { linear });
             let lora = LoraConfig::new(4, 10).targets(["linear"]).init(Init::Random).dora(dora);
             let mut model = One { linear }.with_adapter(&lora).unwrap();
             if dora {
@@ -313,6 +315,77 @@ fn rows_have_their_own_adapters() {
     }
 }
 
+/// A batch brings its adapters with it, and the model stays as it is: also with gradients.
+#[test]
+fn a_batch_brings_its_adapters() {
+    let device = device();
+    let x = Tensor::<3>::random([4, 5, 64], Distribution::Normal(0.0, 1.0), &device);
+    for (packed, alpha) in [(false, 8.0), (true, 8.0), (false, 3.0)] {
+        let linear = AdaptedLinear::from(LinearConfig::new(64, 32).init(&device));
+        let linear = if packed { linear.quantize(&QuantConfig::nf4()).unwrap() } else { linear };
+        let mut model = One { linear };
+        for (name, rank, alpha) in [("a", 4, 8.0), ("b", 2, alpha / 2.0)] {
+            let lora = LoraConfig::new(rank, alpha).targets(["linear"]).init(Init::Random);
+            model.add_adapter(name, &lora).unwrap();
+        }
+        model.select(Selection::adapters(["a", "b"])).unwrap();
+        let before = model.linear.adapters().selection().clone();
+        let names = ["b", BASE, "a", "b"];
+        let mixed = model.activate(Selection::rows(names)).unwrap();
+        let model = model.train();
+        let weights = |grads: &Gradients, name: &str| {
+            let lora = model.linear.adapters().lora(name).unwrap();
+            [&lora.lora_a, &lora.lora_b].map(|param| param.val().grad(grads).unwrap())
+        };
+        let y = model.linear.forward_with(x.clone().autodiff(), Some(&mixed));
+        let grads = (y.clone() * y.clone()).sum().backward();
+        let mut sums: BTreeMap<&str, [Tensor<2>; 2]> = BTreeMap::new();
+        for (row, name) in names.into_iter().enumerate() {
+            let one = if name == BASE { Selection::base() } else { Selection::adapters([name]) };
+            let one = model.activate(one).unwrap();
+            let x = x.clone().narrow(0, row, 1).autodiff();
+            let alone = model.linear.forward_with(x, Some(&one));
+            let found = y.clone().inner().narrow(0, row, 1);
+            assert!(max_difference(found, alone.clone().inner()) < 1e-5, "row {row}, {packed}");
+            if name != BASE {
+                let grads = (alone.clone() * alone).sum().backward();
+                let [a, b] = weights(&grads, name);
+                let sum = match sums.remove(name) {
+                    Some([a0, b0]) => [a + a0, b + b0],
+                    None => [a, b],
+                };
+                sums.insert(name, sum);
+            }
+        }
+        for (name, sum) in sums {
+            for (found, expected) in weights(&grads, name).into_iter().zip(sum) {
+                let size = expected.clone().abs().max().into_scalar::<f32>();
+                assert!(max_difference(found, expected) < 1e-5 * size, "{name} {packed}");
+            }
+        }
+        assert_eq!(*model.linear.adapters().selection(), before);
+        let error = model.activate(Selection::rows(["x"])).unwrap_err().to_string();
+        assert!(error.contains("`x`"), "{error}");
+    }
+}
+
+/// What overflows in the update of one row is that row's alone.
+#[test]
+fn an_update_that_overflows_spoils_its_own_row_alone() {
+    let device = device();
+    let mut model = One { linear: LinearConfig::new(16, 16).init(&device).into() };
+    let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    for name in ["a", "b"] {
+        model.add_adapter(name, &lora).unwrap();
+    }
+    let large = model.linear.adapters_mut().lora_mut("a").unwrap();
+    large.lora_a = large.lora_a.clone().map(|a| a * 0.0 + 3e38);
+    let mixed = model.activate(Selection::rows(["a", "b", BASE])).unwrap();
+    let y = model.linear.forward_with(Tensor::<2>::ones([3, 16], &device), Some(&mixed));
+    let y: Vec<f32> = y.into_data().try_into_vec().unwrap();
+    assert!(!y[0].is_finite() && y[16..].iter().all(|value| value.is_finite()), "{y:?}");
+}
+
 #[test]
 #[should_panic(expected = "a batch of 3")]
 fn rows_have_to_fit_the_batch() {
@@ -499,11 +572,6 @@ fn dora_follows_its_base() {
 /// Biases are trained with the adapter that trains them, and with no other.
 #[test]
 fn biases_are_trained_with_their_adapter() {
-    #[derive(Module, Debug)]
-    struct One {
-        linear: AdaptedLinear,
-    }
-    adaptable!(One { linear });
     let device = device();
     let mut one = One { linear: LinearConfig::new(8, 8).init(&device).into() };
     let lora = LoraConfig::new(2, 6).targets(["linear"]);

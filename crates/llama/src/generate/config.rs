@@ -1,6 +1,7 @@
 //! How tokens are chosen, and when to stop.
 
 use crate::error::LlamaError;
+use burn_lora_adapter::ActiveAdapters;
 
 /// Settings of a generation. The defaults are greedy, as in transformers.
 ///
@@ -26,6 +27,7 @@ pub struct GenerateConfig {
     pub(crate) seed: u64,
     pub(crate) stop_strings: Vec<String>,
     pub(crate) stop_tokens: Vec<u32>,
+    pub(crate) adapters: Option<ActiveAdapters>,
 }
 
 impl GenerateConfig {
@@ -41,6 +43,7 @@ impl GenerateConfig {
             seed: 0,
             stop_strings: vec![],
             stop_tokens: vec![],
+            adapters: None,
         }
     }
 
@@ -93,6 +96,14 @@ impl GenerateConfig {
     /// Stop at this token; it is not part of the result.
     pub fn stop_token(mut self, token: u32) -> Self {
         self.stop_tokens.push(token);
+        self
+    }
+
+    /// The adapters that take part, instead of those that are selected: for all prompts, or by rows one
+    /// for each ([`activate`](burn_lora_adapter::AdaptableExt::activate)). So several threads can use one
+    /// model with adapters of their own.
+    pub fn adapters(mut self, adapters: ActiveAdapters) -> Self {
+        self.adapters = Some(adapters);
         self
     }
 

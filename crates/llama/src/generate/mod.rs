@@ -41,7 +41,8 @@ pub enum Stopped {
 
 impl Llama {
     /// Continues prompts of tokens, all of a batch at once (shorter ones are padded on the left).
-    /// The adapters that are selected take part; the same seed gives the same tokens.
+    /// The adapters of the settings take part, or those that are selected; the same seed gives the same
+    /// tokens.
     ///
     /// A row ends at a token that `config.json` or the settings name. `on_token` is called with the
     /// row and each new token of it, and may end the row.
@@ -101,8 +102,11 @@ impl Llama {
         let mut cache = KvCache::new(model.config.num_hidden_layers, capacity);
         for new in 1..=config.max_new_tokens {
             let segments = Segments::ending_together(length, lengths.iter().map(|l| l + new - 1));
-            let hidden = model.step(tokens, &segments, &mut cache);
-            let logits = model.head(hidden.unsqueeze_dim(1)).squeeze_dim::<2>(1);
+            let segments = match &config.adapters {
+                Some(adapters) => segments.with_adapters(adapters.clone()),
+                None => segments,
+            };
+            let logits = model.step(tokens, &segments, &mut cache);
             let next = choose(logits, &mut rows, config)?;
             for (number, (row, &token)) in rows.iter_mut().zip(&next).enumerate() {
                 if row.stopped.is_some() {

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::{module::Module, tensor::FloatDType};
-use burn_lora_adapter::{AdaptableExt, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, BASE, Init, LoraConfig, Selection};
 use burn_lora_llama::{GenerateConfig, Generated, Llama, Segments, Stopped, Tokenizer};
 use burn_lora_quant::QuantConfig;
 use std::ops::ControlFlow;
@@ -49,6 +49,41 @@ fn a_cache_and_padding_change_nothing() {
             assert_eq!(alone[0], *found);
         }
     }
+}
+
+/// Several requests use one model, each with adapters of its own.
+#[test]
+fn adapters_come_with_the_request() {
+    let mut model = model("gqa");
+    model.config.raw["eos_token_id"] = serde_json::Value::Null;
+    model.load_adapter("all", golden("gqa").join("lora_all")).unwrap();
+    let lora = LoraConfig::new(4, 64).targets(["q_proj", "down_proj", "lm_head"]);
+    model.add_adapter("other", &lora.init(Init::Random)).unwrap();
+    let requests = [
+        Selection::base(),
+        Selection::adapters(["all"]),
+        Selection::adapters(["other"]),
+        Selection::rows(["other", BASE, "all"]),
+    ];
+    let expected = requests.clone().map(|selection| {
+        model.select(selection).unwrap();
+        run(&model, &prompts(), &GenerateConfig::new(6))
+    });
+    assert_ne!(expected[1], expected[2]);
+    for row in 0..3 {
+        assert_eq!(expected[3][row], expected[[2, 0, 1][row]][row]);
+    }
+    model.select(Selection::base()).unwrap();
+    let model = &model;
+    std::thread::scope(|scope| {
+        let threads = requests.map(|selection| {
+            let config = GenerateConfig::new(6).adapters(model.activate(selection).unwrap());
+            scope.spawn(move || run(model, &prompts(), &config))
+        });
+        for (thread, expected) in threads.into_iter().zip(expected) {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
 }
 
 #[test]

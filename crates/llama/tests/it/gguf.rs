@@ -281,7 +281,7 @@ fn a_real_file_knows_a_capital() {
     let segments = Segments::whole(1, 5);
     let hidden = model.hidden(tokens, &segments);
     assert!(vec(hidden.clone()).iter().all(|value| value.is_finite()));
-    let logits = vec(model.head(hidden));
+    let logits = vec(model.head(hidden, &model.context(&segments)));
     let last = &logits[4 * 49152..];
     let best = (0..last.len()).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
     assert_eq!(best, 7042);

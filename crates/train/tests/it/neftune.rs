@@ -41,8 +41,8 @@ impl CausalLm for Probe {
         self.llama.context(segments)
     }
 
-    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let hidden = self.llama.embed(tokens);
+    fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
+        let hidden = self.llama.embed(tokens, context);
         let (length, embedded) = (hidden.dims()[1], values(hidden.clone()));
         SEEN.lock().unwrap().push(Seen { length, embedded, given: vec![] });
         hidden
@@ -59,8 +59,8 @@ impl CausalLm for Probe {
         CausalLm::layer(&self.llama, index, hidden, context)
     }
 
-    fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
-        CausalLm::head(&self.llama, hidden)
+    fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
+        CausalLm::head(&self.llama, hidden, context)
     }
 
     fn vocabulary(&self) -> usize {

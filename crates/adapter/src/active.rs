@@ -1,0 +1,180 @@
+//! The adapters of a batch, decided once and used by each layer.
+
+use crate::selection::Selection;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// The adapters that a batch runs with: a [`Selection`] that a model has checked
+/// ([`activate`](crate::AdaptableExt::activate)), which travels with the batch, so that several requests
+/// with other adapters can use one `&model`. What the layers need of it goes to the device once.
+///
+/// ```
+/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
+/// # use burn_lora_adapter::*;
+/// # #[derive(Module, Debug)]
+/// # struct Model { linear: AdaptedLinear }
+/// # adaptable!(Model { linear });
+/// # let device = Device::default();
+/// # let model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+/// let model = model.with_adapter(&lora)?;
+///
+/// let x = Tensor::<2>::ones([2, 16], &device);
+/// let (on, off) = (model.activate(Selection::adapters(["default"]))?, model.activate(Selection::base())?);
+/// let mixed = model.activate(Selection::rows(["default", BASE]))?;
+/// let run = |active| model.linear.forward_with(x.clone(), Some(active));
+/// let y = run(&mixed);
+/// y.clone().narrow(0, 0, 1).into_data().assert_approx_eq::<f32>(
+///     &run(&on).narrow(0, 0, 1).into_data(), burn::tensor::Tolerance::default());
+/// y.narrow(0, 1, 1).into_data().assert_eq(&run(&off).narrow(0, 1, 1).into_data(), true);
+/// # Ok::<_, AdapterError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ActiveAdapters(Arc<Active>);
+
+#[derive(Debug, Default)]
+struct Active {
+    selection: Selection,
+    /// Of a selection by rows: each adapter once, with its rows.
+    groups: Vec<(String, Vec<usize>)>,
+    on: Mutex<Vec<Arc<Rows>>>,
+}
+
+/// The rows of a batch by adapter, on a device.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    device: Device,
+    count: usize,
+    /// Each adapter with the numbers of its rows.
+    groups: Vec<(String, Tensor<1, Int>)>,
+    /// Where each row of the batch is once the groups lie one after the other.
+    position: Tensor<1, Int>,
+    /// The adapter of each row.
+    row_group: Vec<usize>,
+    stacks: Mutex<Vec<(Vec<Part>, Stack)>>,
+}
+
+/// One update of several that are stacked: the number of its adapter, its rank, and its scaling's bits.
+pub(crate) type Part = (usize, usize, u32);
+
+/// What tells the rows of a batch apart in a product with several updates, one after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Stack {
+    /// Where `h = x · Aᵀ` is of an adapter that is not the row's, `[rows, ranks]`.
+    pub others: Tensor<2, Bool>,
+    /// The factor of all of them, or of each item of `h`, `[ranks]`.
+    pub scaling: Result<f32, Tensor<1>>,
+}
+
+impl ActiveAdapters {
+    /// The adapters of a selection that is known to be of the model.
+    pub(crate) fn new(selection: Selection) -> Self {
+        let mut groups: Vec<(String, Vec<usize>)> = vec![];
+        if let Selection::Rows(rows) = &selection {
+            for (row, name) in rows.iter().enumerate() {
+                match groups.iter_mut().find(|(known, _)| known == name) {
+                    Some((_, rows)) => rows.push(row),
+                    None => groups.push((name.clone(), vec![row])),
+                }
+            }
+        }
+        Self(Arc::new(Active { selection, groups, on: Mutex::default() }))
+    }
+
+    /// What was selected.
+    pub fn selection(&self) -> &Selection {
+        &self.0.selection
+    }
+
+    /// The rows by adapter on a device, if the selection is by rows.
+    ///
+    /// # Panics
+    /// If the batch has another number of rows.
+    pub(crate) fn rows(&self, batch: usize, device: &Device) -> Option<Arc<Rows>> {
+        let Selection::Rows(rows) = &self.0.selection else { return None };
+        assert_eq!(batch, rows.len(), "a batch of {batch} with adapters for {} rows", rows.len());
+        let mut known = lock(&self.0.on);
+        if let Some(rows) = known.iter().find(|rows| rows.device == *device) {
+            return Some(rows.clone());
+        }
+        let rows = Arc::new(Rows::new(&self.0.groups, batch, device));
+        known.push(rows.clone());
+        Some(rows)
+    }
+}
+
+impl PartialEq for ActiveAdapters {
+    fn eq(&self, other: &Self) -> bool {
+        self.selection() == other.selection()
+    }
+}
+
+impl Eq for ActiveAdapters {}
+
+impl Rows {
+    fn new(groups: &[(String, Vec<usize>)], count: usize, device: &Device) -> Self {
+        let index = |rows: &[usize]| {
+            let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+            let shape = [rows.len()];
+            Tensor::<1, Int>::from_data(TensorData::new(rows, shape), device)
+        };
+        let (mut position, mut row_group, mut at) = (vec![0; count], vec![0; count], 0);
+        for (group, (_, rows)) in groups.iter().enumerate() {
+            for &row in rows {
+                (position[row], row_group[row]) = (at, group);
+                at += 1;
+            }
+        }
+        let groups = groups.iter().map(|(name, rows)| (name.clone(), index(rows)));
+        Self {
+            device: device.clone(),
+            count,
+            groups: groups.collect(),
+            position: index(&position),
+            row_group,
+            stacks: Mutex::default(),
+        }
+    }
+
+    /// The adapters, each once.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.groups.iter().map(|(name, _)| name)
+    }
+
+    /// Runs each adapter on its rows, and puts what comes out into the order of the batch.
+    pub fn each<const D: usize>(
+        &self,
+        mut run: impl FnMut(&[String], &Tensor<1, Int>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let parts = self.groups.iter().map(|(name, rows)| run(std::slice::from_ref(name), rows));
+        Tensor::cat(parts.collect(), 0).select(0, self.position.clone())
+    }
+
+    /// What tells rows apart where these updates are stacked.
+    pub fn stack(&self, parts: &[Part]) -> Stack {
+        let mut known = lock(&self.stacks);
+        if let Some((_, stack)) = known.iter().find(|(other, _)| other == parts) {
+            return stack.clone();
+        }
+        let items = || parts.iter().flat_map(|part| std::iter::repeat_n(part, part.1));
+        let ranks = items().count();
+        let others = self.row_group.iter().flat_map(|group| items().map(move |p| p.0 != *group));
+        let others = TensorData::new(others.collect::<Vec<bool>>(), [self.count, ranks]);
+        let one = parts.iter().all(|part| part.2 == parts[0].2);
+        let stack = Stack {
+            others: Tensor::from_data(others, &self.device),
+            scaling: if one {
+                Ok(f32::from_bits(parts[0].2))
+            } else {
+                let scaling: Vec<f32> = items().map(|part| f32::from_bits(part.2)).collect();
+                Err(Tensor::from_data(TensorData::new(scaling, [ranks]), &self.device))
+            },
+        };
+        known.push((parts.to_vec(), stack.clone()));
+        stack
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
