@@ -18,7 +18,10 @@ pub mod prelude {
         ChatOptions, ChatTemplate, GenerateConfig, Generated, GeneratedText, KvCache, Llama,
         LlamaConfig, LlamaError, Message, SaveOptions, Segments, Stopped, Tokenizer,
     };
-    pub use burn_lora_quant::{Format, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
+    pub use burn_lora_quant::{
+        DenseWeight, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError,
+        Storage, StorageFormat,
+    };
     pub use burn_lora_train::{
         BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Observer,
         Optimizer, Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer, Warmup,

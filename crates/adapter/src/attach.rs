@@ -2,7 +2,6 @@
 
 use crate::{
     active::ActiveAdapters,
-    base::Base,
     config::{Bias, LoraConfig, Targets},
     error::AdapterError,
     init::{
@@ -18,7 +17,7 @@ use crate::{
     targets::{Candidate, LayerPlan, MatchReport, Matcher},
 };
 use burn::{module::Param, tensor::Tensor};
-use burn_lora_quant::{PackedLinear, PackedWeight};
+use burn_lora_quant::{Frozen, PackedWeight};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Which layers `config` means, and what the adapter will be for each; reports what is odd. Of names
@@ -138,7 +137,7 @@ pub(crate) fn check_plans(
         if (decomposed || eva) && *rank > most {
             return error(format!("rank {rank} of a weight [{out}, {width}]: at most {most}"));
         }
-        if loftq && layer.packed().is_some() && !loaded {
+        if loftq && layer.is_quantized() && !loaded {
             return error("LoftQ needs the weight that it quantizes: load the base dense".into());
         }
         if decomposed {
@@ -245,8 +244,7 @@ pub(crate) fn attach(
 /// Puts a packed weight in the place of a linear layer's.
 fn pack(layer: &mut dyn AdaptedLayer, weight: PackedWeight) {
     if let Some(base) = layer.base_mut() {
-        let bias = base.bias().cloned();
-        *base = Base::Packed(PackedLinear { weight, bias });
+        base.weight = Frozen::new(weight);
     }
     layer.refresh();
 }
@@ -275,10 +273,7 @@ pub(crate) fn push(layer: &mut dyn AdaptedLayer, lora: LoraAdapter) {
 /// A copy of a layer, to be trained.
 pub(crate) fn copy(layer: &dyn AdaptedLayer, name: &str, config: &Arc<LoraConfig>) -> SavedModule {
     let autodiff = layer.device().is_autodiff();
-    let weight = match layer.kind() {
-        LayerKind::Embedding => layer.weight().transpose(),
-        _ => layer.weight(),
-    };
+    let weight = layer.file_layout(layer.weight());
     let bias = layer.bias().map(|bias| bias.val().inner().cast(burn::tensor::FloatDType::F32));
     // A copy, also where the base is float32: training must not write over the base's memory.
     let weight = weight * 1.0;

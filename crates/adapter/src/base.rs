@@ -1,184 +1,100 @@
-//! The frozen part of a linear layer: dense or packed.
+//! The frozen part of a linear layer.
 
 use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_quant::{Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError, ScaleRule};
+use burn_lora_quant::{DenseWeight, Frozen, Gemm, QuantError, StorageFormat};
 
-/// A linear layer with a dense weight in the layout of checkpoints: `y = x · Wᵀ + b`.
+/// The frozen part of a linear layer: a weight `[out, in]` in one storage or another, and a bias `[out]`.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use burn_lora_adapter::{AdaptedLinear, Base, DenseLinear};
+/// use burn_lora_adapter::{AdaptedLinear, Base};
+/// use burn_lora_quant::QuantConfig;
 ///
 /// let device = Device::default();
 /// let weight = Tensor::from_floats([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], &device); // [out, in]
-/// let dense = DenseLinear::new(weight, Some(Tensor::from_floats([0.0, 0.0, 1.0], &device)));
-/// let y = AdaptedLinear::new(Base::Dense(dense)).forward(Tensor::<1>::ones([2], &device));
+/// let dense = Base::dense(weight, Some(Tensor::from_floats([0.0, 0.0, 1.0], &device)));
+/// let linear = AdaptedLinear::new(dense);
+/// let y = linear.forward(Tensor::<1>::ones([2], &device));
 /// y.into_data().assert_eq(&[3.0f32, 7.0, 12.0].into(), true);
+///
+/// let packed = linear.quantize(&QuantConfig::nf4())?;
+/// assert!(packed.base.weight.dense().is_none() && packed.base.bias.is_some());
+/// # Ok::<_, burn_lora_quant::QuantError>(())
 /// ```
 #[derive(Module, Debug)]
-pub struct DenseLinear {
+pub struct Base {
     /// The weight, `[out, in]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Frozen,
     /// The bias, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
 
-impl DenseLinear {
+impl Base {
     /// A frozen layer from its parts.
     ///
     /// # Panics
     /// If the bias is not of shape `[out]`.
-    pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+    pub fn new(weight: Frozen, bias: Option<Tensor<1>>) -> Self {
         if let Some(bias) = &bias {
-            assert_eq!(bias.dims()[0], weight.dims()[0], "the bias of {:?}", weight.dims());
+            assert_eq!(bias.dims()[0], weight.shape()[0], "the bias of {:?}", weight.shape());
         }
-        Self::from_params(Param::from_tensor(weight), bias.map(Param::from_tensor))
+        let bias = bias.map(|bias| Param::from_tensor(bias).set_require_grad(false));
+        Self { weight, bias }
     }
 
-    /// A frozen layer from parameters, which may not be initialised yet.
+    /// A frozen layer with a dense weight `[out, in]`.
+    ///
+    /// # Panics
+    /// If the bias is not of shape `[out]`.
+    pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self::new(Frozen::new(DenseWeight::new(weight)), bias)
+    }
+
+    /// The same from parameters, which may not be initialised yet.
     pub fn from_params(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
         Self {
-            weight: weight.set_require_grad(false),
+            weight: Frozen::new(DenseWeight::from_param(weight)),
             bias: bias.map(|bias| bias.set_require_grad(false)),
         }
     }
-}
 
-/// The frozen part of a linear layer.
-///
-/// ```
-/// use burn::tensor::{Device, Tensor};
-/// use burn_lora_adapter::AdaptedLinear;
-/// use burn_lora_quant::QuantConfig;
-///
-/// let linear = AdaptedLinear::dense(Tensor::ones([8, 64], &Device::default()), None);
-/// assert_eq!((linear.base.shape(), linear.base.quant_config()), ([8, 64], None));
-/// let packed = linear.quantize(&QuantConfig::nf4())?;
-/// assert_eq!(packed.base.quant_config(), Some(QuantConfig::nf4()));
-/// # Ok::<_, burn_lora_quant::QuantError>(())
-/// ```
-#[derive(Module, Debug)]
-pub enum Base {
-    /// A dense weight.
-    Dense(DenseLinear),
-    /// A 4-bit weight.
-    Packed(PackedLinear),
-}
-
-impl Base {
     /// The shape of the weight, `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
-        match self {
-            Self::Dense(dense) => dense.weight.lazy_shape().dims(),
-            Self::Packed(packed) => packed.weight.shape(),
-        }
+        self.weight.shape()
     }
 
     /// Where it is.
     pub fn device(&self) -> Device {
-        match self {
-            Self::Dense(dense) => dense.weight.lazy_device(),
-            Self::Packed(packed) => packed.weight.device(),
-        }
+        self.weight.device()
     }
 
-    /// `x · Wᵀ`, without bias.
-    ///
-    /// # Shapes
-    /// - x: `[..., in]`, of rank 2 or more
-    /// - output: `[..., out]`, in the dtype of `x`
-    pub(crate) fn product<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Dense(dense) => dense_product(x, dense.weight.val()),
-            Self::Packed(packed) => packed.weight.matmul(x),
-        }
-    }
-
-    /// `x · Wᵀ + scaling · x · Aᵀ · Bᵀ`, without bias, with A and B in the dtype of `x`.
-    pub(crate) fn low_rank_product<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        [a, b]: [Tensor<2>; 2],
-        scaling: f32,
-    ) -> Tensor<D> {
-        match self {
-            Self::Packed(packed) => packed.weight.matmul_low_rank(x, a, b, scaling),
-            Self::Dense(dense) => {
-                let y = dense_product(x.clone(), dense.weight.val());
-                let h = Gemm::new().trans_rhs().run(x, a.unsqueeze());
-                Gemm::new().trans_rhs().alpha(scaling).run_add(h, b.unsqueeze(), y)
-            }
-        }
-    }
-
-    /// `x · Wᵀ` for a few rows of float32, without bias and without a copy of the weight: from the
-    /// codes, or in the dtype of a dense weight.
-    pub(crate) fn few_rows_product(&self, x: Tensor<2>) -> Tensor<2> {
-        /// So many rows are computed from the codes; for more the weight would be decoded.
-        const ROWS: usize = 8;
-        match self {
-            Self::Dense(dense) => {
-                let weight = dense.weight.val().inner();
-                dense_product(x.cast(weight.dtype()), weight).cast(FloatDType::F32)
-            }
-            Self::Packed(packed) => {
-                let chunks = x.split(ROWS, 0).into_iter().map(|rows| packed.weight.matmul(rows));
-                Tensor::cat(chunks.collect(), 0)
-            }
-        }
-    }
-
-    /// The weight decoded, in float32.
-    pub(crate) fn weight(&self) -> Tensor<2> {
-        match self {
-            Self::Dense(dense) => dense.weight.val().inner().cast(FloatDType::F32),
-            Self::Packed(packed) => packed.weight.dequantize(FloatDType::F32),
-        }
-    }
-
-    /// The bias.
-    pub fn bias(&self) -> Option<&Param<Tensor<1>>> {
-        match self {
-            Self::Dense(dense) => dense.bias.as_ref(),
-            Self::Packed(packed) => packed.bias.as_ref(),
-        }
-    }
-
-    pub(crate) fn bias_mut(&mut self) -> Option<&mut Param<Tensor<1>>> {
-        match self {
-            Self::Dense(dense) => dense.bias.as_mut(),
-            Self::Packed(packed) => packed.bias.as_mut(),
-        }
-    }
-
-    /// The same layer with another dense weight, in `dtype`.
+    /// The same layer with a dense weight, in `dtype`.
     pub(crate) fn with_dense(&self, weight: Tensor<2>, dtype: FloatDType) -> Self {
-        let weight = Param::from_tensor(weight.cast(dtype)).set_require_grad(false);
-        Self::Dense(DenseLinear { weight, bias: self.bias().cloned() })
+        let weight = Frozen::new(DenseWeight::new(weight.cast(dtype)));
+        Self { weight, bias: self.bias.clone() }
     }
 
-    /// The same layer with another weight, quantized.
+    /// The same layer with another weight, in a storage.
     ///
     /// # Errors
-    /// Settings that do not go together.
-    pub(crate) fn with_packed(
+    /// What the storage says.
+    pub(crate) fn with_stored(
         &self,
         weight: Tensor<2>,
-        config: &QuantConfig,
+        format: &dyn StorageFormat,
     ) -> Result<Self, QuantError> {
-        let weight = PackedWeight::quantize(weight, config)?;
-        Ok(Self::Packed(PackedLinear { weight, bias: self.bias().cloned() }))
+        Ok(Self { weight: format.store(weight.inner())?, bias: self.bias.clone() })
     }
 
-    /// How the weight is quantized, if it is.
-    pub fn quant_config(&self) -> Option<QuantConfig> {
-        let Self::Packed(packed) = self else { return None };
-        let layout = packed.weight.layout();
-        let config = QuantConfig::new(layout.format).block_size(layout.block_size);
-        Some(config.double_quant(layout.scales == ScaleRule::DoubleQuant))
+    /// The same layer with another weight, in the storage that it has.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub(crate) fn with_weight(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
+        Ok(Self { weight: self.weight.store(weight.inner())?, bias: self.bias.clone() })
     }
 }
 

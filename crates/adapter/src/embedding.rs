@@ -134,6 +134,14 @@ impl AdaptedLayer for AdaptedEmbedding {
         [hidden, vocabulary]
     }
 
+    fn file_shape(&self) -> Vec<usize> {
+        self.weight.lazy_shape().to_vec()
+    }
+
+    fn file_layout(&self, weight: Tensor<2>) -> Tensor<2> {
+        weight.transpose()
+    }
+
     fn device(&self) -> Device {
         self.weight.lazy_device()
     }
@@ -232,6 +240,10 @@ impl AdaptedLayer for AdaptedVector {
 
     fn shape(&self) -> [usize; 2] {
         [self.weight.lazy_shape()[0], 1]
+    }
+
+    fn file_shape(&self) -> Vec<usize> {
+        self.weight.lazy_shape().to_vec()
     }
 
     fn device(&self) -> Device {

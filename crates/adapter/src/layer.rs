@@ -11,7 +11,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, Tensor},
 };
-use burn_lora_quant::{PackedLinear, PackedWeight};
+use burn_lora_quant::{Frozen, PackedWeight};
 use std::sync::Arc;
 
 /// What a layer is.
@@ -67,6 +67,18 @@ pub trait AdaptedLayer {
     /// an embedding that is `[hidden, vocabulary]`; of a vector `[length, 1]`.
     fn shape(&self) -> [usize; 2];
 
+    /// The shape of the weight in checkpoints: `[out, in]`, of an embedding `[vocabulary, hidden]`, of a
+    /// vector `[length]`.
+    fn file_shape(&self) -> Vec<usize> {
+        self.shape().to_vec()
+    }
+
+    /// A weight of [`shape`](Self::shape) as checkpoints have it, or the other way round: that of an
+    /// embedding is transposed there.
+    fn file_layout(&self, weight: Tensor<2>) -> Tensor<2> {
+        weight
+    }
+
     /// Where it is.
     fn device(&self) -> Device;
 
@@ -75,11 +87,6 @@ pub trait AdaptedLayer {
 
     /// The adapters, to change.
     fn adapters_mut(&mut self) -> &mut Adapters;
-
-    /// The packed weight, where the base is one.
-    fn packed(&self) -> Option<&PackedWeight> {
-        None
-    }
 
     /// The frozen weight, decoded, in float32 and of shape [`shape`](Self::shape).
     fn weight(&self) -> Tensor<2>;
@@ -124,7 +131,22 @@ pub trait AdaptedLayer {
         None
     }
 
-    /// The base of a linear layer, to change: it alone can be packed. Call [`refresh`](Self::refresh)
+    /// The base of a linear layer: it alone can be quantized.
+    fn base(&self) -> Option<&Base> {
+        None
+    }
+
+    /// The 4-bit weight, where the base is one.
+    fn packed(&self) -> Option<&PackedWeight> {
+        self.base()?.weight.downcast_ref()
+    }
+
+    /// Whether the base is quantized, in whatever storage.
+    fn is_quantized(&self) -> bool {
+        self.base().is_some_and(|base| base.weight.dense().is_none())
+    }
+
+    /// The base of a linear layer, to change. Call [`refresh`](Self::refresh)
     /// afterwards.
     fn base_mut(&mut self) -> Option<&mut Base> {
         None
@@ -154,8 +176,8 @@ pub struct Adapters {
     pub(crate) lora: Vec<LoraAdapter>,
     pub(crate) saved: Vec<SavedModule>,
     pub(crate) merged: Vec<Merged>,
-    /// The packed base as it was before adapters were merged into it.
-    pub(crate) unmerged: Option<PackedLinear>,
+    /// The quantized weight as it was before adapters were merged into it.
+    pub(crate) unmerged: Option<Frozen>,
     /// What adapters have put in the place of the base's own.
     #[module(skip)]
     pub(crate) brought: Vec<Brought>,

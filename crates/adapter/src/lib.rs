@@ -68,7 +68,7 @@ mod summary;
 mod targets;
 
 pub use active::ActiveAdapters;
-pub use base::{Base, DenseLinear};
+pub use base::Base;
 pub use combine::Combine;
 pub use config::{Alpha, Bias, LoraConfig, Targets};
 pub use embedding::{AdaptedEmbedding, AdaptedVector};

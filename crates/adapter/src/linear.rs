@@ -2,7 +2,7 @@
 
 use crate::{
     active::{ActiveAdapters, Rows, Stack},
-    base::{Base, DenseLinear, add_bias, broadcast, dense_product},
+    base::{Base, add_bias, broadcast, dense_product},
     layer::{AdaptedLayer, Adapters, LayerKind},
     lora::LoraAdapter,
     selection::Selection,
@@ -11,7 +11,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_quant::{Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError};
+use burn_lora_quant::{Frozen, Gemm, PackedWeight, QuantError, StorageFormat};
 
 /// A drop-in for Burn's `Linear`: a frozen base, dense or packed, and any number of adapters.
 ///
@@ -56,21 +56,21 @@ impl AdaptedLinear {
 
     /// A layer with a dense weight `[out, in]` and a bias `[out]`, both frozen.
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self::new(Base::Dense(DenseLinear::new(weight, bias)))
+        Self::new(Base::dense(weight, bias))
     }
 
     /// A layer with a packed weight and a bias `[out]`, both frozen.
     pub fn packed(weight: PackedWeight, bias: Option<Tensor<1>>) -> Self {
-        Self::new(Base::Packed(PackedLinear::new(weight, bias)))
+        Self::new(Base::new(Frozen::new(weight), bias))
     }
 
-    /// Packs the base; one that is packed already stays as it is.
+    /// Quantizes a dense base; one that is quantized already stays as it is.
     ///
     /// # Errors
-    /// Settings that do not go together ([`QuantConfig::validate`]).
-    pub fn quantize(mut self, config: &QuantConfig) -> Result<Self, QuantError> {
-        if let Base::Dense(dense) = &self.base {
-            self.base = self.base.with_packed(dense.weight.val(), config)?;
+    /// Settings that do not go together ([`StorageFormat::validate`]).
+    pub fn quantize(mut self, format: &impl StorageFormat) -> Result<Self, QuantError> {
+        if let Some(dense) = self.base.weight.dense() {
+            self.base = self.base.with_stored(dense.val(), format)?;
             self.refresh();
         }
         Ok(self)
@@ -122,22 +122,22 @@ impl AdaptedLinear {
         }
         let active: Vec<_> = self.adapters.active(names).collect();
         let y = match active.as_slice() {
-            [] => self.base.product(x),
+            [] => self.base.weight.matmul(x),
             [lora] if !lora.drops(&x) => self.forward_one(x, lora),
             _ => {
-                let y = self.base.product(x.clone());
+                let y = self.base.weight.matmul(x.clone());
                 active.into_iter().fold(y.clone(), |sum, lora| {
-                    lora.add_to(sum, x.clone(), y.clone(), self, |x| self.base.product(x))
+                    lora.add_to(sum, x.clone(), y.clone(), self, |x| self.base.weight.matmul(x))
                 })
             }
         };
-        add_bias(y, self.base.bias())
+        add_bias(y, self.base.bias.as_ref())
     }
 
     /// One adapter without dropout: base and update are one product.
     fn forward_one<const D: usize>(&self, x: Tensor<D>, lora: &LoraAdapter) -> Tensor<D> {
-        let (factors, scaling) = (lora.factors(x.dtype()), lora.scaling() as f32);
-        let y = self.base.low_rank_product(x, factors, scaling);
+        let ([a, b], scaling) = (lora.factors(x.dtype()), lora.scaling() as f32);
+        let y = self.base.weight.matmul_low_rank(x, a, b, scaling);
         match lora.dora_factor(self) {
             None => y,
             Some(factor) => y.clone() * broadcast(factor, &y),
@@ -155,11 +155,11 @@ impl AdaptedLinear {
         let saved = rows.names().any(|name| adapters.saved(name).is_some());
         let plain = |lora: &LoraAdapter| lora.magnitude.is_none() && !lora.drops(&x);
         if !saved && here.iter().all(|(_, lora)| plain(lora)) {
-            let y = self.base.product(x.clone());
+            let y = self.base.weight.matmul(x.clone());
             let y = if here.is_empty() { y } else { add_stacked(y, x, &here, rows) };
-            return add_bias(y, self.base.bias());
+            return add_bias(y, self.base.bias.as_ref());
         }
-        let base = self.base.product(x.clone());
+        let base = self.base.weight.matmul(x.clone());
         rows.each(|name, rows| {
             let x = x.clone().select(0, rows.clone());
             if let Some(saved) = adapters.active_saved(name) {
@@ -167,9 +167,9 @@ impl AdaptedLinear {
             }
             let base = base.clone().select(0, rows.clone());
             let y = adapters.active(name).fold(base.clone(), |y, lora| {
-                lora.add_to(y, x.clone(), base.clone(), self, |x| self.base.product(x))
+                lora.add_to(y, x.clone(), base.clone(), self, |x| self.base.weight.matmul(x))
             });
-            add_bias(y, self.base.bias())
+            add_bias(y, self.base.bias.as_ref())
         })
     }
 }
@@ -235,55 +235,37 @@ impl AdaptedLayer for AdaptedLinear {
         &mut self.adapters
     }
 
-    fn packed(&self) -> Option<&PackedWeight> {
-        match &self.base {
-            Base::Dense(_) => None,
-            Base::Packed(packed) => Some(&packed.weight),
-        }
-    }
-
     fn weight(&self) -> Tensor<2> {
-        self.base.weight()
+        self.base.weight.dequantize(FloatDType::F32)
     }
 
     fn set_weight(&mut self, weight: Tensor<2>) {
-        self.base = match &self.base {
-            Base::Dense(dense) => {
-                let dtype: FloatDType = dense.weight.val().dtype().into();
-                self.base.with_dense(weight, dtype)
-            }
-            Base::Packed(_) => {
-                let config = self.base.quant_config().expect("it is packed");
-                self.base.with_packed(weight, &config).expect("the settings of a packed weight")
-            }
-        };
+        self.base = self.base.with_weight(weight).expect("a weight of the same shape");
         self.refresh();
     }
 
     fn weight_param(&self) -> Option<&Param<Tensor<2>>> {
-        match &self.base {
-            Base::Dense(dense) => Some(&dense.weight),
-            Base::Packed(_) => None,
-        }
+        self.base.weight.dense()
     }
 
     fn weight_param_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
-        match &mut self.base {
-            Base::Dense(dense) => Some(&mut dense.weight),
-            Base::Packed(_) => None,
-        }
+        self.base.weight.dense_mut()
     }
 
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
-        self.base.few_rows_product(x)
+        self.base.weight.few_rows(x)
     }
 
     fn bias(&self) -> Option<&Param<Tensor<1>>> {
-        self.base.bias()
+        self.base.bias.as_ref()
     }
 
     fn bias_mut(&mut self) -> Option<&mut Param<Tensor<1>>> {
-        self.base.bias_mut()
+        self.base.bias.as_mut()
+    }
+
+    fn base(&self) -> Option<&Base> {
+        Some(&self.base)
     }
 
     fn base_mut(&mut self) -> Option<&mut Base> {

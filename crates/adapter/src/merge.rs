@@ -1,7 +1,7 @@
 //! Adding updates to the weights, and taking them out again.
 
 use crate::{
-    base::{Base, DenseLinear},
+    base::Base,
     error::AdapterError,
     init::linalg::to_vec,
     layer::{AdaptedLayer, Merged},
@@ -192,18 +192,17 @@ fn merge_layer(
     if merged.is_empty() {
         return Ok(None);
     }
+    let quantized = layer.is_quantized();
     match layer.base_mut() {
-        Some(base) if matches!(base, Base::Packed(_)) => {
-            let with = match (packed, base.quant_config()) {
-                (PackedMerge::Dense(dtype), _) => base.with_dense(exact.clone(), dtype),
-                (PackedMerge::RequantizeAs(config), _) | (_, Some(config)) => {
-                    base.with_packed(exact.clone().cast(FloatDType::F32), &config)?
-                }
-                (_, None) => unreachable!("a packed base has settings"),
+        Some(base) if quantized => {
+            let rounded = || exact.clone().cast(FloatDType::F32);
+            let with = match packed {
+                PackedMerge::Dense(dtype) => base.with_dense(exact.clone(), dtype),
+                PackedMerge::Requantize => base.with_weight(rounded())?,
+                PackedMerge::RequantizeAs(config) => base.with_stored(rounded(), &config)?,
             };
-            if let Base::Packed(packed) = std::mem::replace(base, with) {
-                layer.adapters_mut().unmerged = Some(packed);
-            }
+            let before = std::mem::replace(base, with);
+            layer.adapters_mut().unmerged = Some(before.weight);
         }
         _ => layer.set_weight(exact.clone()),
     }
@@ -240,11 +239,10 @@ pub(crate) fn unmerge(layers: LayersMut<'_>) {
     for (_, layer) in layers {
         let merged = std::mem::take(&mut layer.adapters_mut().merged);
         let unmerged = layer.adapters_mut().unmerged.take();
-        if let Some(mut packed) = unmerged
+        if let Some(weight) = unmerged
             && let Some(base) = layer.base_mut()
         {
-            packed.bias = base.bias().cloned();
-            *base = Base::Packed(packed);
+            base.weight = weight;
             continue;
         }
         if merged.is_empty() {
@@ -280,15 +278,13 @@ pub(crate) fn unload(layers: LayersMut<'_>) {
         let Some(saved) = adapters.active_saved(names) else { continue };
         let weight = saved.weight.val().inner();
         if let Some(base) = layer.base_mut() {
-            let dtype = match base {
-                Base::Dense(dense) => dense.weight.val().dtype().into(),
-                Base::Packed(_) => FloatDType::F32,
-            };
+            let dense = base.weight.dense();
+            let dtype = dense.map_or(FloatDType::F32, |dense| dense.val().dtype().into());
             let bias = saved.bias.as_ref().map(|bias| bias.val().inner());
-            *base = Base::Dense(DenseLinear::new(weight.cast(dtype), bias));
+            *base = Base::dense(weight.cast(dtype), bias);
         } else {
-            let embedding = layer.kind() == crate::layer::LayerKind::Embedding;
-            layer.set_weight(if embedding { weight.transpose() } else { weight });
+            let weight = layer.file_layout(weight);
+            layer.set_weight(weight);
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     targets::MatchReport,
 };
 use burn::{module::Module, tensor::FloatDType};
+use burn_lora_quant::StorageFormat;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// What can be done with the adapters of a model: any that is [`Adaptable`] has it.
@@ -503,28 +504,29 @@ pub trait AdaptableExt: Adaptable {
     ///
     /// # Errors
     /// Settings that do not go together; a layer with merged adapters.
-    fn quantize_base(&mut self, config: &burn_lora_quant::QuantConfig) -> Result<(), AdapterError> {
+    fn quantize_base(&mut self, format: &impl StorageFormat) -> Result<(), AdapterError> {
         check_unmerged(self, "quantize_base")?;
+        format.validate()?;
         let head = self.output_head().to_owned();
         for (path, layer) in self.layers_mut() {
-            let dense = layer.packed().is_none() && path != head;
+            let dense = !layer.is_quantized() && path != head;
             let Some(base) = layer.base_mut().filter(|_| dense) else { continue };
-            *base = base.with_packed(base.weight(), config)?;
+            *base = base.with_stored(base.weight.dequantize(FloatDType::F32), format)?;
             layer.refresh();
         }
         Ok(())
     }
 
-    /// Makes packed bases dense.
+    /// Makes quantized bases dense.
     ///
     /// # Errors
     /// Layers with merged adapters.
     fn dequantize_base(&mut self, dtype: FloatDType) -> Result<(), AdapterError> {
         check_unmerged(self, "dequantize_base")?;
         for (_, layer) in self.layers_mut() {
-            let packed = layer.packed().is_some();
-            if let Some(base) = layer.base_mut().filter(|_| packed) {
-                *base = base.with_dense(base.weight(), dtype);
+            let quantized = layer.is_quantized();
+            if let Some(base) = layer.base_mut().filter(|_| quantized) {
+                *base = base.with_dense(base.weight.dequantize(FloatDType::F32), dtype);
                 layer.refresh();
             }
         }

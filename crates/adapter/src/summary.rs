@@ -76,13 +76,16 @@ impl Summary {
             dense_bytes: all.bytes,
             ..Self::default()
         };
-        let (mut kept, mut adapter) = (Count::default(), Count::default());
+        let (mut stored, mut kept, mut adapter) =
+            (Count::default(), Count::default(), Count::default());
         for (_, layer) in model.layers() {
-            if let Some(packed) = layer.packed() {
-                let codes = packed.layout().code_words() * 4;
-                summary.code_bytes += codes;
-                summary.scale_bytes += packed.bytes() - codes;
-                summary.total += packed.shape().iter().product::<usize>();
+            if let Some(base) = layer.base().filter(|_| layer.is_quantized()) {
+                let bytes = base.weight.bytes();
+                summary.code_bytes += bytes.codes;
+                summary.scale_bytes += bytes.scales;
+                summary.total += base.shape().iter().product::<usize>();
+                // What it has of floats is counted here, and is no parameter.
+                base.weight.visit(&mut stored);
             }
             for lora in &layer.adapters().lora {
                 lora.base_norm.visit(&mut kept);
@@ -95,8 +98,8 @@ impl Summary {
             }
         }
         // What is kept for speed is no parameter, but it takes memory: it goes with the adapters.
-        summary.total -= kept.values;
-        summary.dense_bytes -= adapter.bytes;
+        summary.total -= kept.values + stored.values;
+        summary.dense_bytes -= adapter.bytes + stored.bytes;
         summary.adapter_bytes = adapter.bytes;
         summary
     }

@@ -9,6 +9,7 @@
 //! | settings | [`QuantConfig`] |
 //! | a weight on a device | [`PackedWeight`] |
 //! | a layer over it | [`PackedLinear`] |
+//! | a frozen weight in any storage, and a storage of one's own | [`Frozen`], [`Storage`] |
 //! | bitsandbytes' tensors | [`codec::Packed::from_bitsandbytes`], [`codec::Packed::to_bitsandbytes`] |
 //! | the scalar reference, without tensors | [`codec`] |
 //! | the one matrix product | [`Gemm`] |
@@ -43,6 +44,8 @@ mod config;
 pub mod cube;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[doc(hidden)]
+pub mod erased;
 mod error;
 mod format;
 mod gemm;
@@ -52,6 +55,7 @@ mod lowrank;
 mod ops;
 mod packed;
 mod scale;
+mod storage;
 
 pub use config::QuantConfig;
 pub use error::QuantError;
@@ -63,3 +67,6 @@ pub use lowrank::LowRankOps;
 pub use ops::{PackedOps, PackedTensors};
 pub use packed::PackedWeight;
 pub use scale::ScaleRule;
+pub use storage::{
+    DenseWeight, DynStorage, ErasedStorage, Frozen, Storage, StorageBytes, StorageFormat,
+};

@@ -54,11 +54,8 @@ impl Identity {
             (name, config)
         });
         let quantization = model.layers().into_iter().map(|(path, layer)| {
-            let layout = layer.packed().map(|weight| weight.layout()).map(|layout| {
-                let (format, size, scales) = (layout.format, layout.block_size, layout.scales);
-                format!("{format:?} in blocks of {size}, scales {scales:?}")
-            });
-            (path, layout.into())
+            let settings = layer.base().map(|base| base.weight.settings());
+            (path, settings.unwrap_or_default())
         });
         let valid = valid.filter(|valid| !valid.is_empty());
         Ok(Self {

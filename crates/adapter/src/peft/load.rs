@@ -3,7 +3,7 @@
 use super::{
     Around, Keys,
     file::{self, Files, HostTensors, TENSORS},
-    file_shape, trains_bias,
+    trains_bias,
 };
 use crate::{
     attach,
@@ -105,7 +105,7 @@ fn sort(
     for ((layer_path, layer), plan) in layers.iter().zip(plans) {
         let keys = Keys { path: layer_path, kind: layer.kind() };
         let [out, width] = layer.shape();
-        let whole = file_shape(layer.kind(), [out, width]);
+        let whole = layer.file_shape();
         file.vocabulary = match layer.kind() {
             LayerKind::Embedding => Some(width),
             _ => (layer_path == head).then_some(out),
@@ -317,12 +317,10 @@ fn replace_base(
         }
         let Some(values) = &parts[i].base_weight else { continue };
         let (path, layer) = &layers[i];
-        let ([out, width], device) = (layer.shape(), layer.device());
-        let weight = match layer.kind() {
-            LayerKind::Embedding => tensor(values.clone(), [width, out], &device).transpose(),
-            _ => tensor(values.clone(), [out, width], &device),
-        };
-        let weight = weight.inner();
+        let mut shape = layer.file_shape();
+        shape.resize(2, 1); // of a vector
+        let weight = tensor(values.clone(), [shape[0], shape[1]], &layer.device());
+        let weight = layer.file_layout(weight).inner();
         let dtype: FloatDType =
             layer.weight_param().map_or(FloatDType::F32, |param| param.val().dtype().into());
         if !differ(weight.clone().cast(dtype), layer.weight(), path)? {
@@ -381,7 +379,7 @@ fn attach_loaded(
     if changes && config.init.is_residual() {
         attach::attach(layer, path, name, config, rank, alpha, None)?;
     } else {
-        if changes && layer.packed().is_none() {
+        if changes && !layer.is_quantized() {
             attach::pack_for_loftq(layer, path, &config.init, rank, config.seed)?;
         }
         let lora = LoraAdapter::new(name, config.clone(), alpha, a.clone(), b.clone());

@@ -90,20 +90,9 @@ impl Around {
 fn base(layer: &dyn AdaptedLayer, part: Part, path: &str) -> Result<HostTensor, AdapterError> {
     let weight = match (part, layer.bias()) {
         (Part::Bias, Some(bias)) => return host(bias, path),
-        _ if layer.kind() == LayerKind::Embedding => layer.weight().transpose(),
-        _ => layer.weight(),
+        _ => layer.file_layout(layer.weight()),
     };
-    let shape = file_shape(layer.kind(), layer.shape());
-    Ok(HostTensor { shape, values: to_vec(weight, path)? })
-}
-
-/// The shape that a layer's weight has in files.
-fn file_shape(kind: LayerKind, [out, width]: [usize; 2]) -> Vec<usize> {
-    match kind {
-        LayerKind::Linear => vec![out, width],
-        LayerKind::Embedding => vec![width, out],
-        LayerKind::Vector => vec![out],
-    }
+    Ok(HostTensor { shape: layer.file_shape(), values: to_vec(weight, path)? })
 }
 
 fn host<const D: usize>(param: &Param<Tensor<D>>, key: &str) -> Result<HostTensor, AdapterError> {
@@ -156,10 +145,7 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<(LoraConfig, HostTensors), 
         }
         if let Some(saved) = layer.adapters().saved(name) {
             config = Some(saved.config());
-            let mut weight = host(&saved.weight, path)?;
-            if layer.kind() == LayerKind::Vector {
-                weight.shape.pop();
-            }
+            let weight = HostTensor { shape: layer.file_shape(), ..host(&saved.weight, path)? };
             put(keys.key("weight"), Ok(weight))?;
             if let Some(bias) = &saved.bias {
                 put(keys.key("bias"), host(bias, path))?;
@@ -223,7 +209,7 @@ fn convert(
     for (path, layer) in layers {
         let Some(lora) = layer.adapters().lora(name) else { continue };
         let Some(initial) = &lora.initial else { continue };
-        if layer.packed().is_some() {
+        if layer.is_quantized() {
             burn_lora_io::warn!(
                 "`{path}` is packed: the plain adapter fits the weight before it was packed, and \
                  another error than that of the residual comes with it"

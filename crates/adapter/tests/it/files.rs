@@ -231,7 +231,7 @@ fn trained_biases() {
         assert_eq!(biases, expected);
         let mut again = two();
         again.load_adapter("default", &out).unwrap();
-        let bias = |model: &Two| vec(model.up.base.bias().unwrap().val());
+        let bias = |model: &Two| vec(model.up.base.bias.as_ref().unwrap().val());
         assert_eq!(bias(&again), bias(&model));
     }
 }

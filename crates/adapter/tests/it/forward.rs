@@ -83,8 +83,8 @@ fn every_adapter_gets_a_gradient() {
             assert!(adapted >= 4, "{name}");
             // The frozen base, whatever is trained beside it.
             for layer in &model.model.layers {
-                if let burn_lora_adapter::Base::Dense(dense) = &layer.mlp.up_proj.base {
-                    assert!(dense.weight.val().grad(&grads).is_none(), "{name}");
+                if let Some(weight) = layer.mlp.up_proj.base.weight.dense() {
+                    assert!(weight.val().grad(&grads).is_none(), "{name}");
                 }
             }
             assert!(model.model.embed_tokens.weight.val().grad(&grads).is_none());
@@ -476,15 +476,14 @@ fn groups_for_optimizers() {
 #[test]
 fn summary_of_llama_8b() {
     use burn::module::{Param, ParamId};
-    use burn_lora_adapter::{AdaptedEmbedding, AdaptedVector, Base, DenseLinear};
+    use burn_lora_adapter::{AdaptedEmbedding, AdaptedVector, Base};
     let device = device();
     fn lazy<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
         let make = move |device: &Device, _| Tensor::zeros(shape, device);
         Param::uninitialized(ParamId::new(), make, device.clone(), false, shape.into())
     }
-    let linear = |out, width| {
-        AdaptedLinear::new(Base::Dense(DenseLinear::from_params(lazy([out, width], &device), None)))
-    };
+    let linear =
+        |out, width| AdaptedLinear::new(Base::from_params(lazy([out, width], &device), None));
     let layers = (0..32).map(|_| Layer {
         self_attn: Attention {
             q_proj: linear(4096, 4096),

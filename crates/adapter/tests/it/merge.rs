@@ -2,9 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{
-    Adaptable, AdaptableExt, Base, DenseLinear, Init, LoraConfig, PackedMerge, Selection,
-};
+use burn_lora_adapter::{Adaptable, AdaptableExt, Base, Init, LoraConfig, PackedMerge, Selection};
 use burn_lora_quant::QuantConfig;
 
 fn adapted(dora: bool) -> Tiny {
@@ -160,7 +158,7 @@ fn merged_weights_are_rounded_once() {
         for (_, layer) in model.layers_mut() {
             let weight = layer.weight().cast(dtype);
             if let Some(base) = layer.base_mut() {
-                *base = Base::Dense(DenseLinear::new(weight, None));
+                *base = Base::dense(weight, None);
             }
         }
         let stored = vec(layer(&model, path).weight());

@@ -3,8 +3,7 @@
 use crate::common::*;
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{
-    Adaptable, AdaptableExt, AdaptedLayer, Combine, Init, LayerKind, LoraConfig, PackedMerge,
-    Selection,
+    Adaptable, AdaptableExt, AdaptedLayer, Combine, Init, LoraConfig, PackedMerge, Selection,
 };
 use burn_lora_quant::QuantConfig;
 use safetensors::{Dtype, tensor::TensorView};
@@ -16,15 +15,8 @@ fn write_weights(model: &Tiny, path: &Path) {
         .layers()
         .into_iter()
         .map(|(path, layer): (_, &dyn AdaptedLayer)| {
-            let weight = match layer.kind() {
-                LayerKind::Embedding => layer.weight().transpose(),
-                _ => layer.weight(),
-            };
-            let mut shape = weight.dims().to_vec();
-            if layer.kind() == LayerKind::Vector {
-                shape.pop();
-            }
-            (format!("{path}.weight"), shape, vec(weight))
+            let weight = layer.file_layout(layer.weight());
+            (format!("{path}.weight"), layer.file_shape(), vec(weight))
         })
         .collect();
     let views = weights.iter().map(|(name, shape, values)| {

@@ -11,8 +11,8 @@ use burn::{
     module::Param,
     tensor::{DType, Device, FloatDType, Tensor, TensorData},
 };
-use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base, DenseLinear};
-use burn_lora_quant::{PackedLinear, PackedWeight, QuantConfig, codec::Packed};
+use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
+use burn_lora_quant::{Frozen, PackedWeight, StorageFormat, codec::Packed};
 use std::{cell::RefCell, collections::BTreeSet, path::Path};
 
 /// What a tensor has to go through.
@@ -21,7 +21,7 @@ pub(super) struct Builder<'a> {
     /// The file or folder of all.
     pub root: &'a Path,
     pub config: &'a LlamaConfig,
-    pub quantize: Option<QuantConfig>,
+    pub quantize: Option<&'a dyn StorageFormat>,
     pub dtype: FloatDType,
     pub device: &'a Device,
     /// Where the embeddings go.
@@ -51,7 +51,7 @@ impl Builder<'_> {
         let lm_head = if config.tie_word_embeddings {
             // The same parameter, and so the same memory.
             let weight = embed.weight.clone();
-            AdaptedLinear::new(Base::Dense(DenseLinear { weight, bias: None }))
+            AdaptedLinear::new(Base::from_params(weight, None))
         } else {
             self.dense("lm_head", shape, false)?
         };
@@ -185,20 +185,15 @@ impl Builder<'_> {
         if self.is_packed(&name) {
             return self.packed(path, shape, bias);
         }
-        let Some(config) = &self.quantize else { return self.dense(path, shape, bias) };
-        let weight = PackedWeight::quantize(self.upload::<2>(&name, shape, self.device)?, config)?;
+        let Some(format) = &self.quantize else { return self.dense(path, shape, bias) };
+        let weight = format.store(self.upload::<2>(&name, shape, self.device)?)?;
         self.done(&name);
-        Ok(AdaptedLinear::new(Base::Packed(self.with_bias(path, weight, bias)?)))
+        self.frozen(path, weight, bias)
     }
 
-    fn with_bias(
-        &self,
-        path: &str,
-        weight: PackedWeight,
-        bias: bool,
-    ) -> Result<PackedLinear, LlamaError> {
-        let out = weight.shape()[0];
-        Ok(PackedLinear::new(weight, self.bias(path, out, bias)?))
+    fn frozen(&self, path: &str, weight: Frozen, bias: bool) -> Result<AdaptedLinear, LlamaError> {
+        let bias = self.bias(path, weight.shape()[0], bias)?;
+        Ok(AdaptedLinear::new(Base::new(weight, bias)))
     }
 
     fn bias(&self, path: &str, out: usize, bias: bool) -> Result<Option<Tensor<1>>, LlamaError> {
@@ -247,7 +242,7 @@ impl Builder<'_> {
         }
         self.done(&name);
         let weight = PackedWeight::from_packed(packed, self.device);
-        Ok(AdaptedLinear::new(Base::Packed(self.with_bias(path, weight, bias)?)))
+        self.frozen(path, Frozen::new(weight), bias)
     }
 
     fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {

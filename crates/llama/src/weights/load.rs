@@ -7,9 +7,12 @@ use super::{
 };
 use crate::{config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub, llama::Llama};
 use burn::tensor::{DType, Device, FloatDType};
-use burn_lora_quant::QuantConfig;
+use burn_lora_quant::StorageFormat;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// How a checkpoint is loaded.
 ///
@@ -33,7 +36,7 @@ use std::path::{Path, PathBuf};
 #[must_use = "nothing is loaded before `load`"]
 pub struct Loader {
     source: PathBuf,
-    quantize: Option<QuantConfig>,
+    quantize: Option<Arc<dyn StorageFormat>>,
     dtype: Option<FloatDType>,
     host_embeddings: bool,
     progress: bool,
@@ -45,10 +48,10 @@ impl Loader {
         Self { source, quantize: None, dtype: None, host_embeddings: false, progress: false }
     }
 
-    /// Packs the linear layers between embedding and output head (QLoRA). A checkpoint that
+    /// Quantizes the linear layers between embedding and output head (QLoRA). A checkpoint that
     /// bitsandbytes has quantized stays as it is.
-    pub fn quantize(mut self, config: QuantConfig) -> Self {
-        self.quantize = Some(config);
+    pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
+        self.quantize = Some(Arc::new(format));
         self
     }
 
@@ -124,7 +127,7 @@ impl Loader {
             source,
             root,
             config,
-            quantize: self.quantize,
+            quantize: self.quantize.as_deref(),
             dtype,
             device,
             embedding_device: &self.embedding_device(config, device)?,

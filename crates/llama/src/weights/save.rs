@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{error::LlamaError, llama::Llama};
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer, Base, LayerKind};
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer};
 use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -79,11 +79,7 @@ impl Lazy<'_> {
             let bias = self.layer.bias().expect("listed because it is there");
             read(bias.val().inner().cast(self.dtype))
         } else {
-            let weight = self.layer.weight();
-            let weight = match self.layer.kind() {
-                LayerKind::Embedding => weight.transpose(),
-                _ => weight,
-            };
+            let weight = self.layer.file_layout(self.layer.weight());
             read(weight.cast(self.dtype))
         };
         let bytes =
@@ -144,13 +140,7 @@ impl Llama {
         let tensors: Vec<Lazy<'_>> = named
             .iter()
             .map(|(name, layer, bias)| {
-                let [out, width] = layer.shape();
-                let shape = match layer.kind() {
-                    _ if *bias => vec![out],
-                    LayerKind::Vector => vec![out],
-                    LayerKind::Embedding => vec![width, out],
-                    _ => vec![out, width],
-                };
+                let shape = if *bias { vec![layer.shape()[0]] } else { layer.file_shape() };
                 Lazy { layer: *layer, name, bias: *bias, dtype: options.dtype, shape }
             })
             .collect();
@@ -168,10 +158,8 @@ impl Llama {
 
     /// Whether the output head still is the embedding.
     fn is_tied(&self) -> bool {
-        match &self.lm_head.base {
-            Base::Dense(head) => head.weight.id == self.model.embed_tokens.weight.id,
-            Base::Packed(_) => false,
-        }
+        let head = self.lm_head.base.weight.dense();
+        head.is_some_and(|head| head.id == self.model.embed_tokens.weight.id)
     }
 }
 

@@ -1,0 +1,66 @@
+//! A weight of 4 bits.
+
+use super::{Frozen, Storage, StorageBytes, StorageFormat};
+use crate::{config::QuantConfig, error::QuantError, packed::PackedWeight};
+use burn::tensor::{Device, FloatDType, Tensor};
+use serde_json::{Value, json};
+
+impl Storage for PackedWeight {
+    fn shape(&self) -> [usize; 2] {
+        self.shape()
+    }
+
+    fn device(&self) -> Device {
+        self.device()
+    }
+
+    fn bytes(&self) -> StorageBytes {
+        let codes = self.layout().code_words() * size_of::<u32>();
+        StorageBytes { codes, scales: self.bytes() - codes }
+    }
+
+    fn settings(&self) -> Value {
+        let layout = self.layout();
+        let (format, size, scales) = (layout.format, layout.block_size, layout.scales);
+        json!(format!("{format:?} in blocks of {size}, scales {scales:?}"))
+    }
+
+    fn dequantize(&self, dtype: FloatDType) -> Tensor<2> {
+        self.dequantize(dtype)
+    }
+
+    fn matmul<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        self.matmul(x)
+    }
+
+    fn matmul_low_rank<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+    ) -> Tensor<D> {
+        self.matmul_low_rank(x, a, b, scale)
+    }
+
+    fn few_rows(&self, x: Tensor<2>) -> Tensor<2> {
+        /// So many rows are computed from the codes; for more the weight would be decoded.
+        const ROWS: usize = 8;
+        let chunks = x.split(ROWS, 0).into_iter().map(|rows| self.matmul(rows));
+        Tensor::cat(chunks.collect(), 0)
+    }
+
+    fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
+        Self::quantize(weight, &self.layout().config())
+    }
+}
+
+impl StorageFormat for QuantConfig {
+    fn validate(&self) -> Result<(), QuantError> {
+        self.validate()
+    }
+
+    fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError> {
+        PackedWeight::quantize(weight, self).map(Frozen::new)
+    }
+}
