@@ -1,9 +1,10 @@
 //! What `config.json` says of a model.
 
-use crate::{error::LlamaError, fields::Fields, rope::RopeConfig};
+use crate::{error::LlamaError, fields::Fields, rope::RopeConfig, weights::stored};
 use burn::tensor::DType;
+use burn_lora_quant::StorageFormat;
 use serde_json::Value;
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// The families whose decoder is the Llama stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +67,8 @@ pub struct LlamaConfig {
     pub mlp_bias: bool,
     /// Tokens back that a layer sees, for each layer; `None` sees all.
     pub windows: Vec<Option<usize>>,
-    /// How the checkpoint is quantized, if it is: bitsandbytes' 4 bits.
+    /// Whether `quantization_config` says that the checkpoint is quantized: see
+    /// [`stored_format`](Self::stored_format).
     pub quantized: bool,
     /// The whole file, for what others read in it.
     pub raw: Value,
@@ -115,6 +117,13 @@ impl LlamaConfig {
             id => std::slice::from_ref(id),
         };
         ids.iter().filter_map(Value::as_u64).filter_map(|id| id.try_into().ok()).collect()
+    }
+
+    /// How `quantization_config` says that the linear layers are stored, if it is there.
+    pub fn stored_format(&self) -> Option<Arc<dyn StorageFormat>> {
+        // Its errors were those of reading the file.
+        let fields = Fields::new(Path::new("config.json"), &self.raw).ok()?;
+        stored::format(&fields).ok()?
     }
 
     /// The dtype that the model is meant to be in, by `dtype` or the older `torch_dtype`.
@@ -217,7 +226,7 @@ impl LlamaConfig {
             o_bias: attention_bias,
             mlp_bias: family == Family::Llama && flag("mlp_bias")?,
             windows: windows(&fields, family, num_hidden_layers)?,
-            quantized: quantized(&fields)?,
+            quantized: stored::format(&fields)?.is_some(),
             raw,
         })
     }
@@ -304,20 +313,4 @@ fn windows(
         _ => Err(fields.wrong("layer_types", name, "only full and sliding attention")),
     };
     types.iter().map(window_of).collect()
-}
-
-/// Whether the checkpoint is quantized by bitsandbytes.
-fn quantized(fields: &Fields<'_>) -> Result<bool, LlamaError> {
-    let Some(config) = fields.object("quantization_config")? else { return Ok(false) };
-    let reason = "only bitsandbytes' 4 bits (`load_in_4bit`) are read; take the checkpoint that is \
-                  not quantized, and quantize it on loading";
-    let method: String = config.get("quant_method")?.unwrap_or_else(|| "missing".into());
-    if method != "bitsandbytes" {
-        return Err(config.wrong("quant_method", method, reason));
-    }
-    let four = config.get("load_in_4bit")?.unwrap_or(false);
-    if !four {
-        return Err(config.wrong("load_in_4bit", four, reason));
-    }
-    Ok(true)
 }

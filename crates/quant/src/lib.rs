@@ -44,6 +44,7 @@ mod config;
 pub mod cube;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod eight_bit;
 #[doc(hidden)]
 pub mod erased;
 mod error;
@@ -58,6 +59,7 @@ mod scale;
 mod storage;
 
 pub use config::QuantConfig;
+pub use eight_bit::{EightBitConfig, EightBitFormat, EightBitLayout, EightBitOps, EightBitWeight};
 pub use error::QuantError;
 pub use format::Format;
 pub use gemm::{Gemm, GemmOps};

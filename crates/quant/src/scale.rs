@@ -26,7 +26,7 @@ pub enum ScaleRule {
 pub(crate) const NESTED_BLOCK: usize = 256;
 
 /// The largest E4M3 value.
-const E4M3_MAX: f32 = 448.0;
+pub(crate) const E4M3_MAX: f32 = 448.0;
 
 impl ScaleRule {
     /// Whether scales are 8-bit codes.

@@ -1,6 +1,6 @@
 //! Tensors to modules: each goes to the device, and is packed there if it is to be.
 
-use super::{safetensors::SINGLE, source::Source, values::check_values};
+use super::{safetensors::SINGLE, source::Source, stored, values::check_values};
 use crate::{
     config::{Family, LlamaConfig},
     error::LlamaError,
@@ -12,8 +12,8 @@ use burn::{
     tensor::{DType, Device, FloatDType, Tensor, TensorData},
 };
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
-use burn_lora_quant::{Frozen, PackedWeight, StorageFormat, codec::Packed};
-use std::{cell::RefCell, collections::BTreeSet, path::Path};
+use burn_lora_quant::{Frozen, StorageFormat};
+use std::{collections::BTreeSet, path::Path};
 
 /// What a tensor has to go through.
 pub(super) struct Builder<'a> {
@@ -143,13 +143,11 @@ impl Builder<'_> {
             return Err(LlamaError::MissingTensors { path, tensors: missing });
         }
         let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
+        let parts = expected.iter().filter_map(|name| stored::find(self.source, name));
+        let parts: BTreeSet<_> = parts.flat_map(|(_, parts)| parts).collect();
         let known = |name: &str| {
-            let packed = || {
-                let weight = name.find(".weight.").map(|at| &name[..at + ".weight".len()]);
-                weight.is_some_and(|weight| expected.contains(weight) && self.is_packed(weight))
-            };
             let tied = self.config.tie_word_embeddings && name == HEAD;
-            expected.contains(name) || is_computed(name) || tied || packed()
+            expected.contains(name) || is_computed(name) || tied || parts.contains(name)
         };
         let names = self.source.names().into_iter().filter(|name| !known(name));
         let surplus: Vec<_> = names.map(str::to_owned).collect();
@@ -169,12 +167,6 @@ impl Builder<'_> {
         }
     }
 
-    /// Whether a weight is stored as bitsandbytes' 4 bits.
-    fn is_packed(&self, weight: &str) -> bool {
-        let state = |format| format!("{weight}.quant_state.bitsandbytes__{format}");
-        ["nf4", "fp4"].into_iter().any(|format| self.source.shape(&state(format)).is_some())
-    }
-
     fn linear(
         &self,
         path: &str,
@@ -182,8 +174,15 @@ impl Builder<'_> {
         bias: bool,
     ) -> Result<AdaptedLinear, LlamaError> {
         let name = format!("{path}.weight");
-        if self.is_packed(&name) {
-            return self.packed(path, shape, bias);
+        if let Some((stored, parts)) = stored::find(self.source, &name) {
+            let settings = &self.config.raw["quantization_config"];
+            let weight = stored.read(self.source, &name, settings, self.device)?;
+            if weight.shape() != shape {
+                return Err(self.misshapen(&name, weight.shape().to_vec(), &shape));
+            }
+            parts.iter().for_each(|part| self.done(part));
+            self.done(&name);
+            return self.frozen(path, weight, bias);
         }
         let Some(format) = &self.quantize else { return self.dense(path, shape, bias) };
         let weight = format.store(self.upload::<2>(&name, shape, self.device)?)?;
@@ -208,41 +207,6 @@ impl Builder<'_> {
     ) -> Result<AdaptedLinear, LlamaError> {
         let weight = self.tensor(&format!("{path}.weight"), shape)?;
         Ok(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?))
-    }
-
-    /// A weight that bitsandbytes has quantized, as it is.
-    fn packed(
-        &self,
-        path: &str,
-        shape: [usize; 2],
-        bias: bool,
-    ) -> Result<AdaptedLinear, LlamaError> {
-        let name = format!("{path}.weight");
-        let failed = RefCell::new(None);
-        let tensor = |name: &str| {
-            self.source.shape(name)?;
-            let data = self.source.read(name).and_then(|data| {
-                check_values(self.source.path(name), name, &data, FloatDType::F32, false)?;
-                Ok(data)
-            });
-            data.map_err(|error| *failed.borrow_mut() = Some(error)).ok()
-        };
-        let packed = Packed::from_bitsandbytes(&name, tensor);
-        if let Some(error) = failed.take() {
-            return Err(error);
-        }
-        let packed = packed.map_err(|error| LlamaError::format(self.source.path(&name), error))?;
-        let found = packed.layout.shape;
-        if found != shape {
-            return Err(self.misshapen(&name, found.to_vec(), &shape));
-        }
-        let prefix = format!("{name}.");
-        for part in self.source.names().into_iter().filter(|part| part.starts_with(&prefix)) {
-            self.done(part);
-        }
-        self.done(&name);
-        let weight = PackedWeight::from_packed(packed, self.device);
-        self.frozen(path, Frozen::new(weight), bias)
     }
 
     fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {

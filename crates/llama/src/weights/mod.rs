@@ -6,6 +6,7 @@ mod random;
 mod safetensors;
 mod save;
 mod source;
+pub(crate) mod stored;
 mod values;
 mod write;
 

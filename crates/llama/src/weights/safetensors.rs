@@ -197,6 +197,14 @@ impl Source for SafetensorsFolder {
         self.file(name).and_then(|file| file.data(name)).map_or(0, <[u8]>::len)
     }
 
+    fn stored_dtype(&self, name: &str) -> Option<&'static str> {
+        match self.file(name)?.metadata.info(name)?.dtype {
+            Dtype::I8 => Some("I8"),
+            Dtype::F8_E4M3 => Some("F8_E4M3"),
+            _ => None,
+        }
+    }
+
     fn dtypes(&self, name: &str) -> Vec<DType> {
         let info = self.file(name).and_then(|file| file.metadata.info(name));
         match info.map(|info| info.dtype) {
@@ -218,7 +226,9 @@ impl Source for SafetensorsFolder {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            Dtype::U8 => DType::U8,
+            // The bytes of an 8-bit float.
+            Dtype::U8 | Dtype::F8_E4M3 => DType::U8,
+            Dtype::I8 => DType::I8,
             other => {
                 return Err(LlamaError::DType {
                     path: file.path.clone(),

@@ -28,6 +28,11 @@ pub(crate) trait Source {
     /// for what is no float.
     fn dtypes(&self, name: &str) -> Vec<DType>;
 
+    /// The name of a tensor's dtype where it is one that only a quantized weight has: `I8` or `F8_E4M3`.
+    fn stored_dtype(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
     /// The dtype that the model is stored in: that of its last norm.
     fn dtype(&self) -> DType {
         self.read("model.norm.weight").map_or(DType::F32, |data| data.dtype())

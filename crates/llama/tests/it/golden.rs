@@ -34,9 +34,9 @@ fn loss(logits: Tensor<3>, labels: &[i32], device: &Device) -> Tensor<1> {
     (log_softmax(logits, 1).gather(1, targets) * weights).sum().neg()
 }
 
-/// Runs a golden batch and compares logits and loss.
-fn check(model: &Llama, variant: &str, expected: &Path, device: &Device, what: &str) -> Tensor<1> {
-    let (tokens, segments, labels) = batch(variant, device);
+/// Runs the batch of a golden model and compares logits and loss.
+fn check(model: &Llama, base: &Path, expected: &Path, device: &Device, what: &str) -> Tensor<1> {
+    let (tokens, segments, labels) = batch_of(&base.join("io.safetensors"), device);
     let io = tensors(expected);
     let logits = model.forward(tokens, &segments);
     let found = difference(&vec(logits.clone()), &io["logits"].1);
@@ -96,7 +96,13 @@ fn base_models_agree() {
         for folder in [golden(variant), golden(variant).join("sharded")] {
             let model = loader(&folder).load(&device).unwrap();
             let what = folder.display().to_string();
-            check(&model, variant, &golden(variant).join("io.safetensors"), &device, &what);
+            check(
+                &model,
+                &golden(variant),
+                &golden(variant).join("io.safetensors"),
+                &device,
+                &what,
+            );
         }
     }
 }
@@ -107,7 +113,13 @@ fn quantized_models_agree() {
     for variant in VARIANTS {
         let expected = golden(variant).join("qlora/base_io.safetensors");
         let theirs = loader(&golden(variant).join("bnb4bit")).load(&device).unwrap();
-        check(&theirs, variant, &expected, &device, &format!("{variant}, by bitsandbytes"));
+        check(
+            &theirs,
+            &golden(variant),
+            &expected,
+            &device,
+            &format!("{variant}, by bitsandbytes"),
+        );
         assert!(theirs.model.layers[0].mlp.up_proj.base.weight.dense().is_none());
         // Quantized here: the same codes, but for scales that bitsandbytes' CPU library looks up in
         // a table (docs/NUMERICS.md), which are one code off.
@@ -135,13 +147,13 @@ fn quantized_models_agree() {
 }
 
 /// Logits, loss and the gradient of every tensor of an adapter.
-fn check_adapter(mut model: Llama, variant: &str, case: &str, device: &Device) {
-    let folder = golden(variant).join(case);
+fn check_adapter(mut model: Llama, base: &Path, case: &str, device: &Device) {
+    let folder = base.join(case);
     model.load_adapter("default", &folder).unwrap();
     let model = model.train();
-    let what = format!("{variant}/{case}");
+    let what = folder.display().to_string();
     let io = folder.join("io.safetensors");
-    let grads = check(&model, variant, &io, device, &what).backward();
+    let grads = check(&model, base, &io, device, &what).backward();
     let io = tensors(&io);
     let mut compared = 0;
     for (path, layer) in model.layers() {
@@ -168,7 +180,7 @@ fn adapters_agree_gqa() {
     let device = device();
     for case in CASES {
         let model = loader(&golden("gqa")).load(&device).unwrap();
-        check_adapter(model, "gqa", case, &device);
+        check_adapter(model, &golden("gqa"), case, &device);
     }
 }
 
@@ -177,7 +189,7 @@ fn adapters_agree_llama3() {
     let device = device();
     for case in CASES {
         let model = loader(&golden("llama3")).load(&device).unwrap();
-        check_adapter(model, "llama3", case, &device);
+        check_adapter(model, &golden("llama3"), case, &device);
     }
 }
 
@@ -186,6 +198,23 @@ fn qlora_agrees() {
     let device = device();
     for variant in VARIANTS {
         let model = loader(&golden(variant).join("bnb4bit")).load(&device).unwrap();
-        check_adapter(model, variant, "qlora", &device);
+        check_adapter(model, &golden(variant), "qlora", &device);
+    }
+}
+
+/// Checkpoints of 8 bits as they are stored: bitsandbytes' LLM.int8, FP8 in blocks as DeepSeek has it and by
+/// row as compressed-tensors does. The reference computes with the decoded weights.
+#[test]
+fn eight_bits_agree() {
+    let device = device();
+    for name in ["int8", "fp8", "channel"] {
+        let folder = Path::new("../../testdata/eight_bit").join(name);
+        let model = loader(&folder).load(&device).unwrap();
+        let weight = &model.model.layers[0].mlp.up_proj.base.weight;
+        assert!(model.config.quantized && weight.dense().is_none());
+        let format = model.config.stored_format().unwrap();
+        assert_eq!(format.bytes(weight.shape()), weight.bytes(), "{name}");
+        check(&model, &folder, &folder.join("io.safetensors"), &device, name);
+        check_adapter(model, &folder, "lora", &device);
     }
 }

@@ -116,6 +116,9 @@ pub trait StorageFormat: fmt::Debug + Send + Sync {
     /// Settings that do not go together.
     fn validate(&self) -> Result<(), QuantError>;
 
+    /// The bytes of a weight `[out, in]` that is stored so, before there is one.
+    fn bytes(&self, shape: [usize; 2]) -> StorageBytes;
+
     /// Stores a weight `[out, in]` on its device.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! A weight of 4 bits.
 
 use super::{Frozen, Storage, StorageBytes, StorageFormat};
-use crate::{config::QuantConfig, error::QuantError, packed::PackedWeight};
+use crate::{config::QuantConfig, error::QuantError, layout::Layout, packed::PackedWeight};
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde_json::{Value, json};
 
@@ -15,8 +15,7 @@ impl Storage for PackedWeight {
     }
 
     fn bytes(&self) -> StorageBytes {
-        let codes = self.layout().code_words() * size_of::<u32>();
-        StorageBytes { codes, scales: self.bytes() - codes }
+        self.layout().into()
     }
 
     fn settings(&self) -> Value {
@@ -55,9 +54,20 @@ impl Storage for PackedWeight {
     }
 }
 
+impl From<&Layout> for StorageBytes {
+    fn from(layout: &Layout) -> Self {
+        let codes = layout.code_words() * size_of::<u32>();
+        Self { codes, scales: layout.bytes() - codes }
+    }
+}
+
 impl StorageFormat for QuantConfig {
     fn validate(&self) -> Result<(), QuantError> {
         self.validate()
+    }
+
+    fn bytes(&self, shape: [usize; 2]) -> StorageBytes {
+        StorageBytes::from(&self.layout(shape))
     }
 
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError> {

@@ -4,6 +4,7 @@
 mod bitsandbytes;
 mod borders;
 mod common;
+mod eight_bit;
 mod gemm;
 mod golden;
 mod lowrank;

@@ -8,9 +8,9 @@ use account::Account;
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::LoraConfig;
 use burn_lora_llama::{LlamaConfig, ops::attention_is_fused};
-use burn_lora_quant::QuantConfig;
+use burn_lora_quant::StorageFormat;
 use shape::Shape;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// What CUDA itself takes of a GPU: 527 MiB on an H200 (`docs/MEASUREMENTS.md`).
 const CONTEXT: u64 = 527 << 20;
@@ -44,7 +44,7 @@ const CONTEXT: u64 = 527 << 20;
 pub struct MemoryPlan {
     config: LlamaConfig,
     shape: Shape,
-    quantize: Option<QuantConfig>,
+    quantize: Option<Arc<dyn StorageFormat>>,
     dtype: FloatDType,
     host_embeddings: bool,
     device: Option<Device>,
@@ -62,7 +62,7 @@ impl MemoryPlan {
     pub fn new(config: &LlamaConfig) -> Self {
         Self {
             shape: Shape::new(config, None).expect("nothing is asked of it"),
-            quantize: of_checkpoint(config),
+            quantize: config.stored_format(),
             config: config.clone(),
             dtype: FloatDType::BF16,
             host_embeddings: false,
@@ -73,11 +73,11 @@ impl MemoryPlan {
         }
     }
 
-    /// Packs the linear layers, as [`Loader::quantize`](burn_lora_llama::Loader::quantize) does; a
-    /// checkpoint that is packed stays as it is.
-    pub fn quantize(mut self, config: QuantConfig) -> Self {
+    /// Quantizes the linear layers, as [`Loader::quantize`](burn_lora_llama::Loader::quantize) does; a
+    /// checkpoint that is quantized stays as it is.
+    pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
         if !self.config.quantized {
-            self.quantize = Some(config);
+            self.quantize = Some(Arc::new(format));
         }
         self
     }
@@ -144,7 +144,7 @@ impl MemoryPlan {
         let on_host = self.host_embeddings && !self.config.tie_word_embeddings;
         let (here, host) = if on_host { (0, embedding) } else { (embedding, 0) };
         let begin = Memory {
-            base: self.shape.base_bytes(self.quantize.as_ref(), size) + here,
+            base: self.shape.base_bytes(self.quantize.as_deref(), size) + here,
             adapter: self.shape.adapter_bytes(),
             optimizer: match &self.train {
                 Some(train) => self.shape.optimizer_bytes(&train.optimizer),
@@ -217,17 +217,6 @@ pub fn device_memory(device: &Device) -> Option<u64> {
     }
     let _ = device;
     None
-}
-
-/// How a checkpoint that bitsandbytes has quantized is stored; the defaults are bitsandbytes'.
-fn of_checkpoint(config: &LlamaConfig) -> Option<QuantConfig> {
-    let settings = &config.raw["quantization_config"];
-    let quant = match settings["bnb_4bit_quant_type"].as_str() {
-        Some("nf4") => QuantConfig::nf4(),
-        _ => QuantConfig::fp4(),
-    };
-    let double = settings["bnb_4bit_use_double_quant"].as_bool().unwrap_or(false);
-    config.quantized.then(|| quant.double_quant(double))
 }
 
 /// The largest number up to `most` that fits, where all below it fit.

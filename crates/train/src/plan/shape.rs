@@ -3,7 +3,7 @@
 use crate::{Optimizer, TrainError};
 use burn_lora_adapter::{Bias, LayerKind, LayerPlan, LoraConfig};
 use burn_lora_llama::LlamaConfig;
-use burn_lora_quant::QuantConfig;
+use burn_lora_quant::StorageFormat;
 use std::collections::BTreeMap;
 
 /// The path of the output head.
@@ -129,13 +129,13 @@ impl Shape {
 
     /// Bytes of the frozen model, the embeddings left out: `weights/build.rs` of the llama crate packs
     /// the linear layers of the decoder, and has the rest in the model's dtype.
-    pub fn base_bytes(&self, quantize: Option<&QuantConfig>, size: usize) -> u64 {
-        let bytes = |layer: &Layer, quantize: Option<&QuantConfig>| {
+    pub fn base_bytes(&self, quantize: Option<&dyn StorageFormat>, size: usize) -> u64 {
+        let bytes = |layer: &Layer, quantize: Option<&dyn StorageFormat>| {
             let bias = if layer.bias { layer.out * size } else { 0 };
             let weight = match quantize {
                 _ if layer.shared => 0,
-                Some(config) if layer.kind == LayerKind::Linear => {
-                    config.layout([layer.out, layer.width]).bytes()
+                Some(format) if layer.kind == LayerKind::Linear => {
+                    format.bytes([layer.out, layer.width]).total()
                 }
                 _ => layer.values() * size,
             };

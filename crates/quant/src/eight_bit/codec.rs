@@ -1,0 +1,137 @@
+//! 8-bit weights on the host: the layout, and the scalar reference of encoding and decoding.
+
+use crate::{
+    scale::{E4M3_MAX, ScaleRule, nearest},
+    storage::StorageBytes,
+};
+use serde::{Deserialize, Serialize};
+
+/// What an 8-bit code means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EightBitFormat {
+    /// A signed integer from -127 to 127, of which 127 is the scale (the largest magnitude of the block):
+    /// LLM.int8 (arXiv:2208.07339), as bitsandbytes stores it.
+    Int8,
+    /// The 8-bit float E4M3 without infinities (OCP, arXiv:2209.05433), times the scale: blockwise as
+    /// DeepSeek-V3 (arXiv:2412.19437) and compressed-tensors store it.
+    Fp8,
+}
+
+impl EightBitFormat {
+    /// What a decoded value is multiplied by beside its scale.
+    pub(crate) const fn factor(self) -> f32 {
+        match self {
+            // bitsandbytes' constant, 1 / 127
+            Self::Int8 => 7.874_016e-3,
+            Self::Fp8 => 1.0,
+        }
+    }
+
+    /// The value of each code.
+    pub(crate) fn values(self) -> Vec<f32> {
+        match self {
+            Self::Int8 => (0..=255).map(|code: u8| f32::from(code as i8)).collect(),
+            Self::Fp8 => ScaleRule::E4m3.map(),
+        }
+    }
+}
+
+/// How an 8-bit weight is stored: row after row, a byte an element, 4 a word, low byte first; and a float32
+/// scale for each block, block row after block row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EightBitLayout {
+    /// What a code means.
+    pub format: EightBitFormat,
+    /// The logical shape, `[out, in]`.
+    pub shape: [usize; 2],
+    /// Rows and columns that share a scale.
+    pub block: [usize; 2],
+}
+
+impl EightBitLayout {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.shape[0].checked_mul(self.shape[1]).expect("the elements of a weight")
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Words of codes.
+    pub fn code_words(&self) -> usize {
+        self.len().div_ceil(4)
+    }
+
+    /// Blocks down and across.
+    pub fn blocks(&self) -> [usize; 2] {
+        [0, 1].map(|side| self.shape[side].div_ceil(self.block[side].max(1)))
+    }
+
+    /// Scales, each a word.
+    pub fn scale_words(&self) -> usize {
+        self.blocks().iter().product()
+    }
+
+    /// Bytes of codes and scales.
+    pub fn bytes(&self) -> StorageBytes {
+        let word = size_of::<u32>();
+        StorageBytes { codes: self.code_words() * word, scales: self.scale_words() * word }
+    }
+
+    /// The block of an element.
+    fn block_of(&self, at: usize) -> usize {
+        let width = self.shape[1];
+        at / width / self.block[0] * self.blocks()[1] + at % width / self.block[1]
+    }
+
+    /// Decodes the elements from `first` on.
+    pub(crate) fn decode(&self, codes: &[u32], scales: &[u32], first: usize, out: &mut [f32]) {
+        let (values, factor) = (self.format.values(), self.format.factor());
+        for (at, out) in (first..).zip(out) {
+            let code = codes[at / 4] >> (at % 4 * 8) & 255;
+            *out = values[code as usize] * f32::from_bits(scales[self.block_of(at)]) * factor;
+        }
+    }
+
+    /// Codes and scales of a weight, row after row.
+    pub(crate) fn encode(&self, weight: &[f32]) -> [Vec<u32>; 2] {
+        let mut maxima = vec![0.0f32; self.scale_words()];
+        for (at, value) in weight.iter().enumerate() {
+            let max = &mut maxima[self.block_of(at)];
+            // Also NaN goes on.
+            *max = if value.is_nan() { *value } else { max.max(value.abs()) };
+        }
+        let map = self.format.values();
+        let code = |at: usize, value: f32| {
+            let max = maxima[self.block_of(at)];
+            match self.format {
+                EightBitFormat::Fp8 => {
+                    let scaled = value / fp8_scale(max);
+                    let code = nearest(&map[..127], scaled.abs(), true);
+                    code | if scaled.is_sign_negative() { 0x80 } else { 0 }
+                }
+                EightBitFormat::Int8 if max == 0.0 => 0,
+                // As bitsandbytes: the product with 127 / absmax, halves to even.
+                EightBitFormat::Int8 => (value * (127.0 / max)).round_ties_even() as i8 as u8,
+            }
+        };
+        let mut codes = vec![0u32; self.code_words()];
+        for (at, value) in weight.iter().enumerate() {
+            codes[at / 4] |= u32::from(code(at, *value)) << (at % 4 * 8);
+        }
+        let scale = |max: &f32| match self.format {
+            EightBitFormat::Fp8 => fp8_scale(*max),
+            EightBitFormat::Int8 => *max,
+        };
+        [codes, maxima.iter().map(|max| scale(max).to_bits()).collect()]
+    }
+}
+
+/// The scale of a block by its largest magnitude, which becomes the largest float of 8 bits.
+fn fp8_scale(max: f32) -> f32 {
+    let scale = max / E4M3_MAX;
+    if scale == 0.0 { 1.0 } else { scale }
+}

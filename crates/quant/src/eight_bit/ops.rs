@@ -1,0 +1,186 @@
+//! The operations on 8-bit weights, as a Burn backend extension.
+
+use super::codec::EightBitLayout;
+#[cfg(feature = "cubecl")]
+use super::cube;
+use crate::gemm::{Gemm, GemmOps};
+#[cfg(feature = "fusion")]
+use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
+use burn::{
+    backend::{
+        Autodiff, Backend, TensorMetadata,
+        autodiff::{
+            checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind, unary},
+        },
+        backend_extension,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{FloatDType, Shape},
+};
+
+/// What a backend does with 8-bit weights. Call it through [`EightBitWeight`](super::EightBitWeight), which
+/// checks shapes.
+#[backend_extension(
+    Flex: cfg(feature = "cpu"),
+    Cube: cfg(feature = "cubecl"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
+pub trait EightBitOps: Backend {
+    /// The weight, `[out, in]`, in `dtype`.
+    #[fusion(meta = |_codes, _scales, layout, dtype| TensorSpec::new(
+        Shape::new(layout.shape),
+        DType::from(*dtype),
+    ))]
+    fn decode_eight(
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self>;
+
+    /// `x · Wᵀ`, or `x · W` when `transposed`.
+    #[fusion(dtype = x, shape = product_shape(x, layout, *transposed))]
+    fn eight_matmul(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        transposed: bool,
+    ) -> FloatTensor<Self>;
+}
+
+/// `[..., in]` to `[..., out]`, or back when `transposed`.
+fn product_shape(x: &Shape, layout: &EightBitLayout, transposed: bool) -> Shape {
+    let mut shape = x.clone();
+    let last = shape.num_dims() - 1;
+    let [from, to] = [!transposed, transposed].map(|side| layout.shape[usize::from(side)]);
+    assert_eq!(shape[last], from, "x is {x:?}, the weight is {:?}", layout.shape);
+    shape[last] = to;
+    shape
+}
+
+/// The product with a weight that is decoded first, and lives until it has run.
+#[cfg(any(feature = "cpu", feature = "cubecl"))]
+fn product<B: EightBitOps + GemmOps>(
+    x: FloatTensor<B>,
+    codes: IntTensor<B>,
+    scales: IntTensor<B>,
+    layout: EightBitLayout,
+    transposed: bool,
+) -> FloatTensor<B> {
+    let shape = product_shape(&x.shape(), &layout, transposed);
+    let width = layout.shape[usize::from(!transposed)];
+    let rows = shape.num_elements() / layout.shape[usize::from(transposed)].max(1);
+    let dense = B::decode_eight(codes, scales, layout, x.dtype().into());
+    let x = B::float_reshape(x, Shape::new([rows, width]));
+    let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
+    B::float_reshape(B::gemm(x, dense, gemm), shape)
+}
+
+#[cfg(feature = "cpu")]
+impl EightBitOps for burn::backend::Flex {
+    fn decode_eight(
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        use burn::{backend::ops::FloatTensorOps, tensor::TensorData};
+        use rayon::prelude::*;
+        /// Elements that one task decodes.
+        const CHUNK: usize = 16 << 10;
+        let [codes, scales] = [codes, scales].map(|words| words.to_contiguous());
+        let (codes, scales): (&[u32], &[u32]) = (codes.storage(), scales.storage());
+        let mut out = vec![0.0; layout.len()];
+        out.par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(i, out)| layout.decode(codes, scales, i * CHUNK, out));
+        let out = burn_flex::FlexTensor::from_data(TensorData::new(out, layout.shape));
+        if dtype == FloatDType::F32 { out } else { Self::float_cast(out, dtype) }
+    }
+
+    fn eight_matmul(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        transposed: bool,
+    ) -> FloatTensor<Self> {
+        product::<Self>(x, codes, scales, layout, transposed)
+    }
+}
+
+#[cfg(feature = "cubecl")]
+impl EightBitOps for burn_cubecl::CubeBackend {
+    fn decode_eight(
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        cube::decode(codes, scales, layout, dtype.into())
+    }
+
+    fn eight_matmul(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        transposed: bool,
+    ) -> FloatTensor<Self> {
+        product::<Self>(x, codes, scales, layout, transposed)
+    }
+}
+
+impl<B: EightBitOps, C: CheckpointStrategy> EightBitOps for Autodiff<B, C> {
+    fn decode_eight(
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        dtype: FloatDType,
+    ) -> FloatTensor<Self> {
+        FloatTensor::<Self>::new(B::decode_eight(codes, scales, layout, dtype))
+    }
+
+    fn eight_matmul(
+        x: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        scales: IntTensor<Self>,
+        layout: EightBitLayout,
+        transposed: bool,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct EightMatmul;
+
+        impl<B: EightBitOps> Backward<B, 1> for EightMatmul {
+            /// What is kept are the codes.
+            type State = (IntTensor<B>, IntTensor<B>, EightBitLayout, bool);
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 1>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let (codes, scales, layout, transposed) = ops.state;
+                unary::<B, _>(ops.parents, ops.node, grads, |grad| {
+                    B::eight_matmul(grad, codes, scales, layout, !transposed)
+                });
+            }
+        }
+
+        let (x, node) = x.into_parts();
+        match EightMatmul.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let out = B::eight_matmul(x, codes.clone(), scales.clone(), layout, transposed);
+                prep.finish((codes, scales, layout, transposed), out)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::eight_matmul(x, codes, scales, layout, transposed))
+            }
+        }
+    }
+}
