@@ -163,7 +163,7 @@ fn a_box_is_a_module() {
         let mut floats = Floats::default();
         stored.visit(&mut floats);
         assert_eq!(floats.0, 0);
-        assert_eq!(stored.devices(), [device.clone()]);
+        assert!(stored.devices().iter().all(|found| *found == device));
         assert!(format!("{stored:?}").contains("EightBitWeight"));
         let decoded = golden.floats("decoded");
         let moved = stored.clone().to_device(&device).fork(&device).train().valid();
