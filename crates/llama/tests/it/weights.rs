@@ -430,7 +430,7 @@ fn eight_bit_checkpoints_that_do_not_fit_are_refused() {
         [("int8", "SCB"), ("fp8", "weight_scale_inv"), ("channel", "weight_scale")]
     {
         let scales = format!("{path}.{scales}");
-        let change = |change: &dyn Fn(&mut Vec<(String, Vec<usize>, Vec<u8>, Dtype)>)| {
+        let change = |change: &dyn Fn(&mut Stored)| {
             let folder = copy(&base.join(name));
             change_tensors(&folder.path().join("model.safetensors"), change);
             error(folder.path())
@@ -472,8 +472,11 @@ fn eight_bit_checkpoints_that_do_not_fit_are_refused() {
     }
 }
 
+/// The tensors of a file: names, shapes, bytes and dtypes.
+type Stored = Vec<(String, Vec<usize>, Vec<u8>, Dtype)>;
+
 /// Rewrites the tensors of a file.
-fn change_tensors(path: &Path, change: &dyn Fn(&mut Vec<(String, Vec<usize>, Vec<u8>, Dtype)>)) {
+fn change_tensors(path: &Path, change: &dyn Fn(&mut Stored)) {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors: Vec<_> = file
