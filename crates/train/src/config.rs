@@ -3,6 +3,7 @@
 use crate::{
     Optimizer, Recompute, TrainError,
     data::BatchConfig,
+    objective::NextToken,
     schedule::{Schedule, Warmup},
     step::StepConfig,
 };
@@ -285,13 +286,12 @@ impl TrainConfig {
     }
 
     pub(crate) fn step(&self) -> StepConfig {
-        StepConfig {
-            recompute: self.recompute,
-            offload: self.offload,
-            loss_chunk: self.loss_chunk,
-            label_smoothing: self.label_smoothing,
-            neftune: self.neftune,
-        }
+        StepConfig { recompute: self.recompute, offload: self.offload, neftune: self.neftune }
+    }
+
+    /// The loss of language models with these settings.
+    pub(crate) fn next_token(&self) -> NextToken {
+        NextToken { chunk: self.loss_chunk, label_smoothing: self.label_smoothing }
     }
 
     /// Whether the settings can be used.

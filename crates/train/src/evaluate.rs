@@ -4,6 +4,7 @@ use crate::{
     TrainError,
     data::{BatchConfig, Dataset},
     model::CausalLm,
+    objective::{NextToken, Objective},
     step,
     watch::EvalMetrics,
 };
@@ -19,32 +20,41 @@ pub fn evaluate<M: CausalLm>(
     data: &Dataset,
     batches: &BatchConfig,
 ) -> Result<EvalMetrics, TrainError> {
+    evaluate_with(&NextToken::default(), model, data, batches)
+}
+
+/// The same of another objective: its mean loss and metrics.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_with<M: CausalLm>(
+    objective: &dyn Objective<M>,
+    model: &M,
+    data: &Dataset,
+    batches: &BatchConfig,
+) -> Result<EvalMetrics, TrainError> {
     data.check_vocabulary(model.vocabulary())?;
     let model = model.valid();
     let device = model.device();
     let config = BatchConfig { shuffle: false, drop_last: false, ..batches.clone() };
-    let zero = || Tensor::<1>::zeros([1], (&device, DType::F32));
-    let (mut loss, mut hits, mut targets) = (zero(), zero(), 0);
+    let names = objective.metrics();
+    let mut totals = vec![Tensor::<1>::zeros([1], (&device, DType::F32)); 1 + names.len()];
+    let mut count = 0;
     for rows in data.epoch(&config, 0)? {
         let batch = data.batch(&rows, &config);
-        let outcome = step::evaluate(&model, &batch);
-        targets += batch.target_count;
-        loss = loss + outcome.loss;
-        hits = hits + outcome.hits;
+        let outcome = step::evaluate(&model, objective, &batch);
+        count += objective.count(&batch);
+        let found = std::iter::once(outcome.loss).chain(outcome.metrics);
+        totals.iter_mut().zip(found).for_each(|(total, found)| *total = total.clone() + found);
     }
-    if targets == 0 {
+    if count == 0 {
         return Err(TrainError::setting("data", "empty", "there is no token to predict"));
     }
-    let values = Tensor::cat(vec![loss, hits], 0).into_data();
+    let values = Tensor::cat(totals, 0).into_data();
     let values: Vec<f32> = values.try_into_vec().expect("float32");
-    let [loss, hits] = [values[0], values[1]].map(|sum| f64::from(sum) / targets as f64);
-    let (perplexity, token_accuracy) = (loss.exp(), hits);
-    Ok(EvalMetrics {
-        step: 0,
-        epoch: 0.0,
-        loss,
-        perplexity,
-        token_accuracy,
-        tokens: targets as u64,
-    })
+    let mut means = values.into_iter().map(|sum| f64::from(sum) / count as f64);
+    let loss = means.next().expect("the loss is the first");
+    let metrics = objective.of_loss(loss).into_iter().chain(names.into_iter().zip(means));
+    let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).collect();
+    Ok(EvalMetrics { step: 0, epoch: 0.0, loss, metrics, tokens: count as u64 })
 }

@@ -1,7 +1,7 @@
 //! What makes a run the run that it is: all that decides what is learned, as values that are written
 //! into its checkpoints. A run that is resumed has to find them again.
 
-use crate::{TrainConfig, TrainError, data::Dataset, model::CausalLm};
+use crate::{TrainConfig, TrainError, data::Dataset, model::CausalLm, objective::Objective};
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     tensor::{Bool, DType, Int, Tensor, TensorData, kind::Basic},
@@ -25,6 +25,8 @@ pub(crate) struct Identity {
     /// Micro-batches of a step, on all devices together.
     micro_batches: usize,
     adapters: Value,
+    /// What the objective says of itself.
+    objective: Value,
     /// What the model says of itself.
     model: Value,
     /// How each layer is quantized.
@@ -42,6 +44,7 @@ const NAMES: [&str; 5] =
 impl Identity {
     pub fn new<M: CausalLm>(
         config: &TrainConfig,
+        objective: &dyn Objective<M>,
         model: &M,
         train: &Dataset,
         valid: Option<&Dataset>,
@@ -62,6 +65,7 @@ impl Identity {
             settings: config.compared(model.is_random()),
             micro_batches,
             adapters: adapters.collect::<Map<_, _>>().into(),
+            objective: objective.settings(),
             model: model.settings(),
             quantization: quantization.collect::<Map<_, _>>().into(),
             training_data: contents(train),
@@ -83,6 +87,7 @@ impl Identity {
             ("", &settings, &self.settings),
             ("micro-batches a step", &before.micro_batches.into(), &self.micro_batches.into()),
             ("adapters", &before.adapters, &self.adapters),
+            ("objective", &before.objective, &self.objective),
             ("model", &before.model, &self.model),
             ("quantization", &before.quantization, &self.quantization),
         ];

@@ -5,6 +5,7 @@
 //! | the settings of a run | [`TrainConfig`], [`BatchConfig`], [`EarlyStopping`], [`Every`] |
 //! | the run | [`Trainer`], [`Report`] |
 //! | from files to batches | [`data`], [`Dataset`] |
+//! | what is minimized, and a loss of one's own | [`Objective`] |
 //! | a model that can be trained | [`CausalLm`], implemented for [`Llama`](burn_lora_llama::Llama) |
 //! | which layers are run again to save memory | [`Recompute`] |
 //! | what memory a run will take | [`MemoryPlan`], [`plan`] |
@@ -58,6 +59,7 @@ mod evaluate;
 mod identity;
 mod interrupt;
 mod model;
+pub mod objective;
 pub mod optim;
 mod output;
 mod params;
@@ -75,9 +77,10 @@ pub mod watch;
 pub use config::{EarlyStopping, Every, TrainConfig};
 pub use data::{BatchConfig, Dataset};
 pub use error::TrainError;
-pub use evaluate::evaluate;
+pub use evaluate::{evaluate, evaluate_with};
 pub use interrupt::Interrupt;
 pub use model::CausalLm;
+pub use objective::Objective;
 pub use optim::Optimizer;
 pub use plan::MemoryPlan;
 pub use recompute::Recompute;

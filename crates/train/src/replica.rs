@@ -4,8 +4,9 @@ use crate::{
     TrainConfig, TrainError,
     data::Batch,
     model::CausalLm,
+    objective::{GradientSums, Objective},
     optim::{Running, State, Update, sum_of_squares},
-    params::{self, Flat, Trained},
+    params::{self, Trained},
     step::{self, Pair},
     team::Team,
 };
@@ -27,7 +28,7 @@ pub(crate) struct Work {
     /// The micro-batches, and what their random numbers start from.
     pub batches: Vec<(Batch, u64)>,
     /// Target tokens in all of them.
-    pub targets: usize,
+    pub count: usize,
     pub rate: f64,
     /// Whether what it measures is read: devices say only then that they failed.
     pub logged: bool,
@@ -38,6 +39,7 @@ pub(crate) struct Work {
 /// make the same step.
 pub(crate) struct Replica<'a, M> {
     pub config: &'a TrainConfig,
+    pub objective: Arc<dyn Objective<M>>,
     pub model: &'a mut M,
     pub params: Arc<Vec<Trained>>,
     /// The factor of the learning rate, and the weight decay, of each parameter.
@@ -50,19 +52,23 @@ pub(crate) struct Replica<'a, M> {
 }
 
 impl<M: CausalLm> Replica<'_, M> {
-    /// One optimizer step. Gives the mean loss, the norm of the gradients and the hits, `[3]`: nothing
+    /// One optimizer step. Gives the mean loss, the norm of the gradients and the sums of metrics: nothing
     /// is read from the device.
     pub fn step(&mut self, work: &Work) -> Tensor<1> {
         // Sums over target tokens: what they are divided by is the same, whatever the micro-batches.
         let zero = || Tensor::<1>::zeros([1], (&self.device, DType::F32));
-        let (mut sums, mut loss, mut hits) = (Flat::new(), zero(), zero());
+        let mut sums = GradientSums::default();
+        // The loss, and the metrics.
+        let mut totals = vec![zero(); 1 + self.objective.metrics().len()];
         let pair = Pair::new(&*self.model);
         for (batch, seed) in work.batches.iter().skip(self.index).step_by(self.devices.len()) {
-            let outcome = step::run(&pair, batch, &self.config.step(), *seed, &mut sums);
-            loss = loss + outcome.loss;
-            hits = hits + outcome.hits;
+            let (objective, config) = (&*self.objective, self.config.step());
+            let outcome = step::run(&pair, objective, batch, &config, *seed, &mut sums);
+            let found = std::iter::once(outcome.loss).chain(outcome.metrics);
+            totals.iter_mut().zip(found).for_each(|(total, found)| *total = total.clone() + found);
         }
         drop(pair);
+        let mut sums = sums.0;
         if self.devices.len() > 1 {
             for param in self.params.iter() {
                 let count = param.shape.iter().product::<usize>();
@@ -70,10 +76,10 @@ impl<M: CausalLm> Replica<'_, M> {
                 let sum = sums.remove(&param.id).unwrap_or_else(zeros);
                 sums.insert(param.id, self.summed(sum));
             }
-            (loss, hits) = (self.summed(loss), self.summed(hits));
+            totals = totals.into_iter().map(|total| self.summed(total)).collect();
         }
 
-        let mean = 1.0 / work.targets.max(1) as f64;
+        let mean = 1.0 / work.count.max(1) as f64;
         let grads = self.params.iter().filter_map(|param| sums.get(&param.id).cloned());
         let norm = sum_of_squares(grads, &self.device).sqrt() * mean;
         let factor = match self.config.max_grad_norm {
@@ -90,7 +96,9 @@ impl<M: CausalLm> Replica<'_, M> {
             self.optimizer.update(Update { path, param, grad, factor, rate, decay })
         });
         *self.model = model;
-        Tensor::cat(vec![loss * mean, norm, hits], 0)
+        let metrics = totals.split_off(1);
+        let loss = totals.remove(0) * mean;
+        Tensor::cat([loss, norm].into_iter().chain(metrics).collect(), 0)
     }
 
     /// The sum over all devices.
@@ -105,15 +113,25 @@ impl<M: CausalLm> Replica<'_, M> {
             let mut model = self.model.clone().fork(&device.clone().autodiff());
             let (device, devices) = (device.clone(), self.devices.clone());
             let (params, groups) = (self.params.clone(), self.groups.clone());
-            let (config, resumed) = (self.config.clone(), resumed.cloned());
+            let (config, objective) = (self.config.clone(), self.objective.clone());
+            let resumed = resumed.cloned();
             team.join(format!("{device:?}"), move |work: Receiver<Arc<Work>>| {
                 let mut optimizer = config.optimizer.init();
                 if let Some(resumed) = resumed {
                     resumed.load(&mut *optimizer, &params, &device)?;
                 }
                 let (config, model) = (&config, &mut model);
-                let mut replica =
-                    Replica { config, model, params, groups, optimizer, device, devices, index };
+                let mut replica = Replica {
+                    config,
+                    objective,
+                    model,
+                    params,
+                    groups,
+                    optimizer,
+                    device,
+                    devices,
+                    index,
+                };
                 for work in work {
                     let values = replica.step(&work);
                     if work.logged {

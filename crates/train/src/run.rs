@@ -4,10 +4,11 @@ use crate::{
     Every, TrainConfig, TrainError,
     checkpoint::{self, Checkpoint, Damage, Place},
     data::{Batch, Dataset, Rows},
-    evaluate::evaluate,
+    evaluate::evaluate_with,
     identity::Identity,
     interrupt::Interrupt,
     model::CausalLm,
+    objective::Objective,
     output::Output,
     params,
     replica::{Replica, Resumed, Work},
@@ -64,9 +65,10 @@ struct Unread {
 /// One optimizer step.
 struct Measured {
     step: usize,
-    /// Mean loss, norm of the gradients and hits, `[3]`.
+    /// Mean loss, norm of the gradients, and sums of the metrics.
     values: Tensor<1>,
-    targets: usize,
+    /// What the sums are over.
+    count: usize,
     tokens: usize,
     rate: f64,
     samples: Vec<usize>,
@@ -75,9 +77,9 @@ struct Measured {
 impl<'a, M: CausalLm> Run<'a, M> {
     pub fn new(
         config: &'a TrainConfig,
+        objective: Arc<dyn Objective<M>>,
         model: &'a mut M,
-        train: &'a Dataset,
-        valid: Option<&'a Dataset>,
+        (train, valid): (&'a Dataset, Option<&'a Dataset>),
         devices: &[Device],
         output: Option<Output>,
         resume: bool,
@@ -109,7 +111,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let (steps_of_epoch, steps) = setup::steps(config, train, micro_batches)?;
         let rate = LearningRate::new(config.schedule, config.warmup, config.learning_rate, steps)?;
         let identity = match &output {
-            Some(_) => Identity::new(config, model, train, valid, micro_batches)?,
+            Some(_) => Identity::new(config, &*objective, model, train, valid, micro_batches)?,
             None => Identity::default(),
         };
         let progress = Place {
@@ -125,6 +127,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         };
         let replica = Replica {
             config,
+            objective,
             groups: Arc::new(setup::groups(config, &*model, &params)),
             params: Arc::new(params),
             model,
@@ -274,10 +277,10 @@ impl<'a, M: CausalLm> Run<'a, M> {
             })
             .collect();
         let tokens: usize = batches.iter().map(|(batch, _)| batch.tokens).sum();
-        let targets = batches.iter().map(|(batch, _)| batch.target_count).sum();
+        let count = batches.iter().map(|(batch, _)| self.replica.objective.count(batch)).sum();
         let rate = self.rate.rate(self.progress.step);
         let logged = self.is_logged(self.progress.step + 1);
-        let work = Arc::new(Work { batches, targets, rate, logged });
+        let work = Arc::new(Work { batches, count, rate, logged });
         team.send(&work)?;
         let values = self.replica.step(&work);
 
@@ -287,7 +290,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         self.unread.steps.push(Measured {
             step: self.progress.step,
             values,
-            targets,
+            count,
             tokens,
             rate,
             samples: rows.iter().flatten().flatten().copied().collect(),
@@ -307,27 +310,31 @@ impl<'a, M: CausalLm> Run<'a, M> {
             .map_err(|error| TrainError::device(format!("step {}", last.step), error))?;
         let values: Vec<f32> = values.try_into_vec().expect("float32");
         let seconds = since.elapsed().as_secs_f64();
-        for (step, values) in steps.iter().zip(values.chunks(3)) {
+        let names = self.replica.objective.metrics();
+        let each = || steps.iter().zip(values.chunks(2 + names.len()));
+        for (step, values) in each() {
             for (what, value) in [("loss", values[0]), ("norm of the gradients", values[1])] {
                 if !value.is_finite() {
                     return Err(self.not_finite(step, what, value));
                 }
             }
         }
-        let (targets, tokens): (usize, usize) =
-            steps.iter().fold((0, 0), |sum, step| (sum.0 + step.targets, sum.1 + step.tokens));
-        let sum = |at: usize, weight: &dyn Fn(&Measured) -> f64| -> f64 {
-            let all = steps.iter().zip(values.chunks(3));
-            all.map(|(step, values)| f64::from(values[at]) * weight(step)).sum()
+        let (count, tokens): (usize, usize) =
+            steps.iter().fold((0, 0), |sum, step| (sum.0 + step.count, sum.1 + step.tokens));
+        let mean = |at: usize, weight: &dyn Fn(&Measured) -> f64| -> f64 {
+            let sum = each().map(|(step, values)| f64::from(values[at]) * weight(step));
+            sum.sum::<f64>() / count.max(1) as f64
         };
+        let last_values = each().next_back().map_or(&[][..], |(_, values)| values);
+        let metrics = names.iter().zip(2..).map(|(name, at)| (*name, mean(at, &|_| 1.0))).collect();
         let metrics = StepMetrics {
             step: last.step,
             epoch: self.epoch,
-            loss: sum(0, &|step| step.targets as f64) / targets.max(1) as f64,
-            grad_norm: f64::from(values[values.len() - 2]),
+            loss: mean(0, &|step| step.count as f64),
+            grad_norm: f64::from(last_values[1]),
             learning_rate: last.rate,
             num_tokens: self.progress.tokens,
-            mean_token_accuracy: sum(2, &|_| 1.0) / targets.max(1) as f64,
+            metrics,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             step_seconds: seconds / steps.len() as f64,
             memory: self.replica.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
@@ -365,7 +372,8 @@ impl<'a, M: CausalLm> Run<'a, M> {
         // What is not finite must not become the best.
         self.read_log(observers)?;
         let valid = self.valid.expect("checked before the run");
-        let found = evaluate(&*self.replica.model, valid, &self.config.batches)?;
+        let Replica { objective, model, .. } = &self.replica;
+        let found = evaluate_with(&**objective, &**model, valid, &self.config.batches)?;
         let metrics = EvalMetrics { step: self.progress.step, epoch: self.epoch, ..found };
         observers.tell(|observer| observer.evaluated(&metrics))?;
         self.rate.evaluated(metrics.loss);

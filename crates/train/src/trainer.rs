@@ -5,12 +5,13 @@ use crate::{
     data::Dataset,
     interrupt::Interrupt,
     model::CausalLm,
+    objective::Objective,
     output::Output,
     run::{Observers, Run},
     watch::{EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, plot_metrics},
 };
 use burn::tensor::Device;
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 /// What a run did.
 #[derive(Clone, Debug)]
@@ -130,6 +131,21 @@ impl<'a> Trainer<'a> {
         train: &Dataset,
         valid: Option<&Dataset>,
     ) -> Result<Report, TrainError> {
+        let objective = self.config.next_token();
+        self.fit_with(objective, model, train, valid)
+    }
+
+    /// Trains a model on another loss than the next token's.
+    ///
+    /// # Errors
+    /// As [`fit`](Self::fit).
+    pub fn fit_with<M: CausalLm>(
+        self,
+        objective: impl Objective<M> + 'static,
+        model: &mut M,
+        train: &Dataset,
+        valid: Option<&Dataset>,
+    ) -> Result<Report, TrainError> {
         let Self { config, mut observers, interrupt, devices, resume, output } = self.claim()?;
         for data in std::iter::once(train).chain(valid) {
             data.check_vocabulary(model.vocabulary())?;
@@ -139,7 +155,9 @@ impl<'a> Trainer<'a> {
         }
         let mut observers = Observers(observers);
         *model = model.clone().train();
-        let mut run = Run::new(&config, model, train, valid, &devices, output, resume)?;
+        let objective = Arc::new(objective);
+        let mut run =
+            Run::new(&config, objective, model, (train, valid), &devices, output, resume)?;
         let team = run.replica.start_others(run.resumed.as_ref());
         let finished = run.go(&mut observers, &interrupt, team)?;
         run.write_adapter()?;

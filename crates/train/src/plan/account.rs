@@ -6,7 +6,7 @@ use super::{
     Memory, Moment,
     shape::{Block, Layer, Shape},
 };
-use crate::{Optimizer, TrainConfig, step};
+use crate::{Optimizer, TrainConfig, objective};
 use burn_lora_llama::{LlamaConfig, ops::attention_scores};
 use burn_lora_quant::Gemm;
 use std::ops::Range;
@@ -130,7 +130,7 @@ impl Account<'_> {
             scratch: self.scratch(scratch),
             ..begin.clone()
         };
-        let logits = self.logits(step::chunk(self.config.vocab_size));
+        let logits = self.logits(objective::chunk(self.config.vocab_size));
         vec![
             moment(Moment::Mlp, mlp, 0, decoded.unwrap_or(0)),
             moment(Moment::Attention, attention, 0, scores),
@@ -263,7 +263,7 @@ impl Account<'_> {
     }
 
     /// Some tokens in the head: the states before and after the norm, the logits, and their gradient
-    /// (`step::head`).
+    /// (`objective::next_token`).
     fn logits(&self, chunk: usize) -> u64 {
         let LlamaConfig { vocab_size, hidden_size, .. } = *self.config;
         (self.size * chunk.min(self.tokens()) * (2 * vocab_size + 2 * hidden_size)) as u64
@@ -276,7 +276,7 @@ impl Account<'_> {
         let grads = self.values(self.config.hidden_size);
         // The gradient of a copy of the head, before it is added up in float32.
         let copied = if head.is_copied() { head.values() * (self.size + 4) } else { 0 };
-        let chunk = self.logits(chunk.unwrap_or_else(|| step::chunk(self.config.vocab_size)));
+        let chunk = self.logits(chunk.unwrap_or_else(|| objective::chunk(self.config.vocab_size)));
         (grads + chunk + self.cast(head) + copied as u64).max(3 * grads)
     }
 

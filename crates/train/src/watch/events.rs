@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use serde::{Deserialize, Deserializer, Serialize};
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 /// Something that is told what happens in a run. An error ends the run.
 ///
@@ -108,9 +108,10 @@ pub struct StepMetrics {
     pub learning_rate: f64,
     /// Tokens that the run has seen so far.
     pub num_tokens: u64,
-    /// The part of the target tokens that the model would have chosen.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub mean_token_accuracy: f64,
+    /// The objective's metrics, means over the steps since the last line: of the next-token loss
+    /// `mean_token_accuracy`, the part of the target tokens that the model would have chosen.
+    #[serde(flatten)]
+    pub metrics: Named,
     /// Tokens a second since the last logged step.
     #[serde(deserialize_with = "null_is_nan")]
     pub tokens_per_second: f64,
@@ -130,14 +131,41 @@ pub struct EvalMetrics {
     /// Mean loss of the target tokens.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// `e^loss`.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub perplexity: f64,
-    /// The part of the target tokens that the model would have chosen.
-    #[serde(deserialize_with = "null_is_nan")]
-    pub token_accuracy: f64,
-    /// Target tokens.
+    /// The objective's metrics: of the next-token loss `mean_token_accuracy`, the part of the target tokens
+    /// that the model would have chosen, and `perplexity`, `e^loss`.
+    #[serde(flatten)]
+    pub metrics: Named,
+    /// Target tokens, or what else the objective counts.
     pub tokens: u64,
+}
+
+/// Metrics by name. In JSON a number that is not finite is `null`, and read back as NaN.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Named(BTreeMap<String, f64>);
+
+impl Named {
+    /// The metric of a name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+}
+
+impl<N: Into<String>> FromIterator<(N, f64)> for Named {
+    fn from_iter<I: IntoIterator<Item = (N, f64)>>(metrics: I) -> Self {
+        Self(metrics.into_iter().map(|(name, value)| (name.into(), value)).collect())
+    }
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let found: BTreeMap<String, Option<f64>> = Deserialize::deserialize(deserializer)?;
+        Ok(found.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+    }
 }
 
 /// A run that has ended.

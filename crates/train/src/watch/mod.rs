@@ -12,7 +12,7 @@ mod progress;
 #[cfg(feature = "tensorboard")]
 mod tensorboard;
 
-pub use events::{EvalMetrics, Finished, Observer, Started, StepMetrics, StopReason};
+pub use events::{EvalMetrics, Finished, Named, Observer, Started, StepMetrics, StopReason};
 pub use metrics::{MetricsLog, Record};
 pub use plot::{plot_lines, plot_metrics};
 pub use progress::Progress;

@@ -102,11 +102,16 @@ impl Observer for Progress {
     }
 
     fn evaluated(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
-        let EvalMetrics { step, loss, perplexity, token_accuracy, .. } = metrics;
-        self.say(&format!(
-            "step {step}: validation loss {loss:.4}, perplexity {perplexity:.2}, accuracy {:.1} %",
-            100.0 * token_accuracy,
-        ));
+        let EvalMetrics { step, loss, metrics, .. } = metrics;
+        let mut line = format!("step {step}: validation loss {loss:.4}");
+        for (name, value) in metrics.iter() {
+            line += &match name {
+                "mean_token_accuracy" => format!(", accuracy {:.1} %", 100.0 * value),
+                "perplexity" => format!(", perplexity {value:.2}"),
+                name => format!(", {name} {value:.4}"),
+            };
+        }
+        self.say(&line);
         Ok(())
     }
 

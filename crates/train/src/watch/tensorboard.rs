@@ -4,7 +4,7 @@
 //! (<https://github.com/tensorflow/tensorboard/tree/master/tensorboard/compat/proto>). The few fields
 //! of it that scalars need are written by hand.
 
-use super::{EvalMetrics, Observer, Started, StepMetrics};
+use super::{EvalMetrics, Named, Observer, Started, StepMetrics};
 use crate::error::TrainError;
 use std::{
     fs::{self, File},
@@ -84,27 +84,21 @@ impl Observer for TensorBoard {
 
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
         let mut scalars = vec![
-            ("train/loss", metrics.loss),
-            ("train/grad_norm", metrics.grad_norm),
-            ("train/learning_rate", metrics.learning_rate),
-            ("train/epoch", metrics.epoch),
-            ("train/num_tokens", metrics.num_tokens as f64),
-            ("train/mean_token_accuracy", metrics.mean_token_accuracy),
-            ("train/tokens_per_second", metrics.tokens_per_second),
-            ("train/step_seconds", metrics.step_seconds),
+            ("loss", metrics.loss),
+            ("grad_norm", metrics.grad_norm),
+            ("learning_rate", metrics.learning_rate),
+            ("epoch", metrics.epoch),
+            ("num_tokens", metrics.num_tokens as f64),
+            ("tokens_per_second", metrics.tokens_per_second),
+            ("step_seconds", metrics.step_seconds),
         ];
-        scalars.extend(metrics.memory.map(|memory| ("train/memory", memory as f64)));
-        self.write(metrics.step, &summary(&scalars))
+        scalars.extend(metrics.memory.map(|memory| ("memory", memory as f64)));
+        self.write(metrics.step, &summary("train", &scalars, &metrics.metrics))
     }
 
     fn evaluated(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
-        let scalars = [
-            ("eval/loss", metrics.loss),
-            ("eval/perplexity", metrics.perplexity),
-            ("eval/mean_token_accuracy", metrics.token_accuracy),
-            ("eval/num_tokens", metrics.tokens as f64),
-        ];
-        self.write(metrics.step, &summary(&scalars))
+        let scalars = [("loss", metrics.loss), ("num_tokens", metrics.tokens as f64)];
+        self.write(metrics.step, &summary("eval", &scalars, &metrics.metrics))
     }
 }
 
@@ -140,9 +134,9 @@ fn write_event(file: &mut File, step: usize, content: &[u8]) -> io::Result<()> {
     file.write_all(&record)
 }
 
-fn summary(scalars: &[(&str, f64)]) -> Vec<u8> {
-    let values = scalars.iter().flat_map(|&(tag, value)| {
-        let mut field = bytes(TAG, tag.as_bytes());
+fn summary(group: &str, scalars: &[(&str, f64)], metrics: &Named) -> Vec<u8> {
+    let values = scalars.iter().copied().chain(metrics.iter()).flat_map(|(name, value)| {
+        let mut field = bytes(TAG, format!("{group}/{name}").as_bytes());
         field.push(SIMPLE_VALUE);
         field.extend((value as f32).to_le_bytes());
         bytes(VALUE, &field)

@@ -77,7 +77,7 @@ fn a_run_leaves_what_it_should() {
     assert_eq!(report.evaluations.len(), 4);
     let after = report.evaluations.last().unwrap();
     assert!(after.loss < before.loss - 0.2, "{} is hardly below {}", after.loss, before.loss);
-    assert!((after.perplexity - after.loss.exp()).abs() < 1e-9);
+    assert!((after.metrics.get("perplexity").unwrap() - after.loss.exp()).abs() < 1e-9);
     for name in ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "loss.svg"] {
         assert!(output.join(name).is_file(), "{name}");
     }

@@ -21,7 +21,7 @@ fn step(step: usize) -> StepMetrics {
         grad_norm: 1.0 / 3.0,
         learning_rate: 2e-4,
         num_tokens: 100 * step as u64,
-        mean_token_accuracy: 0.5,
+        metrics: [("mean_token_accuracy", 0.5)].into_iter().collect(),
         tokens_per_second: 1234.5,
         step_seconds: 0.25,
         memory: Some(1 << 30),
@@ -33,8 +33,9 @@ fn evaluation(step: usize) -> EvalMetrics {
         step,
         epoch: step as f64 / 10.0,
         loss: 1.5,
-        perplexity: 1.5_f64.exp(),
-        token_accuracy: 0.5,
+        metrics: [("perplexity", 1.5_f64.exp()), ("mean_token_accuracy", 0.5)]
+            .into_iter()
+            .collect(),
         tokens: 77,
     }
 }
@@ -157,13 +158,17 @@ fn numbers_that_are_not_finite_are_written_and_read() {
     let mut log = MetricsLog::new(&path);
     log.started(&started(None)).unwrap();
     log.step(&StepMetrics { loss: f64::NAN, grad_norm: f64::INFINITY, ..step(1) }).unwrap();
-    log.evaluated(&EvalMetrics { perplexity: f64::INFINITY, ..evaluation(1) }).unwrap();
+    log.evaluated(&EvalMetrics {
+        metrics: [("perplexity", f64::INFINITY)].into_iter().collect(),
+        ..evaluation(1)
+    })
+    .unwrap();
     log.started(&started(Some(1))).unwrap();
     match &MetricsLog::read(&path).unwrap()[..] {
         [Record::Step(step), Record::Evaluation(evaluation)] => {
             assert!(step.loss.is_nan() && step.grad_norm.is_nan());
             assert_eq!(step.learning_rate, 2e-4);
-            assert!(evaluation.perplexity.is_nan());
+            assert!(evaluation.metrics.get("perplexity").unwrap().is_nan());
             assert_eq!(evaluation.loss, 1.5);
         }
         other => panic!("{other:?}"),
@@ -255,7 +260,7 @@ fn without_a_terminal_lines_are_printed_if_asked_for() {
         "10 steps (1 epochs of 40 examples), 8 trainable parameters",
         "step 2/10: loss 0.2000, 1234 tokens/s, 1.00 GiB",
         "step 4/10: loss 0.1500, 1234 tokens/s, 1.00 GiB",
-        "step 4: validation loss 1.5000, perplexity 4.48, accuracy 50.0 %",
+        "step 4: validation loss 1.5000, accuracy 50.0 %, perplexity 4.48",
         "saved out/step-4",
         "interrupted after 4 steps and 00:00:02: loss 0.1500, best validation loss 1.5000 after step 4",
     ];

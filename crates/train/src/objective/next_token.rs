@@ -1,0 +1,93 @@
+//! The cross-entropy of each token's successor.
+
+use super::{GradientSums, Objective, Outcome, ints};
+use crate::{data::Batch, model::CausalLm};
+use burn::tensor::{DType, Device, Int, Tensor};
+use burn_lora_llama::ops::{cross_entropy, pull_back};
+use serde_json::{Value, json};
+
+/// The loss of language models: the mean cross-entropy of the target tokens given those before them.
+///
+/// Head and loss take some tokens at a time, so that the logits of a batch are never there together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct NextToken {
+    /// Tokens that the head takes at a time; `None` for logits of 128 Mi values.
+    pub chunk: Option<usize>,
+    /// The part of a target's probability that is spread over the vocabulary (arXiv:1512.00567).
+    pub label_smoothing: f32,
+}
+
+/// Tokens that the head takes at a time, where nothing is set: logits of 128 Mi values.
+pub(crate) fn chunk(vocabulary: usize) -> usize {
+    ((1 << 27) / vocabulary.max(1)).clamp(64, 8192)
+}
+
+impl<M: CausalLm> Objective<M> for NextToken {
+    fn settings(&self) -> Value {
+        // Label smoothing is one of the run's settings.
+        json!("next_token")
+    }
+
+    fn metrics(&self) -> Vec<&'static str> {
+        vec!["mean_token_accuracy"]
+    }
+
+    fn run(
+        &self,
+        model: &M,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        context: &M::Context,
+        mut sums: Option<&mut GradientSums>,
+    ) -> Outcome {
+        let (shape, device) = (hidden.dims(), hidden.device());
+        let [rows, length, width] = shape;
+        let hidden = hidden.reshape([rows * length, width]);
+        let places = batch.target_places();
+        let zero = || Tensor::<1>::zeros([1], (&device, DType::F32));
+        let (mut loss, mut hits, mut grads) = (zero(), zero(), vec![]);
+        let (tokens, smoothing) = match sums {
+            Some(_) => (self.chunk, self.label_smoothing),
+            None => (None, 0.0),
+        };
+        for places in places.chunks(tokens.unwrap_or_else(|| chunk(model.vocabulary()))) {
+            let (places, targets) = split(places, &device);
+            let chosen = hidden.clone().select(0, places);
+            let entropy = match &mut sums {
+                None => cross_entropy(model.head(chosen, context), targets, smoothing),
+                Some(sums) => {
+                    let chosen = chosen.autodiff().require_grad();
+                    let logits = model.head(chosen.clone(), context);
+                    let entropy = cross_entropy(logits.clone().inner(), targets, smoothing);
+                    let mut found = pull_back(logits, entropy.grad.clone()).backward();
+                    sums.add(model, &mut found);
+                    let grad = chosen.grad_remove(&mut found);
+                    grads.push(grad.expect("the head's input has a gradient"));
+                    entropy
+                }
+            };
+            loss = loss + entropy.loss.sum();
+            hits = hits + entropy.hits.sum();
+        }
+        let grad = sums.is_some().then(|| {
+            // Every token takes the gradient of its place; those that are no targets the zeros after them.
+            let mut from = vec![places.len() as i32; rows * length];
+            for (number, (place, _)) in places.iter().enumerate() {
+                from[*place as usize] = number as i32;
+            }
+            grads.push(Tensor::zeros([1, width], (&device, hidden.dtype())));
+            Tensor::cat(grads, 0).select(0, ints(from, &device)).reshape(shape)
+        });
+        Outcome { loss, metrics: vec![hits], grad }
+    }
+
+    fn of_loss(&self, loss: f64) -> Vec<(&'static str, f64)> {
+        vec![("perplexity", loss.exp())]
+    }
+}
+
+/// Places of target tokens, and their successors.
+fn split(places: &[(i32, i32)], device: &Device) -> (Tensor<1, Int>, Tensor<1, Int>) {
+    let (places, targets) = places.iter().copied().unzip();
+    (ints(places, device), ints(targets, device))
+}
