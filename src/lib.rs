@@ -23,9 +23,9 @@ pub mod prelude {
         Storage, StorageFormat,
     };
     pub use burn_lora_train::{
-        BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Observer,
-        Optimizer, Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer, Warmup,
-        evaluate,
+        BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Objective,
+        Observer, Optimizer, Progress, Recompute, Report, Schedule, TrainConfig, TrainError,
+        Trainer, Warmup, evaluate,
     };
 }
 
@@ -42,6 +42,7 @@ mod book {
     chapters! {
         adapters_and_peft: "adapters-and-peft.md";
         data: "data.md";
+        extending: "extending.md";
         getting_started: "getting-started.md";
         hyperparameters: "hyperparameters.md";
         lora_and_qlora: "lora-and-qlora.md";
