@@ -63,6 +63,7 @@ mod merge;
 mod model;
 mod paths;
 mod peft;
+mod reparameterize;
 mod selection;
 mod summary;
 mod targets;
@@ -83,6 +84,7 @@ pub use merge::{LayerError, MergeReport, PackedMerge};
 pub use model::AdaptableExt;
 #[doc(hidden)]
 pub use paths::join;
+pub use reparameterize::{LoraReparameterizer, LoraWeight};
 pub use selection::{BASE, Selection};
 pub use summary::Summary;
 pub use targets::{LayerPlan, MatchReport};

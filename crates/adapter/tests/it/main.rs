@@ -9,4 +9,5 @@ mod init;
 mod interop;
 mod merge;
 mod peft;
+mod reparameterize;
 mod targets;

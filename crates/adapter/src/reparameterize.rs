@@ -1,0 +1,226 @@
+//! LoRA under any module of Burn's, through Burn's own door: nothing of the model has to change.
+
+use crate::{
+    attach,
+    base::Base,
+    config::LoraConfig,
+    error::AdapterError,
+    layer::{AdaptedLayer, LayerKind},
+    linear::AdaptedLinear,
+    targets::{Candidate, LayerPlan, MatchReport, Matcher},
+};
+use burn::{
+    module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer},
+    tensor::Tensor,
+};
+use burn_lora_quant::{DenseWeight, Frozen, Gemm, StorageFormat};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Puts LoRA on the weights of any Burn module by
+/// [`apply_reparameterization`](burn::module::Module::apply_reparameterization), over a dense base or one
+/// that is stored in 4 or 8 bits: the model's own layers stay as they are, and see the weight
+/// `W + scaling · B · A`.
+///
+/// What [`AdaptedLinear`] can and this cannot: the weight is made dense at each use, and lives until the
+/// backward pass (an `AdaptedLinear` keeps codes only, and makes no matrix of the weight's size); there is
+/// no dropout, one adapter, and the whole batch runs with it; files are Burn's records, not PEFT's. What it
+/// can: initialisations (PiSSA, OLoRA, LoftQ), DoRA and rank patterns, a quantized base in memory and in
+/// records, and `valid().materialize()` to merge.
+///
+/// ```
+/// use burn::{module::Module, nn::{Linear, LinearConfig}, tensor::{Device, Tensor}};
+/// use burn_lora_adapter::{LoraConfig, LoraReparameterizer};
+/// use burn_lora_quant::QuantConfig;
+///
+/// #[derive(Module, Debug)]
+/// struct Mlp {
+///     up: Linear,
+///     down: Linear,
+/// }
+///
+/// let device = Device::default().autodiff();
+/// let mlp = Mlp {
+///     up: LinearConfig::new(64, 128).init(&device),
+///     down: LinearConfig::new(128, 64).init(&device),
+/// };
+/// let lora = LoraConfig::new(4, 8).targets(["up", "down"]);
+/// let lora = LoraReparameterizer::new(&mlp, &lora)?.quantize(QuantConfig::nf4());
+/// let mlp = mlp.apply_reparameterization(lora);
+///
+/// let x = Tensor::<2>::ones([3, 64], &device);
+/// let grads = mlp.down.forward(mlp.up.forward(x)).sum().backward();
+/// let up = mlp.up.weight.reparameterization::<burn_lora_adapter::LoraWeight>().unwrap();
+/// assert!(up.lora().lora_b.val().grad(&grads).is_some());
+/// # Ok::<_, burn_lora_adapter::AdapterError>(())
+/// ```
+pub struct LoraReparameterizer {
+    config: Arc<LoraConfig>,
+    plans: BTreeMap<String, (usize, f64)>,
+    report: MatchReport,
+    format: Option<Arc<dyn StorageFormat>>,
+}
+
+/// A weight with a low-rank update, in the place of one of Burn's parameters: see [`LoraReparameterizer`].
+#[derive(Module, Debug)]
+pub struct LoraWeight {
+    linear: AdaptedLinear,
+}
+
+const NAME: &str = "default";
+
+impl LoraReparameterizer {
+    /// Finds the weights that `config` means: `all_linear` those of Burn's `Linear`, names and patterns
+    /// those of any layer, by its path.
+    ///
+    /// # Errors
+    /// Settings that cannot be used here (dropout, `modules_to_save`, EVA) or at all; names that match
+    /// nothing; ranks that a weight has no room for, where the initialisation needs it.
+    pub fn new<M: Module>(model: &M, config: &LoraConfig) -> Result<Self, AdapterError> {
+        let unsupported = |field: &'static str, found: String| AdapterError::Config {
+            field,
+            found,
+            reason: "a weight alone cannot do that: use an AdaptedLinear".into(),
+        };
+        if config.has_dropout() {
+            return Err(unsupported("lora_dropout", config.dropout.to_string()));
+        }
+        if !config.modules_to_save.is_empty() {
+            return Err(unsupported("modules_to_save", config.modules_to_save.join(", ")));
+        }
+        if matches!(config.init, crate::init::Init::Eva { .. }) {
+            return Err(unsupported("init_lora_weights", config.init.name()));
+        }
+        config.validate()?;
+        let mut found = Weights::default();
+        model.visit(&mut found);
+        let kinds = found.weights.iter().map(|(path, linear)| {
+            // Of other layers `all_linear` knows nothing.
+            let kind = if *linear { LayerKind::Linear } else { LayerKind::Embedding };
+            Candidate { path, kind, is_head: false }
+        });
+        let candidates: Vec<_> = kinds.collect();
+        let resolved = Matcher::new(config)?.resolve(&candidates, true)?;
+        config.warn_of_the_unusual();
+        resolved.warnings.iter().for_each(|warning| burn_lora_io::warn!("{warning}"));
+        let plans = candidates.iter().zip(&resolved.plans).filter_map(|(layer, plan)| match plan {
+            Some(LayerPlan::Lora { rank, alpha }) => Some((layer.path.to_owned(), (*rank, *alpha))),
+            _ => None,
+        });
+        let plans = plans.collect();
+        Ok(Self { config: Arc::new(config.clone()), plans, report: resolved.report, format: None })
+    }
+
+    /// Stores the weights under the updates so; they are not kept beside that.
+    pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
+        self.format = Some(Arc::new(format));
+        self
+    }
+
+    /// How many weights each target matched.
+    pub fn report(&self) -> &MatchReport {
+        &self.report
+    }
+}
+
+/// The two-dimensional weights of a model by the paths of their layers, and whether the layer is Burn's
+/// `Linear`.
+#[derive(Default)]
+struct Weights {
+    path: Vec<(String, bool)>,
+    weights: Vec<(String, bool)>,
+}
+
+impl ModuleVisitor for Weights {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.push((name.to_owned(), container == "Struct:Linear"));
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+        let Some(((name, linear), layers)) = self.path.split_last().filter(|_| D == 2) else {
+            return;
+        };
+        if name == "weight" {
+            let names: Vec<_> = layers.iter().map(|(name, _)| name.as_str()).collect();
+            self.weights.push((names.join("."), *linear));
+        }
+    }
+}
+
+impl LoraWeight {
+    /// The low-rank update.
+    pub fn lora(&self) -> &crate::lora::LoraAdapter {
+        self.linear.adapters().lora(NAME).expect("it is there from the start")
+    }
+
+    /// The frozen weight, `[out, in]`.
+    pub fn base(&self) -> &Frozen {
+        &self.linear.base.weight
+    }
+
+    /// The weight with its update, `[out, in]` in float32, with the gradients of the update.
+    fn weight(&self) -> Tensor<2> {
+        let (lora, weight) = (self.lora(), self.linear.weight());
+        let [a, b] = [&lora.lora_a, &lora.lora_b].map(|param| param.val());
+        let weight = if a.is_autodiff() { weight.autodiff() } else { weight };
+        let sum = Gemm::new().alpha(lora.scaling() as f32).run_add(b, a, weight);
+        match lora.dora_factor(&self.linear) {
+            None => sum,
+            Some(factor) => sum * factor.unsqueeze_dim::<2>(1),
+        }
+    }
+}
+
+impl Reparameterization for LoraWeight {
+    const NAME: &'static str = "lora";
+
+    /// # Shapes
+    /// - base: a stand-in of one element, in the dtype that the weight is wanted in
+    /// - output: `[in, out]`, as Burn's layers have it
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let [out, width] = self.linear.shape();
+        let weight = self.weight().transpose().cast(base.dtype());
+        let mut shape = [1; D];
+        (shape[0], shape[D - 1]) = (width, out);
+        weight.reshape(shape)
+    }
+}
+
+impl Reparameterizer for LoraReparameterizer {
+    type Reparam = LoraWeight;
+
+    /// # Panics
+    /// If the model is another one than the settings were matched with, or a weight cannot be decomposed
+    /// (it has values that are not finite).
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<Self::Reparam>) {
+        let plan = path.strip_suffix(".weight").filter(|_| D == 2);
+        let Some((layer, (rank, alpha))) =
+            plan.and_then(|layer| Some((layer, *self.plans.get(layer)?)))
+        else {
+            return (param.set_require_grad(false), None);
+        };
+        let dense = param.base().inner();
+        let (device, dtype) = (param.lazy_device(), dense.dtype());
+        let dims = dense.dims();
+        let weight = dense.reshape([dims[0], dims[D - 1]]).transpose();
+        let stored = match &self.format {
+            Some(format) => format.store(weight),
+            None => Ok(Frozen::new(DenseWeight::new(weight))),
+        };
+        let stored = stored.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut linear = AdaptedLinear::new(Base::new(stored, None));
+        attach::attach(&mut linear, layer, NAME, &self.config, rank, alpha, None)
+            .unwrap_or_else(|error| panic!("{error}"));
+        linear.adapters_mut().train_only(&[NAME]);
+        let linear = if device.is_autodiff() { linear.train() } else { linear };
+        let base = Tensor::zeros([1; D], (&device, dtype));
+        (Param::from_tensor(base).set_require_grad(false), Some(LoraWeight { linear }))
+    }
+}
