@@ -16,7 +16,8 @@ pub mod prelude {
     };
     pub use burn_lora_llama::{
         ChatOptions, ChatTemplate, GenerateConfig, Generated, GeneratedText, KvCache, Llama,
-        LlamaConfig, LlamaError, Message, SaveOptions, Segments, Stopped, Tokenizer,
+        LlamaConfig, LlamaError, Message, SaveOptions, Segments, SequenceClassifier, Stopped,
+        Tokenizer,
     };
     pub use burn_lora_quant::{
         DenseWeight, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError,

@@ -252,7 +252,12 @@ fn family(fields: &Fields<'_>) -> Result<Family, LlamaError> {
     let classes = fields.get::<Vec<String>>("architectures")?.unwrap_or_default();
     let of_class = classes
         .first()
-        .map(|name| of_class(name).ok_or_else(|| fields.wrong("architectures", name, KNOWN)));
+        .map(|name| {
+            // The same decoder with another head.
+            let decoder = name.replace("ForSequenceClassification", "ForCausalLM");
+            (name, of_class(&decoder))
+        })
+        .map(|(name, family)| family.ok_or_else(|| fields.wrong("architectures", name, KNOWN)));
     let of_type = fields
         .get::<String>("model_type")?
         .map(|name| of_type(&name).ok_or_else(|| fields.wrong("model_type", name, KNOWN)));

@@ -3,6 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | a model | [`Llama`], [`LlamaConfig`] |
+//! | the same with a head of classes | [`SequenceClassifier`] |
 //! | reading a checkpoint | [`Llama::from_pretrained`], [`Loader`] |
 //! | models by their id | [`hub`] |
 //! | which tokens see each other | [`Segments`] |
@@ -12,6 +13,7 @@
 //! | attention, RMSNorm, SwiGLU, rotary positions | [`ops`] |
 
 mod cache;
+mod classifier;
 mod config;
 mod context;
 mod error;
@@ -28,6 +30,7 @@ mod vocabulary;
 mod weights;
 
 pub use cache::KvCache;
+pub use classifier::SequenceClassifier;
 pub use config::{Family, LlamaConfig};
 pub use context::{Context, Segments};
 pub use error::LlamaError;

@@ -34,6 +34,7 @@ pub fn evaluate_with<M: CausalLm>(
     batches: &BatchConfig,
 ) -> Result<EvalMetrics, TrainError> {
     data.check_vocabulary(model.vocabulary())?;
+    objective.check(data)?;
     let model = model.valid();
     let device = model.device();
     let config = BatchConfig { shuffle: false, drop_last: false, ..batches.clone() };

@@ -181,6 +181,9 @@ fn contents(data: &Dataset) -> Value {
         let mut hash = XxHash64::with_seed(0);
         hash.write(bytemuck::cast_slice(&sample.ids));
         sample.trained.iter().for_each(|trained| hash.write_u8((*trained).into()));
+        for value in data.values(&[index]).values().flatten() {
+            hash.write_u32(value.to_bits());
+        }
         hash.finish()
     };
     let hashes: Vec<u64> = (0..data.len()).into_par_iter().map(hash).collect();

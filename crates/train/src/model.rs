@@ -6,7 +6,7 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_llama::{Context, Llama, LlamaConfig, Segments};
+use burn_lora_llama::{Context, Llama, LlamaConfig, Segments, SequenceClassifier};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -83,6 +83,46 @@ pub trait CausalLm: Module + Adaptable + 'static {
             self.save_adapter(name, folder)?;
         }
         Ok(())
+    }
+}
+
+impl CausalLm for SequenceClassifier {
+    type Context = Context;
+
+    fn context(&self, segments: &Segments) -> Context {
+        self.llama.context(segments)
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
+        self.llama.embed(tokens, context)
+    }
+
+    fn depth(&self) -> usize {
+        CausalLm::depth(&self.llama)
+    }
+
+    fn layer(&self, index: usize, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
+        CausalLm::layer(&self.llama, index, hidden, context)
+    }
+
+    fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
+        CausalLm::head(&self.llama, hidden, context)
+    }
+
+    fn vocabulary(&self) -> usize {
+        CausalLm::vocabulary(&self.llama)
+    }
+
+    fn device(&self) -> Device {
+        self.llama.device()
+    }
+
+    fn embedding_device(&self) -> Device {
+        self.llama.embedding_device()
+    }
+
+    fn settings(&self) -> Value {
+        CausalLm::settings(&self.llama)
     }
 }
 

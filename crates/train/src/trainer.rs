@@ -149,6 +149,7 @@ impl<'a> Trainer<'a> {
         let Self { config, mut observers, interrupt, devices, resume, output } = self.claim()?;
         for data in std::iter::once(train).chain(valid) {
             data.check_vocabulary(model.vocabulary())?;
+            objective.check(data)?;
         }
         if let Some(output) = &config.output {
             observers.push(Box::new(Metrics(MetricsLog::new(output.join("metrics.jsonl")))));

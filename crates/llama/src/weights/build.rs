@@ -9,7 +9,7 @@ use crate::{
 };
 use burn::{
     module::Param,
-    tensor::{DType, Device, FloatDType, Tensor, TensorData},
+    tensor::{DType, Device, Distribution, FloatDType, Tensor, TensorData},
 };
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
 use burn_lora_quant::{Frozen, StorageFormat};
@@ -26,12 +26,15 @@ pub(super) struct Builder<'a> {
     pub device: &'a Device,
     /// Where the embeddings go.
     pub embedding_device: &'a Device,
+    /// Classes of a head in the place of the output head.
+    pub num_labels: Option<usize>,
     /// Called with the bytes of each tensor that is done.
     pub progress: &'a dyn Fn(usize),
 }
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+const SCORE: &str = "score.weight";
 
 /// The names of tensors that old checkpoints have and that are computed.
 fn is_computed(name: &str) -> bool {
@@ -48,7 +51,9 @@ impl Builder<'_> {
         let layers = (0..config.num_hidden_layers).map(|layer| self.layer(layer));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = self.norm("model.norm", config.hidden_size)?;
-        let lm_head = if config.tie_word_embeddings {
+        let lm_head = if let Some(labels) = self.num_labels {
+            self.score([labels, config.hidden_size])?
+        } else if config.tie_word_embeddings {
             // The same parameter, and so the same memory.
             let weight = embed.weight.clone();
             AdaptedLinear::new(Base::from_params(weight, None))
@@ -130,6 +135,9 @@ impl Builder<'_> {
     fn check_names(&self) -> Result<(), LlamaError> {
         let mut expected = Self::expected(self.config);
         expected[0] = self.embedding_name().to_owned();
+        // A base model may have the one head or the other, or none.
+        let is_head = |name: &str| self.num_labels.is_some() && (name == HEAD || name == SCORE);
+        expected.retain(|name| !is_head(name));
         let missing: Vec<String> =
             expected.iter().filter(|name| self.source.shape(name).is_none()).cloned().collect();
         if missing == [HEAD] {
@@ -147,7 +155,8 @@ impl Builder<'_> {
         let parts: BTreeSet<_> = parts.flat_map(|(_, parts)| parts).collect();
         let known = |name: &str| {
             let tied = self.config.tie_word_embeddings && name == HEAD;
-            expected.contains(name) || is_computed(name) || tied || parts.contains(name)
+            let model = expected.contains(name) || tied || is_head(name);
+            model || is_computed(name) || parts.contains(name)
         };
         let names = self.source.names().into_iter().filter(|name| !known(name));
         let surplus: Vec<_> = names.map(str::to_owned).collect();
@@ -207,6 +216,21 @@ impl Builder<'_> {
     ) -> Result<AdaptedLinear, LlamaError> {
         let weight = self.tensor(&format!("{path}.weight"), shape)?;
         Ok(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?))
+    }
+
+    /// The head of classes, or a new one where the checkpoint has none.
+    fn score(&self, shape: [usize; 2]) -> Result<AdaptedLinear, LlamaError> {
+        if self.source.shape(SCORE).is_some() {
+            return self.dense("score", shape, false);
+        }
+        burn_lora_io::warn!(
+            "{}: it has no `{SCORE}`: the head of classes starts from random numbers, and has to be trained",
+            self.root.display()
+        );
+        let std = self.config.raw["initializer_range"].as_f64().unwrap_or(0.02);
+        let normal = Distribution::Normal(0.0, std);
+        let weight = Tensor::<2>::random(shape, normal, self.device).cast(self.dtype);
+        Ok(AdaptedLinear::dense(weight, None))
     }
 
     fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {

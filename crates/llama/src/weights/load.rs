@@ -5,7 +5,10 @@ use super::{
     safetensors::SafetensorsFolder,
     source::Source,
 };
-use crate::{config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub, llama::Llama};
+use crate::{
+    classifier::SequenceClassifier, config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub,
+    llama::Llama,
+};
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_quant::StorageFormat;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -100,14 +103,32 @@ impl Loader {
     /// A checkpoint that is incomplete, malformed, cut off or not supported: the error names the
     /// file and the tensor or field.
     pub fn load(&self, device: &Device) -> Result<Llama, LlamaError> {
+        self.load_with(None, device)
+    }
+
+    /// Loads the decoder with a head of classes, `score`: the checkpoint's own, or a new one with a warning.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_classifier(
+        &self,
+        num_labels: usize,
+        device: &Device,
+    ) -> Result<SequenceClassifier, LlamaError> {
+        let llama = self.load_with(Some(num_labels), device)?;
+        Ok(SequenceClassifier { llama })
+    }
+
+    fn load_with(&self, num_labels: Option<usize>, device: &Device) -> Result<Llama, LlamaError> {
         let root = &hub::resolve(&self.source, self.progress)?;
         if is_gguf(root) {
             let source = GgufModel::open(root)?;
-            return self.build(root, &source, source.config(), device);
+            return self.build(root, &source, source.config(), num_labels, device);
         }
         let config = LlamaConfig::from_file(root.join("config.json"))?;
         let source = SafetensorsFolder::open(root)?;
-        self.build(root, &source, &settle_head(config, &source, root)?, device)
+        let config = settle_head(config, &source, root)?;
+        self.build(root, &source, &config, num_labels, device)
     }
 
     fn build(
@@ -115,6 +136,7 @@ impl Loader {
         root: &Path,
         source: &dyn Source,
         config: &LlamaConfig,
+        num_labels: Option<usize>,
         device: &Device,
     ) -> Result<Llama, LlamaError> {
         if let Some(quantize) = &self.quantize {
@@ -131,6 +153,7 @@ impl Loader {
             dtype,
             device,
             embedding_device: &self.embedding_device(config, device)?,
+            num_labels,
             progress: &progress,
         };
         let model = builder.build();

@@ -33,6 +33,7 @@ impl Llama {
             dtype: FloatDType::F32,
             device,
             embedding_device: device,
+            num_labels: None,
             progress: &|_| (),
         };
         builder.build().expect("all tensors are there, of their shapes")

@@ -2,6 +2,7 @@
 
 use super::{BatchConfig, Dataset};
 use burn_lora_llama::Segments;
+use std::collections::BTreeMap;
 
 /// The target of a position whose loss does not count, as in PyTorch.
 pub const IGNORE_INDEX: i32 = -100;
@@ -22,7 +23,7 @@ pub const IGNORE_INDEX: i32 = -100;
 /// assert_eq!((batch.tokens, batch.target_count), (5, 3));
 /// # Ok::<_, burn_lora_train::TrainError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// The tokens, row by row.
     pub ids: Vec<u32>,
@@ -41,6 +42,11 @@ pub struct Batch {
     pub target_count: usize,
     /// The indices of the samples, row by row.
     pub sources: Vec<usize>,
+    /// The place of each sample's last token among all `rows · length`, in the order of `sources`.
+    pub last_tokens: Vec<usize>,
+    /// Numbers beside the tokens by name, one for each of `sources`:
+    /// [`DatasetBuilder::value`](super::DatasetBuilder::value).
+    pub values: BTreeMap<String, Vec<f32>>,
 }
 
 impl Dataset {
@@ -74,6 +80,7 @@ impl Dataset {
 
         let mut ids = vec![];
         let mut targets = vec![];
+        let mut last_tokens = vec![];
         for (row, samples) in rows.iter().enumerate() {
             for sample in samples {
                 let sample = self.sample(*sample);
@@ -84,6 +91,7 @@ impl Dataset {
                 }));
                 targets.push(IGNORE_INDEX);
                 ids.extend(sample.ids);
+                last_tokens.push(ids.len().saturating_sub(1));
             }
             // No token reads them and no loss sees them: the first row of any embedding will do, which
             // a tokenizer's padding need not have.
@@ -95,7 +103,9 @@ impl Dataset {
             length,
             tokens: segments.tokens(),
             target_count: targets.iter().filter(|target| **target != IGNORE_INDEX).count(),
+            values: self.values(&rows.concat()),
             sources: rows.concat(),
+            last_tokens,
             segments,
             ids,
             targets,

@@ -51,6 +51,8 @@ pub struct DatasetBuilder {
     apply_chat_template: bool,
     pub(super) chat_options: ChatOptions,
     pub(super) temp_dir: Option<PathBuf>,
+    /// Columns of numbers beside the text, each with the names that stand for 0, 1 and so on.
+    pub(super) values: BTreeMap<String, Vec<String>>,
 }
 
 impl DatasetBuilder {
@@ -68,6 +70,7 @@ impl DatasetBuilder {
             apply_chat_template: false,
             chat_options: ChatOptions::new(),
             temp_dir: None,
+            values: BTreeMap::new(),
         }
     }
 
@@ -267,6 +270,37 @@ impl DatasetBuilder {
     /// ```
     pub fn temp_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.temp_dir = Some(folder.into());
+        self
+    }
+
+    /// Keeps a column of numbers beside the tokens, for an objective: `Batch::values` has them by this
+    /// name.
+    pub fn value(mut self, column: impl Into<String>) -> Self {
+        self.values.insert(column.into(), vec![]);
+        self
+    }
+
+    /// Keeps a column of labels beside the tokens, as numbers: the first name is 0. A number stands for
+    /// itself.
+    ///
+    /// ```
+    /// # use burn_lora_llama::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// use burn_lora_train::{BatchConfig, Dataset};
+    /// use serde_json::json;
+    ///
+    /// let reviews = [json!({"text": "bread", "label": "bad"}), json!({"text": "water", "label": "good"})];
+    /// let data = Dataset::from_records(reviews).labels("label", ["bad", "good"]).load(&tokenizer)?;
+    /// let batch = data.batch(&[vec![0], vec![1]], &BatchConfig::default());
+    /// assert_eq!(batch.values["label"], [0.0, 1.0]);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn labels<N: Into<String>>(
+        mut self,
+        column: impl Into<String>,
+        names: impl IntoIterator<Item = N>,
+    ) -> Self {
+        self.values.insert(column.into(), names.into_iter().map(Into::into).collect());
         self
     }
 

@@ -11,6 +11,7 @@ use burn_lora_llama::ChatValue;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -134,6 +135,41 @@ impl Dataset {
         Ok(Self::new(writer.finish(None)?))
     }
 
+    /// The same samples with numbers beside their tokens, for an objective: one for each, in order.
+    ///
+    /// ```
+    /// use burn_lora_train::{BatchConfig, Dataset, data::Sample};
+    ///
+    /// let sample = Sample { ids: vec![5, 6, 7], trained: vec![true; 3] };
+    /// let data = Dataset::from_samples(vec![sample; 3])?.with_values("label", [2.0, 0.0, 1.0])?;
+    /// let batch = data.batch(&[vec![2], vec![0]], &BatchConfig::default());
+    /// assert_eq!(batch.values["label"], [1.0, 2.0]);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Another number of values than of samples; samples of which a part was taken before.
+    pub fn with_values(
+        mut self,
+        name: impl Into<String>,
+        values: impl IntoIterator<Item = f32>,
+    ) -> Result<Self, TrainError> {
+        let (values, len): (Vec<f32>, _) = (values.into_iter().collect(), self.store.len());
+        if values.len() != len || self.len() != len {
+            let reason =
+                format!("there are {len} samples: give one for each, before any are taken");
+            return Err(TrainError::setting("values", values.len(), reason));
+        }
+        match Arc::get_mut(&mut self.store) {
+            Some(store) => _ = store.values.insert(name.into(), values),
+            None => {
+                let reason = "give the values before the samples are cloned or split";
+                return Err(TrainError::setting("values", "late", reason));
+            }
+        }
+        Ok(self)
+    }
+
     /// How many samples there are.
     ///
     /// ```
@@ -187,6 +223,12 @@ impl Dataset {
     pub fn source(&self, index: usize) -> String {
         let (path, line) = self.origin(index);
         format!("{}:{line}", path.display())
+    }
+
+    /// Numbers beside the tokens of some samples, by name.
+    pub(crate) fn values(&self, samples: &[usize]) -> BTreeMap<String, Vec<f32>> {
+        let of = |all: &Vec<f32>| samples.iter().map(|at| all[self.order[*at] as usize]).collect();
+        self.store.values.iter().map(|(name, all)| (name.clone(), of(all))).collect()
     }
 
     pub(super) fn origin(&self, index: usize) -> (&Path, usize) {

@@ -9,7 +9,8 @@ use super::{
     store::Writer,
 };
 use crate::error::TrainError;
-use burn_lora_llama::Tokenizer;
+use burn_lora_io::escaped;
+use burn_lora_llama::{ChatValue as Value, Tokenizer};
 use rayon::prelude::*;
 
 /// How many records are tokenized together, by all processors.
@@ -61,7 +62,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
 }
 
 /// A record and its format, or what is wrong with it.
-type Recognized = Result<(Record, Format), String>;
+type Recognized = Result<(Record, Format, Vec<f32>), String>;
 
 /// Data on its way from records to samples.
 struct Loader<'a> {
@@ -95,6 +96,11 @@ impl Loader<'_> {
                 self.notes.unused(name);
             }
         }
+        let values = self.config.values.iter().map(|(name, labels)| {
+            let value = record.shift_remove(name).ok_or_else(|| format!("no column `{name}`"))?;
+            number(&value, labels).map_err(|reason| format!("`{name}` is {reason}"))
+        });
+        let values = values.collect::<Result<_, _>>()?;
         let format = match self.format {
             Some(format) => format,
             None => Format::detect(&record)?,
@@ -105,7 +111,7 @@ impl Loader<'_> {
                 self.notes.unused(name);
             }
         }
-        Ok((record, format))
+        Ok((record, format, values))
     }
 
     /// Tokenizes what was read.
@@ -113,16 +119,20 @@ impl Loader<'_> {
         self.check_format()?;
         let chunk = std::mem::take(&mut self.chunk);
         let samples = chunk.into_par_iter().map(|(line, record)| {
-            let sample = record.map_err(Fault::Malformed).and_then(|(record, format)| {
-                self.encoder.sample(&self.config.example(&record, format)?)
+            let sample = record.map_err(Fault::Malformed).and_then(|(record, format, values)| {
+                let encoded = self.encoder.sample(&self.config.example(&record, format)?)?;
+                Ok((encoded, values))
             });
             (line, sample)
         });
         for (line, sample) in samples.collect::<Vec<_>>() {
             match sample {
-                Ok(encoded) => {
+                Ok((encoded, values)) => {
                     self.writer.report.truncated += usize::from(encoded.truncated());
                     self.writer.push(&encoded.sample, self.file, line)?;
+                    for (name, value) in self.config.values.keys().zip(values) {
+                        self.writer.value(name, value);
+                    }
                     self.writer.ends.extend(encoded.ends);
                     for oddity in encoded.oddities {
                         self.notes.add(oddity, line);
@@ -174,5 +184,22 @@ impl Loader<'_> {
         }
         self.writer.report.first_left_out.get_or_insert_with(|| error.to_string());
         Ok(())
+    }
+}
+
+/// The number that a value is, or stands for by its place among names.
+fn number(value: &Value, names: &[String]) -> Result<f32, String> {
+    match value {
+        Value::Int(number) => Ok(*number as f32),
+        Value::Float(number) if number.is_finite() => Ok(*number as f32),
+        Value::Bool(is) => Ok((*is).into()),
+        Value::Text(name) => match names.iter().position(|known| known == name) {
+            Some(place) => Ok(place as f32),
+            None if names.is_empty() => {
+                Err("text, but must be a number: name what it stands for by `labels`".into())
+            }
+            None => Err(format!("`{}`, expected one of {}", escaped(name), names.join(", "))),
+        },
+        other => Err(format!("{}, but must be a number", other.kind())),
     }
 }

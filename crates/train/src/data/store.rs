@@ -5,7 +5,7 @@ use crate::error::TrainError;
 use burn_lora_llama::Tokenizer;
 use memmap2::Mmap;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -35,6 +35,8 @@ pub(crate) struct Store {
     pub report: Report,
     /// The highest number of a token.
     pub highest: u32,
+    /// Numbers beside the tokens, by name, one for each sample.
+    pub values: BTreeMap<String, Vec<f32>>,
     /// What the tokens are of, if they were made here.
     pub tokenizer: Option<Tokenizer>,
     /// Tokens that end a turn and no generation yet.
@@ -74,6 +76,7 @@ pub(crate) struct Writer {
     tokens: u64,
     entries: Vec<Entry>,
     files: Vec<PathBuf>,
+    values: BTreeMap<String, Vec<f32>>,
     highest: u32,
     pub report: Report,
     pub ends: BTreeSet<u32>,
@@ -93,6 +96,7 @@ impl Writer {
             entries: vec![],
             files,
             highest: 0,
+            values: BTreeMap::new(),
             report: Report::default(),
             ends: BTreeSet::new(),
         })
@@ -125,13 +129,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Adds a number beside the tokens of the sample that was added last.
+    pub fn value(&mut self, name: &str, value: f32) {
+        self.values.entry(name.to_owned()).or_default().push(value);
+    }
+
     pub fn wrong(&self, file: usize, line: usize, reason: impl Into<String>) -> TrainError {
         example(&self.files[file], line, reason)
     }
 
     /// What was written, of which there must be something.
     pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
-        let Self { file, folder, entries, files, highest, report, ends, .. } = self;
+        let Self { file, folder, entries, files, highest, values, report, ends, .. } = self;
         if entries.is_empty() {
             let mut reason = "no examples".to_owned();
             if report.left_out() > 0 {
@@ -148,6 +157,6 @@ impl Writer {
         };
         let tokens = map().map_err(|source| TrainError::io(&folder, source))?;
         let tokenizer = tokenizer.cloned();
-        Ok(Store { tokens, entries, files, report, highest, tokenizer, ends })
+        Ok(Store { tokens, entries, files, report, highest, values, tokenizer, ends })
     }
 }

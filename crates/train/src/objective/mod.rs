@@ -1,12 +1,15 @@
 //! What is minimized: the door that the next-token loss goes through, and a user's own.
 
+mod classification;
 mod next_token;
 
+pub use classification::SequenceClassification;
 pub use next_token::NextToken;
 pub(crate) use next_token::chunk;
 
 use crate::{
-    data::Batch,
+    TrainError,
+    data::{Batch, Dataset},
     model::CausalLm,
     params::{self, Flat},
 };
@@ -22,6 +25,15 @@ use serde_json::Value;
 pub trait Objective<M: CausalLm>: Send + Sync {
     /// What decides the loss beside the settings of the run: one that is resumed has to find the same.
     fn settings(&self) -> Value;
+
+    /// Checks the data before the first step.
+    ///
+    /// # Errors
+    /// Data that the objective cannot be computed on.
+    fn check(&self, data: &Dataset) -> Result<(), TrainError> {
+        let _ = data;
+        Ok(())
+    }
 
     /// The names of the metrics, in the order of [`Outcome::metrics`].
     fn metrics(&self) -> Vec<&'static str>;

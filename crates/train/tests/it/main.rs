@@ -1,5 +1,6 @@
 //! The tests of this crate, as one program.
 
+mod classifier;
 mod common;
 mod data;
 mod folder;

@@ -131,6 +131,8 @@ fn rows_are_padded_and_targets_are_the_next_tokens() {
             tokens: 6,
             target_count: 3,
             sources: vec![1, 0],
+            last_tokens: vec![1, 8],
+            values: Default::default(),
         }
     );
     let config = BatchConfig { packing: Some(7), ..BatchConfig::default() };
@@ -146,6 +148,8 @@ fn rows_are_padded_and_targets_are_the_next_tokens() {
             tokens: 9,
             target_count: 4,
             sources: vec![0, 2, 1],
+            last_tokens: vec![3, 6, 8],
+            values: Default::default(),
         }
     );
 }

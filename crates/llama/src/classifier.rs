@@ -1,0 +1,74 @@
+//! A decoder with a head of classes.
+
+use crate::{
+    context::{Context, Segments},
+    llama::Llama,
+};
+use burn::{
+    module::Module,
+    tensor::{Int, Tensor},
+};
+use burn_lora_adapter::{Adaptable, Layers, LayersMut, join};
+
+/// The decoder of a [`Llama`] with a head of classes in the place of the output head: transformers'
+/// `ForSequenceClassification`. Its paths are `model.layers.0.self_attn.q_proj` and so on, and `score`.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_lora_adapter::{AdaptableExt, LoraConfig};
+/// use burn_lora_llama::{Llama, Segments};
+///
+/// let lora = LoraConfig::new(4, 8).targets(["q_proj", "v_proj"]).modules_to_save(["score"]);
+/// let model = Llama::from_pretrained("../../testdata/gqa").load_classifier(3, &Device::default())?;
+/// let model = model.with_adapter(&lora.task_type("SEQ_CLS"))?;
+///
+/// let tokens = Tensor::<2, Int>::from_ints([[5, 6, 7]], &Device::default());
+/// let logits = model.forward(tokens, &Segments::whole(1, 3)); // of each token; the last one counts
+/// assert_eq!(logits.dims(), [1, 3, 3]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct SequenceClassifier {
+    /// The decoder, whose head is `score`, `[classes, hidden]`.
+    pub llama: Llama,
+}
+
+impl SequenceClassifier {
+    /// The logits of the classes at each token.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, classes]`
+    ///
+    /// # Panics
+    /// As [`Llama::forward`].
+    pub fn forward(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
+        self.llama.forward(tokens, segments)
+    }
+
+    /// What the layers need to know of a batch.
+    pub fn context(&self, segments: &Segments) -> Context {
+        self.llama.context(segments)
+    }
+
+    /// Classes.
+    pub fn num_labels(&self) -> usize {
+        self.llama.lm_head.base.shape()[0]
+    }
+}
+
+impl Adaptable for SequenceClassifier {
+    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>) {
+        self.llama.model.collect(&join(path, "model"), layers);
+        self.llama.lm_head.collect(&join(path, "score"), layers);
+    }
+
+    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>) {
+        self.llama.model.collect_mut(&join(path, "model"), layers);
+        self.llama.lm_head.collect_mut(&join(path, "score"), layers);
+    }
+
+    fn output_head(&self) -> &str {
+        "score"
+    }
+}
