@@ -40,7 +40,7 @@ def write(model, path, **more):
     save_file(dict(logits=result.logits.detach().contiguous(), loss=result.loss.detach().view(1), **more), path)
 
 
-write(model, out / "io.safetensors", **{k: v.int().contiguous() for k, v in batch.items()})
+write(model, out / "io.safetensors", **{k: v.contiguous() for k, v in batch.items()})
 torch.manual_seed(1)
 peft = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=4, lora_alpha=12, target_modules=["q_proj", "v_proj", "up_proj"],
                                         init_lora_weights=False))

@@ -103,7 +103,7 @@ for name, (quantization, quantize, suffix, stored) in MODELS.items():
 
     result = model(**batch)
     save_file(dict(logits=result.logits.detach().contiguous(), loss=result.loss.detach().view(1),
-                   **{k: v.int() for k, v in batch.items()}), folder / "io.safetensors")
+                   **{k: v.clone() for k, v in batch.items()}), folder / "io.safetensors")
     torch.manual_seed(8)
     peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=12, target_modules=ATTN + MLP, init_lora_weights=False))
     state = get_peft_model_state_dict(peft)

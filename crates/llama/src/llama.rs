@@ -5,14 +5,12 @@ use crate::{
     config::LlamaConfig,
     context::{Context, Segments, Tables},
     layers::Decoder,
-    weights::Loader,
 };
 use burn::{
     module::Module,
     tensor::{Device, FloatDType, Int, Tensor},
 };
 use burn_lora_adapter::{AdaptedLinear, adaptable};
-use std::path::Path;
 
 /// A causal language model of the Llama stack, every linear layer of which can carry adapters under
 /// its Hugging Face path (`model.layers.0.self_attn.q_proj`).
@@ -49,12 +47,6 @@ pub struct Llama {
 adaptable!(Llama { model, lm_head });
 
 impl Llama {
-    /// A checkpoint: a folder in Hugging Face's layout, a `.gguf` file, or with the feature `hub`
-    /// the id of a model. Nothing is read before [`Loader::load`].
-    pub fn from_pretrained(source: impl AsRef<Path>) -> Loader {
-        Loader::new(source.as_ref())
-    }
-
     /// The logits of each token's successor.
     ///
     /// # Shapes

@@ -162,6 +162,22 @@ impl QuantConfig {
     }
 }
 
+impl Layout {
+    /// The settings that lead to it.
+    pub fn config(&self) -> QuantConfig {
+        QuantConfig::new(self.format)
+            .block_size(self.block_size)
+            .double_quant(self.scales == ScaleRule::DoubleQuant)
+    }
+
+    /// Panics unless it is the layout of a [`QuantConfig`]: its fields are public.
+    pub(crate) fn check(&self) {
+        let config = self.config();
+        let exists = config.validate().is_ok() && config.layout(self.shape) == *self;
+        assert!(exists, "no setting has {self:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

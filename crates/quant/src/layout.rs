@@ -1,7 +1,6 @@
 //! How a packed weight lies in memory.
 
 use crate::{
-    config::QuantConfig,
     format::Format,
     scale::{NESTED_BLOCK, ScaleRule},
 };
@@ -40,20 +39,6 @@ impl Layout {
         shape: [usize; 2],
     ) -> Self {
         Self { format, scales, block_size, shape }
-    }
-
-    /// The settings that lead to it.
-    pub fn config(&self) -> QuantConfig {
-        QuantConfig::new(self.format)
-            .block_size(self.block_size)
-            .double_quant(self.scales == ScaleRule::DoubleQuant)
-    }
-
-    /// Panics unless it is the layout of a [`QuantConfig`]: its fields are public.
-    pub(crate) fn check(&self) {
-        let config = self.config();
-        let exists = config.validate().is_ok() && config.layout(self.shape) == *self;
-        assert!(exists, "no setting has {self:?}");
     }
 
     /// Elements in all.

@@ -45,6 +45,14 @@ pub struct Loader {
     progress: bool,
 }
 
+impl Llama {
+    /// A checkpoint: a folder in Hugging Face's layout, a `.gguf` file, or with the feature `hub`
+    /// the id of a model. Nothing is read before [`Loader::load`].
+    pub fn from_pretrained(source: impl AsRef<Path>) -> Loader {
+        Loader::new(source.as_ref())
+    }
+}
+
 impl Loader {
     pub(crate) fn new(source: &Path) -> Self {
         let source = source.to_owned();

@@ -2,13 +2,11 @@
 
 use super::{
     safetensors::{INDEX, SINGLE},
-    write::write,
+    write::{Lazy, write},
 };
 use crate::{error::LlamaError, llama::Llama};
-use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer};
-use half::f16;
-use safetensors::Dtype;
+use burn::tensor::{DType, FloatDType};
+use burn_lora_adapter::{Adaptable, AdaptableExt};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -49,57 +47,6 @@ impl SaveOptions {
         self.max_shard_bytes = bytes;
         self
     }
-}
-
-/// A tensor that is read from the device when it is written.
-pub(super) struct Lazy<'a> {
-    layer: &'a dyn AdaptedLayer,
-    pub(super) name: &'a str,
-    bias: bool,
-    dtype: FloatDType,
-    pub(super) shape: Vec<usize>,
-}
-
-impl Lazy<'_> {
-    pub(super) fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * DType::from(self.dtype).size()
-    }
-
-    pub(super) fn dtype(&self) -> Dtype {
-        match self.dtype {
-            FloatDType::BF16 => Dtype::BF16,
-            FloatDType::F16 => Dtype::F16,
-            _ => Dtype::F32,
-        }
-    }
-
-    /// The bytes, for a file.
-    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, LlamaError> {
-        let data = if self.bias {
-            let bias = self.layer.bias().expect("listed because it is there");
-            read(bias.val().inner().cast(self.dtype))
-        } else {
-            let weight = self.layer.file_layout(self.layer.weight());
-            read(weight.cast(self.dtype))
-        };
-        let bytes =
-            data.map_err(|reason| LlamaError::Device { tensor: self.name.into(), reason })?;
-        if self.dtype == FloatDType::F16
-            && bytes.as_chunks().0.iter().any(|&bytes| !f16::from_le_bytes(bytes).is_finite())
-        {
-            let reason = format!(
-                "`{}` has values that float16 does not reach: write bfloat16 or float32",
-                self.name
-            );
-            return Err(LlamaError::format(path, reason));
-        }
-        Ok(bytes)
-    }
-}
-
-fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
-    let data = tensor.try_into_data().map_err(|error| error.to_string())?;
-    Ok(data.as_bytes().to_vec())
 }
 
 impl Llama {

@@ -1,13 +1,69 @@
 //! A safetensors file, written tensor by tensor.
 
-use super::save::Lazy;
 use crate::error::LlamaError;
-use safetensors::tensor::{Metadata, TensorInfo};
+use burn::tensor::{DType, FloatDType, Tensor};
+use burn_lora_adapter::AdaptedLayer;
+use half::f16;
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorInfo},
+};
 use std::{
     collections::HashMap,
     io::{Error, Write},
     path::Path,
 };
+
+/// A tensor that is read from the device when it is written.
+pub(super) struct Lazy<'a> {
+    pub(super) layer: &'a dyn AdaptedLayer,
+    pub(super) name: &'a str,
+    pub(super) bias: bool,
+    pub(super) dtype: FloatDType,
+    pub(super) shape: Vec<usize>,
+}
+
+impl Lazy<'_> {
+    pub(super) fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * DType::from(self.dtype).size()
+    }
+
+    pub(super) fn dtype(&self) -> Dtype {
+        match self.dtype {
+            FloatDType::BF16 => Dtype::BF16,
+            FloatDType::F16 => Dtype::F16,
+            _ => Dtype::F32,
+        }
+    }
+
+    /// The bytes, for a file.
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, LlamaError> {
+        let data = if self.bias {
+            let bias = self.layer.bias().expect("listed because it is there");
+            read(bias.val().inner().cast(self.dtype))
+        } else {
+            let weight = self.layer.file_layout(self.layer.weight());
+            read(weight.cast(self.dtype))
+        };
+        let bytes =
+            data.map_err(|reason| LlamaError::Device { tensor: self.name.into(), reason })?;
+        if self.dtype == FloatDType::F16
+            && bytes.as_chunks().0.iter().any(|&bytes| !f16::from_le_bytes(bytes).is_finite())
+        {
+            let reason = format!(
+                "`{}` has values that float16 does not reach: write bfloat16 or float32",
+                self.name
+            );
+            return Err(LlamaError::format(path, reason));
+        }
+        Ok(bytes)
+    }
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
+    let data = tensor.try_into_data().map_err(|error| error.to_string())?;
+    Ok(data.as_bytes().to_vec())
+}
 
 /// Writes tensors into a file, which is there whole or not at all. One of them is in memory at a time.
 ///

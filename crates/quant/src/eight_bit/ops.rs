@@ -73,7 +73,7 @@ fn product<B: EightBitOps + GemmOps>(
 ) -> FloatTensor<B> {
     let shape = product_shape(&x.shape(), &layout, transposed);
     let width = layout.shape[usize::from(!transposed)];
-    let rows = shape.num_elements() / layout.shape[usize::from(transposed)].max(1);
+    let rows = shape[..shape.num_dims() - 1].iter().product();
     let dense = B::decode_eight(codes, scales, layout, x.dtype().into());
     let x = B::float_reshape(x, Shape::new([rows, width]));
     let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };

@@ -112,8 +112,7 @@ fn products_and_gradients_agree() {
             let dense =
                 Frozen::new(burn_lora_quant::DenseWeight::new(stored.dequantize(FloatDType::F32)));
             let [out, width] = stored.shape();
-            let x = Tensor::<3>::from_data(golden.tensor("x", &device).into_data(), &device)
-                .reshape([1, 5, width]);
+            let x = golden.tensor("x", &device).unsqueeze::<3>();
             let values = |rows, columns| {
                 let all = Tensor::<1, Int>::arange(0..(rows * columns) as i64, &device).float();
                 (all.reshape([rows, columns]) * 0.7).sin()
