@@ -1,7 +1,7 @@
 //! The one error type of this crate.
 
 use burn_lora_adapter::AdapterError;
-use burn_lora_io::{escaped, escaped_lines, listed};
+use burn_lora_io::{FileError, escaped, escaped_lines, listed};
 use burn_lora_quant::QuantError;
 use std::path::{Path, PathBuf};
 
@@ -153,6 +153,16 @@ impl LlamaError {
 
     pub(crate) fn format(path: &Path, reason: impl ToString) -> Self {
         Self::Format { path: path.to_owned(), reason: escaped_lines(&reason.to_string()) }
+    }
+}
+
+impl From<FileError> for LlamaError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::Io { path, source },
+            FileError::Format { path, reason } => Self::Format { path, reason },
+            FileError::Hub { model, reason } => Self::Hub { model, reason },
+        }
     }
 }
 

@@ -18,7 +18,6 @@ mod error;
 mod fields;
 mod generate;
 mod gguf;
-pub mod hub;
 pub mod layers;
 mod llama;
 pub mod ops;
@@ -27,6 +26,7 @@ mod text;
 mod vocabulary;
 mod weights;
 
+pub use burn_lora_io::{FileError, hub};
 pub use cache::KvCache;
 pub use config::{Family, LlamaConfig};
 pub use context::{Context, Segments};

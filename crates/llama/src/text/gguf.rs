@@ -4,10 +4,8 @@ use super::{
     files::{CONFIG, Files, GENERATION, SPECIAL, TEMPLATE, TOKENIZER},
     special::template,
 };
-use crate::{
-    error::LlamaError,
-    gguf::{Gguf, Value as Metadata},
-};
+use crate::error::LlamaError;
+use burn_lora_io::gguf::{Gguf, Value as Metadata};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

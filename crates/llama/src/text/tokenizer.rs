@@ -75,7 +75,7 @@ impl Tokenizer {
     /// A file that is missing or malformed, or a kind of tokenizer that is not known; the error
     /// names the file and the field. A broken chat template is an error where it is used.
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, LlamaError> {
-        let path = &crate::hub::resolve(path, false)?;
+        let path = &burn_lora_io::hub::resolve(path, false)?;
         let files = if path.extension().is_some_and(|extension| extension == "gguf") {
             gguf::files(path)?
         } else {

@@ -5,8 +5,9 @@ use super::{
     safetensors::SafetensorsFolder,
     source::Source,
 };
-use crate::{config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub, llama::Llama};
+use crate::{config::LlamaConfig, error::LlamaError, gguf::GgufModel, llama::Llama};
 use burn::tensor::{DType, Device, FloatDType};
+use burn_lora_io::hub;
 use burn_lora_quant::StorageFormat;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{

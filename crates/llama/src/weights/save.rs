@@ -1,12 +1,10 @@
 //! From a model to a checkpoint in Hugging Face's layout.
 
-use super::{
-    safetensors::{INDEX, SINGLE},
-    write::write,
-};
+use super::write::write;
 use crate::{error::LlamaError, llama::Llama};
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer};
+use burn_lora_io::shards::{INDEX, SINGLE};
 use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};

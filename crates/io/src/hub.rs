@@ -10,7 +10,7 @@ mod client;
 #[cfg(feature = "hub")]
 pub use client::{Hub, download};
 
-use crate::error::LlamaError;
+use crate::FileError;
 use std::path::{Path, PathBuf};
 
 /// A model on the hub.
@@ -42,7 +42,7 @@ impl<'a> ModelId<'a> {
 ///
 /// # Errors
 /// An id that there is no folder of, without the feature `hub` or when the download fails.
-pub fn resolve(source: impl AsRef<Path>, progress: bool) -> Result<PathBuf, LlamaError> {
+pub fn resolve(source: impl AsRef<Path>, progress: bool) -> Result<PathBuf, FileError> {
     let source = source.as_ref();
     match source.to_str().and_then(|id| Some((id, ModelId::parse(id)?))) {
         Some((id, model)) if !source.exists() => missing(id, model, progress),
@@ -51,18 +51,18 @@ pub fn resolve(source: impl AsRef<Path>, progress: bool) -> Result<PathBuf, Llam
 }
 
 #[cfg(feature = "hub")]
-fn missing(id: &str, _model: ModelId<'_>, progress: bool) -> Result<PathBuf, LlamaError> {
+fn missing(id: &str, _model: ModelId<'_>, progress: bool) -> Result<PathBuf, FileError> {
     download(id, progress).map_err(|error| match error {
-        LlamaError::Hub { model, reason } => {
-            LlamaError::Hub { model, reason: format!("no folder, and as an id: {reason}") }
+        FileError::Hub { model, reason } => {
+            FileError::Hub { model, reason: format!("no folder, and as an id: {reason}") }
         }
         other => other,
     })
 }
 
 #[cfg(not(feature = "hub"))]
-fn missing(_id: &str, model: ModelId<'_>, _progress: bool) -> Result<PathBuf, LlamaError> {
-    Err(LlamaError::Hub {
+fn missing(_id: &str, model: ModelId<'_>, _progress: bool) -> Result<PathBuf, FileError> {
+    Err(FileError::Hub {
         model: model.name.into(),
         reason: "there is no such folder; to download the model of this id, enable the feature \
                  `hub`"

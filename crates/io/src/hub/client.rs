@@ -2,9 +2,8 @@
 
 use super::ModelId;
 use crate::{
-    error::LlamaError,
-    fields::brief,
-    weights::{INDEX, SINGLE, read_index},
+    FileError, brief,
+    shards::{INDEX, SINGLE, read_index},
 };
 use hf_hub::{
     Cache, Repo, RepoType,
@@ -41,18 +40,17 @@ const TRIES: usize = 3;
 ///
 /// # Errors
 /// As [`Hub::download`].
-pub fn download(id: &str, progress: bool) -> Result<PathBuf, LlamaError> {
+pub fn download(id: &str, progress: bool) -> Result<PathBuf, FileError> {
     Hub::from_env().progress(progress).download(id)
 }
 
 /// Where models come from, and where they are kept.
 ///
 /// ```no_run
-/// use burn_lora_llama::{Llama, hub::Hub};
+/// use burn_lora_io::hub::Hub;
 ///
 /// let folder = Hub::from_env().cache("/data/models").download("HuggingFaceTB/SmolLM2-135M@main")?;
-/// let model = Llama::from_pretrained(folder).load(&Default::default())?;
-/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// # Ok::<_, burn_lora_io::FileError>(())
 /// ```
 #[derive(Clone)]
 #[must_use = "nothing is downloaded before `download`"]
@@ -82,7 +80,7 @@ impl Hub {
             Some(cache.join("huggingface"))
         });
         let cache = variable("HF_HUB_CACHE").map(PathBuf::from);
-        let written = || burn_lora_io::read_to_string(&home.as_ref()?.join("token")).ok();
+        let written = || crate::read_to_string(&home.as_ref()?.join("token")).ok();
         let token = variable("HF_TOKEN").or_else(written).map(|token| token.trim().to_owned());
         let offline = variable("HF_HUB_OFFLINE").unwrap_or_default().to_lowercase();
         Self {
@@ -132,8 +130,8 @@ impl Hub {
     /// # Errors
     /// What is no id; a model that the hub does not have or hand out, or that has no safetensors; a
     /// network that fails while something is missing in the cache.
-    pub fn download(&self, id: &str) -> Result<PathBuf, LlamaError> {
-        let failed = |reason| LlamaError::Hub { model: id.into(), reason };
+    pub fn download(&self, id: &str) -> Result<PathBuf, FileError> {
+        let failed = |reason| FileError::Hub { model: id.into(), reason };
         let Some(model) = ModelId::parse(id) else {
             return Err(failed("expected `owner/name` or `owner/name@revision`".into()));
         };
@@ -147,7 +145,7 @@ impl Hub {
         }
         self.fetch(&model, cache).or_else(|reason| {
             let folder = kept().map_err(|_| failed(reason.clone()))?;
-            burn_lora_io::warn!("{id}: {reason}; using what is in the cache");
+            crate::warn!("{id}: {reason}; using what is in the cache");
             Ok(folder)
         })
     }
@@ -157,7 +155,7 @@ impl Hub {
         let api = ApiBuilder::from_cache(cache.clone())
             .with_endpoint(self.endpoint.trim_end_matches('/').into())
             .with_token(self.token.clone())
-            .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+            .with_user_agent("burn-lora", env!("CARGO_PKG_VERSION"))
             .build()
             .map_err(|error| self.reason(model, &error))?;
         let repo = repo(model, model.revision);
@@ -301,7 +299,7 @@ fn in_cache(cache: &Path, model: &ModelId<'_>) -> Result<PathBuf, String> {
     let folder = cache.join(repo(model, model.revision).folder_name());
     let reference = folder.join("refs").join(model.revision);
     let wrong = |reason: String| Err(format!("{}: {reason}", reference.display()));
-    let commit = match burn_lora_io::read_to_string(&reference) {
+    let commit = match crate::read_to_string(&reference) {
         Ok(commit) => commit.trim().to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => model.revision.to_owned(),
         Err(error) => return wrong(error.to_string()),

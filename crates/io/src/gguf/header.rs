@@ -1,6 +1,6 @@
 //! The header of a GGUF file: metadata and the table of tensors. Nothing in it is trusted.
 
-use super::{TensorInfo, Value, dequantize::TensorType};
+use super::{TensorInfo, TensorType, Value};
 use std::collections::BTreeMap;
 
 /// What tensors begin at multiples of, if the file does not say.
