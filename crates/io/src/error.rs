@@ -4,7 +4,7 @@ use crate::escaped_lines;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong when a file is read, or a model is looked for on the hub. The crates that read
-/// models and tokenizers make variants of their own of it.
+/// models and tokenizers make it an error of their own.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// A file or folder that could not be read.

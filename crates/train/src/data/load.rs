@@ -9,7 +9,7 @@ use super::{
     store::Writer,
 };
 use crate::error::TrainError;
-use burn_lora_llama::Tokenizer;
+use burn_lora_text::Tokenizer;
 use rayon::prelude::*;
 
 /// How many records are tokenized together, by all processors.

@@ -83,6 +83,6 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error with a formatted reason.
 macro_rules! fail {
-    ($($text:tt)*) => { return Err($crate::text::jinja::Error::new(format!($($text)*))) };
+    ($($text:tt)*) => { return Err($crate::jinja::Error::new(format!($($text)*))) };
 }
 use fail;

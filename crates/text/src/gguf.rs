@@ -1,10 +1,10 @@
 //! From a GGUF file's metadata to the files of a tokenizer.
 
-use super::{
+use crate::{
+    error::TextError,
     files::{CONFIG, Files, GENERATION, SPECIAL, TEMPLATE, TOKENIZER},
     special::template,
 };
-use crate::error::LlamaError;
 use burn_lora_io::gguf::{Gguf, Value as Metadata};
 use serde_json::{Map, Value, json};
 use std::{
@@ -35,7 +35,7 @@ const DEFAULT: [&str; 4] = [
 ];
 
 /// The tokenizer of a GGUF file as files of a folder.
-pub fn files(path: &Path) -> Result<Files, LlamaError> {
+pub fn files(path: &Path) -> Result<Files, TextError> {
     let reader = Reader { gguf: Gguf::open(path)? };
     let (model, name) = reader.text("model")?;
     match model {
@@ -68,7 +68,7 @@ impl Reader {
         key: &str,
         read: impl FnOnce(&'a Metadata) -> Option<T>,
         expected: &str,
-    ) -> Result<Option<T>, LlamaError> {
+    ) -> Result<Option<T>, TextError> {
         let name = format!("tokenizer.ggml.{key}");
         let Some(value) = self.gguf.get(&name) else { return Ok(None) };
         let read = read(value);
@@ -76,8 +76,8 @@ impl Reader {
         read.map(Some).ok_or_else(wrong)
     }
 
-    fn wrong(&self, field: &str, found: &str, reason: &str) -> LlamaError {
-        LlamaError::Field {
+    fn wrong(&self, field: &str, found: &str, reason: &str) -> TextError {
+        TextError::Field {
             path: self.gguf.path().to_owned(),
             field: field.into(),
             found: found.into(),
@@ -86,31 +86,31 @@ impl Reader {
     }
 
     /// A field, or an error that it is missing.
-    fn there<T>(&self, key: &str, value: Option<T>) -> Result<T, LlamaError> {
+    fn there<T>(&self, key: &str, value: Option<T>) -> Result<T, TextError> {
         let reason = "the file has no tokenizer, or an old one: convert the model again";
         value.ok_or_else(|| self.wrong(&format!("tokenizer.ggml.{key}"), "missing", reason))
     }
 
-    fn text(&self, key: &str) -> Result<(&str, String), LlamaError> {
+    fn text(&self, key: &str) -> Result<(&str, String), TextError> {
         let text = self.there(key, self.get(key, Metadata::as_str, "text")?)?;
         Ok((text, format!("tokenizer.ggml.{key}")))
     }
 
-    fn strings(&self, key: &str) -> Result<&[String], LlamaError> {
+    fn strings(&self, key: &str) -> Result<&[String], TextError> {
         self.there(key, self.get(key, Metadata::as_strings, "a list of texts")?)
     }
 
-    fn tokens(&self) -> Result<&[String], LlamaError> {
+    fn tokens(&self) -> Result<&[String], TextError> {
         self.strings("tokens")
     }
 
-    fn vocabulary(&self) -> Result<Map<String, Value>, LlamaError> {
+    fn vocabulary(&self) -> Result<Map<String, Value>, TextError> {
         let tokens = self.tokens()?.iter().enumerate();
         Ok(tokens.map(|(id, token)| (token.clone(), json!(id))).collect())
     }
 
     /// The kind of each token.
-    fn kinds(&self) -> Result<Vec<i32>, LlamaError> {
+    fn kinds(&self) -> Result<Vec<i32>, TextError> {
         let count = self.tokens()?.len();
         let kinds = self.get("token_type", Metadata::as_i32s, "a list of integers")?;
         let kinds = kinds.unwrap_or_else(|| vec![1; count]);
@@ -123,7 +123,7 @@ impl Reader {
     }
 
     /// The number of a special token, and the token.
-    fn special(&self, name: &str) -> Result<Option<(&str, u32)>, LlamaError> {
+    fn special(&self, name: &str) -> Result<Option<(&str, u32)>, TextError> {
         let id = self.get(&format!("{name}_token_id"), Metadata::as_u64, "an integer")?;
         let tokens = self.tokens()?;
         // The largest number stands for none.
@@ -137,7 +137,7 @@ impl Reader {
         Ok(Some((token, id as u32)))
     }
 
-    fn byte_level(&self) -> Result<Files, LlamaError> {
+    fn byte_level(&self) -> Result<Files, TextError> {
         let (name, field) = self.text("pre")?;
         let split = |regex: &str| {
             json!({
@@ -188,7 +188,7 @@ impl Reader {
         })
     }
 
-    fn sentence_piece(&self) -> Result<Files, LlamaError> {
+    fn sentence_piece(&self) -> Result<Files, TextError> {
         let tokens = self.tokens()?;
         let scores = self.get("scores", Metadata::as_f32s, "a list of floats")?;
         let scores = self.there("scores", scores)?;
@@ -230,7 +230,7 @@ impl Reader {
         })
     }
 
-    fn assemble(&self, kind: Kind) -> Result<Files, LlamaError> {
+    fn assemble(&self, kind: Kind) -> Result<Files, TextError> {
         let tokens = self.tokens()?;
         let kinds = self.kinds()?;
         let added = |(id, (token, kind)): (usize, (&String, i32))| {
@@ -269,9 +269,9 @@ impl Reader {
         let mut bytes = BTreeMap::new();
         let path = self.gguf.path();
         let mut add = |name, json: Value| {
-            let json = serde_json::to_vec(&json).map_err(|e| LlamaError::format(path, e))?;
+            let json = serde_json::to_vec(&json).map_err(|e| TextError::format(path, e))?;
             bytes.insert(name, json);
-            Ok::<_, LlamaError>(())
+            Ok::<_, TextError>(())
         };
         add(TOKENIZER, tokenizer)?;
         add(GENERATION, json!({ "eos_token_id": self.eos_token_ids()? }))?;
@@ -284,7 +284,7 @@ impl Reader {
         } else if let Some(template) = template {
             bytes.insert(TEMPLATE, template.into());
         }
-        let config = serde_json::to_vec(&config).map_err(|e| LlamaError::format(path, e))?;
+        let config = serde_json::to_vec(&config).map_err(|e| TextError::format(path, e))?;
         bytes.insert(CONFIG, config);
         Ok(Files { origin: path.to_owned(), bytes, templates: BTreeMap::new() })
     }
@@ -298,7 +298,7 @@ impl Reader {
         names.unwrap_or_default().iter().filter_map(text).collect()
     }
 
-    fn eos_token_ids(&self) -> Result<Vec<u32>, LlamaError> {
+    fn eos_token_ids(&self) -> Result<Vec<u32>, TextError> {
         let mut ids = vec![];
         for name in ["eos", "eot", "eom"] {
             ids.extend(self.special(name)?.map(|(_, id)| id));

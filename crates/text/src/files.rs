@@ -1,6 +1,6 @@
 //! The files of a tokenizer, as transformers writes them.
 
-use crate::error::LlamaError;
+use crate::error::TextError;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ pub struct Files {
 
 impl Files {
     /// Reads those that are in a folder.
-    pub fn read(folder: &Path) -> Result<Self, LlamaError> {
+    pub fn read(folder: &Path) -> Result<Self, TextError> {
         let mut bytes = BTreeMap::new();
         for name in NAMES {
             let path = folder.join(name);
@@ -43,14 +43,14 @@ impl Files {
                     bytes.insert(name, read);
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => (),
-                Err(error) => return Err(LlamaError::io(&path)(error)),
+                Err(error) => return Err(TextError::io(&path)(error)),
             }
         }
         if !bytes.contains_key(TOKENIZER) {
-            fs::metadata(folder).map_err(LlamaError::io(folder))?;
+            fs::metadata(folder).map_err(TextError::io(folder))?;
             let reason = "there is no tokenizer.json: write one by transformers' \
                           `AutoTokenizer.from_pretrained(..).save_pretrained(..)`";
-            return Err(LlamaError::format(folder, reason));
+            return Err(TextError::format(folder, reason));
         }
         let templates = more_templates(&folder.join(TEMPLATES))?;
         Ok(Self { origin: folder.to_owned(), bytes, templates })
@@ -62,25 +62,25 @@ impl Files {
     }
 
     /// A file as text.
-    pub fn text(&self, name: &str) -> Result<Option<&str>, LlamaError> {
+    pub fn text(&self, name: &str) -> Result<Option<&str>, TextError> {
         let text = self.bytes.get(name).map(|bytes| std::str::from_utf8(bytes));
-        text.transpose().map_err(|error| LlamaError::format(&self.path(name), error))
+        text.transpose().map_err(|error| TextError::format(&self.path(name), error))
     }
 
     /// A file as JSON; `null` if it is not there.
-    pub fn json(&self, name: &str) -> Result<Value, LlamaError> {
+    pub fn json(&self, name: &str) -> Result<Value, TextError> {
         let Some(bytes) = self.bytes.get(name) else { return Ok(Value::Null) };
         let value: Value = serde_json::from_slice(bytes)
-            .map_err(|error| LlamaError::format(&self.path(name), error))?;
+            .map_err(|error| TextError::format(&self.path(name), error))?;
         if !value.is_object() {
-            return Err(LlamaError::format(&self.path(name), "it is no JSON object"));
+            return Err(TextError::format(&self.path(name), "it is no JSON object"));
         }
         Ok(value)
     }
 
     /// A field that cannot be used.
-    pub fn wrong(&self, name: &str, field: &str, found: &Value, reason: &str) -> LlamaError {
-        LlamaError::Field {
+    pub fn wrong(&self, name: &str, field: &str, found: &Value, reason: &str) -> TextError {
+        TextError::Field {
             path: self.path(name),
             field: field.into(),
             found: found.to_string(),
@@ -90,7 +90,7 @@ impl Files {
 
     /// The chat templates by name: transformers calls the one for all uses `default`. As there, files
     /// of templates take the place of all that the other files have.
-    pub fn templates(&self) -> Result<BTreeMap<String, String>, LlamaError> {
+    pub fn templates(&self) -> Result<BTreeMap<String, String>, TextError> {
         let single = |text: &str| BTreeMap::from([("default".to_owned(), text.to_owned())]);
         let mut found = self.text(TEMPLATE)?.map(single).unwrap_or_default();
         found.extend(self.templates.clone());
@@ -124,20 +124,20 @@ impl Files {
 
     /// Writes them into a folder, each beside its name and renamed, `tokenizer.json` last; with a
     /// template in place of theirs, if one is given.
-    pub fn write(&self, folder: &Path, template: Option<&str>) -> Result<(), LlamaError> {
-        fs::create_dir_all(folder).map_err(LlamaError::io(folder))?;
+    pub fn write(&self, folder: &Path, template: Option<&str>) -> Result<(), TextError> {
+        fs::create_dir_all(folder).map_err(TextError::io(folder))?;
         let more = folder.join(TEMPLATES);
         let known = if template.is_none() { self.templates.clone() } else { BTreeMap::new() };
         for name in more_templates(&more)?.keys().filter(|name| !known.contains_key(*name)) {
             let path = more.join(format!("{name}.jinja"));
-            fs::remove_file(&path).map_err(LlamaError::io(&path))?;
+            fs::remove_file(&path).map_err(TextError::io(&path))?;
         }
         if !known.is_empty() {
-            fs::create_dir_all(&more).map_err(LlamaError::io(&more))?;
+            fs::create_dir_all(&more).map_err(TextError::io(&more))?;
         }
         for (name, text) in &known {
             let path = more.join(format!("{name}.jinja"));
-            burn_lora_io::replace(&path, text.as_bytes()).map_err(LlamaError::io(&path))?;
+            burn_lora_io::replace(&path, text.as_bytes()).map_err(TextError::io(&path))?;
         }
         let template = template.map(str::as_bytes);
         for name in [CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, TOKENIZER] {
@@ -145,15 +145,13 @@ impl Files {
             let bytes = if name == TEMPLATE { template.or(own) } else { own };
             let path = folder.join(name);
             match bytes {
-                Some(bytes) => {
-                    burn_lora_io::replace(&path, bytes).map_err(LlamaError::io(&path))?
-                }
+                Some(bytes) => burn_lora_io::replace(&path, bytes).map_err(TextError::io(&path))?,
                 // It belongs to the model as well.
                 None if name == GENERATION => (),
                 // What another tokenizer left would be read with this one.
                 None => match fs::remove_file(&path) {
                     Err(error) if error.kind() != ErrorKind::NotFound => {
-                        return Err(LlamaError::io(&path)(error));
+                        return Err(TextError::io(&path)(error));
                     }
                     _ => (),
                 },
@@ -164,18 +162,18 @@ impl Files {
 }
 
 /// The templates of a folder by the names of their files; none if there is no such folder.
-fn more_templates(folder: &Path) -> Result<BTreeMap<String, String>, LlamaError> {
+fn more_templates(folder: &Path) -> Result<BTreeMap<String, String>, TextError> {
     let mut templates = BTreeMap::new();
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(templates),
-        Err(error) => return Err(LlamaError::io(folder)(error)),
+        Err(error) => return Err(TextError::io(folder)(error)),
     };
     for entry in entries {
-        let path = entry.map_err(LlamaError::io(folder))?.path();
+        let path = entry.map_err(TextError::io(folder))?.path();
         let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja"));
         if let Some(name) = name {
-            let text = burn_lora_io::read_to_string(&path).map_err(LlamaError::io(&path))?;
+            let text = burn_lora_io::read_to_string(&path).map_err(TextError::io(&path))?;
             templates.insert(name.to_owned(), text);
         }
     }

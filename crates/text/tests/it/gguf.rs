@@ -1,6 +1,6 @@
 //! Tokenizers in GGUF files.
 
-use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+use burn_lora_text::{ChatOptions, Message, Tokenizer};
 use std::{collections::BTreeMap, fs};
 
 /// A value of the metadata: its kind and its bytes.

@@ -1,7 +1,7 @@
 //! The assistant's tokens with templates that mark nothing: each has one trait of published ones.
 
-use super::GOLDEN;
-use burn_lora_llama::{ChatOptions, ChatTemplate, Message, Tokenizer};
+use crate::common::GOLDEN;
+use burn_lora_text::{ChatOptions, ChatTemplate, Message, Tokenizer};
 
 fn tokenizer(template: &str) -> Tokenizer {
     let mut tokenizer = Tokenizer::from_pretrained(GOLDEN).unwrap();

@@ -1,7 +1,11 @@
 //! Tokens that end what the assistant says.
 
-use super::{ChatOptions, Message, Tokenizer, files::GENERATION};
-use crate::error::LlamaError;
+use crate::{
+    chat::{ChatOptions, Message},
+    error::TextError,
+    files::GENERATION,
+    tokenizer::Tokenizer,
+};
 use serde_json::Value;
 use std::path::Path;
 
@@ -10,10 +14,10 @@ impl Tokenizer {
     /// end or not.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.end_of_turn(), Some(2));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn end_of_turn(&self) -> Option<u32> {
         let messages = [Message::user("a"), Message::assistant("b")];
@@ -27,13 +31,13 @@ impl Tokenizer {
     /// that end a generation.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// # let folder = tempfile::tempdir().unwrap();
     /// tokenizer.save_generation_config(folder.path(), [5])?;
     /// let text = std::fs::read_to_string(folder.path().join("generation_config.json")).unwrap();
     /// assert!(text.contains("eos_token_id"));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
@@ -42,7 +46,7 @@ impl Tokenizer {
         &self,
         folder: impl AsRef<Path>,
         ends: impl IntoIterator<Item = u32>,
-    ) -> Result<(), LlamaError> {
+    ) -> Result<(), TextError> {
         let mut config = match self.files().json(GENERATION)? {
             Value::Object(config) => config,
             _ => serde_json::Map::new(),
@@ -54,6 +58,6 @@ impl Tokenizer {
         config.insert("eos_token_id".into(), ids.into());
         let path = folder.as_ref().join(GENERATION);
         let text = format!("{:#}\n", Value::Object(config));
-        burn_lora_io::replace(&path, text.as_bytes()).map_err(LlamaError::io(&path))
+        burn_lora_io::replace(&path, text.as_bytes()).map_err(TextError::io(&path))
     }
 }

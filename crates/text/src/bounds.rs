@@ -1,11 +1,15 @@
 //! Where a template wrote a message of the assistant, told by what changes in the text when the
 //! message says something else, and by the template's generation prompt.
 
-use super::{ChatOptions, ChatValue, Message, tokenizer::Tokenizer};
+use crate::{
+    chat::{ChatOptions, Message},
+    tokenizer::Tokenizer,
+    value::ChatValue,
+};
 use std::ops::Range;
 
 /// A conversation and its text.
-pub(super) struct Bounds<'a> {
+pub(crate) struct Bounds<'a> {
     pub tokenizer: &'a Tokenizer,
     pub messages: &'a [Message],
     pub options: &'a ChatOptions,

@@ -1,7 +1,7 @@
 //! Snippets of chat templates are what Jinja2 makes of them, or refused as it refuses them. The cases
 //! are written by `testdata/jinja/make.py`.
 
-use burn_lora_llama::{ChatOptions, ChatTemplate, ChatValue};
+use burn_lora_text::{ChatOptions, ChatTemplate, ChatValue};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

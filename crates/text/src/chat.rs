@@ -1,6 +1,6 @@
 //! What a chat template is given: messages and options.
 
-use super::value::{ChatMap, ChatValue};
+use crate::value::{ChatMap, ChatValue};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 /// in their order.
 ///
 /// ```
-/// use burn_lora_llama::Message;
+/// use burn_lora_text::Message;
 ///
 /// let message: Message = serde_json::from_str(r#"{"role": "user", "content": "Hi"}"#)?;
 /// assert_eq!(message, Message::user("Hi"));
@@ -27,7 +27,7 @@ impl Message {
     /// A message of any role.
     ///
     /// ```
-    /// use burn_lora_llama::Message;
+    /// use burn_lora_text::Message;
     ///
     /// assert_eq!(Message::new("tool", "22 °C").role(), "tool");
     /// ```
@@ -40,7 +40,7 @@ impl Message {
     /// Instructions.
     ///
     /// ```
-    /// # use burn_lora_llama::Message;
+    /// # use burn_lora_text::Message;
     /// assert_eq!(Message::system("Be brief.").role(), "system");
     /// ```
     pub fn system(content: impl Into<ChatValue>) -> Self {
@@ -50,7 +50,7 @@ impl Message {
     /// What the user says.
     ///
     /// ```
-    /// # use burn_lora_llama::Message;
+    /// # use burn_lora_text::Message;
     /// assert_eq!(Message::user("Hi").role(), "user");
     /// ```
     pub fn user(content: impl Into<ChatValue>) -> Self {
@@ -60,7 +60,7 @@ impl Message {
     /// What the assistant says.
     ///
     /// ```
-    /// # use burn_lora_llama::Message;
+    /// # use burn_lora_text::Message;
     /// assert_eq!(Message::assistant("Hello!").role(), "assistant");
     /// ```
     pub fn assistant(content: impl Into<ChatValue>) -> Self {
@@ -70,7 +70,7 @@ impl Message {
     /// With another field (`tool_calls`, `name`, `reasoning_content`, ..), or another value of one.
     ///
     /// ```
-    /// # use burn_lora_llama::Message;
+    /// # use burn_lora_text::Message;
     /// let message = Message::assistant("51").with("reasoning_content", "17 * 3 = 51");
     /// assert_eq!(message.get("reasoning_content").and_then(|text| text.as_str()), Some("17 * 3 = 51"));
     /// ```
@@ -86,7 +86,7 @@ impl Message {
     /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
     ///
     /// ```
-    /// # use burn_lora_llama::Message;
+    /// # use burn_lora_text::Message;
     /// assert_eq!(Message::user("Hi").role(), "user");
     /// ```
     pub fn role(&self) -> &str {
@@ -96,7 +96,7 @@ impl Message {
     /// A field.
     ///
     /// ```
-    /// # use burn_lora_llama::{ChatValue, Message};
+    /// # use burn_lora_text::{ChatValue, Message};
     /// assert_eq!(Message::user("Hi").get("content"), Some(&ChatValue::from("Hi")));
     /// ```
     pub fn get(&self, name: &str) -> Option<&ChatValue> {
@@ -107,7 +107,7 @@ impl Message {
     /// content, as in a message that only calls tools.
     ///
     /// ```
-    /// # use burn_lora_llama::Message;
+    /// # use burn_lora_text::Message;
     /// assert_eq!(Message::user("Hi").text().as_deref(), Some("Hi"));
     /// ```
     pub fn text(&self) -> Option<Cow<'_, str>> {
@@ -125,7 +125,7 @@ impl Message {
     /// All fields, in their order.
     ///
     /// ```
-    /// # use burn_lora_llama::Message;
+    /// # use burn_lora_text::Message;
     /// assert_eq!(Message::user("Hi").fields().len(), 2);
     /// ```
     pub fn fields(&self) -> &ChatMap {
@@ -158,7 +158,7 @@ impl From<Message> for ChatValue {
 /// How a conversation is rendered.
 ///
 /// ```
-/// use burn_lora_llama::ChatOptions;
+/// use burn_lora_text::ChatOptions;
 ///
 /// let options = ChatOptions::new()
 ///     .add_generation_prompt(true)
@@ -166,20 +166,20 @@ impl From<Message> for ChatValue {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChatOptions {
-    pub(super) add_generation_prompt: bool,
-    pub(super) template: Option<String>,
-    pub(super) tools: Option<ChatValue>,
-    pub(super) documents: Option<ChatValue>,
-    pub(super) variables: BTreeMap<String, ChatValue>,
+    pub(crate) add_generation_prompt: bool,
+    pub(crate) template: Option<String>,
+    pub(crate) tools: Option<ChatValue>,
+    pub(crate) documents: Option<ChatValue>,
+    pub(crate) variables: BTreeMap<String, ChatValue>,
     /// What was given that JSON does not know.
-    pub(super) fault: Option<String>,
+    pub(crate) fault: Option<String>,
 }
 
 impl ChatOptions {
     /// The messages alone: what a model is trained on.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatOptions;
+    /// # use burn_lora_text::ChatOptions;
     /// assert_eq!(ChatOptions::new(), ChatOptions::default());
     /// ```
     pub fn new() -> Self {
@@ -189,7 +189,7 @@ impl ChatOptions {
     /// Ends with what opens the assistant's turn: what a model is asked with.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatOptions;
+    /// # use burn_lora_text::ChatOptions;
     /// let options = ChatOptions::new().add_generation_prompt(true);
     /// ```
     pub fn add_generation_prompt(mut self, add: bool) -> Self {
@@ -201,7 +201,7 @@ impl ChatOptions {
     /// when there are tools and it exists, else `default`.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatOptions;
+    /// # use burn_lora_text::ChatOptions;
     /// let options = ChatOptions::new().template("rag");
     /// ```
     pub fn template(mut self, name: impl Into<String>) -> Self {
@@ -212,7 +212,7 @@ impl ChatOptions {
     /// The JSON schemas of functions that the assistant may call.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatOptions;
+    /// # use burn_lora_text::ChatOptions;
     /// let tool = serde_json::json!({ "type": "function", "function": { "name": "now" } });
     /// let options = ChatOptions::new().tools([tool]);
     /// ```
@@ -224,7 +224,7 @@ impl ChatOptions {
     /// Documents to answer from, with `title` and `text`.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatOptions;
+    /// # use burn_lora_text::ChatOptions;
     /// let document = serde_json::json!({ "title": "Rust", "text": "A language." });
     /// let options = ChatOptions::new().documents([document]);
     /// ```
@@ -236,7 +236,7 @@ impl ChatOptions {
     /// Another variable of the template, such as `date_string` or `enable_thinking`.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatOptions;
+    /// # use burn_lora_text::ChatOptions;
     /// let options = ChatOptions::new().variable("enable_thinking", false);
     /// ```
     pub fn variable(mut self, name: impl Into<String>, value: impl Serialize) -> Self {
@@ -247,7 +247,7 @@ impl ChatOptions {
     }
 
     /// All values that were given.
-    pub(super) fn given(&self) -> impl Iterator<Item = &ChatValue> {
+    pub(crate) fn given(&self) -> impl Iterator<Item = &ChatValue> {
         self.tools.iter().chain(&self.documents).chain(self.variables.values())
     }
 

@@ -1,7 +1,7 @@
 //! Real tokenizers, got by scripts/fetch-tokenizers.sh.
 
 use crate::common::models;
-use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+use burn_lora_text::{ChatOptions, Message, Tokenizer};
 use std::fs;
 
 /// llama.cpp's texts, and their tokens.

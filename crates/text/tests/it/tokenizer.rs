@@ -1,55 +1,10 @@
-//! Tokenizers: their files, special tokens, decoding; chats and real files in modules.
+//! Tokenizers: their files, special tokens, decoding.
 
-mod chat;
-mod gguf;
-mod hostile;
-mod jinja;
-mod masks;
-mod real;
-
-use burn_lora_llama::{ChatOptions, ChatTemplate, LlamaError, Message, Tokenizer};
+use crate::common::*;
+use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
 use tempfile::TempDir;
-
-const GOLDEN: &str = "../../testdata/tokenizer";
-
-/// A folder with a small vocabulary, `tokenizer.json` changed by `edit`, and other files.
-fn folder(edit: impl FnOnce(&mut Value), files: &[(&str, Value)]) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let token = |id: u32, content: &str| {
-        json!({
-            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true,
-        })
-    };
-    let mut tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [token(0, "<s>"), token(1, "</s>"), token(2, "<pad>")],
-        "normalizer": null, "pre_tokenizer": null, "post_processor": null,
-        "decoder": { "type": "Fuse" },
-        "model": {
-            "type": "BPE",
-            "vocab": { "<s>": 0, "</s>": 1, "<pad>": 2, "a": 3, "b": 4, "ab": 5, "<unk>": 6 },
-            "merges": [["a", "b"]],
-        },
-    });
-    edit(&mut tokenizer);
-    fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    for (name, json) in files {
-        let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
-        fs::write(folder.path().join(name), text).unwrap();
-    }
-    folder
-}
-
-fn load(folder: &TempDir) -> Tokenizer {
-    Tokenizer::from_pretrained(folder.path()).unwrap()
-}
-
-fn error(folder: &TempDir) -> String {
-    Tokenizer::from_pretrained(folder.path()).unwrap_err().to_string()
-}
 
 #[test]
 fn special_tokens_are_text_or_objects() {
@@ -189,7 +144,7 @@ fn files_that_cannot_be_used_are_named() {
     let empty = tempfile::tempdir().unwrap();
     assert!(error(&empty).contains("save_pretrained"));
     let missing = Tokenizer::from_pretrained("no/such/folder").unwrap_err();
-    assert!(matches!(missing, LlamaError::Io { .. }), "{missing}");
+    assert!(matches!(missing, TextError::Io { .. }), "{missing}");
     let file = empty.path().join("a.gguf");
     fs::write(&file, "GG").unwrap();
     assert!(Tokenizer::from_pretrained(&file).unwrap_err().to_string().contains("a.gguf"));
@@ -245,7 +200,7 @@ fn templates_come_from_three_files() {
     let broken = folder(|_| (), &[("chat_template.jinja", json!("{% if %}"))]);
     let found = apply(&broken, &plain).unwrap_err();
     assert!(
-        matches!(found, LlamaError::Template { .. })
+        matches!(found, TextError::Template { .. })
             && found.to_string().contains("chat_template:1")
     );
     assert!(load(&broken).encode("ab", false).is_ok());

@@ -13,7 +13,7 @@ pub type ChatMap = IndexMap<String, ChatValue>;
 /// A value of JSON, of which objects keep the order of their keys: chat templates write it.
 ///
 /// ```
-/// use burn_lora_llama::ChatValue;
+/// use burn_lora_text::ChatValue;
 ///
 /// let json = r#"{"unit":"celsius","city":"Zürich","days":[1,2.0,null]}"#;
 /// let value: ChatValue = serde_json::from_str(json)?;
@@ -43,7 +43,7 @@ impl ChatValue {
     /// The value that something is in JSON.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatValue;
+    /// # use burn_lora_text::ChatValue;
     /// assert_eq!(ChatValue::new("Hi")?, ChatValue::Text("Hi".into()));
     /// # Ok::<_, serde_json::Error>(())
     /// ```
@@ -57,7 +57,7 @@ impl ChatValue {
     /// The text, if it is one.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatValue;
+    /// # use burn_lora_text::ChatValue;
     /// assert_eq!(ChatValue::from("Hi").as_str(), Some("Hi"));
     /// ```
     pub fn as_str(&self) -> Option<&str> {
@@ -70,7 +70,7 @@ impl ChatValue {
     /// Whether it is `null`.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatValue;
+    /// # use burn_lora_text::ChatValue;
     /// assert!(ChatValue::Null.is_null());
     /// ```
     pub fn is_null(&self) -> bool {
@@ -80,7 +80,7 @@ impl ChatValue {
     /// The field of an object.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatValue;
+    /// # use burn_lora_text::ChatValue;
     /// let part: ChatValue = serde_json::from_str(r#"{"type": "text", "text": "Hi"}"#)?;
     /// assert_eq!(part.get("text"), Some(&ChatValue::from("Hi")));
     /// # Ok::<_, serde_json::Error>(())
@@ -95,7 +95,7 @@ impl ChatValue {
     /// What it is, for messages: `"text"`, `"a list"`.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatValue;
+    /// # use burn_lora_text::ChatValue;
     /// assert_eq!(ChatValue::Null.kind(), "null");
     /// ```
     pub fn kind(&self) -> &'static str {
@@ -217,7 +217,7 @@ impl<'de> Visitor<'de> for Values {
 }
 
 /// As in Python, a key that comes twice keeps its first place and has its last value.
-pub(super) fn map<'de, A: MapAccess<'de>>(mut entries: A) -> Result<ChatMap, A::Error> {
+pub(crate) fn map<'de, A: MapAccess<'de>>(mut entries: A) -> Result<ChatMap, A::Error> {
     let mut fields = ChatMap::new();
     while let Some((name, value)) = entries.next_entry()? {
         fields.insert(name, value);

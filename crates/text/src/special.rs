@@ -1,7 +1,9 @@
 //! Special tokens: which they are, and where they are put.
 
-use super::files::{CONFIG, Files, GENERATION, MODEL, SPECIAL, TOKENIZER};
-use crate::error::LlamaError;
+use crate::{
+    error::TextError,
+    files::{CONFIG, Files, GENERATION, MODEL, SPECIAL, TOKENIZER},
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenizers::{AddedToken, PostProcessorWrapper};
@@ -15,7 +17,7 @@ const NAMES: [&str; 7] =
 pub fn tokens(
     files: &Files,
     model: &mut tokenizers::Tokenizer,
-) -> Result<BTreeMap<String, String>, LlamaError> {
+) -> Result<BTreeMap<String, String>, TextError> {
     let config = files.json(CONFIG)?;
     let map = files.json(SPECIAL)?;
     // As in transformers: the map is from before the config listed the added tokens.
@@ -53,7 +55,7 @@ pub fn tokens(
 
 /// Adds the tokens that `tokenizer_config.json` lists and `tokenizer.json` does not have, or has with
 /// other settings, as transformers does.
-fn add(files: &Files, config: &Value, model: &mut tokenizers::Tokenizer) -> Result<(), LlamaError> {
+fn add(files: &Files, config: &Value, model: &mut tokenizers::Tokenizer) -> Result<(), TextError> {
     const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
     let field = "added_tokens_decoder";
     let mut listed = vec![];
@@ -114,11 +116,11 @@ pub fn post_processor(
     files: &Files,
     model: &tokenizers::Tokenizer,
     tokens: &BTreeMap<String, String>,
-) -> Result<Option<PostProcessorWrapper>, LlamaError> {
+) -> Result<Option<PostProcessorWrapper>, TextError> {
     if let Some(post_processor) = model.get_post_processor() {
         if let Some(token) = undefined(&json!(post_processor)) {
             let reason = format!("the post-processor puts `{token}`, which it does not define");
-            return Err(LlamaError::format(&files.path(TOKENIZER), reason));
+            return Err(TextError::format(&files.path(TOKENIZER), reason));
         }
         return Ok(Some(post_processor.clone()));
     }
@@ -130,7 +132,7 @@ pub fn post_processor(
     let template =
         template(added("add_bos_token", "bos_token"), added("add_eos_token", "eos_token"));
     let read = template.map(serde_json::from_value).transpose();
-    read.map_err(|error| LlamaError::format(&files.path(TOKENIZER), error))
+    read.map_err(|error| TextError::format(&files.path(TOKENIZER), error))
 }
 
 /// A token that a template names and `special_tokens` does not have, on which the crate panics.
@@ -166,7 +168,7 @@ pub fn template(before: Option<(&str, u32)>, after: Option<(&str, u32)>) -> Opti
 }
 
 /// All tokens that end a generation, the tokenizer's own first.
-pub fn eos_token_ids(files: &Files, own: Option<u32>) -> Result<Vec<u32>, LlamaError> {
+pub fn eos_token_ids(files: &Files, own: Option<u32>) -> Result<Vec<u32>, TextError> {
     let mut ids: Vec<u32> = own.into_iter().collect();
     for name in [GENERATION, MODEL] {
         let field = &files.json(name)?["eos_token_id"];

@@ -1,10 +1,11 @@
 //! Chat templates: Jinja as transformers runs it.
 
-use super::{
-    ChatMap, ChatOptions, ChatValue, Message,
+use crate::{
+    chat::{ChatOptions, Message},
+    error::TextError,
     jinja::{self, Limits, Template, Value},
+    value::{ChatMap, ChatValue},
 };
-use crate::error::LlamaError;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Noncharacters of Unicode, which no text has, around what a `{% generation %}` block wrote.
@@ -21,7 +22,7 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// wrote.
 ///
 /// ```
-/// use burn_lora_llama::{ChatOptions, ChatTemplate, Message};
+/// use burn_lora_text::{ChatOptions, ChatTemplate, Message};
 ///
 /// let template = ChatTemplate::new(
 ///     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}",
@@ -29,7 +30,7 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// let messages = [Message::user("Hi"), Message::assistant("Hello!")];
 /// let text = template.render(&messages, &ChatOptions::new())?;
 /// assert_eq!(text, "<|user|>Hi<|assistant|>Hello!");
-/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// # Ok::<_, burn_lora_text::TextError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
@@ -43,38 +44,38 @@ impl ChatTemplate {
     /// Reads a template.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatTemplate;
+    /// # use burn_lora_text::ChatTemplate;
     /// let error = ChatTemplate::new("{% if %}").unwrap_err();
     /// assert!(error.to_string().contains("chat_template:1"));
     /// ```
     ///
     /// # Errors
     /// A template that is no Jinja, with the line.
-    pub fn new(source: &str) -> Result<Self, LlamaError> {
+    pub fn new(source: &str) -> Result<Self, TextError> {
         let template = Self::lenient(source);
         template.template()?;
         Ok(template)
     }
 
     /// A template whose errors wait until it is rendered: a tokenizer is of use without.
-    pub(super) fn lenient(source: &str) -> Self {
+    pub(crate) fn lenient(source: &str) -> Self {
         let template = Template::parse(source);
         let generation = template.as_ref().is_ok_and(Template::has_generation_blocks);
         let template = template.map(Arc::new).map_err(|error| error.to_string());
         Self { source: source.into(), template, generation }
     }
 
-    fn template(&self) -> Result<&Template, LlamaError> {
-        let broken = |reason: &String| LlamaError::Template { reason: reason.clone() };
+    fn template(&self) -> Result<&Template, TextError> {
+        let broken = |reason: &String| TextError::Template { reason: reason.clone() };
         self.template.as_deref().map_err(broken)
     }
 
     /// The text of the template.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatTemplate;
+    /// # use burn_lora_text::ChatTemplate;
     /// assert_eq!(ChatTemplate::new("{{ messages }}")?.source(), "{{ messages }}");
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn source(&self) -> &str {
         &self.source
@@ -83,10 +84,10 @@ impl ChatTemplate {
     /// Whether the template marks what the assistant wrote by `{% generation %}` blocks.
     ///
     /// ```
-    /// # use burn_lora_llama::ChatTemplate;
+    /// # use burn_lora_text::ChatTemplate;
     /// let template = ChatTemplate::new("{% generation %}{{ messages }}{% endgeneration %}")?;
     /// assert!(template.has_generation_blocks());
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn has_generation_blocks(&self) -> bool {
         self.generation
@@ -96,37 +97,33 @@ impl ChatTemplate {
     /// [`Tokenizer::apply_chat_template`](crate::Tokenizer::apply_chat_template) sets them.
     ///
     /// ```
-    /// # use burn_lora_llama::{ChatOptions, ChatTemplate, Message};
+    /// # use burn_lora_text::{ChatOptions, ChatTemplate, Message};
     /// let template = ChatTemplate::new("{{ bos_token }}{{ messages[0].content }}")?;
     /// let options = ChatOptions::new().variable("bos_token", "<s>");
     /// assert_eq!(template.render(&[Message::user("Hi")], &options)?, "<s>Hi");
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
     /// What the template raises, and what it does that cannot be done.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        options: &ChatOptions,
-    ) -> Result<String, LlamaError> {
+    pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String, TextError> {
         self.render_marked(messages, options, &BTreeMap::new()).map(|(text, _)| text)
     }
 
     /// The text, and where in it (in bytes) the `{% generation %}` blocks are.
-    pub(super) fn render_marked(
+    pub(crate) fn render_marked(
         &self,
         messages: &[Message],
         options: &ChatOptions,
         special: &BTreeMap<String, String>,
-    ) -> Result<(String, Vec<Range<usize>>), LlamaError> {
+    ) -> Result<(String, Vec<Range<usize>>), TextError> {
         if let Some(reason) = &options.fault {
-            return Err(LlamaError::Template { reason: reason.clone() });
+            return Err(TextError::Template { reason: reason.clone() });
         }
         if self.generation {
             refuse_marks(messages, options)?;
         }
-        let wrong = |error: jinja::Error| LlamaError::Template { reason: error.to_string() };
+        let wrong = |error: jinja::Error| TextError::Template { reason: error.to_string() };
         let value = |value: &ChatValue| Value::given(value).map_err(wrong);
         let messages = ChatValue::List(messages.iter().map(given).collect());
         let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
@@ -174,7 +171,7 @@ fn size(value: &ChatValue) -> usize {
 }
 
 /// Takes the marks out of a text.
-fn split(marked: &str) -> Result<(String, Vec<Range<usize>>), LlamaError> {
+fn split(marked: &str) -> Result<(String, Vec<Range<usize>>), TextError> {
     let (mut text, mut spans, mut open) = (String::new(), vec![], None);
     for char in marked.chars() {
         match (char, open) {
@@ -185,7 +182,7 @@ fn split(marked: &str) -> Result<(String, Vec<Range<usize>>), LlamaError> {
             }
             (OPEN | CLOSE, _) => {
                 let reason = "a `{% generation %}` block in another: take it out";
-                return Err(LlamaError::Template { reason: reason.into() });
+                return Err(TextError::Template { reason: reason.into() });
             }
             (char, _) => text.push(char),
         }
@@ -194,7 +191,7 @@ fn split(marked: &str) -> Result<(String, Vec<Range<usize>>), LlamaError> {
 }
 
 /// What is read as a mark must not come from a message.
-fn refuse_marks(messages: &[Message], options: &ChatOptions) -> Result<(), LlamaError> {
+fn refuse_marks(messages: &[Message], options: &ChatOptions) -> Result<(), TextError> {
     let given = (messages, &options.tools, &options.documents, &options.variables);
     let json = serde_json::to_string(&given).unwrap_or_default();
     if !json.contains([OPEN, CLOSE]) {
@@ -202,5 +199,5 @@ fn refuse_marks(messages: &[Message], options: &ChatOptions) -> Result<(), Llama
     }
     let reason = "a message has the noncharacter U+FDD0 or U+FDD1, which marks the assistant's text \
                   here: take it out";
-    Err(LlamaError::Template { reason: reason.into() })
+    Err(TextError::Template { reason: reason.into() })
 }

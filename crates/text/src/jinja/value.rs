@@ -1,7 +1,7 @@
 //! Values of Python.
 
 use super::{Result, fail};
-use crate::text::value::ChatValue;
+use crate::value::ChatValue;
 use indexmap::{Equivalent, IndexMap};
 use std::{
     cmp::Ordering,

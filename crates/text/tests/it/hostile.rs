@@ -1,8 +1,8 @@
 //! Templates and tokenizers that were made to do damage: each ends in an error, soon, on the stack of
 //! an ordinary thread.
 
-use super::{error, folder, load};
-use burn_lora_llama::{ChatOptions, ChatTemplate, Message};
+use crate::common::{error, folder, load};
+use burn_lora_text::{ChatOptions, ChatTemplate, Message};
 use serde_json::{Value, json};
 
 fn refused(source: &str) -> String {
@@ -132,7 +132,7 @@ fn panics_of_the_tokenizers_crate_are_errors_that_name_the_file() {
         tokenizer["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": map });
     };
     let folder = folder(offsets, &[]);
-    match burn_lora_llama::Tokenizer::from_pretrained(folder.path()) {
+    match burn_lora_text::Tokenizer::from_pretrained(folder.path()) {
         Err(error) => assert!(error.to_string().contains("tokenizer.json"), "{error}"),
         Ok(tokenizer) => {
             let found = tokenizer.encode("ab", false).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! Chat templates against transformers, and which tokens are the assistant's.
 
-use super::{GOLDEN, folder, load};
-use burn_lora_llama::{ChatOptions, ChatTemplate, ChatValue, EncodedChat, Message, Tokenizer};
+use crate::common::{GOLDEN, folder, load};
+use burn_lora_text::{ChatOptions, ChatTemplate, ChatValue, EncodedChat, Message, Tokenizer};
 use serde::Deserialize;
 use std::{collections::BTreeMap, fs, ops::Range, path::Path};
 

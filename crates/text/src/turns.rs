@@ -1,7 +1,12 @@
 //! Which tokens of a conversation are the assistant's.
 
-use super::{ChatOptions, ChatTemplate, Message, bounds::Bounds, tokenizer::Tokenizer};
-use crate::error::LlamaError;
+use crate::{
+    bounds::Bounds,
+    chat::{ChatOptions, Message},
+    error::TextError,
+    template::ChatTemplate,
+    tokenizer::Tokenizer,
+};
 use std::ops::Range;
 
 /// A conversation as tokens.
@@ -9,7 +14,7 @@ use std::ops::Range;
 /// Made by [`Tokenizer::encode_chat`].
 ///
 /// ```
-/// use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+/// use burn_lora_text::{ChatOptions, Message, Tokenizer};
 ///
 /// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
 /// let messages = [Message::user("hello"), Message::assistant("hello world")];
@@ -18,7 +23,7 @@ use std::ops::Range;
 /// assert_eq!(message, 1);
 /// assert!(chat.assistant[turn.clone()].iter().all(|assistant| *assistant));
 /// assert_eq!(tokenizer.decode(&chat.ids[turn], false)?, "hello world<|im_end|>");
-/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// # Ok::<_, burn_lora_text::TextError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedChat {
@@ -49,13 +54,13 @@ impl Tokenizer {
     /// A token belongs to where its first byte is.
     ///
     /// ```
-    /// # use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+    /// # use burn_lora_text::{ChatOptions, Message, Tokenizer};
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let messages = [Message::user("hello"), Message::assistant("hello world")];
     /// let chat = tokenizer.encode_chat(&messages, &ChatOptions::new())?;
     /// // `hello`, ` world` and `<|im_end|>`.
     /// assert_eq!(chat.assistant.iter().filter(|assistant| **assistant).count(), 3);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
@@ -65,7 +70,7 @@ impl Tokenizer {
         &self,
         messages: &[Message],
         options: &ChatOptions,
-    ) -> Result<EncodedChat, LlamaError> {
+    ) -> Result<EncodedChat, TextError> {
         self.encode_turns(messages, options, |_| true)
     }
 
@@ -74,12 +79,12 @@ impl Tokenizer {
     /// be told from others.
     ///
     /// ```
-    /// # use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+    /// # use burn_lora_text::{ChatOptions, Message, Tokenizer};
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let messages = [Message::assistant("hello"), Message::assistant("world")];
     /// let chat = tokenizer.encode_turns(&messages, &ChatOptions::new(), |message| message == 1)?;
     /// assert_eq!(chat.turns.len(), 1);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
@@ -89,7 +94,7 @@ impl Tokenizer {
         messages: &[Message],
         options: &ChatOptions,
         wanted: impl Fn(usize) -> bool,
-    ) -> Result<EncodedChat, LlamaError> {
+    ) -> Result<EncodedChat, TextError> {
         let (text, blocks) = self.render(messages, options)?;
         let (ids, offsets) = self.encode_with_offsets(&text)?;
         let marked = self.template(options)?.has_generation_blocks();
@@ -100,7 +105,7 @@ impl Tokenizer {
                 let within = |turn: &Range<usize>, block: &Range<usize>| {
                     block.start < turn.end && block.end > turn.start
                 };
-                Ok::<_, LlamaError>(
+                Ok::<_, TextError>(
                     turns
                         .iter()
                         .flat_map(|(message, turn)| {
@@ -141,7 +146,7 @@ impl Tokenizer {
         options: &ChatOptions,
         text: &str,
         wanted: &impl Fn(usize) -> bool,
-    ) -> Result<Vec<(usize, Range<usize>)>, LlamaError> {
+    ) -> Result<Vec<(usize, Range<usize>)>, TextError> {
         let bounds = Bounds { tokenizer: self, messages, options, text };
         let mut from = 0;
         let turn = |message: usize| {
@@ -151,7 +156,7 @@ impl Tokenizer {
                     "message {message} of the assistant: {reason}, so that its tokens cannot be told \
                      from others. {help}"
                 );
-                LlamaError::Template { reason }
+                TextError::Template { reason }
             })?;
             from = turn.end;
             Ok((message, turn))
@@ -186,7 +191,7 @@ impl Tokenizer {
         options: &ChatOptions,
         text: &str,
         blocks: Vec<Range<usize>>,
-    ) -> Result<Vec<(usize, Range<usize>)>, LlamaError> {
+    ) -> Result<Vec<(usize, Range<usize>)>, TextError> {
         fn texts<'a>(text: &'a str, blocks: &[Range<usize>]) -> Vec<&'a str> {
             blocks.iter().map(|block| text[block.clone()].trim_end()).collect()
         }
@@ -210,7 +215,7 @@ impl Tokenizer {
              assistant",
             blocks.len(),
         );
-        Err(LlamaError::Template { reason })
+        Err(TextError::Template { reason })
     }
 
     /// The end of a turn without the whitespace after its last special token.

@@ -1,11 +1,14 @@
 //! The tokenizer of a model: text to tokens and back.
 
-use super::{
-    ChatOptions, ChatTemplate, DecodeStream, Message, check,
+use crate::{
+    chat::{ChatOptions, Message},
+    check,
+    decode::DecodeStream,
+    error::TextError,
     files::{self, Files},
     gguf, special,
+    template::ChatTemplate,
 };
-use crate::error::LlamaError;
 use burn_lora_io::{caught, escaped};
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 use tokenizers::{PostProcessor, PostProcessorWrapper};
@@ -23,7 +26,7 @@ const PADS: [&str; 2] = ["<|finetune_right_pad_id|>", "<pad>"];
 /// bos itself, so that a rendered chat is encoded without.
 ///
 /// ```
-/// use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+/// use burn_lora_text::{ChatOptions, Message, Tokenizer};
 ///
 /// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
 /// let ids = tokenizer.encode("hello world", true)?;
@@ -32,7 +35,7 @@ const PADS: [&str; 2] = ["<|finetune_right_pad_id|>", "<pad>"];
 /// let options = ChatOptions::new().add_generation_prompt(true);
 /// let prompt = tokenizer.apply_chat_template(&[Message::user("hello")], &options)?;
 /// assert_eq!(prompt, "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n");
-/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// # Ok::<_, burn_lora_text::TextError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -66,15 +69,15 @@ impl Tokenizer {
     /// model.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
     /// A file that is missing or malformed, or a kind of tokenizer that is not known; the error
     /// names the file and the field. A broken chat template is an error where it is used.
-    pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, LlamaError> {
+    pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, TextError> {
         let path = &burn_lora_io::hub::resolve(path, false)?;
         let files = if path.extension().is_some_and(|extension| extension == "gguf") {
             gguf::files(path)?
@@ -84,16 +87,16 @@ impl Tokenizer {
         Self::from_files(files)
     }
 
-    fn from_files(files: Files) -> Result<Self, LlamaError> {
+    fn from_files(files: Files) -> Result<Self, TextError> {
         let path = files.path(files::TOKENIZER);
         let bytes = files.bytes.get(files::TOKENIZER).map_or(&[][..], |bytes| bytes);
-        let wrong = |reason: String| LlamaError::format(&path, escaped(&reason));
+        let wrong = |reason: String| TextError::format(&path, escaped(&reason));
         let growth = check::steps(&files.json(files::TOKENIZER)?).map_err(wrong)?;
         // The crate panics on some files, such as merges shorter than their prefix.
         let read = caught(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|_| contradicts());
         let mut model = read.and_then(|read| read.map_err(|e| e.to_string())).map_err(wrong)?;
         model.with_padding(None);
-        model.with_truncation(None).map_err(|error| LlamaError::format(&path, error))?;
+        model.with_truncation(None).map_err(|error| TextError::format(&path, error))?;
 
         let special = caught(|| special::tokens(&files, &mut model));
         let special = special.map_err(|_| wrong(contradicts()))??;
@@ -118,15 +121,15 @@ impl Tokenizer {
     /// or where that says nothing, `add_bos_token` and `add_eos_token` of `tokenizer_config.json`.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.encode("hello<|im_end|>", false)?.len(), 2);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
     /// Text that the tokenizer has no tokens for.
-    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, LlamaError> {
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         self.check_length(text)?;
         self.run(|model| {
             let encoding = model.encode_fast(text, false)?;
@@ -142,11 +145,11 @@ impl Tokenizer {
     /// stand for all of it. Nothing is put around the text.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let (ids, offsets) = tokenizer.encode_with_offsets("hello world")?;
     /// assert_eq!((ids.len(), offsets), (2, vec![0..5, 5..11]));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
@@ -154,7 +157,7 @@ impl Tokenizer {
     pub fn encode_with_offsets(
         &self,
         text: &str,
-    ) -> Result<(Vec<u32>, Vec<Range<usize>>), LlamaError> {
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>), TextError> {
         self.check_length(text)?;
         let encoding = self.run(|model| model.encode(text, false))?;
         let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
@@ -165,17 +168,17 @@ impl Tokenizer {
     /// model's embedding was padded to, have no text.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let ids = tokenizer.encode("hello<|im_end|>", false)?;
     /// assert_eq!(tokenizer.decode(&ids, false)?, "hello<|im_end|>");
     /// assert_eq!(tokenizer.decode(&ids, true)?, "hello");
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
     /// Tokens that the tokenizer's decoder refuses.
-    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, LlamaError> {
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
         self.run(|model| model.decode(ids, skip_special_tokens))
     }
 
@@ -184,20 +187,20 @@ impl Tokenizer {
     fn run<T>(
         &self,
         run: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>,
-    ) -> Result<T, LlamaError> {
+    ) -> Result<T, TextError> {
         match caught(|| run(&self.parts.model)) {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {
-                Err(LlamaError::Tokenizer { reason: escaped(&error.to_string()).to_string() })
+                Err(TextError::Tokenizer { reason: escaped(&error.to_string()).to_string() })
             }
             Err(_) => {
                 let path = self.parts.files.path(files::TOKENIZER);
-                Err(LlamaError::format(&path, contradicts()))
+                Err(TextError::format(&path, contradicts()))
             }
         }
     }
 
-    fn check_length(&self, text: &str) -> Result<(), LlamaError> {
+    fn check_length(&self, text: &str) -> Result<(), TextError> {
         if text.len().saturating_mul(self.parts.growth) <= NORMALIZED || self.parts.growth == 1 {
             return Ok(());
         }
@@ -207,13 +210,13 @@ impl Tokenizer {
             self.parts.growth,
             text.len(),
         );
-        Err(LlamaError::format(&path, reason))
+        Err(TextError::format(&path, reason))
     }
 
     /// Decodes tokens as they come.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let mut stream = tokenizer.decode_stream(true);
     /// let mut text = String::new();
@@ -221,7 +224,7 @@ impl Tokenizer {
     ///     text.extend(stream.push(id)?);
     /// }
     /// assert_eq!(text + &stream.finish()?, "hello wörld");
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream {
         DecodeStream::new(self.clone(), skip_special_tokens)
@@ -230,10 +233,10 @@ impl Tokenizer {
     /// The number of a token.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.token_to_id("<|im_end|>"), Some(2));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.parts.model.token_to_id(token)
@@ -242,10 +245,10 @@ impl Tokenizer {
     /// The token of a number, as the vocabulary writes it: a space is `Ġ` or `▁` there.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.id_to_token(2).as_deref(), Some("<|im_end|>"));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.parts.model.id_to_token(id)
@@ -254,10 +257,10 @@ impl Tokenizer {
     /// One more than the highest number of a token. A model's embedding may have more rows.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.vocab_size(), 286);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn vocab_size(&self) -> usize {
         self.parts.vocab_size
@@ -266,10 +269,10 @@ impl Tokenizer {
     /// The token that begins a text, if there is one.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.bos_token_id(), None);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn bos_token_id(&self) -> Option<u32> {
         self.special("bos_token")
@@ -279,10 +282,10 @@ impl Tokenizer {
     /// [`eos_token_ids`](Self::eos_token_ids).
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.eos_token_id(), Some(2));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn eos_token_id(&self) -> Option<u32> {
         self.parts.eos_token_ids.first().copied()
@@ -293,10 +296,10 @@ impl Tokenizer {
     /// of a message that calls tools.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.eos_token_ids(), [2]);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.parts.eos_token_ids
@@ -307,10 +310,10 @@ impl Tokenizer {
     /// too, padding is masked by position and never by its number.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.pad_token_id(), Some(0));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn pad_token_id(&self) -> Option<u32> {
         let known = || PADS.iter().find_map(|pad| self.token_to_id(pad));
@@ -320,10 +323,10 @@ impl Tokenizer {
     /// The token for what the vocabulary does not have, if there is one.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert_eq!(tokenizer.unk_token_id(), None);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn unk_token_id(&self) -> Option<u32> {
         self.special("unk_token")
@@ -336,26 +339,26 @@ impl Tokenizer {
     /// Whether the vocabulary keeps a token apart from text: a special one, or another that was added.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert!(tokenizer.is_added_token(2) && !tokenizer.is_added_token(281));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn is_added_token(&self, id: u32) -> bool {
         self.parts.model.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
     }
 
-    pub(super) fn files(&self) -> &Files {
+    pub(crate) fn files(&self) -> &Files {
         &self.parts.files
     }
 
     /// The chat template for all uses, if there is one.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// assert!(tokenizer.chat_template().is_some_and(|chat| !chat.has_generation_blocks()));
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.templates.get(DEFAULT)
@@ -364,12 +367,12 @@ impl Tokenizer {
     /// Replaces all chat templates by one. [`save`](Self::save) writes it.
     ///
     /// ```
-    /// # use burn_lora_llama::{ChatOptions, ChatTemplate, Message, Tokenizer};
+    /// # use burn_lora_text::{ChatOptions, ChatTemplate, Message, Tokenizer};
     /// # let mut tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// tokenizer.set_chat_template(ChatTemplate::new("{{ messages[0].content }}{{ eos_token }}")?);
     /// let text = tokenizer.apply_chat_template(&[Message::user("Hi")], &ChatOptions::new())?;
     /// assert_eq!(text, "Hi<|im_end|>");
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     pub fn set_chat_template(&mut self, template: ChatTemplate) {
         self.templates = BTreeMap::from([(DEFAULT.into(), template)]);
@@ -379,11 +382,11 @@ impl Tokenizer {
     /// The text of a conversation.
     ///
     /// ```
-    /// # use burn_lora_llama::{ChatOptions, Message, Tokenizer};
+    /// # use burn_lora_text::{ChatOptions, Message, Tokenizer};
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let text = tokenizer.apply_chat_template(&[Message::user("Hi")], &ChatOptions::new())?;
     /// assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n");
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
@@ -392,20 +395,20 @@ impl Tokenizer {
         &self,
         messages: &[Message],
         options: &ChatOptions,
-    ) -> Result<String, LlamaError> {
+    ) -> Result<String, TextError> {
         self.render(messages, options).map(|(text, _)| text)
     }
 
     /// The text, and where the template's `{% generation %}` blocks are in it.
-    pub(super) fn render(
+    pub(crate) fn render(
         &self,
         messages: &[Message],
         options: &ChatOptions,
-    ) -> Result<(String, Vec<Range<usize>>), LlamaError> {
+    ) -> Result<(String, Vec<Range<usize>>), TextError> {
         self.template(options)?.render_marked(messages, options, &self.parts.special)
     }
 
-    pub(super) fn template(&self, options: &ChatOptions) -> Result<&ChatTemplate, LlamaError> {
+    pub(crate) fn template(&self, options: &ChatOptions) -> Result<&ChatTemplate, TextError> {
         let named = |name: &str| self.templates.get(name);
         let found = match options.template.as_deref() {
             Some(name) => named(name),
@@ -420,7 +423,7 @@ impl Tokenizer {
                 "{} has no template `{name}` (there: {there}): give it one by `set_chat_template`",
                 self.parts.files.origin.display(),
             );
-            LlamaError::Template { reason }
+            TextError::Template { reason }
         })
     }
 
@@ -429,17 +432,17 @@ impl Tokenizer {
     /// GGUF file says in the same form. Each is written beside its name and renamed.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// # let folder = tempfile::tempdir().unwrap();
     /// tokenizer.save(folder.path())?;
     /// assert_eq!(Tokenizer::from_pretrained(folder.path())?.vocab_size(), tokenizer.vocab_size());
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), LlamaError> {
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), TextError> {
         let template = self.chat_template().filter(|_| self.replaced);
         self.parts.files.write(folder.as_ref(), template.map(ChatTemplate::source))
     }

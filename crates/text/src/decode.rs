@@ -1,7 +1,6 @@
 //! Text from tokens as they come.
 
-use super::tokenizer::Tokenizer;
-use crate::error::LlamaError;
+use crate::{error::TextError, tokenizer::Tokenizer};
 
 /// Stands for bytes that are no UTF-8, also for the first bytes of a character to come.
 const REPLACEMENT: char = '\u{fffd}';
@@ -12,14 +11,14 @@ const REPLACEMENT: char = '\u{fffd}';
 /// Made by [`Tokenizer::decode_stream`].
 ///
 /// ```
-/// use burn_lora_llama::Tokenizer;
+/// use burn_lora_text::Tokenizer;
 ///
 /// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
 /// let mut stream = tokenizer.decode_stream(true);
 /// assert_eq!(stream.push(281)?.as_deref(), Some("hello"));
 /// assert_eq!(stream.push(285)?.as_deref(), Some(" world"));
 /// assert_eq!(stream.finish()?, "");
-/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// # Ok::<_, burn_lora_text::TextError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct DecodeStream {
@@ -33,7 +32,7 @@ pub struct DecodeStream {
 }
 
 impl DecodeStream {
-    pub(super) fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
+    pub(crate) fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
         Self { tokenizer, skip_special_tokens, tokens: vec![], read: 0 }
     }
 
@@ -41,18 +40,18 @@ impl DecodeStream {
     /// is special and skipped.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let mut stream = tokenizer.decode_stream(true);
     /// let parts: Result<Vec<_>, _> =
     ///     tokenizer.encode("é", false)?.into_iter().map(|id| stream.push(id)).collect();
     /// assert_eq!(parts?, [None, Some("é".to_owned())]);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
     /// Tokens that the tokenizer's decoder refuses.
-    pub fn push(&mut self, token: u32) -> Result<Option<String>, LlamaError> {
+    pub fn push(&mut self, token: u32) -> Result<Option<String>, TextError> {
         self.tokens.push(token);
         let new = self.new_text()?;
         if new.is_empty() || new.ends_with(REPLACEMENT) {
@@ -66,22 +65,22 @@ impl DecodeStream {
     /// What is left when no token follows: a character that is incomplete becomes U+FFFD.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let mut stream = tokenizer.decode_stream(true);
     /// stream.push(tokenizer.encode("é", false)?[0])?;
     /// assert_eq!(stream.finish()?, "\u{fffd}");
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// # Ok::<_, burn_lora_text::TextError>(())
     /// ```
     ///
     /// # Errors
     /// As [`push`](Self::push).
-    pub fn finish(self) -> Result<String, LlamaError> {
+    pub fn finish(self) -> Result<String, TextError> {
         self.new_text()
     }
 
     /// The text of the tokens that have not given any.
-    fn new_text(&self) -> Result<String, LlamaError> {
+    fn new_text(&self) -> Result<String, TextError> {
         let decode = |tokens| self.tokenizer.decode(tokens, self.skip_special_tokens);
         let (before, all) = (decode(&self.tokens[..self.read])?, decode(&self.tokens)?);
         match all.strip_prefix(&before) {
