@@ -31,11 +31,26 @@ pub struct DecodeStream {
     read: usize,
 }
 
-impl DecodeStream {
-    pub(crate) fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
-        Self { tokenizer, skip_special_tokens, tokens: vec![], read: 0 }
+impl Tokenizer {
+    /// Decodes tokens as they come.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let mut stream = tokenizer.decode_stream(true);
+    /// let mut text = String::new();
+    /// for id in tokenizer.encode("hello wörld", false)? {
+    ///     text.extend(stream.push(id)?);
+    /// }
+    /// assert_eq!(text + &stream.finish()?, "hello wörld");
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream {
+        DecodeStream { tokenizer: self.clone(), skip_special_tokens, tokens: vec![], read: 0 }
     }
+}
 
+impl DecodeStream {
     /// The text that the next token completes; none if a character is still incomplete, or the token
     /// is special and skipped.
     ///

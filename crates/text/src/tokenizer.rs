@@ -3,7 +3,6 @@
 use crate::{
     chat::{ChatOptions, Message},
     check,
-    decode::DecodeStream,
     error::TextError,
     files::{self, Files},
     gguf, special,
@@ -211,23 +210,6 @@ impl Tokenizer {
             text.len(),
         );
         Err(TextError::format(&path, reason))
-    }
-
-    /// Decodes tokens as they come.
-    ///
-    /// ```
-    /// # use burn_lora_text::Tokenizer;
-    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// let mut stream = tokenizer.decode_stream(true);
-    /// let mut text = String::new();
-    /// for id in tokenizer.encode("hello wörld", false)? {
-    ///     text.extend(stream.push(id)?);
-    /// }
-    /// assert_eq!(text + &stream.finish()?, "hello wörld");
-    /// # Ok::<_, burn_lora_text::TextError>(())
-    /// ```
-    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream {
-        DecodeStream::new(self.clone(), skip_special_tokens)
     }
 
     /// The number of a token.

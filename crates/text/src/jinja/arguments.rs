@@ -1,6 +1,9 @@
 //! Arguments of functions, filters and methods.
 
-use super::{Result, fail, value::Value};
+use super::{
+    error::{Result, fail},
+    value::Value,
+};
 use std::sync::Arc;
 
 /// Values that something is called with.

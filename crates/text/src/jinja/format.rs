@@ -1,9 +1,8 @@
 //! Formatting: `'%s' % value` and `'{}'.format(value)`.
 
 use super::{
-    Result,
     arguments::Arguments,
-    fail,
+    error::{Result, fail},
     machine::Machine,
     value::Value,
     write::{float, repr, string},

@@ -1,7 +1,7 @@
 //! From a template's text to tokens, with Jinja2's rules of whitespace: `trim_blocks`,
 //! `lstrip_blocks`, and no newline at the end of the template.
 
-use super::{Error, Result, fail};
+use super::error::{Error, Result, fail};
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,39 +1,16 @@
 //! Functions of the environment, and methods of lists, dictionaries and numbers.
 
 use super::{
-    Result,
     arguments::{Arguments, int, text},
-    fail,
+    error::{Result, fail},
     machine::{Machine, Object, set_field},
     value::{Dict, Value, View},
 };
 use chrono::Local;
 use std::{fmt::Write, sync::Arc};
 
-/// Functions that templates can call.
-pub const FUNCTIONS: [&str; 7] =
-    ["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"];
-
-/// Methods that the sandbox refuses.
-pub const DICT_CHANGES: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
-pub const LIST_CHANGES: [&str; 8] =
-    ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
-
 /// How many numbers a range may have, in Jinja's sandbox.
 const RANGE: usize = 100_000;
-
-/// The methods that a value has in Python.
-pub fn names(value: &Value) -> &'static [&'static str] {
-    match value {
-        Value::Dict(_) => &["copy", "fromkeys", "get", "items", "keys", "values"],
-        Value::List(_) => &["copy", "count", "index"],
-        Value::Tuple(_) | Value::Range(_) => &["count", "index"],
-        Value::Float(_) => &["is_integer", "hex", "conjugate", "as_integer_ratio"],
-        Value::Int(_) | Value::Bool(_) => &["bit_length", "conjugate", "is_integer"],
-        Value::Function("dict") => &["fromkeys"],
-        _ => &[],
-    }
-}
 
 pub fn function(machine: &mut Machine, name: &'static str, arguments: Arguments) -> Result<Value> {
     Ok(match name {

@@ -1,56 +1,13 @@
 //! Tests: what follows `is`.
 
 use super::{
-    Result,
     arguments::Arguments,
     ast::{Comparison, Operator},
-    fail, filters,
+    error::{Result, fail},
     machine::{Machine, Object},
+    names::{FILTERS, TESTS},
     value::Value,
 };
-
-/// Names of tests.
-const TESTS: [&str; 39] = [
-    "!=",
-    "<",
-    "<=",
-    "==",
-    ">",
-    ">=",
-    "boolean",
-    "callable",
-    "defined",
-    "divisibleby",
-    "eq",
-    "equalto",
-    "escaped",
-    "even",
-    "false",
-    "filter",
-    "float",
-    "ge",
-    "greaterthan",
-    "gt",
-    "in",
-    "integer",
-    "iterable",
-    "le",
-    "lessthan",
-    "lower",
-    "lt",
-    "mapping",
-    "ne",
-    "none",
-    "number",
-    "odd",
-    "sameas",
-    "sequence",
-    "string",
-    "test",
-    "true",
-    "undefined",
-    "upper",
-];
 
 pub fn test(
     machine: &mut Machine,
@@ -128,7 +85,7 @@ pub fn test(
         }
         "lower" => cased(|char| char.is_lowercase(), |char| char.is_uppercase()),
         "upper" => cased(|char| char.is_uppercase(), |char| char.is_lowercase()),
-        "filter" => value.as_str().is_some_and(filters::exists),
+        "filter" => value.as_str().is_some_and(|name| FILTERS.contains(&name)),
         "test" => value.as_str().is_some_and(|name| TESTS.contains(&name)),
         _ => fail!("test {name} is unknown"),
     })

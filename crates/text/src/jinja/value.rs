@@ -1,6 +1,6 @@
 //! Values of Python.
 
-use super::{Result, fail};
+use super::error::{Result, fail};
 use crate::value::ChatValue;
 use indexmap::{Equivalent, IndexMap};
 use std::{

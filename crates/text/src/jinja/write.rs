@@ -1,7 +1,7 @@
 //! How Python writes values: `str`, `repr`, and JSON.
 
 use super::{
-    Result, fail,
+    error::{Result, fail},
     value::{Value, View, range},
 };
 use std::fmt::Write;

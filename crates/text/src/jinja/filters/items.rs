@@ -2,25 +2,26 @@
 
 use super::{
     super::{
-        Result,
         arguments::{Arguments, count, given, text},
         ast::Operator,
-        fail,
+        error::{Result, fail},
         machine::Machine,
         tests,
         value::{Dict, Value, View},
     },
-    filter,
     order::{folded, get, ordered, sort, unique},
-    soft,
 };
 use std::sync::Arc;
+
+/// What applies a filter by its name, which `map` does to each item.
+type Filter = fn(&mut Machine, &str, Value, Arguments) -> Result<Value>;
 
 pub fn collection(
     machine: &mut Machine,
     name: &str,
     value: Value,
     arguments: Arguments,
+    filter: Filter,
 ) -> Result<Value> {
     Ok(match name {
         "length" | "count" => {
@@ -75,7 +76,7 @@ pub fn collection(
         }
         "join" => {
             let [separator, attribute] = arguments.bind(name, ["d", "attribute"], 0)?;
-            let separator = separator.map_or(Ok("".into()), |text| soft(machine, &text))?;
+            let separator = separator.map_or(Ok("".into()), |text| machine.soft(&text))?;
             let mut out = String::new();
             for (number, item) in machine.iterate(&value)?.into_iter().enumerate() {
                 let item = match &attribute {
@@ -85,7 +86,7 @@ pub fn collection(
                 if number > 0 {
                     out += &separator;
                 }
-                out += &soft(machine, &item)?;
+                out += &machine.soft(&item)?;
                 machine.check(out.len())?;
             }
             machine.work(out.len())?;
@@ -131,7 +132,7 @@ pub fn collection(
         }
         // What goes over items one by one fails where these are asked for.
         _ => {
-            let items = generated(machine, name, value, arguments);
+            let items = generated(machine, name, value, arguments, filter);
             machine.iterator(items)?
         }
     })
@@ -143,6 +144,7 @@ fn generated(
     name: &str,
     value: Value,
     arguments: Arguments,
+    filter: Filter,
 ) -> Result<Vec<Value>> {
     Ok(match name {
         // What is empty, or nothing at all, has no items.

@@ -5,85 +5,19 @@ mod numbers;
 mod order;
 mod text;
 
-use super::{Result, arguments::Arguments, fail, machine::Machine, value::Value};
+use super::{
+    arguments::Arguments,
+    error::{Result, fail},
+    machine::Machine,
+    names::FILTERS,
+    value::Value,
+};
 use items::collection;
 use numbers::numeric;
-use std::sync::Arc;
 use text::{textual, tojson};
-
-/// Names of filters.
-const FILTERS: [&str; 49] = [
-    "abs",
-    "attr",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "filesizeformat",
-    "first",
-    "float",
-    "forceescape",
-    "format",
-    "groupby",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "pprint",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "string",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "urlencode",
-    "wordcount",
-];
 
 /// Those of Jinja2 that are not here: for HTML, or by chance.
 const OTHERS: [&str; 5] = ["random", "striptags", "urlize", "wordwrap", "xmlattr"];
-
-pub fn exists(name: &str) -> bool {
-    FILTERS.contains(&name)
-}
-
-/// Text as Jinja's `soft_str` makes it.
-fn soft(machine: &mut Machine, value: &Value) -> Result<Arc<str>> {
-    match value {
-        Value::Str(text) | Value::Markup(text) => {
-            machine.work(text.len())?;
-            Ok(text.clone())
-        }
-        other => {
-            let text = machine.text_of(other)?;
-            Ok(text.into())
-        }
-    }
-}
 
 pub fn filter(
     machine: &mut Machine,
@@ -105,9 +39,9 @@ pub fn filter(
         "attr" | "batch" | "count" | "dictsort" | "first" | "groupby" | "items" | "join"
         | "last" | "length" | "list" | "map" | "max" | "min" | "reject" | "rejectattr"
         | "reverse" | "select" | "selectattr" | "slice" | "sort" | "sum" | "unique" => {
-            collection(machine, name, value, arguments)
+            collection(machine, name, value, arguments, filter)
         }
-        _ if exists(name) => textual(machine, name, value, arguments),
+        _ if FILTERS.contains(&name) => textual(machine, name, value, arguments),
         _ if OTHERS.contains(&name) => fail!("filter {name} is unknown here"),
         _ => fail!("filter {name} is unknown"),
     }

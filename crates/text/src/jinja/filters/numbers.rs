@@ -1,9 +1,8 @@
 //! Filters of numbers.
 
 use super::super::{
-    Result,
     arguments::{Arguments, int, text},
-    fail,
+    error::{Result, fail},
     lexer::is_space,
     machine::Machine,
     value::Value,

@@ -1,8 +1,8 @@
 //! Filters that compare items with each other.
 
 use super::super::{
-    Error, Result,
     arguments::{Arguments, given},
+    error::{Error, Result},
     machine::{Machine, Object},
     value::{Dict, Value},
 };

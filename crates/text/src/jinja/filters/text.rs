@@ -1,18 +1,15 @@
 //! Filters of text, and what makes text of values.
 
-use super::{
-    super::{
-        Result,
-        arguments::{Arguments, count, given, int, text},
-        fail, format,
-        lexer::is_space,
-        machine::Machine,
-        operators::{escape, escaped},
-        strings,
-        value::{Dict, Value, View},
-        write::{Json, repr},
-    },
-    soft,
+use super::super::{
+    arguments::{Arguments, count, given, int, text},
+    error::{Result, fail},
+    format,
+    lexer::is_space,
+    machine::Machine,
+    operators::{escape, escaped},
+    strings,
+    value::{Dict, Value, View},
+    write::{Json, repr},
 };
 use std::sync::Arc;
 
@@ -28,34 +25,34 @@ pub fn textual(
             arguments.none(name)?;
             return Ok(match &value {
                 Value::Str(_) | Value::Markup(_) => value,
-                other => Value::Str(soft(machine, other)?),
+                other => Value::Str(machine.soft(other)?),
             });
         }
         "safe" => {
             arguments.none(name)?;
-            return Ok(Value::Markup(soft(machine, &value)?));
+            return Ok(Value::Markup(machine.soft(&value)?));
         }
         "escape" | "e" => {
             arguments.none(name)?;
-            soft(machine, &value)?;
+            machine.soft(&value)?;
             return Ok(Value::Markup(escaped(&value)?.into()));
         }
         "forceescape" => {
             arguments.none(name)?;
-            return Ok(Value::Markup(escape(&soft(machine, &value)?).into()));
+            return Ok(Value::Markup(escape(&machine.soft(&value)?).into()));
         }
-        "upper" => arguments.none(name).and_then(|()| soft(machine, &value))?.to_uppercase(),
-        "lower" => arguments.none(name).and_then(|()| soft(machine, &value))?.to_lowercase(),
+        "upper" => arguments.none(name).and_then(|()| machine.soft(&value))?.to_uppercase(),
+        "lower" => arguments.none(name).and_then(|()| machine.soft(&value))?.to_lowercase(),
         "capitalize" => {
             arguments.none(name)?;
-            strings::capitalize(&soft(machine, &value)?)
+            strings::capitalize(&machine.soft(&value)?)
         }
         "title" => {
             arguments.none(name)?;
             // As Jinja, not as Python: words begin after spaces, hyphens and brackets.
             let mut begins = true;
             let mut out = String::new();
-            for char in soft(machine, &value)?.chars() {
+            for char in machine.soft(&value)?.chars() {
                 if begins {
                     out.extend(char.to_uppercase());
                 } else {
@@ -68,13 +65,13 @@ pub fn textual(
         "trim" => {
             let [chars] = arguments.bind(name, ["chars"], 0)?;
             let chars = given(chars).map(|chars| text(name, &chars)).transpose()?;
-            strings::strip(&soft(machine, &value)?, true, true, chars.as_deref()).to_owned()
+            strings::strip(&machine.soft(&value)?, true, true, chars.as_deref()).to_owned()
         }
         "replace" => {
             let [old, new, limit] = arguments.bind(name, ["old", "new", "count"], 2)?;
-            let own = soft(machine, &value)?;
-            let old = soft(machine, &old.unwrap_or(Value::None))?;
-            let new = soft(machine, &new.unwrap_or(Value::None))?;
+            let own = machine.soft(&value)?;
+            let old = machine.soft(&old.unwrap_or(Value::None))?;
+            let new = machine.soft(&new.unwrap_or(Value::None))?;
             let limit = given(limit).map(|limit| int(name, &limit)).transpose()?;
             return strings::replace(machine, &own, &old, &new, limit).map(Value::from);
         }
@@ -82,12 +79,12 @@ pub fn textual(
         "center" => {
             let [width] = arguments.bind(name, ["width"], 0)?;
             let width = width.unwrap_or(Value::Int(80));
-            let own = Value::Str(soft(machine, &value)?);
+            let own = Value::Str(machine.soft(&value)?);
             let width = Arguments { positional: vec![width], named: vec![] };
             return strings::method(machine, &own, "center", width);
         }
         "format" => {
-            let template = soft(machine, &value)?;
+            let template = machine.soft(&value)?;
             if !arguments.positional.is_empty() && !arguments.named.is_empty() {
                 fail!("can't handle positional and keyword arguments at the same time");
             }
@@ -135,18 +132,18 @@ pub fn textual(
                     for pair in machine.iterate(&value)? {
                         let pair = machine.iterate(&pair)?;
                         let [key, value] = pair.as_slice() else { fail!("urlencode: no pairs") };
-                        let (key, value) = (soft(machine, key)?, soft(machine, value)?);
+                        let (key, value) = (machine.soft(key)?, machine.soft(value)?);
                         let pair = format!("{}={}", quote(&key, ""), quote(&value, ""));
                         parts.push(pair.replace("%20", "+"));
                     }
                     parts.join("&")
                 }
-                other => quote(&soft(machine, other)?, "/"),
+                other => quote(&machine.soft(other)?, "/"),
             }
         }
         "wordcount" => {
             arguments.none(name)?;
-            let own = soft(machine, &value)?;
+            let own = machine.soft(&value)?;
             let word = |char: char| !(char.is_alphanumeric() || char == '_');
             return Ok(own.split(word).filter(|word| !word.is_empty()).count().into());
         }

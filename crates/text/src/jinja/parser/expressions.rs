@@ -2,9 +2,8 @@
 
 use super::{
     super::{
-        Result,
         ast::{Arguments, Call, Comparison, Expression, Name, Operator},
-        fail,
+        error::{Result, fail},
         lexer::Token,
         value::Value,
     },

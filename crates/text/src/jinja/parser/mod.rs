@@ -4,9 +4,8 @@ mod expressions;
 mod statements;
 
 use super::{
-    Result,
     ast::{Name, Statement},
-    fail,
+    error::{Result, fail},
     lexer::Token,
 };
 

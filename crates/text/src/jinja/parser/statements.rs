@@ -2,9 +2,8 @@
 
 use super::{
     super::{
-        Result,
         ast::{Expression, For, Kind, Macro, Name, Statement, Target},
-        fail,
+        error::{Result, fail},
         lexer::Token,
     },
     Parser,

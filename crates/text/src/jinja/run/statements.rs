@@ -1,14 +1,32 @@
 //! Statements.
 
-use super::{
-    super::{
-        Result,
-        ast::{Call, Expression, For, Kind, Macro, Statement, Target},
-        fail, filters,
-        value::Value,
-    },
-    Flow, LoopState, Machine, Object, Scope, set_field,
+use super::super::{
+    ast::{Call, Expression, For, Kind, Macro, Statement, Target},
+    error::{Result, fail},
+    filters,
+    machine::{Limits, LoopState, Machine, Object, Scope, set_field},
+    value::Value,
 };
+
+#[derive(PartialEq, Eq)]
+enum Flow {
+    Next,
+    Break,
+    Continue,
+}
+
+pub fn render(
+    body: &[Statement],
+    variables: Vec<(&str, Value)>,
+    marks: [char; 2],
+    limits: Limits,
+) -> Result<String> {
+    let mut machine = Machine::new(variables, marks, limits);
+    match machine.run(body)? {
+        Flow::Next => Ok(machine.out),
+        Flow::Break | Flow::Continue => fail!("`break` or `continue` outside of a loop"),
+    }
+}
 
 impl<'t> Machine<'t> {
     fn assign(&mut self, target: &Target, value: Value) -> Result<()> {
@@ -41,7 +59,7 @@ impl<'t> Machine<'t> {
         Ok(())
     }
 
-    pub(super) fn run(&mut self, body: &'t [Statement]) -> Result<Flow> {
+    fn run(&mut self, body: &'t [Statement]) -> Result<Flow> {
         self.deeper(|machine| {
             for statement in body {
                 let flow =

@@ -1,13 +1,12 @@
 //! Expressions.
 
-use super::{
-    super::{
-        Result,
-        ast::Expression,
-        fail, filters, tests,
-        value::{Dict, Value},
-    },
-    Machine,
+use super::super::{
+    ast::{Expression, Name},
+    error::{Result, fail},
+    filters,
+    machine::{Machine, Scope},
+    names, tests,
+    value::{Dict, Undefined, Value},
 };
 use std::sync::Arc;
 
@@ -18,6 +17,21 @@ impl<'t> Machine<'t> {
             Expression::Constant(value) => Ok(value.clone()),
             Expression::Name(name) => Ok(self.name(name)),
             _ => self.deeper(|machine| machine.compound(expression)),
+        }
+    }
+
+    pub fn name(&self, name: &Name) -> Value {
+        let mut scope = Some(self.scope);
+        while let Some(number) = scope {
+            let Scope { names, parent } = &self.scopes[number];
+            if let Some((_, value)) = names.iter().find(|(known, _)| known == name) {
+                return value.clone();
+            }
+            scope = *parent;
+        }
+        match names::FUNCTIONS.iter().find(|function| ***function == **name) {
+            Some(function) => Value::Function(function),
+            None => Value::Undefined(Arc::new(Undefined::Name(name.clone()))),
         }
     }
 

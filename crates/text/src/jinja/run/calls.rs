@@ -1,62 +1,16 @@
 //! Calls, their arguments, and what loops and objects have.
 
-use super::{
-    super::{
-        Result,
-        arguments::Arguments,
-        ast::{self, Macro, Name},
-        fail, methods, strings,
-        value::{Dict, Value},
-    },
-    Machine, Object,
+use super::super::{
+    arguments::Arguments,
+    ast::{self, Macro},
+    error::{Result, fail},
+    machine::{Machine, Object},
+    methods, strings,
+    value::{Dict, Value},
 };
 use std::sync::Arc;
 
 impl<'t> Machine<'t> {
-    pub fn loop_attribute(&mut self, number: usize, name: &Name) -> Result<Option<Value>> {
-        let state = self.loop_state(number)?;
-        let (at, count) = (state.at, state.items.len());
-        let neighbour = |at: Option<usize>, reason| {
-            let item = at.and_then(|at| state.items.get(at));
-            item.cloned().unwrap_or_else(|| Value::undefined(reason))
-        };
-        Ok(Some(match &**name {
-            "index" => (at + 1).into(),
-            "index0" => at.into(),
-            "revindex" => (count - at).into(),
-            "revindex0" => (count - at - 1).into(),
-            "first" => (at == 0).into(),
-            "last" => (at + 1 == count).into(),
-            "length" => count.into(),
-            "depth" => state.depth.into(),
-            "depth0" => (state.depth - 1).into(),
-            "previtem" => neighbour(at.checked_sub(1), "there is no previous item"),
-            "nextitem" => neighbour(at.checked_add(1), "there is no next item"),
-            "cycle" | "changed" => Value::Method(Arc::new((Value::Loop(number), name.clone()))),
-            _ => return Ok(None),
-        }))
-    }
-
-    pub fn object_attribute(
-        &mut self,
-        value: &Value,
-        number: usize,
-        name: &Name,
-    ) -> Result<Option<Value>> {
-        let method = || Value::Method(Arc::new((value.clone(), name.clone())));
-        Ok(match (self.object(number)?, &**name) {
-            (Object::Namespace(fields), _) => {
-                fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-            }
-            (Object::Cycler(items, at), "current") => items.get(*at).cloned(),
-            (Object::Cycler(..), "next" | "reset") => Some(method()),
-            (Object::Macro(own, _), "name") => Some(Value::Str(own.name.clone())),
-            (Object::Group(key, _), "grouper") => Some(key.clone()),
-            (Object::Group(_, items), "list") => Some(items.clone()),
-            _ => None,
-        })
-    }
-
     pub(super) fn arguments(&mut self, arguments: &'t ast::Arguments) -> Result<Arguments> {
         let mut given = Arguments::default();
         for argument in &arguments.positional {

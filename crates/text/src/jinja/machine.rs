@@ -1,14 +1,9 @@
-//! Runs templates, within limits: here the state of a rendering, and what it may take.
-
-mod calls;
-mod expressions;
-mod statements;
+//! The state of a rendering, and what it may take.
 
 use super::{
-    Error, Result,
-    ast::{For, Macro, Name, Statement},
-    fail, methods,
-    value::{Dict, Undefined, Value},
+    ast::{For, Macro, Name},
+    error::{Error, Result, fail},
+    value::{Dict, Value},
     write::string,
 };
 use std::sync::Arc;
@@ -36,34 +31,6 @@ impl Limits {
             length: bytes.saturating_mul(16).saturating_add(64 << 20),
             memory: bytes.saturating_mul(1024).saturating_add(512 << 20),
         }
-    }
-}
-
-pub fn render(
-    body: &[Statement],
-    variables: Vec<(&str, Value)>,
-    marks: [char; 2],
-    limits: Limits,
-) -> Result<String> {
-    let given = variables.into_iter().map(|(name, value)| (name.into(), value)).collect();
-    let mut machine = Machine {
-        scopes: vec![
-            Scope { names: given, parent: None },
-            Scope { names: vec![], parent: Some(0) },
-        ],
-        scope: 1,
-        kept: 2,
-        objects: vec![],
-        loops: vec![],
-        out: String::new(),
-        marks,
-        limits,
-        depth: 0,
-        loop_name: "loop".into(),
-    };
-    match machine.run(body)? {
-        Flow::Next => Ok(machine.out),
-        Flow::Break | Flow::Continue => fail!("`break` or `continue` outside of a loop"),
     }
 }
 
@@ -98,41 +65,53 @@ impl Object<'_> {
 pub struct LoopState<'t> {
     pub items: Vec<Value>,
     pub at: usize,
-    depth: usize,
-    changed: Option<Vec<Value>>,
+    pub depth: usize,
+    pub changed: Option<Vec<Value>>,
     /// The statement, and the scope around it, if the loop may call itself.
-    recursive: Option<(&'t For, usize)>,
+    pub recursive: Option<(&'t For, usize)>,
 }
 
-struct Scope {
-    names: Vec<(Name, Value)>,
-    parent: Option<usize>,
-}
-
-#[derive(PartialEq, Eq)]
-enum Flow {
-    Next,
-    Break,
-    Continue,
+pub struct Scope {
+    pub names: Vec<(Name, Value)>,
+    pub parent: Option<usize>,
 }
 
 /// The state of a rendering.
 pub struct Machine<'t> {
     /// Scopes by number; the first has the variables that were given.
-    scopes: Vec<Scope>,
-    scope: usize,
+    pub scopes: Vec<Scope>,
+    pub scope: usize,
     /// How many of the scopes are kept, as macros were made in them.
-    kept: usize,
+    pub kept: usize,
     objects: Vec<Object<'t>>,
-    loops: Vec<LoopState<'t>>,
-    out: String,
-    marks: [char; 2],
+    pub loops: Vec<LoopState<'t>>,
+    pub out: String,
+    pub marks: [char; 2],
     limits: Limits,
     depth: usize,
-    loop_name: Name,
+    pub loop_name: Name,
 }
 
 impl<'t> Machine<'t> {
+    pub fn new(variables: Vec<(&str, Value)>, marks: [char; 2], limits: Limits) -> Self {
+        let given = variables.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        Self {
+            scopes: vec![
+                Scope { names: given, parent: None },
+                Scope { names: vec![], parent: Some(0) },
+            ],
+            scope: 1,
+            kept: 2,
+            objects: vec![],
+            loops: vec![],
+            out: String::new(),
+            marks,
+            limits,
+            depth: 0,
+            loop_name: "loop".into(),
+        }
+    }
+
     /// Counts bytes that are made, or gone through.
     pub fn work(&mut self, bytes: usize) -> Result<()> {
         self.limits.memory = self.limits.memory.checked_sub(bytes).ok_or_else(|| {
@@ -172,14 +151,14 @@ impl<'t> Machine<'t> {
         self.limits.length.min(self.limits.memory)
     }
 
-    fn step(&mut self) -> Result<()> {
+    pub fn step(&mut self) -> Result<()> {
         self.limits.steps = self.limits.steps.checked_sub(1).ok_or_else(|| {
             Error::new("the template takes more steps than any conversation of this length needs")
         })?;
         Ok(())
     }
 
-    fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    pub fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.depth += 1;
         if self.depth > DEPTH {
             fail!("the template's macros or loops call each other deeper than any need to");
@@ -189,7 +168,7 @@ impl<'t> Machine<'t> {
         result
     }
 
-    fn write(&mut self, text: &str) -> Result<()> {
+    pub fn write(&mut self, text: &str) -> Result<()> {
         self.check(self.out.len() + text.len())?;
         self.work(text.len())?;
         self.out.push_str(text);
@@ -197,7 +176,7 @@ impl<'t> Machine<'t> {
     }
 
     /// The text that a body writes.
-    fn captured(&mut self, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<String> {
+    pub fn captured(&mut self, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<String> {
         let outer = std::mem::take(&mut self.out);
         let result = run(self);
         let text = std::mem::replace(&mut self.out, outer);
@@ -218,7 +197,11 @@ impl<'t> Machine<'t> {
     }
 
     /// Runs something in a new scope within another.
-    fn scoped<T>(&mut self, parent: usize, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    pub fn scoped<T>(
+        &mut self,
+        parent: usize,
+        run: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
         let outer = self.scope;
         self.scopes.push(Scope { names: vec![], parent: Some(parent) });
         self.scope = self.scopes.len() - 1;
@@ -229,23 +212,33 @@ impl<'t> Machine<'t> {
         result
     }
 
-    fn set(&mut self, name: &Name, value: Value) {
+    pub fn set(&mut self, name: &Name, value: Value) {
         set_field(&mut self.scopes[self.scope].names, name, value);
     }
 
-    pub fn name(&self, name: &Name) -> Value {
-        let mut scope = Some(self.scope);
-        while let Some(number) = scope {
-            let Scope { names, parent } = &self.scopes[number];
-            if let Some((_, value)) = names.iter().find(|(known, _)| known == name) {
-                return value.clone();
-            }
-            scope = *parent;
-        }
-        match methods::FUNCTIONS.iter().find(|function| ***function == **name) {
-            Some(function) => Value::Function(function),
-            None => Value::Undefined(Arc::new(Undefined::Name(name.clone()))),
-        }
+    /// A list, which counts as memory.
+    pub fn list(&mut self, items: Vec<Value>) -> Result<Value> {
+        self.work(items.len().saturating_mul(size_of::<Value>()))?;
+        Value::list(items)
+    }
+
+    pub fn tuple(&mut self, items: Vec<Value>) -> Result<Value> {
+        self.work(items.len().saturating_mul(size_of::<Value>()))?;
+        Value::tuple(items)
+    }
+
+    /// What a generator gives, which is gone over once. Its error waits until then.
+    pub fn iterator(&mut self, items: Result<Vec<Value>>) -> Result<Value> {
+        let count = items.as_ref().map_or(0, Vec::len);
+        self.work(size_of::<Object>() + count.saturating_mul(size_of::<Value>()))?;
+        Ok(self.new_object(Object::Iterator(items)))
+    }
+
+    /// A text with so many fillings around it.
+    pub fn pad(&mut self, text: &str, fill: &str, left: usize, right: usize) -> Result<String> {
+        let length = left.saturating_add(right).saturating_mul(fill.len());
+        self.charge(length.saturating_add(text.len()))?;
+        Ok(fill.repeat(left) + text + &fill.repeat(right))
     }
 
     /// Python's `str`, for what is written.
@@ -279,6 +272,20 @@ impl<'t> Machine<'t> {
             self.charge(value.weight())?;
         }
         string(value)
+    }
+
+    /// Text as Jinja's `soft_str` makes it.
+    pub fn soft(&mut self, value: &Value) -> Result<Arc<str>> {
+        match value {
+            Value::Str(text) | Value::Markup(text) => {
+                self.work(text.len())?;
+                Ok(text.clone())
+            }
+            other => {
+                let text = self.text_of(other)?;
+                Ok(text.into())
+            }
+        }
     }
 }
 
