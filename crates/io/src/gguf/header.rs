@@ -1,6 +1,9 @@
 //! The header of a GGUF file: metadata and the table of tensors. Nothing in it is trusted.
 
-use super::{TensorInfo, TensorType, Value};
+use super::{
+    tensor::{TensorInfo, TensorType},
+    value::{Value, double, float, integer, kind, width},
+};
 use std::collections::BTreeMap;
 
 /// What tensors begin at multiples of, if the file does not say.
@@ -215,48 +218,4 @@ impl<'a> Reader<'a> {
         let dtype = self.u32()?;
         Ok(Line { shape, dtype: TensorType::from_id(dtype).ok_or(dtype), offset: self.u64()? })
     }
-}
-
-/// The kinds of values.
-mod kind {
-    pub const U8: u32 = 0;
-    pub const I8: u32 = 1;
-    pub const U16: u32 = 2;
-    pub const I16: u32 = 3;
-    pub const U32: u32 = 4;
-    pub const I32: u32 = 5;
-    pub const F32: u32 = 6;
-    pub const BOOL: u32 = 7;
-    pub const STRING: u32 = 8;
-    pub const ARRAY: u32 = 9;
-    pub const U64: u32 = 10;
-    pub const I64: u32 = 11;
-    pub const F64: u32 = 12;
-}
-
-/// The bytes of a value, if its kind has a fixed number of them.
-pub(super) fn width(kind: u32) -> Option<usize> {
-    Some(match kind {
-        kind::U8 | kind::I8 | kind::BOOL => 1,
-        kind::U16 | kind::I16 => 2,
-        kind::U32 | kind::I32 | kind::F32 => 4,
-        kind::U64 | kind::I64 | kind::F64 => 8,
-        _ => return None,
-    })
-}
-
-/// An integer of any kind, from as many bytes as it has.
-pub(super) fn integer(kind: u32, bytes: &[u8]) -> i128 {
-    let unsigned = bytes.iter().rev().fold(0, |value, byte| value << 8 | i128::from(*byte));
-    let bits = 8 * bytes.len();
-    let signed = matches!(kind, kind::I8 | kind::I16 | kind::I32 | kind::I64);
-    if signed && unsigned >> (bits - 1) != 0 { unsigned - (1 << bits) } else { unsigned }
-}
-
-fn float(bytes: &[u8]) -> f32 {
-    f32::from_bits(integer(kind::U32, bytes) as u32)
-}
-
-fn double(bytes: &[u8]) -> f64 {
-    f64::from_bits(integer(kind::U64, bytes) as u64)
 }

@@ -1,6 +1,6 @@
 //! Downloads, and what is in the cache already.
 
-use super::ModelId;
+use super::id::ModelId;
 use crate::{
     FileError, brief,
     shards::{INDEX, SINGLE, read_index},
