@@ -3,6 +3,7 @@
 pub use burn_lora_adapter as adapter;
 pub use burn_lora_llama as llama;
 pub use burn_lora_quant as quant;
+pub use burn_lora_text as text;
 pub use burn_lora_train as train;
 
 /// What a program that uses this library wants at hand.
@@ -15,14 +16,14 @@ pub mod prelude {
         MergeReport, PackedMerge, ParamGroups, Selection, Summary, adaptable,
     };
     pub use burn_lora_llama::{
-        ChatOptions, ChatTemplate, GenerateConfig, Generated, GeneratedText, KvCache, Llama,
-        LlamaConfig, LlamaError, Message, SaveOptions, Segments, SequenceClassifier, Stopped,
-        Tokenizer,
+        GenerateConfig, Generated, GeneratedText, KvCache, Llama, LlamaConfig, LlamaError,
+        SaveOptions, Segments, SequenceClassifier, Stopped,
     };
     pub use burn_lora_quant::{
         DenseWeight, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError,
         Storage, StorageFormat,
     };
+    pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
         BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Objective,
         Observer, Optimizer, Progress, Recompute, Report, Schedule, TrainConfig, TrainError,

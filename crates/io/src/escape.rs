@@ -45,6 +45,20 @@ pub fn listed<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
     }
 }
 
+/// The beginning of what may be a whole file, for a message.
+///
+/// ```
+/// assert_eq!(burn_lora_io::brief(&"a".repeat(101)), "a".repeat(100) + "...");
+/// ```
+pub fn brief(value: &impl ToString) -> String {
+    const SHOWN: usize = 100;
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN) {
+        None => text,
+        Some((at, _)) => format!("{}...", &text[..at]),
+    }
+}
+
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for char in self.0.chars() {

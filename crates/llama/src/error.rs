@@ -1,11 +1,12 @@
 //! The one error type of this crate.
 
 use burn_lora_adapter::AdapterError;
-use burn_lora_io::{escaped, escaped_lines, listed};
+use burn_lora_io::{FileError, escaped, escaped_lines, listed};
 use burn_lora_quant::QuantError;
+use burn_lora_text::TextError;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong when models and tokenizers are read, written and run.
+/// What can go wrong when models are read, written and run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlamaError {
@@ -93,20 +94,6 @@ pub enum LlamaError {
         expected: &'static str,
     },
 
-    /// A chat template that is missing, or that refuses the messages.
-    #[error("chat template: {reason}")]
-    Template {
-        /// What is wrong, and what to do.
-        reason: String,
-    },
-
-    /// Text that the tokenizer cannot handle.
-    #[error("tokenizer: {reason}")]
-    Tokenizer {
-        /// What is wrong.
-        reason: String,
-    },
-
     /// A setting of the generation that cannot be used.
     #[error("GenerateConfig: {field} is {found}: {reason}")]
     Generate {
@@ -136,6 +123,10 @@ pub enum LlamaError {
         reason: String,
     },
 
+    /// What the tokenizer or the chat template says.
+    #[error(transparent)]
+    Text(#[from] TextError),
+
     /// What the quantization says.
     #[error(transparent)]
     Quant(#[from] QuantError),
@@ -153,6 +144,16 @@ impl LlamaError {
 
     pub(crate) fn format(path: &Path, reason: impl ToString) -> Self {
         Self::Format { path: path.to_owned(), reason: escaped_lines(&reason.to_string()) }
+    }
+}
+
+impl From<FileError> for LlamaError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::Io { path, source },
+            FileError::Format { path, reason } => Self::Format { path, reason },
+            FileError::Hub { model, reason } => Self::Hub { model, reason },
+        }
     }
 }
 

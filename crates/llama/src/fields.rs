@@ -1,6 +1,7 @@
 //! The fields of a JSON file with settings, read so that an error can name them.
 
 use crate::error::LlamaError;
+use burn_lora_io::brief;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{fmt, path::Path};
@@ -97,15 +98,5 @@ impl<'a> Fields<'a> {
             found: brief(&found),
             reason: reason.into(),
         }
-    }
-}
-
-/// The beginning of what may be a whole file.
-pub(crate) fn brief(value: &impl ToString) -> String {
-    const SHOWN: usize = 100;
-    let text = value.to_string();
-    match text.char_indices().nth(SHOWN) {
-        None => text,
-        Some((at, _)) => format!("{}...", &text[..at]),
     }
 }

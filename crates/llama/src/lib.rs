@@ -20,15 +20,18 @@ mod error;
 mod fields;
 mod generate;
 mod gguf;
-pub mod hub;
 pub mod layers;
 mod llama;
 pub mod ops;
 mod rope;
-mod text;
 mod vocabulary;
 mod weights;
 
+pub use burn_lora_io::{FileError, hub};
+pub use burn_lora_text::{
+    ChatMap, ChatOptions, ChatTemplate, ChatValue, DecodeStream, EncodedChat, Message, TextError,
+    Tokenizer,
+};
 pub use cache::KvCache;
 pub use classifier::SequenceClassifier;
 pub use config::{Family, LlamaConfig};
@@ -37,7 +40,4 @@ pub use error::LlamaError;
 pub use generate::{GenerateConfig, Generated, GeneratedText, Stopped};
 pub use llama::Llama;
 pub use rope::{RopeConfig, RopeScaling};
-pub use text::{
-    ChatMap, ChatOptions, ChatTemplate, ChatValue, DecodeStream, EncodedChat, Message, Tokenizer,
-};
 pub use weights::{Loader, SaveOptions};

@@ -1,7 +1,8 @@
 //! Whether a tokenizer is the one of a model.
 
-use crate::{llama::Llama, text::Tokenizer};
+use crate::llama::Llama;
 use burn_lora_io::escaped;
+use burn_lora_text::Tokenizer;
 
 /// Tokens that a warning names.
 const NAMED: usize = 3;

@@ -2,6 +2,7 @@
 
 use burn_lora_adapter::AdapterError;
 use burn_lora_llama::LlamaError;
+use burn_lora_text::TextError;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong when data is read and a model is trained.
@@ -79,6 +80,10 @@ pub enum TrainError {
     /// What the llama crate found wrong.
     #[error(transparent)]
     Llama(#[from] LlamaError),
+
+    /// What the text crate found wrong.
+    #[error(transparent)]
+    Text(#[from] TextError),
 }
 
 impl TrainError {

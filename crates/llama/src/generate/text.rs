@@ -5,11 +5,8 @@ use super::{
     config::wrong,
     stop::{Found, StopText},
 };
-use crate::{
-    error::LlamaError,
-    llama::Llama,
-    text::{ChatOptions, DecodeStream, Message, Tokenizer},
-};
+use crate::{error::LlamaError, llama::Llama};
+use burn_lora_text::{ChatOptions, DecodeStream, Message, Tokenizer};
 use std::ops::ControlFlow;
 
 /// The text that was generated for one prompt.

@@ -1,7 +1,7 @@
 //! From a file's metadata to the `config.json` that the model would have.
 
-use super::{Gguf, Value};
 use crate::{config::LlamaConfig, error::LlamaError, rope::RopeScaling};
+use burn_lora_io::gguf::{Gguf, Value};
 use serde_json::{Map, Value as Json, json};
 use std::path::Path;
 

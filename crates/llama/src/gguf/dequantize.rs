@@ -1,181 +1,60 @@
-//! The types of GGUF's tensors, and what their values are as float32. Source: ggml, `ggml-quants.c`.
+//! What the values of GGUF's tensors are as float32. Source: ggml, `ggml-quants.c`.
 
 use burn::tensor::DType;
+use burn_lora_io::gguf::TensorType;
 use half::{bf16, f16};
 use std::thread;
 
-/// What can be read, for messages.
-pub(super) const SUPPORTED: &str =
-    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K";
-
-/// A type that can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TensorType {
-    F32 = 0,
-    F16 = 1,
-    Q4_0 = 2,
-    Q4_1 = 3,
-    Q5_0 = 6,
-    Q5_1 = 7,
-    Q8_0 = 8,
-    Q4K = 12,
-    Q5K = 13,
-    Q6K = 14,
-    BF16 = 30,
+/// The dtype, if values are stored as they are.
+pub(super) fn dense(kind: TensorType) -> Option<DType> {
+    match kind {
+        TensorType::F32 => Some(DType::F32),
+        TensorType::F16 => Some(DType::F16),
+        TensorType::BF16 => Some(DType::BF16),
+        _ => None,
+    }
 }
 
-/// The name of a type by its number, also of one that cannot be read.
-pub(super) fn type_name(id: u32) -> String {
-    const NAMES: [&str; 40] = [
-        "F32",
-        "F16",
-        "Q4_0",
-        "Q4_1",
-        "Q4_2",
-        "Q4_3",
-        "Q5_0",
-        "Q5_1",
-        "Q8_0",
-        "Q8_1",
-        "Q2_K",
-        "Q3_K",
-        "Q4_K",
-        "Q5_K",
-        "Q6_K",
-        "Q8_K",
-        "IQ2_XXS",
-        "IQ2_XS",
-        "IQ3_XXS",
-        "IQ1_S",
-        "IQ4_NL",
-        "IQ3_S",
-        "IQ2_S",
-        "IQ4_XS",
-        "I8",
-        "I16",
-        "I32",
-        "I64",
-        "F64",
-        "IQ1_M",
-        "BF16",
-        "Q4_0_4_4",
-        "Q4_0_4_8",
-        "Q4_0_8_8",
-        "TQ1_0",
-        "TQ2_0",
-        "IQ4_NL_4_4",
-        "IQ4_NL_4_8",
-        "IQ4_NL_8_8",
-        "MXFP4",
-    ];
-    NAMES.get(id as usize).map_or(format!("of type {id}"), |name| name.to_string())
+/// The values of whole blocks, by all cores.
+pub(super) fn dequantize(kind: TensorType, bytes: &[u8]) -> Vec<f32> {
+    let (block_values, block_bytes) = kind.block();
+    let blocks = bytes.len() / block_bytes;
+    let mut values = vec![0.0; blocks * block_values];
+    // A thread for less than this costs more than it saves.
+    const LEAST: usize = 1 << 16;
+    let threads = thread::available_parallelism().map_or(1, |threads| threads.get());
+    let share = blocks.div_ceil(threads).max(LEAST / block_values);
+    thread::scope(|scope| {
+        let shares = bytes.chunks(share * block_bytes).zip(values.chunks_mut(share * block_values));
+        let mut shares = shares.collect::<Vec<_>>();
+        let last = shares.pop();
+        for (bytes, values) in shares {
+            scope.spawn(move || decode(kind, bytes, values));
+        }
+        if let Some((bytes, values)) = last {
+            decode(kind, bytes, values);
+        }
+    });
+    values
 }
 
-impl TensorType {
-    /// The type of this number in the file, if it can be read.
-    pub fn from_id(id: u32) -> Option<Self> {
-        const ALL: [TensorType; 11] = [
-            TensorType::F32,
-            TensorType::F16,
-            TensorType::Q4_0,
-            TensorType::Q4_1,
-            TensorType::Q5_0,
-            TensorType::Q5_1,
-            TensorType::Q8_0,
-            TensorType::Q4K,
-            TensorType::Q5K,
-            TensorType::Q6K,
-            TensorType::BF16,
-        ];
-        ALL.into_iter().find(|known| *known as u32 == id)
-    }
-
-    /// Its name in llama.cpp.
-    pub fn name(self) -> String {
-        type_name(self as u32)
-    }
-
-    /// Values in a block, and bytes.
-    const fn block(self) -> (usize, usize) {
-        match self {
-            Self::F32 => (1, 4),
-            Self::F16 | Self::BF16 => (1, 2),
-            Self::Q4_0 => (32, 18),
-            Self::Q4_1 => (32, 20),
-            Self::Q5_0 => (32, 22),
-            Self::Q5_1 => (32, 24),
-            Self::Q8_0 => (32, 34),
-            Self::Q4K => (256, 144),
-            Self::Q5K => (256, 176),
-            Self::Q6K => (256, 210),
+fn decode(kind: TensorType, bytes: &[u8], values: &mut [f32]) {
+    match kind {
+        TensorType::F32 => each(bytes, values, |block, [y]| *y = f32::from_le_bytes(*block)),
+        TensorType::F16 => {
+            each(bytes, values, |block, [y]| *y = f16::from_le_bytes(*block).to_f32())
         }
-    }
-
-    /// The dtype, if values are stored as they are.
-    pub fn dense(self) -> Option<DType> {
-        match self {
-            Self::F32 => Some(DType::F32),
-            Self::F16 => Some(DType::F16),
-            Self::BF16 => Some(DType::BF16),
-            _ => None,
+        TensorType::BF16 => {
+            each(bytes, values, |block, [y]| *y = bf16::from_le_bytes(*block).to_f32())
         }
-    }
-
-    /// The bytes of a tensor; an error is the reason alone.
-    pub fn bytes(self, shape: &[usize]) -> Result<usize, String> {
-        let (values, bytes) = self.block();
-        let row = shape.last().copied().unwrap_or(1);
-        if !row.is_multiple_of(values) {
-            return Err(format!("rows of {row} values, {} has blocks of {values}", self.name()));
-        }
-        let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
-        // float32 has to fit as well.
-        count
-            .filter(|count| count.checked_mul(4).is_some_and(|size| isize::try_from(size).is_ok()))
-            .and_then(|count| (count / values).checked_mul(bytes))
-            .ok_or_else(|| format!("{shape:?} is larger than memory can be"))
-    }
-
-    /// The values of whole blocks, by all cores.
-    pub fn dequantize(self, bytes: &[u8]) -> Vec<f32> {
-        let (block_values, block_bytes) = self.block();
-        let blocks = bytes.len() / block_bytes;
-        let mut values = vec![0.0; blocks * block_values];
-        // A thread for less than this costs more than it saves.
-        const LEAST: usize = 1 << 16;
-        let threads = thread::available_parallelism().map_or(1, |threads| threads.get());
-        let share = blocks.div_ceil(threads).max(LEAST / block_values);
-        thread::scope(|scope| {
-            let shares =
-                bytes.chunks(share * block_bytes).zip(values.chunks_mut(share * block_values));
-            let mut shares = shares.collect::<Vec<_>>();
-            let last = shares.pop();
-            for (bytes, values) in shares {
-                scope.spawn(move || self.decode(bytes, values));
-            }
-            if let Some((bytes, values)) = last {
-                self.decode(bytes, values);
-            }
-        });
-        values
-    }
-
-    fn decode(self, bytes: &[u8], values: &mut [f32]) {
-        match self {
-            Self::F32 => each(bytes, values, |block, [y]| *y = f32::from_le_bytes(*block)),
-            Self::F16 => each(bytes, values, |block, [y]| *y = f16::from_le_bytes(*block).to_f32()),
-            Self::BF16 => {
-                each(bytes, values, |block, [y]| *y = bf16::from_le_bytes(*block).to_f32())
-            }
-            Self::Q4_0 => each(bytes, values, q4_0),
-            Self::Q4_1 => each(bytes, values, q4_1),
-            Self::Q5_0 => each(bytes, values, q5_0),
-            Self::Q5_1 => each(bytes, values, q5_1),
-            Self::Q8_0 => each(bytes, values, q8_0),
-            Self::Q4K => each(bytes, values, q4_k),
-            Self::Q5K => each(bytes, values, q5_k),
-            Self::Q6K => each(bytes, values, q6_k),
-        }
+        TensorType::Q4_0 => each(bytes, values, q4_0),
+        TensorType::Q4_1 => each(bytes, values, q4_1),
+        TensorType::Q5_0 => each(bytes, values, q5_0),
+        TensorType::Q5_1 => each(bytes, values, q5_1),
+        TensorType::Q8_0 => each(bytes, values, q8_0),
+        TensorType::Q4K => each(bytes, values, q4_k),
+        TensorType::Q5K => each(bytes, values, q5_k),
+        TensorType::Q6K => each(bytes, values, q6_k),
     }
 }
 

@@ -1,11 +1,12 @@
 //! A GGUF file as a checkpoint: tensors under Hugging Face's names, in Hugging Face's order of rows.
 
 use super::{
-    Gguf, TensorInfo, config,
-    dequantize::{SUPPORTED, type_name},
+    config,
+    dequantize::{dense, dequantize},
 };
 use crate::{config::LlamaConfig, error::LlamaError, weights::Source};
 use burn::tensor::{DType, TensorData};
+use burn_lora_io::gguf::{Gguf, SUPPORTED, TensorInfo, type_name};
 use std::{collections::BTreeMap, path::Path};
 
 /// What the frequencies of the rotary embedding are divided by.
@@ -52,7 +53,7 @@ impl GgufModel {
             }
         }
         let divisors = gguf.tensors().get(DIVISORS).map(|tensor| match tensor.dtype {
-            Ok(kind) if kind.dense() == Some(DType::F32) => Ok(kind.dequantize(gguf.data(tensor))),
+            Ok(kind) if dense(kind) == Some(DType::F32) => Ok(dequantize(kind, gguf.data(tensor))),
             Ok(kind) => Err(dtype(path, DIVISORS, kind.name(), "F32")),
             Err(id) => Err(dtype(path, DIVISORS, type_name(id), "F32")),
         });
@@ -164,9 +165,9 @@ impl Source for GgufModel {
         let kind = tensor.dtype.map_err(|id| dtype(path, name, type_name(id), SUPPORTED))?;
         let bytes = self.gguf.data(tensor);
         let shape = tensor.shape.clone();
-        let data = match kind.dense() {
+        let data = match dense(kind) {
             Some(dtype) => TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype),
-            None => TensorData::new(kind.dequantize(bytes), shape),
+            None => TensorData::new(dequantize(kind, bytes), shape),
         };
         let Some(heads) = self.permuted_heads(name) else { return Ok(data) };
         let rows = tensor.shape[0];
@@ -184,7 +185,7 @@ impl Source for GgufModel {
     }
 
     fn dtypes(&self, name: &str) -> Vec<DType> {
-        match self.tensor(name).and_then(|tensor| tensor.dtype.ok()).map(|kind| kind.dense()) {
+        match self.tensor(name).and_then(|tensor| tensor.dtype.ok()).map(dense) {
             Some(Some(dtype)) => vec![dtype],
             Some(None) => vec![DType::BF16, DType::F32],
             None => vec![],
@@ -195,6 +196,6 @@ impl Source for GgufModel {
     fn dtype(&self) -> DType {
         let weight = self.tensor("model.layers.0.self_attn.q_proj.weight");
         let kind = weight.and_then(|tensor| tensor.dtype.ok());
-        kind.map_or(DType::F32, |kind| kind.dense().unwrap_or(DType::BF16))
+        kind.map_or(DType::F32, |kind| dense(kind).unwrap_or(DType::BF16))
     }
 }

@@ -1,6 +1,6 @@
 //! Tensors to modules: each goes to the device, and is packed there if it is to be.
 
-use super::{safetensors::SINGLE, source::Source, stored, values::check_values};
+use super::{source::Source, stored, values::check_values};
 use crate::{
     config::{Family, LlamaConfig},
     error::LlamaError,
@@ -12,6 +12,7 @@ use burn::{
     tensor::{DType, Device, Distribution, FloatDType, Tensor, TensorData},
 };
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
+use burn_lora_io::shards::SINGLE;
 use burn_lora_quant::{Frozen, StorageFormat};
 use std::{collections::BTreeSet, path::Path};
 

@@ -6,10 +6,11 @@ use super::{
     source::Source,
 };
 use crate::{
-    classifier::SequenceClassifier, config::LlamaConfig, error::LlamaError, gguf::GgufModel, hub,
+    classifier::SequenceClassifier, config::LlamaConfig, error::LlamaError, gguf::GgufModel,
     llama::Llama,
 };
 use burn::tensor::{DType, Device, FloatDType};
+use burn_lora_io::hub;
 use burn_lora_quant::StorageFormat;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{

@@ -11,7 +11,5 @@ mod values;
 mod write;
 
 pub use load::Loader;
-#[cfg(feature = "hub")]
-pub(crate) use safetensors::{INDEX, SINGLE, read_index};
 pub use save::SaveOptions;
 pub(crate) use source::Source;

@@ -1,25 +1,19 @@
 //! Safetensors: one file, or shards with an index.
 
 use super::source::Source;
-use crate::{
-    error::{LlamaError, count},
-    fields::brief,
-};
+use crate::error::{LlamaError, count};
 use burn::tensor::{DType, TensorData};
+use burn_lora_io::{
+    brief,
+    shards::{INDEX, SINGLE, read_index},
+};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
-use serde::Deserialize;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
-
-/// The file of a model in one piece.
-pub(crate) const SINGLE: &str = "model.safetensors";
-
-/// What says which shard holds which tensor.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Whether an index names the tensors that there are.
 fn names_same(index: &Path, tensors: &BTreeMap<String, usize>) -> bool {
@@ -70,33 +64,6 @@ struct Mapped {
     metadata: Metadata,
     /// Where the data begins.
     start: usize,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: HashMap<String, String>,
-}
-
-/// The shards that an index names, with the tensors of each.
-///
-/// # Errors
-/// What is no index, names nothing, or names files outside its folder.
-pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, LlamaError> {
-    let json = burn_lora_io::read(path).map_err(LlamaError::io(path))?;
-    let index: Index = serde_json::from_slice(&json).map_err(|e| LlamaError::format(path, e))?;
-    if index.weight_map.is_empty() {
-        return Err(LlamaError::format(path, "`weight_map` names no tensors"));
-    }
-    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (tensor, shard) in index.weight_map {
-        let plain = Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str());
-        if !plain {
-            let reason = format!("`{}` is no name of a file in this folder", brief(&shard));
-            return Err(LlamaError::format(path, reason));
-        }
-        shards.entry(shard).or_default().push(tensor);
-    }
-    Ok(shards)
 }
 
 impl SafetensorsFolder {

@@ -1,12 +1,10 @@
 //! From a model to a checkpoint in Hugging Face's layout.
 
-use super::{
-    safetensors::{INDEX, SINGLE},
-    write::{Lazy, write},
-};
+use super::write::{Lazy, write};
 use crate::{error::LlamaError, llama::Llama};
-use burn::tensor::{DType, FloatDType};
+use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt};
+use burn_lora_io::shards::{INDEX, SINGLE};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -3,20 +3,16 @@
 #[path = "../../../../tests/common/mod.rs"]
 mod shared;
 pub use shared::*;
+#[path = "../../../../tests/common/models.rs"]
+mod models;
+pub use models::models;
 #[path = "../../../../tests/common/panics.rs"]
 mod panics;
 pub use panics::panics;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_llama::Segments;
-use std::path::{Path, PathBuf};
-
-/// The folder that scripts/fetch-tokenizers.sh fills with real tokenizers and models. Tests that need
-/// it are ignored where they are not asked for.
-pub fn models() -> PathBuf {
-    let folder = std::env::var_os("BURN_LORA_MODELS");
-    folder.expect("BURN_LORA_MODELS names the folder of scripts/fetch-tokenizers.sh").into()
-}
+use std::path::Path;
 
 pub const VARIANTS: [&str; 2] = ["gqa", "llama3"];
 

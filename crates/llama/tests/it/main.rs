@@ -9,6 +9,5 @@ mod golden;
 mod hub;
 mod merge;
 mod ops;
-mod text;
 mod untrusted;
 mod weights;

@@ -8,7 +8,7 @@ use super::{
     read::Record,
 };
 use crate::error::TrainError;
-use burn_lora_llama::{ChatOptions, ChatValue as Value, Tokenizer};
+use burn_lora_text::{ChatOptions, ChatValue as Value, Tokenizer};
 use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(crate) enum Source {
 /// Made by [`Dataset::from_files`] and [`Dataset::from_records`].
 ///
 /// ```
-/// use burn_lora_llama::Tokenizer;
+/// use burn_lora_text::Tokenizer;
 /// use burn_lora_train::data::{Dataset, Truncation};
 /// use serde_json::json;
 ///
@@ -77,7 +77,7 @@ impl DatasetBuilder {
     /// The format. By default the columns of a file's first record tell it.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -95,7 +95,7 @@ impl DatasetBuilder {
     /// `.column("prompt", "question")`.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -113,7 +113,7 @@ impl DatasetBuilder {
     /// A role that templates know besides the usual ones is mapped to itself.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -130,7 +130,7 @@ impl DatasetBuilder {
     /// How many tokens a sample may have; any number by default.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -147,7 +147,7 @@ impl DatasetBuilder {
     /// What becomes of examples with more tokens.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -164,7 +164,7 @@ impl DatasetBuilder {
     /// Which tokens are trained on; see [`TrainOn`] for the defaults.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -182,7 +182,7 @@ impl DatasetBuilder {
     /// a broken JSON list, is an error always.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -199,7 +199,7 @@ impl DatasetBuilder {
     /// What becomes of examples of which no token is trained on, also after truncation.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -219,7 +219,7 @@ impl DatasetBuilder {
     /// instructions with the wording of Alpaca. Lists of messages always go through the template.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -237,11 +237,11 @@ impl DatasetBuilder {
     /// Variables for the chat template, or another one of the tokenizer's.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// use burn_lora_llama::ChatOptions;
+    /// use burn_lora_text::ChatOptions;
     ///
     /// let options = ChatOptions::new().variable("enable_thinking", false);
     /// let record = json!({ "messages": [{ "role": "assistant", "content": "hello" }] });
@@ -258,7 +258,7 @@ impl DatasetBuilder {
     /// system's, which may be too small, or held in memory.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
@@ -307,7 +307,7 @@ impl DatasetBuilder {
     /// Reads and tokenizes the data.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::*;
     /// # use serde_json::json;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;

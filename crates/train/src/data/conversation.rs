@@ -1,7 +1,7 @@
 //! Messages of a conversation, as data sets have them.
 
 use super::read::columns;
-use burn_lora_llama::{ChatValue as Value, Message};
+use burn_lora_text::{ChatValue as Value, Message};
 use std::collections::BTreeMap;
 
 /// What data sets call the roles, and what templates call them.

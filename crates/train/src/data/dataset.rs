@@ -7,7 +7,7 @@ use super::{
     store::{Entry, Store, Writer},
 };
 use crate::error::TrainError;
-use burn_lora_llama::ChatValue;
+use burn_lora_text::ChatValue;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use serde::Serialize;
 use std::{
@@ -49,7 +49,7 @@ impl Sample {
 /// more of them than memory holds. A clone is cheap, and shares that file.
 ///
 /// ```
-/// use burn_lora_llama::Tokenizer;
+/// use burn_lora_text::Tokenizer;
 /// use burn_lora_train::data::Dataset;
 /// use serde_json::json;
 ///
@@ -74,7 +74,7 @@ impl Dataset {
     /// Reads files, whose extensions tell their kind: `.json`, `.jsonl`, `.csv`, `.parquet`.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::Dataset;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// # let folder = tempfile::tempdir().unwrap();
@@ -93,7 +93,7 @@ impl Dataset {
     /// [`ChatValue`] keeps their order, which the schemas of tools are written in.
     ///
     /// ```
-    /// # use burn_lora_llama::Tokenizer;
+    /// # use burn_lora_text::Tokenizer;
     /// # use burn_lora_train::data::Dataset;
     /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
     /// let record = serde_json::json!({ "prompt": "hello", "completion": " world" });

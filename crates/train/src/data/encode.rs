@@ -5,7 +5,7 @@ use super::{
     format::{Chat, Example},
     notes::Oddity,
 };
-use burn_lora_llama::{ChatOptions, EncodedChat, LlamaError, Tokenizer};
+use burn_lora_text::{ChatOptions, EncodedChat, TextError, Tokenizer};
 use std::ops::Range;
 
 /// Why an example cannot be trained on.
@@ -25,8 +25,8 @@ impl From<String> for Fault {
     }
 }
 
-impl From<LlamaError> for Fault {
-    fn from(error: LlamaError) -> Self {
+impl From<TextError> for Fault {
+    fn from(error: TextError) -> Self {
         Self::Malformed(error.to_string())
     }
 }
@@ -55,7 +55,7 @@ pub(crate) struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    pub fn new(config: &'a DatasetBuilder, tokenizer: &'a Tokenizer) -> Result<Self, LlamaError> {
+    pub fn new(config: &'a DatasetBuilder, tokenizer: &'a Tokenizer) -> Result<Self, TextError> {
         let text = tokenizer.encode("a", false)?;
         let whole = tokenizer.encode("a", true)?;
         let start = whole.windows(text.len().max(1)).position(|part| part == text).unwrap_or(0);
@@ -93,7 +93,7 @@ impl<'a> Encoder<'a> {
 
     /// Text without a template, between what the tokenizer puts around it and with the end of a text
     /// after it. Text that has these already does not get them again.
-    fn plain(&self, prompt: &str, completion: &str) -> Result<Encoded, LlamaError> {
+    fn plain(&self, prompt: &str, completion: &str) -> Result<Encoded, TextError> {
         let (text, offsets) =
             self.tokenizer.encode_with_offsets(&format!("{prompt}{completion}"))?;
         let everything = self.config.train_on == Some(TrainOn::Everything);

@@ -4,7 +4,7 @@ use super::{
     conversation::{self, Roles},
     read::Record,
 };
-use burn_lora_llama::{ChatValue as Value, Message};
+use burn_lora_text::{ChatValue as Value, Message};
 use serde::{Deserialize, Serialize};
 
 /// Which columns examples have.

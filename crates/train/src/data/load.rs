@@ -10,7 +10,7 @@ use super::{
 };
 use crate::error::TrainError;
 use burn_lora_io::escaped;
-use burn_lora_llama::{ChatValue as Value, Tokenizer};
+use burn_lora_text::{ChatValue as Value, Tokenizer};
 use rayon::prelude::*;
 
 /// How many records are tokenized together, by all processors.

@@ -1,7 +1,7 @@
 //! Data: from files to batches of tokens.
 //!
 //! ```
-//! use burn_lora_llama::Tokenizer;
+//! use burn_lora_text::Tokenizer;
 //! use burn_lora_train::data::{BatchConfig, Dataset};
 //!
 //! # let folder = tempfile::tempdir().unwrap();

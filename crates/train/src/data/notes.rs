@@ -1,7 +1,7 @@
 //! What is odd about examples and no error: reported once a file for each kind.
 
 use burn_lora_io::{escaped, listed};
-use burn_lora_llama::Tokenizer;
+use burn_lora_text::Tokenizer;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,

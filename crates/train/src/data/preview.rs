@@ -3,7 +3,7 @@
 use super::Dataset;
 use crate::error::TrainError;
 use burn_lora_io::escaped;
-use burn_lora_llama::Tokenizer;
+use burn_lora_text::Tokenizer;
 
 /// Green, and back.
 const COLOUR: [&str; 2] = ["\u{1b}[32m", "\u{1b}[0m"];
@@ -14,7 +14,7 @@ impl Dataset {
     /// in brackets; control characters are shown as pictures (`␛`) or escapes.
     ///
     /// ```
-    /// use burn_lora_llama::Tokenizer;
+    /// use burn_lora_text::Tokenizer;
     /// use burn_lora_train::data::Dataset;
     ///
     /// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;

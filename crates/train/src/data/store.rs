@@ -2,7 +2,7 @@
 
 use super::{Report, Sample, read::example};
 use crate::error::TrainError;
-use burn_lora_llama::Tokenizer;
+use burn_lora_text::Tokenizer;
 use memmap2::Mmap;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -10,7 +10,7 @@ mod masks;
 mod truncation;
 mod warnings;
 
-use burn_lora_llama::Tokenizer;
+use burn_lora_text::Tokenizer;
 use burn_lora_train::data::{Dataset, DatasetBuilder, Sample};
 use parquet::{
     basic::Compression,

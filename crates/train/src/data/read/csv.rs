@@ -2,7 +2,7 @@
 
 use super::{Record, Sink, example, open};
 use crate::error::TrainError;
-use burn_lora_llama::ChatValue as Value;
+use burn_lora_text::ChatValue as Value;
 use csv::{ByteRecord, ErrorKind, StringRecord};
 use std::{io::Read, path::Path};
 

@@ -5,7 +5,7 @@ use super::{
     python::{Place, Python},
 };
 use crate::error::TrainError;
-use burn_lora_llama::ChatValue as Value;
+use burn_lora_text::ChatValue as Value;
 use serde::{
     Deserialize, Deserializer,
     de::{

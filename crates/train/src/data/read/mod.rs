@@ -8,7 +8,7 @@ mod python;
 mod thrift;
 
 use crate::error::TrainError;
-use burn_lora_llama::{ChatMap, ChatValue as Value};
+use burn_lora_text::{ChatMap, ChatValue as Value};
 use std::{
     fs::File,
     io::{BufRead, BufReader},

@@ -2,7 +2,7 @@
 
 use super::{Record, Sink, pages::Bounded};
 use crate::error::TrainError;
-use burn_lora_llama::ChatValue as Value;
+use burn_lora_text::ChatValue as Value;
 use parquet::{
     errors::ParquetError,
     file::reader::FileReader,

@@ -299,7 +299,7 @@ fn nothing_to_train_on() {
     let mut tokenizer = tokenizer();
     let template = "{% for m in messages %}{{ m.content }}{% endfor %}{% generation %}\
                     {% endgeneration %}";
-    tokenizer.set_chat_template(burn_lora_llama::ChatTemplate::new(template).unwrap());
+    tokenizer.set_chat_template(burn_lora_text::ChatTemplate::new(template).unwrap());
     let empty = json!({"messages": [{"role": "assistant", "content": ""}]});
     for train_on in [TrainOn::AssistantTurns, TrainOn::Everything] {
         let data = Dataset::from_records([empty.clone()]).train_on(train_on);
@@ -331,7 +331,7 @@ fn no_template() {
 fn a_template_that_refuses() {
     let mut tokenizer = tokenizer();
     let template = "{{ raise_exception('no ' + messages[0].role) }}";
-    tokenizer.set_chat_template(burn_lora_llama::ChatTemplate::new(template).unwrap());
+    tokenizer.set_chat_template(burn_lora_text::ChatTemplate::new(template).unwrap());
     let data = Dataset::from_records([json!({"messages": [{"role": "tool", "content": "a"}]})]);
     let error = data.load(&tokenizer).unwrap_err().to_string();
     assert!(error.starts_with("records:1: ") && error.contains("no tool"), "{error}");

@@ -152,7 +152,7 @@ fn fields_of_messages_reach_the_template() {
                     {{ m.train is defined }}{{ m.weight is defined }}:\
                     {% generation %}{{ m.content }}{% endgeneration %}{% endfor %}\
                     {{ tools[0].name }}{{ day }}";
-    tokenizer.set_chat_template(burn_lora_llama::ChatTemplate::new(template).unwrap());
+    tokenizer.set_chat_template(burn_lora_text::ChatTemplate::new(template).unwrap());
     // A null is what Parquet has where other messages have tool calls.
     let record = json!({
         "messages": [
@@ -160,7 +160,7 @@ fn fields_of_messages_reach_the_template() {
         ],
         "tools": [{"name": "clock"}],
     });
-    let options = burn_lora_llama::ChatOptions::new().variable("day", "1 May");
+    let options = burn_lora_text::ChatOptions::new().variable("day", "1 May");
     let data = Dataset::from_records([record]).chat_options(options).load(&tokenizer).unwrap();
     assert_eq!(previews(&data), ["assistantxFalseFalseFalse:«b»clock1 May"]);
 }
@@ -170,7 +170,7 @@ fn keys_of_messages_and_tools_keep_the_order_of_the_file() {
     let mut tokenizer = tokenizer();
     let template =
         "{{ tools | tojson }}{{ messages | tojson }}{% generation %}x{% endgeneration %}";
-    tokenizer.set_chat_template(burn_lora_llama::ChatTemplate::new(template).unwrap());
+    tokenizer.set_chat_template(burn_lora_text::ChatTemplate::new(template).unwrap());
     let tools = r#"[{"z": {"b": 1, "a": [{"y": 1.0, "x": null}]}}]"#;
     let messages = r#"[{"name": "n", "role": "assistant", "tool_calls": [{"b": "", "a": ""}], "content": ""}]"#;
     let folder = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ fn fields_that_a_table_fills_in_are_not_there() {
     let mut tokenizer = tokenizer();
     let template = "{% for m in messages %}{{ m.content | tojson }}{% generation %}x\
                     {% endgeneration %}{% endfor %}";
-    tokenizer.set_chat_template(burn_lora_llama::ChatTemplate::new(template).unwrap());
+    tokenizer.set_chat_template(burn_lora_text::ChatTemplate::new(template).unwrap());
     // Parts of content, of which one has a text and the other a name.
     let schema = "message rows { optional group messages (LIST) { repeated group list {
         optional group element { optional binary role (STRING);

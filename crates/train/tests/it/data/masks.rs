@@ -1,7 +1,7 @@
 //! Which tokens are trained on, exactly.
 
 use super::{error, preview, preview_of, tokenizer, tokenizer_with};
-use burn_lora_llama::ChatTemplate;
+use burn_lora_text::ChatTemplate;
 use burn_lora_train::data::{Dataset, TrainOn};
 use serde_json::{Value, json};
 
@@ -163,7 +163,7 @@ fn only_the_assistant_can_be_chosen_message_by_message() {
 }
 
 /// A tokenizer that begins texts with a token, here `<|endoftext|>`.
-fn with_bos(template: &str) -> burn_lora_llama::Tokenizer {
+fn with_bos(template: &str) -> burn_lora_text::Tokenizer {
     let mut tokenizer = tokenizer_with(json!({
         "bos_token": "<|endoftext|>",
         "eos_token": "<|im_end|>",

@@ -2,7 +2,7 @@
 
 use super::{error, file, previews, tokenizer, tokenizer_with};
 use burn_lora_io::collect;
-use burn_lora_llama::{ChatTemplate, Tokenizer};
+use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::data::{Dataset, DatasetBuilder, TrainOn};
 use serde_json::{Value, json};
 

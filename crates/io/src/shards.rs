@@ -1,0 +1,41 @@
+//! The safetensors of a model by name: one file, or shards with an index.
+
+use crate::{FileError, brief};
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+/// The file of a model in one piece.
+pub const SINGLE: &str = "model.safetensors";
+
+/// What says which shard holds which tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// The shards that an index names, with the tensors of each.
+///
+/// # Errors
+/// What is no index, names nothing, or names files outside its folder.
+pub fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, FileError> {
+    let json = crate::read(path).map_err(FileError::io(path))?;
+    let index: Index = serde_json::from_slice(&json).map_err(|e| FileError::format(path, e))?;
+    if index.weight_map.is_empty() {
+        return Err(FileError::format(path, "`weight_map` names no tensors"));
+    }
+    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, shard) in index.weight_map {
+        let plain = Path::new(&shard).file_name().is_some_and(|name| name == shard.as_str());
+        if !plain {
+            let reason = format!("`{}` is no name of a file in this folder", brief(&shard));
+            return Err(FileError::format(path, reason));
+        }
+        shards.entry(shard).or_default().push(tensor);
+    }
+    Ok(shards)
+}

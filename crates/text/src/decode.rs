@@ -1,0 +1,107 @@
+//! Text from tokens as they come.
+
+use crate::{error::TextError, tokenizer::Tokenizer};
+
+/// Stands for bytes that are no UTF-8, also for the first bytes of a character to come.
+const REPLACEMENT: char = '\u{fffd}';
+
+/// Decodes a stream of tokens: text comes out as soon as its characters are complete, and together
+/// it is the text of all tokens.
+///
+/// Made by [`Tokenizer::decode_stream`].
+///
+/// ```
+/// use burn_lora_text::Tokenizer;
+///
+/// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+/// let mut stream = tokenizer.decode_stream(true);
+/// assert_eq!(stream.push(281)?.as_deref(), Some("hello"));
+/// assert_eq!(stream.push(285)?.as_deref(), Some(" world"));
+/// assert_eq!(stream.finish()?, "");
+/// # Ok::<_, burn_lora_text::TextError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct DecodeStream {
+    tokenizer: Tokenizer,
+    skip_special_tokens: bool,
+    /// The last tokens that gave text, and after them those that have not yet. What a token's text
+    /// is depends on the one before it: SentencePiece drops the first space of a text.
+    tokens: Vec<u32>,
+    /// How many of `tokens` have given text.
+    read: usize,
+}
+
+impl Tokenizer {
+    /// Decodes tokens as they come.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let mut stream = tokenizer.decode_stream(true);
+    /// let mut text = String::new();
+    /// for id in tokenizer.encode("hello wörld", false)? {
+    ///     text.extend(stream.push(id)?);
+    /// }
+    /// assert_eq!(text + &stream.finish()?, "hello wörld");
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn decode_stream(&self, skip_special_tokens: bool) -> DecodeStream {
+        DecodeStream { tokenizer: self.clone(), skip_special_tokens, tokens: vec![], read: 0 }
+    }
+}
+
+impl DecodeStream {
+    /// The text that the next token completes; none if a character is still incomplete, or the token
+    /// is special and skipped.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let mut stream = tokenizer.decode_stream(true);
+    /// let parts: Result<Vec<_>, _> =
+    ///     tokenizer.encode("é", false)?.into_iter().map(|id| stream.push(id)).collect();
+    /// assert_eq!(parts?, [None, Some("é".to_owned())]);
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Tokens that the tokenizer's decoder refuses.
+    pub fn push(&mut self, token: u32) -> Result<Option<String>, TextError> {
+        self.tokens.push(token);
+        let new = self.new_text()?;
+        if new.is_empty() || new.ends_with(REPLACEMENT) {
+            return Ok(None);
+        }
+        self.tokens.drain(..self.read);
+        self.read = self.tokens.len();
+        Ok(Some(new))
+    }
+
+    /// What is left when no token follows: a character that is incomplete becomes U+FFFD.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let mut stream = tokenizer.decode_stream(true);
+    /// stream.push(tokenizer.encode("é", false)?[0])?;
+    /// assert_eq!(stream.finish()?, "\u{fffd}");
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn finish(self) -> Result<String, TextError> {
+        self.new_text()
+    }
+
+    /// The text of the tokens that have not given any.
+    fn new_text(&self) -> Result<String, TextError> {
+        let decode = |tokens| self.tokenizer.decode(tokens, self.skip_special_tokens);
+        let (before, all) = (decode(&self.tokens[..self.read])?, decode(&self.tokens)?);
+        match all.strip_prefix(&before) {
+            Some(new) => Ok(new.to_owned()),
+            // A byte that is no UTF-8 spoils those before it, whose text is out already.
+            None => decode(&self.tokens[self.read..]),
+        }
+    }
+}

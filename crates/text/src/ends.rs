@@ -1,0 +1,63 @@
+//! Tokens that end what the assistant says.
+
+use crate::{
+    chat::{ChatOptions, Message},
+    error::TextError,
+    files::GENERATION,
+    tokenizer::Tokenizer,
+};
+use serde_json::Value;
+use std::path::Path;
+
+impl Tokenizer {
+    /// The token with which the chat template ends an answer, whether the model's files name it as an
+    /// end or not.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.end_of_turn(), Some(2));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn end_of_turn(&self) -> Option<u32> {
+        let messages = [Message::user("a"), Message::assistant("b")];
+        let chat = self.encode_chat(&messages, &ChatOptions::new()).ok()?;
+        let (_, turn) = chat.turns.last()?;
+        let last = *chat.ids[turn.clone()].last()?;
+        self.is_added_token(last).then_some(last)
+    }
+
+    /// Writes `generation_config.json` into a folder: that of the tokenizer's files, with more tokens
+    /// that end a generation.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// tokenizer.save_generation_config(folder.path(), [5])?;
+    /// let text = std::fs::read_to_string(folder.path().join("generation_config.json")).unwrap();
+    /// assert!(text.contains("eos_token_id"));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save_generation_config(
+        &self,
+        folder: impl AsRef<Path>,
+        ends: impl IntoIterator<Item = u32>,
+    ) -> Result<(), TextError> {
+        let mut config = match self.files().json(GENERATION)? {
+            Value::Object(config) => config,
+            _ => serde_json::Map::new(),
+        };
+        let mut ids = self.eos_token_ids().to_vec();
+        ids.extend(ends);
+        let mut seen = std::collections::BTreeSet::new();
+        ids.retain(|id| seen.insert(*id));
+        config.insert("eos_token_id".into(), ids.into());
+        let path = folder.as_ref().join(GENERATION);
+        let text = format!("{:#}\n", Value::Object(config));
+        burn_lora_io::replace(&path, text.as_bytes()).map_err(TextError::io(&path))
+    }
+}

@@ -1,0 +1,181 @@
+//! The files of a tokenizer, as transformers writes them.
+
+use crate::error::TextError;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+pub const TOKENIZER: &str = "tokenizer.json";
+pub const CONFIG: &str = "tokenizer_config.json";
+pub const SPECIAL: &str = "special_tokens_map.json";
+pub const TEMPLATE: &str = "chat_template.jinja";
+/// A folder of more templates, each by the name of its file.
+pub const TEMPLATES: &str = "additional_chat_templates";
+pub const TEMPLATE_JSON: &str = "chat_template.json";
+pub const GENERATION: &str = "generation_config.json";
+/// The model's, of which the end tokens are read.
+pub const MODEL: &str = "config.json";
+
+const NAMES: [&str; 7] = [TOKENIZER, CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, MODEL];
+
+/// Files by name, read into memory.
+#[derive(Debug)]
+pub struct Files {
+    /// The folder, or the file that they were made from.
+    pub origin: PathBuf,
+    pub bytes: BTreeMap<&'static str, Vec<u8>>,
+    /// The templates of the folder for more of them, by name.
+    pub templates: BTreeMap<String, String>,
+}
+
+impl Files {
+    /// Reads those that are in a folder.
+    pub fn read(folder: &Path) -> Result<Self, TextError> {
+        let mut bytes = BTreeMap::new();
+        for name in NAMES {
+            let path = folder.join(name);
+            match burn_lora_io::read(&path) {
+                Ok(read) => {
+                    bytes.insert(name, read);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => (),
+                Err(error) => return Err(TextError::io(&path)(error)),
+            }
+        }
+        if !bytes.contains_key(TOKENIZER) {
+            fs::metadata(folder).map_err(TextError::io(folder))?;
+            let reason = "there is no tokenizer.json: write one by transformers' \
+                          `AutoTokenizer.from_pretrained(..).save_pretrained(..)`";
+            return Err(TextError::format(folder, reason));
+        }
+        let templates = more_templates(&folder.join(TEMPLATES))?;
+        Ok(Self { origin: folder.to_owned(), bytes, templates })
+    }
+
+    /// What errors call a file.
+    pub fn path(&self, name: &str) -> PathBuf {
+        if self.origin.is_dir() { self.origin.join(name) } else { self.origin.clone() }
+    }
+
+    /// A file as text.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, TextError> {
+        let text = self.bytes.get(name).map(|bytes| std::str::from_utf8(bytes));
+        text.transpose().map_err(|error| TextError::format(&self.path(name), error))
+    }
+
+    /// A file as JSON; `null` if it is not there.
+    pub fn json(&self, name: &str) -> Result<Value, TextError> {
+        let Some(bytes) = self.bytes.get(name) else { return Ok(Value::Null) };
+        let value: Value = serde_json::from_slice(bytes)
+            .map_err(|error| TextError::format(&self.path(name), error))?;
+        if !value.is_object() {
+            return Err(TextError::format(&self.path(name), "it is no JSON object"));
+        }
+        Ok(value)
+    }
+
+    /// A field that cannot be used.
+    pub fn wrong(&self, name: &str, field: &str, found: &Value, reason: &str) -> TextError {
+        TextError::Field {
+            path: self.path(name),
+            field: field.into(),
+            found: found.to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    /// The chat templates by name: transformers calls the one for all uses `default`. As there, files
+    /// of templates take the place of all that the other files have.
+    pub fn templates(&self) -> Result<BTreeMap<String, String>, TextError> {
+        let single = |text: &str| BTreeMap::from([("default".to_owned(), text.to_owned())]);
+        let mut found = self.text(TEMPLATE)?.map(single).unwrap_or_default();
+        found.extend(self.templates.clone());
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        for name in [CONFIG, TEMPLATE_JSON] {
+            let json = self.json(name)?;
+            let wrong = |found| {
+                let reason = "expected text, or a list of templates with `name` and `template`";
+                Err(self.wrong(name, "chat_template", found, reason))
+            };
+            let named = match &json["chat_template"] {
+                Value::Null => continue,
+                Value::String(text) => return Ok(single(text)),
+                Value::Array(named) => named,
+                other => return wrong(other),
+            };
+            let mut templates = BTreeMap::new();
+            for item in named {
+                let (Some(name), Some(text)) = (item["name"].as_str(), item["template"].as_str())
+                else {
+                    return wrong(item);
+                };
+                templates.insert(name.to_owned(), text.to_owned());
+            }
+            return Ok(templates);
+        }
+        Ok(BTreeMap::new())
+    }
+
+    /// Writes them into a folder, each beside its name and renamed, `tokenizer.json` last; with a
+    /// template in place of theirs, if one is given.
+    pub fn write(&self, folder: &Path, template: Option<&str>) -> Result<(), TextError> {
+        fs::create_dir_all(folder).map_err(TextError::io(folder))?;
+        let more = folder.join(TEMPLATES);
+        let known = if template.is_none() { self.templates.clone() } else { BTreeMap::new() };
+        for name in more_templates(&more)?.keys().filter(|name| !known.contains_key(*name)) {
+            let path = more.join(format!("{name}.jinja"));
+            fs::remove_file(&path).map_err(TextError::io(&path))?;
+        }
+        if !known.is_empty() {
+            fs::create_dir_all(&more).map_err(TextError::io(&more))?;
+        }
+        for (name, text) in &known {
+            let path = more.join(format!("{name}.jinja"));
+            burn_lora_io::replace(&path, text.as_bytes()).map_err(TextError::io(&path))?;
+        }
+        let template = template.map(str::as_bytes);
+        for name in [CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, TOKENIZER] {
+            let own = self.bytes.get(name).map(Vec::as_slice);
+            let bytes = if name == TEMPLATE { template.or(own) } else { own };
+            let path = folder.join(name);
+            match bytes {
+                Some(bytes) => burn_lora_io::replace(&path, bytes).map_err(TextError::io(&path))?,
+                // It belongs to the model as well.
+                None if name == GENERATION => (),
+                // What another tokenizer left would be read with this one.
+                None => match fs::remove_file(&path) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        return Err(TextError::io(&path)(error));
+                    }
+                    _ => (),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The templates of a folder by the names of their files; none if there is no such folder.
+fn more_templates(folder: &Path) -> Result<BTreeMap<String, String>, TextError> {
+    let mut templates = BTreeMap::new();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(templates),
+        Err(error) => return Err(TextError::io(folder)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(TextError::io(folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja"));
+        if let Some(name) = name {
+            let text = burn_lora_io::read_to_string(&path).map_err(TextError::io(&path))?;
+            templates.insert(name.to_owned(), text);
+        }
+    }
+    Ok(templates)
+}

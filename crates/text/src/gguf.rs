@@ -1,0 +1,340 @@
+//! From a GGUF file's metadata to the files of a tokenizer.
+
+use crate::{
+    error::TextError,
+    files::{CONFIG, Files, GENERATION, SPECIAL, TEMPLATE, TOKENIZER},
+    special::template,
+};
+use burn_lora_io::gguf::{Gguf, Value as Metadata};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+};
+
+/// Kinds of tokens in `tokenizer.ggml.token_type`.
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+
+/// How many bytes a token of SentencePiece may have. Those of models have some dozens.
+const PIECE: usize = 1024;
+
+/// Ends of turns that old files do not name; they count where the chat template writes them.
+const TURN_ENDS: [&str; 2] = ["<|eot_id|>", "<|im_end|>"];
+
+/// The pre-tokenizers of llama.cpp by name, as in the `tokenizer.json` they come from.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// What llama.cpp takes for files that name none: more splits, then GPT-2's.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
+
+/// The tokenizer of a GGUF file as files of a folder.
+pub fn files(path: &Path) -> Result<Files, TextError> {
+    let reader = Reader { gguf: Gguf::open(path)? };
+    let (model, name) = reader.text("model")?;
+    match model {
+        "gpt2" => reader.byte_level(),
+        "llama" => reader.sentence_piece(),
+        other => {
+            let reason = "only byte-level BPE (`gpt2`) and SentencePiece BPE (`llama`) are read; take \
+                          the model's folder with tokenizer.json";
+            Err(reader.wrong(&name, other, reason))
+        }
+    }
+}
+
+/// What differs between the kinds of tokenizers.
+struct Kind {
+    model: Value,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    decoder: Value,
+    add_bos: bool,
+}
+
+struct Reader {
+    gguf: Gguf,
+}
+
+impl Reader {
+    fn get<'a, T>(
+        &'a self,
+        key: &str,
+        read: impl FnOnce(&'a Metadata) -> Option<T>,
+        expected: &str,
+    ) -> Result<Option<T>, TextError> {
+        let name = format!("tokenizer.ggml.{key}");
+        let Some(value) = self.gguf.get(&name) else { return Ok(None) };
+        let read = read(value);
+        let wrong = || self.wrong(&name, "of another type", &format!("expected {expected}"));
+        read.map(Some).ok_or_else(wrong)
+    }
+
+    fn wrong(&self, field: &str, found: &str, reason: &str) -> TextError {
+        TextError::Field {
+            path: self.gguf.path().to_owned(),
+            field: field.into(),
+            found: found.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// A field, or an error that it is missing.
+    fn there<T>(&self, key: &str, value: Option<T>) -> Result<T, TextError> {
+        let reason = "the file has no tokenizer, or an old one: convert the model again";
+        value.ok_or_else(|| self.wrong(&format!("tokenizer.ggml.{key}"), "missing", reason))
+    }
+
+    fn text(&self, key: &str) -> Result<(&str, String), TextError> {
+        let text = self.there(key, self.get(key, Metadata::as_str, "text")?)?;
+        Ok((text, format!("tokenizer.ggml.{key}")))
+    }
+
+    fn strings(&self, key: &str) -> Result<&[String], TextError> {
+        self.there(key, self.get(key, Metadata::as_strings, "a list of texts")?)
+    }
+
+    fn tokens(&self) -> Result<&[String], TextError> {
+        self.strings("tokens")
+    }
+
+    fn vocabulary(&self) -> Result<Map<String, Value>, TextError> {
+        let tokens = self.tokens()?.iter().enumerate();
+        Ok(tokens.map(|(id, token)| (token.clone(), json!(id))).collect())
+    }
+
+    /// The kind of each token.
+    fn kinds(&self) -> Result<Vec<i32>, TextError> {
+        let count = self.tokens()?.len();
+        let kinds = self.get("token_type", Metadata::as_i32s, "a list of integers")?;
+        let kinds = kinds.unwrap_or_else(|| vec![1; count]);
+        if kinds.len() != count {
+            let found = format!("{} numbers", kinds.len());
+            let reason = format!("there are {count} tokens");
+            return Err(self.wrong("tokenizer.ggml.token_type", &found, &reason));
+        }
+        Ok(kinds)
+    }
+
+    /// The number of a special token, and the token.
+    fn special(&self, name: &str) -> Result<Option<(&str, u32)>, TextError> {
+        let id = self.get(&format!("{name}_token_id"), Metadata::as_u64, "an integer")?;
+        let tokens = self.tokens()?;
+        // The largest number stands for none.
+        let Some(id) = id.filter(|id| *id != u64::from(u32::MAX)) else { return Ok(None) };
+        let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
+        let Some(token) = token else {
+            let field = format!("tokenizer.ggml.{name}_token_id");
+            let reason = format!("there are {} tokens", tokens.len());
+            return Err(self.wrong(&field, &id.to_string(), &reason));
+        };
+        Ok(Some((token, id as u32)))
+    }
+
+    fn byte_level(&self) -> Result<Files, TextError> {
+        let (name, field) = self.text("pre")?;
+        let split = |regex: &str| {
+            json!({
+                "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated",
+                "invert": false,
+            })
+        };
+        let bytes = |use_regex: bool| {
+            json!({
+                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+                "use_regex": use_regex,
+            })
+        };
+        let steps = match name {
+            "llama-bpe" | "llama3" | "llama-v3" => vec![split(LLAMA3), bytes(false)],
+            "qwen2" | "deepseek-r1-qwen" => vec![split(QWEN2), bytes(false)],
+            "smollm" => vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)],
+            "gpt-2" => vec![bytes(true)],
+            "default" => DEFAULT.map(split).into_iter().chain([bytes(false)]).collect(),
+            other => {
+                let reason = "this pre-tokenizer is not known (llama-bpe, qwen2, smollm, gpt-2 and \
+                              default are): take the model's folder with tokenizer.json";
+                return Err(self.wrong(&field, other, reason));
+            }
+        };
+        let llama = name.starts_with("llama");
+        let merges: Option<Vec<_>> =
+            self.strings("merges")?.iter().map(|merge| merge.split_once(' ')).collect();
+        let Some(merges) = merges else {
+            let reason = "expected two tokens with a space between them in each";
+            return Err(self.wrong("tokenizer.ggml.merges", "malformed", reason));
+        };
+        let normalizer = match name {
+            "qwen2" | "deepseek-r1-qwen" => json!({ "type": "NFC" }),
+            _ => Value::Null,
+        };
+        self.assemble(Kind {
+            model: json!({
+                "type": "BPE", "dropout": null, "unk_token": null,
+                "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
+                "byte_fallback": false, "ignore_merges": llama,
+                "vocab": self.vocabulary()?, "merges": merges,
+            }),
+            normalizer,
+            pre_tokenizer: json!({ "type": "Sequence", "pretokenizers": steps }),
+            decoder: bytes(true),
+            add_bos: llama,
+        })
+    }
+
+    fn sentence_piece(&self) -> Result<Files, TextError> {
+        let tokens = self.tokens()?;
+        let scores = self.get("scores", Metadata::as_f32s, "a list of floats")?;
+        let scores = self.there("scores", scores)?;
+        if scores.len() != tokens.len() {
+            let found = format!("{} numbers", scores.len());
+            let reason = format!("there are {} tokens", tokens.len());
+            return Err(self.wrong("tokenizer.ggml.scores", &found, &reason));
+        }
+        // Merges are looked for at each character of each token.
+        if let Some(at) = tokens.iter().position(|token| token.len() > PIECE) {
+            let found = format!("{} bytes of token {at}", tokens[at].len());
+            let reason = format!("no vocabulary of SentencePiece has tokens of more than {PIECE}");
+            return Err(self.wrong("tokenizer.ggml.tokens", &found, &reason));
+        }
+        let space = self.get("add_space_prefix", Metadata::as_bool, "a boolean")?.unwrap_or(true);
+        let mut normalizers =
+            vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
+        let mut decoders = vec![
+            json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
+            json!({ "type": "ByteFallback" }),
+            json!({ "type": "Fuse" }),
+        ];
+        if space {
+            normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
+            decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+        }
+        let unknown = self.special("unknown")?.map(|(token, _)| token);
+        self.assemble(Kind {
+            model: json!({
+                "type": "BPE", "dropout": null, "unk_token": unknown,
+                "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
+                "byte_fallback": true, "ignore_merges": false,
+                "vocab": self.vocabulary()?, "merges": merges(tokens, scores),
+            }),
+            normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
+            pre_tokenizer: Value::Null,
+            decoder: json!({ "type": "Sequence", "decoders": decoders }),
+            add_bos: true,
+        })
+    }
+
+    fn assemble(&self, kind: Kind) -> Result<Files, TextError> {
+        let tokens = self.tokens()?;
+        let kinds = self.kinds()?;
+        let added = |(id, (token, kind)): (usize, (&String, i32))| {
+            let special = matches!(kind, UNKNOWN | CONTROL);
+            (special || kind == USER_DEFINED).then(|| {
+                json!({
+                    "id": id, "content": token, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": special,
+                })
+            })
+        };
+        let added: Vec<_> = tokens.iter().zip(kinds).enumerate().filter_map(added).collect();
+        let flag = |key| self.get(key, Metadata::as_bool, "a boolean");
+        let (bos, eos) = (self.special("bos")?, self.special("eos")?);
+        let add_bos = flag("add_bos_token")?.unwrap_or(kind.add_bos);
+        let add_eos = flag("add_eos_token")?.unwrap_or(false);
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+            "normalizer": kind.normalizer, "pre_tokenizer": kind.pre_tokenizer,
+            "post_processor": template(bos.filter(|_| add_bos), eos.filter(|_| add_eos)),
+            "decoder": kind.decoder, "model": kind.model,
+        });
+
+        let mut special = Map::new();
+        for (field, name) in
+            [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")]
+        {
+            if let Some((token, _)) = self.special(name)? {
+                special.insert(format!("{field}_token"), json!(token));
+            }
+        }
+        let mut config = special.clone();
+        config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+        config.insert("clean_up_tokenization_spaces".into(), json!(false));
+
+        let mut bytes = BTreeMap::new();
+        let path = self.gguf.path();
+        let mut add = |name, json: Value| {
+            let json = serde_json::to_vec(&json).map_err(|e| TextError::format(path, e))?;
+            bytes.insert(name, json);
+            Ok::<_, TextError>(())
+        };
+        add(TOKENIZER, tokenizer)?;
+        add(GENERATION, json!({ "eos_token_id": self.eos_token_ids()? }))?;
+        add(SPECIAL, special.into())?;
+        let template = self.gguf.get("tokenizer.chat_template").and_then(Metadata::as_str);
+        let named = self.named_templates();
+        if !named.is_empty() {
+            let default = template.map(|text| json!({ "name": "default", "template": text }));
+            config.insert("chat_template".into(), default.into_iter().chain(named).collect());
+        } else if let Some(template) = template {
+            bytes.insert(TEMPLATE, template.into());
+        }
+        let config = serde_json::to_vec(&config).map_err(|e| TextError::format(path, e))?;
+        bytes.insert(CONFIG, config);
+        Ok(Files { origin: path.to_owned(), bytes, templates: BTreeMap::new() })
+    }
+
+    fn named_templates(&self) -> Vec<Value> {
+        let names = self.gguf.get("tokenizer.chat_templates").and_then(Metadata::as_strings);
+        let text = |name: &String| {
+            let text = self.gguf.get(&format!("tokenizer.chat_template.{name}"))?.as_str()?;
+            Some(json!({ "name": name, "template": text }))
+        };
+        names.unwrap_or_default().iter().filter_map(text).collect()
+    }
+
+    fn eos_token_ids(&self) -> Result<Vec<u32>, TextError> {
+        let mut ids = vec![];
+        for name in ["eos", "eot", "eom"] {
+            ids.extend(self.special(name)?.map(|(_, id)| id));
+        }
+        let template = self.gguf.get("tokenizer.chat_template").and_then(Metadata::as_str);
+        let (tokens, template) = (self.tokens()?, template.unwrap_or_default());
+        for end in TURN_ENDS.into_iter().filter(|end| template.contains(end)) {
+            ids.extend(tokens.iter().position(|token| token == end).map(|id| id as u32));
+        }
+        let mut seen = HashSet::new();
+        ids.retain(|id| seen.insert(*id));
+        Ok(ids)
+    }
+}
+
+/// The merges that pieces with scores stand for: each two pieces that together are a third, in the
+/// order of transformers' converter: by score, then by length, then by number.
+fn merges<'a>(tokens: &'a [String], scores: &[f32]) -> Vec<(&'a str, &'a str)> {
+    let ids: HashMap<&str, usize> =
+        tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
+    let mut merges = vec![];
+    for (token, score) in tokens.iter().zip(scores) {
+        let first = merges.len();
+        for (at, _) in token.char_indices().skip(1) {
+            let (left, right) = token.split_at(at);
+            if let (Some(a), Some(b)) = (ids.get(left), ids.get(right)) {
+                merges.push((*score, (left, right), (a, b)));
+            }
+        }
+        merges[first..].sort_by_key(|(_, _, numbers)| *numbers);
+    }
+    let chars = |text: &str| text.chars().count();
+    // Both sorts are stable, which is what "then" means above.
+    merges.sort_by(|(score_a, a, _), (score_b, b, _)| {
+        let lengths = |pair: &(&str, &str)| (chars(pair.0), chars(pair.1));
+        score_b.total_cmp(score_a).then_with(|| lengths(b).cmp(&lengths(a)))
+    });
+    merges.into_iter().map(|(_, pair, _)| pair).collect()
+}

@@ -1,0 +1,7 @@
+//! Runs a template.
+
+mod calls;
+mod expressions;
+mod statements;
+
+pub use statements::render;

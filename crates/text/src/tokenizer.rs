@@ -1,0 +1,436 @@
+//! The tokenizer of a model: text to tokens and back.
+
+use crate::{
+    chat::{ChatOptions, Message},
+    check,
+    error::TextError,
+    files::{self, Files},
+    gguf, special,
+    template::ChatTemplate,
+};
+use burn_lora_io::{caught, escaped};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+use tokenizers::{PostProcessor, PostProcessorWrapper};
+
+/// What transformers calls the template for all uses.
+const DEFAULT: &str = "default";
+
+/// Names of pad tokens that nothing but padding uses, in the order in which they are looked for.
+const PADS: [&str; 2] = ["<|finetune_right_pad_id|>", "<pad>"];
+
+/// A tokenizer with its special tokens and chat templates. A clone is cheap.
+///
+/// Text and chats differ in what begins them. [`encode`](Self::encode) with `add_special_tokens` adds
+/// what the tokenizer adds to a text of its own, mostly the first token (bos). A chat template writes
+/// bos itself, so that a rendered chat is encoded without.
+///
+/// ```
+/// use burn_lora_text::{ChatOptions, Message, Tokenizer};
+///
+/// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+/// let ids = tokenizer.encode("hello world", true)?;
+/// assert_eq!(tokenizer.decode(&ids, true)?, "hello world");
+///
+/// let options = ChatOptions::new().add_generation_prompt(true);
+/// let prompt = tokenizer.apply_chat_template(&[Message::user("hello")], &options)?;
+/// assert_eq!(prompt, "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n");
+/// # Ok::<_, burn_lora_text::TextError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    parts: Arc<Parts>,
+    templates: BTreeMap<String, ChatTemplate>,
+    /// Whether the template is another than that of the files.
+    replaced: bool,
+}
+
+#[derive(Debug)]
+struct Parts {
+    /// Without its post-processor, which trims spaces off offsets, and without padding and
+    /// truncation, which files have from their last use.
+    model: tokenizers::Tokenizer,
+    post_processor: Option<PostProcessorWrapper>,
+    vocab_size: usize,
+    /// By the names that templates have for them: `bos_token`, ..
+    special: BTreeMap<String, String>,
+    eos_token_ids: Vec<u32>,
+    /// How many times its length a text becomes before it is split, at most.
+    growth: usize,
+    files: Files,
+}
+
+/// How many bytes a text may have before it is split: each takes several words of memory.
+const NORMALIZED: usize = 1 << 28;
+
+impl Tokenizer {
+    /// Reads a tokenizer: a folder in Hugging Face's layout (`tokenizer.json` and what is beside it),
+    /// a `.gguf` file with a byte-level or SentencePiece BPE, or with the feature `hub` the id of a
+    /// model.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, or a kind of tokenizer that is not known; the error
+    /// names the file and the field. A broken chat template is an error where it is used.
+    pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, TextError> {
+        let path = &burn_lora_io::hub::resolve(path, false)?;
+        let files = if path.extension().is_some_and(|extension| extension == "gguf") {
+            gguf::files(path)?
+        } else {
+            Files::read(path)?
+        };
+        Self::from_files(files)
+    }
+
+    fn from_files(files: Files) -> Result<Self, TextError> {
+        let path = files.path(files::TOKENIZER);
+        let bytes = files.bytes.get(files::TOKENIZER).map_or(&[][..], |bytes| bytes);
+        let wrong = |reason: String| TextError::format(&path, escaped(&reason));
+        let growth = check::steps(&files.json(files::TOKENIZER)?).map_err(wrong)?;
+        // The crate panics on some files, such as merges shorter than their prefix.
+        let read = caught(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|_| contradicts());
+        let mut model = read.and_then(|read| read.map_err(|e| e.to_string())).map_err(wrong)?;
+        model.with_padding(None);
+        model.with_truncation(None).map_err(|error| TextError::format(&path, error))?;
+
+        let special = caught(|| special::tokens(&files, &mut model));
+        let special = special.map_err(|_| wrong(contradicts()))??;
+        let post_processor = special::post_processor(&files, &model, &special)?;
+        model.with_post_processor(None::<PostProcessorWrapper>);
+        let eos = special.get("eos_token").and_then(|token| model.token_to_id(token));
+        let eos_token_ids = special::eos_token_ids(&files, eos)?;
+        let vocabulary = model.get_vocab(true);
+        let vocab_size = vocabulary.values().max().map_or(0, |last| *last as usize + 1);
+        let templates = files.templates()?;
+        let templates =
+            templates.iter().map(|(name, text)| (name.clone(), ChatTemplate::lenient(text)));
+        let templates = templates.collect();
+        let parts =
+            Parts { model, post_processor, vocab_size, special, eos_token_ids, growth, files };
+        Ok(Self { parts: Arc::new(parts), templates, replaced: false })
+    }
+
+    /// The tokens of a text. Names of special tokens in the text become these tokens.
+    ///
+    /// `add_special_tokens` adds what the tokenizer puts around a text: what `tokenizer.json` says,
+    /// or where that says nothing, `add_bos_token` and `add_eos_token` of `tokenizer_config.json`.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.encode("hello<|im_end|>", false)?.len(), 2);
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Text that the tokenizer has no tokens for.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        self.check_length(text)?;
+        self.run(|model| {
+            let encoding = model.encode_fast(text, false)?;
+            let encoding = match &self.parts.post_processor {
+                Some(post) if add_special_tokens => post.process(encoding, None, true)?,
+                _ => encoding,
+            };
+            Ok(encoding.get_ids().to_vec())
+        })
+    }
+
+    /// The tokens of a text, and which bytes of it each stands for; those that share a character each
+    /// stand for all of it. Nothing is put around the text.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let (ids, offsets) = tokenizer.encode_with_offsets("hello world")?;
+    /// assert_eq!((ids.len(), offsets), (2, vec![0..5, 5..11]));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_with_offsets(
+        &self,
+        text: &str,
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>), TextError> {
+        self.check_length(text)?;
+        let encoding = self.run(|model| model.encode(text, false))?;
+        let offsets = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok((encoding.get_ids().to_vec(), offsets.collect()))
+    }
+
+    /// The text of tokens. Numbers that are no tokens, such as those beyond the vocabulary that a
+    /// model's embedding was padded to, have no text.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let ids = tokenizer.encode("hello<|im_end|>", false)?;
+    /// assert_eq!(tokenizer.decode(&ids, false)?, "hello<|im_end|>");
+    /// assert_eq!(tokenizer.decode(&ids, true)?, "hello");
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Tokens that the tokenizer's decoder refuses.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
+        self.run(|model| model.decode(ids, skip_special_tokens))
+    }
+
+    /// Runs the crate, which panics on steps of some files, such as a decoder that strips more than
+    /// a token has.
+    fn run<T>(
+        &self,
+        run: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>,
+    ) -> Result<T, TextError> {
+        match caught(|| run(&self.parts.model)) {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                Err(TextError::Tokenizer { reason: escaped(&error.to_string()).to_string() })
+            }
+            Err(_) => {
+                let path = self.parts.files.path(files::TOKENIZER);
+                Err(TextError::format(&path, contradicts()))
+            }
+        }
+    }
+
+    fn check_length(&self, text: &str) -> Result<(), TextError> {
+        if text.len().saturating_mul(self.parts.growth) <= NORMALIZED || self.parts.growth == 1 {
+            return Ok(());
+        }
+        let path = self.parts.files.path(files::TOKENIZER);
+        let reason = format!(
+            "its `normalizer` may make a text {} times as long, which is too much for one of {} bytes",
+            self.parts.growth,
+            text.len(),
+        );
+        Err(TextError::format(&path, reason))
+    }
+
+    /// The number of a token.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.token_to_id("<|im_end|>"), Some(2));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.parts.model.token_to_id(token)
+    }
+
+    /// The token of a number, as the vocabulary writes it: a space is `Ġ` or `▁` there.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.id_to_token(2).as_deref(), Some("<|im_end|>"));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.parts.model.id_to_token(id)
+    }
+
+    /// One more than the highest number of a token. A model's embedding may have more rows.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.vocab_size(), 286);
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn vocab_size(&self) -> usize {
+        self.parts.vocab_size
+    }
+
+    /// The token that begins a text, if there is one.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.bos_token_id(), None);
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.special("bos_token")
+    }
+
+    /// The token that ends a text: the tokenizer's own, else the first of
+    /// [`eos_token_ids`](Self::eos_token_ids).
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.eos_token_id(), Some(2));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.parts.eos_token_ids.first().copied()
+    }
+
+    /// All tokens at which generation ends: the tokenizer's own and those of
+    /// `generation_config.json` and `config.json`. A GGUF file has the end of a text, of a turn and
+    /// of a message that calls tools.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.eos_token_ids(), [2]);
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.parts.eos_token_ids
+    }
+
+    /// The token that fills up a batch: the tokenizer's own, else `<|finetune_right_pad_id|>` or
+    /// `<pad>` if the vocabulary has one, else the end of a text. As that may be a token of the text
+    /// too, padding is masked by position and never by its number.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.pad_token_id(), Some(0));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn pad_token_id(&self) -> Option<u32> {
+        let known = || PADS.iter().find_map(|pad| self.token_to_id(pad));
+        self.special("pad_token").or_else(known).or(self.eos_token_id())
+    }
+
+    /// The token for what the vocabulary does not have, if there is one.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.unk_token_id(), None);
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn unk_token_id(&self) -> Option<u32> {
+        self.special("unk_token")
+    }
+
+    fn special(&self, name: &str) -> Option<u32> {
+        self.parts.special.get(name).and_then(|token| self.token_to_id(token))
+    }
+
+    /// Whether the vocabulary keeps a token apart from text: a special one, or another that was added.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert!(tokenizer.is_added_token(2) && !tokenizer.is_added_token(281));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn is_added_token(&self, id: u32) -> bool {
+        self.parts.model.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.parts.files
+    }
+
+    /// The chat template for all uses, if there is one.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert!(tokenizer.chat_template().is_some_and(|chat| !chat.has_generation_blocks()));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.templates.get(DEFAULT)
+    }
+
+    /// Replaces all chat templates by one. [`save`](Self::save) writes it.
+    ///
+    /// ```
+    /// # use burn_lora_text::{ChatOptions, ChatTemplate, Message, Tokenizer};
+    /// # let mut tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// tokenizer.set_chat_template(ChatTemplate::new("{{ messages[0].content }}{{ eos_token }}")?);
+    /// let text = tokenizer.apply_chat_template(&[Message::user("Hi")], &ChatOptions::new())?;
+    /// assert_eq!(text, "Hi<|im_end|>");
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn set_chat_template(&mut self, template: ChatTemplate) {
+        self.templates = BTreeMap::from([(DEFAULT.into(), template)]);
+        self.replaced = true;
+    }
+
+    /// The text of a conversation.
+    ///
+    /// ```
+    /// # use burn_lora_text::{ChatOptions, Message, Tokenizer};
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let text = tokenizer.apply_chat_template(&[Message::user("Hi")], &ChatOptions::new())?;
+    /// assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n");
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No template, one that is broken, or one that refuses the messages.
+    pub fn apply_chat_template(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+    ) -> Result<String, TextError> {
+        self.render(messages, options).map(|(text, _)| text)
+    }
+
+    /// The text, and where the template's `{% generation %}` blocks are in it.
+    pub(crate) fn render(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+    ) -> Result<(String, Vec<Range<usize>>), TextError> {
+        self.template(options)?.render_marked(messages, options, &self.parts.special)
+    }
+
+    pub(crate) fn template(&self, options: &ChatOptions) -> Result<&ChatTemplate, TextError> {
+        let named = |name: &str| self.templates.get(name);
+        let found = match options.template.as_deref() {
+            Some(name) => named(name),
+            None if options.tools.is_some() => named("tool_use").or_else(|| named(DEFAULT)),
+            None => named(DEFAULT),
+        };
+        found.ok_or_else(|| {
+            let name = options.template.as_deref().unwrap_or(DEFAULT);
+            let there: Vec<_> = self.templates.keys().map(String::as_str).collect();
+            let there = if there.is_empty() { "none".into() } else { there.join(", ") };
+            let reason = format!(
+                "{} has no template `{name}` (there: {there}): give it one by `set_chat_template`",
+                self.parts.files.origin.display(),
+            );
+            TextError::Template { reason }
+        })
+    }
+
+    /// Saves the tokenizer for transformers and for
+    /// [`from_pretrained`](Self::from_pretrained): the files of its folder as they are, or what a
+    /// GGUF file says in the same form. Each is written beside its name and renamed.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// tokenizer.save(folder.path())?;
+    /// assert_eq!(Tokenizer::from_pretrained(folder.path())?.vocab_size(), tokenizer.vocab_size());
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), TextError> {
+        let template = self.chat_template().filter(|_| self.replaced);
+        self.parts.files.write(folder.as_ref(), template.map(ChatTemplate::source))
+    }
+}
+
+/// What a panic of the crate means.
+fn contradicts() -> String {
+    "the tokenizer contradicts itself".into()
+}

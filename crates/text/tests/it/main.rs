@@ -1,0 +1,10 @@
+//! The tests of this crate, in one program.
+
+mod chat;
+mod common;
+mod gguf;
+mod hostile;
+mod jinja;
+mod masks;
+mod real;
+mod tokenizer;
