@@ -9,7 +9,7 @@ use burn::{
     },
     tensor::{FloatDType, Shape, Slice},
 };
-use burn_lora_quant::{Gemm, GemmOps};
+use burn_lora_kernels::{Gemm, GemmOps};
 use std::ops::Range;
 
 /// Queries a block: a multiple of what the tensor cores take at once, and few enough that most of

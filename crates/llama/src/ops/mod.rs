@@ -21,7 +21,7 @@ use burn::{
     backend::fusion::custom::TensorSpec,
     tensor::{DType, Shape},
 };
-use burn_lora_quant::GemmOps;
+use burn_lora_kernels::GemmOps;
 
 pub use attention::attention_scores;
 pub use tensor::{

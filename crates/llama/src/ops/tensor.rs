@@ -121,7 +121,7 @@ pub fn attention(
 /// ```
 pub fn attention_is_fused(device: &Device, dtype: DType, head_dim: usize) -> bool {
     #[cfg(feature = "cuda")]
-    if let Some(client) = burn_lora_quant::cube::client(device) {
+    if let Some(client) = burn_lora_kernels::cube::client(device) {
         return super::cube::attention_is_fused(&client, dtype, head_dim);
     }
     let _ = (device, dtype, head_dim);

@@ -1,9 +1,9 @@
 //! 8-bit codes to a dense weight on CubeCL's runtimes.
 
 use super::codec::{EightBitFormat, EightBitLayout};
-use crate::cube::{MAX_ITEMS, buffer};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use burn_lora_kernels::cube::{MAX_ITEMS, buffer};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// Units a cube.

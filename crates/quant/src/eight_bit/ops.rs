@@ -3,7 +3,6 @@
 use super::codec::EightBitLayout;
 #[cfg(feature = "cubecl")]
 use super::cube;
-use crate::gemm::{Gemm, GemmOps};
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
 use burn::{
@@ -19,6 +18,7 @@ use burn::{
     },
     tensor::{FloatDType, Shape},
 };
+use burn_lora_kernels::{Gemm, GemmOps};
 
 /// What a backend does with 8-bit weights. Call it through [`EightBitWeight`](super::EightBitWeight), which
 /// checks shapes.

@@ -212,7 +212,7 @@ impl MemoryPlan {
 /// ```
 pub fn device_memory(device: &Device) -> Option<u64> {
     #[cfg(feature = "cubecl")]
-    if let Some(client) = burn_lora_quant::cube::client(device) {
+    if let Some(client) = burn_lora_kernels::cube::client(device) {
         return client.properties().memory.max_memory();
     }
     let _ = device;

@@ -25,7 +25,7 @@ use burn_cubecl::{
     CubeBackend, kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype,
     tensor::CubeTensor,
 };
-use burn_lora_quant::{Gemm, cube::buffer};
+use burn_lora_kernels::{Gemm, cube::buffer};
 use cubecl::{calculate_cube_count_elemwise, client::Client, ir::features::Plane, prelude::*};
 
 #[cfg(feature = "cuda")]

@@ -3,7 +3,7 @@
 use super::{UNITS, buffer, elem, empty, vector_size};
 use burn::backend::TensorMetadata;
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
-use burn_lora_quant::cube::own;
+use burn_lora_kernels::cube::own;
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// `1 / (1 + exp(-x))`.

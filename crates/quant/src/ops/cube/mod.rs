@@ -6,9 +6,7 @@ mod quantize;
 
 use super::{PackedOps, PackedTensors, product_shape, rows};
 use crate::{
-    cube::{MAX_ITEMS, buffer},
     format::Format,
-    gemm::{Gemm, GemmOps},
     layout::Layout,
     scale::{NESTED_BLOCK, ScaleRule},
 };
@@ -21,6 +19,10 @@ use burn_cubecl::{
     kernel::into_contiguous,
     ops::{numeric::zeros, reshape},
     tensor::CubeTensor,
+};
+use burn_lora_kernels::{
+    Gemm, GemmOps,
+    cube::{MAX_ITEMS, buffer},
 };
 use cubecl::{client::Client, prelude::*, server::Handle};
 

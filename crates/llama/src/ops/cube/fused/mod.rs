@@ -8,7 +8,7 @@ use burn::{
     tensor::{DType, Shape},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use burn_lora_quant::{
+use burn_lora_kernels::{
     cube::{check, check_contiguous},
     cuda::{Kernel, Scalar, has_tensor_cores},
 };

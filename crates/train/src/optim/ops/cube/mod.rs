@@ -10,7 +10,7 @@ use burn::{
     tensor::DType,
 };
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
-use burn_lora_quant::cube::{buffer, own};
+use burn_lora_kernels::cube::{buffer, own};
 
 /// Units a cube.
 const UNITS: u32 = 256;

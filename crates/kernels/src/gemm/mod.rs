@@ -4,7 +4,7 @@
 
 mod autodiff;
 #[cfg(feature = "cubecl")]
-pub(crate) mod cube;
+mod cube;
 #[cfg(feature = "cuda")]
 mod cublaslt;
 
@@ -25,7 +25,7 @@ use burn::{
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use burn_lora_quant::Gemm;
+/// use burn_lora_kernels::Gemm;
 ///
 /// let device = Device::default();
 /// let x = Tensor::<2>::from_floats([[1.0, 2.0]], &device);
@@ -35,11 +35,11 @@ use burn::{
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gemm {
-    pub(crate) trans_lhs: bool,
-    pub(crate) trans_rhs: bool,
-    pub(crate) alpha: f32,
-    pub(crate) tf32: bool,
-    pub(crate) f32_output: bool,
+    trans_lhs: bool,
+    trans_rhs: bool,
+    alpha: f32,
+    tf32: bool,
+    f32_output: bool,
 }
 
 impl Default for Gemm {
@@ -90,7 +90,7 @@ impl Gemm {
     }
 
     /// The dtype of the product of factors in `dtype`.
-    pub(crate) fn output_dtype(self, dtype: DType) -> DType {
+    fn output_dtype(self, dtype: DType) -> DType {
         if self.f32_output { DType::F32 } else { dtype }
     }
 

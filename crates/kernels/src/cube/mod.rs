@@ -1,4 +1,4 @@
-//! What the kernels of these crates share on CubeCL's runtimes.
+//! What kernels share on CubeCL's runtimes.
 
 use burn::{
     backend::{BackendTypes, Dispatch},
@@ -11,7 +11,7 @@ use cubecl::{client::Client, prelude::BufferArg};
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use burn_lora_quant::cube::client;
+/// use burn_lora_kernels::cube::client;
 ///
 /// if let Some(client) = client(&Device::default()) {
 ///     println!("{:?}", client.properties().memory.max_memory());

@@ -1,7 +1,6 @@
 //! The gradients of the product: each is a product again.
 
 use super::{Dims, Gemm, GemmOps};
-use crate::ops::rows;
 use burn::backend::{
     Autodiff, TensorMetadata,
     autodiff::{
@@ -46,9 +45,9 @@ impl Gemm {
         let rank = lhs.rank();
         let lhs = if self.trans_lhs { B::float_swap_dims(lhs, rank - 2, rank - 1) } else { lhs };
         let flat = [lhs, grad].map(|tensor| {
-            let mut shape = vec![1; rank];
-            shape[rank - 2] = rows(&tensor.shape());
-            shape[rank - 1] = tensor.shape()[rank - 1];
+            let (dims, mut shape) = (tensor.shape(), vec![1; rank]);
+            shape[rank - 2] = dims[..rank - 1].iter().product();
+            shape[rank - 1] = dims[rank - 1];
             B::float_reshape(tensor, shape.into())
         });
         let [lhs, grad] = flat;

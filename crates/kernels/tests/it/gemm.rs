@@ -1,18 +1,9 @@
 //! `Gemm` on every device against products in float64: orientations, batches, factors, sums and
 //! every gradient.
 
-use crate::common::{devices, relative_error};
+use crate::common::{copied, devices, floats, panics, relative_error, tensor, values, views};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use burn_lora_quant::Gemm;
-
-/// Values that every dtype holds exactly, so that the only error is the product's.
-fn values(len: usize, seed: usize) -> Vec<f32> {
-    (0..len).map(|i| ((i * 2_654_435_761 + seed * 40_503) >> 9 & 63) as f32 / 32.0 - 1.0).collect()
-}
-
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.cast(FloatDType::F32).into_data().try_into_vec().unwrap()
-}
+use burn_lora_kernels::Gemm;
 
 /// A matrix in float64.
 #[derive(Clone)]
@@ -193,17 +184,15 @@ fn gradients_of_one_matrix_for_all() {
     }
 }
 
-/// Factors that are views: slices of rows, of columns, and a transposed tensor.
 #[test]
-fn views() {
+fn slices_and_transposed_factors() {
     for device in devices() {
         let a = Tensor::<2>::from_data(TensorData::new(values(24 * 32, 1), [24, 32]), &device);
         let b = Tensor::<2>::from_data(TensorData::new(values(40 * 32, 2), [40, 32]), &device);
         let (left, right) = (a.clone().slice([3..19, 8..24]), b.clone().slice([1..33, 8..24]));
         let y = floats(Gemm::new().trans_rhs().run(left.clone(), right.clone()));
         let z = floats(Gemm::new().run(left.clone(), right.clone().transpose()));
-        let copy = |t: Tensor<2>| Tensor::<2>::from_data(t.into_data(), &device);
-        let expected = floats(Gemm::new().trans_rhs().run(copy(left), copy(right)));
+        let expected = floats(Gemm::new().trans_rhs().run(copied(&left), copied(&right)));
         assert!(relative_error(&y, &expected) < 1e-6 && relative_error(&z, &expected) < 1e-6);
     }
 }
@@ -223,8 +212,82 @@ fn a_sum_leaves_a_shared_tensor_alone() {
 }
 
 #[test]
-#[should_panic(expected = "the inner dimensions of [2, 3] and [2, 3]")]
-fn a_wrong_shape_panics() {
-    let device = devices().remove(0);
-    Gemm::new().run(Tensor::<2>::ones([2, 3], &device), Tensor::<2>::ones([2, 3], &device));
+fn views_count_as_their_copies() {
+    for device in devices() {
+        let a = tensor([4, 64], 2, &device);
+        for (name, x) in views([20, 64], &device) {
+            let run = |x: Tensor<2>| {
+                let sums = x.clone().sum_dim(0).expand([64, 64]);
+                [
+                    Gemm::new().trans_rhs().run(x.clone(), a.clone()),
+                    Gemm::new().trans_lhs().run(x.clone(), x),
+                    Gemm::new().run_add(a.clone().transpose(), a.clone(), sums),
+                ]
+                .map(floats)
+            };
+            for (found, expected) in run(x.clone()).iter().zip(&run(copied(&x))) {
+                assert!(relative_error(found, expected) < 1e-6, "{name}, {device:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    for device in devices() {
+        let x = |shape: [usize; 2]| tensor(shape, 1, &device);
+        if device.supports_dtype(DType::F16) {
+            let half = x([4, 64]).cast(FloatDType::F16);
+            panics("dtypes", || Gemm::new().trans_rhs().run(x([3, 64]), half));
+        }
+        let sum = |out| Gemm::new().run_add(x([3, 8]), x([8, 4]), x(out));
+        panics("what is added to", || sum([3, 5]));
+        panics("what is added to", || sum([1, 4]));
+        let expected = "the inner dimensions of [2, 3] and [2, 3]";
+        panics(expected, || Gemm::new().run(x([2, 3]), x([2, 3])));
+        panics("inner dimensions", || Gemm::new().trans_lhs().run(x([3, 8]), x([8, 4])));
+        let batch = |shape: [usize; 3]| tensor(shape, 1, &device);
+        panics("leading dimensions", || Gemm::new().run(batch([2, 3, 8]), batch([3, 8, 4])));
+        panics("leading dimensions", || Gemm::new().run(batch([1, 3, 8]), batch([2, 8, 4])));
+        panics("are no matrices", || {
+            Gemm::new().run(Tensor::<1>::zeros([3], &device), Tensor::zeros([3], &device))
+        });
+    }
+}
+
+/// The operation of a backend is public, too.
+#[cfg(not(feature = "fusion"))]
+#[test]
+fn backends_refuse_what_does_not_fit() {
+    use burn::backend::Dispatch;
+    use burn_lora_kernels::GemmOps;
+    for device in devices() {
+        let x = |shape| tensor::<2>(shape, 1, &device).into_dispatch();
+        panics("", || Dispatch::gemm(x([3, 60]), x([61, 4]), Gemm::new()));
+    }
+}
+
+/// Sums of nothing are zeros, and nothing stays nothing: with gradients.
+#[test]
+fn what_is_empty() {
+    for device in devices() {
+        let ones = |shape: [usize; 2]| Tensor::<2>::ones(shape, &device).autodiff().require_grad();
+        for [m, k, n] in [[0, 4, 3], [2, 0, 3], [2, 4, 0], [0, 0, 0]] {
+            let (l, r, out) = (ones([m, k]), ones([k, n]), ones([m, n]));
+            let y = Gemm::new().run(l.clone(), r.clone());
+            assert_eq!(floats(y.clone().inner()), vec![0.0; m * n], "{m} {k} {n} {device:?}");
+            let sum = Gemm::new().run_add(l.clone(), r.clone(), out);
+            assert_eq!(floats(sum.clone().inner()), vec![1.0; m * n], "{m} {k} {n} {device:?}");
+            let grads = (y + sum).sum().backward();
+            let expected = vec![0.0; m * k];
+            assert!(n > 0 || floats(l.grad(&grads).unwrap()) == expected, "{device:?}");
+        }
+        // One matrix for all, of no columns.
+        let l = Tensor::<3>::ones([2, 3, 8], &device).autodiff().require_grad();
+        let r = Tensor::<3>::ones([1, 8, 0], &device).autodiff().require_grad();
+        let y = Gemm::new().run(l.clone(), r.clone());
+        let grads = y.sum().backward();
+        assert_eq!(floats(l.grad(&grads).unwrap()), [0.0; 48], "{device:?}");
+        assert_eq!(r.grad(&grads).unwrap().dims(), [1, 8, 0]);
+    }
 }
