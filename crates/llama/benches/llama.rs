@@ -7,10 +7,8 @@
 //! file. Each time is the median of seven, each of which is a run of many calls and one wait.
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor, TensorData};
-use burn_lora_llama::{
-    GenerateConfig, Llama, Segments,
-    ops::{AttentionSpec, attention, rms_norm, rotate, swiglu},
-};
+use burn_lora_kernels::{AttentionSpec, attention, rms_norm, rotate, swiglu};
+use burn_lora_llama::{GenerateConfig, Llama, Segments};
 use burn_lora_quant::QuantConfig;
 use std::{cell::Cell, ops::ControlFlow, time::Instant};
 

@@ -9,7 +9,6 @@
 //! | generating tokens and text | [`Llama::generate`], [`Llama::generate_text`] |
 //! | text and chats as tokens | [`Tokenizer`], [`ChatTemplate`], [`Message`] |
 //! | writing a checkpoint | [`Llama::save_pretrained`] |
-//! | attention, RMSNorm, SwiGLU, rotary positions | [`ops`] |
 
 mod cache;
 mod config;
@@ -21,7 +20,6 @@ mod gguf;
 pub mod hub;
 pub mod layers;
 mod llama;
-pub mod ops;
 mod rope;
 mod text;
 mod vocabulary;

@@ -12,10 +12,10 @@ use burn::{
     tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
 };
 use burn_lora_adapter::{AdaptableExt, LoraConfig};
-use burn_lora_llama::{
-    Llama, Segments,
-    ops::{AttentionSpec, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu},
+use burn_lora_kernels::{
+    AttentionSpec, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu,
 };
+use burn_lora_llama::{Llama, Segments};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
     BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, Optimizer, Recompute, Schedule,

@@ -7,7 +7,7 @@ use crate::{
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
-use burn_lora_llama::ops::{CrossEntropy, cross_entropy, pull_back};
+use burn_lora_kernels::{CrossEntropy, cross_entropy, pull_back};
 use serde::{Deserialize, Serialize};
 
 /// How a micro-batch is computed.

@@ -1,11 +1,27 @@
 //! What kernels share on CubeCL's runtimes.
 
+mod rows;
+
+pub(crate) use rows::{Rows, reduce, row_position};
+
 use burn::{
     backend::{BackendTypes, Dispatch},
-    tensor::{DType, Device},
+    tensor::{DType, Device, Shape},
 };
-use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::{client::Client, prelude::BufferArg};
+use burn_cubecl::{
+    kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
+};
+use cubecl::{
+    client::Client,
+    ir::{ElemType, features::Plane},
+    prelude::BufferArg,
+};
+
+/// Units a cube, where a kernel has no reason for another number.
+pub const UNITS: u32 = 256;
+
+/// Units of a plane, where planes sum up.
+pub const PLANE: u32 = 32;
 
 /// The client of a device, if it is one of CubeCL's.
 ///
@@ -80,4 +96,28 @@ pub fn buffer(
     assert!(items <= MAX_ITEMS, "{len} elements are more than a kernel can index");
     // SAFETY: the buffer has so many items of this dtype, as just checked.
     unsafe { BufferArg::from_raw_parts(tensor.handle.clone(), items) }
+}
+
+/// Whether a kernel can sum over planes of [`PLANE`] units.
+pub fn has_planes(client: &Client) -> bool {
+    let properties = client.properties();
+    properties.features.plane.contains(Plane::Ops)
+        && properties.hardware.plane_size_min == PLANE
+        && properties.hardware.plane_size_max == PLANE
+}
+
+/// The widest vector of `dtype` that the device moves at once and that divides `width`.
+pub fn vector_size(client: &Client, dtype: DType, width: usize) -> usize {
+    let mut sizes = client.io_optimized_vector_sizes(dtype.size());
+    sizes.find(|size| *size > 0 && width.is_multiple_of(*size)).unwrap_or(1)
+}
+
+/// A contiguous tensor for a kernel to fill, on the device of another one.
+pub fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
+}
+
+/// What kernels call a dtype.
+pub fn elem(dtype: DType) -> ElemType {
+    burn::backend::cubecl::dtype_to_elem_type(dtype)
 }

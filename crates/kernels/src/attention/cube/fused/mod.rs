@@ -1,17 +1,16 @@
 //! Attention as kernels in CUDA C++, where there are tensor cores for them: scores stay in registers.
-//! Other devices, dtypes and widths take the blocks of [`attention`](crate::ops::attention).
+//! Other devices, dtypes and widths take the [`blocks`](crate::attention::blocks).
 
-use super::{BlockOps, empty};
-use crate::ops::{AttentionSpec, attention};
+use crate::{
+    attention::{self, AttentionSpec, blocks::BlockOps},
+    cube::{check, check_contiguous, empty},
+    cuda::{Kernel, Scalar, has_tensor_cores},
+};
 use burn::{
     backend::TensorMetadata,
     tensor::{DType, Shape},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use burn_lora_kernels::{
-    cube::{check, check_contiguous},
-    cuda::{Kernel, Scalar, has_tensor_cores},
-};
 use cubecl::client::Client;
 
 /// Rows of a tile, 16 a warp.
@@ -21,7 +20,7 @@ const TILE: usize = 64;
 const FEW: usize = 16;
 
 /// Whether there are kernels for heads of this width in this dtype.
-pub(in crate::ops) fn supports(client: &Client, dtype: DType, head_dim: usize) -> bool {
+pub(in crate::attention) fn supports(client: &Client, dtype: DType, head_dim: usize) -> bool {
     let fits = matches!(dtype, DType::BF16 | DType::F16) && matches!(head_dim, 64 | 128);
     fits && has_tensor_cores(client)
 }
@@ -103,7 +102,7 @@ fn grid(tensor: &CubeTensor) -> [usize; 3] {
     [shape[2].div_ceil(TILE), shape[1], shape[0]]
 }
 
-/// [`DecoderOps::causal_attention`](crate::ops::DecoderOps::causal_attention).
+/// [`AttentionOps::causal_attention`](crate::attention::AttentionOps::causal_attention).
 pub(super) fn forward(
     q: CubeTensor,
     k: CubeTensor,
@@ -127,7 +126,7 @@ pub(super) fn forward(
     (out, lse)
 }
 
-/// [`DecoderOps::causal_attention_grad`](crate::ops::DecoderOps::causal_attention_grad).
+/// [`AttentionOps::causal_attention_grad`](crate::attention::AttentionOps::causal_attention_grad).
 #[expect(clippy::too_many_arguments, reason = "what goes in and what came out")]
 pub(super) fn backward(
     grad: CubeTensor,

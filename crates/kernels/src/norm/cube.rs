@@ -1,8 +1,9 @@
-//! RMSNorm: a row is read twice, the second time from a cache.
+//! RMSNorm on CubeCL's runtimes: a row is read twice, the second time from a cache.
 
-use super::{Rows, buffer, elem, empty, reduce, row_position, vector_size};
-use burn::backend::TensorMetadata;
-use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use super::NormOps;
+use crate::cube::{Rows, buffer, elem, empty, reduce, row_position, vector_size};
+use burn::backend::{TensorMetadata, tensor::FloatTensor};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 use cubecl::prelude::*;
 
 #[cube(launch_unchecked)]
@@ -99,74 +100,74 @@ fn backward_kernel<F: Float, N: Size>(
     }
 }
 
-/// `x / sqrt(mean(x²) + eps) · weight`.
-pub(super) fn forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
-    let [x, weight] = [x, weight].map(into_contiguous);
-    let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
-    let out = empty(&x, shape.clone(), dtype);
-    let width = weight.shape()[0];
-    let count = shape.num_elements() / width.max(1);
-    if count == 0 {
-        return out;
+impl NormOps for CubeBackend {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let [x, weight] = [x, weight].map(into_contiguous);
+        let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
+        let out = empty(&x, shape.clone(), dtype);
+        let width = weight.shape()[0];
+        let count = shape.num_elements() / width.max(1);
+        if count == 0 {
+            return out;
+        }
+        let vector = vector_size(&client, dtype, width);
+        let steps = width / vector;
+        let rows = Rows::of(&client, steps);
+        // SAFETY: the buffers hold `count` rows of `width`, and the weight one; rows and steps stay inside.
+        unsafe {
+            forward_kernel::launch_unchecked(
+                &client,
+                rows.cube_count(&client, count),
+                rows.cube_dim(),
+                vector,
+                buffer(&client, &x, dtype, count * width, vector),
+                buffer(&client, &weight, dtype, width, vector),
+                buffer(&client, &out, dtype, count * width, vector),
+                count,
+                steps,
+                eps,
+                rows,
+                elem(dtype),
+            );
+        }
+        out
     }
-    let vector = vector_size(&client, dtype, width);
-    let steps = width / vector;
-    let rows = Rows::of(&client, steps);
-    // SAFETY: the buffers hold `count` rows of `width`, and the weight one; rows and steps stay inside.
-    unsafe {
-        forward_kernel::launch_unchecked(
-            &client,
-            rows.cube_count(&client, count),
-            rows.cube_dim(),
-            vector,
-            buffer(&client, &x, dtype, count * width, vector),
-            buffer(&client, &weight, dtype, width, vector),
-            buffer(&client, &out, dtype, count * width, vector),
-            count,
-            steps,
-            eps,
-            rows,
-            elem(dtype),
-        );
-    }
-    out
-}
 
-/// The gradient of `x`.
-pub(super) fn backward(
-    grad: CubeTensor,
-    x: CubeTensor,
-    weight: CubeTensor,
-    eps: f32,
-) -> CubeTensor {
-    let [grad, x, weight] = [grad, x, weight].map(into_contiguous);
-    let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
-    let out = empty(&x, shape.clone(), dtype);
-    let width = weight.shape()[0];
-    let count = shape.num_elements() / width.max(1);
-    if count == 0 {
-        return out;
+    fn rms_norm_grad(
+        grad: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        let [grad, x, weight] = [grad, x, weight].map(into_contiguous);
+        let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
+        let out = empty(&x, shape.clone(), dtype);
+        let width = weight.shape()[0];
+        let count = shape.num_elements() / width.max(1);
+        if count == 0 {
+            return out;
+        }
+        let vector = vector_size(&client, dtype, width);
+        let steps = width / vector;
+        let rows = Rows::of(&client, steps);
+        // SAFETY: as above.
+        unsafe {
+            backward_kernel::launch_unchecked(
+                &client,
+                rows.cube_count(&client, count),
+                rows.cube_dim(),
+                vector,
+                buffer(&client, &grad, dtype, count * width, vector),
+                buffer(&client, &x, dtype, count * width, vector),
+                buffer(&client, &weight, dtype, width, vector),
+                buffer(&client, &out, dtype, count * width, vector),
+                count,
+                steps,
+                eps,
+                rows,
+                elem(dtype),
+            );
+        }
+        out
     }
-    let vector = vector_size(&client, dtype, width);
-    let steps = width / vector;
-    let rows = Rows::of(&client, steps);
-    // SAFETY: as above.
-    unsafe {
-        backward_kernel::launch_unchecked(
-            &client,
-            rows.cube_count(&client, count),
-            rows.cube_dim(),
-            vector,
-            buffer(&client, &grad, dtype, count * width, vector),
-            buffer(&client, &x, dtype, count * width, vector),
-            buffer(&client, &weight, dtype, width, vector),
-            buffer(&client, &out, dtype, count * width, vector),
-            count,
-            steps,
-            eps,
-            rows,
-            elem(dtype),
-        );
-    }
-    out
 }

@@ -1,7 +1,9 @@
 //! The softmax of a block of scores, its gradient, and the sums over rows that this needs.
 
-use super::{Rows, buffer, elem, empty, reduce, row_position, vector_size};
-use crate::ops::attention::Block;
+use crate::{
+    attention::blocks::Block,
+    cube::{Rows, buffer, elem, empty, reduce, row_position, vector_size},
+};
 use burn::{
     backend::TensorMetadata,
     tensor::{DType, Shape},
@@ -238,7 +240,7 @@ fn row_dot_kernel<F: Float, N: Size>(
     }
 }
 
-/// [`BlockOps::block_softmax`](crate::ops::attention::BlockOps::block_softmax).
+/// [`BlockOps::block_softmax`](crate::attention::blocks::BlockOps::block_softmax).
 pub(super) fn forward(
     scores: CubeTensor,
     lse: CubeTensor,
@@ -274,7 +276,7 @@ pub(super) fn forward(
     (out, lse)
 }
 
-/// [`BlockOps::block_softmax_grad`](crate::ops::attention::BlockOps::block_softmax_grad).
+/// [`BlockOps::block_softmax_grad`](crate::attention::blocks::BlockOps::block_softmax_grad).
 pub(super) fn backward(
     scores: CubeTensor,
     p_grad: CubeTensor,
@@ -316,7 +318,7 @@ pub(super) fn backward(
     (p, s_grad)
 }
 
-/// [`BlockOps::row_dot`](crate::ops::attention::BlockOps::row_dot).
+/// [`BlockOps::row_dot`](crate::attention::blocks::BlockOps::row_dot).
 pub(super) fn row_dot(a: CubeTensor, b: CubeTensor) -> CubeTensor {
     let [a, b] = [a, b].map(into_contiguous);
     let (client, dtype, shape) = (a.client.clone(), a.dtype, a.shape());

@@ -1,7 +1,8 @@
 //! Attention in blocks: batched products on some heads and some queries at a time, so that the
 //! memory for scores has a bound that does not grow with the batch and the number of heads.
 
-use super::AttentionSpec;
+use super::{AttentionSpec, check};
+use crate::{Gemm, GemmOps};
 use burn::{
     backend::{
         TensorMetadata,
@@ -9,7 +10,6 @@ use burn::{
     },
     tensor::{FloatDType, Shape, Slice},
 };
-use burn_lora_kernels::{Gemm, GemmOps};
 use std::ops::Range;
 
 /// Queries a block: a multiple of what the tensor cores take at once, and few enough that most of
@@ -24,7 +24,7 @@ const SCORES: usize = 64 << 20;
 /// of memory.
 ///
 /// ```
-/// use burn_lora_llama::ops::attention_scores;
+/// use burn_lora_kernels::attention_scores;
 ///
 /// // 32 heads over 8: all at once for a short row, and never more than for some rows.
 /// assert_eq!(attention_scores(1, 32, 8, 100), 32 * 100 * 100);
@@ -33,26 +33,6 @@ const SCORES: usize = 64 << 20;
 pub fn attention_scores(batch: usize, heads: usize, kv_heads: usize, length: usize) -> usize {
     let per_head = heads / kv_heads * ROWS.min(length) * length;
     (batch * kv_heads * per_head).min(SCORES.max(per_head))
-}
-
-/// Checks the shapes of an attention: of `q`, `k`, `v` and the spans.
-///
-/// # Panics
-/// If they do not fit.
-pub(super) fn check(q: &[usize], k: &[usize], v: &[usize], spans: &[usize], spec: AttentionSpec) {
-    let (&[batch, heads, length, width], &[_, kv_heads, keys, _]) = (q, k) else {
-        panic!("attention: q {q:?} and k {k:?} have four dimensions")
-    };
-    assert_eq!(k, [batch, kv_heads, keys, width], "attention: k for q {q:?}");
-    assert_eq!(k, v, "attention: k and v");
-    let shared = heads.checked_rem(kv_heads) == Some(0);
-    assert!(shared, "attention: {heads} heads over {kv_heads}");
-    assert!(width > 0, "attention: heads of no width");
-    assert!(keys >= length, "attention: {length} queries, {keys} keys");
-    assert!(spec.window != Some(0), "attention: a window of no keys");
-    let fits =
-        matches!(spans, &[2, rows, count] if (rows == 1 || rows == batch) && count == length);
-    assert!(fits, "attention: spans {spans:?} for q {q:?}");
 }
 
 /// What a backend adds to its matrix product.
@@ -244,7 +224,7 @@ fn scores<B: BlockOps>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
     B::gemm(q, k, Gemm::new().trans_rhs().f32_output())
 }
 
-/// [`DecoderOps::causal_attention`](super::DecoderOps::attention).
+/// [`AttentionOps::causal_attention`](super::AttentionOps::causal_attention).
 pub(super) fn forward<B: BlockOps>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
@@ -270,8 +250,8 @@ pub(super) fn forward<B: BlockOps>(
     (out, B::float_reshape(lse, rows))
 }
 
-/// [`DecoderOps::causal_attention_grad`](super::DecoderOps::attention_grad): with `p` the probabilities
-/// and `delta = sum(out_grad · out)` of each row,
+/// [`AttentionOps::causal_attention_grad`](super::AttentionOps::causal_attention_grad): with `p` the
+/// probabilities and `delta = sum(out_grad · out)` of each row,
 /// `v_grad = pᵀ · out_grad`, `s_grad = scale · p · (out_grad · vᵀ - delta)`,
 /// `q_grad = s_grad · k` and `k_grad = s_gradᵀ · q` (arXiv:2205.14135).
 #[expect(clippy::too_many_arguments, reason = "what goes in and what came out")]

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_llama::ops::{cross_entropy, pull_back, rms_norm, rotate, swiglu};
+use burn_lora_kernels::{cross_entropy, pull_back, rms_norm, rotate, swiglu};
 
 fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
     float(values.to_vec(), shape, &device())

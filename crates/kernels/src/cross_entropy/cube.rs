@@ -1,11 +1,15 @@
-//! Cross-entropy: a row is read twice, its gradient written once.
+//! Cross-entropy on CubeCL's runtimes: a row is read twice, its gradient written once.
 
-use super::{Rows, buffer, elem, empty, reduce, row_position, vector_size};
+use super::CrossEntropyOps;
+use crate::cube::{Rows, buffer, elem, empty, reduce, row_position, vector_size};
 use burn::{
-    backend::TensorMetadata,
+    backend::{
+        TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
     tensor::{DType, Shape},
 };
-use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 use cubecl::prelude::*;
 
 #[cube(launch_unchecked)]
@@ -79,42 +83,43 @@ fn cross_entropy_kernel<F: Float, N: Size>(
     }
 }
 
-/// [`DecoderOps::cross_entropy`](crate::ops::DecoderOps::cross_entropy).
-pub(super) fn launch(
-    logits: CubeTensor,
-    targets: CubeTensor,
-    smoothing: f32,
-) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let [logits, targets] = [logits, targets].map(into_contiguous);
-    let (client, dtype, shape) = (logits.client.clone(), logits.dtype, logits.shape());
-    let (count, width) = (shape[0], shape[1]);
-    let row = || empty(&logits, Shape::new([count]), DType::F32);
-    let (loss, hits, grad) = (row(), row(), empty(&logits, shape, dtype));
-    if count == 0 {
-        return (loss, hits, grad);
+impl CrossEntropyOps for CubeBackend {
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [logits, targets] = [logits, targets].map(into_contiguous);
+        let (client, dtype, shape) = (logits.client.clone(), logits.dtype, logits.shape());
+        let (count, width) = (shape[0], shape[1]);
+        let row = || empty(&logits, Shape::new([count]), DType::F32);
+        let (loss, hits, grad) = (row(), row(), empty(&logits, shape, dtype));
+        if count == 0 {
+            return (loss, hits, grad);
+        }
+        let vector = vector_size(&client, dtype, width);
+        let rows = Rows::of(&client, width / vector);
+        // SAFETY: the buffers hold `count` rows, of `width` where they are those of logits; rows and steps
+        // stay inside.
+        unsafe {
+            cross_entropy_kernel::launch_unchecked(
+                &client,
+                rows.cube_count(&client, count),
+                rows.cube_dim(),
+                vector,
+                buffer(&client, &logits, dtype, count * width, vector),
+                buffer(&client, &targets, DType::I32, count, 1),
+                buffer(&client, &loss, DType::F32, count, 1),
+                buffer(&client, &hits, DType::F32, count, 1),
+                buffer(&client, &grad, dtype, count * width, vector),
+                count,
+                width / vector,
+                smoothing,
+                f32::NAN,
+                rows,
+                elem(dtype),
+            );
+        }
+        (loss, hits, grad)
     }
-    let vector = vector_size(&client, dtype, width);
-    let rows = Rows::of(&client, width / vector);
-    // SAFETY: the buffers hold `count` rows, of `width` where they are those of logits; rows and steps
-    // stay inside.
-    unsafe {
-        cross_entropy_kernel::launch_unchecked(
-            &client,
-            rows.cube_count(&client, count),
-            rows.cube_dim(),
-            vector,
-            buffer(&client, &logits, dtype, count * width, vector),
-            buffer(&client, &targets, DType::I32, count, 1),
-            buffer(&client, &loss, DType::F32, count, 1),
-            buffer(&client, &hits, DType::F32, count, 1),
-            buffer(&client, &grad, dtype, count * width, vector),
-            count,
-            width / vector,
-            smoothing,
-            f32::NAN,
-            rows,
-            elem(dtype),
-        );
-    }
-    (loss, hits, grad)
 }

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_llama::ops::{AttentionSpec, attention, attention_is_fused};
+use burn_lora_kernels::{AttentionSpec, attention, attention_is_fused};
 
 struct Case {
     batch: usize,
