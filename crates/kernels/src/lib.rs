@@ -7,6 +7,7 @@
 //! | RMSNorm, rotary positions, SwiGLU | [`rms_norm`], [`rotate`], [`swiglu`] |
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | a backward pass from a given gradient | [`pull_back()`] |
+//! | the update of a parameter, the norm of gradients | [`optimizer`] |
 //!
 //! A folder has the operation on tensors, where shapes are checked, and a Burn backend extension for it
 //! (such as [`GemmOps`]), which is implemented for the CPU (`flex`), for every CubeCL runtime (`cube`), lazily
@@ -28,6 +29,7 @@ pub mod flex;
 mod gated;
 mod gemm;
 mod norm;
+pub mod optimizer;
 mod pull_back;
 mod rotary;
 

@@ -4,7 +4,7 @@ use crate::{
     TrainConfig, TrainError,
     data::Batch,
     model::CausalLm,
-    optim::{Running, State, Update, sum_of_squares},
+    optim::{Running, State, Update},
     params::{self, Flat, Trained},
     step::{self, Pair},
     team::Team,
@@ -16,6 +16,7 @@ use burn::{
         distributed::{ReduceOperation, all_reduce},
     },
 };
+use burn_lora_kernels::optimizer::sum_of_squares;
 use std::{
     collections::HashMap,
     path::PathBuf,

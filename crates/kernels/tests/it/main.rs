@@ -5,3 +5,4 @@ mod attention;
 mod common;
 mod gemm;
 mod ops;
+mod optimizer;

@@ -1,13 +1,22 @@
-//! Adam with moments in 8 bits: a unit a word of codes, which is 4 values; 4 blocks a cube.
+//! Adam with moments in 8 bits on CubeCL's runtimes: a unit a word of codes, which is 4 values; 4 blocks a cube.
 #![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
-use super::{UNITS, buffer, own, scalars, vector_size};
-use crate::optim::{
-    dynamic::{BLOCK, CODES},
-    ops::{Step, advance},
+use super::AdamWCodedOps;
+use crate::{
+    cube::{UNITS, buffer, own, vector_size},
+    optimizer::{
+        Step, advance,
+        dynamic::{BLOCK, CODES},
+    },
 };
-use burn::{backend::TensorMetadata, tensor::DType};
-use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use burn::{
+    backend::{
+        TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::DType,
+};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// Units a block.
@@ -141,41 +150,43 @@ fn block_max(a: f32, b: f32) -> (f32, f32) {
     (most_a[first], most_b[first])
 }
 
-/// [`OptimOps::adamw_coded`](crate::optim::ops::OptimOps::adamw_coded).
-pub(super) fn launch(
-    param: CubeTensor,
-    grad: CubeTensor,
-    factor: CubeTensor,
-    codes: CubeTensor,
-    absmax: CubeTensor,
-    maps: CubeTensor,
-    step: Step,
-) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let [param, codes, absmax] = [param, codes, absmax].map(own);
-    let [grad, maps] = [grad, maps].map(into_contiguous);
-    let (client, len) = (param.client.clone(), param.shape().num_elements());
-    if len == 0 {
-        return (param, codes, absmax);
+impl AdamWCodedOps for CubeBackend {
+    fn adamw_coded(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        absmax: FloatTensor<Self>,
+        maps: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
+        let [param, codes, absmax] = [param, codes, absmax].map(own);
+        let [grad, maps] = [grad, maps].map(into_contiguous);
+        let (client, len) = (param.client.clone(), param.shape().num_elements());
+        if len == 0 {
+            return (param, codes, absmax);
+        }
+        // A unit has one word of codes.
+        let vector = vector_size(&client, DType::F32, len).min(CODES);
+        let cube_dim = CubeDim::new_1d(UNITS);
+        // SAFETY: the buffers are as long as `len` asks for; units of words below `len / 4` stay inside, the
+        // others touch none but the maps, of which each cube reads 256 twice.
+        unsafe {
+            kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, len.div_ceil(CODES), cube_dim),
+                cube_dim,
+                vector,
+                buffer(&client, &param, DType::F32, len, vector),
+                buffer(&client, &grad, DType::F32, len, vector),
+                buffer(&client, &factor, DType::F32, 1, 1),
+                buffer(&client, &codes, DType::U32, 2 * len.div_ceil(CODES), 1),
+                buffer(&client, &absmax, DType::F32, 2 * len.div_ceil(BLOCK), 1),
+                buffer(&client, &maps, DType::F32, 2 * ENTRIES, 1),
+                len,
+                step.launch_arg(),
+            );
+        }
+        (param, codes, absmax)
     }
-    let vector = vector_size(&param, len);
-    let cube_dim = CubeDim::new_1d(UNITS);
-    // SAFETY: the buffers are as long as `len` asks for; units of words below `len / 4` stay inside, the
-    // others touch none but the maps, of which each cube reads 256 twice.
-    unsafe {
-        kernel::launch_unchecked(
-            &client,
-            calculate_cube_count_elemwise(&client, len.div_ceil(CODES), cube_dim),
-            cube_dim,
-            vector,
-            buffer(&client, &param, DType::F32, len, vector),
-            buffer(&client, &grad, DType::F32, len, vector),
-            buffer(&client, &factor, DType::F32, 1, 1),
-            buffer(&client, &codes, DType::U32, 2 * len.div_ceil(CODES), 1),
-            buffer(&client, &absmax, DType::F32, 2 * len.div_ceil(BLOCK), 1),
-            buffer(&client, &maps, DType::F32, 2 * ENTRIES, 1),
-            len,
-            scalars(step),
-        );
-    }
-    (param, codes, absmax)
 }

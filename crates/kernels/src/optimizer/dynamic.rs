@@ -1,13 +1,13 @@
 //! bitsandbytes' 8-bit numbers: blocks of 256 values, each a code into a map times the block's absmax.
 
 /// Values that share an absmax.
-pub(crate) const BLOCK: usize = 256;
+pub const BLOCK: usize = 256;
 
 /// Codes in a word, the first in its lowest byte.
-pub(crate) const CODES: usize = 4;
+pub const CODES: usize = 4;
 
 /// The map of signed values, then that of unsigned ones, each ascending.
-pub(crate) fn maps() -> Vec<f32> {
+pub fn maps() -> Vec<f32> {
     [map(true), map(false)].concat()
 }
 
