@@ -13,7 +13,6 @@ pub use step::Step;
 pub use sum_of_squares::{SumOfSquaresOps, sum_of_squares};
 
 use burn::tensor::{DType, Tensor};
-use step::advance;
 
 /// Checks vectors for an update.
 ///

@@ -3,7 +3,7 @@
 use super::AdamWOps;
 use crate::{
     cube::{UNITS, buffer, own, vector_size},
-    optimizer::{Step, advance},
+    optimizer::step::{Step, advance},
 };
 use burn::{
     backend::{TensorMetadata, tensor::FloatTensor},

@@ -3,7 +3,7 @@
 use super::AdamWOps;
 use crate::{
     flex::TASK,
-    optimizer::{Step, advance},
+    optimizer::step::{Step, advance},
 };
 use burn::backend::{Flex, tensor::FloatTensor};
 use rayon::prelude::*;

@@ -5,8 +5,8 @@ use super::AdamWCodedOps;
 use crate::{
     cube::{UNITS, buffer, own, vector_size},
     optimizer::{
-        Step, advance,
         dynamic::{BLOCK, CODES},
+        step::{Step, advance},
     },
 };
 use burn::{

@@ -4,8 +4,8 @@ use super::AdamWCodedOps;
 use crate::{
     flex::TASK,
     optimizer::{
-        Step, advance,
         dynamic::{BLOCK, Block, CODES},
+        step::{Step, advance},
     },
 };
 use burn::backend::{
