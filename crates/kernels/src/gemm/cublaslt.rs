@@ -1,11 +1,9 @@
 //! The product by cuBLASLt.
 
 use super::{Dims, Gemm, output_shape};
-use crate::cuda;
+use crate::{cube::empty, cuda};
 use burn::tensor::DType;
-use burn_cubecl::{
-    kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
-};
+use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cudarc::cublaslt::{
     result::{self, CublasError},
     sys,
@@ -98,15 +96,14 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
     let (client, dtype) = (lhs.client.clone(), lhs.dtype);
     let out_dtype = gemm.output_dtype(dtype);
     let beta = if matches!(target, Target::New) { 0.0 } else { 1.0 };
-    let empty =
-        || empty_device_contiguous_dtype(client.clone(), lhs.device.clone(), shape, out_dtype);
+    let new = || empty(&lhs, shape, out_dtype);
     let (out, add) = match target {
-        Target::New => (empty(), None),
+        Target::New => (new(), None),
         // Both this handle and the clone that is written to are one buffer.
         Target::Place(add) => (add.clone(), Some(add)),
         Target::Sum(add) => {
             let add = into_contiguous(add);
-            (if add.can_mut() { add.clone() } else { empty() }, Some(add))
+            (if add.can_mut() { add.clone() } else { new() }, Some(add))
         }
     };
     let out_matrix = Matrix::of(&out, flat).expect("contiguous, or the caller has checked");

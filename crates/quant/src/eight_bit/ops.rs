@@ -88,7 +88,7 @@ impl EightBitOps for burn::backend::Flex {
         layout: EightBitLayout,
         dtype: FloatDType,
     ) -> FloatTensor<Self> {
-        use burn::{backend::ops::FloatTensorOps, tensor::TensorData};
+        use burn_lora_kernels::flex::from_f32;
         use rayon::prelude::*;
         /// Elements that one task decodes.
         const CHUNK: usize = 16 << 10;
@@ -98,8 +98,7 @@ impl EightBitOps for burn::backend::Flex {
         out.par_chunks_mut(CHUNK)
             .enumerate()
             .for_each(|(i, out)| layout.decode(codes, scales, i * CHUNK, out));
-        let out = burn_flex::FlexTensor::from_data(TensorData::new(out, layout.shape));
-        if dtype == FloatDType::F32 { out } else { Self::float_cast(out, dtype) }
+        from_f32(out, layout.shape.into(), dtype.into())
     }
 
     fn eight_matmul(

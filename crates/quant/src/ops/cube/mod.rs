@@ -134,12 +134,6 @@ fn decode(word: u32, codebook: &Shared<[f32]>, #[comptime] i: usize) -> f32 {
     codebook[((word >> shift) & 15) as usize]
 }
 
-/// The widest vector of `dtype` that the device moves at once and of which 8 elements are made.
-fn vector_size(client: &Client, dtype: DType) -> usize {
-    let mut sizes = client.io_optimized_vector_sizes(dtype.size());
-    sizes.find(|size| 8 % size == 0).unwrap_or(1)
-}
-
 fn words(client: &Client, like: &CubeTensor, handle: Handle, len: usize) -> CubeTensor {
     CubeTensor::new_contiguous(
         client.clone(),
