@@ -8,6 +8,7 @@
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | a backward pass from a given gradient | [`pull_back()`] |
 //! | the update of a parameter, the norm of gradients | [`optimizer`] |
+//! | bitsandbytes' 8-bit numbers | [`dynamic`] |
 //!
 //! A folder has the operation on tensors, where shapes are checked, and a Burn backend extension for it
 //! (such as [`GemmOps`]), which is implemented for the CPU (`flex`), for every CubeCL runtime (`cube`), lazily
@@ -24,6 +25,7 @@ mod cross_entropy;
 pub mod cube;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod dynamic;
 #[cfg(feature = "cpu")]
 pub mod flex;
 mod gated;

@@ -3,7 +3,6 @@
 
 mod adamw;
 mod coded;
-pub mod dynamic;
 mod step;
 mod sum_of_squares;
 

@@ -3,9 +3,9 @@
 use super::{Running, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use burn_lora_kernels::optimizer::{
-    Step, adamw, adamw_coded,
+use burn_lora_kernels::{
     dynamic::{self, BLOCK, CODES},
+    optimizer::{Step, adamw, adamw_coded},
 };
 use std::{collections::BTreeMap, path::Path};
 

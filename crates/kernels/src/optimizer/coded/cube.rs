@@ -4,10 +4,8 @@
 use super::AdamWCodedOps;
 use crate::{
     cube::{UNITS, buffer, own, vector_size},
-    optimizer::{
-        dynamic::{BLOCK, CODES},
-        step::{Step, advance},
-    },
+    dynamic::{BLOCK, CODES},
+    optimizer::step::{Step, advance},
 };
 use burn::{
     backend::{

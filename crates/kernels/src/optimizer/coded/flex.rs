@@ -2,11 +2,9 @@
 
 use super::AdamWCodedOps;
 use crate::{
+    dynamic::{BLOCK, Block, CODES},
     flex::TASK,
-    optimizer::{
-        dynamic::{BLOCK, Block, CODES},
-        step::{Step, advance},
-    },
+    optimizer::step::{Step, advance},
 };
 use burn::backend::{
     Flex,

@@ -5,10 +5,8 @@ mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
 
-use super::{
-    Step, check,
-    dynamic::{BLOCK, CODES},
-};
+use super::{Step, check};
+use crate::dynamic::{BLOCK, CODES};
 use burn::{
     backend::{
         Backend, Dispatch, backend_extension,
@@ -24,7 +22,7 @@ use burn::{
 /// - factor: `[1]`, what the gradient is multiplied by
 /// - codes: `[2 · words]`, of `m` and then of `v`, [`CODES`] a word
 /// - absmax: `[2 · blocks]`, of `m` and then of `v`, one for [`BLOCK`] values
-/// - maps: `[512]`, the [maps](super::dynamic::maps) of both
+/// - maps: `[512]`, the [maps](crate::dynamic::maps) of both
 ///
 /// # Panics
 /// If the lengths do not fit, or a vector is not in float32.
@@ -56,7 +54,7 @@ pub fn adamw_coded(
 )]
 pub trait AdamWCodedOps: Backend {
     /// Adam with moments in 8 bits: the codes of `m` and of `v`, and the absmax of the blocks of
-    /// each. `maps` are the [maps](super::dynamic::maps) of both.
+    /// each. `maps` are the [maps](crate::dynamic::maps) of both.
     #[fusion(meta = |param, _grad, _factor, codes, absmax, _maps, _step| (
         param.clone(),
         codes.clone(),

@@ -103,7 +103,8 @@ fn reduce_kernel(values: &[f32], out: &mut [f32], len: usize, count: f32, #[comp
     }
 }
 
-/// The index of the entry of the map that is nearest, as [`crate::scale::nearest`] finds it.
+/// The index of the entry of the map that is nearest, as [`burn_lora_kernels::dynamic::nearest`] finds
+/// it.
 #[cube]
 fn nearest(tables: &[u32], value: f32, #[comptime] entries: usize, #[comptime] even: bool) -> u32 {
     // The last entry below `value`, or the first entry.

@@ -6,14 +6,9 @@ pub const BLOCK: usize = 256;
 /// Codes in a word, the first in its lowest byte.
 pub const CODES: usize = 4;
 
-/// The map of signed values, then that of unsigned ones, each ascending.
-pub fn maps() -> Vec<f32> {
-    [map(true), map(false)].concat()
-}
-
-/// bitsandbytes' `create_dynamic_map`: 0, 1, and for each power of ten from `10^-6` to 1 the middles
+/// bitsandbytes' `create_dynamic_map`, ascending: 0, 1, and for each power of ten from `10^-6` to 1 the middles
 /// of `2^i` parts of `[0.1, 1]`, of both signs, or of `2^(i + 1)` parts.
-fn map(signed: bool) -> Vec<f32> {
+pub fn map(signed: bool) -> Vec<f32> {
     let mut map = vec![0.0, 1.0];
     for i in 0..7 {
         let power = 10f64.powi(i - 6) as f32;
@@ -30,6 +25,11 @@ fn map(signed: bool) -> Vec<f32> {
     map
 }
 
+/// The map of signed values, then that of unsigned ones: see [`map`].
+pub fn maps() -> Vec<f32> {
+    [map(true), map(false)].concat()
+}
+
 /// The bounds of so many parts of `[0.1, 1]`. From each end, as torch computes them: other roundings
 /// give other last bits.
 fn linspace(parts: usize) -> Vec<f32> {
@@ -42,6 +42,17 @@ fn linspace(parts: usize) -> Vec<f32> {
         }
     };
     (0..=parts).map(bound).collect()
+}
+
+/// The index of the value in an ascending `map` that is nearest to `value`. Of two that are
+/// equally near it is the lower one, or with `ties_to_even` the one with the even index.
+#[inline]
+pub fn nearest(map: &[f32], value: f32, ties_to_even: bool) -> u8 {
+    let below = map.partition_point(|&entry| entry < value).max(1) - 1;
+    let Some(&above) = map.get(below + 1) else { return below as u8 };
+    let middle = (map[below] + above) * 0.5;
+    let up = value > middle || (ties_to_even && value == middle && below % 2 == 1);
+    (below + usize::from(up)) as u8
 }
 
 /// One block of values as they are stored.
@@ -72,19 +83,11 @@ impl Block<'_> {
         for (word, values) in self.words.iter_mut().zip(values.chunks(CODES)) {
             let mut codes = [0; CODES];
             for (code, value) in codes.iter_mut().zip(values) {
-                *code = nearest(self.map, value / scale);
+                *code = nearest(self.map, value / scale, false);
             }
             *word = u32::from_le_bytes(codes);
         }
     }
-}
-
-/// The index of the value in an ascending `map` of 256 that is nearest, the lower one of two.
-#[cfg(feature = "cpu")]
-fn nearest(map: &[f32], value: f32) -> u8 {
-    let below = map.partition_point(|&entry| entry < value).clamp(1, map.len() - 1) - 1;
-    let up = value > (map[below] + map[below + 1]) * 0.5;
-    (below + usize::from(up)) as u8
 }
 
 #[cfg(test)]
@@ -102,17 +105,18 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "cpu")]
     #[test]
     fn nearest_finds_the_nearest() {
         for map in [map(true), map(false)] {
             for i in -1010..=1010 {
                 let value = i as f32 / 1000.0;
                 let best = map.iter().map(|m| (m - value).abs()).fold(f32::INFINITY, f32::min);
-                let found = map[usize::from(nearest(&map, value))];
+                let found = map[usize::from(nearest(&map, value, false))];
                 assert!((found - value).abs() <= best + 1e-7, "{value}: {found}");
             }
         }
+        let find = |value| nearest(&map(true), value, false);
+        assert_eq!([-1.0, 0.0, 1.0].map(find), [0, 127, 255]);
     }
 
     #[cfg(feature = "cpu")]
