@@ -1,13 +1,14 @@
 //! What packed weights and the matrix product cost on one device.
 //!
-//! `cargo bench -p burn-lora-quant --features cuda,fusion --bench quant -- cuda [SECTION..]`
+//! `cargo bench --features cuda --bench quant -- cuda [SECTION..]`
 //!
 //! The first argument names the device (`cpu`, `cuda`, `vulkan`, `wgpu`); sections are `overhead`, `copy`,
 //! `dequantize`, `quantize`, `gemv`, `gemm`, `linear`, `memory`; all of them without one.
 //! Each time is the median of seven, each of which is a run of many calls and one wait.
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
-use burn_lora_quant::{Gemm, PackedWeight, QuantConfig, codec::Packed};
+use burn_lora_kernels::Gemm;
+use burn_lora_quant::{PackedWeight, QuantConfig, codec::Packed};
 use std::time::Instant;
 
 fn main() {

@@ -1,6 +1,6 @@
 //! What the operations of a decoder, loading and generating cost on one device.
 //!
-//! `cargo bench -p burn-lora-llama --features cuda,fusion --bench llama -- cuda SECTION..`
+//! `cargo bench --features cuda --bench llama -- cuda SECTION..`
 //!
 //! The first argument names the device (`cpu`, `cuda`, `vulkan`, `wgpu`). Sections: `ops`,
 //! `attention`, `long`, and `generate=MODEL` (dense), `generate-nf4=MODEL` for a folder or a GGUF

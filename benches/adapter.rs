@@ -1,6 +1,6 @@
 //! What an adapter costs on top of its packed layer.
 //!
-//! `cargo bench -p burn-lora-adapter --features cuda,fusion --bench adapter -- cuda [ROWS [ROW OF THE TABLE]]`
+//! `cargo bench --features cuda --bench adapter -- cuda [ROWS [ROW OF THE TABLE]]`
 //!
 //! Forward and backward of a packed layer [4096, 4096], alone and with adapters. The two are run in
 //! turn, ten calls each, so that a change of the clock meets both; the median of the rounds counts.

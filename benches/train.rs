@@ -1,6 +1,6 @@
 //! What training costs: tokens a second, memory, and where the time goes.
 //!
-//! `cargo bench -p burn-lora-train --features cuda,fusion --bench train -- cuda MODEL ROWSxLENGTH..`
+//! `cargo bench --features cuda --bench train -- cuda MODEL ROWSxLENGTH..`
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
 //! `,steps=N`, `,recompute=none|N`, `,offload`, `,adamw8bit`, `,chunk=TOKENS`, `,peak` to look at the
