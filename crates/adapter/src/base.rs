@@ -4,7 +4,8 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_quant::{DenseWeight, Frozen, Gemm, QuantError, StorageFormat};
+use burn_lora_kernels::Gemm;
+use burn_lora_quant::{DenseWeight, Frozen, QuantError, StorageFormat};
 
 /// The frozen part of a linear layer: a weight `[out, in]` in one storage or another, and a bias `[out]`.
 ///

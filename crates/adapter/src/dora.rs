@@ -6,7 +6,7 @@ use crate::{
     lora::{LoraAdapter, squared_norms},
 };
 use burn::{module::Param, tensor::Tensor};
-use burn_lora_quant::Gemm;
+use burn_lora_kernels::Gemm;
 
 impl LoraAdapter {
     /// `y` plus the update of `x`.

@@ -10,7 +10,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Int, Tensor, module::embedding},
 };
-use burn_lora_quant::Gemm;
+use burn_lora_kernels::Gemm;
 
 /// A frozen embedding `[vocabulary, hidden]` with any number of adapters.
 ///

@@ -11,7 +11,8 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_quant::{Frozen, Gemm, PackedWeight, QuantError, StorageFormat};
+use burn_lora_kernels::Gemm;
+use burn_lora_quant::{Frozen, PackedWeight, QuantError, StorageFormat};
 
 /// A drop-in for Burn's `Linear`: a frozen base, dense or packed, and any number of adapters.
 ///

@@ -6,7 +6,7 @@ use burn::{
     nn::{Dropout, DropoutConfig},
     tensor::{DType, FloatDType, Tensor},
 };
-use burn_lora_quant::Gemm;
+use burn_lora_kernels::Gemm;
 use std::sync::Arc;
 
 /// The low-rank update of one layer: `x -> scaling · B · A · dropout(x)` (arXiv:2106.09685).

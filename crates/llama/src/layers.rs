@@ -1,14 +1,11 @@
 //! The modules of a decoder, under the names of Hugging Face's checkpoints.
 
-use crate::{
-    cache::LayerCache,
-    context::Context,
-    ops::{AttentionSpec, attention, rms_norm, rotate, swiglu},
-};
+use crate::{cache::LayerCache, context::Context};
 use burn::{module::Module, tensor::Tensor};
 use burn_lora_adapter::{
     Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, Layers, LayersMut, adaptable,
 };
+use burn_lora_kernels::{AttentionSpec, attention, rms_norm, rotate, swiglu};
 
 /// RMSNorm, computed in float32.
 #[derive(Module, Debug)]

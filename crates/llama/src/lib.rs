@@ -10,7 +10,6 @@
 //! | generating tokens and text | [`Llama::generate`], [`Llama::generate_text`] |
 //! | text and chats as tokens | [`Tokenizer`], [`ChatTemplate`], [`Message`] |
 //! | writing a checkpoint | [`Llama::save_pretrained`] |
-//! | attention, RMSNorm, SwiGLU, rotary positions | [`ops`] |
 
 mod cache;
 mod classifier;
@@ -22,7 +21,6 @@ mod generate;
 mod gguf;
 pub mod layers;
 mod llama;
-pub mod ops;
 mod rope;
 mod vocabulary;
 mod weights;

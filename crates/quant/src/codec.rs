@@ -17,8 +17,9 @@ use crate::{
     error::QuantError,
     format::Format,
     layout::Layout,
-    scale::{NESTED_BLOCK, ScaleRule, encode_e8m0, nearest, nvfp4_global},
+    scale::{NESTED_BLOCK, ScaleRule, encode_e8m0, nvfp4_global},
 };
+use burn_lora_kernels::dynamic::nearest;
 use std::ops::Range;
 
 /// A quantized weight in host memory, in the words that [`Layout`] describes.

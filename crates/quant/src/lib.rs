@@ -40,16 +40,11 @@
 mod bitsandbytes;
 pub mod codec;
 mod config;
-#[cfg(feature = "cubecl")]
-pub mod cube;
-#[cfg(feature = "cuda")]
-pub mod cuda;
 mod eight_bit;
 #[doc(hidden)]
 pub mod erased;
 mod error;
 mod format;
-mod gemm;
 mod layout;
 mod linear;
 mod lowrank;
@@ -58,11 +53,11 @@ mod packed;
 mod scale;
 mod storage;
 
+pub use burn_lora_kernels::{Gemm, GemmOps};
 pub use config::QuantConfig;
 pub use eight_bit::{EightBitConfig, EightBitFormat, EightBitLayout, EightBitOps, EightBitWeight};
 pub use error::QuantError;
 pub use format::Format;
-pub use gemm::{Gemm, GemmOps};
 pub use layout::Layout;
 pub use linear::PackedLinear;
 pub use lowrank::LowRankOps;

@@ -5,7 +5,7 @@ use crate::{
     data::Batch,
     model::CausalLm,
     objective::{GradientSums, Objective},
-    optim::{Running, State, Update, sum_of_squares},
+    optim::{Running, State, Update},
     params::{self, Trained},
     step::{self, Pair},
     team::Team,
@@ -17,6 +17,7 @@ use burn::{
         distributed::{ReduceOperation, all_reduce},
     },
 };
+use burn_lora_kernels::optimizer::sum_of_squares;
 use std::{
     collections::HashMap,
     path::PathBuf,

@@ -8,7 +8,7 @@ use crate::{
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
-use burn_lora_llama::ops::pull_back;
+use burn_lora_kernels::pull_back;
 
 /// How a micro-batch is computed.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{error::AdapterError, layer::AdaptedLayer};
 use burn::tensor::{FloatDType, Tensor};
-use burn_lora_quant::{Gemm, PackedWeight, QuantConfig};
+use burn_lora_kernels::Gemm;
+use burn_lora_quant::{PackedWeight, QuantConfig};
 use faer::Mat;
 use rand::rngs::Xoshiro256PlusPlus;
 

@@ -140,7 +140,7 @@ pub fn vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 /// A product in float32: Burn's own rounds to TF32 on CUDA.
 pub fn matmul(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    burn_lora_quant::Gemm::new().run(a, b)
+    burn_lora_kernels::Gemm::new().run(a, b)
 }
 
 /// The largest absolute difference.

@@ -10,7 +10,8 @@ use burn_lora_adapter::{
     Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig,
     Selection, adaptable,
 };
-use burn_lora_quant::{Gemm, QuantConfig};
+use burn_lora_kernels::Gemm;
+use burn_lora_quant::QuantConfig;
 use std::collections::BTreeMap;
 
 #[derive(Module, Debug)]

@@ -1,6 +1,5 @@
 //! The tests of this crate: one program, so that GPU code is linked once.
 
-mod attention;
 mod common;
 mod families;
 mod generate;
@@ -8,6 +7,5 @@ mod gguf;
 mod golden;
 mod hub;
 mod merge;
-mod ops;
 mod untrusted;
 mod weights;

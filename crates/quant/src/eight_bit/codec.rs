@@ -1,9 +1,10 @@
 //! 8-bit weights on the host: the layout, and the scalar reference of encoding and decoding.
 
 use crate::{
-    scale::{E4M3_MAX, ScaleRule, nearest},
+    scale::{E4M3_MAX, ScaleRule},
     storage::StorageBytes,
 };
+use burn_lora_kernels::dynamic::nearest;
 use serde::{Deserialize, Serialize};
 
 /// What an 8-bit code means.

@@ -1,13 +1,10 @@
 //! 8-bit codes to a dense weight on CubeCL's runtimes.
 
 use super::codec::{EightBitFormat, EightBitLayout};
-use crate::cube::{MAX_ITEMS, buffer};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use burn_lora_kernels::cube::{MAX_ITEMS, UNITS, buffer, elem, vector_size};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
-
-/// Units a cube.
-const UNITS: u32 = 256;
 
 /// What the kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,8 +80,7 @@ pub(super) fn decode(
     let mut handle = client.empty((words * 4).max(1) * dtype.size());
     if words > 0 {
         let cube_dim = CubeDim::new_1d(UNITS);
-        let mut sizes = client.io_optimized_vector_sizes(dtype.size());
-        let vector = sizes.find(|size| 4 % size == 0).unwrap_or(1);
+        let vector = vector_size(&client, dtype, 4);
         // SAFETY: the lengths are those of the layout, and the output's buffer is as long as its
         // argument says; the kernel stays below `words`.
         unsafe {
@@ -100,7 +96,7 @@ pub(super) fn decode(
                 layout.shape[1],
                 layout.blocks()[1],
                 Spec { format: layout.format, block: layout.block },
-                burn::backend::cubecl::dtype_to_elem_type(dtype),
+                elem(dtype),
             );
         }
     }

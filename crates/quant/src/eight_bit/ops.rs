@@ -3,7 +3,6 @@
 use super::codec::EightBitLayout;
 #[cfg(feature = "cubecl")]
 use super::cube;
-use crate::gemm::{Gemm, GemmOps};
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
 use burn::{
@@ -19,6 +18,7 @@ use burn::{
     },
     tensor::{FloatDType, Shape},
 };
+use burn_lora_kernels::{Gemm, GemmOps};
 
 /// What a backend does with 8-bit weights. Call it through [`EightBitWeight`](super::EightBitWeight), which
 /// checks shapes.
@@ -88,7 +88,7 @@ impl EightBitOps for burn::backend::Flex {
         layout: EightBitLayout,
         dtype: FloatDType,
     ) -> FloatTensor<Self> {
-        use burn::{backend::ops::FloatTensorOps, tensor::TensorData};
+        use burn_lora_kernels::flex::from_f32;
         use rayon::prelude::*;
         /// Elements that one task decodes.
         const CHUNK: usize = 16 << 10;
@@ -98,8 +98,7 @@ impl EightBitOps for burn::backend::Flex {
         out.par_chunks_mut(CHUNK)
             .enumerate()
             .for_each(|(i, out)| layout.decode(codes, scales, i * CHUNK, out));
-        let out = burn_flex::FlexTensor::from_data(TensorData::new(out, layout.shape));
-        if dtype == FloatDType::F32 { out } else { Self::float_cast(out, dtype) }
+        from_f32(out, layout.shape.into(), dtype.into())
     }
 
     fn eight_matmul(

@@ -2,7 +2,6 @@
 
 use super::{LowRankOps, flat, grads};
 use crate::{
-    gemm::{Gemm, GemmOps},
     layout::Layout,
     ops::{PackedOps, PackedTensors, product_shape, rows, runs_from_codes},
 };
@@ -11,6 +10,7 @@ use burn::{
     tensor::FloatDType,
 };
 use burn_cubecl::{CubeBackend, ops::reshape};
+use burn_lora_kernels::{Gemm, GemmOps};
 
 /// `sum + x · W^T` (or `x · W` when `transposed`) for matrices, with the weight decoded.
 fn add_product(

@@ -2,11 +2,11 @@
 
 use super::{LowRankOps, flat, grads};
 use crate::{
-    gemm::{Gemm, GemmOps},
     layout::Layout,
     ops::{PackedOps, PackedTensors},
 };
 use burn::backend::{Flex, TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor};
+use burn_lora_kernels::{Gemm, GemmOps};
 
 impl LowRankOps for Flex {
     fn packed_low_rank(

@@ -10,7 +10,6 @@ mod cube;
 mod flex;
 
 use crate::{
-    gemm::{Gemm, GemmOps},
     layout::Layout,
     ops::{PackedOps, PackedTensors, rows},
 };
@@ -18,6 +17,7 @@ use burn::{
     backend::{Backend, TensorMetadata, backend_extension, tensor::FloatTensor},
     tensor::Shape,
 };
+use burn_lora_kernels::{Gemm, GemmOps};
 
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;

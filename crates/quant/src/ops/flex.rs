@@ -14,6 +14,7 @@ use burn::{
     tensor::{DType, FloatDType, Shape, TensorData},
 };
 use burn_flex::FlexTensor;
+use burn_lora_kernels::flex::{from_f32, to_f32};
 use gemm::{Parallelism, gemm};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
@@ -74,8 +75,7 @@ impl PackedOps for Flex {
                 out.par_chunks_mut(CHUNK)
                     .enumerate()
                     .for_each(|(i, out)| view.decode(i * CHUNK, out));
-                let out = FlexTensor::from_data(TensorData::new(out, layout.shape));
-                return if dtype == FloatDType::F32 { out } else { Self::float_cast(out, dtype) };
+                return from_f32(out, layout.shape.into(), dtype.into());
             }
         };
         FlexTensor::from_data(data)
@@ -129,14 +129,6 @@ impl Words {
     fn view(&self, layout: Layout) -> PackedView<'_> {
         let Self { codes, scales, tables } = self;
         PackedView::new(layout, codes.storage(), scales.storage(), tables.storage())
-    }
-}
-
-fn to_f32(tensor: FlexTensor) -> FlexTensor {
-    let tensor = tensor.to_contiguous();
-    match tensor.dtype() {
-        DType::F32 => tensor,
-        _ => Flex::float_cast(tensor, FloatDType::F32),
     }
 }
 

@@ -1,11 +1,12 @@
 //! A weight as it is.
 
 use super::{Storage, StorageBytes};
-use crate::{error::QuantError, gemm::Gemm};
+use crate::error::QuantError;
 use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
+use burn_lora_kernels::Gemm;
 use serde_json::{Value, json};
 
 /// A dense weight `[out, in]`, in the layout of checkpoints.

@@ -5,12 +5,13 @@ mod packed;
 
 pub use dense::DenseWeight;
 
-use crate::{erased_module, error::QuantError, gemm::Gemm, with_rank};
+use crate::{erased_module, error::QuantError, with_rank};
 use burn::{
     backend::DispatchTensor,
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
+use burn_lora_kernels::Gemm;
 use serde_json::Value;
 use std::fmt;
 

@@ -1,51 +1,19 @@
 //! What does not fit is refused before a kernel sees it, and what lies in memory in another way, or is
 //! empty, counts as it is. On every device.
 
-use crate::common::{devices, panics, relative_error};
+use crate::common::{copied, devices, floats, panics, relative_error, tensor, values, views};
 use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Device, FloatDType, Int, Tensor, TensorData},
 };
 use burn_lora_quant::{
-    Format, Gemm, PackedWeight, QuantConfig, ScaleRule,
+    Format, PackedWeight, QuantConfig, ScaleRule,
     codec::{Packed, PackedView},
 };
-
-fn values(count: usize, seed: usize) -> Vec<f32> {
-    (0..count)
-        .map(|i| ((i * 2_654_435_761 + seed * 40_503) >> 9 & 63) as f32 / 32.0 - 1.0)
-        .collect()
-}
-
-fn tensor<const D: usize>(shape: [usize; D], seed: usize, device: &Device) -> Tensor<D> {
-    let values = values(shape.iter().product(), seed);
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.cast(FloatDType::F32).into_data().try_into_vec().unwrap()
-}
 
 fn weight(shape: [usize; 2], device: &Device) -> PackedWeight {
     let config = QuantConfig::nf4().double_quant(true);
     PackedWeight::quantize(tensor(shape, 1, device), &config).unwrap()
-}
-
-/// Views of tensors of this shape that are not laid out row after row, or do not begin their memory.
-fn views([rows, columns]: [usize; 2], device: &Device) -> Vec<(&'static str, Tensor<2>)> {
-    let of = |shape| tensor::<2>(shape, 5, device);
-    vec![
-        ("transposed", of([columns, rows]).transpose()),
-        ("rows of a longer one", of([rows + 64, columns]).slice([64..64 + rows, 0..columns])),
-        ("columns of a wider one", of([rows, columns + 64]).slice([0..rows, 64..64 + columns])),
-        ("one row again and again", of([1, columns]).expand([rows, columns])),
-        ("one column again and again", of([rows, 1]).expand([rows, columns])),
-        ("the other way round", of([rows, columns]).flip([0])),
-    ]
-}
-
-fn copied(view: &Tensor<2>) -> Tensor<2> {
-    Tensor::from_data(view.to_data(), &view.device())
 }
 
 #[test]
@@ -66,11 +34,6 @@ fn views_count_as_their_copies() {
                     [
                         floats(packed.matmul(x.clone())),
                         floats(packed.matmul_low_rank(x.clone(), a.clone(), b.clone(), 0.5)),
-                        floats(Gemm::new().trans_rhs().run(x.clone(), a.clone())),
-                        floats(Gemm::new().trans_lhs().run(x.clone(), x.clone())),
-                        floats(Gemm::new().run_add(a.clone().transpose(), a.clone(), {
-                            x.clone().sum_dim(0).expand([64, 64])
-                        })),
                     ]
                 };
                 for (found, expected) in run(x).iter().zip(&run(copy)) {
@@ -111,18 +74,7 @@ fn shapes_that_do_not_fit_are_refused() {
         let half = || x([4, 64]).cast(FloatDType::F16);
         if device.supports_dtype(burn::tensor::DType::F16) {
             panics("dtypes", || packed.matmul_low_rank(x([3, 64]), half(), x([16, 4]), 1.0));
-            panics("dtypes", || Gemm::new().trans_rhs().run(x([3, 64]), half()));
         }
-        let sum = |out| Gemm::new().run_add(x([3, 8]), x([8, 4]), x(out));
-        panics("what is added to", || sum([3, 5]));
-        panics("what is added to", || sum([1, 4]));
-        panics("inner dimensions", || Gemm::new().trans_lhs().run(x([3, 8]), x([8, 4])));
-        let batch = |shape: [usize; 3]| tensor(shape, 1, &device);
-        panics("leading dimensions", || Gemm::new().run(batch([2, 3, 8]), batch([3, 8, 4])));
-        panics("leading dimensions", || Gemm::new().run(batch([1, 3, 8]), batch([2, 8, 4])));
-        panics("are no matrices", || {
-            Gemm::new().run(Tensor::<1>::zeros([3], &device), Tensor::zeros([3], &device))
-        });
     }
 }
 
@@ -133,24 +85,6 @@ fn what_is_empty() {
         let zeros =
             |shape: [usize; 2]| Tensor::<2>::zeros(shape, &device).autodiff().require_grad();
         let ones = |shape: [usize; 2]| Tensor::<2>::ones(shape, &device).autodiff().require_grad();
-        for [m, k, n] in [[0, 4, 3], [2, 0, 3], [2, 4, 0], [0, 0, 0]] {
-            let (l, r, out) = (ones([m, k]), ones([k, n]), ones([m, n]));
-            let y = Gemm::new().run(l.clone(), r.clone());
-            assert_eq!(floats(y.clone().inner()), vec![0.0; m * n], "{m} {k} {n} {device:?}");
-            let sum = Gemm::new().run_add(l.clone(), r.clone(), out);
-            assert_eq!(floats(sum.clone().inner()), vec![1.0; m * n], "{m} {k} {n} {device:?}");
-            let grads = (y + sum).sum().backward();
-            let expected = vec![0.0; m * k];
-            assert!(n > 0 || floats(l.grad(&grads).unwrap()) == expected, "{device:?}");
-        }
-        // One matrix for all, of no columns.
-        let l = Tensor::<3>::ones([2, 3, 8], &device).autodiff().require_grad();
-        let r = Tensor::<3>::ones([1, 8, 0], &device).autodiff().require_grad();
-        let y = Gemm::new().run(l.clone(), r.clone());
-        let grads = y.sum().backward();
-        assert_eq!(floats(l.grad(&grads).unwrap()), [0.0; 48], "{device:?}");
-        assert_eq!(r.grad(&grads).unwrap().dims(), [1, 8, 0]);
-
         // Weights of no rows and of no columns, and an update of rank 0.
         for [out, width] in [[0, 64], [16, 0]] {
             let packed = weight([out, width], &device);
@@ -253,7 +187,7 @@ fn layouts_that_no_setting_has_are_refused() {
 #[test]
 fn backends_refuse_what_does_not_fit() {
     use burn::backend::Dispatch;
-    use burn_lora_quant::{GemmOps, PackedOps, PackedTensors};
+    use burn_lora_quant::{PackedOps, PackedTensors};
     for device in devices() {
         let words = |count: usize| {
             let words = TensorData::new(vec![0u32; count], [count]);
@@ -279,7 +213,5 @@ fn backends_refuse_what_does_not_fit() {
             Dispatch::packed_matmul(x(), parts(128, 16, 16), layout, false)
         });
         panics("", || Dispatch::pack(x(), layout));
-        let y = || tensor::<2>([61, 4], 1, &device).into_dispatch();
-        panics("", || Dispatch::gemm(x(), y(), Gemm::new()));
     }
 }

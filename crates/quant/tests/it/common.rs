@@ -1,5 +1,8 @@
 //! What the tests of this crate share.
 
+#[path = "../../../../tests/common/devices.rs"]
+mod devices;
+pub use devices::*;
 #[path = "../../../../tests/common/panics.rs"]
 mod panics;
 pub use panics::panics;
@@ -46,39 +49,4 @@ impl Golden {
 /// How many floats lie between two, plus one; 0 for equal ones.
 pub fn ulps(a: f32, b: f32) -> u32 {
     if a == b { 0 } else { (a.to_bits() as i32).abs_diff(b.to_bits() as i32) }
-}
-
-/// Every device that this build has and this machine offers: the CPU, and a GPU.
-pub fn devices() -> Vec<burn::tensor::Device> {
-    #[allow(unused_mut)]
-    let mut devices = vec![];
-    #[cfg(feature = "cpu")]
-    devices.push(burn::tensor::Device::flex());
-    devices.extend(gpu());
-    devices
-}
-
-/// The GPU to test on: named by `BURN_LORA_GPU` (`cuda`, `vulkan`, `wgpu`), or none.
-pub fn gpu() -> Option<burn::tensor::Device> {
-    let name = std::env::var("BURN_LORA_GPU").ok()?;
-    match name.as_str() {
-        #[cfg(feature = "cuda")]
-        "cuda" => Some(burn::tensor::Device::cuda(0)),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => Some(burn::tensor::Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => Some(burn::tensor::Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
-        other => panic!("BURN_LORA_GPU is `{other}`, which this build has not"),
-    }
-}
-
-/// `|found - expected| / |expected|`; an infinity where something is no number.
-pub fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let square = |value: f64| value * value;
-    let difference: f64 =
-        found.iter().zip(expected).map(|(f, e)| square(f64::from(*f) - f64::from(*e))).sum();
-    let norm: f64 = expected.iter().map(|e| square(f64::from(*e))).sum();
-    let error = (difference / norm).sqrt();
-    if error.is_nan() { f64::INFINITY } else { error }
 }

@@ -1,12 +1,8 @@
 //! The packed product with a low-rank update against its parts, on every device.
 
-use crate::common::{devices, relative_error};
+use crate::common::{devices, floats, relative_error};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use burn_lora_quant::{Gemm, PackedWeight, QuantConfig};
-
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.cast(FloatDType::F32).into_data().try_into_vec().unwrap()
-}
 
 /// Output and gradients of both forms, with the leading dimensions given: the relative errors.
 fn errors(leading: [usize; 2], dtype: FloatDType, device: &Device) -> Vec<(&'static str, f64)> {

@@ -5,7 +5,6 @@ mod bitsandbytes;
 mod borders;
 mod common;
 mod eight_bit;
-mod gemm;
 mod golden;
 mod lowrank;
 mod packed;

@@ -1,7 +1,7 @@
 //! Packed weights on every device: `PackedWeight` and `PackedLinear` against the codec, against
 //! bitsandbytes' goldens and against dense products.
 
-use crate::common::{Golden, devices, relative_error, ulps};
+use crate::common::{Golden, devices, floats, relative_error, ulps};
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor, TensorData};
 use burn_lora_quant::{Format, PackedLinear, PackedWeight, QuantConfig, codec::Packed};
 
@@ -17,10 +17,6 @@ fn configs() -> Vec<QuantConfig> {
 
 fn tensor(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.cast(FloatDType::F32).into_data().try_into_vec().unwrap()
 }
 
 /// A weight that is the same on every device.

@@ -7,7 +7,7 @@ use crate::{
     model::CausalLm,
 };
 use burn::tensor::{IndexingUpdateOp, Tensor};
-use burn_lora_llama::ops::{cross_entropy, pull_back};
+use burn_lora_kernels::{cross_entropy, pull_back};
 use serde_json::{Value, json};
 
 /// The mean cross-entropy of each sample's label, given the logits of its last token: transformers'

@@ -3,7 +3,7 @@
 use super::{GradientSums, Objective, Outcome, ints};
 use crate::{data::Batch, model::CausalLm};
 use burn::tensor::{DType, Device, Int, Tensor};
-use burn_lora_llama::ops::{cross_entropy, pull_back};
+use burn_lora_kernels::{cross_entropy, pull_back};
 use serde_json::{Value, json};
 
 /// The loss of language models: the mean cross-entropy of the target tokens given those before them.

@@ -1,13 +1,12 @@
 //! AdamW, with moments in float32 or in 8 bits.
 
-use super::{
-    Running, State, Update, all_taken,
-    dynamic::{self, BLOCK, CODES},
-    ops::{self, Step},
-    take,
-};
+use super::{Running, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_lora_kernels::{
+    dynamic::{self, BLOCK, CODES},
+    optimizer::{Step, adamw, adamw_coded},
+};
 use std::{collections::BTreeMap, path::Path};
 
 /// Parameters with fewer elements have their moments in float32, as bitsandbytes does it.
@@ -94,7 +93,7 @@ impl Running for AdamW {
         let moments = self.moments.remove(path);
         let (new, moments) = match moments.unwrap_or_else(|| self.zeros(param.dims()[0], &device)) {
             Moments::Float(moments) => {
-                let (new, moments) = ops::adamw(param, grad, factor, moments, step);
+                let (new, moments) = adamw(param, grad, factor, moments, step);
                 (new, Moments::Float(moments))
             }
             Moments::Coded(codes, absmax) => {
@@ -103,7 +102,7 @@ impl Running for AdamW {
                 });
                 let maps = maps.clone();
                 let (new, (codes, absmax)) =
-                    ops::adamw_coded(param, grad, factor, (codes, absmax), maps, step);
+                    adamw_coded(param, grad, factor, (codes, absmax), maps, step);
                 (new, Moments::Coded(codes, absmax))
             }
         };

@@ -1,11 +1,7 @@
 //! Optimizers, over parameters as vectors.
 
 mod adamw;
-mod dynamic;
-mod ops;
 mod simple;
-
-pub use ops::sum_of_squares;
 
 use crate::TrainError;
 use adamw::AdamW;

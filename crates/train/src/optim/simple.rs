@@ -1,11 +1,12 @@
 //! Burn's own optimizers, those whose state is tensors of the parameter's length.
 
-use super::{Running, State, Update, all_taken, ops::check, take};
+use super::{Running, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
 use burn::{
     optim::{Optimizer, RecordState, StateSink, StateSource},
     tensor::{DType, Device, Tensor},
 };
+use burn_lora_kernels::optimizer::check;
 use std::{collections::BTreeMap, path::Path};
 
 /// One of Burn's optimizers, made without a weight decay: it is done here, before the step.

@@ -7,8 +7,8 @@ use super::{
     shape::{Block, Layer, Shape},
 };
 use crate::{Optimizer, TrainConfig, objective};
-use burn_lora_llama::{LlamaConfig, ops::attention_scores};
-use burn_lora_quant::Gemm;
+use burn_lora_kernels::{Gemm, attention_scores};
+use burn_lora_llama::LlamaConfig;
 use std::ops::Range;
 
 /// A batch on its way through a model.

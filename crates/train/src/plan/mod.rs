@@ -7,7 +7,8 @@ use crate::{TrainConfig, TrainError};
 use account::Account;
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::LoraConfig;
-use burn_lora_llama::{LlamaConfig, ops::attention_is_fused};
+use burn_lora_kernels::attention_is_fused;
+use burn_lora_llama::LlamaConfig;
 use burn_lora_quant::StorageFormat;
 use shape::Shape;
 use std::{fmt, sync::Arc};
@@ -212,7 +213,7 @@ impl MemoryPlan {
 /// ```
 pub fn device_memory(device: &Device) -> Option<u64> {
     #[cfg(feature = "cubecl")]
-    if let Some(client) = burn_lora_quant::cube::client(device) {
+    if let Some(client) = burn_lora_kernels::cube::client(device) {
         return client.properties().memory.max_memory();
     }
     let _ = device;

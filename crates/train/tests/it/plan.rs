@@ -3,7 +3,8 @@
 use crate::common::*;
 use burn::tensor::{DType, FloatDType};
 use burn_lora_adapter::{AdaptableExt, LoraConfig};
-use burn_lora_llama::{Llama, LlamaConfig, ops::attention_is_fused};
+use burn_lora_kernels::attention_is_fused;
+use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
     MemoryPlan, Optimizer, Recompute, TrainConfig,

@@ -1,13 +1,11 @@
 //! Codes to a dense weight.
 
-use super::{Spec, block_scale, decode, shared_codebook, vector_size, word_buffer};
+use super::{Spec, block_scale, decode, shared_codebook, word_buffer};
 use crate::{layout::Layout, ops::PackedTensors};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use burn_lora_kernels::cube::{UNITS, elem, vector_size};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
-
-/// Units a cube.
-const UNITS: u32 = 256;
 
 /// Words that a unit decodes: all are loaded before the first is used.
 const WORDS: usize = 4;
@@ -66,7 +64,7 @@ pub(super) fn launch(
     let mut handle = client.empty((words * 8).max(1) * dtype.size());
     if words > 0 {
         let cube_dim = CubeDim::new_1d(UNITS);
-        let vector = vector_size(&client, dtype);
+        let vector = vector_size(&client, dtype, 8);
         // SAFETY: the lengths are those of the layout, and the output's buffer is as long as its
         // argument says; the kernel stays below `words`.
         unsafe {
@@ -81,7 +79,7 @@ pub(super) fn launch(
                 BufferArg::from_raw_parts(handle.clone(), words * 8 / vector),
                 words,
                 Spec::of(&layout),
-                burn::backend::cubecl::dtype_to_elem_type(dtype),
+                elem(dtype),
             );
         }
     }

@@ -1,16 +1,17 @@
 //! `x * W^T` for few rows of `x`: each code is decoded in registers and used at once.
 
-use super::{Spec, block_scale, buffer, decode, shared_codebook, vector_size, word_buffer};
+use super::{Spec, block_scale, buffer, decode, shared_codebook, word_buffer};
 use crate::{layout::Layout, ops::PackedTensors};
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{CubeBackend, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
-use cubecl::{calculate_cube_count_elemwise, ir::features::Plane, prelude::*};
+use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use burn_lora_kernels::cube::{PLANE, elem, empty, has_planes, vector_size};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// Rows of `x` up to which this beats decoding the weight for a matrix product.
 pub(super) const MAX_ROWS: usize = 8;
 
 /// Units that share a row of the weight.
-const LANES: u32 = 32;
+const LANES: u32 = PLANE;
 
 /// Whether every row of the weight is whole words.
 pub(super) fn supports(layout: &Layout) -> bool {
@@ -149,14 +150,9 @@ pub(super) fn launch(
     let client = x.client.clone();
     let [height, width] = layout.shape;
     let shape = Shape::new([rows, height]);
-    let out =
-        empty_device_contiguous_dtype(client.clone(), x.device.clone(), shape.clone(), x.dtype);
-
-    let properties = client.properties();
-    let plane = properties.features.plane.contains(Plane::Ops)
-        && properties.hardware.plane_size_min == LANES
-        && properties.hardware.plane_size_max == LANES;
-    let vector = vector_size(&client, x.dtype);
+    let out = empty(&x, shape.clone(), x.dtype);
+    let plane = has_planes(&client);
+    let vector = vector_size(&client, x.dtype, 8);
     // Vectors of codes stay inside a row, and a 16-byte load is the widest.
     let words = if width.is_multiple_of(32) { 4 } else { 1 };
     let share = Share::of(height, rows);
@@ -181,7 +177,7 @@ pub(super) fn launch(
             rows,
             plane,
             share,
-            burn::backend::cubecl::dtype_to_elem_type(x.dtype),
+            elem(x.dtype),
         );
     }
     out

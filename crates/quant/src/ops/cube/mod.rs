@@ -6,9 +6,7 @@ mod quantize;
 
 use super::{PackedOps, PackedTensors, product_shape, rows};
 use crate::{
-    cube::{MAX_ITEMS, buffer},
     format::Format,
-    gemm::{Gemm, GemmOps},
     layout::Layout,
     scale::{NESTED_BLOCK, ScaleRule},
 };
@@ -21,6 +19,10 @@ use burn_cubecl::{
     kernel::into_contiguous,
     ops::{numeric::zeros, reshape},
     tensor::CubeTensor,
+};
+use burn_lora_kernels::{
+    Gemm, GemmOps,
+    cube::{MAX_ITEMS, buffer},
 };
 use cubecl::{client::Client, prelude::*, server::Handle};
 
@@ -130,12 +132,6 @@ fn shared_codebook(tables: &[u32]) -> Shared<[f32]> {
 fn decode(word: u32, codebook: &Shared<[f32]>, #[comptime] i: usize) -> f32 {
     let shift = comptime![((i ^ 1) * 4) as u32];
     codebook[((word >> shift) & 15) as usize]
-}
-
-/// The widest vector of `dtype` that the device moves at once and of which 8 elements are made.
-fn vector_size(client: &Client, dtype: DType) -> usize {
-    let mut sizes = client.io_optimized_vector_sizes(dtype.size());
-    sizes.find(|size| 8 % size == 0).unwrap_or(1)
 }
 
 fn words(client: &Client, like: &CubeTensor, handle: Handle, len: usize) -> CubeTensor {

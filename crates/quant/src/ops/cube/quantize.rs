@@ -1,7 +1,7 @@
 //! A dense weight to codes: absmax of each block, scales, codes.
 #![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
-use super::{OFFSET, Spec, buffer, vector_size, word_buffer, words};
+use super::{OFFSET, Spec, buffer, word_buffer, words};
 use crate::{
     format::Format,
     layout::Layout,
@@ -9,10 +9,8 @@ use crate::{
     scale::{NESTED_BLOCK, ScaleRule},
 };
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
+use burn_lora_kernels::cube::{UNITS, elem, vector_size};
 use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*, server::Handle};
-
-/// Units a cube, where a kernel has no reason for another number.
-const UNITS: u32 = 256;
 
 /// Values that a cube sums up.
 const SUMMED: usize = 4096;
@@ -105,7 +103,8 @@ fn reduce_kernel(values: &[f32], out: &mut [f32], len: usize, count: f32, #[comp
     }
 }
 
-/// The index of the entry of the map that is nearest, as [`crate::scale::nearest`] finds it.
+/// The index of the entry of the map that is nearest, as [`burn_lora_kernels::dynamic::nearest`] finds
+/// it.
 #[cube]
 fn nearest(tables: &[u32], value: f32, #[comptime] entries: usize, #[comptime] even: bool) -> u32 {
     // The last entry below `value`, or the first entry.
@@ -261,9 +260,9 @@ pub(super) fn launch(weight: CubeTensor, layout: Layout) -> PackedTensors<CubeBa
         return PackedTensors { codes, scales, tables };
     }
 
-    let vector = vector_size(&client, weight.dtype);
+    let vector = vector_size(&client, weight.dtype, 8);
     let vector = if len.is_multiple_of(vector) { vector } else { 1 };
-    let dtype = burn::backend::cubecl::dtype_to_elem_type(weight.dtype);
+    let dtype = elem(weight.dtype);
     let input = || buffer(&client, &weight, weight.dtype, len, vector);
     let plain = !layout.scales.is_coded();
     // Float32 scales are the absmax themselves.

@@ -1,0 +1,336 @@
+//! What training costs: tokens a second, memory, and where the time goes.
+//!
+//! `cargo bench --features cuda --bench train -- cuda MODEL ROWSxLENGTH..`
+//!
+//! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
+//! `,steps=N`, `,recompute=none|N`, `,offload`, `,adamw8bit`, `,chunk=TOKENS`, `,peak` to look at the
+//! memory in use every millisecond, `,parts` for a table of times. With `HOST_EMBEDDINGS` set the
+//! embeddings stay on the host. Tokens are random, every one is a target.
+
+use burn::{
+    module::Module,
+    tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
+};
+use burn_lora_adapter::{AdaptableExt, LoraConfig};
+use burn_lora_kernels::{
+    AttentionSpec, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu,
+};
+use burn_lora_llama::{Llama, Segments};
+use burn_lora_quant::QuantConfig;
+use burn_lora_train::{
+    BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, Optimizer, Recompute, Schedule,
+    TrainConfig, TrainError, Trainer, data::Sample, watch::StepMetrics,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let [name, model, shapes @ ..] = &arguments[..] else {
+        println!("train DEVICE MODEL ROWSxLENGTH.. (nothing to do)");
+        return;
+    };
+    let (device, dtype) = match name.as_str() {
+        #[cfg(feature = "cpu")]
+        "cpu" => (Device::flex(), FloatDType::F32),
+        #[cfg(feature = "cuda")]
+        "cuda" => (Device::cuda(0), FloatDType::BF16),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => (Device::vulkan(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F16),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => (Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F32),
+        other => panic!("this build has no device `{other}`: cpu, cuda, vulkan, wgpu by feature"),
+    };
+    let start = Instant::now();
+    let mut model = Llama::from_pretrained(model)
+        .quantize(QuantConfig::nf4().double_quant(true))
+        .dtype(dtype)
+        .host_embeddings(host_embeddings())
+        .load(&device)
+        .expect("the model loads")
+        .with_adapter(&lora())
+        .expect("it has linear layers");
+    device.sync().expect("the device works");
+    println!("{device:?}, {dtype:?}: loaded in {:.1} s", start.elapsed().as_secs_f64());
+    println!("{}", model.summary());
+    println!("{}", memory(&device));
+    for shape in shapes {
+        measure(&mut model, &device, shape);
+    }
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig::new(32, 64).all_linear()
+}
+
+fn host_embeddings() -> bool {
+    std::env::var_os("HOST_EMBEDDINGS").is_some()
+}
+
+fn memory(device: &Device) -> String {
+    device.memory_pool_usage().map_or("no memory pool".into(), |usage| {
+        let [used, reserved] = [usage.bytes_in_use, usage.bytes_reserved].map(|b| b as f64 / GIB);
+        format!("{used:.2} GiB in use, {reserved:.2} GiB reserved")
+    })
+}
+
+struct Print(Device);
+
+impl Observer for Print {
+    fn step(&mut self, at: &StepMetrics) -> Result<(), TrainError> {
+        println!(
+            "step {}: loss {:.4}, norm {:.4}, {:.0} ms, {:.0} tokens/s, {}",
+            at.step,
+            at.loss,
+            at.grad_norm,
+            at.step_seconds * 1e3,
+            at.tokens_per_second,
+            memory(&self.0),
+        );
+        Ok(())
+    }
+}
+
+/// Looks at the memory in use again and again.
+struct Watch {
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<u64>,
+}
+
+impl Watch {
+    fn start(device: &Device) -> Self {
+        let (device, done) = (device.clone(), Arc::new(AtomicBool::new(false)));
+        let end = done.clone();
+        let thread = std::thread::spawn(move || {
+            let mut most = 0;
+            while !end.load(Ordering::Relaxed) {
+                most = device.memory_pool_usage().map_or(0, |u| u.bytes_in_use).max(most);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            most
+        });
+        Self { done, thread }
+    }
+
+    fn end(self) -> u64 {
+        self.done.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it only looks")
+    }
+}
+
+fn measure(model: &mut Llama, device: &Device, what: &str) {
+    let mut words = what.split(',');
+    let (rows, length) = words.next().and_then(|s| s.split_once('x')).expect("ROWSxLENGTH");
+    let [rows, length] = [rows, length].map(|n| n.parse::<usize>().expect("a number"));
+    let mut config = TrainConfig::new(1e-4).schedule(Schedule::Constant).max_grad_norm(1.0);
+    let (mut steps, mut parts, mut peak) = (6, false, false);
+    for word in words {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("steps", n) => steps = n.parse().expect("a number"),
+            ("recompute", "none") => config.recompute = Recompute::None,
+            ("recompute", n) => config.recompute = Recompute::Every(n.parse().expect("a number")),
+            ("chunk", n) => config.loss_chunk = Some(n.parse().expect("a number")),
+            ("offload", "") => config.offload = true,
+            ("adamw8bit", "") => config.optimizer = Optimizer::adamw_8bit(),
+            ("parts", "") => parts = true,
+            ("peak", "") => peak = true,
+            _ => panic!("no setting `{word}`"),
+        }
+    }
+    let vocabulary = model.config.vocab_size as u64;
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((state >> 33) % vocabulary) as u32
+    };
+    let samples = (0..rows).map(|_| Sample {
+        ids: (0..length).map(|_| random()).collect(),
+        trained: vec![true; length],
+    });
+    let data = Dataset::from_samples(samples.collect::<Vec<_>>()).expect("samples");
+    config.batches = BatchConfig { size: rows, shuffle: false, ..BatchConfig::default() };
+    config.epochs = f64::from(steps);
+    config.log_steps = 2;
+    device.memory_cleanup();
+    println!("\n{what}: {}", memory(device));
+    let plan = MemoryPlan::new(&model.config)
+        .on(device)
+        .quantize(QuantConfig::nf4().double_quant(true))
+        .dtype(model.dtype)
+        .host_embeddings(host_embeddings())
+        .adapter(&lora())
+        .expect("it was attached")
+        .train(&config)
+        .length(length);
+    println!("planned: {plan}");
+    let watch = peak.then(|| Watch::start(device));
+    let report = Trainer::new(config).observe(Print(device.clone())).fit(model, &data, None);
+    if let Some(watch) = watch {
+        let [peak, planned] = [watch.end(), plan.total()].map(|bytes| bytes as f64 / GIB);
+        println!("PEAK {what}: {peak:.2} GiB in use, planned {planned:.2}");
+    }
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return println!("{what}: {error}"),
+    };
+    let mut seconds: Vec<f64> = report.log.iter().skip(1).map(|line| line.step_seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
+    println!(
+        "RESULT {what}: {:.0} tokens/s, {:.0} ms a step, {}",
+        (rows * length) as f64 / median,
+        median * 1e3,
+        memory(device),
+    );
+    if parts {
+        *model = model.clone().train();
+        Parts { model, device, rows, length }.print();
+        *model = model.valid();
+    }
+}
+
+/// The parts of a step, each alone.
+struct Parts<'a> {
+    model: &'a Llama,
+    device: &'a Device,
+    rows: usize,
+    length: usize,
+}
+
+impl Parts<'_> {
+    fn time<T>(&self, mut call: impl FnMut() -> T) -> f64 {
+        drop((0..2).map(|_| call()).collect::<Vec<T>>());
+        let mut times: Vec<f64> = (0..5)
+            .map(|_| {
+                self.device.sync().expect("the device works");
+                let start = Instant::now();
+                let kept = call();
+                self.device.sync().expect("the device works");
+                drop(kept);
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        times[2]
+    }
+
+    fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+        Tensor::<D>::random(shape, normal, self.device).cast(self.model.dtype)
+    }
+
+    /// Forward, and forward with backward, of a function of one tensor; prints both and their
+    /// difference, `count` times a step.
+    fn row<const D: usize, const E: usize>(
+        &self,
+        name: &str,
+        count: usize,
+        x: Tensor<D>,
+        plain: impl Fn(Tensor<D>) -> Tensor<E>,
+        tracked: impl Fn(Tensor<D>) -> Tensor<E>,
+    ) {
+        let forward = self.time(|| plain(x.clone()));
+        let grad = plain(x.clone()).ones_like();
+        let both = self.time(|| {
+            let x = x.clone().autodiff().require_grad();
+            let mut found = pull_back(tracked(x.clone()), grad.clone()).backward();
+            let dx = x.grad_remove(&mut found);
+            (dx, found)
+        });
+        println!(
+            "| {name} | {count} | {:.2} | {:.2} | {:.0} |",
+            forward * 1e3,
+            both * 1e3,
+            (forward + both) * count as f64 * 1e3,
+        );
+    }
+
+    fn print(&self) {
+        let Self { model, device, rows, length } = *self;
+        let config = &model.config;
+        let plain = model.valid();
+        let segments = Segments::whole(rows, length);
+        let context = plain.context(&segments);
+        let hidden = self.random([rows, length, config.hidden_size]);
+        let layers = model.model.layers.len();
+        println!("| part | a step | forward ms | forward + backward ms | of a step ms |");
+        println!("|---|---|---|---|---|");
+        self.row(
+            "layer",
+            layers,
+            hidden.clone(),
+            |x| CausalLm::layer(&plain, 1, x, &context),
+            |x| CausalLm::layer(model, 1, x, &context),
+        );
+        let (layer, layer_plain) = (&model.model.layers[1], &plain.model.layers[1]);
+        macro_rules! linear {
+            ($part:ident, $name:ident, $width:expr) => {
+                self.row(
+                    stringify!($name),
+                    layers,
+                    self.random([rows, length, $width]),
+                    |x| layer_plain.$part.$name.forward(x),
+                    |x| layer.$part.$name.forward(x),
+                );
+            };
+        }
+        let inner = config.intermediate_size;
+        linear!(self_attn, q_proj, config.hidden_size);
+        linear!(self_attn, k_proj, config.hidden_size);
+        linear!(self_attn, v_proj, config.hidden_size);
+        linear!(self_attn, o_proj, config.num_attention_heads * config.head_dim);
+        linear!(mlp, gate_proj, config.hidden_size);
+        linear!(mlp, up_proj, config.hidden_size);
+        linear!(mlp, down_proj, inner);
+        let heads = |count| self.random([rows, count, length, config.head_dim]);
+        let (k, v) = (heads(config.num_key_value_heads), heads(config.num_key_value_heads));
+        let (k_grad, v_grad) =
+            (k.clone().autodiff().require_grad(), v.clone().autodiff().require_grad());
+        let spec = AttentionSpec { scale: (config.head_dim as f32).sqrt().recip(), window: None };
+        self.row(
+            "attention",
+            layers,
+            heads(config.num_attention_heads),
+            |q| attention(q, k.clone(), v.clone(), context.spans.clone(), spec),
+            |q| attention(q, k_grad.clone(), v_grad.clone(), context.spans.clone(), spec),
+        );
+        let norm = layer_plain.input_layernorm.weight.val();
+        let rms = |x| rms_norm(x, norm.clone(), config.rms_norm_eps);
+        self.row("rms_norm", 2 * layers, hidden.clone(), rms, rms);
+        let up = self.random([rows, length, inner]);
+        let up_grad = up.clone().autodiff().require_grad();
+        self.row(
+            "swiglu",
+            layers,
+            self.random([rows, length, inner]),
+            |gate| swiglu(gate, up.clone()),
+            |gate| swiglu(gate, up_grad.clone()),
+        );
+        let turn = |x| rotate(x, context.positions.clone(), context.table.clone());
+        let shape = [rows, length, config.num_attention_heads, config.head_dim];
+        self.row("rotate q", layers, self.random(shape), turn, turn);
+        let add = |x: Tensor<3>| x + hidden.clone();
+        self.row("residual", 2 * layers, hidden.clone(), add, add);
+        let tokens = 1024.min(rows * length);
+        let targets = TensorData::new(vec![1i32; tokens], [tokens]);
+        let targets = Tensor::<1, Int>::from_data(targets, (device, DType::I32));
+        let head = self.time(|| {
+            let x = self.random([tokens, config.hidden_size]).autodiff().require_grad();
+            let logits = CausalLm::head(model, x.clone(), &context);
+            let found = cross_entropy(logits.clone().inner(), targets.clone(), 0.0);
+            let mut grads = pull_back(logits, found.grad).backward();
+            (x.grad_remove(&mut grads), found.loss)
+        });
+        let count = (rows * length).div_ceil(tokens);
+        let all = head * count as f64 * 1e3;
+        println!("| head and loss of {tokens} tokens | {count} | | {:.2} | {all:.0} |", head * 1e3);
+    }
+}

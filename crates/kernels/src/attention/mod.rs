@@ -1,0 +1,144 @@
+//! Causal attention: in blocks of batched products, and where there are tensor cores for it in kernels that
+//! keep their scores in registers.
+
+mod autodiff;
+mod blocks;
+#[cfg(feature = "cubecl")]
+mod cube;
+#[cfg(feature = "cpu")]
+mod flex;
+
+#[cfg(feature = "fusion")]
+use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
+use burn::{
+    backend::{
+        Backend, Dispatch, backend_extension,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{DType, Device, Int, Tensor},
+};
+
+pub use blocks::attention_scores;
+
+/// The settings of an attention: what depends on neither batch nor position.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// The factor of the scores, `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Keys back that a query sees, itself included; `None` sees all.
+    pub window: Option<usize>,
+}
+
+/// Causal attention: `softmax(scale · q · kᵀ) · v` over the keys that each query sees. The last
+/// query is at the last key; a query sees no key after its own, none before its window, and none
+/// outside its span.
+///
+/// Nothing of the size `sequence x sequence` outlives the call or is kept for the backward pass,
+/// which recomputes the scores from `q`, `k` and the logarithm of each row's sum. Groups of query
+/// heads share a head of keys and values, which is not expanded. A query that sees no key gives
+/// zeros.
+///
+/// # Shapes
+/// - q: `[batch, heads, sequence, head_dim]`
+/// - k, v: `[batch, kv_heads, keys, head_dim]`, with `keys >= sequence`
+/// - spans: `[2, batch, sequence]` or `[2, 1, sequence]`: the first key that a query may see, and
+///   the one after the last; segments of a packed row, or what is not padding. Any numbers will do:
+///   keys that are not there are not seen
+/// - output: as `q`
+///
+/// # Panics
+/// If the shapes do not fit or the dtypes differ.
+pub fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    spans: Tensor<3, Int>,
+    spec: AttentionSpec,
+) -> Tensor<4> {
+    check(&q.dims(), &k.dims(), &v.dims(), &spans.dims(), spec);
+    assert!(q.dtype() == k.dtype() && q.dtype() == v.dtype(), "attention: the dtypes of q, k, v");
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    let spans = spans.cast(DType::I32).into_dispatch();
+    let (out, _) = Dispatch::causal_attention(q, k, v, spans, spec);
+    Tensor::from_dispatch(out)
+}
+
+/// Whether [`attention`] on this device keeps its scores in registers: on CUDA, with 16-bit floats and
+/// heads of 64 or 128 values. Elsewhere, and for fewer than 16 queries, they pass through memory, some
+/// at a time.
+///
+/// ```
+/// use burn::tensor::{DType, Device};
+/// use burn_lora_kernels::attention_is_fused;
+///
+/// assert!(!attention_is_fused(&Device::default(), DType::F32, 128));
+/// ```
+pub fn attention_is_fused(device: &Device, dtype: DType, head_dim: usize) -> bool {
+    #[cfg(feature = "cuda")]
+    if let Some(client) = crate::cube::client(device) {
+        return cube::fused::supports(&client, dtype, head_dim);
+    }
+    let _ = (device, dtype, head_dim);
+    false
+}
+
+/// Checks the shapes of an attention: of `q`, `k`, `v` and the spans.
+///
+/// # Panics
+/// If they do not fit.
+fn check(q: &[usize], k: &[usize], v: &[usize], spans: &[usize], spec: AttentionSpec) {
+    let (&[batch, heads, length, width], &[_, kv_heads, keys, _]) = (q, k) else {
+        panic!("attention: q {q:?} and k {k:?} have four dimensions")
+    };
+    assert_eq!(k, [batch, kv_heads, keys, width], "attention: k for q {q:?}");
+    assert_eq!(k, v, "attention: k and v");
+    let shared = heads.checked_rem(kv_heads) == Some(0);
+    assert!(shared, "attention: {heads} heads over {kv_heads}");
+    assert!(width > 0, "attention: heads of no width");
+    assert!(keys >= length, "attention: {length} queries, {keys} keys");
+    assert!(spec.window != Some(0), "attention: a window of no keys");
+    let fits =
+        matches!(spans, &[2, rows, count] if (rows == 1 || rows == batch) && count == length);
+    assert!(fits, "attention: spans {spans:?} for q {q:?}");
+}
+
+/// [`attention`] on primitives, of shapes that it has checked.
+#[backend_extension(
+    Flex: cfg(feature = "cpu"),
+    Cube: cfg(feature = "cubecl"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
+pub trait AttentionOps: Backend {
+    /// Causal attention, and the logarithm of the sum of the exponentials of each row of scores,
+    /// `[batch, heads, sequence]` in float32.
+    #[fusion(meta = |q, _k, _v, _spans, _spec| (
+        q.clone(),
+        TensorSpec::new(Shape::from(q.shape[..3].to_vec()), DType::F32),
+    ))]
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spans: IntTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradients of `q`, `k` and `v`, from what [`causal_attention`](Self::causal_attention) gave.
+    #[fusion(meta = |_grad, q, k, v, _out, _lse, _spans, _spec| (
+        q.clone(),
+        k.clone(),
+        v.clone(),
+    ))]
+    #[allow(clippy::too_many_arguments, reason = "what goes in and what came out")]
+    fn causal_attention_grad(
+        grad: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        spans: IntTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}

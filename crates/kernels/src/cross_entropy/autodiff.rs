@@ -1,0 +1,21 @@
+//! Cross-entropy where others are differentiated.
+
+use super::CrossEntropyOps;
+use burn::backend::{
+    Autodiff,
+    autodiff::checkpoint::strategy::CheckpointStrategy,
+    tensor::{FloatTensor, IntTensor},
+};
+
+impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, C> {
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        // The gradient is among what it gives: nothing is left to differentiate.
+        let (loss, hits, grad) = B::cross_entropy(logits.into_primitive(), targets, smoothing);
+        let new = FloatTensor::<Self>::new;
+        (new(loss), new(hits), new(grad))
+    }
+}

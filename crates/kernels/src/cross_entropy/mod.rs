@@ -1,0 +1,84 @@
+//! Cross-entropy with its gradient in the same pass.
+
+mod autodiff;
+#[cfg(feature = "cubecl")]
+mod cube;
+#[cfg(feature = "cpu")]
+mod flex;
+
+#[cfg(feature = "fusion")]
+use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
+use burn::{
+    backend::{
+        Backend, Dispatch, backend_extension,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{DType, Int, Tensor},
+};
+
+/// What [`cross_entropy`] gives of each row.
+#[derive(Clone, Debug)]
+pub struct CrossEntropy {
+    /// The loss, `[rows]` in float32.
+    pub loss: Tensor<1>,
+    /// 1 where the target has the largest logit, else 0; `[rows]` in float32.
+    pub hits: Tensor<1>,
+    /// The gradient of the sum of the losses, `[rows, vocabulary]` in the dtype of the logits.
+    pub grad: Tensor<2>,
+}
+
+/// Softmax cross-entropy with label smoothing as in PyTorch, and its gradient in the same pass:
+/// `loss = log(sum(exp(x))) - (1 - s) · x[target] - s · mean(x)` and
+/// `grad = softmax(x) - (1 - s) · onehot(target) - s / vocabulary`, computed in float32.
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use burn_lora_kernels::cross_entropy;
+///
+/// let device = Device::default();
+/// let logits = Tensor::from_floats([[0.0, 0.0], [3.0, -50.0]], &device);
+/// let targets = Tensor::<1, Int>::from_ints([1, 0], &device);
+/// let found = cross_entropy(logits, targets, 0.0);
+/// let loss: Vec<f32> = found.loss.into_data().try_into_vec().unwrap();
+/// assert!((loss[0] - 2f32.ln()).abs() < 1e-6 && loss[1].abs() < 1e-6);
+/// found.grad.narrow(0, 0, 1).into_data().assert_eq(&[[0.5f32, -0.5]].into(), true);
+/// ```
+///
+/// # Shapes
+/// - logits: `[rows, vocabulary]`
+/// - targets: `[rows]`, each below the size of the vocabulary
+///
+/// # Panics
+/// If the shapes do not fit; on a CPU also if a target is no token of the vocabulary. A GPU gives NaN
+/// for the loss and the gradient of such a row, so that nothing waits for it.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32) -> CrossEntropy {
+    let [rows, vocabulary] = logits.dims();
+    assert_eq!(rows, targets.dims()[0], "cross_entropy: a target for each row");
+    assert!(vocabulary > 0 || rows == 0, "cross_entropy: a vocabulary of nothing");
+    let targets = targets.cast(DType::I32).into_dispatch();
+    let (loss, hits, grad) = Dispatch::cross_entropy(logits.into_dispatch(), targets, smoothing);
+    let [loss, hits] = [loss, hits].map(Tensor::from_dispatch);
+    CrossEntropy { loss, hits, grad: Tensor::from_dispatch(grad) }
+}
+
+/// [`cross_entropy`] on primitives, of shapes that it has checked.
+#[backend_extension(
+    Flex: cfg(feature = "cpu"),
+    Cube: cfg(feature = "cubecl"),
+    Fusion: cfg(feature = "fusion"),
+    Autodiff
+)]
+pub trait CrossEntropyOps: Backend {
+    /// The cross-entropy of each row of logits and its target, whether the target has the largest
+    /// logit (1 or 0), both in float32, and the gradient of the sum of the losses.
+    #[fusion(meta = |logits, _targets, _smoothing| (
+        TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),
+        TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),
+        logits.clone(),
+    ))]
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}

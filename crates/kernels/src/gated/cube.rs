@@ -1,0 +1,126 @@
+//! SwiGLU on CubeCL's runtimes, element by element.
+
+use super::GatedOps;
+use crate::cube::{UNITS, buffer, elem, empty, own, vector_size};
+use burn::backend::{TensorMetadata, tensor::FloatTensor};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
+
+/// `1 / (1 + exp(-x))`.
+#[cube]
+fn sigmoid(x: f32) -> f32 {
+    1.0f32 / (1.0f32 + (-x).exp())
+}
+
+#[cube(launch_unchecked)]
+fn forward_kernel<F: Float, N: Size>(
+    gate: &[Vector<F, N>],
+    up: &[Vector<F, N>],
+    out: &mut [Vector<F, N>],
+    count: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < count {
+        let (gates, ups) = (gate[ABSOLUTE_POS], up[ABSOLUTE_POS]);
+        let mut result = Vector::<F, N>::empty();
+        #[unroll]
+        for i in 0..N::value().comptime() {
+            let gate = f32::cast_from(gates.extract(i));
+            let up = f32::cast_from(ups.extract(i));
+            result.insert(i, F::cast_from(gate * sigmoid(gate) * up));
+        }
+        out[ABSOLUTE_POS] = result;
+    }
+}
+
+/// Gate and up become their gradients.
+#[cube(launch_unchecked)]
+fn backward_kernel<F: Float, N: Size>(
+    grad: &[Vector<F, N>],
+    gate: &mut [Vector<F, N>],
+    up: &mut [Vector<F, N>],
+    count: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < count {
+        let (grads, gates, ups) = (grad[ABSOLUTE_POS], gate[ABSOLUTE_POS], up[ABSOLUTE_POS]);
+        let mut of_gate = Vector::<F, N>::empty();
+        let mut of_up = Vector::<F, N>::empty();
+        #[unroll]
+        for i in 0..N::value().comptime() {
+            let grad = f32::cast_from(grads.extract(i));
+            let gate = f32::cast_from(gates.extract(i));
+            let up = f32::cast_from(ups.extract(i));
+            let sigmoid = sigmoid(gate);
+            of_up.insert(i, F::cast_from(grad * gate * sigmoid));
+            let slope = sigmoid * (1.0f32 + gate * (1.0f32 - sigmoid));
+            of_gate.insert(i, F::cast_from(grad * up * slope));
+        }
+        gate[ABSOLUTE_POS] = of_gate;
+        up[ABSOLUTE_POS] = of_up;
+    }
+}
+
+impl GatedOps for CubeBackend {
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [gate, up] = [gate, up].map(into_contiguous);
+        let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
+        let out = empty(&gate, shape.clone(), dtype);
+        let len = shape.num_elements();
+        let vector = vector_size(&client, dtype, len);
+        let count = len / vector;
+        if count == 0 {
+            return out;
+        }
+        let cube_dim = CubeDim::new_1d(UNITS);
+        // SAFETY: the buffers are of one length; the kernel stays below `count`.
+        unsafe {
+            forward_kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, count, cube_dim),
+                cube_dim,
+                vector,
+                buffer(&client, &gate, dtype, len, vector),
+                buffer(&client, &up, dtype, len, vector),
+                buffer(&client, &out, dtype, len, vector),
+                count,
+                elem(dtype),
+            );
+        }
+        out
+    }
+
+    fn swiglu_grad(
+        grad: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let grad = into_contiguous(grad);
+        // The gradients lie in their memory where nothing else holds it: they are the largest tensors of
+        // a layer.
+        let [gate, up] = [gate, up].map(own);
+        let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
+        let len = shape.num_elements();
+        let vector = vector_size(&client, dtype, len);
+        let count = len / vector;
+        if count == 0 {
+            return (gate, up);
+        }
+        let cube_dim = CubeDim::new_1d(UNITS);
+        // SAFETY: as above.
+        unsafe {
+            backward_kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, count, cube_dim),
+                cube_dim,
+                vector,
+                buffer(&client, &grad, dtype, len, vector),
+                buffer(&client, &gate, dtype, len, vector),
+                buffer(&client, &up, dtype, len, vector),
+                count,
+                elem(dtype),
+            );
+        }
+        (gate, up)
+    }
+}

@@ -1,0 +1,374 @@
+//! The product by cuBLASLt.
+
+use super::{Dims, Gemm, output_shape};
+use crate::{cube::empty, cuda};
+use burn::tensor::DType;
+use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use cudarc::cublaslt::{
+    result::{self, CublasError},
+    sys,
+};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+    ffi::c_void,
+    sync::OnceLock,
+};
+
+/// At a fixed address: cuBLASLt reads settings through pointers.
+static WORKSPACE_BYTES: u64 = Gemm::WORKSPACE_BYTES as u64;
+
+/// Whether [`gemm`] can compute this product, which has been checked; Burn's own matmul does the others.
+pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
+    cuda::runs(&lhs.client)
+        && data_type(lhs.dtype).is_some()
+        && [lhs, rhs].iter().all(|tensor| tensor.meta.shape().num_elements() > 0)
+        && library_is_present()
+}
+
+fn library_is_present() -> bool {
+    static PRESENT: OnceLock<bool> = OnceLock::new();
+    // SAFETY: the call only tries to open each candidate name of the library.
+    found_once(&PRESENT, || unsafe { sys::is_culib_present() })
+}
+
+/// Looks for the library the first time, and says once if there is none.
+fn found_once(once: &OnceLock<bool>, look: impl FnOnce() -> bool) -> bool {
+    *once.get_or_init(|| {
+        let present = look();
+        if !present {
+            burn_lora_io::warn!(
+                "libcublasLt is not found, so matrix products run on Burn's own kernels, which \
+                 are about three times as slow: install cuBLAS or set LD_LIBRARY_PATH"
+            );
+        }
+        present
+    })
+}
+
+fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
+    match dtype {
+        DType::BF16 => Some(sys::cudaDataType::CUDA_R_16BF),
+        DType::F16 => Some(sys::cudaDataType::CUDA_R_16F),
+        DType::F32 => Some(sys::cudaDataType::CUDA_R_32F),
+        _ => None,
+    }
+}
+
+/// Where a product goes.
+pub(super) enum Target {
+    /// Into a new tensor.
+    New,
+    /// Into a new tensor or this one, to which it is added.
+    Sum(CubeTensor),
+    /// Into this one in place, whoever else sees its memory: see [`fits`].
+    Place(CubeTensor),
+}
+
+/// Whether a product can be added to a tensor in place: one matrix of `rhs` each, and no element there
+/// twice, as in a tensor that was expanded.
+pub(super) fn fits(rhs: &CubeTensor, part: &CubeTensor) -> bool {
+    let leading = |tensor: &CubeTensor| {
+        let shape = tensor.meta.shape();
+        shape[..shape.num_dims() - 2].to_vec()
+    };
+    let batch: usize = leading(part).iter().product();
+    Matrix::of(part, false).is_some_and(|Matrix { rows, cols, stride, batch_stride, op }| {
+        let extent = (cols as i64 - 1) * stride + rows as i64;
+        op == 0 && (batch == 1 || batch_stride >= extent && leading(rhs) == leading(part))
+    })
+}
+
+/// The product: allocates the output and sends the call to the device's thread, which is where the
+/// kernels launched so far were sent, in this order.
+pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm) -> CubeTensor {
+    let shape = output_shape(lhs.meta.shape(), rhs.meta.shape(), gemm);
+    let dims = Dims::of(lhs.meta.shape(), rhs.meta.shape(), gemm);
+    // One matrix for all leading dimensions makes these more rows, unless they are transposed.
+    let flat = dims.shared && !gemm.trans_lhs;
+    let leading = &lhs.meta.shape()[..lhs.meta.shape().num_dims() - 2];
+    let batch = if flat { 1 } else { leading.iter().product::<usize>() };
+    let (lhs, mut lhs_matrix) = into_matrix(lhs, flat);
+    let (rhs, mut rhs_matrix) = into_matrix(rhs, false);
+    lhs_matrix.op ^= i32::from(gemm.trans_lhs);
+    rhs_matrix.op ^= i32::from(gemm.trans_rhs);
+
+    let (client, dtype) = (lhs.client.clone(), lhs.dtype);
+    let out_dtype = gemm.output_dtype(dtype);
+    let beta = if matches!(target, Target::New) { 0.0 } else { 1.0 };
+    let new = || empty(&lhs, shape, out_dtype);
+    let (out, add) = match target {
+        Target::New => (new(), None),
+        // Both this handle and the clone that is written to are one buffer.
+        Target::Place(add) => (add.clone(), Some(add)),
+        Target::Sum(add) => {
+            let add = into_contiguous(add);
+            (if add.can_mut() { add.clone() } else { new() }, Some(add))
+        }
+    };
+    let out_matrix = Matrix::of(&out, flat).expect("contiguous, or the caller has checked");
+    // From CubeCL's pool, so that a later use of the same memory is ordered after this one.
+    let workspace = client.empty(WORKSPACE_BYTES as usize);
+
+    let problem = Problem {
+        lhs: lhs_matrix,
+        rhs: rhs_matrix,
+        out: out_matrix,
+        batch: i32::try_from(batch).expect("matrices that a GPU can hold"),
+        dtype: data_type(dtype).expect("checked by `supports`"),
+        out_dtype: data_type(out_dtype).expect("float32, or the same"),
+        tf32: gemm.tf32,
+        alignment: 256,
+    };
+    let mut read = vec![lhs.handle, rhs.handle];
+    read.extend(add.map(|add| add.handle));
+    let written = vec![out.handle.clone(), workspace];
+    cuda::enqueue::<Gemm>(&client, read, written, move |read, written, stream| {
+        let (out, workspace) = (written[0], written[1]);
+        let addresses = [read[0], read[1], read.get(2).copied().unwrap_or(out), out];
+        let alignment = addresses.iter().fold(256, |bits, address| bits | address);
+        let problem = Problem { alignment: 1 << alignment.trailing_zeros(), ..problem };
+        let run = |lt: &mut CublasLt| {
+            lt.plan(problem)?.run(addresses, [gemm.alpha, beta], workspace, stream.cast())
+        };
+        CUBLASLT
+            .with_borrow_mut(run)
+            .map_err(|error| format!("cuBLASLt: {error:?} for {problem:?}"))
+    });
+    out
+}
+
+/// A matrix, or a batch of them, as it lies in memory, in the terms of cuBLASLt, which takes every
+/// matrix for one with contiguous columns. One with contiguous rows is to it the transposed
+/// matrix, which is what it needs: the output has contiguous rows too, and is computed as
+/// `out^T = rhs^T * lhs^T`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Matrix {
+    rows: u64,
+    cols: u64,
+    /// Elements from one column to the next.
+    stride: i64,
+    /// Elements from one matrix to the next.
+    batch_stride: i64,
+    /// 0, `CUBLAS_OP_N`: this is the transposed matrix; 1, `CUBLAS_OP_T`: transpose it.
+    op: i32,
+}
+
+impl Matrix {
+    /// The last two dimensions, or with `flat` the last one and all others as rows.
+    fn of(tensor: &CubeTensor, flat: bool) -> Option<Self> {
+        let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+        let rank = shape.num_dims();
+        let (leading, rows, cols) = (&shape[..rank - 2], shape[rank - 2], shape[rank - 1]);
+        let count: usize = leading.iter().product();
+        // What one stride says of the leading dimensions, innermost last.
+        let dense = |mut next: usize| {
+            let mut dims = leading.iter().zip(&strides[..rank - 2]).rev();
+            dims.all(|(&dim, &stride)| {
+                let fits = dim == 1 || stride == next;
+                next *= dim;
+                fits
+            })
+        };
+        let innermost = leading.iter().zip(&strides[..rank - 2]).rev().find(|(dim, _)| **dim != 1);
+        let batch_stride = innermost.map_or(0, |(_, stride)| *stride);
+        if count > 1 && !dense(batch_stride) || tensor.meta.is_tiled() {
+            return None;
+        }
+        // The stride along a dimension of one element says nothing.
+        let next_row = if rows == 1 { cols } else { strides[rank - 2] };
+        let next_col = if cols == 1 { 1 } else { strides[rank - 1] };
+        let (rows, batch_stride, next_row) = match flat && count > 1 {
+            true if rows == 1 => (count, 0, batch_stride),
+            true if batch_stride == rows * next_row => (count * rows, 0, next_row),
+            true => return None,
+            false => (rows, batch_stride, next_row),
+        };
+        let (rows, cols, stride, op) = match (next_row, next_col) {
+            (stride, 1) if stride >= cols => (cols, rows, stride, 0),
+            (1, stride) if stride >= rows => (rows, cols, stride, 1),
+            _ => return None,
+        };
+        let [rows, cols] = [rows, cols].map(|dim| dim as u64);
+        Some(Self { rows, cols, stride: stride as i64, batch_stride: batch_stride as i64, op })
+    }
+}
+
+/// Copies a tensor that is no [`Matrix`].
+fn into_matrix(tensor: CubeTensor, flat: bool) -> (CubeTensor, Matrix) {
+    if let Some(matrix) = Matrix::of(&tensor, flat) {
+        return (tensor, matrix);
+    }
+    let tensor = into_contiguous(tensor);
+    let matrix = Matrix::of(&tensor, flat).expect("contiguous");
+    (tensor, matrix)
+}
+
+/// What cuBLASLt chooses an algorithm by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Problem {
+    lhs: Matrix,
+    rhs: Matrix,
+    out: Matrix,
+    batch: i32,
+    dtype: sys::cudaDataType,
+    out_dtype: sys::cudaDataType,
+    tf32: bool,
+    /// A power of two that divides every address, 256 at most.
+    alignment: u32,
+}
+
+/// A problem's descriptors and the algorithm chosen for it.
+struct Plan {
+    handle: sys::cublasLtHandle_t,
+    desc: sys::cublasLtMatmulDesc_t,
+    /// Of `lhs`, `rhs` and the output, which is also that of what is added.
+    layouts: [sys::cublasLtMatrixLayout_t; 3],
+    algo: sys::cublasLtMatmulAlgo_t,
+}
+
+thread_local! {
+    /// Of a device: see [`cuda::enqueue`].
+    static CUBLASLT: RefCell<CublasLt> = RefCell::default();
+}
+
+/// Plans kept before all are dropped: a program that keeps meeting new shapes does not grow.
+const MAX_PLANS: usize = 4096;
+
+#[derive(Default)]
+struct CublasLt {
+    handle: Option<sys::cublasLtHandle_t>,
+    plans: HashMap<Problem, Plan>,
+}
+
+impl CublasLt {
+    fn plan(&mut self, problem: Problem) -> Result<&Plan, CublasError> {
+        let handle = match self.handle {
+            Some(handle) => handle,
+            None => *self.handle.insert(result::create_handle()?),
+        };
+        if self.plans.len() >= MAX_PLANS && !self.plans.contains_key(&problem) {
+            self.plans.clear();
+        }
+        match self.plans.entry(problem) {
+            Entry::Occupied(plan) => Ok(plan.into_mut()),
+            Entry::Vacant(entry) => Ok(entry.insert(Plan::new(handle, &problem)?)),
+        }
+    }
+}
+
+impl Plan {
+    fn new(handle: sys::cublasLtHandle_t, problem: &Problem) -> Result<Self, CublasError> {
+        use sys::{
+            cublasLtMatmulDescAttributes_t::*, cublasLtMatmulPreferenceAttributes_t::*,
+            cublasLtMatrixLayoutAttribute_t::*,
+        };
+        let compute = if problem.tf32 && problem.dtype == sys::cudaDataType::CUDA_R_32F {
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F
+        };
+        let desc = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
+        let layout = |matrix: &Matrix, dtype| {
+            let Matrix { rows, cols, stride, batch_stride, .. } = matrix;
+            let layout = result::create_matrix_layout(dtype, *rows, *cols, *stride)?;
+            // SAFETY: the layout is alive, and each value has the type its attribute asks for.
+            unsafe {
+                let set = |attribute, value: *const c_void, size| {
+                    result::set_matrix_layout_attribute(layout, attribute, value, size)
+                };
+                let batch = (&raw const problem.batch).cast();
+                set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, batch, 4)?;
+                let stride = (&raw const *batch_stride).cast();
+                set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride, 8)?;
+            }
+            Ok(layout)
+        };
+        let Problem { lhs, rhs, out, dtype, out_dtype, .. } = problem;
+        let layouts = [layout(lhs, *dtype)?, layout(rhs, *dtype)?, layout(out, *out_dtype)?];
+        let preference = result::create_matmul_pref()?;
+        // SAFETY: the objects are alive, and each value has the type its attribute asks for.
+        let best = unsafe {
+            let op = |op, matrix: &Matrix| {
+                result::set_matmul_desc_attribute(desc, op, (&raw const matrix.op).cast(), 4)
+            };
+            op(CUBLASLT_MATMUL_DESC_TRANSA, rhs)?;
+            op(CUBLASLT_MATMUL_DESC_TRANSB, lhs)?;
+            let prefer = |attribute, value: *const c_void, size| {
+                result::set_matmul_pref_attribute(preference, attribute, value, size)
+            };
+            let workspace = (&raw const WORKSPACE_BYTES).cast();
+            prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace, 8)?;
+            let alignment = (&raw const problem.alignment).cast();
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment, 4)?;
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment, 4)?;
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment, 4)?;
+            prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment, 4)?;
+            let [lhs, rhs, out] = layouts;
+            let best =
+                result::get_matmul_algo_heuristic(handle, desc, rhs, lhs, out, out, preference);
+            result::destroy_matmul_pref(preference)?;
+            best?
+        };
+        Ok(Self { handle, desc, layouts, algo: best.algo })
+    }
+
+    /// Enqueues `out = factors[0] * product + factors[1] * add` on `stream`.
+    fn run(
+        &self,
+        [lhs, rhs, add, out]: [u64; 4],
+        factors: [f32; 2],
+        workspace: u64,
+        stream: sys::cudaStream_t,
+    ) -> Result<(), CublasError> {
+        let [lhs_layout, rhs_layout, out_layout] = self.layouts;
+        // SAFETY: the buffers are allocated, as large as the layouts say, and stay so until
+        // `stream` is past this call; the factors are read before it returns.
+        unsafe {
+            result::matmul(
+                self.handle,
+                self.desc,
+                (&raw const factors[0]).cast(),
+                (&raw const factors[1]).cast(),
+                rhs as *const c_void,
+                rhs_layout,
+                lhs as *const c_void,
+                lhs_layout,
+                add as *const c_void,
+                out_layout,
+                out as *mut c_void,
+                out_layout,
+                &self.algo,
+                workspace as *mut c_void,
+                WORKSPACE_BYTES as usize,
+                stream,
+            )
+        }
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: the objects are this plan's own, and cuBLASLt has read them when a call returned.
+        unsafe {
+            for layout in self.layouts {
+                let _ = result::destroy_matrix_layout(layout);
+            }
+            let _ = result::destroy_matmul_desc(self.desc);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_is_said_once() {
+        let once = OnceLock::new();
+        let (found, warnings) =
+            burn_lora_io::collect(|| [1, 2, 3].map(|_| found_once(&once, || false)));
+        assert_eq!((found, warnings.len()), ([false; 3], 1), "{warnings:?}");
+        assert!(warnings[0].contains("libcublasLt"), "{warnings:?}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Adam on CubeCL's runtimes: every value is read and written once.
+
+use super::AdamWOps;
+use crate::{
+    cube::{UNITS, buffer, own, vector_size},
+    optimizer::step::{Step, advance},
+};
+use burn::{
+    backend::{TensorMetadata, tensor::FloatTensor},
+    tensor::DType,
+};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
+
+#[cube(launch_unchecked)]
+fn kernel<N: Size>(
+    params: &mut [Vector<f32, N>],
+    grads: &[Vector<f32, N>],
+    factor: &[f32],
+    ms: &mut [Vector<f32, N>],
+    vs: &mut [Vector<f32, N>],
+    count: usize,
+    step: Step,
+) {
+    let at = ABSOLUTE_POS;
+    if at < count {
+        let (old_param, grad, old_m, old_v) = (params[at], grads[at], ms[at], vs[at]);
+        let mut new_param = Vector::<f32, N>::empty();
+        let mut new_m = Vector::<f32, N>::empty();
+        let mut new_v = Vector::<f32, N>::empty();
+        #[unroll]
+        for i in 0..N::value().comptime() {
+            let grad = grad.extract(i) * factor[0];
+            let (param, m, v) =
+                advance(&step, old_param.extract(i), grad, old_m.extract(i), old_v.extract(i));
+            new_param.insert(i, param);
+            new_m.insert(i, m);
+            new_v.insert(i, v);
+        }
+        params[at] = new_param;
+        ms[at] = new_m;
+        vs[at] = new_v;
+    }
+}
+
+impl AdamWOps for CubeBackend {
+    fn adamw(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        m: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [param, m, v] = [param, m, v].map(own);
+        let grad = into_contiguous(grad);
+        let (client, len) = (param.client.clone(), param.shape().num_elements());
+        if len == 0 {
+            return (param, m, v);
+        }
+        let vector = vector_size(&client, DType::F32, len);
+        let (count, cube_dim) = (len / vector, CubeDim::new_1d(UNITS));
+        let values = |tensor: &CubeTensor| buffer(&client, tensor, DType::F32, len, vector);
+        // SAFETY: the buffers are of one length; units below `count` stay inside, the others do nothing.
+        unsafe {
+            kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, count, cube_dim),
+                cube_dim,
+                vector,
+                values(&param),
+                values(&grad),
+                buffer(&client, &factor, DType::F32, 1, 1),
+                values(&m),
+                values(&v),
+                count,
+                step.launch_arg(),
+            );
+        }
+        (param, m, v)
+    }
+}

@@ -1,0 +1,190 @@
+//! Adam with moments in 8 bits on CubeCL's runtimes: a unit a word of codes, which is 4 values; 4 blocks a cube.
+#![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
+
+use super::AdamWCodedOps;
+use crate::{
+    cube::{UNITS, buffer, own, vector_size},
+    dynamic::{BLOCK, CODES},
+    optimizer::step::{Step, advance},
+};
+use burn::{
+    backend::{
+        TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::DType,
+};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
+
+/// Units a block.
+const LANES: usize = BLOCK / CODES;
+
+/// Entries of one map.
+const ENTRIES: usize = 256;
+
+#[cube(launch_unchecked)]
+fn kernel<N: Size>(
+    params: &mut [Vector<f32, N>],
+    grads: &[Vector<f32, N>],
+    factor: &[f32],
+    codes: &mut [u32],
+    absmax: &mut [f32],
+    maps: &[f32],
+    len: usize,
+    step: Step,
+) {
+    let vector = N::value().comptime();
+    let (words, blocks) = (len.div_ceil(CODES), len.div_ceil(BLOCK));
+    let (word, block) = (ABSOLUTE_POS, ABSOLUTE_POS / LANES);
+    let unit = UNIT_POS as usize;
+
+    let mut shared_maps = Shared::<[f32]>::new_slice(comptime![2 * ENTRIES]);
+    shared_maps[unit] = maps[unit];
+    shared_maps[unit + ENTRIES] = maps[unit + ENTRIES];
+    sync_cube();
+
+    // Past the end everything is zero, and nothing is written.
+    let mut ms = Array::<f32>::new(CODES);
+    let mut vs = Array::<f32>::new(CODES);
+    let mut m_most = 0.0f32;
+    let mut v_most = 0.0f32;
+    if word < words {
+        let (m_word, v_word) = (codes[word], codes[words + word]);
+        let (m_scale, v_scale) = (absmax[block], absmax[blocks + block]);
+        #[unroll]
+        for part in 0..comptime![CODES / vector] {
+            let at = word * comptime![CODES / vector] + part;
+            if at * vector < len {
+                let (old, grad) = (params[at], grads[at]);
+                let mut new = Vector::<f32, N>::empty();
+                #[unroll]
+                for i in 0..vector {
+                    let value = comptime![part * vector + i];
+                    let m = decode(m_word, &shared_maps, value, 0usize) * m_scale;
+                    let v = decode(v_word, &shared_maps, value, ENTRIES) * v_scale;
+                    let grad = grad.extract(i) * factor[0];
+                    let (param, m, v) = advance(&step, old.extract(i), grad, m, v);
+                    new.insert(i, param);
+                    ms[value] = m;
+                    vs[value] = v;
+                    m_most = max(m_most, m.abs());
+                    v_most = max(v_most, v);
+                }
+                params[at] = new;
+            } else {
+                #[unroll]
+                for i in 0..vector {
+                    ms[comptime![part * vector + i]] = 0.0f32;
+                    vs[comptime![part * vector + i]] = 0.0f32;
+                }
+            }
+        }
+    }
+
+    let (m_most, v_most) = block_max(m_most, v_most);
+    if word < words {
+        codes[word] = encode(&ms, m_most, &shared_maps, 0usize);
+        codes[words + word] = encode(&vs, v_most, &shared_maps, ENTRIES);
+        if unit % LANES == 0 {
+            absmax[block] = m_most;
+            absmax[blocks + block] = v_most;
+        }
+    }
+}
+
+/// The entry that a code of a word stands for, in the map from `first`.
+#[cube]
+fn decode(word: u32, maps: &Shared<[f32]>, #[comptime] i: usize, #[comptime] first: usize) -> f32 {
+    maps[first + ((word >> comptime![8 * i as u32]) & 255) as usize]
+}
+
+/// The word of codes of 4 values.
+#[cube]
+fn encode(values: &Array<f32>, absmax: f32, maps: &Shared<[f32]>, #[comptime] first: usize) -> u32 {
+    let scale = max(absmax, f32::new(f32::MIN_POSITIVE));
+    let mut word = 0u32;
+    #[unroll]
+    for i in 0..CODES {
+        word |= nearest(maps, values[i] / scale, first) << comptime![8 * i as u32];
+    }
+    word
+}
+
+/// The code of the entry that is nearest, the lower one of two.
+#[cube]
+fn nearest(maps: &Shared<[f32]>, value: f32, #[comptime] first: usize) -> u32 {
+    // The last entry below `value`, or the first entry.
+    let mut below = 0usize;
+    #[unroll]
+    for level in 0..8 {
+        let next = below + comptime![128usize >> level];
+        below = select(maps[first + next] < value, next, below);
+    }
+    let above = min(below + 1, comptime![ENTRIES - 1]);
+    let middle = (maps[first + below] + maps[first + above]) * 0.5f32;
+    select(value > middle, above, below) as u32
+}
+
+/// The largest of two values over the units of a block, at each of them.
+#[cube]
+fn block_max(a: f32, b: f32) -> (f32, f32) {
+    let mut most_a = Shared::<[f32]>::new_slice(UNITS as usize);
+    let mut most_b = Shared::<[f32]>::new_slice(UNITS as usize);
+    let unit = UNIT_POS as usize;
+    most_a[unit] = a;
+    most_b[unit] = b;
+    #[unroll]
+    for level in 0..comptime![LANES.trailing_zeros()] {
+        let distance = comptime![LANES >> (level + 1)];
+        sync_cube();
+        if unit % LANES < distance {
+            most_a[unit] = max(most_a[unit], most_a[unit + distance]);
+            most_b[unit] = max(most_b[unit], most_b[unit + distance]);
+        }
+    }
+    sync_cube();
+    let first = unit - unit % LANES;
+    (most_a[first], most_b[first])
+}
+
+impl AdamWCodedOps for CubeBackend {
+    fn adamw_coded(
+        param: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        codes: IntTensor<Self>,
+        absmax: FloatTensor<Self>,
+        maps: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
+        let [param, codes, absmax] = [param, codes, absmax].map(own);
+        let [grad, maps] = [grad, maps].map(into_contiguous);
+        let (client, len) = (param.client.clone(), param.shape().num_elements());
+        if len == 0 {
+            return (param, codes, absmax);
+        }
+        // A unit has one word of codes.
+        let vector = vector_size(&client, DType::F32, len).min(CODES);
+        let cube_dim = CubeDim::new_1d(UNITS);
+        // SAFETY: the buffers are as long as `len` asks for; units of words below `len / 4` stay inside, the
+        // others touch none but the maps, of which each cube reads 256 twice.
+        unsafe {
+            kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, len.div_ceil(CODES), cube_dim),
+                cube_dim,
+                vector,
+                buffer(&client, &param, DType::F32, len, vector),
+                buffer(&client, &grad, DType::F32, len, vector),
+                buffer(&client, &factor, DType::F32, 1, 1),
+                buffer(&client, &codes, DType::U32, 2 * len.div_ceil(CODES), 1),
+                buffer(&client, &absmax, DType::F32, 2 * len.div_ceil(BLOCK), 1),
+                buffer(&client, &maps, DType::F32, 2 * ENTRIES, 1),
+                len,
+                step.launch_arg(),
+            );
+        }
+        (param, codes, absmax)
+    }
+}

@@ -1,0 +1,8 @@
+//! The tests of this crate, in one program. `BURN_LORA_GPU=wgpu` (or `vulkan`, `cuda`) runs them on
+//! that device too.
+
+mod attention;
+mod common;
+mod gemm;
+mod ops;
+mod optimizer;
