@@ -4,11 +4,11 @@ use super::{
     Dataset, Format, OnError, TrainOn, Truncation,
     conversation::{self, Roles},
     format::{COLUMNS, Example},
-    load::load,
     read::Record,
 };
 use crate::error::TrainError;
-use burn_lora_text::{ChatOptions, ChatValue as Value, Tokenizer};
+use burn_lora_text::{ChatOptions, ChatValue as Value};
+use serde::Serialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
 #[derive(Clone, Debug)]
@@ -53,6 +53,43 @@ pub struct DatasetBuilder {
     pub(super) temp_dir: Option<PathBuf>,
     /// Columns of numbers beside the text, each with the names that stand for 0, 1 and so on.
     pub(super) values: BTreeMap<String, Vec<String>>,
+}
+
+impl Dataset {
+    /// Reads files, whose extensions tell their kind: `.json`, `.jsonl`, `.csv`, `.parquet`.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # use burn_lora_train::data::Dataset;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("data.csv");
+    /// std::fs::write(&path, "prompt,completion\nhello, world\n").unwrap();
+    /// let data = Dataset::from_files([&path]).load(&tokenizer)?;
+    /// assert_eq!(data.source(0), format!("{}:2", path.display()));
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn from_files<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> DatasetBuilder {
+        DatasetBuilder::new(Source::Files(paths.into_iter().map(Into::into).collect()))
+    }
+
+    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format), in
+    /// whatever has such fields in JSON. A `serde_json::Value` sorts its keys; a
+    /// [`ChatValue`] keeps their order, which the schemas of tools are written in.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # use burn_lora_train::data::Dataset;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = serde_json::json!({ "prompt": "hello", "completion": " world" });
+    /// let data = Dataset::from_records([record]).load(&tokenizer)?;
+    /// assert_eq!(data.source(0), "records:1");
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn from_records<T: Serialize>(records: impl IntoIterator<Item = T>) -> DatasetBuilder {
+        let value = |record| Value::new(record).map_err(|error| format!("no JSON: {error}"));
+        DatasetBuilder::new(Source::Records(records.into_iter().map(value).collect()))
+    }
 }
 
 impl DatasetBuilder {
@@ -304,30 +341,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// Reads and tokenizes the data.
-    ///
-    /// ```
-    /// # use burn_lora_text::Tokenizer;
-    /// # use burn_lora_train::data::*;
-    /// # use serde_json::json;
-    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// let record = json!({ "prompt": "hello", "completion": " world" });
-    /// let data = Dataset::from_records([record]).load(&tokenizer)?;
-    /// assert_eq!(data.len(), 1);
-    /// # Ok::<_, burn_lora_train::TrainError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// - a file that cannot be read, is of an unknown kind, or has no examples
-    /// - an example that cannot be used, with its file and line, unless it is to be skipped
-    /// - messages, and a tokenizer without a chat template
-    /// - settings that contradict each other or the data
-    pub fn load(&self, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
-        self.check()?;
-        load(self, tokenizer)
-    }
-
-    fn check(&self) -> Result<(), TrainError> {
+    pub(super) fn check(&self) -> Result<(), TrainError> {
         for name in self.columns.keys() {
             if !COLUMNS.contains(&name.as_str()) {
                 let known = format!("no format reads such a column; known: {}", COLUMNS.join(", "));

@@ -1,49 +1,14 @@
 //! Samples of tokens, in an order.
 
 use super::{
-    DatasetBuilder, Report,
-    builder::Source,
+    Report,
     read::example,
+    sample::Sample,
     store::{Entry, Store, Writer},
 };
 use crate::error::TrainError;
-use burn_lora_text::ChatValue;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-
-/// An example as tokens.
-///
-/// ```
-/// use burn_lora_train::data::Sample;
-///
-/// let sample = Sample { ids: vec![5, 6, 7], trained: vec![false, false, true] };
-/// assert_eq!(sample.target_count(), 1);
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// The tokens.
-    pub ids: Vec<u32>,
-    /// For each token whether its loss counts.
-    pub trained: Vec<bool>,
-}
-
-impl Sample {
-    /// Tokens whose loss counts. The first is never one: nothing predicts it.
-    ///
-    /// ```
-    /// use burn_lora_train::data::Sample;
-    ///
-    /// assert_eq!(Sample { ids: vec![5, 6], trained: vec![true, true] }.target_count(), 1);
-    /// ```
-    pub fn target_count(&self) -> usize {
-        self.trained.iter().skip(1).filter(|trained| **trained).count()
-    }
-}
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// Samples to train on. They lie in a temporary file that is mapped into memory, so that there may be
 /// more of them than memory holds. A clone is cheap, and shares that file.
@@ -69,41 +34,6 @@ impl Dataset {
     pub(super) fn new(store: Store) -> Self {
         let order = (0..store.len() as u32).collect();
         Self { store: store.into(), order }
-    }
-
-    /// Reads files, whose extensions tell their kind: `.json`, `.jsonl`, `.csv`, `.parquet`.
-    ///
-    /// ```
-    /// # use burn_lora_text::Tokenizer;
-    /// # use burn_lora_train::data::Dataset;
-    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// # let path = folder.path().join("data.csv");
-    /// std::fs::write(&path, "prompt,completion\nhello, world\n").unwrap();
-    /// let data = Dataset::from_files([&path]).load(&tokenizer)?;
-    /// assert_eq!(data.source(0), format!("{}:2", path.display()));
-    /// # Ok::<_, burn_lora_train::TrainError>(())
-    /// ```
-    pub fn from_files<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> DatasetBuilder {
-        DatasetBuilder::new(Source::Files(paths.into_iter().map(Into::into).collect()))
-    }
-
-    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format), in
-    /// whatever has such fields in JSON. A `serde_json::Value` sorts its keys; a
-    /// [`ChatValue`] keeps their order, which the schemas of tools are written in.
-    ///
-    /// ```
-    /// # use burn_lora_text::Tokenizer;
-    /// # use burn_lora_train::data::Dataset;
-    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// let record = serde_json::json!({ "prompt": "hello", "completion": " world" });
-    /// let data = Dataset::from_records([record]).load(&tokenizer)?;
-    /// assert_eq!(data.source(0), "records:1");
-    /// # Ok::<_, burn_lora_train::TrainError>(())
-    /// ```
-    pub fn from_records<T: Serialize>(records: impl IntoIterator<Item = T>) -> DatasetBuilder {
-        let value = |record| ChatValue::new(record).map_err(|error| format!("no JSON: {error}"));
-        DatasetBuilder::new(Source::Records(records.into_iter().map(value).collect()))
     }
 
     /// Takes tokens that were made elsewhere. Rows are padded with token 0, which no loss sees.

@@ -16,6 +16,31 @@ use rayon::prelude::*;
 /// How many records are tokenized together, by all processors.
 const CHUNK: usize = 512;
 
+impl DatasetBuilder {
+    /// Reads and tokenizes the data.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let record = json!({ "prompt": "hello", "completion": " world" });
+    /// let data = Dataset::from_records([record]).load(&tokenizer)?;
+    /// assert_eq!(data.len(), 1);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - a file that cannot be read, is of an unknown kind, or has no examples
+    /// - an example that cannot be used, with its file and line, unless it is to be skipped
+    /// - messages, and a tokenizer without a chat template
+    /// - settings that contradict each other or the data
+    pub fn load(&self, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
+        self.check()?;
+        load(self, tokenizer)
+    }
+}
+
 /// Reads and tokenizes all data.
 pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
     let files = match &config.source {

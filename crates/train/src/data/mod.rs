@@ -56,12 +56,14 @@ mod pack;
 mod preview;
 mod read;
 mod report;
+mod sample;
 mod store;
 
 pub use batch::{Batch, IGNORE_INDEX};
 pub use builder::DatasetBuilder;
-pub use dataset::{Dataset, Sample};
+pub use dataset::Dataset;
 pub use epoch::{BatchConfig, Rows};
 pub use format::Format;
 pub use options::{OnError, TrainOn, Truncation};
 pub use report::Report;
+pub use sample::Sample;

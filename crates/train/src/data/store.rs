@@ -1,6 +1,6 @@
 //! Samples in a file without a name, which is mapped into memory: data may be larger than that.
 
-use super::{Report, Sample, read::example};
+use super::{Report, read::example, sample::Sample};
 use crate::error::TrainError;
 use burn_lora_text::Tokenizer;
 use memmap2::Mmap;

@@ -1,6 +1,6 @@
 //! AdamW, with moments in float32 or in 8 bits.
 
-use super::{Running, State, Update, all_taken, take};
+use super::running::{Running, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_kernels::{

@@ -1,6 +1,6 @@
 //! Burn's own optimizers, those whose state is tensors of the parameter's length.
 
-use super::{Running, State, Update, all_taken, take};
+use super::running::{Running, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
 use burn::{
     optim::{Optimizer, RecordState, StateSink, StateSource},

@@ -3,7 +3,7 @@
 //! of the MLP; V, the vocabulary.
 
 use super::{
-    Memory, Moment,
+    memory::{Memory, Moment},
     shape::{Block, Layer, Shape},
 };
 use crate::{Optimizer, TrainConfig, objective};

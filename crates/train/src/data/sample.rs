@@ -1,0 +1,30 @@
+//! One sample: tokens, and which of them are trained on.
+
+/// An example as tokens.
+///
+/// ```
+/// use burn_lora_train::data::Sample;
+///
+/// let sample = Sample { ids: vec![5, 6, 7], trained: vec![false, false, true] };
+/// assert_eq!(sample.target_count(), 1);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// For each token whether its loss counts.
+    pub trained: Vec<bool>,
+}
+
+impl Sample {
+    /// Tokens whose loss counts. The first is never one: nothing predicts it.
+    ///
+    /// ```
+    /// use burn_lora_train::data::Sample;
+    ///
+    /// assert_eq!(Sample { ids: vec![5, 6], trained: vec![true, true] }.target_count(), 1);
+    /// ```
+    pub fn target_count(&self) -> usize {
+        self.trained.iter().skip(1).filter(|trained| **trained).count()
+    }
+}
