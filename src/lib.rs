@@ -21,8 +21,8 @@ pub mod prelude {
         SaveOptions, Segments, SequenceClassifier, Stopped,
     };
     pub use burn_lora_quant::{
-        DenseWeight, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig, QuantError,
-        Storage, StorageFormat,
+        DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,
+        QuantError, Storage, StorageFormat,
     };
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{

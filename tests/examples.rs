@@ -169,6 +169,7 @@ fn what_is_missing_shows_before_anything_is_loaded() {
         ([&given[..], &["--rank", "0"]].concat(), "[adapter]"),
         ([&given[..], &["--epochs", "0"]].concat(), "`epochs`"),
         ([&given[..], &["--set", "model.block_size=48"]].concat(), "[model]"),
+        ([&given[..], &["--format", "int8", "--set", "model.block_size=64"]].concat(), "of 4 bits"),
     ] {
         let error = finetune(words).unwrap_err();
         assert!(error.contains(part), "no `{part}` in: {error}");

@@ -14,6 +14,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use toml::{Table, Value};
 
@@ -349,16 +350,27 @@ fn overlay(below: &mut Table, above: Table) {
 }
 
 impl ModelSettings {
-    /// How the linear layers are packed, if they are.
-    pub fn quantize(&self) -> Result<Option<QuantConfig>, QuantError> {
-        let Some(mut config) = self.format.quantize() else { return Ok(None) };
+    /// How the linear layers are quantized, if they are.
+    pub fn quantize(&self) -> Result<Option<Arc<dyn StorageFormat>>, String> {
+        let Some(mut config) = self.format.four_bits() else {
+            let set = [
+                ("double_quant", self.double_quant.is_some()),
+                ("block_size", self.block_size.is_some()),
+            ];
+            let format = self.format.quantize();
+            return match set.into_iter().find(|(_, set)| *set && format.is_some()) {
+                Some((name, _)) => Err(format!("`{name}` goes with a format of 4 bits")),
+                None => Ok(format),
+            };
+        };
         if let Some(twice) = self.double_quant {
             config = config.double_quant(twice);
         }
         if let Some(size) = self.block_size {
             config = config.block_size(size);
         }
-        config.validate().map(|()| Some(config))
+        config.validate().map_err(|error| error.to_string())?;
+        Ok(Some(Arc::new(config)))
     }
 }
 

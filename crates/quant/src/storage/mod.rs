@@ -13,7 +13,7 @@ use burn::{
 };
 use burn_lora_kernels::Gemm;
 use serde_json::Value;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// How a frozen weight `[out, in]` is stored: the products with it, and itself, decoded.
 ///
@@ -125,6 +125,20 @@ pub trait StorageFormat: fmt::Debug + Send + Sync {
     /// # Errors
     /// What [`validate`](Self::validate) says, and a weight that cannot be stored so.
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError>;
+}
+
+impl<F: StorageFormat + ?Sized> StorageFormat for Arc<F> {
+    fn validate(&self) -> Result<(), QuantError> {
+        (**self).validate()
+    }
+
+    fn bytes(&self, shape: [usize; 2]) -> StorageBytes {
+        (**self).bytes(shape)
+    }
+
+    fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError> {
+        (**self).store(weight)
+    }
 }
 
 /// A frozen weight `[out, in]`, stored in one way or another.
