@@ -75,7 +75,8 @@ impl Dataset {
 
     /// Reads records in memory: objects with the columns of a [`Format`](super::Format), of any
     /// type that serializes to JSON with these fields. A `serde_json::Value` sorts its keys; a
-    /// [`ChatValue`] keeps their order, in which the schemas of tools are written.
+    /// [`ChatValue`](burn_lora_text::ChatValue) keeps their order, in which the schemas of tools
+    /// are written.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
