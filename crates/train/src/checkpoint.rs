@@ -1,9 +1,9 @@
-//! Checkpoints: all that a run needs to go on as if it had not been stopped.
+//! Checkpoints: all that a run needs to resume as if it had not been stopped.
 //!
-//! A checkpoint is a folder `checkpoint-STEP` with the adapter as PEFT reads it, the exact values of
-//! all trained parameters and the optimizer in `training_state.safetensors`, and the rest in
-//! `trainer_state.json`. It is written under another name and renamed, so that one that is there is
-//! whole, whenever the process was killed.
+//! A checkpoint is a folder `checkpoint-STEP` with the adapter in PEFT's format, the exact values
+//! of all trained parameters and the optimizer state in `training_state.safetensors`, and the rest
+//! in `trainer_state.json`. It is written under a temporary name and renamed, so a checkpoint that
+//! exists is complete, whenever the process was killed.
 
 use crate::{
     TrainError,
@@ -28,43 +28,43 @@ const PREFIX: &str = "checkpoint-";
 const UNFINISHED: &str = ".unfinished-";
 pub(crate) const STATE: &str = "trainer_state.json";
 pub(crate) const TENSORS: &str = "training_state.safetensors";
-/// What the names of the optimizer's tensors begin with.
+/// Prefix of the optimizer's tensor names.
 const OPTIMIZER: &str = "optimizer.";
 
-/// Where a run is.
+/// Position of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Place {
     /// Optimizer steps done.
     pub step: usize,
     /// Optimizer steps of the whole run.
     pub steps: usize,
-    /// The epoch of the next step, from 0.
+    /// Epoch of the next step, from 0.
     pub epoch: usize,
-    /// Steps of that epoch that are done.
+    /// Steps of that epoch done.
     pub position: usize,
-    /// Tokens gone through.
+    /// Tokens processed.
     pub tokens: u64,
-    /// The step with the best validation loss, and the loss.
+    /// Step with the best validation loss, and that loss.
     pub best: Option<(usize, f64)>,
-    /// Evaluations in a row that were not better by the threshold of early stopping.
+    /// Consecutive evaluations that did not improve by the threshold of early stopping.
     pub not_better: usize,
     pub plateau: Plateau,
-    /// What has to be the same when the run goes on.
+    /// Identity of the run, which must not change when it is resumed.
     pub run: Identity,
 }
 
-/// A checkpoint as it lies in its folder.
+/// A checkpoint read from its folder.
 pub(crate) struct Checkpoint {
     pub place: Place,
     pub tensors: State,
     pub folder: PathBuf,
 }
 
-/// Why a checkpoint cannot be used.
+/// Reason that a checkpoint cannot be used.
 pub(crate) enum Damage {
-    /// It is not whole: files are missing or cut off.
+    /// The checkpoint is incomplete: files are missing or truncated.
     Torn(TrainError),
-    /// It is whole, and wrong.
+    /// The checkpoint is complete, but invalid.
     Wrong(TrainError),
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn folder_of(output: &Path, step: usize) -> PathBuf {
     output.join(format!("{PREFIX}{step}"))
 }
 
-/// The checkpoints of a run by their steps.
+/// Checkpoints of a run, by step.
 pub(crate) fn list(output: &Path) -> Result<BTreeMap<usize, PathBuf>, TrainError> {
     let mut found = BTreeMap::new();
     let entries = match fs::read_dir(output) {
@@ -84,7 +84,7 @@ pub(crate) fn list(output: &Path) -> Result<BTreeMap<usize, PathBuf>, TrainError
         let path = entry.map_err(|error| TrainError::io(output, error))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let step = name.strip_prefix(PREFIX).and_then(|step| step.parse::<usize>().ok());
-        // `checkpoint-+9` and `checkpoint-09` are somebody else's.
+        // `checkpoint-+9` and `checkpoint-09` are not ours.
         if let Some(step) = step.filter(|step| path == folder_of(output, *step)) {
             found.insert(step, path);
         }
@@ -92,7 +92,7 @@ pub(crate) fn list(output: &Path) -> Result<BTreeMap<usize, PathBuf>, TrainError
     Ok(found)
 }
 
-/// Writes a checkpoint, and removes all but the last `limit` and the best.
+/// Writes a checkpoint, and removes all others but the last `limit` and the best.
 pub(crate) fn save<M: CausalLm>(
     output: &Path,
     model: &M,
@@ -137,7 +137,8 @@ pub(crate) fn save<M: CausalLm>(
     Ok(folder)
 }
 
-/// Removes a checkpoint, which no longer counts as one while its files go.
+/// Removes a checkpoint. It is renamed first, so a partly deleted one does not count as a
+/// checkpoint.
 fn remove(output: &Path, folder: &Path) -> Result<(), TrainError> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let going = output.join(format!("{UNFINISHED}{name}"));
@@ -149,7 +150,7 @@ fn remove(output: &Path, folder: &Path) -> Result<(), TrainError> {
     removed.map_err(|error| TrainError::io(folder, error))
 }
 
-/// Removes what a killed process left half written.
+/// Removes unfinished checkpoints of a killed process.
 pub(crate) fn tidy(output: &Path) {
     let Ok(entries) = fs::read_dir(output) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -160,7 +161,7 @@ pub(crate) fn tidy(output: &Path) {
     }
 }
 
-/// Puts a checkpoint that is not whole out of the way of those that are.
+/// Renames an incomplete checkpoint to `NAME.torn`.
 pub(crate) fn set_aside(folder: &Path) -> Result<PathBuf, TrainError> {
     let mut name = folder.as_os_str().to_owned();
     name.push(".torn");
@@ -222,7 +223,7 @@ fn field<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Re
     serde_json::from_value(value).map_err(|error| format!("`{name}`: {error}"))
 }
 
-/// The model with the parameters of a checkpoint, and the optimizer's tensors.
+/// Returns the model with the parameters of a checkpoint, and the optimizer's tensors.
 pub(crate) fn load<M: CausalLm>(
     folder: &Path,
     mut tensors: State,

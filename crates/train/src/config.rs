@@ -1,4 +1,4 @@
-//! The settings of a run.
+//! Settings of a run.
 
 use crate::{
     Optimizer, Recompute, TrainError,
@@ -11,30 +11,30 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// How often something is done.
+/// Interval of an evaluation or a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Every {
-    /// After so many optimizer steps.
+    /// Number of optimizer steps.
     Steps(usize),
-    /// After so many passes over the data.
+    /// Number of passes over the data.
     Epochs(usize),
 }
 
-/// When to stop because the validation loss no longer falls.
+/// Early stopping when the validation loss no longer falls.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStopping {
-    /// Evaluations without a better loss before the run stops.
+    /// Number of evaluations without a better loss before the run stops.
     pub patience: usize,
-    /// How much lower than the best a loss has to be for the patience to begin anew. The best itself is
-    /// the lowest loss, however little lower it is.
+    /// Decrease below the best loss that resets the patience. The best itself is the lowest loss,
+    /// however small the decrease.
     #[serde(default)]
     pub threshold: f64,
 }
 
-/// The settings of a run. The names are those of Hugging Face's `TrainingArguments` where it has
-/// them; every method sets the field of its name.
+/// Settings of a run. The names are those of Hugging Face's `TrainingArguments` where it has them;
+/// every method sets the field of its name.
 ///
 /// ```
 /// use burn_lora_train::{Every, Schedule, TrainConfig, Warmup};
@@ -52,66 +52,68 @@ pub struct EarlyStopping {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// The highest learning rate.
+    /// Peak learning rate.
     pub learning_rate: f64,
     /// Passes over the data; 1.5 is one and a half.
     pub epochs: f64,
-    /// Optimizer steps at most, whatever the epochs.
+    /// Maximum number of optimizer steps, whatever the epochs.
     pub max_steps: Option<usize>,
-    /// Samples, or packed rows, of a micro-batch, and how the data are put into them.
+    /// Batch settings: samples, or packed rows, per micro-batch, and how they are formed.
     pub batches: BatchConfig,
-    /// Micro-batches of an optimizer step.
+    /// Micro-batches per optimizer step, on each device.
     pub gradient_accumulation_steps: usize,
-    /// The optimizer.
+    /// Optimizer.
     #[serde(deserialize_with = "choice::optimizer")]
     pub optimizer: Optimizer,
-    /// The decay of AdamW: biases and norms are left out.
+    /// Decoupled weight decay. Biases and norms are exempt.
     pub weight_decay: f64,
-    /// The norm over all gradients that they are scaled down to; `None`, 0 in a file, leaves them.
+    /// Maximum norm over all gradients, for clipping; `None`, or 0 in a file, disables it.
     #[serde(with = "zero_is_none")]
     pub max_grad_norm: Option<f64>,
-    /// How the learning rate falls.
+    /// Learning rate schedule after the warm-up.
     #[serde(deserialize_with = "choice::schedule")]
     pub schedule: Schedule,
-    /// How it rises at first, from 0.
+    /// Length of the linear warm-up of the learning rate, from 0.
     #[serde(deserialize_with = "choice::warmup")]
     pub warmup: Warmup,
-    /// LoRA+ (arXiv:2402.12354): how many times A's learning rate B, magnitudes and biases have.
+    /// LoRA+ (arXiv:2402.12354): ratio of the learning rate of B, magnitudes and biases to that of
+    /// A.
     pub lora_plus: Option<f64>,
-    /// What is run again in the backward pass.
+    /// Recomputation of layers in the backward pass.
     #[serde(deserialize_with = "choice::recompute")]
     pub recompute: Recompute,
-    /// Whether the kept inputs of the layers wait in host memory.
+    /// Offloads the kept inputs of the layers to host memory.
     pub offload: bool,
-    /// Target tokens that the head takes at a time. Their logits are the memory it needs.
+    /// Target tokens per chunk of head and loss. The logits of a chunk are the memory that they
+    /// need.
     pub loss_chunk: Option<usize>,
     /// Label smoothing.
     pub label_smoothing: f32,
-    /// NEFTune's alpha (arXiv:2310.05914): noise on the embeddings.
+    /// NEFTune's alpha (arXiv:2310.05914): scale of the noise on the embeddings.
     pub neftune: Option<f32>,
-    /// What dropout, noise and (with [`BatchConfig::seed`]) the order depend on. Burn has one
-    /// generator a process: runs side by side in one process disturb each other's dropout.
+    /// Seed of dropout, noise and (with [`BatchConfig::seed`]) the order of the samples. Burn has
+    /// one generator per process: concurrent runs in one process disturb each other's dropout.
     pub seed: u64,
-    /// Optimizer steps between two lines of the log. The losses are read from the device then only.
+    /// Optimizer steps between two lines of the log. Only then are the losses read from the device.
     pub log_steps: usize,
-    /// How often the validation data are gone through.
+    /// Interval between evaluations on the validation data.
     #[serde(deserialize_with = "choice::every")]
     pub evaluate: Option<Every>,
-    /// How often a checkpoint is written; the last step and a better validation loss write one too.
+    /// Interval between checkpoints; the last step and a better validation loss write one, too.
     #[serde(deserialize_with = "choice::every")]
     pub save: Option<Every>,
-    /// Checkpoints that are kept, beside the best.
+    /// Number of checkpoints to keep, beside the best.
     pub save_total_limit: usize,
-    /// When to stop early.
+    /// Early stopping.
     pub early_stopping: Option<EarlyStopping>,
-    /// Whether to end with the parameters of the best validation loss.
+    /// Restores the parameters of the best validation loss at the end.
     pub load_best_at_end: bool,
-    /// Where adapter, checkpoints, metrics and picture go; `None` writes nothing.
+    /// Output folder of adapter, checkpoints, metrics and plot; `None` writes nothing.
     pub output: Option<PathBuf>,
 }
 
 mod choice {
-    //! Settings that are one of several things: what is none of them is told what they are.
+    //! Settings with a fixed set of choices: the error for any other value lists them.
 
     use crate::{Every, Optimizer, Recompute, Schedule, Warmup};
     use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error};
@@ -150,7 +152,8 @@ mod choice {
     }
 }
 
-/// An optional number in a file: left out it has its default, which is another thing than none.
+/// Serialization of an optional number whose default, if left out, is not `None`: 0 stands for
+/// `None`.
 mod zero_is_none {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -194,11 +197,11 @@ impl Default for TrainConfig {
     }
 }
 
-/// Optimizer steps that a run can have: bias corrections count them in 32 bits.
+/// Maximum number of optimizer steps of a run: bias corrections count them in 32 bits.
 pub(crate) const MOST_STEPS: usize = i32::MAX as usize;
 
-/// The fields of [`TrainConfig`] that may change when a run is resumed, since what a step learns does
-/// not depend on them. All others have to be what they were.
+/// Fields of [`TrainConfig`] that may change when a run is resumed, since they do not affect what a
+/// step learns. All others must be the same.
 const FREE: [&str; 13] = [
     "early_stopping",
     "epochs",
@@ -228,7 +231,7 @@ macro_rules! setters {
 }
 
 impl TrainConfig {
-    /// One epoch at a learning rate.
+    /// Creates the settings of one epoch at this learning rate.
     pub fn new(learning_rate: f64) -> Self {
         Self { learning_rate, ..Self::default() }
     }
@@ -258,7 +261,7 @@ impl TrainConfig {
         output: impl Into<PathBuf> => |folder| Some(folder.into());
     }
 
-    /// Sets the rows of a micro-batch.
+    /// Sets the number of rows per micro-batch.
     pub fn batch_size(mut self, rows: usize) -> Self {
         self.batches.size = rows;
         self
@@ -271,11 +274,12 @@ impl TrainConfig {
         self
     }
 
-    /// What may not change when a run is resumed. `random` is whether the model draws random numbers.
+    /// Returns the settings that may not change when a run is resumed. `random`: the model draws
+    /// random numbers.
     pub(crate) fn compared(&self, random: bool) -> Value {
         let mut config = serde_json::to_value(self).expect("settings are plain values");
         let compared = |name: &str| match name {
-            // The stretches of layers draw their own.
+            // Random numbers are seeded per segment of layers.
             "recompute" => random || self.neftune.is_some(),
             "evaluate" => matches!(self.schedule, Schedule::ReduceLrOnPlateau { .. }),
             name => !FREE.contains(&name),
@@ -289,15 +293,15 @@ impl TrainConfig {
         StepConfig { recompute: self.recompute, offload: self.offload, neftune: self.neftune }
     }
 
-    /// The loss of language models with these settings.
+    /// Next-token loss with these settings.
     pub(crate) fn next_token(&self) -> NextToken {
         NextToken { chunk: self.loss_chunk, label_smoothing: self.label_smoothing }
     }
 
-    /// Whether the settings can be used.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// The first that cannot, by its name.
+    /// [`TrainError::Setting`] for the first setting that is invalid.
     pub fn validate(&self) -> Result<(), TrainError> {
         let check = |name, found: &dyn ToString, right: bool, reason: &str| {
             if right { Ok(()) } else { Err(TrainError::setting(name, found.to_string(), reason)) }

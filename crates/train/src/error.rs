@@ -1,87 +1,87 @@
-//! The one error type of this crate.
+//! Error type of this crate.
 
 use burn_lora_adapter::AdapterError;
 use burn_lora_llama::LlamaError;
 use burn_lora_text::TextError;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong when data is read and a model is trained.
+/// Error of reading data or training a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A file or folder that could not be read or written.
+    /// A file or folder cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// File or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
 
-    /// A file that is not what its name says, or was cut off.
+    /// A file is truncated, or does not have the format that its name implies.
     #[error("{}: {reason}", path.display())]
     Format {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// Description of the problem, and a remedy.
         reason: String,
     },
 
-    /// An example that cannot be trained on.
+    /// An example cannot be trained on.
     #[error("{}:{line}: {reason}", path.display())]
     Example {
-        /// The file.
+        /// File.
         path: PathBuf,
-        /// The line, or the row of a table, from 1.
+        /// Line, or row of a table, from 1.
         line: usize,
-        /// What is wrong, and what to do.
+        /// Description of the problem, and a remedy.
         reason: String,
     },
 
-    /// A setting that cannot be used.
+    /// A setting is invalid.
     #[error("`{name}` is {found}: {reason}")]
     Setting {
-        /// The setting.
+        /// Name of the setting.
         name: &'static str,
         /// Its value.
         found: String,
-        /// What is wrong, and what would do.
+        /// Description of the problem, and valid values.
         reason: String,
     },
 
-    /// A loss or a gradient that is infinite or not a number.
+    /// A loss or a gradient is infinite or not a number.
     #[error("step {step}: the {what} is {value}; the batch: {batch}. {advice}")]
     NotFinite {
-        /// The optimizer step, from 1.
+        /// Optimizer step, from 1.
         step: usize,
-        /// The loss, or the norm of the gradients.
+        /// Quantity: the loss, or the norm of the gradients.
         what: &'static str,
         /// Its value.
         value: f64,
-        /// The examples of the batch by file and line.
+        /// Examples of the batch, by file and line.
         batch: String,
-        /// What to try.
+        /// Suggested remedy.
         advice: String,
     },
 
-    /// A device that failed: no memory is left, or a part of a run over several devices ended.
+    /// A device failed: it is out of memory, or one device of a multi-device run stopped.
     #[error("{what}: {reason}")]
     Device {
-        /// The device, or what it was to do.
+        /// Device, or operation that failed.
         what: String,
-        /// What it said.
+        /// Error message of the device.
         reason: String,
     },
 
-    /// What the adapter crate found wrong.
+    /// Error of the adapter crate.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
 
-    /// What the llama crate found wrong.
+    /// Error of the llama crate.
     #[error(transparent)]
     Llama(#[from] LlamaError),
 
-    /// What the text crate found wrong.
+    /// Error of the text crate.
     #[error(transparent)]
     Text(#[from] TextError),
 }

@@ -1,4 +1,4 @@
-//! How good a model is on data.
+//! Evaluation of a model on data.
 
 use crate::{
     TrainError,
@@ -10,11 +10,14 @@ use crate::{
 };
 use burn::tensor::{DType, Tensor};
 
-/// The loss of a model over a data set's target tokens, the perplexity `exp(loss)`, and the part of
-/// the tokens that it puts first. Padding, order and batch size make no difference but rounding.
+/// Evaluates a model on a data set: the mean loss of the target tokens, the perplexity `exp(loss)`,
+/// and the fraction of target tokens that the model ranks first. Padding, order and batch size make
+/// no difference but rounding.
 ///
 /// # Errors
-/// Data without target tokens.
+/// [`TrainError::Setting`] if the data have no target tokens or the batch settings are invalid,
+/// [`TrainError::Example`] if a token is not in the model's vocabulary or a sample is longer than a
+/// packed row.
 pub fn evaluate<M: CausalLm>(
     model: &M,
     data: &Dataset,
@@ -23,10 +26,10 @@ pub fn evaluate<M: CausalLm>(
     evaluate_with(&NextToken::default(), model, data, batches)
 }
 
-/// The same of another objective: its mean loss and metrics.
+/// Evaluates a model on a data set with another objective: its mean loss and metrics.
 ///
 /// # Errors
-/// As [`evaluate`].
+/// As [`evaluate`], and those of [`Objective::check`].
 pub fn evaluate_with<M: CausalLm>(
     objective: &dyn Objective<M>,
     model: &M,

@@ -1,5 +1,5 @@
-//! What makes a run the run that it is: all that decides what is learned, as values that are written
-//! into its checkpoints. A run that is resumed has to find them again.
+//! Identity of a run: everything that determines what is learned, as values written into its
+//! checkpoints. A resumed run must match them.
 
 use crate::{TrainConfig, TrainError, data::Dataset, model::CausalLm, objective::Objective};
 use burn::{
@@ -16,28 +16,28 @@ use std::{
 };
 use twox_hash::XxHash64;
 
-/// All that decides what is learned.
+/// Everything that determines what is learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Identity {
-    /// Those of [`TrainConfig`], less the ones that may change.
+    /// Settings of [`TrainConfig`], without those that may change.
     settings: Value,
-    /// Micro-batches of a step, on all devices together.
+    /// Micro-batches per step, over all devices.
     micro_batches: usize,
     adapters: Value,
-    /// What the objective says of itself.
+    /// Settings of the objective.
     objective: Value,
-    /// What the model says of itself.
+    /// Settings of the model.
     model: Value,
-    /// How each layer is quantized.
+    /// Quantization of each layer.
     quantization: Value,
     training_data: Value,
     validation_data: Value,
-    /// The parameters that are not trained.
+    /// Frozen parameters.
     weights: BTreeMap<String, Weights>,
 }
 
-/// Fields of an adapter's settings that say nothing of its values.
+/// Fields of an adapter's settings that do not affect its values.
 const NAMES: [&str; 5] =
     ["base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"];
 
@@ -74,9 +74,10 @@ impl Identity {
         })
     }
 
-    /// What differs from the run as it began: the name, what it was, and what it is.
+    /// Returns the first difference from the run as it began: the name, the value before, and the
+    /// value now.
     pub fn difference(&self, before: &Self) -> Option<[String; 3]> {
-        // A setting that an older version did not have was what is its default now.
+        // A setting unknown to an older version had what is its default now.
         let settings: Result<TrainConfig, _> = serde_json::from_value(before.settings.clone());
         let settings = settings.map(|settings| settings.compared(true));
         let mut settings = settings.unwrap_or_else(|_| before.settings.clone());
@@ -98,7 +99,7 @@ impl Identity {
                 ("training data", &before.training_data, &self.training_data),
                 ("validation data", &before.validation_data, &self.validation_data),
             ];
-            // Other samples are in another order, too.
+            // Other samples differ in order, too.
             let parts = ["samples", "tokens and masks", "order"];
             data.into_iter().find_map(|(name, before, now)| {
                 let of = |part: &&str| {
@@ -109,15 +110,15 @@ impl Identity {
         })
     }
 
-    /// Whether an adapter's initialisation has changed the base.
+    /// Returns `true` if an adapter's initialisation has changed the base.
     pub fn has_computed_base(&self) -> bool {
         let inits = self.adapters.as_object().into_iter().flat_map(Map::values);
         let inits = inits.filter_map(|adapter| adapter["init_lora_weights"].as_str()?.parse().ok());
         inits.into_iter().any(|init: Init| init.is_residual() || matches!(init, Init::Loftq { .. }))
     }
 
-    /// A parameter of the base that is another one than it was: its name, what it was, and what it
-    /// is.
+    /// Returns the first changed parameter of the base: its name, the value before, and the value
+    /// now.
     pub fn other_weights(&self, before: &Self) -> Option<[String; 3]> {
         let paths: Vec<_> = before.weights.keys().chain(self.weights.keys()).collect();
         paths.into_iter().find_map(|path| {
@@ -129,11 +130,11 @@ impl Identity {
     }
 }
 
-/// The first value that differs, by the path to it. One that is missing is `null`: an older version
-/// did not know it.
+/// First value that differs, by its path. A missing value is `null`: an older version did not know
+/// it.
 fn difference(path: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
     if let (Value::Object(before), Value::Object(now)) = (before, now) {
-        // What is called so says what the others are about.
+        // The field `name` says what the other fields are about.
         let first = std::iter::once("name");
         let names = before.keys().chain(now.keys()).map(String::as_str);
         return first.chain(names).find_map(|name| {
@@ -154,7 +155,7 @@ fn difference(path: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
     })
 }
 
-/// Two long texts, from a little before the place where they begin to differ.
+/// Shortens two long texts to the part around their first difference.
 fn shortened(was: String, is: String) -> [String; 2] {
     const MOST: usize = 80;
     if was.len().max(is.len()) <= MOST {
@@ -174,7 +175,7 @@ fn shortened(was: String, is: String) -> [String; 2] {
     })
 }
 
-/// Tokens and masks of all samples, and the order of the samples.
+/// Hashes of the tokens and loss masks of all samples, and of the order of the samples.
 fn contents(data: &Dataset) -> Value {
     let hash = |index| {
         let sample = data.sample(index);
@@ -193,7 +194,7 @@ fn contents(data: &Dataset) -> Value {
     json!({ "samples": data.len(), "tokens and masks": shown(all), "order": shown(order) })
 }
 
-/// What is compared of a parameter's values.
+/// Fingerprint of a parameter's values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Weights {
@@ -205,8 +206,8 @@ struct Weights {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Values {
-    /// The root of the sum of squares, and the sum with signs that depend on the places: two tensors
-    /// whose values differ by rounding are the same, two that differ in one value are not. (DoRA's
+    /// The root of the sum of squares, and a sum with position-dependent signs: two tensors whose
+    /// values differ by rounding compare as equal, two that differ in one value do not. (DoRA's
     /// norms, and bases that gave up a part, are computed on the device, which may add in another
     /// order.)
     Sums(f64, f64),
@@ -237,7 +238,7 @@ impl Weights {
     }
 }
 
-/// Values that are read from the device at a time.
+/// Number of values read from the device at a time.
 const PIECE: usize = 1 << 22;
 
 fn weights<M: Module>(model: &M) -> Result<BTreeMap<String, Weights>, TrainError> {
@@ -256,7 +257,7 @@ impl Read {
     /// Adds a parameter.
     fn visit<const D: usize, K: Basic>(&mut self, id: ParamId, value: Tensor<D, K>) {
         let (dtype, shape) = (value.dtype(), value.dims().to_vec());
-        // One that is shared, as a tied head is, counts once.
+        // A shared parameter, such as a tied head, counts once.
         if self.found.is_err() || !self.seen.insert(id) {
             return;
         }
@@ -286,7 +287,7 @@ impl Read {
     }
 }
 
-/// Adds some values to the sums of those before them. What is not finite counts as zero.
+/// Adds values to the sums of those before them. Values that are not finite count as zero.
 fn add((squares, sum): (f64, f64), data: TensorData, from: usize) -> (f64, f64) {
     let values: Vec<f32> = data.convert::<f32>().try_into_vec().expect("float32");
     let chunks: Vec<(f64, f64)> = values

@@ -1,4 +1,4 @@
-//! Stopping a run from outside.
+//! Interruption of a run from outside.
 
 use crate::TrainError;
 use signal_hook::{
@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-/// A flag that ends a run after the step under way, with a checkpoint.
+/// A flag that ends a run after the current step, with a checkpoint.
 ///
 /// ```
 /// use burn_lora_train::Interrupt;
@@ -24,17 +24,17 @@ use std::sync::{
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     raised: Arc<AtomicBool>,
-    /// The number of the signal that raised it; 0 is none.
+    /// Number of the signal that raised the flag; 0 for none.
     signal: Arc<AtomicUsize>,
 }
 
 impl Interrupt {
-    /// One that Ctrl-C and SIGTERM raise, and SIGHUP on Unix; the second time they end the process at
-    /// once, with the status 128 and the number of the signal. A signal that the process was started
-    /// to ignore, as `nohup` does with SIGHUP, stays ignored.
+    /// Creates a flag that is raised by Ctrl-C and SIGTERM, and by SIGHUP on Unix; a second signal
+    /// ends the process at once, with the status 128 plus the number of the signal. A signal that
+    /// the process was started to ignore, as `nohup` does with SIGHUP, stays ignored.
     ///
     /// # Errors
-    /// When the system does not let a signal be handled.
+    /// [`TrainError::Setting`] if the system does not let a signal be handled.
     pub fn on_ctrl_c() -> Result<Self, TrainError> {
         let interrupt = Self::default();
         let signals = [
@@ -45,7 +45,8 @@ impl Interrupt {
         ];
         for signal in signals.into_iter().filter(|signal| !is_ignored(*signal)) {
             let Self { raised, signal: number } = interrupt.clone();
-            // In this order: the second time the first finds what the last has set.
+            // In this order: at the second signal, the first handler finds the flag that the last
+            // one has set.
             flag::register_conditional_shutdown(signal, 128 + signal, raised.clone())
                 .and_then(|_| flag::register_usize(signal, number, signal as usize))
                 .and_then(|_| flag::register(signal, raised))
@@ -56,29 +57,29 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Raises it.
+    /// Raises the flag.
     pub fn raise(&self) {
         self.raised.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it has been raised.
+    /// Returns `true` if the flag has been raised.
     pub fn is_raised(&self) -> bool {
         self.raised.load(Ordering::SeqCst)
     }
 
-    /// The signal that raised it, if one did: 2 is Ctrl-C, 15 SIGTERM, 1 SIGHUP. A program that was
-    /// ended by it exits with 128 and this number, as shells and their scripts expect.
+    /// Returns the signal that raised the flag, if one did: 2 is Ctrl-C, 15 SIGTERM, 1 SIGHUP. A
+    /// program ended by a signal exits with 128 plus this number, as shells and scripts expect.
     pub fn signal(&self) -> Option<u8> {
         u8::try_from(self.signal.load(Ordering::SeqCst)).ok().filter(|signal| *signal != 0)
     }
 }
 
-/// Whether the process was started to ignore a signal.
+/// Returns `true` if the process was started with this signal ignored.
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: without a new action the system only writes the one that there is, into memory of its
-    // size; zeros are an action, too.
+    // SAFETY: without a new action the system only writes the current one, into memory of its size;
+    // zeros are a valid action, too.
     let action = unsafe {
         libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
         action.assume_init()

@@ -1,20 +1,21 @@
-//! Fine-tuning of language models over Burn: data, loss, recomputation, optimizers, the training loop.
+//! Fine-tuning of language models over Burn: data, loss, recomputation, optimizers, the training
+//! loop.
 //!
 //! | what | where |
 //! |---|---|
-//! | the settings of a run | [`TrainConfig`], [`BatchConfig`], [`EarlyStopping`], [`Every`] |
-//! | the run | [`Trainer`], [`Report`] |
+//! | settings of a run | [`TrainConfig`], [`BatchConfig`], [`EarlyStopping`], [`Every`] |
+//! | training run | [`Trainer`], [`Report`] |
 //! | from files to batches | [`data`], [`Dataset`] |
-//! | what is minimized, and a loss of one's own | [`Objective`] |
-//! | a model that can be trained | [`CausalLm`], implemented for [`Llama`](burn_lora_llama::Llama) |
-//! | which layers are run again to save memory | [`Recompute`] |
-//! | what memory a run will take | [`MemoryPlan`], [`plan`] |
-//! | how parameters are changed | [`Optimizer`], [`optim`] |
-//! | how the learning rate moves | [`Schedule`], [`Warmup`], [`schedule`] |
-//! | progress, metrics, pictures | [`Observer`], [`Progress`], [`watch`] |
+//! | training objective, built in or your own | [`Objective`] |
+//! | trainable model | [`CausalLm`], implemented for [`Llama`](burn_lora_llama::Llama) |
+//! | layers recomputed to save memory | [`Recompute`] |
+//! | memory estimate of a run | [`MemoryPlan`], [`plan`] |
+//! | parameter updates | [`Optimizer`], [`optim`] |
+//! | learning rate schedule | [`Schedule`], [`Warmup`], [`schedule`] |
+//! | progress, metrics, plots | [`Observer`], [`Progress`], [`watch`] |
 //! | loss on other data | [`evaluate`] |
 //! | stopping from outside | [`Interrupt`] |
-//! | what can go wrong | [`TrainError`] |
+//! | errors | [`TrainError`] |
 //!
 //! # A run
 //!
@@ -40,16 +41,16 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What a step is
+//! # Optimizer step
 //!
-//! An optimizer step takes some micro-batches. Each runs forward and backward, one stretch of layers
-//! after the other ([`Recompute`]), head and loss on some tokens at a time, and adds the gradients of
-//! the *sum* of its token losses to those of the others. Then they are divided by the target tokens of
-//! all, clipped by their norm, and given to the optimizer. Nothing is read from the device before a
-//! line of the log is due.
+//! An optimizer step takes one or more micro-batches. Each runs forward and backward, one segment
+//! of layers after the other ([`Recompute`]), with head and loss on some tokens at a time, and adds
+//! the gradients of the *sum* of its token losses to those of the others. The gradients are then
+//! divided by the number of target tokens in all micro-batches, clipped by their norm, and passed
+//! to the optimizer. Nothing is read from the device before a line of the log is due.
 //!
-//! With an output folder a run writes checkpoints, and goes on from the last one as if it had not been
-//! stopped ([`Trainer::resume`]).
+//! With an output folder, a run writes checkpoints, and resumes from the last one as if it had not
+//! been stopped ([`Trainer::resume`]).
 
 mod checkpoint;
 mod config;

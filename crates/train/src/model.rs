@@ -1,4 +1,4 @@
-//! What the trainer asks of a model.
+//! Interface of trainable models.
 
 use crate::TrainError;
 use burn::{
@@ -10,72 +10,73 @@ use burn_lora_llama::{Context, Llama, LlamaConfig, Segments, SequenceClassifier}
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// A decoder that can be trained: embedding, layers one after the other, head.
+/// A trainable decoder: embedding, layers one after the other, head.
 ///
-/// The three are apart so that the trainer can keep only what goes into each layer and run it again
-/// in the backward pass, and so that it can run the head on a few tokens at a time. Dropout in a
+/// The three are separate so that the trainer can keep only the input of each layer and run the
+/// layer again in the backward pass, and can run the head on a few tokens at a time. Dropout in a
 /// layer has to come from Burn's generator, which the trainer sets to the same state both times.
 ///
-/// Implemented for [`Llama`]; `docs/your-own-model.md` has one of a user's own.
+/// Implemented for [`Llama`] and [`SequenceClassifier`]; `docs/your-own-model.md` shows an
+/// implementation for a model of your own.
 pub trait CausalLm: Module + Adaptable + 'static {
-    /// What the layers need to know of a batch: positions, masks.
+    /// Data of a batch that the layers need: positions, masks.
     type Context;
 
-    /// Made once a batch.
+    /// Creates the context, once per batch.
     fn context(&self, segments: &Segments) -> Self::Context;
 
-    /// The embeddings of tokens.
+    /// Embeddings of tokens.
     ///
     /// # Shapes
     /// - tokens: `[batch, sequence]`
     /// - output: `[batch, sequence, hidden]`
     fn embed(&self, tokens: Tensor<2, Int>, context: &Self::Context) -> Tensor<3>;
 
-    /// The number of layers.
+    /// Number of layers.
     fn depth(&self) -> usize;
 
-    /// One layer.
+    /// Forward pass of one layer.
     ///
     /// # Shapes
     /// - hidden, output: `[batch, sequence, hidden]`
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
 
-    /// The logits of tokens after the last layer: the last norm and the output head.
+    /// Logits of tokens after the last layer: the last norm and the output head.
     ///
     /// # Shapes
     /// - hidden: `[tokens, hidden]`
     /// - output: `[tokens, vocabulary]`
     fn head(&self, hidden: Tensor<2>, context: &Self::Context) -> Tensor<2>;
 
-    /// Logits a token.
+    /// Size of the vocabulary: logits per token.
     fn vocabulary(&self) -> usize;
 
-    /// Where the model is.
+    /// Device of the model.
     fn device(&self) -> Device;
 
-    /// Where [`embed`](Self::embed) takes tokens: where the embeddings are.
+    /// Device of the embeddings, where [`embed`](Self::embed) takes tokens.
     fn embedding_device(&self) -> Device {
         self.device().inner()
     }
 
-    /// Whether the layers draw random numbers while they are trained: adapters with dropout. A model
-    /// with dropout of its own says `true`.
+    /// Returns `true` if the layers draw random numbers in training: by default, if an adapter has
+    /// dropout. A model with dropout of its own returns `true`.
     fn is_random(&self) -> bool {
         self.adapter_configs().values().any(|config| config.has_dropout())
     }
 
-    /// What its computation depends on beside parameters and adapters, such as an epsilon or the
-    /// dtype: a run that is resumed has to find the same.
+    /// Settings that the computation depends on beside parameters and adapters, such as an epsilon
+    /// or the dtype. They must be the same when a run is resumed.
     fn settings(&self) -> Value {
         Value::Null
     }
 
-    /// Writes what was trained for others to load: the adapters in PEFT's files, one that is alone
-    /// into the folder, several into folders of their names. A checkpoint has all trained parameters
-    /// beside it.
+    /// Saves the trained adapters for other programs, in PEFT's format: a single adapter into the
+    /// folder itself, several into subfolders of their names. A checkpoint stores all trained
+    /// parameters beside it.
     ///
     /// # Errors
-    /// What [`save_adapter`](AdaptableExt::save_adapter) says.
+    /// [`TrainError::Adapter`], as [`save_adapter`](AdaptableExt::save_adapter).
     fn save_trained(&self, folder: &Path) -> Result<(), TrainError> {
         let names = self.adapter_names();
         for name in &names {
@@ -162,7 +163,7 @@ impl CausalLm for Llama {
     }
 
     fn settings(&self) -> Value {
-        // What this library does not read of the file does not matter.
+        // Fields of the file that this library does not read do not matter.
         let config = LlamaConfig { raw: Value::Null, ..self.config.clone() };
         json!({ "dtype": format!("{:?}", self.dtype), "config": format!("{config:?}") })
     }

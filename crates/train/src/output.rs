@@ -1,4 +1,4 @@
-//! The output folder of a run, which belongs to it alone while it lasts.
+//! Output folder of a run, which belongs to it alone while it lasts.
 
 use crate::{TrainError, checkpoint};
 use std::{
@@ -7,22 +7,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file whose lock is the run's. The system releases it when the process ends, however it ends.
+/// Lock file of the run. The system releases the lock when the process ends, however it ends.
 const LOCK: &str = "run.lock";
 
-/// A folder that no other run writes into.
+/// An output folder that no other run writes into.
 #[derive(Debug)]
 pub(crate) struct Output {
     path: PathBuf,
-    /// `None` where the file system has no locks.
+    /// `None` if the file system has no locks.
     lock: Option<File>,
-    /// Whether there was no such folder.
+    /// The folder was created by this run.
     made: bool,
 }
 
 impl Output {
-    /// Takes a folder, and removes what a killed run left in it unfinished. Nothing is changed in one
-    /// that another run has, or that has checkpoints and is not to be resumed.
+    /// Claims a folder, and removes what a killed run left unfinished in it. A folder that another
+    /// run has claimed, or that has checkpoints and is not to be resumed, is left unchanged.
     pub fn claim(path: &Path, resume: bool) -> Result<Self, TrainError> {
         if path.as_os_str().is_empty() {
             return Err(TrainError::setting("output", "empty", "it has to name a folder"));
@@ -35,7 +35,7 @@ impl Output {
         Ok(output)
     }
 
-    /// Whether a run that begins, or one that is resumed, may write here.
+    /// Checks that a new run, or a resumed one, may write here.
     pub fn check(&self, resume: bool) -> Result<(), TrainError> {
         let newest = checkpoint::list(&self.path)?.pop_last();
         match newest {
@@ -55,7 +55,7 @@ impl Output {
         &self.path
     }
 
-    /// Makes the folder anew if it was removed meanwhile.
+    /// Creates the folder again if it was removed meanwhile.
     pub fn renew(&mut self) -> Result<(), TrainError> {
         let ours = match &self.lock {
             Some(lock) => is_at(lock, &self.path.join(LOCK)),
@@ -75,19 +75,19 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        // Elsewhere than on Unix a file that is open is not removed; it may lie there.
+        // Other systems than Unix do not remove an open file; it may stay.
         let lock = self.path.join(LOCK);
         if cfg!(unix) && self.lock.as_ref().is_some_and(|file| is_at(file, &lock)) {
             fs::remove_file(lock).ok();
         }
         if self.made {
-            // Only if nothing is in it.
+            // Only if it is empty.
             fs::remove_dir(&self.path).ok();
         }
     }
 }
 
-/// Makes a folder, and locks it.
+/// Creates a folder and locks it.
 fn take(folder: &Path) -> Result<Option<File>, TrainError> {
     let io = |error| TrainError::io(folder, error);
     fs::create_dir_all(folder).map_err(io)?;
@@ -96,7 +96,7 @@ fn take(folder: &Path) -> Result<Option<File>, TrainError> {
         if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
             return Err(TrainError::format(&path, "it is no file: remove it"));
         }
-        // This also says whether the folder can be written at all.
+        // This also checks that the folder can be written.
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(io)?;
@@ -132,7 +132,7 @@ fn take(folder: &Path) -> Result<Option<File>, TrainError> {
     }
 }
 
-/// Whether an open file is the one of this name.
+/// Returns `true` if an open file is the file at this path.
 fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(file), Ok(found)) = (file.metadata(), fs::metadata(path)) else { return false };
     #[cfg(unix)]

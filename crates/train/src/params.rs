@@ -1,4 +1,4 @@
-//! The trained parameters of a model: which they are, their gradients, and new values for them.
+//! Trained parameters of a model: their list, gradients and updates.
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId},
@@ -6,22 +6,21 @@ use burn::{
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// Data that were read from a device, in memory of their own: that which CUDA reads into is taken
-/// again by later reads.
+/// Copies data read from a device into memory of their own: CUDA reuses its read buffer.
 pub(crate) fn own(data: TensorData) -> TensorData {
     TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype())
 }
 
-/// A parameter that is trained.
+/// A trained parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trained {
     pub id: ParamId,
-    /// Its path in the model.
+    /// Path in the model.
     pub path: String,
     pub shape: Vec<usize>,
 }
 
-/// The parameters of a model that require a gradient, in its order.
+/// Returns the parameters of a model that require a gradient, in the order of the model.
 pub(crate) fn trained<M: Module>(model: &M) -> Vec<Trained> {
     let mut list = List::default();
     model.visit(&mut list);
@@ -44,7 +43,7 @@ impl ModuleVisitor for List {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        // One that is shared, as a tied head is, counts once.
+        // A shared parameter, such as a tied head, counts once.
         if param.is_require_grad() && !self.found.iter().any(|found| found.id == param.id) {
             let (path, shape) = (self.path.join("."), param.lazy_shape().to_vec());
             self.found.push(Trained { id: param.id, path, shape });
@@ -52,7 +51,7 @@ impl ModuleVisitor for List {
     }
 }
 
-/// Values of trained parameters, each as one vector in float32: gradients, or new values.
+/// Values of trained parameters, each as one float32 vector: gradients, or new values.
 pub(crate) type Flat = HashMap<ParamId, Tensor<1>>;
 
 /// Adds the gradients of one backward pass.
@@ -81,7 +80,7 @@ impl ModuleVisitor for Add<'_> {
     }
 }
 
-/// The trained parameters' values.
+/// Returns the values of the trained parameters, by path.
 pub(crate) fn values<M: Module>(model: &M) -> BTreeMap<String, Tensor<1>> {
     let mut read = Read {
         ids: trained(model).into_iter().map(|p| (p.id, p.path)).collect(),
@@ -104,7 +103,7 @@ impl ModuleVisitor for Read {
     }
 }
 
-/// The path of a parameter that is not trained and has values that are infinite or not a number.
+/// Returns the path of a frozen parameter with values that are infinite or not a number.
 pub(crate) fn not_finite<M: Module>(model: &M) -> Option<String> {
     let mut find = Find::default();
     model.visit(&mut find);
@@ -130,7 +129,7 @@ impl ModuleVisitor for Find {
         if self.found.is_some() || param.is_require_grad() {
             return;
         }
-        // Of a sum, so that no other tensor of its size is made.
+        // Of the sum, so that no further tensor of its size is allocated.
         let sum = param.val().inner().abs().cast(FloatDType::F32).sum();
         if sum.try_into_data().is_ok_and(|sum| sum.iter::<f32>().any(|sum| !sum.is_finite())) {
             self.found = Some(self.path.join("."));
@@ -138,7 +137,7 @@ impl ModuleVisitor for Find {
     }
 }
 
-/// The model with each trained parameter replaced by what `new` makes of its value.
+/// Returns the model with each trained parameter replaced by the result of `new` on its value.
 pub(crate) fn update<M: Module>(model: M, new: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) -> M {
     let mut mapper = Update { new, done: HashMap::new() };
     model.map(&mut mapper)
@@ -156,7 +155,7 @@ impl<F: FnMut(ParamId, Tensor<1>) -> Tensor<1>> ModuleMapper for Update<F> {
         }
         let (id, value, mapper) = param.consume();
         let (shape, dtype): (_, FloatDType) = (value.shape(), value.dtype().into());
-        // A shared parameter comes by more than once, and changes once.
+        // A shared parameter is visited more than once, and changes once.
         let new = match self.done.remove(&id) {
             Some(new) => new,
             None => (self.new)(id, flat(value.inner())),

@@ -1,25 +1,27 @@
-//! Which layers are run again in the backward pass.
+//! Recomputation of layers in the backward pass.
 
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Layer recomputation ("gradient checkpointing", arXiv:1604.06174): what lies inside of a stretch of
-/// layers is not kept for the backward pass, only what goes into it; the stretch is run again when its
-/// gradients are due. The gradients are the same; memory falls, and a forward pass is added.
+/// Layer recomputation ("gradient checkpointing", arXiv:1604.06174): of a segment of layers only
+/// the input is kept for the backward pass, not the intermediate activations; the segment is run
+/// again when its gradients are due. The gradients are the same; memory falls, at the cost of a
+/// second forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
-    /// Keep everything: the fastest, where the memory is there.
+    /// Keeps all activations: the fastest, if memory suffices.
     None,
-    /// Keep the input of every layer.
+    /// Keeps the input of every layer.
     #[default]
     EveryLayer,
-    /// Keep the input of every n-th layer: fewer inputs, but the insides of n layers at a time.
+    /// Keeps the input of every n-th layer: fewer inputs, but the activations of n layers at a
+    /// time.
     Every(usize),
 }
 
 impl Recompute {
-    /// The stretches of `depth` layers. The insides of the last are always kept: its backward pass
+    /// Segments of `depth` layers. The activations of the last are always kept: its backward pass
     /// comes at once.
     pub(crate) fn stretches(self, depth: usize) -> Vec<Range<usize>> {
         let length = match self {

@@ -1,4 +1,4 @@
-//! The optimizer step, on one device or on several side by side.
+//! Optimizer step, on one device or on several in parallel.
 
 use crate::{
     TrainConfig, TrainError,
@@ -24,39 +24,39 @@ use std::{
     sync::{Arc, mpsc::Receiver},
 };
 
-/// What one optimizer step is made of, for all devices.
+/// Input of one optimizer step, for all devices.
 pub(crate) struct Work {
-    /// The micro-batches, and what their random numbers start from.
+    /// Micro-batches, with the seeds of their random numbers.
     pub batches: Vec<(Batch, u64)>,
-    /// Target tokens in all of them.
+    /// Number of target tokens in all of them.
     pub count: usize,
     pub rate: f64,
-    /// Whether what it measures is read: devices say only then that they failed.
+    /// Whether the measured values are read: only then do devices report a failure.
     pub logged: bool,
 }
 
 /// A model with its optimizer on one device. With several devices each has a replica: each computes
-/// the gradients of its part of the micro-batches, they are summed up over the devices, and then all
-/// make the same step.
+/// the gradients of its share of the micro-batches, the gradients are summed over the devices, and
+/// all make the same step.
 pub(crate) struct Replica<'a, M> {
     pub config: &'a TrainConfig,
     pub objective: Arc<dyn Objective<M>>,
     pub model: &'a mut M,
     pub params: Arc<Vec<Trained>>,
-    /// The factor of the learning rate, and the weight decay, of each parameter.
+    /// Learning rate factor and weight decay of each parameter.
     pub groups: Arc<HashMap<ParamId, (f64, f64)>>,
     pub optimizer: Box<dyn Running>,
     pub device: Device,
-    /// All devices, and which of them this is.
+    /// All devices, and the index of this one.
     pub devices: Vec<Device>,
     pub index: usize,
 }
 
 impl<M: CausalLm> Replica<'_, M> {
-    /// One optimizer step. Gives the mean loss, the norm of the gradients and the sums of metrics: nothing
-    /// is read from the device.
+    /// Runs one optimizer step. Returns the mean loss, the norm of the gradients and the sums of
+    /// the metrics; nothing is read from the device.
     pub fn step(&mut self, work: &Work) -> Tensor<1> {
-        // Sums over target tokens: what they are divided by is the same, whatever the micro-batches.
+        // Sums over target tokens: the divisor is the same, whatever the micro-batches.
         let zero = || Tensor::<1>::zeros([1], (&self.device, DType::F32));
         let mut sums = GradientSums::default();
         // The loss, and the metrics.
@@ -102,12 +102,12 @@ impl<M: CausalLm> Replica<'_, M> {
         Tensor::cat([loss, norm].into_iter().chain(metrics).collect(), 0)
     }
 
-    /// The sum over all devices.
+    /// Returns the sum over all devices.
     fn summed(&self, value: Tensor<1>) -> Tensor<1> {
         all_reduce(value, ReduceOperation::Sum, self.devices.clone()).resolve()
     }
 
-    /// Starts a replica on each other device, in a thread of its own, in the state of this one.
+    /// Starts a replica on each other device, in its own thread, with the state of this one.
     pub fn start_others(&self, resumed: Option<&Resumed>) -> Team<Arc<Work>> {
         let mut team = Team::new();
         for (index, device) in self.devices.iter().enumerate().skip(1) {
@@ -147,7 +147,7 @@ impl<M: CausalLm> Replica<'_, M> {
     }
 }
 
-/// The state of the optimizer in a checkpoint.
+/// Optimizer state of a checkpoint.
 #[derive(Clone)]
 pub(crate) struct Resumed {
     pub step: usize,

@@ -33,16 +33,16 @@ impl Observers<'_> {
     }
 }
 
-/// A run under way.
+/// State of a run in progress.
 pub(crate) struct Run<'a, M> {
     config: &'a TrainConfig,
     train: &'a Dataset,
     valid: Option<&'a Dataset>,
-    /// With the caller's model: no second copy of its parameters is held.
+    /// Holds the caller's model: there is no second copy of its parameters.
     pub replica: Replica<'a, M>,
     pub output: Option<Output>,
     rate: LearningRate,
-    /// Micro-batches of a step, on all devices together.
+    /// Micro-batches per step, over all devices.
     micro_batches: usize,
     steps_of_epoch: usize,
     progress: Place,
@@ -55,19 +55,19 @@ pub(crate) struct Run<'a, M> {
     pub checkpoint: Option<PathBuf>,
 }
 
-/// What has not been read from the device since the last line of the log.
+/// Measurements not yet read from the device, since the last line of the log.
 #[derive(Default)]
 struct Unread {
     steps: Vec<Measured>,
     since: Option<Instant>,
 }
 
-/// One optimizer step.
+/// Measurements of one optimizer step.
 struct Measured {
     step: usize,
     /// Mean loss, norm of the gradients, and sums of the metrics.
     values: Tensor<1>,
-    /// What the sums are over.
+    /// Number of items that the sums are over.
     count: usize,
     tokens: usize,
     rate: f64,
@@ -178,7 +178,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         };
         observers.tell(|observer| observer.started(&started))?;
         let reason = match self.epochs(observers, interrupt, &team) {
-            // What another device said is the cause of what this one says.
+            // A failure of another device is the cause of an error here.
             Err(error) => return Err(team.failure().unwrap_or(error)),
             Ok(reason) => reason,
         };
@@ -260,7 +260,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         step.is_multiple_of(self.config.log_steps) || step == self.progress.steps
     }
 
-    /// One optimizer step over some micro-batches. Nothing is read from the device.
+    /// Runs one optimizer step over some micro-batches. Nothing is read from the device.
     fn step(
         &mut self,
         rows: &[Rows],
@@ -300,7 +300,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         Ok(())
     }
 
-    /// Reads what the steps since the last time measured, and logs their mean.
+    /// Reads the measurements of the steps since the last log line, and logs their mean.
     fn read_log(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
         let Unread { steps, since } = std::mem::take(&mut self.unread);
         let (Some(last), Some(since)) = (steps.last(), since) else { return Ok(()) };
@@ -367,9 +367,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
         }
     }
 
-    /// Goes through the validation data. Whether the loss is the best so far.
+    /// Evaluates the model on the validation data. Returns `true` if the loss is the best so far.
     fn evaluate(&mut self, observers: &mut Observers<'_>) -> Result<bool, TrainError> {
-        // What is not finite must not become the best.
+        // A value that is not finite must not become the best.
         self.read_log(observers)?;
         let valid = self.valid.expect("checked before the run");
         let Replica { objective, model, .. } = &self.replica;
@@ -385,7 +385,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
                 metrics.loss
             );
         }
-        // The best is the lowest; how much lower counts for the patience of early stopping alone.
+        // The best is the lowest loss; the threshold affects only the patience of early stopping.
         let lower_by = |least: f64| {
             let best = self.progress.best.map_or(f64::INFINITY, |(_, best)| best);
             metrics.loss.is_finite() && metrics.loss < best - least
@@ -417,7 +417,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         Ok(())
     }
 
-    /// Writes the adapter: that of the last step, and then, if it is wanted, the best one.
+    /// Writes the adapter of the last step, and then, if configured, the best one in its place.
     pub fn write_adapter(&mut self) -> Result<(), TrainError> {
         let Some(output) = &mut self.output else { return Ok(()) };
         output.renew()?;

@@ -1,4 +1,4 @@
-//! How the learning rate moves over a run.
+//! Learning rate schedules.
 
 use crate::error::TrainError;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ mod rate;
 
 pub use rate::{LearningRate, Plateau};
 
-/// The course of the learning rate after the warm-up, by its name in transformers.
+/// Learning rate schedule after the warm-up, by its name in transformers.
 ///
-/// With base rate `b`, warm-up `w`, `n` steps in all and `p = (step - w) / (n - w)`, the part of the
-/// decay that is done. In configuration files it is a name (`"linear"`) or, with settings,
+/// With base rate `b`, warm-up `w`, `n` steps in all and `p = (step - w) / (n - w)`, the completed
+/// fraction of the decay. In configuration files it is a name (`"linear"`) or, with settings,
 /// `{"polynomial": {"power": 2.0}}`.
 ///
 /// ```
@@ -31,16 +31,16 @@ pub enum Schedule {
     Cosine,
     /// `b·(1 + cos π·frac(cycles·p)) / 2`.
     CosineWithRestarts {
-        /// How often the rate falls from `b` to 0; 1 if left out.
+        /// Number of cycles in which the rate falls from `b` to 0; default: 1.
         #[serde(default = "one")]
         cycles: usize,
     },
     /// `(b - end)·(1 - p)^power + end`.
     Polynomial {
-        /// The exponent; 1 if left out.
+        /// Exponent; default: 1.
         #[serde(default = "one_float")]
         power: f64,
-        /// The last rate; 1e-7 if left out.
+        /// Final rate; default: 1e-7.
         #[serde(default = "polynomial_end")]
         end: f64,
     },
@@ -50,50 +50,51 @@ pub enum Schedule {
     ConstantWithWarmup,
     /// `b / √((step + t - w) / t)`.
     InverseSqrt {
-        /// `t`, in steps; if left out the warm-up, and 10000 without one.
+        /// `t`, in steps; default: the warm-up, or 10000 without one.
         #[serde(default)]
         timescale: Option<usize>,
     },
     /// `b`, times `factor` whenever the validation loss has stopped falling; without a warm-up. See
     /// [`Plateau`].
     ReduceLrOnPlateau {
-        /// What the rate is multiplied by; 0.1 if left out.
+        /// Factor of a reduction; default: 0.1.
         #[serde(default = "tenth")]
         factor: f64,
-        /// How many evaluations in a row may bring nothing; 10 if left out.
+        /// Number of consecutive evaluations without improvement that are tolerated; default: 10.
         #[serde(default = "ten")]
         patience: usize,
-        /// The part by which a loss has to be below the best one to count as better; 1e-4 if left out.
+        /// Relative decrease below the best loss that counts as an improvement; default: 1e-4.
         #[serde(default = "plateau_threshold")]
         threshold: f64,
-        /// For how many evaluations after a reduction none is counted against the rate; 0 if left out.
+        /// Number of evaluations after a reduction that do not count against the rate; default: 0.
         #[serde(default)]
         cooldown: usize,
-        /// The lowest rate; 0 if left out.
+        /// Lowest rate; default: 0.
         #[serde(default)]
         min: f64,
     },
     /// `(b - min)·(1 + cos πp) / 2 + min`.
     CosineWithMinLr {
-        /// The last rate; a tenth of `b` if left out.
+        /// Final rate; default: a tenth of `b`.
         #[serde(default)]
         min: MinLr,
     },
-    /// `b`, and over the last steps a `decay` to `min_ratio·b`; the warm-up starts there, too.
+    /// `b`, and over the last `decay` steps a decay to `min_ratio·b`; the warm-up starts at
+    /// `min_ratio·b`, too.
     WarmupStableDecay {
-        /// How many steps the decay takes; a tenth of all if left out.
+        /// Length of the decay; default: a tenth of all steps.
         #[serde(default = "tenth_of_run")]
         decay: Span,
-        /// The last rate as a part of `b`; 0 if left out.
+        /// Final rate as a fraction of `b`; default: 0.
         #[serde(default)]
         min_ratio: f64,
-        /// The course of the decay; cosine if left out.
+        /// Shape of the decay; default: cosine.
         #[serde(default)]
         kind: DecayKind,
     },
 }
 
-/// A number of optimizer steps: of the warm-up, or of a decay.
+/// Number of optimizer steps of a warm-up or a decay.
 ///
 /// ```
 /// use burn_lora_train::schedule::Warmup;
@@ -104,26 +105,26 @@ pub enum Schedule {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Span {
-    /// So many steps.
+    /// Number of steps.
     Steps(usize),
-    /// A part of all steps, rounded up.
+    /// Fraction of all steps, rounded up.
     Ratio(f64),
 }
 
-/// How many steps the rate takes to rise from 0, in a line.
+/// Length of the linear warm-up of the learning rate, from 0.
 pub type Warmup = Span;
 
-/// The lowest rate of [`Schedule::CosineWithMinLr`].
+/// Lowest rate of [`Schedule::CosineWithMinLr`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MinLr {
-    /// A learning rate.
+    /// Absolute learning rate.
     Rate(f64),
-    /// A part of the base rate.
+    /// Fraction of the base rate.
     Ratio(f64),
 }
 
-/// The course of the decay of [`Schedule::WarmupStableDecay`]; `p` is the part of it that is done.
+/// Shape of the decay of [`Schedule::WarmupStableDecay`]; `p` is its completed fraction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DecayKind {
@@ -138,7 +139,7 @@ pub enum DecayKind {
 }
 
 impl Schedule {
-    /// Whether there is a warm-up: transformers has none for these two, whatever is set.
+    /// Returns `true` if there is a warm-up: transformers has none for these two, whatever is set.
     fn warms_up(&self) -> bool {
         !matches!(self, Self::Constant | Self::ReduceLrOnPlateau { .. })
     }
@@ -194,7 +195,7 @@ impl Schedule {
 impl FromStr for Schedule {
     type Err = TrainError;
 
-    /// A schedule by its name, with the settings that are used if none are given.
+    /// Parses the name of a schedule, with default settings.
     fn from_str(name: &str) -> Result<Self, TrainError> {
         let parse = serde_json::from_value;
         parse(name.into())
@@ -204,7 +205,7 @@ impl FromStr for Schedule {
 }
 
 impl Span {
-    /// The number of steps in a run of `total_steps`.
+    /// Returns the number of steps in a run of `total_steps`.
     pub fn of(self, total_steps: usize) -> usize {
         match self {
             Self::Steps(steps) => steps,

@@ -1,4 +1,4 @@
-//! What is settled before the first step of a run.
+//! Preparation of a run, before its first step.
 
 use crate::{
     TrainConfig, TrainError, config::MOST_STEPS, data::Dataset, model::CausalLm, params::Trained,
@@ -7,13 +7,14 @@ use burn::{module::ParamId, tensor::Device};
 use burn_lora_adapter::AdaptableExt;
 use std::collections::HashMap;
 
-/// Optimizer steps of an epoch, and of the whole run.
+/// Returns the number of optimizer steps of an epoch, and of the whole run.
 pub(crate) fn steps(
     config: &TrainConfig,
     train: &Dataset,
     micro_batches_a_step: usize,
 ) -> Result<(usize, usize), TrainError> {
-    // All epochs have as many: packing depends on the lengths of the samples alone, which it sorts.
+    // All epochs have the same number: packing sorts the samples by length, and depends on nothing
+    // else.
     let of_epoch = train.epoch(&config.batches, 0)?.len().div_ceil(micro_batches_a_step);
     if of_epoch == 0 {
         let reason = "the data give no batch: there are no samples, or `drop_last` drops all";
@@ -34,7 +35,7 @@ pub(crate) fn steps(
     Ok((of_epoch, steps))
 }
 
-/// Whether a device is one of CUDA's.
+/// Returns `true` if the device is a CUDA device.
 pub(crate) fn is_cuda(device: &Device) -> bool {
     #[cfg(feature = "cubecl")]
     {
@@ -49,7 +50,7 @@ pub(crate) fn is_cuda(device: &Device) -> bool {
     }
 }
 
-/// The groups of parameters: LoRA+'s rates, and no decay for biases and norms.
+/// Learning rate factor (LoRA+) and weight decay (none for biases and norms) of each parameter.
 pub(crate) fn groups<M: CausalLm>(
     config: &TrainConfig,
     model: &M,
@@ -70,7 +71,7 @@ pub(crate) fn groups<M: CausalLm>(
     params.iter().map(group).collect()
 }
 
-/// A seed of its own for each micro-batch (the finaliser of SplitMix64).
+/// Seed of a micro-batch (the finaliser of SplitMix64).
 pub(crate) fn mix(seed: u64, step: u64, number: u64) -> u64 {
     let mut z = seed
         .wrapping_add(step.wrapping_mul(0x9e37_79b9_7f4a_7c15))

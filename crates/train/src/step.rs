@@ -10,17 +10,17 @@ use crate::{
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_lora_kernels::pull_back;
 
-/// How a micro-batch is computed.
+/// Settings of the computation of a micro-batch.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StepConfig {
     pub recompute: Recompute,
-    /// Whether the inputs of the layers wait for the backward pass in host memory.
+    /// Whether the inputs of the layers are kept in host memory until the backward pass.
     pub offload: bool,
     /// NEFTune's alpha (arXiv:2310.05914).
     pub neftune: Option<f32>,
 }
 
-/// A model to train, and the same without a graph.
+/// A model to train, and its copy without a graph.
 pub(crate) struct Pair<'a, M> {
     tracked: &'a M,
     plain: M,
@@ -29,7 +29,7 @@ pub(crate) struct Pair<'a, M> {
 }
 
 impl<'a, M: CausalLm> Pair<'a, M> {
-    /// `valid` switches dropout off: with it, the one without a graph has to stay on the training
+    /// `valid` disables dropout: with dropout, the copy without a graph has to stay on the training
     /// device, which costs some bookkeeping.
     pub fn new(tracked: &'a M) -> Self {
         let random = tracked.is_random();
@@ -38,7 +38,7 @@ impl<'a, M: CausalLm> Pair<'a, M> {
     }
 }
 
-/// The input of a stretch of layers, while it waits.
+/// Input of a segment of layers, kept until its backward pass.
 enum Kept {
     Device(Tensor<3>),
     Host(TensorData, DType),
@@ -65,9 +65,10 @@ impl Kept {
 /// Runs a micro-batch forward and backward, and adds the gradients of the *sum* of its token losses
 /// to `sums`.
 ///
-/// Each stretch of layers is a graph of its own. Forward, all but the last run without one and leave
-/// their inputs; backward, each is run again with a graph, which takes the gradient of its output to
-/// that of its input and of its parameters. The embedding belongs to the first stretch.
+/// Each segment of layers is a graph of its own. In the forward pass, all but the last run without
+/// a graph and leave their inputs; in the backward pass, each is run again with a graph, which maps
+/// the gradient of its output to those of its input and its parameters. The embedding belongs to
+/// the first segment.
 pub(crate) fn run<M: CausalLm>(
     model: &Pair<'_, M>,
     objective: &dyn Objective<M>,
@@ -111,7 +112,7 @@ pub(crate) fn run<M: CausalLm>(
     kept.pop();
     for number in (0..=last).rev() {
         if !output.is_tracked() {
-            break; // Nothing is trained in the first stretch.
+            break; // Nothing is trained in the first segment.
         }
         let mut found = pull_back(output, grad).backward();
         sums.add(model.tracked, &mut found);
@@ -124,7 +125,7 @@ pub(crate) fn run<M: CausalLm>(
     outcome
 }
 
-/// Loss and metrics of a batch, without gradients.
+/// Computes loss and metrics of a batch, without gradients.
 pub(crate) fn evaluate<M: CausalLm>(
     model: &M,
     objective: &dyn Objective<M>,
@@ -138,7 +139,7 @@ pub(crate) fn evaluate<M: CausalLm>(
     objective.run(model, hidden, batch, &context, None)
 }
 
-/// Uniform noise of up to `alpha / sqrt(sequence · hidden)` (arXiv:2310.05914).
+/// Adds uniform noise of up to `alpha / sqrt(sequence · hidden)` (arXiv:2310.05914).
 fn add_noise(hidden: Tensor<3>, alpha: f32) -> Tensor<3> {
     let [_, length, width] = hidden.dims();
     let most = f64::from(alpha) / ((length * width) as f64).sqrt();

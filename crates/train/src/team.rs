@@ -1,4 +1,4 @@
-//! Threads that do their part of each piece of work, and what becomes of the run when one fails.
+//! Worker threads that share each piece of work, and the handling of their failures.
 
 use crate::TrainError;
 use burn_lora_io::panic_text;
@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-/// How long a thread that failed waits for the leader to hear of it.
+/// How long a failed thread waits for the leader to notice.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Threads beside the one that leads them. All of them take part in each piece of work, and may wait
-/// for each other in it, on their devices, where nothing can wake them: so the leader does not wait
-/// for the threads when it fails itself, and a thread that has failed ends the process if the leader
-/// does not hear of it in time.
+/// Worker threads beside their leader. All take part in each piece of work, and may wait for each
+/// other in it, on their devices, where nothing can wake them. Therefore the leader does not wait
+/// for the workers when it fails itself, and a failed worker ends the process if the leader does
+/// not notice the failure in time.
 pub(crate) struct Team<W> {
     members: Vec<Sender<W>>,
     shared: Arc<Shared>,
@@ -31,9 +31,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Threads that have work, or wait for it.
+    /// Number of threads that have work, or wait for it.
     running: usize,
-    /// Which thread has failed, and what it said.
+    /// Name of the first thread that failed, and its error.
     failed: Option<(String, String)>,
     /// Whether the leader is done.
     over: bool,
@@ -46,7 +46,7 @@ impl Shared {
 }
 
 impl<W: Clone + Send + 'static> Team<W> {
-    /// Nobody yet.
+    /// Creates an empty team.
     pub fn new() -> Self {
         Self { members: Vec::new(), shared: Arc::default() }
     }
@@ -96,22 +96,22 @@ impl<W: Clone + Send + 'static> Team<W> {
         self.members.push(sender);
     }
 
-    /// What a thread has failed with.
+    /// Returns the error of the first thread that failed.
     pub fn failure(&self) -> Option<TrainError> {
         let failed = self.shared.state().failed.clone();
         failed.map(|(name, reason)| TrainError::device(name, reason))
     }
 
-    /// Gives all of them a piece of work.
+    /// Sends a piece of work to all threads.
     pub fn send(&self, work: &W) -> Result<(), TrainError> {
         for sender in &self.members {
-            // One that has ended has left a failure.
+            // A thread that has ended has left a failure.
             _ = sender.send(work.clone());
         }
         self.failure().map_or(Ok(()), Err)
     }
 
-    /// Waits for the end of what was sent.
+    /// Waits until all work is done.
     pub fn finish(mut self) -> Result<(), TrainError> {
         self.members.clear();
         let working = |state: &mut State| state.running > 0 && state.failed.is_none();

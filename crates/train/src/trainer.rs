@@ -1,4 +1,4 @@
-//! Training a model.
+//! Training of a model.
 
 use crate::{
     TrainConfig, TrainError,
@@ -13,20 +13,20 @@ use crate::{
 use burn::tensor::Device;
 use std::{path::PathBuf, sync::Arc};
 
-/// What a run did.
+/// Results of a run.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// How it ended.
+    /// End of the run.
     pub finished: Finished,
-    /// The lines of the log.
+    /// Lines of the log.
     pub log: Vec<StepMetrics>,
-    /// The evaluations.
+    /// Evaluations.
     pub evaluations: Vec<EvalMetrics>,
-    /// The last checkpoint that was written.
+    /// Last checkpoint written.
     pub checkpoint: Option<PathBuf>,
 }
 
-/// Trains the parameters of a model that require gradients: its adapters.
+/// Trainer of the parameters of a model that require gradients: its adapters.
 ///
 /// ```no_run
 /// # use burn::tensor::Device;
@@ -58,43 +58,45 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A run with these settings.
+    /// Creates a trainer with these settings.
     pub fn new(config: TrainConfig) -> Self {
         let (observers, interrupt) = (Vec::new(), Interrupt::default());
         Self { config, observers, interrupt, devices: Vec::new(), resume: false, output: None }
     }
 
-    /// Tells an observer what happens. Nothing is printed without one.
+    /// Adds an observer of the run. Without one, no progress is printed.
     pub fn observe(mut self, observer: impl Observer + 'a) -> Self {
         self.observers.push(Box::new(observer));
         self
     }
 
-    /// Ends the run after the step in which it is raised, with a checkpoint.
+    /// Sets the interrupt: raising it ends the run after the current step, with a checkpoint.
     pub fn interrupt(mut self, interrupt: Interrupt) -> Self {
         self.interrupt = interrupt;
         self
     }
 
-    /// Trains on these devices and the model's own side by side ("data parallel"): each takes
-    /// [`gradient_accumulation_steps`](TrainConfig::gradient_accumulation_steps) micro-batches of a
-    /// step, and the gradients of the adapters are summed up over all by Burn's collective
-    /// operations, which are NCCL's. GPUs of one host, through CUDA. A device that fails ends the run
-    /// with its error; where the others wait for it and nothing can wake them, it ends the process.
+    /// Sets further devices for data-parallel training, beside the model's own: each takes
+    /// [`gradient_accumulation_steps`](TrainConfig::gradient_accumulation_steps) micro-batches per
+    /// step, and the gradients of the adapters are summed over all devices by Burn's collective
+    /// operations, which are NCCL's. Supports the GPUs of one host, through CUDA. A device that
+    /// fails ends the run with its error; if the others wait for it and nothing can wake them, it
+    /// ends the process.
     pub fn devices(mut self, devices: impl IntoIterator<Item = Device>) -> Self {
         self.devices = devices.into_iter().map(Device::inner).collect();
         self
     }
 
-    /// Goes on from the newest checkpoint in the output folder that is whole, if there is one. What a
-    /// step learns may not depend on anything that has changed: settings, adapter, base, data.
+    /// Sets whether to resume from the newest complete checkpoint in the output folder, if there is
+    /// one. Nothing that affects what a step learns may have changed: settings, adapter, base
+    /// model, data.
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
         self
     }
 
-    /// Takes the output folder now, and not in [`fit`](Self::fit) only: what is wrong with it or with the
-    /// settings shows before data and model are loaded. From here on no other run can write into it,
+    /// Claims the output folder now, rather than in [`fit`](Self::fit): errors of the folder or the
+    /// settings show before data and model are loaded. From here on no other run can write into it,
     /// until this one is over.
     ///
     /// ```
@@ -109,8 +111,9 @@ impl<'a> Trainer<'a> {
     /// ```
     ///
     /// # Errors
-    /// Settings that cannot be used; a folder that cannot be written, that another run has, or that has
-    /// checkpoints and is not to be [resumed](Self::resume).
+    /// [`TrainError::Setting`] if a setting is invalid, or if another run has claimed the folder or
+    /// the folder has checkpoints and is not to be [resumed](Self::resume); [`TrainError::Io`] if
+    /// the folder cannot be written; [`TrainError::Format`] if its `run.lock` is not a file.
     pub fn claim(mut self) -> Result<Self, TrainError> {
         self.config.validate()?;
         if let (None, Some(output)) = (&self.output, &self.config.output) {
@@ -119,12 +122,22 @@ impl<'a> Trainer<'a> {
         Ok(self)
     }
 
-    /// Trains the model, which is left without a graph, ready to generate. With an output folder the
-    /// adapter, `metrics.jsonl` and `loss.svg` are in it afterwards.
+    /// Trains the model, which is left without a graph, ready to generate. With an output folder,
+    /// the adapter, `metrics.jsonl` and `loss.svg` are in it afterwards.
     ///
     /// # Errors
-    /// Settings that cannot be used; a model without trained parameters; data without samples; a
-    /// loss that is not finite; a checkpoint that does not fit; files that cannot be written.
+    /// - [`TrainError::Setting`] if a setting is invalid, the model has no trained parameters, or
+    ///   the data give no batch
+    /// - [`TrainError::Example`] if a token is not in the model's vocabulary, or a sample is longer
+    ///   than a packed row
+    /// - [`TrainError::NotFinite`] if a loss or a gradient is not finite
+    /// - [`TrainError::Device`] if a device fails
+    /// - [`TrainError::Format`] if the checkpoint to resume from is damaged or does not match the
+    ///   run
+    /// - [`TrainError::Io`] if a file cannot be read or written
+    /// - [`TrainError::Adapter`] or [`TrainError::Text`] if the adapter or its
+    ///   `generation_config.json` cannot be saved
+    /// - the error of an [`Observer`]
     pub fn fit<M: CausalLm>(
         self,
         model: &mut M,
@@ -135,10 +148,10 @@ impl<'a> Trainer<'a> {
         self.fit_with(objective, model, train, valid)
     }
 
-    /// Trains a model on another loss than the next token's.
+    /// Trains a model on another objective than the next-token loss.
     ///
     /// # Errors
-    /// As [`fit`](Self::fit).
+    /// As [`fit`](Self::fit), and those of [`Objective::check`].
     pub fn fit_with<M: CausalLm>(
         self,
         objective: impl Objective<M> + 'static,
@@ -177,7 +190,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// A log that does not end the run when a line cannot be written: there is more to lose.
+/// A metrics log whose write errors only warn: they do not end the run.
 struct Metrics(MetricsLog);
 
 impl Observer for Metrics {

@@ -1,15 +1,15 @@
-//! Samples side by side: what a model is given.
+//! Batches: samples side by side, as input of a model.
 
 use super::{BatchConfig, Dataset};
 use burn_lora_llama::Segments;
 use std::collections::BTreeMap;
 
-/// The target of a position whose loss does not count, as in PyTorch.
+/// Target of a position that the loss ignores, as in PyTorch.
 pub const IGNORE_INDEX: i32 = -100;
 
-/// Rows of tokens, padded on the right.
+/// A batch: rows of tokens, padded on the right.
 ///
-/// Made by [`Dataset::batch`].
+/// Created by [`Dataset::batch`].
 ///
 /// ```
 /// use burn_lora_train::data::{BatchConfig, Dataset, Sample};
@@ -25,33 +25,33 @@ pub const IGNORE_INDEX: i32 = -100;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The tokens, row by row.
+    /// Tokens, row by row.
     pub ids: Vec<u32>,
-    /// How many rows there are.
+    /// Number of rows.
     pub rows: usize,
-    /// Tokens of a row, with padding.
+    /// Tokens per row, with padding.
     pub length: usize,
-    /// Which tokens belong together.
+    /// Segments of tokens that belong together.
     pub segments: Segments,
-    /// For each token the one after it, if that belongs to the same sample and its loss counts, else
+    /// For each token the next one, if that belongs to the same sample and its loss counts, else
     /// [`IGNORE_INDEX`].
     pub targets: Vec<i32>,
-    /// Tokens without padding.
+    /// Number of tokens without padding.
     pub tokens: usize,
-    /// Targets whose loss counts.
+    /// Number of targets whose loss counts.
     pub target_count: usize,
-    /// The indices of the samples, row by row.
+    /// Indices of the samples, row by row.
     pub sources: Vec<usize>,
-    /// The place of each sample's last token among all `rows · length`, in the order of `sources`.
+    /// Index of each sample's last token among all `rows · length`, in the order of `sources`.
     pub last_tokens: Vec<usize>,
-    /// Numbers beside the tokens by name, one for each of `sources`:
+    /// Numbers beside the tokens, by name, one for each of `sources`:
     /// [`DatasetBuilder::value`](super::DatasetBuilder::value).
     pub values: BTreeMap<String, Vec<f32>>,
 }
 
 impl Dataset {
-    /// A batch of these rows of samples, as [`epoch`](Self::epoch) gives them. Rows are as long as the
-    /// longest, or as `config` says.
+    /// Creates a batch of these rows of samples, as [`epoch`](Self::epoch) returns them. Rows are
+    /// as long as the longest, or as `config` says.
     ///
     /// ```
     /// # use burn_lora_train::data::{BatchConfig, Dataset, Sample};
@@ -65,7 +65,7 @@ impl Dataset {
     /// ```
     ///
     /// # Panics
-    /// Indices that are not less than [`len`](Self::len), or a row with more tokens than
+    /// If an index is not less than [`len`](Self::len), or a row has more tokens than
     /// `config.packing`.
     pub fn batch(&self, rows: &[Vec<usize>], config: &BatchConfig) -> Batch {
         let lengths: Vec<Vec<usize>> = rows
@@ -93,8 +93,8 @@ impl Dataset {
                 ids.extend(sample.ids);
                 last_tokens.push(ids.len().saturating_sub(1));
             }
-            // No token reads them and no loss sees them: the first row of any embedding will do, which
-            // a tokenizer's padding need not have.
+            // No token attends to them and no loss counts them: the first row of any embedding will
+            // do; a tokenizer's padding token may not have one.
             ids.resize((row + 1) * length, 0);
             targets.resize((row + 1) * length, IGNORE_INDEX);
         }
@@ -114,7 +114,7 @@ impl Dataset {
 }
 
 impl Batch {
-    /// Where the targets whose loss counts are, row after row, and the targets.
+    /// Returns the places of the targets whose loss counts, row after row, with the targets.
     pub(crate) fn target_places(&self) -> Vec<(i32, i32)> {
         let all = self.targets.iter().enumerate();
         all.filter(|(_, id)| **id != IGNORE_INDEX).map(|(place, id)| (place as i32, *id)).collect()

@@ -1,4 +1,4 @@
-//! From files or records to a data set.
+//! Builder of data sets from files or records.
 
 use super::{
     Dataset, Format, OnError, TrainOn, Truncation,
@@ -17,9 +17,9 @@ pub(crate) enum Source {
     Records(Vec<Result<Value, String>>),
 }
 
-/// How data is read.
+/// Builder of a [`Dataset`]: how data is read.
 ///
-/// Made by [`Dataset::from_files`] and [`Dataset::from_records`].
+/// Created by [`Dataset::from_files`] and [`Dataset::from_records`].
 ///
 /// ```
 /// use burn_lora_text::Tokenizer;
@@ -56,7 +56,7 @@ pub struct DatasetBuilder {
 }
 
 impl Dataset {
-    /// Reads files, whose extensions tell their kind: `.json`, `.jsonl`, `.csv`, `.parquet`.
+    /// Reads files. Their extensions determine their kind: `.json`, `.jsonl`, `.csv`, `.parquet`.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -73,9 +73,10 @@ impl Dataset {
         DatasetBuilder::new(Source::Files(paths.into_iter().map(Into::into).collect()))
     }
 
-    /// Takes records that are in memory: objects with the columns of a [`Format`](super::Format), in
-    /// whatever has such fields in JSON. A `serde_json::Value` sorts its keys; a
-    /// [`ChatValue`] keeps their order, which the schemas of tools are written in.
+    /// Reads records in memory: objects with the columns of a [`Format`](super::Format), of any
+    /// type that serializes to JSON with these fields. A `serde_json::Value` sorts its keys; a
+    /// [`ChatValue`](burn_lora_text::ChatValue) keeps their order, in which the schemas of tools
+    /// are written.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -111,7 +112,7 @@ impl DatasetBuilder {
         }
     }
 
-    /// The format. By default the columns of a file's first record tell it.
+    /// Sets the format. By default, it is detected from the columns of a file's first record.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -128,7 +129,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// Reads the column `name` of a [`Format`] from what is called `from` in the data:
+    /// Reads the column `name` of a [`Format`] from the column `from` of the data:
     /// `.column("prompt", "question")`.
     ///
     /// ```
@@ -146,8 +147,8 @@ impl DatasetBuilder {
         self
     }
 
-    /// Takes messages of the role `name` in the data for those of `role`: `.role("bard", "assistant")`.
-    /// A role that templates know besides the usual ones is mapped to itself.
+    /// Maps the role `name` in the data to `role`: `.role("bard", "assistant")`. A role that
+    /// templates know besides the usual ones is mapped to itself.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -164,7 +165,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// How many tokens a sample may have; any number by default.
+    /// Sets the maximum number of tokens per sample; unlimited by default.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -181,7 +182,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// What becomes of examples with more tokens.
+    /// Sets the handling of examples with more tokens than the maximum.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -198,7 +199,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// Which tokens are trained on; see [`TrainOn`] for the defaults.
+    /// Sets which tokens are trained on; see [`TrainOn`] for the defaults.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -215,8 +216,8 @@ impl DatasetBuilder {
         self
     }
 
-    /// What becomes of examples that cannot be read. A file that cannot be read on after one, such as
-    /// a broken JSON list, is an error always.
+    /// Sets the handling of examples that cannot be read. If the rest of a file cannot be read
+    /// after one, as in a broken JSON list, it is always an error.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -233,7 +234,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// What becomes of examples of which no token is trained on, also after truncation.
+    /// Sets the handling of examples of which no token is trained on, also after truncation.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -251,9 +252,10 @@ impl DatasetBuilder {
         self
     }
 
-    /// Makes messages of prompts and instructions that are text: one of the user and one of the
-    /// assistant, written by the tokenizer's chat template. Without it such text is taken as it is,
-    /// instructions with the wording of Alpaca. Lists of messages always go through the template.
+    /// Sets whether prompts and instructions that are text become messages: one of the user and one
+    /// of the assistant, rendered by the tokenizer's chat template. Otherwise such text is taken
+    /// unchanged, instructions with the wording of Alpaca. Lists of messages always go through the
+    /// template.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -271,7 +273,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// Variables for the chat template, or another one of the tokenizer's.
+    /// Sets variables for the chat template, or selects another one of the tokenizer's.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -291,8 +293,8 @@ impl DatasetBuilder {
         self
     }
 
-    /// The folder of the temporary file that keeps the tokens, 4 bytes each. By default it is the
-    /// system's, which may be too small, or held in memory.
+    /// Sets the folder of the temporary file that keeps the tokens, 4 bytes each. The default is
+    /// the system's, which may be too small, or held in memory.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -310,15 +312,15 @@ impl DatasetBuilder {
         self
     }
 
-    /// Keeps a column of numbers beside the tokens, for an objective: `Batch::values` has them by this
-    /// name.
+    /// Keeps a column of numbers beside the tokens, for an objective: `Batch::values` has them by
+    /// this name.
     pub fn value(mut self, column: impl Into<String>) -> Self {
         self.values.insert(column.into(), vec![]);
         self
     }
 
-    /// Keeps a column of labels beside the tokens, as numbers: the first name is 0. A number stands for
-    /// itself.
+    /// Keeps a column of labels beside the tokens, as numbers: the first name is 0. A number stands
+    /// for itself.
     ///
     /// ```
     /// # use burn_lora_llama::Tokenizer;
@@ -358,12 +360,12 @@ impl DatasetBuilder {
         }
     }
 
-    /// Whether a column of a record is read.
+    /// Returns `true` if a column of a record is read.
     pub(super) fn reads(&self, format: Format, record: &Record, column: &str) -> bool {
         format.reads(record, column, self.apply_chat_template)
     }
 
-    /// The example of a record.
+    /// Parses the example of a record.
     pub(super) fn example(&self, record: &Record, format: Format) -> Result<Example, String> {
         format.example(record, &self.roles, self.apply_chat_template)
     }

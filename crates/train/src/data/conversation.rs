@@ -1,10 +1,10 @@
-//! Messages of a conversation, as data sets have them.
+//! Messages of a conversation, as stored in data sets.
 
 use super::read::columns;
 use burn_lora_text::{ChatValue as Value, Message};
 use std::collections::BTreeMap;
 
-/// What data sets call the roles, and what templates call them.
+/// Map from roles of data sets to those of templates.
 pub(crate) type Roles = BTreeMap<String, String>;
 
 const ROLES: [(&str, &str); 14] = [
@@ -31,10 +31,10 @@ pub(crate) fn roles() -> Roles {
     ROLES.iter().map(|(name, role)| (name.to_string(), role.to_string())).collect()
 }
 
-/// A message, and whether it is trained on if it says so.
+/// Parses a message, and whether it is trained on, if it says so.
 pub(crate) fn message(item: Value, roles: &Roles) -> Result<(Message, Option<bool>), String> {
     let mut fields = columns(item)?;
-    // A field that is `null` is none, as in transformers.
+    // A field that is `null` counts as missing, as in transformers.
     fields.retain(|_, value| !value.is_null());
     let mut train = None;
     for name in TRAIN {
@@ -46,7 +46,7 @@ pub(crate) fn message(item: Value, roles: &Roles) -> Result<(Message, Option<boo
         if !fields.contains_key(name)
             && let Some(at) = fields.get_index_of(alias)
         {
-            // At its place among the others.
+            // Keeps its place among the others.
             let value = fields.shift_remove(alias).unwrap_or_default();
             fields.shift_insert(at, name.into(), value);
         }
@@ -72,8 +72,8 @@ pub(crate) fn message(item: Value, roles: &Roles) -> Result<(Message, Option<boo
     Ok((Message::try_from(Value::Map(fields))?, train))
 }
 
-/// Refuses content that a model of text cannot be trained on: a template would write a mark in the
-/// place of a picture.
+/// Rejects content that a text model cannot be trained on: a template would write a placeholder for
+/// an image.
 fn readable(content: &Value) -> Result<(), String> {
     const MEDIA: [&str; 4] = ["image", "audio", "video", "file"];
     let parts = match content {

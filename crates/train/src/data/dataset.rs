@@ -1,4 +1,4 @@
-//! Samples of tokens, in an order.
+//! Data sets: samples of tokens, in an order.
 
 use super::{
     Report,
@@ -10,8 +10,8 @@ use crate::error::TrainError;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// Samples to train on. They lie in a temporary file that is mapped into memory, so that there may be
-/// more of them than memory holds. A clone is cheap, and shares that file.
+/// Samples to train on. They are stored in a temporary file that is mapped into memory, so that
+/// they may exceed the memory. A clone is cheap, and shares that file.
 ///
 /// ```
 /// use burn_lora_text::Tokenizer;
@@ -26,7 +26,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub(super) store: Arc<Store>,
-    /// Which samples of the store these are.
+    /// Indices of the samples in the store.
     order: Arc<[u32]>,
 }
 
@@ -36,7 +36,8 @@ impl Dataset {
         Self { store: store.into(), order }
     }
 
-    /// Takes tokens that were made elsewhere. Rows are padded with token 0, which no loss sees.
+    /// Creates a data set of tokens from elsewhere. Rows are padded with token 0, which no loss
+    /// counts.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -47,7 +48,10 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// No samples, one without a token to train on, or a temporary file that cannot be written.
+    /// - [`TrainError::Format`] if there are no samples
+    /// - [`TrainError::Example`] if a sample has no token to train on, or `trained` does not have
+    ///   the length of `ids`
+    /// - [`TrainError::Io`] if the temporary file cannot be written
     pub fn from_samples(samples: impl IntoIterator<Item = Sample>) -> Result<Self, TrainError> {
         let mut writer = Writer::new(None, vec!["samples".into()])?;
         for (number, sample) in samples.into_iter().enumerate() {
@@ -65,7 +69,7 @@ impl Dataset {
         Ok(Self::new(writer.finish(None)?))
     }
 
-    /// The same samples with numbers beside their tokens, for an objective: one for each, in order.
+    /// Adds numbers beside the tokens of the samples, for an objective: one per sample, in order.
     ///
     /// ```
     /// use burn_lora_train::{BatchConfig, Dataset, data::Sample};
@@ -78,7 +82,8 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// Another number of values than of samples; samples of which a part was taken before.
+    /// [`TrainError::Setting`] if there is not one value per sample, or if the data set is a part
+    /// of another, or was cloned or split before.
     pub fn with_values(
         mut self,
         name: impl Into<String>,
@@ -100,7 +105,7 @@ impl Dataset {
         Ok(self)
     }
 
-    /// How many samples there are.
+    /// Returns the number of samples.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -112,7 +117,7 @@ impl Dataset {
         self.order.len()
     }
 
-    /// Whether there are none, as after a split.
+    /// Returns `true` if there are no samples, as may be after a split.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -124,7 +129,7 @@ impl Dataset {
         self.order.is_empty()
     }
 
-    /// A sample.
+    /// Returns a sample.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -134,12 +139,12 @@ impl Dataset {
     /// ```
     ///
     /// # Panics
-    /// An index that is not less than [`len`](Self::len).
+    /// If the index is not less than [`len`](Self::len).
     pub fn sample(&self, index: usize) -> Sample {
         self.store.sample(self.order[index] as usize)
     }
 
-    /// Where a sample is from: its file and its line, or its row in a Parquet file.
+    /// Returns the source of a sample: its file and its line, or its row in a Parquet file.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -149,13 +154,13 @@ impl Dataset {
     /// ```
     ///
     /// # Panics
-    /// An index that is not less than [`len`](Self::len).
+    /// If the index is not less than [`len`](Self::len).
     pub fn source(&self, index: usize) -> String {
         let (path, line) = self.origin(index);
         format!("{}:{line}", path.display())
     }
 
-    /// Numbers beside the tokens of some samples, by name.
+    /// Returns the numbers beside the tokens of some samples, by name.
     pub(crate) fn values(&self, samples: &[usize]) -> BTreeMap<String, Vec<f32>> {
         let of = |all: &Vec<f32>| samples.iter().map(|at| all[self.order[*at] as usize]).collect();
         self.store.values.iter().map(|(name, all)| (name.clone(), of(all))).collect()
@@ -169,13 +174,13 @@ impl Dataset {
         self.store.entry(self.order[index] as usize)
     }
 
-    /// Tokens of a sample.
+    /// Returns the number of tokens of a sample.
     pub(super) fn length(&self, index: usize) -> usize {
         self.entry(index).length as usize
     }
 
-    /// What there is. What was truncated or left out is that of all the data which was loaded, also
-    /// for a part of it.
+    /// Returns the counts of the data. The counts of truncated and left-out examples are those of
+    /// all the data that was loaded, also for a part of it.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -193,8 +198,8 @@ impl Dataset {
         report
     }
 
-    /// Two parts, the second with this fraction of the samples, chosen at random. Both keep the order
-    /// of the samples.
+    /// Splits the data into two parts, the second with this fraction of the samples, chosen at
+    /// random. Both keep the order of the samples.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -206,7 +211,7 @@ impl Dataset {
     /// ```
     ///
     /// # Panics
-    /// A fraction that is not between 0 and 1.
+    /// If the fraction is not between 0 and 1.
     pub fn split(&self, fraction: f64, seed: u64) -> (Self, Self) {
         assert!((0.0..=1.0).contains(&fraction), "{fraction} is no fraction to split by");
         let mut places: Vec<usize> = (0..self.len()).collect();
@@ -216,8 +221,8 @@ impl Dataset {
         (self.part(first), self.part(second))
     }
 
-    /// Checks that a model whose embedding has so many rows knows all tokens: some devices read
-    /// elsewhere without a word. The trainer does so before the first step.
+    /// Checks that all tokens are within an embedding of this many rows: some devices read out of
+    /// bounds without an error. The trainer does so before the first step.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -230,7 +235,7 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// The first example with another token, by file and line.
+    /// [`TrainError::Example`] for the first example with another token, by file and line.
     pub fn check_vocabulary(&self, rows: usize) -> Result<(), TrainError> {
         if (self.store.highest as usize) < rows {
             return Ok(());
@@ -251,12 +256,12 @@ impl Dataset {
         Ok(())
     }
 
-    /// Writes `generation_config.json` into a folder if turns end with a token at which the model's
-    /// files do not end a generation: what is generated would go on after the answer. The other
+    /// Writes `generation_config.json` into a folder if turns end with a token at which generation
+    /// does not stop by the model's files: generated text would go on after the answer. The other
     /// settings are those of the tokenizer's folder.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// [`TrainError::Text`] if the file cannot be written.
     pub fn save_generation_config(&self, folder: &Path) -> Result<(), TrainError> {
         let (Some(tokenizer), ends) = (&self.store.tokenizer, &self.store.ends) else {
             return Ok(());
@@ -273,7 +278,7 @@ impl Dataset {
         Self { store: self.store.clone(), order }
     }
 
-    /// The first samples, or all if there are fewer.
+    /// Returns the first samples, or all if there are fewer.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};

@@ -1,4 +1,4 @@
-//! Examples as tokens, and which of these are trained on.
+//! Encoding of examples: tokens and loss masks.
 
 use super::{
     DatasetBuilder, Sample, TrainOn, Truncation,
@@ -8,7 +8,7 @@ use super::{
 use burn_lora_text::{ChatOptions, EncodedChat, TextError, Tokenizer};
 use std::ops::Range;
 
-/// Why an example cannot be trained on.
+/// Reason that an example cannot be trained on.
 #[derive(Debug)]
 pub(crate) enum Fault {
     Malformed(String),
@@ -31,11 +31,11 @@ impl From<TextError> for Fault {
     }
 }
 
-/// The sample of an example, and what is odd about it.
+/// The sample of an example, and its oddities.
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub sample: Sample,
-    /// Tokens that end its turns and no generation.
+    /// Tokens that end its turns, but no generation.
     pub ends: Vec<u32>,
     pub oddities: Vec<Oddity>,
 }
@@ -46,11 +46,11 @@ impl Encoded {
     }
 }
 
-/// Makes samples of examples.
+/// Encoder of examples to samples.
 pub(crate) struct Encoder<'a> {
     config: &'a DatasetBuilder,
     tokenizer: &'a Tokenizer,
-    /// What the tokenizer puts before and after a text.
+    /// Tokens that the tokenizer puts before and after a text.
     around: [Vec<u32>; 2],
 }
 
@@ -64,7 +64,7 @@ impl<'a> Encoder<'a> {
         Ok(Self { config, tokenizer, around })
     }
 
-    /// The sample of an example.
+    /// Encodes an example.
     pub fn sample(&self, example: &Example) -> Result<Encoded, Fault> {
         let mut encoded = match example {
             Example::Text(text) => self.plain("", text)?,
@@ -91,8 +91,8 @@ impl<'a> Encoder<'a> {
         Ok(encoded)
     }
 
-    /// Text without a template, between what the tokenizer puts around it and with the end of a text
-    /// after it. Text that has these already does not get them again.
+    /// Encodes text without a template, between the tokens that the tokenizer puts around it,
+    /// followed by the end-of-text token. They are not added to text that has them already.
     fn plain(&self, prompt: &str, completion: &str) -> Result<Encoded, TextError> {
         let (text, offsets) =
             self.tokenizer.encode_with_offsets(&format!("{prompt}{completion}"))?;
@@ -161,7 +161,7 @@ impl<'a> Encoder<'a> {
             (TrainOn::Completion, None) | (TrainOn::LastTurn, _) => Some(message) == last,
         };
         let trains = |message: usize| train[message].unwrap_or(chosen(message));
-        // Only turns that differ from what is around them have to be found.
+        // Only turns that differ from their surroundings have to be found.
         let encoded = self.tokenizer.encode_turns(messages, &options, |message| {
             messages[message].role() == "assistant" && trains(message) != everything
         })?;

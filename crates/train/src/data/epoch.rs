@@ -1,4 +1,4 @@
-//! Which samples go into which batch.
+//! Assignment of samples to batches.
 
 use super::{Dataset, pack::best_fit_decreasing, read::example};
 use crate::error::TrainError;
@@ -6,16 +6,16 @@ use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 
-/// Rows, and tokens of a row, beyond which a setting is a mistake: no device holds as many.
+/// Maximum number of rows, and of tokens per row: more is a mistake, which no device can hold.
 const MOST: usize = 1 << 24;
 
-/// Rows become longer only to have one of few lengths.
+/// Maximum of `pad_to_multiple_of`: padding serves only to have few different row lengths.
 const MOST_PADDING: usize = 1 << 16;
 
-/// The rows of a micro-batch, each the indices of its samples.
+/// Rows of a micro-batch, each the indices of its samples.
 pub type Rows = Vec<Vec<usize>>;
 
-/// How samples become batches.
+/// Settings of the batches.
 ///
 /// ```
 /// use burn_lora_train::data::BatchConfig;
@@ -27,24 +27,24 @@ pub type Rows = Vec<Vec<usize>>;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchConfig {
-    /// Rows of a micro-batch.
+    /// Rows per micro-batch.
     pub size: usize,
-    /// Whether each epoch has an order of its own; else it is that of the data.
+    /// Shuffles the samples in each epoch; otherwise they keep the order of the data.
     pub shuffle: bool,
-    /// What the order depends on besides the epoch.
+    /// Seed of the order, together with the epoch.
     pub seed: u64,
-    /// Puts samples of about the same length together, so that there is less padding.
+    /// Groups samples of about the same length, to reduce padding.
     pub group_by_length: bool,
-    /// Puts several samples into each row of that many tokens. They do not see each other.
+    /// Packs several samples into each row of this many tokens. They do not attend to each other.
     pub packing: Option<usize>,
-    /// Leaves out a last batch that has fewer rows than others.
+    /// Drops a last batch that has fewer rows than the others.
     pub drop_last: bool,
-    /// Rows have a multiple of that many tokens.
+    /// Pads rows to a multiple of this many tokens.
     pub pad_to_multiple_of: Option<usize>,
 }
 
 impl Default for BatchConfig {
-    /// One sample a batch, shuffled.
+    /// One sample per batch, shuffled.
     fn default() -> Self {
         Self {
             size: 1,
@@ -59,7 +59,7 @@ impl Default for BatchConfig {
 }
 
 impl BatchConfig {
-    /// Whether the settings can be used, whatever the data.
+    /// Checks the settings, independent of the data.
     ///
     /// ```
     /// use burn_lora_train::data::BatchConfig;
@@ -69,7 +69,7 @@ impl BatchConfig {
     /// ```
     ///
     /// # Errors
-    /// The first that cannot, by its name.
+    /// [`TrainError::Setting`] for the first setting that is invalid.
     pub fn validate(&self) -> Result<(), TrainError> {
         let counts = [
             ("batches.size", Some(self.size), MOST),
@@ -93,7 +93,8 @@ impl BatchConfig {
         Ok(())
     }
 
-    /// The same for the same epoch, so that a resumed run goes on in the same order.
+    /// Returns the same generator for the same epoch, so that a resumed run continues in the same
+    /// order.
     fn generator(&self, epoch: u64) -> Xoshiro256PlusPlus {
         let key = Xoshiro256PlusPlus::seed_from_u64(self.seed).next_u64();
         Xoshiro256PlusPlus::seed_from_u64(key.wrapping_add(epoch))
@@ -101,7 +102,8 @@ impl BatchConfig {
 }
 
 impl Dataset {
-    /// The micro-batches of an epoch, which depend on nothing but the data, `config` and `epoch`.
+    /// Returns the micro-batches of an epoch, which depend on nothing but the data, `config` and
+    /// `epoch`.
     ///
     /// ```
     /// use burn_lora_train::data::{BatchConfig, Dataset, Sample};
@@ -114,8 +116,9 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// Settings that contradict each other, a sample longer than a packed row, or no batch left by
-    /// `drop_last`.
+    /// [`TrainError::Setting`] if a setting is invalid, settings contradict each other, a batch has
+    /// more tokens than can be numbered, or `drop_last` leaves no batch; [`TrainError::Example`] if
+    /// a sample is longer than a packed row.
     pub fn epoch(&self, config: &BatchConfig, epoch: u64) -> Result<Vec<Rows>, TrainError> {
         config.validate()?;
         let mut rng = config.generator(epoch);
@@ -127,7 +130,7 @@ impl Dataset {
             Some(room) => {
                 self.check_lengths(room)?;
                 let mut rows = best_fit_decreasing(samples, |sample| self.length(sample), room);
-                // They come with the longest samples first.
+                // Packing puts the longest samples first.
                 if config.shuffle {
                     rows.shuffle(&mut rng);
                 } else {
@@ -177,8 +180,9 @@ impl Dataset {
         }
     }
 
-    /// Groups as transformers' `LengthGroupedSampler` does: of about 50 batches each, sorted from long
-    /// to short. The longest sample is the very first, so that too little memory shows at once.
+    /// Groups samples as transformers' `LengthGroupedSampler` does: groups of about 50 batches
+    /// each, sorted from long to short. The longest sample comes first, so that insufficient memory
+    /// shows at once.
     fn grouped(&self, mut samples: Vec<usize>, size: usize) -> Vec<usize> {
         let batches = (samples.len() / (4 * size)).clamp(1, 50);
         let group = batches * size;

@@ -1,4 +1,4 @@
-//! Formats of examples: which columns they have, and what these say.
+//! Formats of examples: their columns, and the meaning of these.
 
 use super::{
     conversation::{self, Roles},
@@ -7,7 +7,7 @@ use super::{
 use burn_lora_text::{ChatValue as Value, Message};
 use serde::{Deserialize, Serialize};
 
-/// Which columns examples have.
+/// Format of examples, by their columns.
 ///
 /// ```
 /// use burn_lora_train::data::Format;
@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub enum Format {
     /// `text`: plain text.
     Text,
-    /// `prompt` and `completion`: both text, or both lists of messages. Where messages are made of
-    /// text, `system` may hold instructions, and `history` earlier pairs of a question and an answer.
+    /// `prompt` and `completion`: both text, or both lists of messages. If text becomes messages,
+    /// `system` may hold instructions, and `history` earlier pairs of a question and an answer.
     PromptCompletion,
     /// `messages`: a conversation, as a list of `{"role", "content"}`. `tools` may hold the schemas
     /// of functions that the assistant may call, `system` instructions.
@@ -33,7 +33,7 @@ pub enum Format {
     ShareGpt,
 }
 
-/// The columns that formats read, which others can be mapped to.
+/// Columns that formats read, and to which others can be mapped.
 pub(crate) const COLUMNS: [&str; 11] = [
     "text",
     "prompt",
@@ -48,7 +48,7 @@ pub(crate) const COLUMNS: [&str; 11] = [
     "history",
 ];
 
-/// An example before it is tokens.
+/// An example before tokenization.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Example {
     Text(String),
@@ -60,16 +60,16 @@ pub(crate) enum Example {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chat {
     pub messages: Vec<Message>,
-    /// For each message whether it is trained on, where the data says so.
+    /// For each message whether it is trained on, if the data says so.
     pub train: Vec<Option<bool>>,
-    /// How many of the messages are the prompt, if the data divides them.
+    /// Number of messages in the prompt, if the data divides them.
     pub prompt: Option<usize>,
     pub tools: Option<Vec<Value>>,
 }
 
 impl Format {
-    /// The format of a record. Some data sets have the same examples in several formats: the one
-    /// that says most comes first.
+    /// Detects the format of a record. Some data sets have the same examples in several formats:
+    /// the most informative comes first.
     pub(crate) fn detect(record: &Record) -> Result<Self, String> {
         let has = |names: &[&str]| names.iter().all(|name| record.contains_key(*name));
         let formats =
@@ -95,7 +95,7 @@ impl Format {
         }
     }
 
-    /// Whether a column of a record is read. With `chat`, text becomes messages.
+    /// Returns `true` if a column of a record is read. With `chat`, text becomes messages.
     pub(crate) fn reads(self, record: &Record, column: &str, chat: bool) -> bool {
         let lists = || matches!(record.get("prompt"), Some(Value::List(_)));
         let messages = match self {
@@ -112,7 +112,7 @@ impl Format {
         }
     }
 
-    /// The example of a record. With `chat`, a text to answer becomes the message of a user.
+    /// Parses the example of a record. With `chat`, a text to answer becomes the message of a user.
     pub(crate) fn example(
         self,
         record: &Record,
@@ -161,7 +161,7 @@ fn prompt_completion(record: &Record, roles: &Roles, chat: bool) -> Result<Examp
     answer(record, text("prompt")?.into(), text("completion")?.into(), chat)
 }
 
-/// The wording of Stanford's data set, in its column `text`.
+/// Builds the prompt with the wording of Stanford's data set, in its column `text`.
 fn alpaca(record: &Record, chat: bool) -> Result<Example, String> {
     let instruction = text(record, "instruction")?;
     let input = match record.get("input") {
@@ -203,7 +203,7 @@ fn answer(
     chat.instructed(record).map(Example::Chat)
 }
 
-/// Earlier questions and answers, as LLaMA-Factory has them.
+/// Parses earlier questions and answers, in the format of LLaMA-Factory.
 fn history(record: &Record) -> Result<Vec<Message>, String> {
     let pairs = match record.get("history") {
         None | Some(Value::Null) => return Ok(vec![]),
@@ -222,7 +222,7 @@ fn history(record: &Record) -> Result<Vec<Message>, String> {
 }
 
 impl Chat {
-    /// With the instructions that a record has in a column of their own.
+    /// Adds the instructions that a record has in a column of their own.
     fn instructed(mut self, record: &Record) -> Result<Self, String> {
         let system = match record.get("system") {
             None | Some(Value::Null) => return Ok(self),
@@ -280,7 +280,7 @@ fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
     }
 }
 
-/// The items of a list, which a table may have as the text of one.
+/// Returns the items of a list, which a table may store as text.
 fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
     match value {
         Value::List(items) => Ok(items.clone()),

@@ -1,4 +1,4 @@
-//! Records on their way to samples.
+//! Loading of data: from records to samples.
 
 use super::{
     Dataset, DatasetBuilder, Format, OnError, TrainOn, Truncation,
@@ -13,7 +13,7 @@ use burn_lora_io::escaped;
 use burn_lora_text::{ChatValue as Value, Tokenizer};
 use rayon::prelude::*;
 
-/// How many records are tokenized together, by all processors.
+/// Number of records tokenized together, by all processors.
 const CHUNK: usize = 512;
 
 impl DatasetBuilder {
@@ -31,10 +31,12 @@ impl DatasetBuilder {
     /// ```
     ///
     /// # Errors
-    /// - a file that cannot be read, is of an unknown kind, or has no examples
-    /// - an example that cannot be used, with its file and line, unless it is to be skipped
-    /// - messages, and a tokenizer without a chat template
-    /// - settings that contradict each other or the data
+    /// - [`TrainError::Io`] if a file cannot be read, or the temporary file cannot be written
+    /// - [`TrainError::Format`] if a file is of an unknown kind, damaged, or has no examples
+    /// - [`TrainError::Example`] if an example cannot be used, with its file and line, unless it is
+    ///   to be skipped, or if there are messages and the tokenizer has no chat template
+    /// - [`TrainError::Setting`] if settings contradict each other or the data
+    /// - [`TrainError::Text`] if the tokenizer fails
     pub fn load(&self, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
         self.check()?;
         load(self, tokenizer)
@@ -73,7 +75,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
                 })
             }
         };
-        // What is wrong with a line comes before what is wrong with the lines after it.
+        // An error of a line comes before errors of the lines after it.
         loader.flush()?;
         read?;
         std::mem::take(&mut loader.notes).report(path, tokenizer, config.max_length);
@@ -86,21 +88,21 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
     Ok(data)
 }
 
-/// A record and its format, or what is wrong with it.
+/// A record with its format and numbers, or the error in it.
 type Recognized = Result<(Record, Format, Vec<f32>), String>;
 
-/// Data on its way from records to samples.
+/// Loader of records to samples.
 struct Loader<'a> {
     config: &'a DatasetBuilder,
     encoder: Encoder<'a>,
     writer: Writer,
-    /// The file that is read.
+    /// Index of the file being read.
     file: usize,
-    /// Its format, as soon as it is known.
+    /// Its format, once known.
     format: Option<Format>,
-    /// What is odd about it.
+    /// Its oddities.
     notes: Notes,
-    /// Its records with their lines, before they are tokenized.
+    /// Its records with their lines, before tokenization.
     chunk: Vec<(usize, Recognized)>,
 }
 
@@ -139,7 +141,7 @@ impl Loader<'_> {
         Ok((record, format, values))
     }
 
-    /// Tokenizes what was read.
+    /// Tokenizes the records read so far.
     fn flush(&mut self) -> Result<(), TrainError> {
         self.check_format()?;
         let chunk = std::mem::take(&mut self.chunk);
@@ -169,7 +171,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Settings that no example of this format can be used with.
+    /// Rejects settings that no example of this format can be used with.
     fn check_format(&self) -> Result<(), TrainError> {
         match (self.format, self.config.train_on) {
             (
@@ -212,7 +214,7 @@ impl Loader<'_> {
     }
 }
 
-/// The number that a value is, or stands for by its place among names.
+/// Returns the number that a value is, or stands for by its place among names.
 fn number(value: &Value, names: &[String]) -> Result<f32, String> {
     match value {
         Value::Int(number) => Ok(*number as f32),

@@ -21,7 +21,7 @@
 //! # Ok::<_, burn_lora_train::TrainError>(())
 //! ```
 //!
-//! # What is read
+//! # File formats
 //!
 //! | format | columns | trained on by default |
 //! |---|---|---|
@@ -35,12 +35,12 @@
 //! header, and `.parquet`. They are read record by record, and their tokens go to a temporary file
 //! that is mapped into memory.
 //!
-//! # What becomes of it
+//! # Encoding
 //!
-//! Messages are written by the tokenizer's chat template, which also writes what begins a text.
-//! Prompt and completion are put together as they are, between what the tokenizer puts around a text,
-//! with the end of a text after them. Where the prompt ends is told by position in the text: a token
-//! belongs to where its first byte is.
+//! Messages are rendered by the tokenizer's chat template, which also writes what begins a text.
+//! Prompt and completion are concatenated unchanged, between the tokens that the tokenizer puts
+//! around a text, followed by the end-of-text token. The end of the prompt is determined by
+//! position in the text: a token belongs to the part in which its first byte is.
 
 mod batch;
 mod builder;

@@ -1,4 +1,4 @@
-//! What is odd about examples and no error: reported once a file for each kind.
+//! Oddities of examples that are no errors: reported once per file for each kind.
 
 use burn_lora_io::{escaped, listed};
 use burn_lora_text::Tokenizer;
@@ -7,10 +7,10 @@ use std::{
     path::Path,
 };
 
-/// Something odd about an example.
+/// An oddity of an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Oddity {
-    /// It lost tokens to the maximal length.
+    /// It was truncated to the maximum length.
     Truncated,
     /// The answer begins within a token of the prompt.
     Swallowed,
@@ -22,13 +22,13 @@ pub(crate) enum Oddity {
     UnknownEnd(u32),
 }
 
-/// The oddities of a file: how many examples have each, and the line of the first.
+/// Oddities of a file: the number of examples with each, and the line of the first.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     seen: BTreeMap<Oddity, (usize, usize)>,
-    /// Columns that say something and are not read.
+    /// Columns with values that are not read.
     unused: BTreeSet<String>,
-    /// Columns that others are mapped from, and that were not there yet.
+    /// Columns that others are mapped from, not found so far.
     missing: BTreeSet<String>,
 }
 
@@ -51,7 +51,7 @@ impl Notes {
         self.missing.remove(column);
     }
 
-    /// Warns of what was seen in a file.
+    /// Warns of the oddities of a file.
     pub fn report(self, path: &Path, tokenizer: &Tokenizer, max_length: Option<usize>) {
         let path = path.display().to_string();
         let path = escaped(&path);

@@ -1,12 +1,12 @@
-//! Choices of how examples become samples.
+//! Options of the conversion of examples to samples.
 
 use serde::{Deserialize, Serialize};
 
-/// Which tokens of an example are trained on: those whose loss counts.
+/// Tokens of an example that are trained on: those whose loss counts.
 ///
-/// By default that is everything of a plain text, the completion of a prompt, and every turn of the
-/// assistant in a conversation. A message of the assistant can also say so for itself, by `train`
-/// (true or false) or `weight` (1 or 0).
+/// By default these are all tokens of a plain text, the completion of a prompt, and every turn of
+/// the assistant in a conversation. A message of the assistant can also say so for itself, by
+/// `train` (true or false) or `weight` (1 or 0).
 ///
 /// ```
 /// use burn_lora_train::data::TrainOn;
@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainOn {
-    /// What answers the prompt: of a conversation that is not divided into prompt and completion, the
-    /// last turn of the assistant.
+    /// The answer to the prompt: of a conversation that is not divided into prompt and completion,
+    /// the last turn of the assistant.
     Completion,
     /// Every turn of the assistant, also those in a prompt.
     AssistantTurns,
@@ -28,7 +28,7 @@ pub enum TrainOn {
     Everything,
 }
 
-/// What becomes of an example with more than the maximum of tokens. All but
+/// Handling of an example with more than the maximum number of tokens. All but
 /// [`Error`](Self::Error) are counted in the [`Report`](super::Report).
 ///
 /// ```
@@ -39,18 +39,18 @@ pub enum TrainOn {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Truncation {
-    /// Its first tokens are kept.
+    /// Keeps its first tokens.
     #[default]
     KeepStart,
-    /// Its last tokens are kept.
+    /// Keeps its last tokens.
     KeepEnd,
-    /// It is left out.
+    /// Leaves it out.
     Drop,
-    /// It is an error.
+    /// Returns an error.
     Error,
 }
 
-/// What becomes of an example that cannot be used.
+/// Handling of an example that cannot be used.
 ///
 /// ```
 /// use burn_lora_train::data::OnError;
@@ -60,9 +60,9 @@ pub enum Truncation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
-    /// It is an error that names its file and line.
+    /// Returns an error that names its file and line.
     #[default]
     Fail,
-    /// It is left out, and counted in the [`Report`](super::Report).
+    /// Leaves it out, and counts it in the [`Report`](super::Report).
     Skip,
 }

@@ -1,9 +1,9 @@
-//! Several samples in a row.
+//! Packing of several samples into a row.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-/// Rows of at most `room` tokens: from the longest sample to the shortest, each goes to the row that it
-/// fills most. No sample may be longer than a row.
+/// Packs samples into rows of at most `room` tokens by best-fit decreasing: from the longest sample
+/// to the shortest, each goes to the row that it fills most. No sample may be longer than a row.
 pub(super) fn best_fit_decreasing(
     mut samples: Vec<usize>,
     length: impl Fn(usize) -> usize,
@@ -11,7 +11,7 @@ pub(super) fn best_fit_decreasing(
 ) -> Vec<Vec<usize>> {
     samples.sort_by_key(|sample| Reverse(length(*sample)));
     let mut rows: Vec<Vec<usize>> = vec![];
-    // Rows by the room that is left in them.
+    // Rows by the room left in them.
     let mut open: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for sample in samples {
         let length = length(sample);

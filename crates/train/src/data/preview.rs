@@ -1,17 +1,17 @@
-//! A sample as text, to look at before training.
+//! Preview of a sample as text.
 
 use super::Dataset;
 use crate::error::TrainError;
 use burn_lora_io::escaped;
 use burn_lora_text::Tokenizer;
 
-/// Green, and back.
+/// Green, and reset.
 const COLOUR: [&str; 2] = ["\u{1b}[32m", "\u{1b}[0m"];
 const BRACKETS: [&str; 2] = ["«", "»"];
 
 impl Dataset {
-    /// The text of a sample with its special tokens. What is trained on is green, or without colour
-    /// in brackets; control characters are shown as pictures (`␛`) or escapes.
+    /// Returns the text of a sample with its special tokens. The trained part is green, or in
+    /// brackets without colour; control characters are shown as pictures (`␛`) or escapes.
     ///
     /// ```
     /// use burn_lora_text::Tokenizer;
@@ -25,10 +25,10 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// Tokens that the tokenizer's decoder refuses.
+    /// [`TrainError::Text`] if the tokenizer's decoder rejects the tokens.
     ///
     /// # Panics
-    /// An index that is not less than [`len`](Self::len).
+    /// If the index is not less than [`len`](Self::len).
     pub fn preview(
         &self,
         index: usize,
@@ -55,8 +55,8 @@ impl Dataset {
     }
 }
 
-/// Adds text so that it does not steer a terminal: control characters as their pictures, or else
-/// escaped. Lines and tabs stay.
+/// Adds text so that it does not control a terminal: control characters as their pictures, or else
+/// escaped. Newlines and tabs stay.
 fn show(text: &mut String, new: &str) {
     for char in new.chars() {
         match char {

@@ -1,4 +1,4 @@
-//! What a data set holds, and what was left out.
+//! Counts of a data set, and of what was left out.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,28 +17,28 @@ use std::fmt;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Examples there are.
+    /// Examples.
     pub examples: usize,
-    /// Their tokens.
+    /// Tokens of all examples.
     pub tokens: usize,
     /// Tokens whose loss counts.
     pub target_tokens: usize,
     /// Tokens of the longest example.
     pub longest: usize,
-    /// Examples that lost tokens to the maximal length.
+    /// Examples truncated to the maximum length.
     pub truncated: usize,
     /// Examples left out because they were too long.
     pub too_long: usize,
     /// Examples left out because they could not be read.
     pub malformed: usize,
-    /// Examples left out because no token of theirs is trained on.
+    /// Examples left out because none of their tokens is trained on.
     pub empty: usize,
-    /// The first example left out, and why.
+    /// First example left out, and why.
     pub first_left_out: Option<String>,
 }
 
 impl Report {
-    /// Tokens of an example in the mean.
+    /// Returns the mean number of tokens per example.
     ///
     /// ```
     /// use burn_lora_train::data::Report;
@@ -50,7 +50,7 @@ impl Report {
         self.tokens as f64 / self.examples.max(1) as f64
     }
 
-    /// Examples left out, for whatever reason.
+    /// Returns the number of examples left out, for whatever reason.
     ///
     /// ```
     /// use burn_lora_train::data::Report;

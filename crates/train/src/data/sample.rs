@@ -1,6 +1,6 @@
-//! One sample: tokens, and which of them are trained on.
+//! A sample: tokens, and their loss mask.
 
-/// An example as tokens.
+/// An example as tokens, with its loss mask.
 ///
 /// ```
 /// use burn_lora_train::data::Sample;
@@ -10,14 +10,14 @@
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// The tokens.
+    /// Tokens.
     pub ids: Vec<u32>,
-    /// For each token whether its loss counts.
+    /// Loss mask: for each token whether its loss counts.
     pub trained: Vec<bool>,
 }
 
 impl Sample {
-    /// Tokens whose loss counts. The first is never one: nothing predicts it.
+    /// Returns the number of tokens whose loss counts. The first is never one: nothing predicts it.
     ///
     /// ```
     /// use burn_lora_train::data::Sample;

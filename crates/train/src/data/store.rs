@@ -1,4 +1,4 @@
-//! Samples in a file without a name, which is mapped into memory: data may be larger than that.
+//! Storage of samples in an unnamed file that is mapped into memory: data may exceed the memory.
 
 use super::{Report, read::example, sample::Sample};
 use crate::error::TrainError;
@@ -11,13 +11,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Set in a token that is trained on.
+/// Bit set in a token that is trained on.
 const TRAINED: u32 = 1 << 31;
 
-/// Where a sample is, and what it was made of.
+/// Location of a sample, and its source.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
-    /// Its first token in the file.
+    /// Index of its first token in the file.
     start: u64,
     pub length: u32,
     pub targets: u32,
@@ -31,15 +31,15 @@ pub(crate) struct Store {
     tokens: Mmap,
     entries: Vec<Entry>,
     files: Vec<PathBuf>,
-    /// What was counted when they were loaded.
+    /// Counts of loading.
     pub report: Report,
-    /// The highest number of a token.
+    /// Highest token id.
     pub highest: u32,
     /// Numbers beside the tokens, by name, one for each sample.
     pub values: BTreeMap<String, Vec<f32>>,
-    /// What the tokens are of, if they were made here.
+    /// Tokenizer of the tokens, if they were encoded here.
     pub tokenizer: Option<Tokenizer>,
-    /// Tokens that end a turn and no generation yet.
+    /// Tokens that end a turn, but no generation yet.
     pub ends: BTreeSet<u32>,
 }
 
@@ -62,14 +62,14 @@ impl Store {
         }
     }
 
-    /// The file and the line of a sample.
+    /// Returns the file and the line of a sample.
     pub fn source(&self, index: usize) -> (&Path, usize) {
         let Entry { file, line, .. } = self.entries[index];
         (&self.files[file as usize], line as usize)
     }
 }
 
-/// Writes samples one after the other.
+/// Writer of samples, one after the other.
 pub(crate) struct Writer {
     file: BufWriter<File>,
     folder: PathBuf,
@@ -83,7 +83,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// The samples will come from these files.
+    /// Creates a writer of samples from these files.
     pub fn new(folder: Option<&Path>, files: Vec<PathBuf>) -> Result<Self, TrainError> {
         let folder = folder.map_or_else(std::env::temp_dir, Path::to_owned);
         let file =
@@ -102,7 +102,7 @@ impl Writer {
         })
     }
 
-    /// Adds a sample of a line of a file.
+    /// Adds a sample, from a line of a file.
     pub fn push(&mut self, sample: &Sample, file: usize, line: usize) -> Result<(), TrainError> {
         let fits = |count: usize, what: &str| {
             u32::try_from(count).map_err(|_| self.wrong(file, line, format!("{count} {what}")))
@@ -129,7 +129,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a number beside the tokens of the sample that was added last.
+    /// Adds a number beside the tokens of the last sample.
     pub fn value(&mut self, name: &str, value: f32) {
         self.values.entry(name.to_owned()).or_default().push(value);
     }
@@ -138,7 +138,7 @@ impl Writer {
         example(&self.files[file], line, reason)
     }
 
-    /// What was written, of which there must be something.
+    /// Returns the store of the samples written; at least one is required.
     pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
         let Self { file, folder, entries, files, highest, values, report, ends, .. } = self;
         if entries.is_empty() {

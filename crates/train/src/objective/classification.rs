@@ -1,4 +1,4 @@
-//! The class of a text.
+//! Sequence classification.
 
 use super::{GradientSums, Objective, Outcome, ints};
 use crate::{
@@ -10,18 +10,18 @@ use burn::tensor::{IndexingUpdateOp, Tensor};
 use burn_lora_kernels::{cross_entropy, pull_back};
 use serde_json::{Value, json};
 
-/// The mean cross-entropy of each sample's label, given the logits of its last token: transformers'
-/// `ForSequenceClassification`, for a model with a head of classes.
+/// Mean cross-entropy of each sample's label, given the logits of its last token: transformers'
+/// `ForSequenceClassification`, for a model with a classification head.
 ///
-/// Labels come with the data, as [`DatasetBuilder::labels`](crate::data::DatasetBuilder::labels) keeps them
-/// under the name `label`.
+/// Labels are part of the data, under the name `label`: see
+/// [`DatasetBuilder::labels`](crate::data::DatasetBuilder::labels).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceClassification {
-    /// Classes: logits of the head.
+    /// Number of classes: logits of the head.
     pub num_labels: usize,
 }
 
-/// The name of the labels in the data.
+/// Name of the labels in the data.
 const LABEL: &str = "label";
 
 impl<M: CausalLm> Objective<M> for SequenceClassification {

@@ -1,4 +1,4 @@
-//! What is minimized: the door that the next-token loss goes through, and a user's own.
+//! Training objectives: the interface of the next-token loss, and of a loss of your own.
 
 mod classification;
 mod next_token;
@@ -16,38 +16,41 @@ use crate::{
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use serde_json::Value;
 
-/// A loss over the states that the layers give, with its gradient and metrics.
+/// A loss over the hidden states of the last layer, with its gradient and metrics.
 ///
-/// The trainer runs the layers, forward and backward, and divides sums by counts. An objective says what
-/// lies between: from the states after the last layer to sums of losses and metrics over a batch, and the
-/// gradient of the losses' sum. [`NextToken`] is the default; [`Trainer::fit_with`](crate::Trainer::fit_with)
-/// takes another. The book has one of a user's own in the chapter on extending.
+/// The trainer runs the layers, forward and backward, and divides sums by counts. An objective
+/// computes what lies between: from the states after the last layer to the sums of losses and
+/// metrics over a batch, and the gradient of the summed loss. [`NextToken`] is the default;
+/// [`Trainer::fit_with`](crate::Trainer::fit_with) takes another. The chapter on extending in the
+/// book implements a custom one.
 pub trait Objective<M: CausalLm>: Send + Sync {
-    /// What decides the loss beside the settings of the run: one that is resumed has to find the same.
+    /// Returns the settings that the loss depends on beside those of the run. They must be the same
+    /// when a run is resumed.
     fn settings(&self) -> Value;
 
     /// Checks the data before the first step.
     ///
     /// # Errors
-    /// Data that the objective cannot be computed on.
+    /// An error if the objective cannot be computed on the data.
     fn check(&self, data: &Dataset) -> Result<(), TrainError> {
         let _ = data;
         Ok(())
     }
 
-    /// The names of the metrics, in the order of [`Outcome::metrics`].
+    /// Names of the metrics, in the order of [`Outcome::metrics`].
     fn metrics(&self) -> Vec<&'static str>;
 
-    /// The number of items that a batch's sums are over: target tokens. Losses and metrics of a step are
-    /// the sums of its batches, divided by their counts together.
+    /// Number of items that a batch's sums are over: target tokens. Losses and metrics of a step
+    /// are the sums over its batches, divided by the total of their counts.
     fn count(&self, batch: &Batch) -> usize {
         batch.target_count
     }
 
-    /// The sums over a batch.
+    /// Computes the sums over a batch.
     ///
-    /// With `sums` the gradients of what the objective itself computes with, such as the head's, are added
-    /// to them, and the outcome has the gradient of the losses' sum at `hidden`. Without, it is evaluated.
+    /// With `sums`, the gradients of the objective's own parameters, such as the head's, are added
+    /// to them, and the outcome has the gradient of the summed loss at `hidden`. Without, the
+    /// objective is only evaluated.
     ///
     /// # Shapes
     /// - hidden: `[rows, sequence, hidden]`, without a graph
@@ -67,14 +70,14 @@ pub trait Objective<M: CausalLm>: Send + Sync {
     }
 }
 
-/// What a batch gave, still on the device.
+/// Result of a batch, still on the device.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The sum of the losses, `[1]` in float32.
+    /// Sum of the losses, `[1]` in float32.
     pub loss: Tensor<1>,
-    /// The sums of the metrics, each `[1]` in float32.
+    /// Sums of the metrics, each `[1]` in float32.
     pub metrics: Vec<Tensor<1>>,
-    /// The gradient of the losses' sum at the states, `[rows, sequence, hidden]`, where it was asked for.
+    /// Gradient of the summed loss at the hidden states, `[rows, sequence, hidden]`, if requested.
     pub grad: Option<Tensor<3>>,
 }
 
@@ -83,13 +86,13 @@ pub struct Outcome {
 pub struct GradientSums(pub(crate) Flat);
 
 impl GradientSums {
-    /// Adds the gradients of a model's trained parameters, and takes them out of `found`.
+    /// Adds the gradients of a model's trained parameters, and removes them from `found`.
     pub fn add<M: CausalLm>(&mut self, model: &M, found: &mut Gradients) {
         params::add_gradients(&mut self.0, model, found);
     }
 }
 
-/// Integers as a tensor.
+/// Creates an integer tensor.
 pub(crate) fn ints(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
     let shape = [values.len()];
     Tensor::from_data(TensorData::new(values, shape), (device, burn::tensor::DType::I32))

@@ -1,4 +1,4 @@
-//! The cross-entropy of each token's successor.
+//! Next-token cross-entropy.
 
 use super::{GradientSums, Objective, Outcome, ints};
 use crate::{data::Batch, model::CausalLm};
@@ -6,18 +6,20 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use burn_lora_kernels::{cross_entropy, pull_back};
 use serde_json::{Value, json};
 
-/// The loss of language models: the mean cross-entropy of the target tokens given those before them.
+/// Loss of language models: the mean cross-entropy of the target tokens given those before them.
 ///
-/// Head and loss take some tokens at a time, so that the logits of a batch are never there together.
+/// Head and loss process some tokens at a time, so that the logits of a batch are never all in
+/// memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct NextToken {
-    /// Tokens that the head takes at a time; `None` for logits of 128 Mi values.
+    /// Tokens per chunk of head and loss; `None` for as many as give logits of 128 Mi values,
+    /// between 64 and 8,192.
     pub chunk: Option<usize>,
-    /// The part of a target's probability that is spread over the vocabulary (arXiv:1512.00567).
+    /// Fraction of a target's probability that is spread over the vocabulary (arXiv:1512.00567).
     pub label_smoothing: f32,
 }
 
-/// Tokens that the head takes at a time, where nothing is set: logits of 128 Mi values.
+/// Default number of tokens per chunk of the head: logits of 128 Mi values.
 pub(crate) fn chunk(vocabulary: usize) -> usize {
     ((1 << 27) / vocabulary.max(1)).clamp(64, 8192)
 }
@@ -70,7 +72,8 @@ impl<M: CausalLm> Objective<M> for NextToken {
             hits = hits + entropy.hits.sum();
         }
         let grad = sums.is_some().then(|| {
-            // Every token takes the gradient of its place; those that are no targets the zeros after them.
+            // Every token gathers the gradient of its place; tokens that are no targets gather the
+            // row of zeros at the end.
             let mut from = vec![places.len() as i32; rows * length];
             for (number, (place, _)) in places.iter().enumerate() {
                 from[*place as usize] = number as i32;
@@ -86,7 +89,7 @@ impl<M: CausalLm> Objective<M> for NextToken {
     }
 }
 
-/// Places of target tokens, and their successors.
+/// Splits target places into the places of tokens and their successors.
 fn split(places: &[(i32, i32)], device: &Device) -> (Tensor<1, Int>, Tensor<1, Int>) {
     let (places, targets) = places.iter().copied().unzip();
     (ints(places, device), ints(targets, device))

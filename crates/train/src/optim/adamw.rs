@@ -9,7 +9,7 @@ use burn_lora_kernels::{
 };
 use std::{collections::BTreeMap, path::Path};
 
-/// Parameters with fewer elements have their moments in float32, as bitsandbytes does it.
+/// Parameters with fewer elements keep their moments in float32, as in bitsandbytes.
 const CODED_FROM: usize = 4096;
 
 /// AdamW over vectors in float32.
@@ -22,14 +22,14 @@ pub(super) struct AdamW {
     /// Steps done.
     step: usize,
     moments: BTreeMap<String, Moments>,
-    /// The values of the codes, on the device.
+    /// Values of the codes, on the device.
     maps: Option<Tensor<1>>,
 }
 
-/// The averages of a parameter's gradient and of its square: `m` and `v`.
+/// Averages of a parameter's gradient and of its square: `m` and `v`.
 enum Moments {
     Float([Tensor<1>; 2]),
-    /// Codes, 4 a word, and the absmax of each block: of `m`, then of `v`.
+    /// Codes, 4 per word, and the absmax of each block: of `m`, then of `v`.
     Coded(Tensor<1, Int>, Tensor<1>),
 }
 
@@ -38,7 +38,8 @@ impl AdamW {
         Self { beta1, beta2, eps, coded, step: 0, moments: BTreeMap::new(), maps: None }
     }
 
-    /// Bytes of both moments of so many elements: see [`zeros`](Self::zeros).
+    /// Returns the bytes of both moments of a parameter of `len` elements: see
+    /// [`zeros`](Self::zeros).
     pub fn state_bytes(len: usize, coded: bool) -> usize {
         if coded && len >= CODED_FROM {
             4 * 2 * (len.div_ceil(CODES) + len.div_ceil(BLOCK))
@@ -47,7 +48,7 @@ impl AdamW {
         }
     }
 
-    /// Whether the moments of so many elements are in 8 bits.
+    /// Returns `true` if the moments of a parameter of `len` elements are in 8 bits.
     fn is_coded(&self, len: usize) -> bool {
         self.coded && len >= CODED_FROM
     }
@@ -62,7 +63,7 @@ impl AdamW {
         }
     }
 
-    /// The numbers of this step.
+    /// Returns the scalars of this step.
     fn numbers(&self, rate: f64, decay: f64) -> Step {
         let [correction1, correction2] =
             [self.beta1, self.beta2].map(|beta| 1.0 - beta.powi(self.step as i32));
@@ -137,7 +138,7 @@ impl Running for AdamW {
             let mut float = |name: &str, len| {
                 let full = format!("{path}.{name}");
                 let data = take(&mut state, &full, len, DType::F32, file)?;
-                // Roots are taken of `v`; an absmax is one.
+                // `v` is under a root; an absmax is not negative.
                 if name != "m" && data.iter::<f32>().any(|value| value < 0.0) {
                     let reason = format!("`{full}` has values below 0: it was damaged; remove it");
                     return Err(TrainError::format(file, reason));

@@ -12,7 +12,7 @@ use burn::optim::{LionConfig, SgdConfig, momentum::MomentumConfig};
 use serde::{Deserialize, Serialize};
 use simple::Simple;
 
-/// Which optimizer, with its settings. The learning rate and the weight decay are the run's.
+/// Optimizer and its settings. The learning rate and the weight decay are those of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
@@ -21,24 +21,24 @@ pub enum Optimizer {
     /// the gradient and its square, and `t` the number of the step,
     /// `p ← p · (1 - rate · decay) - rate / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`.
     AdamW {
-        /// The decay of the average of gradients.
+        /// Decay of the average of gradients.
         #[serde(default = "beta1")]
         beta1: f64,
-        /// The decay of the average of their squares.
+        /// Decay of the average of their squares.
         #[serde(default = "beta2")]
         beta2: f64,
         /// Added to the root of the average of squares.
         #[serde(default = "eps")]
         eps: f64,
     },
-    /// AdamW with bitsandbytes' 8-bit averages (arXiv:2110.02861): 2 bytes an element instead of 8.
-    /// Blocks of 256 share a scale; parameters of fewer than 4096 elements keep float32. The decay
-    /// comes after the step: `p ← (p - rate / (1 - β₁ᵗ) · ...) · (1 - rate · decay)`.
+    /// AdamW with bitsandbytes' 8-bit averages (arXiv:2110.02861): 2 bytes per element instead of
+    /// 8. Blocks of 256 share a scale; parameters of fewer than 4096 elements keep float32. The
+    /// decay comes after the step: `p ← (p - rate / (1 - β₁ᵗ) · ...) · (1 - rate · decay)`.
     AdamW8bit {
-        /// The decay of the average of gradients.
+        /// Decay of the average of gradients.
         #[serde(default = "beta1")]
         beta1: f64,
-        /// The decay of the average of their squares.
+        /// Decay of the average of their squares.
         #[serde(default = "beta2")]
         beta2: f64,
         /// Added to the root of the average of squares.
@@ -49,17 +49,17 @@ pub enum Optimizer {
     /// `p ← p · (1 - rate · decay) - rate · sign(β₁ m + (1 - β₁) g)`, `m ← β₂ m + (1 - β₂) g`. Rates
     /// are about a tenth of AdamW's.
     Lion {
-        /// The part of the average in the direction.
+        /// Weight of the average in the direction.
         #[serde(default = "beta1")]
         beta1: f64,
-        /// The decay of the average.
+        /// Decay of the average.
         #[serde(default = "lion_beta2")]
         beta2: f64,
     },
     /// Stochastic gradient descent, Burn's: `m ← momentum · m + g`,
     /// `p ← p · (1 - rate · decay) - rate · m`.
     Sgd {
-        /// The decay of the sum of gradients; without one there is no state.
+        /// Decay of the sum of gradients; without momentum there is no state.
         #[serde(default)]
         momentum: f64,
     },
@@ -117,7 +117,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Bytes of the state of a parameter of `len` elements.
+    /// Returns the bytes of the state of a parameter of `len` elements.
     pub(crate) fn state_bytes(&self, len: usize) -> usize {
         match self {
             Self::AdamW { .. } => AdamW::state_bytes(len, false),
@@ -133,7 +133,7 @@ impl Optimizer {
         }
     }
 
-    /// The optimizer before its first step.
+    /// Creates the optimizer, before its first step.
     pub fn init(self) -> Box<dyn Running> {
         match self {
             Self::AdamW { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, false)),

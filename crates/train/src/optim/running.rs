@@ -1,30 +1,31 @@
-//! An optimizer at work, and what those here share.
+//! Interface of running optimizers, and their shared functions.
 
 use crate::TrainError;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::{collections::BTreeMap, path::Path};
 
-/// An optimizer at work: its settings and its state.
+/// A running optimizer: its settings and its state.
 pub trait Running: Send {
     /// Begins a step: each parameter is updated once in it.
     fn begin(&mut self);
 
-    /// The parameter's new value. It takes the place of the old one in memory, where nothing else
+    /// Returns the parameter's new value. It replaces the old value in memory, if nothing else
     /// holds that.
     ///
     /// # Panics
-    /// If the vectors are not of one length, in float32 and on one device.
+    /// If the vectors do not have the same length, are not in float32 or are not on the same
+    /// device.
     fn update(&mut self, update: Update<'_>) -> Tensor<1>;
 
-    /// All that a checkpoint needs, beside the number of steps.
+    /// Returns the state to save with a checkpoint, without the number of steps.
     fn state(&self) -> State;
 
-    /// Goes on, bit for bit, from the state that `file` had after `step` steps, for parameters of
-    /// these paths and lengths.
+    /// Resumes, bit for bit, from the state in `file` after `step` steps, for parameters of these
+    /// paths and lengths.
     ///
     /// # Errors
-    /// If the state of a parameter is missing, or has another length or dtype, or if there is state of
-    /// something else.
+    /// [`TrainError::Format`] if the state of a parameter is missing or has another length or
+    /// dtype, or if there is state of anything else.
     fn load(
         &mut self,
         step: usize,
@@ -35,26 +36,26 @@ pub trait Running: Send {
     ) -> Result<(), TrainError>;
 }
 
-/// The tensors of an optimizer by name, for a checkpoint.
+/// Tensors of an optimizer by name, for a checkpoint.
 pub type State = BTreeMap<String, TensorData>;
 
-/// What one update of a parameter is about. Vectors are in float32 and without a graph.
+/// Input of one update of a parameter. Vectors are in float32 and without a graph.
 pub struct Update<'a> {
-    /// Its path in the model.
+    /// Path in the model.
     pub path: &'a str,
-    /// Its value.
+    /// Value.
     pub param: Tensor<1>,
-    /// Its gradient.
+    /// Gradient.
     pub grad: Tensor<1>,
-    /// What the gradient is multiplied by, `[1]`: one over the target tokens, and the clipping.
+    /// Factor of the gradient, `[1]`: one over the number of target tokens, times the clipping.
     pub factor: Tensor<1>,
-    /// The learning rate.
+    /// Learning rate.
     pub rate: f64,
-    /// The weight decay.
+    /// Weight decay.
     pub decay: f64,
 }
 
-/// A vector of a checkpoint.
+/// Takes a vector out of a checkpoint's state.
 pub(super) fn take(
     state: &mut State,
     name: &str,
@@ -75,7 +76,8 @@ pub(super) fn take(
     Ok(data)
 }
 
-/// Nothing may be left of a state: it would be of a parameter that this run does not train.
+/// Checks that nothing is left of a state: it would belong to a parameter that this run does not
+/// train.
 pub(super) fn all_taken(state: &State, file: &Path) -> Result<(), TrainError> {
     match state.keys().next() {
         Some(name) => Err(TrainError::format(file, format!("`{name}` is of no trained parameter"))),

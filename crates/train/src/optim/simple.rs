@@ -1,4 +1,4 @@
-//! Burn's own optimizers, those whose state is tensors of the parameter's length.
+//! Burn's optimizers whose state is tensors of the parameter's length.
 
 use super::running::{Running, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
@@ -9,10 +9,10 @@ use burn::{
 use burn_lora_kernels::optimizer::check;
 use std::{collections::BTreeMap, path::Path};
 
-/// One of Burn's optimizers, made without a weight decay: it is done here, before the step.
+/// One of Burn's optimizers, created without weight decay, which is applied here before the step.
 pub(super) struct Simple<O: Optimizer> {
     optimizer: O,
-    /// Tensors of a parameter's state.
+    /// Number of tensors of a parameter's state.
     tensors: usize,
     states: BTreeMap<String, O::State<1>>,
 }

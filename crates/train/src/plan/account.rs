@@ -1,6 +1,6 @@
-//! What is alive at the moments at which a step may need most: counted from the code, each tensor of
-//! some size once. The letters are H, hidden; Q and K, all heads of queries, and of keys; I, the inside
-//! of the MLP; V, the vocabulary.
+//! Tensors alive at the moments at which a step may need most memory, counted from the code, each
+//! tensor of some size once. The letters are H, hidden; Q and K, all heads of queries, and of keys;
+//! I, the intermediate size of the MLP; V, the vocabulary.
 
 use super::{
     memory::{Memory, Moment},
@@ -17,9 +17,9 @@ pub(super) struct Account<'a> {
     pub shape: &'a Shape,
     /// Whether the linear layers of the decoder are packed.
     pub packed: bool,
-    /// Whether the scores of attention stay in registers.
+    /// Whether the attention scores stay in registers.
     pub fused: bool,
-    /// Bytes of a value in the dtype that is computed in.
+    /// Bytes per value in the compute dtype.
     pub size: usize,
     pub rows: usize,
     pub length: usize,
@@ -30,18 +30,19 @@ impl Account<'_> {
         self.rows * self.length
     }
 
-    /// Bytes of so many values a token.
+    /// Returns the bytes of this many values per token.
     fn values(&self, a_token: usize) -> u64 {
         (self.tokens() * a_token * self.size) as u64
     }
 
-    /// Q and K.
+    /// Returns Q and K.
     fn heads(&self) -> [usize; 2] {
         let LlamaConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = *self.config;
         [num_attention_heads * head_dim, num_key_value_heads * head_dim]
     }
 
-    /// Every moment of a step at which the most may be needed: `begin` has what is always there.
+    /// Returns every moment of a training step at which memory may peak. `begin` has what is always
+    /// there.
     pub fn training(&self, train: &TrainConfig, begin: &Memory) -> Vec<Memory> {
         let stretches = train.recompute.stretches(self.shape.blocks.len());
         let accumulates = train.gradient_accumulation_steps > 1;
@@ -51,7 +52,7 @@ impl Account<'_> {
         let last = stretches.len() - 1;
         let inputs = |number: usize| match train.offload {
             true => self.values(self.config.hidden_size),
-            // `step::run` keeps the output of every stretch but the last; the first one's input is
+            // `step::run` keeps the output of every segment but the last; the first one's input is
             // that of its first norm.
             false => self.values(self.config.hidden_size) * number.max(1) as u64,
         };
@@ -90,22 +91,22 @@ impl Account<'_> {
             };
             let activations = self.kept(blocks) + self.mlp_gradients(block);
             moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(block))));
-            // The input of this layer, where it is not that of the stretch.
+            // The input of this layer, if it is not that of the segment.
             let input = if before.is_empty() { 0 } else { self.config.hidden_size };
             let activations =
                 self.kept(before) + self.values(input) + self.attention_backward(block);
             let scores = self.scores() * (2 * 4 + 2 * self.size as u64);
             moments.push(moment(Moment::Attention, activations, self.scratch(scores)));
         }
-        // AdamW is one operation; Burn's optimizers make some vectors on the way.
+        // AdamW is one operation; Burn's optimizers allocate some intermediate vectors.
         let vectors = match train.optimizer {
             Optimizer::AdamW { .. } | Optimizer::AdamW8bit { .. } => 1,
             _ => 4,
         };
         moments.push(Memory {
             moment: Moment::Update,
-            // `params::update` writes new values beside the old ones, and drops the gradients one by
-            // one while it does so.
+            // `params::update` writes new values beside the old ones, and drops the gradients one
+            // by one while it does so.
             gradients: all,
             scratch: 4 * vectors * self.shape.trained().max().unwrap_or(0) as u64,
             ..begin
@@ -113,14 +114,14 @@ impl Account<'_> {
         moments
     }
 
-    /// The moments of a pass without gradients, `step::evaluate`.
+    /// Returns the moments of a pass without gradients, `step::evaluate`.
     pub fn evaluation(&self, begin: &Memory) -> Vec<Memory> {
         let (hidden, [q, k]) = (self.config.hidden_size, self.heads());
         let inside = self.config.intermediate_size;
         let decoded = self.shape.blocks.iter().map(|block| self.decoded(block)).max();
         // The residual and the norm's output; gate, up and their product.
         let mlp = self.values(2 * hidden + 3 * inside);
-        // Those, queries and output, keys and values, and the values once more, put in order.
+        // Those, queries and output, keys and values, and a contiguous copy of the values.
         let attention = self.values(2 * hidden + 2 * q + 3 * k);
         let scores = self.scores() * (4 + self.size as u64);
         let moment = |moment, activations, loss, scratch| Memory {
@@ -138,8 +139,8 @@ impl Account<'_> {
         ]
     }
 
-    /// The layers of a stretch that have a graph: in the first one it begins where something is
-    /// trained.
+    /// Returns the layers of a segment that have a graph: in the first segment it begins at the
+    /// first trained parameter.
     fn tracked(&self, stretch: &Range<usize>, is_first: bool) -> &[Block] {
         let trains = |layer: &Layer| !layer.trained(self.shape.dora).is_empty();
         let blocks = &self.shape.blocks[stretch.clone()];
@@ -150,12 +151,13 @@ impl Account<'_> {
         &blocks[begin.unwrap_or(blocks.len())..]
     }
 
-    /// Bytes that layers with a graph keep for their backward pass, without the input of the first.
+    /// Returns the bytes that layers with a graph keep for their backward pass, without the input
+    /// of the first.
     fn kept(&self, blocks: &[Block]) -> u64 {
         let between = blocks.len().saturating_sub(1) * self.config.hidden_size;
         let inside = blocks.iter().map(|block| {
             let o_proj = &block["self_attn.o_proj"];
-            // The output, with the heads put behind the sequence.
+            // The output, with the heads moved behind the sequence.
             let output = if self.keeps_input(o_proj) { self.heads()[0] } else { 0 };
             self.attention_kept(block)
                 + self.values(output + self.beside(o_proj))
@@ -164,8 +166,8 @@ impl Account<'_> {
         self.values(between) + inside.sum::<u64>()
     }
 
-    /// Up to the attention: the norm's output, queries, keys, values, output (`ops/autodiff.rs` of the
-    /// llama crate).
+    /// Returns the bytes kept up to the attention: the norm's output, queries, keys, values, output
+    /// (`attention/autodiff.rs` of the kernels crate).
     fn attention_kept(&self, block: &Block) -> u64 {
         let [q, k] = self.heads();
         let linears =
@@ -181,7 +183,8 @@ impl Account<'_> {
             + self.casts(block)
     }
 
-    /// The input of the norm, its output, gate and up, and their product.
+    /// Returns the bytes kept by the MLP: the input of the norm, its output, gate and up, and their
+    /// product.
     fn mlp_kept(&self, block: &Block) -> u64 {
         let [gate, up, down] =
             ["gate_proj", "up_proj", "down_proj"].map(|name| &block[&format!("mlp.{name}")]);
@@ -192,13 +195,14 @@ impl Account<'_> {
         self.values(hidden + normed + 2 * inside + product + beside)
     }
 
-    /// Whether a layer keeps its input: for the gradient of A, or of a copy of the weight.
+    /// Returns `true` if a layer keeps its input: for the gradient of A, or of a copy of the
+    /// weight.
     fn keeps_input(&self, layer: &Layer) -> bool {
         layer.is_copied() || layer.rank().is_some() && !self.shape.dropout
     }
 
-    /// Values a token that a layer keeps beside its input: `h = x · Aᵀ`; the mask of the dropout and
-    /// what it leaves; for DoRA the products that are scaled.
+    /// Returns the values per token that a layer keeps beside its input: `h = x · Aᵀ`; the dropout
+    /// mask and the masked input; for DoRA the scaled products.
     fn beside(&self, layer: &Layer) -> usize {
         let Some(rank) = layer.rank() else { return 0 };
         let (dropped, scaled) = match self.shape.dropout {
@@ -208,7 +212,7 @@ impl Account<'_> {
         rank + dropped + if self.shape.dora { scaled } else { 0 }
     }
 
-    /// Trained weights of a layer in the dtype that is computed in.
+    /// Returns the bytes of the casts of trained weights to the compute dtype.
     fn casts(&self, block: &Block) -> u64 {
         block.values().map(|layer| self.cast(layer)).sum()
     }
@@ -218,10 +222,10 @@ impl Account<'_> {
         if self.size == 4 { 0 } else { (self.size * (layer.low_rank_values() + copied)) as u64 }
     }
 
-    /// What comes on top of what is kept, backward through an MLP: the output (forward) and its
-    /// gradient; that of the product, which takes the memory of the product where that is kept
-    /// (gate's and up's take that of gate and up). The input of a dense layer with an update has two
-    /// gradients, which are added.
+    /// Returns the bytes on top of the kept ones, backward through an MLP: the output (forward) and
+    /// its gradient; the gradient of the product, which reuses the memory of the product if that is
+    /// kept (those of gate and up reuse the memory of gate and up). The input of a dense layer with
+    /// an update has two gradients, which are added.
     fn mlp_gradients(&self, block: &Block) -> u64 {
         let down = &block["mlp.down_proj"];
         let own = !self.keeps_input(down);
@@ -230,9 +234,10 @@ impl Account<'_> {
         self.values(2 * self.config.hidden_size + products * self.config.intermediate_size)
     }
 
-    /// What is left of a layer backward in its attention, and what is made there: the gradients of the
-    /// residual and of the output (put in order), of queries, of keys and values (in float32, where
-    /// blocks of scores are added up); the values put in order; `delta`.
+    /// Returns the bytes of a layer backward in its attention: the kept ones, and those of the
+    /// gradients of the residual and of the output (made contiguous), of queries, of keys and
+    /// values (in float32, if blocks of scores are summed), of the contiguous values, and of
+    /// `delta`.
     fn attention_backward(&self, block: &Block) -> u64 {
         let ([q, k], tokens) = (self.heads(), self.tokens());
         let delta = 4 * tokens * self.config.num_attention_heads;
@@ -241,7 +246,7 @@ impl Account<'_> {
         self.attention_kept(block) + made
     }
 
-    /// Scores that there are at a time.
+    /// Returns the number of attention scores alive at a time.
     fn scores(&self) -> u64 {
         if self.fused {
             return 0;
@@ -250,31 +255,31 @@ impl Account<'_> {
         attention_scores(self.rows, num_attention_heads, num_key_value_heads, self.length) as u64
     }
 
-    /// The largest weight of a layer, decoded.
+    /// Returns the bytes of the largest weight of a layer, decoded.
     fn decoded(&self, block: &Block) -> u64 {
         let packed = block.values().filter(|layer| self.packed && !layer.is_copied());
         (self.size * packed.map(Layer::values).max().unwrap_or(0)) as u64
     }
 
-    /// `more`, and what is always needed: cuBLASLt's workspace, the table of positions.
+    /// Returns `more` plus what is always needed: cuBLASLt's workspace, the table of positions.
     fn scratch(&self, more: u64) -> u64 {
         let positions = self.length.next_power_of_two().max(256);
         more + (Gemm::WORKSPACE_BYTES + 4 * positions * self.config.head_dim) as u64
     }
 
-    /// Some tokens in the head: the states before and after the norm, the logits, and their gradient
-    /// (`objective::next_token`).
+    /// Returns the bytes of a chunk of tokens in the head: the states before and after the norm,
+    /// the logits, and their gradient (`objective::next_token`).
     fn logits(&self, chunk: usize) -> u64 {
         let LlamaConfig { vocab_size, hidden_size, .. } = *self.config;
         (self.size * chunk.min(self.tokens()) * (2 * vocab_size + 2 * hidden_size)) as u64
     }
 
-    /// The head and the loss of all tokens: one chunk, and the gradients that the chunks before gave;
-    /// or these, all in one, and put in order.
+    /// Returns the bytes of head and loss of all tokens: one chunk, and the gradients of the chunks
+    /// before; or these, concatenated, and reordered.
     fn loss(&self, chunk: Option<usize>) -> u64 {
         let head = &self.shape.head;
         let grads = self.values(self.config.hidden_size);
-        // The gradient of a copy of the head, before it is added up in float32.
+        // The gradient of a copy of the head, before it is summed in float32.
         let copied = if head.is_copied() { head.values() * (self.size + 4) } else { 0 };
         let chunk = self.logits(chunk.unwrap_or_else(|| objective::chunk(self.config.vocab_size)));
         (grads + chunk + self.cast(head) + copied as u64).max(3 * grads)

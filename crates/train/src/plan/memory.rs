@@ -1,11 +1,11 @@
-//! The memory of a run, part by part.
+//! Memory of a run, by part.
 
 use std::fmt;
 
-/// What CUDA itself takes of a GPU: 527 MiB on an H200 (`docs/MEASUREMENTS.md`).
+/// Memory of a GPU that CUDA itself takes: 527 MiB on an H200 (`docs/MEASUREMENTS.md`).
 const CONTEXT: u64 = 527 << 20;
 
-/// When a step needs most.
+/// Moment of a step at which memory peaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Moment {
@@ -16,33 +16,33 @@ pub enum Moment {
     Mlp,
     /// In an attention: backward, where there are gradients.
     Attention,
-    /// When the optimizer changes the parameters.
+    /// When the optimizer updates the parameters.
     Update,
 }
 
-/// What is in memory at one moment, in bytes. `Display` is a table.
+/// Memory in use at one moment, in bytes. `Display` is a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Memory {
-    /// The frozen model.
+    /// Frozen model.
     pub base: u64,
-    /// The adapter: A, B, magnitudes, copies that are trained.
+    /// Adapter: A, B, magnitudes, trained copies.
     pub adapter: u64,
-    /// The state of the optimizer.
+    /// Optimizer state.
     pub optimizer: u64,
     /// Gradients of trained parameters.
     pub gradients: u64,
-    /// The inputs that layers are run again from.
+    /// Inputs from which layers are recomputed.
     pub inputs: u64,
-    /// What layers keep for their backward pass, and its gradients.
+    /// Activations that layers keep for their backward pass, and their gradients.
     pub activations: u64,
-    /// The logits of a chunk of tokens, their gradient, and what the chunks before gave.
+    /// Logits of a chunk of tokens, their gradient, and the gradients of the chunks before.
     pub loss: u64,
-    /// What does not outlive an operation: a decoded weight, scores, cuBLASLt's workspace.
+    /// Temporaries of an operation: a decoded weight, attention scores, cuBLASLt's workspace.
     pub scratch: u64,
-    /// In host memory instead: embeddings, offloaded inputs. Not part of [`total`](Self::total).
+    /// Host memory: embeddings, offloaded inputs. Not part of [`total`](Self::total).
     pub host: u64,
-    /// Which moment it is.
+    /// Moment of the peak.
     pub moment: Moment,
 }
 
@@ -71,14 +71,15 @@ impl Memory {
         ]
     }
 
-    /// All but what is in host memory.
+    /// Returns the bytes of all parts but host memory.
     pub fn total(&self) -> u64 {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// What a GPU has to have for it: a tenth more, because CubeCL's pool reserves whole pages and has
-    /// gaps, and CUDA's own half a GiB. Where there was room the pool reserved 4 to 20 % more than was in
-    /// use (`docs/MEASUREMENTS.md`); with less it moves what is there together, which was not measured.
+    /// Returns the GPU memory required: a tenth more than the total, because CubeCL's pool reserves
+    /// whole pages and has gaps, and CUDA's own half a GiB. With memory to spare, the pool reserved
+    /// 4 to 20 % more than was in use (`docs/MEASUREMENTS.md`); with less, it moves its contents
+    /// together, which was not measured.
     pub fn needed(&self) -> u64 {
         let total = self.total();
         total + total / 10 + CONTEXT

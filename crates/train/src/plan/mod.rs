@@ -1,4 +1,4 @@
-//! What memory a run will take, before it.
+//! Memory estimate of a run, before it starts.
 
 mod account;
 mod memory;
@@ -16,13 +16,13 @@ use burn_lora_quant::StorageFormat;
 use shape::Shape;
 use std::{fmt, sync::Arc};
 
-/// What memory a run of a [`Llama`](burn_lora_llama::Llama) will take, from its settings alone: nothing
-/// is loaded, and no device is needed.
+/// Memory estimate of a run of a [`Llama`](burn_lora_llama::Llama), from its settings alone:
+/// nothing is loaded, and no device is needed.
 ///
-/// It is an account of the tensors that are alive when a step needs most: every token of a batch is
-/// taken for a target, and every row for as long as the longest. It was compared with CubeCL's pool on
-/// CUDA, where it says up to 4 % more than what a thread saw that looked every millisecond; on other GPUs
-/// products take some scratch of their own. On the CPU take [`FloatDType::F32`].
+/// It counts the tensors that are alive when a step needs most: every token of a batch is taken as
+/// a target, and every row as long as the longest. Compared with CubeCL's pool on CUDA, the
+/// estimate is up to 4 % above the usage that a thread sampled every millisecond; on other GPUs
+/// matrix products need some scratch memory of their own. For the CPU, set [`FloatDType::F32`].
 ///
 /// ```
 /// use burn_lora_adapter::LoraConfig;
@@ -55,8 +55,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// A model in bfloat16 as its checkpoint is, and one row of 2,048 tokens through it without
-    /// gradients.
+    /// Creates the plan of a bfloat16 model, stored as its checkpoint is, and one row of 2,048
+    /// tokens through it without gradients.
     ///
     /// # Panics
     /// Never: a [`LlamaConfig`] has been checked.
@@ -74,8 +74,8 @@ impl MemoryPlan {
         }
     }
 
-    /// Quantizes the linear layers, as [`Loader::quantize`](burn_lora_llama::Loader::quantize) does; a
-    /// checkpoint that is quantized stays as it is.
+    /// Quantizes the linear layers, as [`Loader::quantize`](burn_lora_llama::Loader::quantize)
+    /// does; a quantized checkpoint stays as it is.
     pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
         if !self.config.quantized {
             self.quantize = Some(Arc::new(format));
@@ -83,7 +83,7 @@ impl MemoryPlan {
         self
     }
 
-    /// The dtype of activations and of the weights that are not packed.
+    /// Sets the dtype of activations and of the weights that are not packed.
     pub fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = dtype;
         self
@@ -96,47 +96,47 @@ impl MemoryPlan {
         self
     }
 
-    /// On this device. Without one, the scores of attention count as passing through memory, which on
+    /// Sets the device. Without one, the attention scores count as passing through memory, which on
     /// CUDA most do not: see [`attention_is_fused`].
     pub fn on(mut self, device: &Device) -> Self {
         self.device = Some(device.clone());
         self
     }
 
-    /// The adapter that is trained.
+    /// Sets the adapter to train.
     ///
     /// # Errors
-    /// Settings that cannot be used, or that match no layer of the model.
+    /// [`TrainError::Adapter`] if the settings are invalid or match no layer of the model.
     pub fn adapter(mut self, lora: &LoraConfig) -> Result<Self, TrainError> {
         self.shape = Shape::new(&self.config, Some(lora))?;
         Ok(self)
     }
 
-    /// Trains, with the rows of a batch that the settings say.
+    /// Sets the training settings, and the rows of a batch from them.
     pub fn train(mut self, config: &TrainConfig) -> Self {
         self.rows = config.batches.size;
         self.train = Some(config.clone());
         self
     }
 
-    /// Rows of a batch.
+    /// Sets the number of rows of a batch.
     pub fn rows(mut self, rows: usize) -> Self {
         self.rows = rows;
         self
     }
 
-    /// Tokens of the longest row.
+    /// Sets the number of tokens of the longest row.
     pub fn length(mut self, tokens: usize) -> Self {
         self.length = tokens;
         self
     }
 
-    /// Parameters that are trained.
+    /// Returns the number of trained parameters.
     pub fn trainable(&self) -> usize {
         self.shape.trained().sum()
     }
 
-    /// The moment that needs most, by its parts.
+    /// Returns the memory at the peak, by part.
     pub fn peak(&self) -> Memory {
         let dtype = DType::from(self.dtype);
         let size = dtype.size();
@@ -173,35 +173,36 @@ impl MemoryPlan {
         moments.into_iter().max_by_key(Memory::total).expect("there are some")
     }
 
-    /// The bytes of the peak: what CubeCL's pool calls in use.
+    /// Returns the bytes of the peak, which CubeCL's pool reports as in use.
     pub fn total(&self) -> u64 {
         self.peak().total()
     }
 
-    /// The bytes that a GPU has to have: see [`Memory::needed`].
+    /// Returns the bytes that a GPU has to have: see [`Memory::needed`].
     pub fn needed(&self) -> u64 {
         self.peak().needed()
     }
 
-    /// Whether the run fits a GPU with so many bytes.
+    /// Returns `true` if the run fits a GPU with this many bytes.
     pub fn fits(&self, device: u64) -> bool {
         self.needed() <= device
     }
 
-    /// The most rows of this length that fit a GPU with so many bytes; 0 if not even one does.
+    /// Returns the maximum number of rows of this length that fit a GPU with this many bytes; 0 if
+    /// not even one does.
     pub fn max_batch(&self, device: u64) -> usize {
         largest(1 << 20, |rows| self.clone().rows(rows).fits(device))
     }
 
-    /// The most tokens a row, with this number of rows, that fit a GPU with so many bytes: no more
-    /// than the model was made for, 0 if not even one does.
+    /// Returns the maximum number of tokens per row, with this number of rows, that fit a GPU with
+    /// this many bytes: at most the model's `max_position_embeddings`, 0 if not even one fits.
     pub fn max_length(&self, device: u64) -> usize {
         let most = self.config.max_position_embeddings;
         largest(most, |length| self.clone().length(length).fits(device))
     }
 }
 
-/// The bytes of a device's memory, where CubeCL knows them: on CUDA and Metal.
+/// Returns the bytes of a device's memory, where CubeCL knows them: on CUDA and Metal.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -220,7 +221,7 @@ pub fn device_memory(device: &Device) -> Option<u64> {
     None
 }
 
-/// The largest number up to `most` that fits, where all below it fit.
+/// Returns the largest number up to `most` that fits, given that all below it fit.
 fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
     let (mut fit, mut beyond) = (0, 1);
     while beyond <= most && fits(beyond) {

@@ -1,4 +1,4 @@
-//! The layers of a Llama with an adapter: their sizes, and what is trained of them.
+//! Layers of a Llama with an adapter: their sizes, and their trained parameters.
 
 use crate::{Optimizer, TrainError};
 use burn_lora_adapter::{Bias, LayerKind, LayerPlan, LoraConfig};
@@ -6,7 +6,7 @@ use burn_lora_llama::LlamaConfig;
 use burn_lora_quant::StorageFormat;
 use std::collections::BTreeMap;
 
-/// The path of the output head.
+/// Path of the output head.
 const HEAD: &str = "lm_head";
 
 /// A layer that can carry adapters.
@@ -30,7 +30,7 @@ impl Layer {
         self.out * self.width
     }
 
-    /// The rank of its update, if it has one.
+    /// Returns the rank of its update, if it has one.
     pub fn rank(&self) -> Option<usize> {
         match self.plan {
             Some(LayerPlan::Lora { rank, .. }) => Some(rank),
@@ -38,17 +38,17 @@ impl Layer {
         }
     }
 
-    /// Whether a copy of it is trained.
+    /// Returns `true` if a copy of the layer is trained.
     pub fn is_copied(&self) -> bool {
         self.plan == Some(LayerPlan::Save)
     }
 
-    /// Values of A and B.
+    /// Returns the number of values of A and B.
     pub fn low_rank_values(&self) -> usize {
         self.rank().unwrap_or(0) * (self.out + self.width)
     }
 
-    /// The lengths of the parameters that are trained.
+    /// Returns the lengths of the trained parameters.
     pub fn trained(&self, dora: bool) -> Vec<usize> {
         let mut lengths = Vec::new();
         if let Some(rank) = self.rank() {
@@ -64,7 +64,7 @@ impl Layer {
     }
 }
 
-/// The layers of one decoder layer, by their paths in it.
+/// Layers of one decoder layer, by path.
 pub(super) type Block = BTreeMap<String, Layer>;
 
 /// All layers of a model.
@@ -79,10 +79,10 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The layers of a model, with the adapter that it will have.
+    /// Creates the layers of a model, with the adapter that it will have.
     ///
     /// # Errors
-    /// Settings that cannot be used, or that match no layer.
+    /// [`TrainError::Adapter`] if the settings are invalid or match no layer.
     pub fn new(config: &LlamaConfig, lora: Option<&LoraConfig>) -> Result<Self, TrainError> {
         let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
         for (name, shape) in config.tensors() {
@@ -127,8 +127,8 @@ impl Shape {
         self.blocks.iter().flat_map(BTreeMap::values).chain(others)
     }
 
-    /// Bytes of the frozen model, the embeddings left out: `weights/build.rs` of the llama crate packs
-    /// the linear layers of the decoder, and has the rest in the model's dtype.
+    /// Returns the bytes of the frozen model without the embeddings: `weights/build.rs` of the
+    /// llama crate packs the linear layers of the decoder, and keeps the rest in the model's dtype.
     pub fn base_bytes(&self, quantize: Option<&dyn StorageFormat>, size: usize) -> u64 {
         let bytes = |layer: &Layer, quantize: Option<&dyn StorageFormat>| {
             let bias = if layer.bias { layer.out * size } else { 0 };
@@ -146,8 +146,8 @@ impl Shape {
         blocks + bytes(&self.norm, None) + bytes(&self.head, None)
     }
 
-    /// Bytes of the adapter, in float32: what is trained, and the norms of rows that DoRA keeps. Biases
-    /// are trained in place.
+    /// Returns the bytes of the adapter, in float32: the trained parameters, and the row norms that
+    /// DoRA keeps. Biases are trained in place.
     pub fn adapter_bytes(&self) -> u64 {
         let of = |layer: &Layer| {
             let norms = if self.dora && layer.rank().is_some() { layer.out } else { 0 };
@@ -157,7 +157,7 @@ impl Shape {
         4 * self.layers().map(of).sum::<usize>() as u64
     }
 
-    /// The lengths of all trained parameters.
+    /// Returns the lengths of all trained parameters.
     pub fn trained(&self) -> impl Iterator<Item = usize> {
         self.layers().flat_map(|layer| layer.trained(self.dora))
     }
@@ -166,7 +166,7 @@ impl Shape {
         self.trained().map(|len| optimizer.state_bytes(len) as u64).sum()
     }
 
-    /// Bytes of the gradients of some layers, in float32.
+    /// Returns the bytes of the gradients of some layers, in float32.
     pub fn gradient_bytes<'a>(&self, layers: impl IntoIterator<Item = &'a Layer>) -> u64 {
         let values = layers.into_iter().flat_map(|layer| layer.trained(self.dora));
         4 * values.sum::<usize>() as u64

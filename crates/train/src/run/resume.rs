@@ -1,4 +1,4 @@
-//! Going on from a checkpoint.
+//! Resumption from a checkpoint.
 
 use super::Run;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 use std::collections::BTreeMap;
 
 impl<M: CausalLm> Run<'_, M> {
-    /// Goes on from the newest checkpoint that is whole, if the run is to be resumed.
+    /// Resumes from the newest complete checkpoint, if the run is to be resumed.
     pub(super) fn begin(&mut self, resume: bool) -> Result<(), TrainError> {
         let Some(output) = &self.output else { return Ok(()) };
         output.check(resume)?;
@@ -72,7 +72,7 @@ impl<M: CausalLm> Run<'_, M> {
         Ok(())
     }
 
-    /// Whether the place of a checkpoint is one that this run can have been at.
+    /// Checks that this run can have been at the position of a checkpoint.
     fn check(&self, step: usize, place: &Place) -> Result<(), String> {
         let wrong = |name: &str, found: &dyn std::fmt::Debug, reason: String| {
             Err(format!("`{name}` is {found:?}: {reason}; it was damaged, remove the checkpoint"))
@@ -82,7 +82,7 @@ impl<M: CausalLm> Run<'_, M> {
         }
         let of_epoch = self.steps_of_epoch;
         let done = place.epoch.checked_mul(of_epoch).and_then(|n| n.checked_add(place.position));
-        // At the end of an epoch a checkpoint can still be in it.
+        // At the end of an epoch, a checkpoint can still belong to it.
         if place.position > of_epoch || done != Some(step) {
             let at = (place.epoch, place.position);
             let reason = format!("step {step} is another place, with {of_epoch} steps an epoch");
@@ -106,7 +106,7 @@ impl<M: CausalLm> Run<'_, M> {
             .or_else(|reason| wrong("plateau", &place.plateau, reason))
     }
 
-    /// Whether this is the run that wrote a checkpoint.
+    /// Checks that this run is the one that wrote a checkpoint.
     fn compare(&self, before: &Identity) -> Result<(), String> {
         let now = &self.progress.run;
         if let Some([name, was, is]) = now.difference(before) {
@@ -119,7 +119,7 @@ impl<M: CausalLm> Run<'_, M> {
         let reason = format!(
             "the base has other weights than when the run began: `{name}` was {was} and is {is}"
         );
-        // These are computed anew at each start, and not on all devices to the last bit.
+        // These are recomputed at each start, not bit-identically on all devices.
         if now.has_computed_base() {
             burn_lora_io::warn!("{reason}; an adapter's initialisation computes them");
             return Ok(());

@@ -1,11 +1,11 @@
-//! The learning rate of a step.
+//! Learning rate of a step.
 
 use super::{DecayKind, MinLr, Schedule, Warmup, check};
 use crate::error::TrainError;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// The learning rate of each step of a run: a [`Schedule`] with its base rate, warm-up and length.
+/// Learning rate of each step of a run: a [`Schedule`] with its base rate, warm-up and length.
 ///
 /// The values are those of transformers' schedulers; with a warm-up the first step has rate 0.
 ///
@@ -26,25 +26,25 @@ pub struct LearningRate {
     plateau: Plateau,
 }
 
-/// What [`Schedule::ReduceLrOnPlateau`] remembers of the evaluations so far: to be saved with a
-/// checkpoint, and given back to [`LearningRate::resume`].
+/// State of [`Schedule::ReduceLrOnPlateau`] over the evaluations so far, to be saved with a
+/// checkpoint and passed to [`LearningRate::resume`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plateau {
-    /// The learning rate.
+    /// Current learning rate.
     pub rate: f64,
-    /// The lowest validation loss.
+    /// Lowest validation loss.
     pub best: Option<f64>,
-    /// How many evaluations in a row were not better.
+    /// Number of consecutive evaluations without improvement.
     pub bad: usize,
-    /// How many evaluations will not be counted against the rate.
+    /// Number of evaluations that will not count against the rate.
     pub cooldown: usize,
 }
 
 impl LearningRate {
-    /// A rate of at most `base` for `total_steps` optimizer steps.
+    /// Creates a schedule with a peak rate of `base` for `total_steps` optimizer steps.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] for a setting outside of its range.
+    /// [`TrainError::Setting`] if a setting is out of its range.
     pub fn new(
         schedule: Schedule,
         warmup: Warmup,
@@ -65,12 +65,12 @@ impl LearningRate {
         Ok(Self { schedule, warmup, base, total_steps, plateau })
     }
 
-    /// The same for a run of another length.
+    /// Returns the same schedule for a run of another length.
     pub(crate) fn with_length(&self, warmup: Warmup, total_steps: usize) -> Self {
         Self { warmup: warmup.of(total_steps), total_steps, ..self.clone() }
     }
 
-    /// The learning rate of a step, counted from 0.
+    /// Returns the learning rate at a step, counted from 0.
     pub fn rate(&self, step: usize) -> f64 {
         match self.schedule {
             Schedule::ReduceLrOnPlateau { .. } => self.plateau.rate,
@@ -78,8 +78,8 @@ impl LearningRate {
         }
     }
 
-    /// Takes in a validation loss: [`Schedule::ReduceLrOnPlateau`] may lower the rate, the others
-    /// do nothing.
+    /// Records a validation loss: [`Schedule::ReduceLrOnPlateau`] may lower the rate, the other
+    /// schedules ignore it.
     pub fn evaluated(&mut self, loss: f64) {
         if let Schedule::ReduceLrOnPlateau { factor, patience, threshold, cooldown, min } =
             self.schedule
@@ -89,17 +89,17 @@ impl LearningRate {
         }
     }
 
-    /// What to save with a checkpoint.
+    /// Returns the state to save with a checkpoint.
     pub fn state(&self) -> &Plateau {
         &self.plateau
     }
 
-    /// Goes on from a saved state.
+    /// Resumes from a saved state.
     pub fn resume(&mut self, state: Plateau) {
         self.plateau = state;
     }
 
-    /// Whether a state is one that this rate can have after so many steps; if not, why.
+    /// Checks that this schedule can have a state after so many steps; the error is the reason.
     pub(crate) fn check(&self, state: &Plateau, step: usize) -> Result<(), String> {
         let Schedule::ReduceLrOnPlateau { min, cooldown, .. } = self.schedule else {
             let same = *state == Plateau { rate: self.base, best: None, bad: 0, cooldown: 0 };
@@ -117,7 +117,7 @@ impl LearningRate {
         Ok(())
     }
 
-    /// The part of the base rate that a step has.
+    /// Returns the learning rate at a step as a fraction of the base rate.
     fn factor(&self, step: usize) -> f64 {
         let (warmup, total) = (self.warmup as f64, self.total_steps as f64);
         let (step, floor) = (step as f64, self.floor());
@@ -159,7 +159,7 @@ impl LearningRate {
         }
     }
 
-    /// The lowest factor of the schedules that have one.
+    /// Returns the lowest factor of the schedules that have one.
     fn floor(&self) -> f64 {
         match self.schedule {
             Schedule::CosineWithMinLr { min: MinLr::Rate(rate) } => rate / self.base,
@@ -217,7 +217,7 @@ fn cosine(progress: f64) -> f64 {
     0.5 * (1.0 + (PI * progress).cos())
 }
 
-/// From `[0, 1]` to `[floor, 1]`.
+/// Maps `[0, 1]` to `[floor, 1]`.
 fn above(floor: f64, factor: f64) -> f64 {
     factor * (1.0 - floor) + floor
 }

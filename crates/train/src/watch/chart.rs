@@ -1,4 +1,4 @@
-//! Charts of lines, one below the other, as SVG.
+//! Line charts, one below the other, as SVG.
 
 use crate::error::TrainError;
 use plotters::{
@@ -51,7 +51,7 @@ impl<'a> Line<'a> {
         Self { name, points, color, light: false, marks: false }
     }
 
-    /// With a dot at each point.
+    /// Marks each point with a dot.
     pub(super) fn marked(mut self) -> Self {
         self.marks = true;
         self
@@ -124,7 +124,7 @@ impl Chart<'_> {
         Ok(())
     }
 
-    /// What the axes show: all finite points, and a little more above and below.
+    /// Returns the ranges of the axes: all finite points, and a margin above and below.
     fn ranges(&self) -> (Range<f64>, Range<f64>) {
         let points = || self.lines.iter().flat_map(|line| &line.points).filter(|p| is_finite(p));
         let x = range(points().map(|point| point.0), 0.0);
@@ -152,7 +152,7 @@ impl Line<'_> {
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
             }
         }
-        // A line of one point would not be seen.
+        // A line of one point would be invisible.
         if self.marks || points.len() == 1 {
             let finite = points.iter().filter(|point| is_finite(point));
             axes.draw_series(finite.map(|&point| Circle::new(point, 3, self.color.filled())))?;
@@ -165,7 +165,8 @@ fn is_finite(point: &(f64, f64)) -> bool {
     point.0.is_finite() && point.1.is_finite()
 }
 
-/// From the lowest to the highest value and `margin` of that more on both sides; never empty.
+/// Returns the range from the lowest to the highest value, with a relative `margin` on both sides;
+/// never empty.
 fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
     let all = values.fold(None, |all: Option<(f64, f64)>, value| {
         Some(all.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
@@ -179,7 +180,8 @@ fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
     low - margin..high + margin
 }
 
-/// The lowest and the highest of every few points, so that a picture of a long run is not large.
+/// Keeps the lowest and the highest of every few points, so that the plot of a long run is not
+/// large.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let few = points.len().div_ceil(WIDTH as usize);
     if few <= 2 {
@@ -195,7 +197,7 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     thinned
 }
 
-/// `0.25`, `1200`, `2e-4`.
+/// Formats a tick: `0.25`, `1200`, `2e-4`.
 fn tick(value: f64) -> String {
     let size = value.abs();
     if size < 1e-12 {

@@ -1,10 +1,10 @@
-//! What a run tells its observers.
+//! Events of a run.
 
 use crate::error::TrainError;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{collections::BTreeMap, fmt, path::Path};
 
-/// Something that is told what happens in a run. An error ends the run.
+/// Observer of the events of a run. An error ends the run.
 ///
 /// ```
 /// use burn_lora_train::{TrainError, watch::{Observer, StepMetrics}};
@@ -27,33 +27,33 @@ use std::{collections::BTreeMap, fmt, path::Path};
 /// ```
 #[allow(unused_variables)]
 pub trait Observer {
-    /// Before the first step.
+    /// Called before the first step.
     fn started(&mut self, run: &Started) -> Result<(), TrainError> {
         Ok(())
     }
 
-    /// After an optimizer step that is logged.
+    /// Called after an optimizer step that is logged.
     fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
         Ok(())
     }
 
-    /// After an evaluation on the validation data.
+    /// Called after an evaluation on the validation data.
     fn evaluated(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
         Ok(())
     }
 
-    /// After a checkpoint was written to a folder.
+    /// Called after a checkpoint was written to a folder.
     fn saved(&mut self, folder: &Path) -> Result<(), TrainError> {
         Ok(())
     }
 
-    /// After the last step.
+    /// Called after the last step.
     fn finished(&mut self, run: &Finished) -> Result<(), TrainError> {
         Ok(())
     }
 }
 
-/// All of them, one after the other, up to the first error.
+/// Calls all observers, one after the other, up to the first error.
 impl Observer for Vec<Box<dyn Observer>> {
     fn started(&mut self, run: &Started) -> Result<(), TrainError> {
         self.iter_mut().try_for_each(|observer| observer.started(run))
@@ -76,7 +76,7 @@ impl Observer for Vec<Box<dyn Observer>> {
     }
 }
 
-/// A run that begins.
+/// Description of a run that starts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     /// Optimizer steps in all.
@@ -85,43 +85,44 @@ pub struct Started {
     pub epochs: f64,
     /// Training examples.
     pub examples: usize,
-    /// Numbers that are trained.
+    /// Number of trained parameters.
     pub trainable_parameters: usize,
-    /// The step of the checkpoint that the run goes on from.
+    /// Step of the checkpoint that the run resumes from.
     pub resumed_from: Option<usize>,
 }
 
-/// An optimizer step. In JSON a number that is not finite is `null`, and read back as NaN.
+/// Metrics of a line of the log. In JSON, a number that is not finite is `null`, and read back as
+/// NaN.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
-    /// The step, from 1.
+    /// Optimizer step, from 1.
     pub step: usize,
     /// Passes over the data so far.
     pub epoch: f64,
-    /// Mean loss of the target tokens of the step.
+    /// Mean loss of the target tokens of the steps since the last line.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// Norm of all gradients together, before clipping.
+    /// Norm of all gradients of the step together, before clipping.
     #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
-    /// The learning rate of the step.
+    /// Learning rate of the step.
     pub learning_rate: f64,
-    /// Tokens that the run has seen so far.
+    /// Tokens processed so far.
     pub num_tokens: u64,
-    /// The objective's metrics, means over the steps since the last line: of the next-token loss
-    /// `mean_token_accuracy`, the part of the target tokens that the model would have chosen.
+    /// The objective's metrics, means over the steps since the last line: for the next-token loss
+    /// `mean_token_accuracy`, the fraction of correct tokens among the target tokens.
     #[serde(flatten)]
     pub metrics: Named,
-    /// Tokens a second since the last logged step.
+    /// Tokens per second since the last line.
     #[serde(deserialize_with = "null_is_nan")]
     pub tokens_per_second: f64,
-    /// Seconds an optimizer step took since the last logged one.
+    /// Seconds per optimizer step since the last line.
     pub step_seconds: f64,
-    /// Peak memory of the device in bytes, where it is known.
+    /// Bytes reserved by the device's memory pool, if known.
     pub memory: Option<u64>,
 }
 
-/// An evaluation. In JSON a number that is not finite is `null`, and read back as NaN.
+/// Metrics of an evaluation. In JSON, a number that is not finite is `null`, and read back as NaN.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalMetrics {
     /// The steps done.
@@ -131,25 +132,25 @@ pub struct EvalMetrics {
     /// Mean loss of the target tokens.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
-    /// The objective's metrics: of the next-token loss `mean_token_accuracy`, the part of the target tokens
-    /// that the model would have chosen, and `perplexity`, `e^loss`.
+    /// The objective's metrics: for the next-token loss `mean_token_accuracy`, the fraction of
+    /// correct tokens among the target tokens, and `perplexity`, `e^loss`.
     #[serde(flatten)]
     pub metrics: Named,
-    /// Target tokens, or what else the objective counts.
+    /// Number of target tokens, or of the other items that the objective counts.
     pub tokens: u64,
 }
 
-/// Metrics by name. In JSON a number that is not finite is `null`, and read back as NaN.
+/// Metrics by name. In JSON, a number that is not finite is `null`, and read back as NaN.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Named(BTreeMap<String, f64>);
 
 impl Named {
-    /// The metric of a name.
+    /// Returns the metric of a name.
     pub fn get(&self, name: &str) -> Option<f64> {
         self.0.get(name).copied()
     }
 
-    /// All of them, by name.
+    /// Returns all metrics, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
     }
@@ -168,33 +169,33 @@ impl<'de> Deserialize<'de> for Named {
     }
 }
 
-/// A run that has ended.
+/// Summary of a run that has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finished {
-    /// The steps done, those before a resumption included.
+    /// Steps done, including those before a resumption.
     pub steps: usize,
-    /// How long the run took, from its start or resumption.
+    /// Seconds that the run took, from its start or resumption.
     pub seconds: f64,
-    /// Why it ended.
+    /// Reason of the end.
     pub reason: StopReason,
     /// Step and validation loss of the best evaluation.
     pub best: Option<(usize, f64)>,
-    /// The loss of the last step.
+    /// Loss of the last line of the log.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
 }
 
-/// Why a run has ended.
+/// Reason that a run has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// All epochs are done.
     Done,
-    /// The largest number of steps is done.
+    /// The maximum number of steps is reached.
     MaxSteps,
     /// The validation loss has stopped falling.
     EarlyStopping,
-    /// Someone stopped it.
+    /// The run was interrupted.
     Interrupted,
 }
 

@@ -1,4 +1,4 @@
-//! Metrics in a file of JSON lines.
+//! Metrics log in JSON lines.
 
 use super::{EvalMetrics, Observer, Started, StepMetrics};
 use crate::error::TrainError;
@@ -20,7 +20,7 @@ pub enum Record {
 }
 
 impl Record {
-    /// The steps done.
+    /// Returns the number of steps done.
     pub fn step(&self) -> usize {
         match self {
             Self::Step(metrics) => metrics.step,
@@ -31,8 +31,8 @@ impl Record {
 
 /// An observer that appends a line of JSON for each logged step and each evaluation.
 ///
-/// A new run begins a new file. A run that goes on from step `k` keeps the lines up to `k`, so that
-/// the file is that of a run which was never interrupted.
+/// A new run starts a new file. A run that resumes from step `k` keeps the lines up to `k`, so that
+/// the file is that of an uninterrupted run.
 ///
 /// ```
 /// use burn_lora_train::watch::{MetricsLog, Observer, Started, StepMetrics};
@@ -52,15 +52,16 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// A log in a file that is opened when the run starts.
+    /// Creates a log in a file that is opened when the run starts.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), file: None }
     }
 
-    /// The lines of a file. A last line that a killed run did not finish is left out.
+    /// Reads the lines of a file, without an incomplete last line of a killed run.
     ///
     /// # Errors
-    /// A file that cannot be read, or a line that is no [`Record`].
+    /// [`TrainError::Io`] if the file cannot be read, [`TrainError::Format`] if a line is not a
+    /// [`Record`].
     pub fn read(path: &Path) -> Result<Vec<Record>, TrainError> {
         let bytes = burn_lora_io::read(path).map_err(|error| TrainError::io(path, error))?;
         let mut records = Vec::new();
@@ -77,7 +78,7 @@ impl MetricsLog {
         Ok(records)
     }
 
-    /// The lines so far, up to a step.
+    /// Reads the lines so far, up to a step.
     fn kept(&self, last_step: usize) -> Result<Vec<Record>, TrainError> {
         match Self::read(&self.path) {
             Err(TrainError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
@@ -91,7 +92,7 @@ impl MetricsLog {
         }
     }
 
-    /// Begins the file with these lines, and opens it to append to it.
+    /// Writes the file with these lines, and opens it for appending.
     fn open(&mut self, records: &[Record]) -> Result<&mut File, TrainError> {
         replace(&self.path, records)?;
         let file = OpenOptions::new().append(true).open(&self.path);
@@ -100,12 +101,12 @@ impl MetricsLog {
 
     fn append(&mut self, record: Record) -> Result<(), TrainError> {
         let line = line(&self.path, &record)?;
-        // Somebody may have removed it meanwhile, with its folder.
+        // The file may have been removed meanwhile, with its folder.
         let file = match &mut self.file {
             Some(file) if self.path.exists() => file,
             _ => self.open(&self.kept(usize::MAX)?)?,
         };
-        // One write, unbuffered: a line is in the file, or it is the last and torn.
+        // One write, unbuffered: a line is complete, or it is the last one and truncated.
         file.write_all(&line).map_err(|error| TrainError::io(&self.path, error))
     }
 }

@@ -1,8 +1,8 @@
-//! Watching a run: events, progress, metrics, pictures.
+//! Observation of a run: events, progress, metrics, plots.
 //!
-//! A run tells its [`Observer`]s what happens. [`Progress`] shows it, [`MetricsLog`] keeps it in a
-//! file, [`plot_metrics`] draws that file; `TensorBoard` (with the feature of that name) writes what
-//! TensorBoard reads.
+//! A run reports events to its [`Observer`]s. [`Progress`] shows them, [`MetricsLog`] writes them
+//! to a file, [`plot_metrics`] plots that file; `TensorBoard` (with the feature of that name)
+//! writes event files for TensorBoard.
 
 mod chart;
 mod events;

@@ -1,4 +1,4 @@
-//! Pictures of a run.
+//! Plots of a run.
 
 use super::{
     MetricsLog, Record,
@@ -7,7 +7,7 @@ use super::{
 use crate::error::TrainError;
 use std::path::Path;
 
-/// Draws the losses and the learning rate of a [`MetricsLog`] as an SVG picture.
+/// Plots the losses and the learning rate of a [`MetricsLog`] as SVG.
 ///
 /// ```
 /// use burn_lora_train::watch::{MetricsLog, Observer, StepMetrics, plot_metrics};
@@ -24,7 +24,8 @@ use std::path::Path;
 /// ```
 ///
 /// # Errors
-/// A log that cannot be read or has no line yet, a picture that cannot be written.
+/// [`TrainError::Io`] if the log cannot be read or the plot cannot be written,
+/// [`TrainError::Format`] if the log is invalid or has no line yet.
 pub fn plot_metrics(metrics: &Path, svg: &Path) -> Result<(), TrainError> {
     let (mut training, mut rate, mut validation) = (Vec::new(), Vec::new(), Vec::new());
     for record in MetricsLog::read(metrics)? {
@@ -63,7 +64,7 @@ pub fn plot_metrics(metrics: &Path, svg: &Path) -> Result<(), TrainError> {
     draw(svg, &[losses, rates])
 }
 
-/// Draws lines, each with its name, as an SVG picture. A value that is not finite is a gap.
+/// Plots named lines as SVG. A value that is not finite is a gap.
 ///
 /// ```
 /// use burn_lora_train::watch::plot_lines;
@@ -76,7 +77,8 @@ pub fn plot_metrics(metrics: &Path, svg: &Path) -> Result<(), TrainError> {
 /// ```
 ///
 /// # Errors
-/// No points at all, a picture that cannot be written.
+/// [`TrainError::Setting`] if there are no points, [`TrainError::Io`] if the plot cannot be
+/// written.
 pub fn plot_lines<S: AsRef<str>>(
     title: &str,
     x_label: &str,
@@ -95,7 +97,8 @@ pub fn plot_lines<S: AsRef<str>>(
     draw(path, &[Chart { title, x_label, y_label, height: 500, lines: lines.collect() }])
 }
 
-/// An exponential moving average over about a fiftieth of the points, without a bias to the start.
+/// Exponential moving average over about a fiftieth of the points, without a bias towards the
+/// start.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let span = (points.len() as f64 / 50.0).max(5.0);
     let keep = 1.0 - 2.0 / (span + 1.0);

@@ -1,4 +1,4 @@
-//! Progress on the terminal.
+//! Progress bar on the terminal.
 
 use super::{EvalMetrics, Finished, Observer, Started, StepMetrics};
 use crate::error::TrainError;
@@ -12,7 +12,7 @@ use std::{
 /// An observer that shows a bar on standard error: steps, loss, speed, memory, time left.
 /// Evaluations and checkpoints are printed above it.
 ///
-/// Where standard error is not a terminal there is no bar, and nothing is printed unless
+/// If standard error is not a terminal, there is no bar, and nothing is printed unless
 /// [`lines`](Self::lines) asks for it.
 ///
 /// ```
@@ -32,13 +32,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A bar on standard error.
+    /// Creates a bar on standard error.
     pub fn new() -> Self {
         Self::on(ProgressDrawTarget::stderr())
     }
 
-    /// Where standard error is not a terminal, prints every `n`-th logged step, evaluations and
-    /// checkpoints as lines.
+    /// Prints every `n`-th logged step, evaluations and checkpoints as lines if standard error is
+    /// not a terminal.
     pub fn lines(mut self, n: usize) -> Self {
         self.lines = Some(n.max(1));
         self
@@ -51,7 +51,7 @@ impl Progress {
         Self { bar, lines: None, logged: 0, steps: 0 }
     }
 
-    /// Above the bar, or as a line.
+    /// Prints above the bar, or as a line.
     fn say(&self, message: &str) {
         if !self.bar.is_hidden() {
             self.bar.println(message);
@@ -148,7 +148,7 @@ fn message(metrics: &StepMetrics) -> String {
 }
 
 fn print(message: &str) {
-    // A standard error that is closed is no reason to end a run.
+    // A closed standard error is no reason to end a run.
     _ = writeln!(stderr(), "{message}");
 }
 

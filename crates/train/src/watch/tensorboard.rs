@@ -1,8 +1,8 @@
-//! Event files of TensorBoard.
+//! TensorBoard event files.
 //!
-//! A file is a row of records, each a protocol buffer `Event`
-//! (<https://github.com/tensorflow/tensorboard/tree/master/tensorboard/compat/proto>). The few fields
-//! of it that scalars need are written by hand.
+//! A file is a sequence of records, each a protocol buffer `Event`
+//! (<https://github.com/tensorflow/tensorboard/tree/master/tensorboard/compat/proto>). The few
+//! fields of it that scalars need are written by hand.
 
 use super::{EvalMetrics, Named, Observer, Started, StepMetrics};
 use crate::error::TrainError;
@@ -13,11 +13,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// An observer that writes scalars for TensorBoard, under the tags that the trainers of Hugging Face
-/// use: `train/loss`, `train/grad_norm`, `eval/loss` and so on.
+/// An observer that writes scalars for TensorBoard, under the tags of Hugging Face's trainers:
+/// `train/loss`, `train/grad_norm`, `eval/loss` and so on.
 ///
-/// Each run, and each resumption, writes a file of its own. A resumption from step `k` has TensorBoard
-/// forget what came after `k`.
+/// Each run, and each resumption, writes a file of its own. A resumption from step `k` makes
+/// TensorBoard discard what came after `k`.
 ///
 /// ```
 /// use burn_lora_train::watch::{Observer, Started, StepMetrics, TensorBoard};
@@ -37,7 +37,7 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Event files in a folder, which is made when the run starts.
+    /// Creates a writer of event files in a folder, which is created when the run starts.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), file: None }
     }
@@ -118,7 +118,7 @@ const VALUE: u8 = 1 << 3 | 2;
 const TAG: u8 = 1 << 3 | 2;
 const SIMPLE_VALUE: u8 = 2 << 3 | 5;
 
-/// A record: length, checksum of the length, data, checksum of the data.
+/// Writes a record: length, checksum of the length, data, checksum of the data.
 fn write_event(file: &mut File, step: usize, content: &[u8]) -> io::Result<()> {
     let mut event = vec![WALL_TIME];
     event.extend(now().as_secs_f64().to_le_bytes());
@@ -151,7 +151,8 @@ fn bytes(key: u8, content: &[u8]) -> Vec<u8> {
     field
 }
 
-/// Seven bits a byte, the lowest first; the highest bit says that more follow.
+/// Encodes an integer: seven bits per byte, the lowest first; the highest bit says that more
+/// follow.
 fn integer(mut value: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while value >= 0x80 {
@@ -162,7 +163,7 @@ fn integer(mut value: usize) -> Vec<u8> {
     bytes
 }
 
-/// A checksum that is not that of the data which contains it.
+/// Masked CRC-32C, which differs from the checksum of data that contain it.
 fn checksum(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }

@@ -6,10 +6,10 @@ use burn_lora_text::ChatValue as Value;
 use csv::{ByteRecord, ErrorKind, StringRecord};
 use std::{io::Read, path::Path};
 
-/// A row that is put after the last one: within quotes that never close it is part of the last one.
+/// A row appended after the last one: if a quote never closes, it is part of the last one.
 const LAST: &str = "\u{fdd0}";
 
-/// A record's line is that on which it begins: quoted text may go over several.
+/// Reads a CSV file. A record's line is that on which it begins: quoted text may span several.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     let failed = |error: csv::Error| {
         let line = error.position().map_or(1, |position| position.line() as usize);

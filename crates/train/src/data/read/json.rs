@@ -1,4 +1,4 @@
-//! JSON: a list of objects, an object with such a list, or an object a line.
+//! JSON: a list of objects, an object with such a list, or one object per line.
 
 use super::{
     Sink, columns, example, open,
@@ -22,20 +22,20 @@ use std::{
     path::Path,
 };
 
-/// The column of an object that is the whole file.
+/// Key of the list in an object that is the whole file.
 const DATA: &str = "data";
 
-/// Bytes of a line at most: one without an end would take all memory.
+/// Maximum bytes of a line: one without an end would take all memory.
 const LINE: u64 = 1 << 30;
 
-/// An object a line; empty lines are passed over. A file of this name that is one list, or has objects
-/// over several lines, is read as what it is.
+/// Reads one object per line; empty lines are skipped. A file of this name that is one list, or has
+/// objects over several lines, is read as such.
 pub(super) fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     lines(path, sink, read)
 }
 
-/// A list of objects, alone or as the `data` of an object. Many files of this name have an object a
-/// line instead: a first object without `data` is taken for that.
+/// Reads a list of objects, alone or as the `data` of an object. Many files of this name have one
+/// object per line instead: a first object without `data` is taken for that.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     if whole(path, sink, |json, list| json.deserialize_any(Document(list)))? {
         return Ok(());
@@ -43,7 +43,8 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     lines(path, sink, |path, sink| whole(path, sink, objects).map(|_| ()))
 }
 
-/// An object a line. A file whose first line is only the beginning of something is read by `other`.
+/// Reads one object per line. A file whose first line is only the beginning of a value is read by
+/// `other`.
 fn lines(
     path: &Path,
     sink: &mut Sink,
@@ -95,7 +96,7 @@ fn parse(line: &str, place: &Place) -> serde_json::Result<Value> {
     })
 }
 
-/// What is wrong with a line, of which serde_json says that it is the first.
+/// Error of a line; serde_json takes each line for the first.
 fn said(error: &serde_json::Error) -> String {
     let reason = error.to_string();
     let reason = reason.split(" at line ").next().unwrap_or_default();
@@ -117,7 +118,7 @@ fn warn(path: &Path, line: usize) {
 
 type Json<'a> = serde_json::Deserializer<IoRead<Python<'a, BufReader<File>>>>;
 
-/// A file that is not read line by line; whether it was what `read` expects.
+/// Reads a file that is not read line by line. Returns `true` if it was what `read` expects.
 fn whole(
     path: &Path,
     sink: &mut Sink,
@@ -151,7 +152,7 @@ fn whole(
     }
 }
 
-/// Objects one after the other, wherever lines end.
+/// Reads objects one after the other, wherever lines end.
 fn objects(json: &mut Json<'_>, mut list: List<'_, '_>) -> serde_json::Result<bool> {
     while json.end().is_err() {
         let begin = Cell::new(0);
@@ -184,7 +185,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 struct List<'a, 'b> {
     line: &'a Cell<usize>,
     sink: &'a mut Sink<'b>,
-    /// What the sink said: serde's error has room for text only.
+    /// Error of the sink: serde's error has room for text only.
     failed: &'a mut Option<TrainError>,
 }
 
@@ -236,7 +237,7 @@ impl<'de> DeserializeSeed<'de> for Item<'_> {
     }
 }
 
-/// A whole file; false if it is an object without `data`.
+/// A whole file; `false` if it is an object without `data`.
 struct Document<'a, 'b>(List<'a, 'b>);
 
 impl<'de> Visitor<'de> for Document<'_, '_> {

@@ -1,4 +1,4 @@
-//! Files of examples, read record by record.
+//! Readers of example files, record by record.
 
 mod csv;
 mod json;
@@ -17,14 +17,14 @@ use std::{
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// One example as its file has it: columns by their names.
+/// An example as stored in its file: columns by name.
 pub(crate) type Record = ChatMap;
 
-/// Gets each record of a file in turn with its line, or what is wrong with that line.
+/// Callback that receives each record of a file in turn with its line, or the error of that line.
 pub(crate) type Sink<'a> = dyn FnMut(usize, Result<Record, String>) -> Result<(), TrainError> + 'a;
 
-/// Reads a file; its extension tells the kind. What `sink` cannot be told of a single line, such as
-/// a file that ends early, is an error.
+/// Reads a file; its extension determines its kind. A problem that does not belong to a single
+/// line, such as a file that ends early, is an error.
 pub(crate) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     let mut records = 0usize;
@@ -48,7 +48,7 @@ pub(crate) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// A file of text, without a byte order mark.
+/// Opens a text file, without its byte order mark.
 pub(crate) fn open(path: &Path) -> Result<BufReader<File>, TrainError> {
     let mut file = burn_lora_io::open(path)
         .map(BufReader::new)
@@ -63,13 +63,13 @@ pub(crate) fn open(path: &Path) -> Result<BufReader<File>, TrainError> {
     Ok(file)
 }
 
-/// What is wrong with a line of a file. It may quote the file, whose control characters are escaped.
+/// Error of a line of a file. The reason may quote the file; control characters are escaped.
 pub(crate) fn example(path: &Path, line: usize, reason: impl Into<String>) -> TrainError {
     let reason = burn_lora_io::escaped(&reason.into()).to_string();
     TrainError::Example { path: path.to_owned(), line, reason }
 }
 
-/// The columns of a record.
+/// Returns the columns of a record.
 pub(crate) fn columns(value: Value) -> Result<Record, String> {
     match value {
         Value::Map(record) => Ok(record),

@@ -1,5 +1,5 @@
-//! A Parquet file whose counts are held against its size: the `parquet` crate makes room for as much as a
-//! file announces, and rows and nulls that repeat take next to no bytes.
+//! A Parquet file whose counts are checked against its size: the `parquet` crate allocates as much
+//! as a file announces, and repeated rows and nulls take next to no bytes.
 
 use super::thrift::{skim_footer, skim_pages};
 use parquet::{
@@ -15,8 +15,8 @@ use parquet::{
 };
 use std::fs::File;
 
-/// Values that a column may have in any file, and for each of its bytes: examples to train on have text in
-/// them, of which far fewer come of a byte.
+/// Maximum number of values of a column: a constant for any file, and a number for each of its
+/// bytes. Examples to train on have text in them, which gives far fewer values per byte.
 const VALUES: u64 = 1 << 20;
 const VALUES_OF_A_BYTE: u64 = 1 << 10;
 
@@ -27,7 +27,7 @@ pub(super) struct Bounded {
 
 impl Bounded {
     /// # Errors
-    /// No Parquet file, or one that announces more than its bytes can be examples of.
+    /// An error if the file is not Parquet, or announces more than its bytes can be examples of.
     pub(super) fn open(file: File) -> Result<Self> {
         let bytes = file.metadata()?.len();
         let most = bytes.saturating_mul(VALUES_OF_A_BYTE).saturating_add(VALUES);
@@ -108,13 +108,13 @@ impl RowGroupReader for Group<'_> {
     }
 }
 
-/// The pages of a column, of which so many values are left.
+/// Pages of a column, and the number of values left in it.
 struct Pages {
     pages: Box<dyn PageReader>,
     left: u64,
 }
 
-/// Takes the values of a page from those that its column has left.
+/// Subtracts the values of a page from those left in its column.
 fn take(left: &mut u64, page: &Page) -> Result<()> {
     let values = u64::from(page.num_values());
     if let Page::DictionaryPage { buf, .. } = page {

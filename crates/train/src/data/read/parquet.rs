@@ -10,7 +10,7 @@ use parquet::{
 };
 use std::path::Path;
 
-/// A record's line is the number of its row.
+/// Reads a Parquet file. A record's line is the number of its row.
 pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     let file = burn_lora_io::open(path).map_err(|source| TrainError::io(path, source))?;
     let broken = |error: ParquetError| {
@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The crate panics on some files with wrong bytes.
+/// Catches panics: the `parquet` crate panics on some damaged files.
 fn caught<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     burn_lora_io::caught(read)
         .unwrap_or_else(|_| Err(ParquetError::General("its bytes contradict each other".into())))
@@ -56,12 +56,12 @@ fn value(field: &Field) -> Value {
         Field::Float(value) => Value::from(*value),
         Field::Double(value) => Value::from(*value),
         Field::Str(text) => Value::from(text.as_str()),
-        // Some writers do not say that their text is text. Other bytes, such as pictures, are of no
-        // use here.
+        // Some writers do not mark their text as text. Other bytes, such as images, are of no use
+        // here.
         Field::Bytes(bytes) => str::from_utf8(bytes.data()).map_or(Value::Null, Value::from),
         Field::Group(row) => {
             let columns = row.get_column_iter();
-            // An object has all fields that any object of the column has: those that are null are
+            // An object has all fields that any object of the column has: fields that are null are
             // not its own.
             let own = columns.filter(|(_, field)| !matches!(field, Field::Null));
             Value::Map(own.map(|(name, field)| (name.clone(), value(field))).collect())

@@ -1,4 +1,5 @@
-//! JSON as Python writes it: `NaN`, `Infinity` and `-Infinity`, which JSON does not have, are `null`.
+//! JSON as written by Python: `NaN`, `Infinity` and `-Infinity`, which JSON does not have, are read
+//! as `null`.
 
 use std::{
     cell::Cell,
@@ -6,15 +7,15 @@ use std::{
     io::{self, BufRead, Read},
 };
 
-/// The words, and what is not a string may begin with.
+/// The words, which count outside of strings only.
 const WORDS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 
-/// Where the reader is.
+/// Position of the reader.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// The line, from 1.
+    /// Line, from 1.
     pub line: Cell<usize>,
-    /// The line of the first of these words.
+    /// Line of the first of these words.
     pub words: Cell<Option<usize>>,
 }
 
@@ -24,14 +25,14 @@ impl Place {
     }
 }
 
-/// Reads what another reader has, with `null` in the place of these words.
+/// Reader that replaces these words by `null` in the text of another reader.
 pub(super) struct Python<'a, R> {
     from: R,
     place: &'a Place,
     /// Whether it is in a string, and after a backslash there.
     string: bool,
     escape: bool,
-    /// Bytes that were read ahead.
+    /// Bytes read ahead.
     ahead: VecDeque<u8>,
     /// The rest of a `null`.
     null: &'static [u8],
@@ -76,7 +77,7 @@ impl<'a, R: BufRead> Python<'a, R> {
         Ok(Some(byte))
     }
 
-    /// Whether a byte begins one of the words, which is read over if it does.
+    /// Returns `true` if a byte begins one of the words, which is then consumed.
     fn is_word(&mut self, first: u8) -> io::Result<bool> {
         for word in WORDS.iter().filter(|word| word[0] == first) {
             let mut read = vec![];
@@ -98,7 +99,7 @@ impl<'a, R: BufRead> Python<'a, R> {
     }
 }
 
-/// A byte at a time, as serde_json asks, so that the line is exact at each of them.
+/// Reads a byte at a time, as serde_json asks, so that the line is exact at each byte.
 impl<R: BufRead> Read for Python<'_, R> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let Some(place) = bytes.first_mut() else { return Ok(0) };

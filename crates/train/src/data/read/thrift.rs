@@ -1,22 +1,22 @@
-//! The structs of a Parquet file, skimmed before the `parquet` crate reads them: it goes through as many
-//! items as a list announces, of which some take no byte there.
+//! Skims the structs of a Parquet file before the `parquet` crate reads them: the crate iterates
+//! over as many items as a list announces, some of which take no bytes.
 //!
 //! They are in [Thrift's compact
 //! protocol](https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md).
 
 use std::io::{self, BufReader, ErrorKind, Read, Result, Seek, SeekFrom};
 
-/// Structs and lists within each other; Parquet's own have fewer than ten.
+/// Maximum nesting of structs and lists; Parquet's own have fewer than ten levels.
 const DEPTH: usize = 32;
 
-/// The field of a page's header that has the length of what follows it.
+/// Field of a page header with the length of what follows it.
 const PAGE_SIZE: i64 = 3;
 
-/// Goes through the footer: a struct before its length in 4 bytes and `PAR1`. A file that has none is left
+/// Skims the footer: a struct before its length in 4 bytes and `PAR1`. A file that has none is left
 /// to the crate, whose errors say so.
 ///
 /// # Errors
-/// A length that is more than the bytes that follow it.
+/// An error if a length is more than the bytes that follow it.
 pub(super) fn skim_footer(file: impl Read + Seek) -> Result<()> {
     let mut file = BufReader::new(file);
     let length = file.seek(SeekFrom::End(0))?;
@@ -36,10 +36,10 @@ pub(super) fn skim_footer(file: impl Read + Seek) -> Result<()> {
     Skim { file, left }.fields(0).map(drop)
 }
 
-/// Goes through the headers of the pages of a column.
+/// Skims the headers of the pages of a column.
 ///
 /// # Errors
-/// A length that is more than the bytes that follow it.
+/// An error if a length is more than the bytes that follow it.
 pub(super) fn skim_pages(file: impl Read + Seek, start: u64, left: u64) -> Result<()> {
     let mut file = BufReader::new(file);
     file.seek(SeekFrom::Start(start))?;
@@ -55,7 +55,7 @@ fn lie() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "it announces more than it has")
 }
 
-/// A file of which so many bytes are left to skim.
+/// A file, and the number of bytes left to skim.
 struct Skim<R> {
     file: BufReader<R>,
     left: u64,
@@ -96,7 +96,7 @@ impl<R: Read + Seek> Skim<R> {
         Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
     }
 
-    /// A struct: fields up to a zero. Gives its size if it is the header of a page.
+    /// Skims a struct: fields up to a zero. Returns the size if it is the header of a page.
     fn fields(&mut self, depth: usize) -> Result<Option<i64>> {
         let (mut field, mut size) = (0i64, None);
         loop {
@@ -104,7 +104,7 @@ impl<R: Read + Seek> Skim<R> {
             if head == 0 {
                 return Ok(size);
             }
-            // Its number is counted from the last one, or follows.
+            // Its number is relative to the last one, or follows.
             field = match i64::from(head >> 4) {
                 0 => self.integer()?,
                 more => field.wrapping_add(more),
