@@ -67,11 +67,11 @@ impl Hub {
     ///
     /// | variable | what | default |
     /// |---|---|---|
-    /// | `HF_HOME` | the folder of cache and token | `~/.cache/huggingface` |
-    /// | `HF_HUB_CACHE` | the cache | `$HF_HOME/hub` |
-    /// | `HF_TOKEN` | the token, for private and gated models | what `huggingface-cli login` wrote |
-    /// | `HF_ENDPOINT` | a mirror | `https://huggingface.co` |
-    /// | `HF_HUB_OFFLINE` | 1: only what is in the cache | 0 |
+    /// | `HF_HOME` | folder of cache and token | `huggingface` in `$XDG_CACHE_HOME` or `~/.cache` |
+    /// | `HF_HUB_CACHE` | folder of the cache | `$HF_HOME/hub` |
+    /// | `HF_TOKEN` | token for private and gated models | what `huggingface-cli login` wrote |
+    /// | `HF_ENDPOINT` | address of a mirror | `https://huggingface.co` |
+    /// | `HF_HUB_OFFLINE` | `1`, `true`, `yes` or `on`: only the cache is used | 0 |
     pub fn from_env() -> Self {
         let variable = |name| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
