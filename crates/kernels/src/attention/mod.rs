@@ -41,9 +41,9 @@ pub struct AttentionSpec {
 /// # Shapes
 /// - q: `[batch, heads, sequence, head_dim]`
 /// - k, v: `[batch, kv_heads, keys, head_dim]`, with `keys >= sequence`
-/// - spans: `[2, batch, sequence]` or `[2, 1, sequence]`: the first key that a query may see, and the
-///   one after the last: segments of a packed row, or the part that is not padding. Any values are
-///   valid: keys that do not exist are ignored
+/// - spans: `[2, batch, sequence]` or `[2, 1, sequence]`: the first key that a query may see, and
+///   the one after the last: segments of a packed row, or the part that is not padding. Any values
+///   are valid: keys that do not exist are ignored
 /// - output: as `q`
 ///
 /// # Panics
