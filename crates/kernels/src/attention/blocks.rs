@@ -253,9 +253,9 @@ pub(super) fn forward<B: BlockOps>(
 }
 
 /// Blockwise [`AttentionOps::causal_attention_grad`](super::AttentionOps::causal_attention_grad).
-/// With the probabilities `p` and `delta = sum(out_grad · out)` of each row, `v_grad = pᵀ ·
-/// out_grad`, `s_grad = scale · p · (out_grad · vᵀ - delta)`, `q_grad = s_grad · k` and `k_grad =
-/// s_gradᵀ · q` (arXiv:2205.14135).
+/// With the probabilities `p` and `delta = sum(out_grad · out)` of each row,
+/// `v_grad = pᵀ · out_grad`, `s_grad = scale · p · (out_grad · vᵀ - delta)`,
+/// `q_grad = s_grad · k` and `k_grad = s_gradᵀ · q` (arXiv:2205.14135).
 #[expect(clippy::too_many_arguments, reason = "what goes in and what came out")]
 pub(super) fn backward<B: BlockOps>(
     grad: FloatTensor<B>,

@@ -143,8 +143,8 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
 
 /// A matrix or a batch of matrices in memory, in cuBLASLt's terms: it takes every matrix as one
 /// with contiguous columns, so that one with contiguous rows is the transposed matrix to it. That
-/// is what it needs: the output has contiguous rows too, and is computed as `out^T = rhs^T *
-/// lhs^T`.
+/// is what it needs: the output has contiguous rows too, and is computed as
+/// `out^T = rhs^T * lhs^T`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Matrix {
     rows: u64,

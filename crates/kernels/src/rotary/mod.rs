@@ -61,8 +61,8 @@ fn check([batch, length, width]: [usize; 3], positions: &[usize], table: &[usize
 )]
 pub trait RotaryOps: Backend {
     /// Rotates the pairs `(i, i + head_dim / 2)` of each head by the angles of its position, and
-    /// puts the heads before the sequence: `[batch, sequence, heads, head_dim]` to `[batch, heads,
-    /// sequence, head_dim]`. With `inverse`, rotates and permutes back: the gradient.
+    /// puts the heads before the sequence: `[batch, sequence, heads, head_dim]` to
+    /// `[batch, heads, sequence, head_dim]`. With `inverse`, rotates and permutes back: the gradient.
     #[fusion(meta = |x, _positions, _table, _inverse| TensorSpec::new(
         swapped(&x.shape),
         x.dtype,
