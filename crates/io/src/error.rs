@@ -3,8 +3,8 @@
 use crate::escaped_lines;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong when a file is read, or a model is looked for on the hub. The crates that read
-/// models and tokenizers make it an error of their own.
+/// Error of reading a file or of looking up a model on the hub. The crates that read models and
+/// tokenizers convert it into their own errors.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// A file or folder that could not be read.
@@ -12,25 +12,25 @@ pub enum FileError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// A file that is not what its name says, or was cut off.
+    /// A file of another format than expected, or a truncated one.
     #[error("{}: {reason}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
 
-    /// A model that the hub did not hand out.
+    /// A model that the hub did not provide.
     #[error("hub: {model}: {reason}")]
     Hub {
         /// The model's id.
         model: String,
-        /// What the hub said, and what to do.
+        /// The hub's answer, and how to fix it.
         reason: String,
     },
 }

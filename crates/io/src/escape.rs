@@ -1,16 +1,16 @@
-//! Text of others on a terminal.
+//! Safe display of untrusted text on a terminal.
 
 use std::fmt::{self, Write};
 
-/// A text in which control characters are written as escapes: `\u{7}` for a bell.
+/// A text whose control characters are displayed as escapes: `\u{7}` for a bell.
 ///
-/// Made by [`escaped`].
+/// Created by [`escaped`].
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a>(&'a str);
 
-/// Shows text of a file (a name, a sample) so that it cannot steer a terminal: control characters
-/// (C0, DEL, C1) and Unicode's marks of direction become escapes. Tabs and newlines are escaped, too;
-/// printing line by line keeps the lines.
+/// Returns a display of untrusted text (a name, a sample) that cannot control a terminal: control
+/// characters (C0, DEL, C1) and Unicode's direction marks become escapes. Tabs and newlines are
+/// escaped, too; [`escaped_lines`] keeps the lines.
 ///
 /// ```
 /// assert_eq!(burn_lora_io::escaped("a\u{7}b").to_string(), "a\\u{7}b");
@@ -20,7 +20,7 @@ pub fn escaped(text: &str) -> Escaped<'_> {
     Escaped(text)
 }
 
-/// [`escaped`] line by line: the lines stay.
+/// Escapes a text line by line, as [`escaped`] does; the line breaks stay.
 ///
 /// ```
 /// assert_eq!(burn_lora_io::escaped_lines("a\u{7}\nb"), "a\\u{7}\nb");
@@ -29,7 +29,7 @@ pub fn escaped_lines(text: &str) -> String {
     text.lines().map(|line| escaped(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
-/// The first few of names, for a message.
+/// Formats the first 8 of some names for a message, and the number of the others.
 ///
 /// ```
 /// assert_eq!(burn_lora_io::listed(["a", "b"]), "`a`, `b`");
@@ -45,7 +45,7 @@ pub fn listed<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
     }
 }
 
-/// The beginning of what may be a whole file, for a message.
+/// Returns the first 100 characters of a text, for a message.
 ///
 /// ```
 /// assert_eq!(burn_lora_io::brief(&"a".repeat(101)), "a".repeat(100) + "...");
@@ -74,7 +74,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Marks of direction, and separators that a terminal takes for new lines.
+/// Returns `true` for direction marks, and for separators that a terminal takes for line breaks.
 fn turns(char: char) -> bool {
     matches!(
         char,

@@ -1,4 +1,4 @@
-//! Files, read if they are files, and written whole.
+//! Reading of regular files, and atomic writing.
 
 use std::{
     fs::{self, File},
@@ -9,8 +9,9 @@ use std::{
 /// Opens a file for reading.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidInput`] for what is no regular file: a pipe would be waited for, a device read
-/// without end. Those of [`File::open`].
+/// [`ErrorKind::IsADirectory`] for a folder; [`ErrorKind::InvalidInput`] for anything else that is
+/// no regular file: reading a pipe would block, reading a device might never end. Otherwise those
+/// of [`File::open`].
 pub fn open(path: &Path) -> io::Result<File> {
     let kind = fs::metadata(path)?.file_type();
     if kind.is_dir() {
@@ -48,16 +49,16 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
     })
 }
 
-/// Writes a file whole: beside its place, synced, and renamed, so that a reader finds the old one or
-/// the new one, also after a power cut.
+/// Writes a whole file atomically: into a temporary file in the same folder, which is synced and
+/// renamed, so that a reader finds either the old or the new file, also after a power failure.
 ///
 /// # Errors
-/// Those of writing. The old file is there still.
+/// Those of writing. The old file is kept then.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_with(path, |file| file.write_all(bytes))
 }
 
-/// [`replace`] for what is written piece by piece.
+/// Writes a file atomically, as [`replace`] does, piece by piece.
 ///
 /// # Errors
 /// Those of `write`, and those of the file.
@@ -70,7 +71,7 @@ pub fn replace_with<E: From<Error>>(
         _ => Path::new("."),
     };
     let mut builder = tempfile::Builder::new();
-    // As any new file: the umask takes from it.
+    // The permissions of any new file: the umask applies.
     #[cfg(unix)]
     let builder = {
         use std::os::unix::fs::PermissionsExt;
@@ -86,7 +87,7 @@ pub fn replace_with<E: From<Error>>(
     drop(out);
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
-    // The name, too. Not every system opens a folder.
+    // Syncs the name, too. Not every system can open a folder.
     if let Ok(folder) = File::open(folder) {
         folder.sync_all().ok();
     }

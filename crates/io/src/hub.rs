@@ -1,8 +1,8 @@
-//! Models by their id on huggingface.co.
+//! Models by their ids on huggingface.co.
 //!
-//! Wherever a folder of a model is expected, an id (`HuggingFaceTB/SmolLM2-135M`, or with a branch,
-//! tag or commit `owner/name@revision`) will do if there is no folder of that name. With the
-//! feature `hub` the model is downloaded, into the cache that Python's `huggingface_hub` also uses.
+//! Wherever a model's folder is expected, an id is accepted too if no folder has that name:
+//! `HuggingFaceTB/SmolLM2-135M`, or `owner/name@revision` with a branch, tag or commit. With the
+//! feature `hub` the model is downloaded into the cache that Python's `huggingface_hub` also uses.
 
 #[cfg(feature = "hub")]
 mod client;
@@ -15,11 +15,12 @@ use crate::FileError;
 use id::ModelId;
 use std::path::{Path, PathBuf};
 
-/// The folder or file of a model: `source` itself if it exists or cannot be an id, else the folder
-/// that the model of this id was downloaded to. `progress` shows a bar for each file.
+/// Returns the folder or file of a model: `source` itself if it exists or cannot be an id, else the
+/// folder into which the model with this id was downloaded. `progress` shows a bar for each file.
 ///
 /// # Errors
-/// An id that there is no folder of, without the feature `hub` or when the download fails.
+/// [`FileError::Hub`] for an id without a folder of that name, if the feature `hub` is disabled or
+/// the download fails.
 pub fn resolve(source: impl AsRef<Path>, progress: bool) -> Result<PathBuf, FileError> {
     let source = source.as_ref();
     match source.to_str().and_then(|id| Some((id, ModelId::parse(id)?))) {

@@ -1,15 +1,15 @@
-//! What the crates of `burn-lora` share on the way in and out. Nothing here knows of tensors.
+//! Input and output shared by the crates of `burn-lora`: files, downloads, warnings. No tensors.
 //!
 //! | what | where |
 //! |---|---|
 //! | warnings that reach the user | [`warn!`], [`collect`] |
-//! | files, read only if they are files | [`open`], [`read`], [`read_to_string`] |
-//! | files, written whole or not at all | [`replace`], [`replace_with`] |
-//! | text of others without its control characters | [`escaped`], [`listed`], [`brief`] |
+//! | reading of regular files | [`open`], [`read`], [`read_to_string`] |
+//! | atomic writing of files | [`replace`], [`replace_with`] |
+//! | display of untrusted text | [`escaped`], [`listed`], [`brief`] |
 //! | panics of libraries, as errors | [`caught`] |
-//! | models by their id | [`hub`] |
-//! | which safetensors a model has | [`shards`] |
-//! | llama.cpp's files: metadata, and where tensors lie | [`gguf`] |
+//! | models by their ids | [`hub`] |
+//! | the safetensors of a model | [`shards`] |
+//! | GGUF, llama.cpp's files: metadata, and places of tensors | [`gguf`] |
 
 mod error;
 mod escape;

@@ -1,4 +1,4 @@
-//! Panics of libraries on files with wrong bytes, as errors.
+//! Panics of libraries on malformed files, as errors.
 
 use std::{
     any::Any,
@@ -13,8 +13,8 @@ thread_local! {
 
 static HOOK: Once = Once::new();
 
-/// Runs a function of a library that may panic on what a file holds. The error is the text of the
-/// panic, of which nothing is printed; other panics are, as before.
+/// Runs a library function that may panic on the content of a file. The error is the text of the
+/// panic, which is not printed; other panics are printed as before.
 ///
 /// ```
 /// assert_eq!(burn_lora_io::caught(|| 1 + 1), Ok(2));
@@ -22,7 +22,7 @@ static HOOK: Once = Once::new();
 /// ```
 ///
 /// # Errors
-/// A panic on this thread.
+/// The text of a panic on this thread.
 pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     HOOK.call_once(|| {
         let before = panic::take_hook();
@@ -38,7 +38,7 @@ pub fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|payload| panic_text(&*payload))
 }
 
-/// The text of a panic that was caught.
+/// Returns the text of a caught panic.
 ///
 /// ```
 /// let payload = std::panic::catch_unwind(|| panic!("wrong bytes")).unwrap_err();

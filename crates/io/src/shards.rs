@@ -1,4 +1,4 @@
-//! The safetensors of a model by name: one file, or shards with an index.
+//! The safetensors files of a model: a single file, or shards with an index.
 
 use crate::{FileError, brief};
 use serde::Deserialize;
@@ -7,10 +7,10 @@ use std::{
     path::Path,
 };
 
-/// The file of a model in one piece.
+/// File name of a model in a single file.
 pub const SINGLE: &str = "model.safetensors";
 
-/// What says which shard holds which tensor.
+/// File name of the index, which maps tensors to shards.
 pub const INDEX: &str = "model.safetensors.index.json";
 
 #[derive(Deserialize)]
@@ -18,10 +18,11 @@ struct Index {
     weight_map: HashMap<String, String>,
 }
 
-/// The shards that an index names, with the tensors of each.
+/// Reads an index: the names of the shards, with the tensors of each.
 ///
 /// # Errors
-/// What is no index, names nothing, or names files outside its folder.
+/// [`FileError::Io`] if the file cannot be read; [`FileError::Format`] if it is no index, names no
+/// tensors, or names files outside its folder.
 pub fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, FileError> {
     let json = crate::read(path).map_err(FileError::io(path))?;
     let index: Index = serde_json::from_slice(&json).map_err(|e| FileError::format(path, e))?;

@@ -1,4 +1,4 @@
-//! Warnings: what is odd, and goes on.
+//! Warnings to the user.
 
 use std::{
     cell::RefCell,
@@ -8,10 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Reports something that the user should know and that ends nothing, as [`format!`] writes it.
+/// Reports a problem that does not stop the program, formatted as by [`format!`].
 ///
-/// It goes to the program's `tracing` subscriber, at level `WARN`. In a program that has none it is
-/// printed on standard error, each text once: nobody has to set anything up to see it.
+/// It goes to the program's `tracing` subscriber, at level `WARN`. In a program without one it is
+/// printed on standard error, each text once: no setup is needed to see it.
 ///
 /// ```
 /// # let (_, warnings) = burn_lora_io::collect(|| {
@@ -31,7 +31,7 @@ thread_local! {
 
 static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// What [`warn!`](crate::warn) calls.
+/// Reports a warning; called by [`warn!`](crate::warn).
 pub fn report(text: Arguments<'_>) {
     let taken = COLLECTED.with_borrow_mut(|collections| {
         let collection = collections.last_mut()?;
@@ -47,15 +47,15 @@ pub fn report(text: Arguments<'_>) {
     }
     let text = text.to_string();
     if PRINTED.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
-        // A progress bar may be on this line; it is drawn again on the next one.
+        // A progress bar may be on this line; it is redrawn on the next one.
         let clear = if stderr().is_terminal() { "\r\x1b[2K" } else { "" };
-        // A standard error that is closed is no reason to end anything.
+        // A closed standard error is no reason to fail.
         _ = writeln!(stderr(), "{clear}warning: {}", crate::escaped_lines(&text));
     }
 }
 
-/// Runs a function, and gives the warnings of this thread that it reported. They go nowhere else: for
-/// tests, and for programs that show them in their own way.
+/// Runs a function, and returns its result and the warnings that it reported on this thread. They
+/// go nowhere else: for tests, and for programs that display warnings in their own way.
 ///
 /// ```
 /// let (sum, warnings) = burn_lora_io::collect(|| {
@@ -65,7 +65,7 @@ pub fn report(text: Arguments<'_>) {
 /// assert_eq!((sum, warnings), (2, vec!["odd".to_owned()]));
 /// ```
 pub fn collect<T>(run: impl FnOnce() -> T) -> (T, Vec<String>) {
-    /// Ends the collection also when `run` panics.
+    /// Ends the collection, also when `run` panics.
     struct Ends;
     impl Drop for Ends {
         fn drop(&mut self) {

@@ -1,13 +1,14 @@
-//! bitsandbytes' 8-bit numbers: blocks of 256 values, each a code into a map times the block's absmax.
+//! bitsandbytes' 8-bit format: blocks of 256 values, each a map entry times the block's absmax.
 
-/// Values that share an absmax.
+/// Number of values that share an absmax.
 pub const BLOCK: usize = 256;
 
-/// Codes in a word, the first in its lowest byte.
+/// Number of codes per word, the first in its lowest byte.
 pub const CODES: usize = 4;
 
-/// bitsandbytes' `create_dynamic_map`, ascending: 0, 1, and for each power of ten from `10^-6` to 1 the middles
-/// of `2^i` parts of `[0.1, 1]`, of both signs, or of `2^(i + 1)` parts.
+/// Returns bitsandbytes' `create_dynamic_map`, ascending: 0, 1, and for each power of ten from
+/// `10^-6` to 1 the midpoints of `2^i` equal parts of `[0.1, 1]` in both signs, or unsigned of
+/// `2^(i + 1)` parts.
 pub fn map(signed: bool) -> Vec<f32> {
     let mut map = vec![0.0, 1.0];
     for i in 0..7 {
@@ -25,13 +26,13 @@ pub fn map(signed: bool) -> Vec<f32> {
     map
 }
 
-/// The map of signed values, then that of unsigned ones: see [`map`].
+/// Returns the signed [`map`] followed by the unsigned one.
 pub fn maps() -> Vec<f32> {
     [map(true), map(false)].concat()
 }
 
-/// The bounds of so many parts of `[0.1, 1]`. From each end, as torch computes them: other roundings
-/// give other last bits.
+/// The bounds of `parts` equal parts of `[0.1, 1]`, computed from each end as in torch: another
+/// rounding would differ in the last bits.
 fn linspace(parts: usize) -> Vec<f32> {
     let step = (1.0 - 0.1f32) / parts as f32;
     let bound = |i| {
@@ -44,8 +45,8 @@ fn linspace(parts: usize) -> Vec<f32> {
     (0..=parts).map(bound).collect()
 }
 
-/// The index of the value in an ascending `map` that is nearest to `value`. Of two that are
-/// equally near it is the lower one, or with `ties_to_even` the one with the even index.
+/// Returns the index of the entry of an ascending `map` that is nearest to `value`; of two equally
+/// near ones the lower, or with `ties_to_even` the one with the even index.
 #[inline]
 pub fn nearest(map: &[f32], value: f32, ties_to_even: bool) -> u8 {
     let below = map.partition_point(|&entry| entry < value).max(1) - 1;
@@ -55,7 +56,7 @@ pub fn nearest(map: &[f32], value: f32, ties_to_even: bool) -> u8 {
     (below + usize::from(up)) as u8
 }
 
-/// One block of values as they are stored.
+/// A block of values in its stored form.
 #[cfg(feature = "cpu")]
 pub(crate) struct Block<'a> {
     pub words: &'a mut [u32],
@@ -65,7 +66,7 @@ pub(crate) struct Block<'a> {
 
 #[cfg(feature = "cpu")]
 impl Block<'_> {
-    /// The values; those past the end of the last block are of no meaning.
+    /// Decodes the values; those past the end of the last block have no meaning.
     pub fn decode(&self) -> [f32; BLOCK] {
         let mut values = [0.0; BLOCK];
         for (values, word) in values.chunks_exact_mut(CODES).zip(&*self.words) {
@@ -76,7 +77,7 @@ impl Block<'_> {
         values
     }
 
-    /// Replaces the values.
+    /// Replaces the values by new ones.
     pub fn encode(&mut self, values: &[f32]) {
         *self.absmax = values.iter().fold(0.0, |most, value| f32::max(most, value.abs()));
         let scale = self.absmax.max(f32::MIN_POSITIVE);

@@ -1,4 +1,4 @@
-//! What kernels share on the CPU.
+//! Helpers of kernels on the CPU.
 
 use burn::{
     backend::{Flex, ops::FloatTensorOps},
@@ -6,15 +6,15 @@ use burn::{
 };
 use burn_flex::FlexTensor;
 
-/// Elements a task, at least: below that, sharing costs more than it brings.
+/// Minimal number of elements per task: for fewer, parallelism costs more than it saves.
 pub(crate) const TASK: usize = 16 << 10;
 
-/// Rows a task of so many elements.
+/// Minimal number of rows of `width` elements per task.
 pub(crate) fn rows_of(width: usize) -> usize {
     TASK.div_ceil(width.max(1))
 }
 
-/// A tensor in float32, with nothing before, between and after its values; itself where it is so.
+/// Returns a tensor in float32, contiguous, without a copy if it is so already.
 pub fn to_f32(tensor: FlexTensor) -> FlexTensor {
     let tensor = tensor.to_contiguous();
     match tensor.dtype() {
@@ -23,7 +23,7 @@ pub fn to_f32(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// A tensor of float32 values in `dtype`.
+/// Creates a tensor in `dtype` from float32 values.
 pub fn from_f32(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {
     let tensor = FlexTensor::from_data(TensorData::new(values, shape));
     if dtype == DType::F32 { tensor } else { Flex::float_cast(tensor, dtype.into()) }

@@ -1,23 +1,24 @@
-//! Operations for training language models that Burn has not, or has slower: one folder each.
+//! Operations for training language models that Burn lacks or has only in a slower form: one folder
+//! each.
 //!
 //! | what | where |
 //! |---|---|
-//! | the one matrix product | [`Gemm`] |
+//! | matrix product | [`Gemm`] |
 //! | causal attention | [`attention()`] |
 //! | RMSNorm, rotary positions, SwiGLU | [`rms_norm`], [`rotate`], [`swiglu`] |
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | a backward pass from a given gradient | [`pull_back()`] |
-//! | the update of a parameter, the norm of gradients | [`optimizer`] |
-//! | bitsandbytes' 8-bit numbers | [`dynamic`] |
+//! | parameter update, norm of gradients | [`optimizer`] |
+//! | bitsandbytes' 8-bit format | [`dynamic`] |
 //!
-//! A folder has the operation on tensors, where shapes are checked, and a Burn backend extension for it
-//! (such as [`GemmOps`]), which is implemented for the CPU (`flex`), for every CubeCL runtime (`cube`), lazily
-//! for fusion (generated) and differentiably for autodiff (`autodiff`).
+//! A folder has the operation on tensors, which checks the shapes, and a Burn backend extension
+//! (such as [`GemmOps`]) that is implemented for the CPU (`flex`), for every CubeCL runtime
+//! (`cube`), lazily for fusion (generated) and differentiably for autodiff (`autodiff`).
 //!
 //! # Devices
 //!
-//! A `Device` value chooses the backend at run time; the features `cpu`, `wgpu`, `vulkan`, `metal`
-//! and `cuda` say which are compiled in, `fusion` whether Burn fuses elementwise operations.
+//! A `Device` value chooses the backend at run time. The features `cpu`, `wgpu`, `vulkan`, `metal`
+//! and `cuda` select the backends to compile; `fusion` lets Burn fuse elementwise operations.
 
 mod attention;
 mod cross_entropy;

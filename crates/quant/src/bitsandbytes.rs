@@ -1,9 +1,9 @@
-//! bitsandbytes' 4-bit weights in safetensors: read without a changed value, written back without
-//! a changed bit.
+//! bitsandbytes' 4-bit weights in safetensors: values are read exactly, and written back bit for
+//! bit.
 //!
 //! A weight `X.weight` consists of `X.weight` (codes), `X.weight.absmax`, `X.weight.quant_map`,
 //! with double quantization `X.weight.nested_absmax` and `X.weight.nested_quant_map`, and
-//! `X.weight.quant_state.bitsandbytes__nf4` (or `__fp4`), the bytes of a JSON.
+//! `X.weight.quant_state.bitsandbytes__nf4` (or `__fp4`), the bytes of a JSON document.
 
 use crate::{
     codec::Packed,
@@ -16,7 +16,7 @@ use crate::{
 use burn::tensor::{DType, FloatDType, TensorData};
 use serde::{Deserialize, Serialize};
 
-/// The JSON of a quantization state, in the order of its keys.
+/// The JSON document of a quantization state, in the order of its keys.
 #[derive(Serialize, Deserialize)]
 struct QuantState {
     quant_type: String,
@@ -31,7 +31,7 @@ struct QuantState {
     nested_offset: Option<f64>,
 }
 
-/// Python's `json.dumps` puts a space after each comma and colon.
+/// JSON formatter of Python's `json.dumps`, which puts a space after each comma and colon.
 struct PythonFormatter;
 
 impl serde_json::ser::Formatter for PythonFormatter {
@@ -61,11 +61,13 @@ impl serde_json::ser::Formatter for PythonFormatter {
 
 impl Packed {
     /// Reads the weight `name` (`model.layers.0.self_attn.q_proj.weight`) through `tensor`, which
-    /// returns the tensor of a name if there is one.
+    /// returns the tensor with a name, if there is one.
     ///
     /// # Errors
-    /// A tensor that is missing, of a wrong dtype or length, or that holds a value which is not
-    /// supported; each names the tensor and the value.
+    /// [`QuantError::MissingTensor`], [`QuantError::DType`] or [`QuantError::Length`] for a tensor
+    /// that is missing, of a wrong dtype or length; [`QuantError::Value`] for a value that is not
+    /// supported; [`QuantError::QuantState`] for a malformed quantization state. Each names the
+    /// tensor.
     pub fn from_bitsandbytes(
         name: &str,
         tensor: impl Fn(&str) -> Option<TensorData>,
@@ -75,7 +77,7 @@ impl Packed {
         let layout = source.layout(&state_name, &state)?;
         let blocks = layout.blocks();
 
-        // bitsandbytes may keep its bytes in tensors of wider elements (`quant_storage`).
+        // bitsandbytes can store its bytes in tensors of wider elements (`quant_storage`).
         let stored = &[DType::U8, DType::BF16, DType::F16, DType::F32];
         let codes = source.get("", "U8 (or bitsandbytes' quant_storage)", stored)?;
         let why = |what: &str| format!("{what} of a weight {:?}", layout.shape);
@@ -122,14 +124,14 @@ impl Packed {
         Ok(Self { layout, codes, scales, tables })
     }
 
-    /// The tensors that bitsandbytes stores for the weight `name`, by their full names. `dtype` is
-    /// what bitsandbytes dequantizes to.
+    /// Returns the tensors that bitsandbytes stores for the weight `name`, with their full names.
+    /// `dtype` is the dtype that bitsandbytes dequantizes to.
     ///
     /// # Errors
-    /// A format that bitsandbytes does not have (MXFP4, NVFP4).
+    /// [`QuantError::Value`] for a format that bitsandbytes does not have (MXFP4, NVFP4).
     ///
     /// # Panics
-    /// If it has not the words that its layout says.
+    /// If the numbers of words do not fit the layout.
     pub fn to_bitsandbytes(
         &self,
         name: &str,
@@ -188,7 +190,7 @@ impl Packed {
     }
 }
 
-/// Bytes to little-endian words, with zeros at the end.
+/// Packs bytes into little-endian words, padded with zeros.
 fn to_words(bytes: &[u8]) -> Vec<u32> {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut last = [0; 4];
@@ -206,7 +208,7 @@ fn torch_name(dtype: FloatDType) -> &'static str {
     }
 }
 
-/// The tensors of one weight, by the ends of their names.
+/// The tensors of a weight, by the suffixes of their names.
 struct Source<'a, F> {
     name: &'a str,
     tensor: F,
@@ -275,7 +277,7 @@ impl<F: Fn(&str) -> Option<TensorData>> Source<'_, F> {
         QuantError::Value { tensor: self.full(part), field, found: found.to_string(), expected }
     }
 
-    /// The quantization state and the name of its tensor.
+    /// Reads the quantization state, and returns it with the name of its tensor.
     fn state(&self) -> Result<(String, QuantState), QuantError> {
         const PART: &str = ".quant_state.bitsandbytes__";
         let part = ["nf4", "fp4"]
@@ -290,7 +292,7 @@ impl<F: Fn(&str) -> Option<TensorData>> Source<'_, F> {
             .map_err(|error| QuantError::QuantState { tensor, reason: error.to_string() })
     }
 
-    /// The layout that the quantization state describes.
+    /// Returns the layout that the quantization state describes.
     fn layout(&self, state_name: &str, state: &QuantState) -> Result<Layout, QuantError> {
         let wrong = |field: &str, found: String, expected: &str| QuantError::Value {
             tensor: state_name.into(),

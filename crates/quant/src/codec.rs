@@ -1,6 +1,6 @@
-//! The scalar reference: 4-bit codes and scales of a slice of float32, without tensors.
+//! Scalar reference: 4-bit codes and scales of a slice of float32, without tensors.
 //!
-//! It defines what every device computes, and the CPU backend runs on it.
+//! It defines the results of every device, and the CPU backend runs on it.
 //!
 //! ```
 //! use burn_lora_quant::{QuantConfig, codec::Packed};
@@ -25,26 +25,26 @@ use std::ops::Range;
 /// A quantized weight in host memory, in the words that [`Layout`] describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// What the words mean.
+    /// The layout of the words.
     pub layout: Layout,
     /// The 4-bit codes.
     pub codes: Vec<u32>,
     /// The scale of each block.
     pub scales: Vec<u32>,
-    /// Codebook, map, offset and outer float32s.
+    /// Codebook, map of the scales, offset and outer float32s.
     pub tables: Vec<u32>,
 }
 
 impl Packed {
     /// Quantizes a row-major weight of `shape` `[out, in]`.
     ///
-    /// A block that holds a NaN decodes to NaN, one that holds an infinity to NaN or infinities.
+    /// A block with a NaN decodes to NaN, one with an infinity to NaN or infinities.
     ///
     /// # Errors
-    /// Settings that do not go together ([`QuantConfig::validate`]).
+    /// [`QuantError::BlockSize`] or [`QuantError::DoubleQuant`], as [`QuantConfig::validate`].
     ///
     /// # Panics
-    /// If `weight` has not as many elements as `shape` says.
+    /// If the number of elements of `weight` does not fit `shape`.
     pub fn quantize(
         weight: &[f32],
         shape: [usize; 2],
@@ -65,20 +65,20 @@ impl Packed {
         Ok(Self { layout, codes, scales, tables })
     }
 
-    /// The weight that the codes stand for, row-major.
+    /// Decodes the weight, row-major.
     pub fn dequantize(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.layout.len()];
         self.view().decode(0, &mut out);
         out
     }
 
-    /// The same, borrowed.
+    /// Borrows the weight for decoding.
     pub fn view(&self) -> PackedView<'_> {
         PackedView::new(self.layout, &self.codes, &self.scales, &self.tables)
     }
 }
 
-/// The largest magnitude; NaN if there is one.
+/// Returns the largest magnitude; NaN if there is a NaN.
 pub(crate) fn absmax(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |max, value| {
         let value = value.abs();
@@ -86,14 +86,14 @@ pub(crate) fn absmax(values: &[f32]) -> f32 {
     })
 }
 
-/// What the elements of a block are multiplied by before they are encoded: `1 / scale`, and never
-/// an infinity. bitsandbytes' least absmax is 1e-38.
+/// Factor of a block's elements before encoding: `1 / scale`, never infinite. bitsandbytes' least
+/// absmax is 1e-38.
 fn normalizer(scale: f32) -> f32 {
     1.0 / if scale < 1e-38 { 1e-38 } else { scale }
 }
 
-/// From the absmax of each block: the words of the scales, the tables, and each block's
-/// normalizer.
+/// Encodes the absmax of each block; returns the words of the scales, the tables, and the
+/// normalizer of each block.
 pub(crate) fn encode_scales(layout: &Layout, absmax: &[f32]) -> (Vec<u32>, Vec<u32>, Vec<f32>) {
     let mut tables = layout.tables();
     let map = layout.scales.map();
@@ -138,7 +138,7 @@ fn to_bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// The word of up to 8 elements that share a scale.
+/// Encodes up to 8 elements that share a scale into a word.
 pub(crate) fn encode_word(format: Format, values: &[f32], normalizer: f32) -> u32 {
     let nibble = |word, (i, value): (usize, &f32)| {
         word | u32::from(format.encode(value * normalizer)) << shift(i)
@@ -146,26 +146,26 @@ pub(crate) fn encode_word(format: Format, values: &[f32], normalizer: f32) -> u3
     values.iter().enumerate().fold(0, nibble)
 }
 
-/// Where element `i` of a word stands: bytes from the lowest, the high half first.
+/// Bit offset of element `i` in a word: bytes from the lowest, the high half first.
 const fn shift(i: usize) -> usize {
     (i ^ 1) * 4
 }
 
-/// A quantized weight, borrowed, ready to be decoded.
+/// A borrowed quantized weight, ready for decoding.
 pub struct PackedView<'a> {
     layout: Layout,
     codes: &'a [u32],
     scales: &'a [u32],
     tables: &'a [u32],
-    /// The two values that each byte of codes stands for: half as many look-ups.
+    /// The two values of each byte of codes: halves the number of look-ups.
     pairs: [[f32; 2]; 256],
 }
 
 impl<'a> PackedView<'a> {
-    /// The words of `layout`.
+    /// Creates a view of words in `layout`.
     ///
     /// # Panics
-    /// If there are not as many of them as `layout` says, or if no [`QuantConfig`] has that layout.
+    /// If the numbers of words do not fit `layout`, or if no [`QuantConfig`] has that layout.
     pub fn new(layout: Layout, codes: &'a [u32], scales: &'a [u32], tables: &'a [u32]) -> Self {
         layout.check();
         let found = [codes.len(), scales.len(), tables.len()];
@@ -176,21 +176,21 @@ impl<'a> PackedView<'a> {
         Self { layout, codes, scales, tables, pairs }
     }
 
-    /// What the words mean.
+    /// Layout of the words.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The scale of a block.
+    /// Returns the scale of a block.
     ///
     /// # Panics
-    /// If there is no such block.
+    /// If the block does not exist.
     pub fn scale(&self, block: usize) -> f32 {
         assert!(block < self.layout.blocks(), "block {block} of {:?}", self.layout.shape);
         self.known_scale(block)
     }
 
-    /// The scale of a block that there is.
+    /// Returns the scale of an existing block.
     fn known_scale(&self, block: usize) -> f32 {
         if !self.layout.scales.is_coded() {
             return f32::from_bits(self.scales[block]);
@@ -201,10 +201,10 @@ impl<'a> PackedView<'a> {
         tables_scale(table(16 + code as usize), outer, table(Layout::OFFSET))
     }
 
-    /// Decodes the elements from `start` on, as many as fit `out`.
+    /// Decodes the elements from `start` on into `out`, as many as it holds.
     ///
     /// # Panics
-    /// If that is past the end of the weight.
+    /// If they extend past the end of the weight.
     pub fn decode(&self, start: usize, out: &mut [f32]) {
         let (len, end) = (self.layout.len(), start.saturating_add(out.len()));
         assert!(end <= len, "elements {start} to {end} of a weight of {len}");
@@ -225,7 +225,7 @@ impl<'a> PackedView<'a> {
         let pairs = &self.pairs;
         let element =
             |i: usize| pairs[(self.codes[i / 8] >> (8 * (i % 8 / 2)) & 0xff) as usize][i % 2];
-        // Whole words in the middle, elements at the ends.
+        // Whole words in the middle, single elements at both ends.
         let whole = range.start.next_multiple_of(8)..range.end / 8 * 8;
         if whole.is_empty() {
             out.iter_mut().zip(range).for_each(|(out, i)| *out = element(i) * scale);
@@ -246,7 +246,7 @@ impl<'a> PackedView<'a> {
     }
 }
 
-/// A coded scale. bitsandbytes rounds after the product, so this is no fused multiply-add.
+/// Value of a coded scale. bitsandbytes rounds after the product, so this is no fused multiply-add.
 fn tables_scale(value: f32, outer: f32, offset: f32) -> f32 {
     value * outer + offset
 }

@@ -1,9 +1,9 @@
-//! What a user says about quantization.
+//! Settings of 4-bit quantization.
 
 use crate::{error::QuantError, format::Format, layout::Layout, scale::ScaleRule};
 use serde::{Deserialize, Serialize};
 
-/// How weights are quantized to 4 bits.
+/// Settings of 4-bit quantization.
 ///
 /// ```
 /// use burn_lora_quant::QuantConfig;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// assert!(error.to_string().contains("48"));
 /// ```
 ///
-/// In a file (the names of bitsandbytes, `quant_type` and `blocksize`, are read too):
+/// In a file (bitsandbytes' names `quant_type` and `blocksize` are accepted, too):
 ///
 /// ```
 /// # use burn_lora_quant::QuantConfig;
@@ -32,7 +32,7 @@ pub struct QuantConfig {
     double_quant: bool,
 }
 
-/// The fields of a [`QuantConfig`] in a file, with defaults.
+/// Fields of a [`QuantConfig`] in a file, with defaults.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
@@ -58,40 +58,41 @@ impl TryFrom<Fields> for QuantConfig {
 }
 
 impl QuantConfig {
-    /// A format at its default block size (NF4 and FP4: 64, MXFP4: 32, NVFP4: 16).
+    /// Creates the settings of a format at its default block size (NF4 and FP4: 64, MXFP4: 32,
+    /// NVFP4: 16).
     pub const fn new(format: Format) -> Self {
         Self { format, block_size: format.default_block_size(), double_quant: false }
     }
 
-    /// NormalFloat, blocks of 64.
+    /// NormalFloat (NF4), in blocks of 64.
     pub const fn nf4() -> Self {
         Self::new(Format::Nf4)
     }
 
-    /// bitsandbytes' 4-bit float, blocks of 64.
+    /// bitsandbytes' 4-bit float (FP4), in blocks of 64.
     pub const fn fp4() -> Self {
         Self::new(Format::Fp4)
     }
 
-    /// OCP MXFP4: blocks of 32 with a power of two as scale.
+    /// OCP MXFP4, in blocks of 32 with a power of two as scale.
     pub const fn mxfp4() -> Self {
         Self::new(Format::Mxfp4)
     }
 
-    /// NVIDIA's NVFP4: blocks of 16 with an E4M3 scale.
+    /// NVIDIA's NVFP4, in blocks of 16 with an E4M3 scale.
     pub const fn nvfp4() -> Self {
         Self::new(Format::Nvfp4)
     }
 
-    /// Weights that share a scale: a power of two from 32 to 4096 for NF4 and FP4 (the smaller,
-    /// the nearer to the original and the larger); fixed for the others.
+    /// Sets the number of weights that share a scale: a power of two from 32 to 4096 for NF4 and
+    /// FP4 (smaller blocks are more accurate and take more memory); fixed for the other formats.
     pub const fn block_size(mut self, block_size: usize) -> Self {
         self.block_size = block_size;
         self
     }
 
-    /// Quantize the scales of NF4 and FP4 to 8 bits: 0.127 instead of 0.5 bits a weight at blocks
-    /// of 64.
+    /// Sets whether the scales of NF4 and FP4 are quantized to 8 bits: 0.127 instead of 0.5 bits
+    /// per weight at blocks of 64.
     pub const fn double_quant(mut self, double_quant: bool) -> Self {
         self.double_quant = double_quant;
         self
@@ -102,16 +103,17 @@ impl QuantConfig {
         self.format
     }
 
-    /// Whether the scales are quantized too.
+    /// Returns `true` if the scales are quantized, too.
     pub const fn is_double_quant(&self) -> bool {
         self.double_quant
     }
 
-    /// Whether the settings go together.
+    /// Checks that the settings are compatible.
     ///
     /// # Errors
-    /// A block size that the format does not have, or double quantization of a format whose
-    /// scales are 8 bits already.
+    /// [`QuantError::BlockSize`] if the format does not have the block size;
+    /// [`QuantError::DoubleQuant`] for double quantization of a format whose scales are 8 bits
+    /// already.
     pub fn validate(&self) -> Result<(), QuantError> {
         let format = self.format.name();
         let (fits, allowed) = match self.format {
@@ -131,7 +133,7 @@ impl QuantConfig {
         Ok(())
     }
 
-    /// The size of a large weight, scales included.
+    /// Size of a large weight in bits per element, scales included.
     pub fn bits_per_weight(&self) -> f64 {
         let scale = match self.scales() {
             ScaleRule::Absmax => 32.0,
@@ -141,7 +143,7 @@ impl QuantConfig {
         4.0 + scale / self.block_size as f64
     }
 
-    /// How a weight of this shape, `[out, in]`, is stored; its bytes are exact.
+    /// Returns the layout of a weight of shape `[out, in]`; its bytes are exact.
     ///
     /// ```
     /// use burn_lora_quant::QuantConfig;
@@ -163,14 +165,14 @@ impl QuantConfig {
 }
 
 impl Layout {
-    /// The settings that lead to it.
+    /// Settings that lead to this layout.
     pub fn config(&self) -> QuantConfig {
         QuantConfig::new(self.format)
             .block_size(self.block_size)
             .double_quant(self.scales == ScaleRule::DoubleQuant)
     }
 
-    /// Panics unless it is the layout of a [`QuantConfig`]: its fields are public.
+    /// Panics unless a [`QuantConfig`] has this layout, whose fields are public.
     pub(crate) fn check(&self) {
         let config = self.config();
         let exists = config.validate().is_ok() && config.layout(self.shape) == *self;

@@ -1,8 +1,8 @@
-//! Modules of any type behind one: what a door needs through which others bring modules of their own.
+//! Type erasure of modules, for traits through which users add modules of their own.
 //!
-//! Burn's visitors and mappers are generic over the rank of a parameter, so a `dyn Module` cannot be. Here
-//! a parameter crosses the border as [`Any`] with its rank, and gets its type back on the other side.
-//! [`erased_module!`](crate::erased_module) makes a module of a box.
+//! Burn's visitors and mappers are generic over the rank of a parameter, so that a `dyn Module` is
+//! impossible. Here a parameter is passed as [`Any`] with its rank, and downcast on the other side.
+//! [`erased_module!`](crate::erased_module) makes a boxed trait object a module.
 
 use burn::{
     module::{Flag, ModuleMapper, ModuleVisitor, Param},
@@ -10,7 +10,7 @@ use burn::{
 };
 use std::any::Any;
 
-/// A visitor that takes parameters of any rank.
+/// A visitor of parameters of any rank.
 #[doc(hidden)]
 pub trait VisitAny {
     fn float(&mut self, rank: usize, param: &dyn Any);
@@ -21,7 +21,7 @@ pub trait VisitAny {
     fn exit(&mut self, name: &str, container: &str);
 }
 
-/// A mapper that takes parameters of any rank, and gives back one of the same type.
+/// A mapper of parameters of any rank; it returns a parameter of the same type.
 #[doc(hidden)]
 pub trait MapAny {
     fn float(&mut self, rank: usize, param: Box<dyn Any>) -> Box<dyn Any>;
@@ -32,11 +32,11 @@ pub trait MapAny {
     fn exit(&mut self, name: &str, container: &str);
 }
 
-/// Inside of the box: a module's own visits and maps, with the types left out.
+/// Erasing side: forwards a module's visits and maps without the types.
 #[doc(hidden)]
 pub struct Outwards<'a, T: ?Sized>(pub &'a mut T);
 
-/// Outside of the box: the types put back.
+/// Restoring side: forwards visits and maps with the types.
 #[doc(hidden)]
 pub struct Inwards<'a, T>(pub &'a mut T);
 
@@ -99,7 +99,7 @@ fn same<T: 'static>(param: Box<dyn Any>) -> T {
     *param.downcast().expect("a mapper keeps the type of a parameter")
 }
 
-/// Runs an expression with a constant rank in the place of one that is known at run time only.
+/// Runs an expression with a constant rank in place of one known only at run time.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! with_rank {
@@ -171,16 +171,17 @@ impl<M: ModuleMapper> MapAny for Inwards<'_, M> {
 
 const KNOWN: &str = "a parameter of the rank that came with it";
 
-/// What a box has to do so that it can be a module: of the trait object `$dyn`, implemented for every
-/// module that has the trait `$trait`.
+/// Implements Burn's module traits for a boxed trait object `$dyn`, which is implemented for every
+/// module with the trait `$trait`.
 ///
-/// `erased_module!(Boxed, DynTrait, Trait, ErasedTrait)` needs `struct Boxed(Box<dyn DynTrait>)` and
-/// `trait DynTrait: ErasedTrait`, and defines `ErasedTrait`, which every `Trait: Module` has.
+/// `erased_module!(Boxed, DynTrait, Trait, ErasedTrait)` needs `struct Boxed(Box<dyn DynTrait>)`
+/// and `trait DynTrait: ErasedTrait`, and defines `ErasedTrait`, which every `Trait: Module`
+/// implements.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! erased_module {
     ($boxed:ident, $dyn:ident, $trait:ident, $erased:ident) => {
-        /// The part of a module that a box can have.
+        /// The object-safe part of a module.
         #[doc(hidden)]
         pub trait $erased: ::std::fmt::Debug + Send + Sync {
             fn visit_any(&self, visitor: &mut dyn $crate::erased::VisitAny);

@@ -1,31 +1,31 @@
-//! The 4-bit formats: what each code means, and which code is nearest to a number.
+//! The 4-bit formats: the value of each code, and the code nearest to a value.
 //!
 //! A format is a codebook of 16 values and a rule for its scales. Everything else in this crate
-//! (packing, kernels, the packed product) is the same for all of them.
+//! (packing, kernels, the packed product) is shared by all formats.
 
 use serde::{Deserialize, Serialize};
 
-/// A 4-bit float format. A weight is stored as `codebook[code] * scale`, with one scale a block.
+/// A 4-bit float format. A weight is stored as `codebook[code] * scale`, with one scale per block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Format {
-    /// NormalFloat: the quantiles of a normal distribution (QLoRA, arXiv:2305.14314).
-    /// The codes are those of bitsandbytes.
+    /// NormalFloat: the quantiles of a normal distribution (QLoRA, arXiv:2305.14314), with
+    /// bitsandbytes' codes.
     Nf4,
     /// The 4-bit float of bitsandbytes, which is *not* the OCP's E2M1: its magnitudes are
     /// {0, 1/192, 1/6, 1/4, 1/3, 1/2, 2/3, 1}.
     Fp4,
     /// OCP Microscaling MXFP4: E2M1 values, blocks of 32, a power of two (E8M0) as scale.
     Mxfp4,
-    /// NVIDIA's NVFP4: E2M1 values, blocks of 16, an E4M3 scale times one float32 a tensor.
+    /// NVIDIA's NVFP4: E2M1 values, blocks of 16, an E4M3 scale times one float32 per tensor.
     Nvfp4,
 }
 
-/// The magnitudes of E2M1, by code.
+/// Magnitudes of E2M1, by code.
 const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 
-/// The magnitudes of bitsandbytes' FP4, by code.
+/// Magnitudes of bitsandbytes' FP4, by code.
 const FP4: [f32; 8] =
     [0.0, 0.005_208_333_5, 0.666_666_7, 1.0, 0.333_333_34, 0.5, 0.166_666_67, 0.25];
 
@@ -49,10 +49,10 @@ const NF4: [f32; 16] = [
 ];
 
 impl Format {
-    /// Every format, in the order of their declaration.
+    /// All formats, in the order of their declaration.
     pub const ALL: [Self; 4] = [Self::Nf4, Self::Fp4, Self::Mxfp4, Self::Nvfp4];
 
-    /// The name as it stands in configuration files: `nf4`, `fp4`, `mxfp4`, `nvfp4`.
+    /// Name in configuration files: `nf4`, `fp4`, `mxfp4`, `nvfp4`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nf4 => "nf4",
@@ -62,7 +62,7 @@ impl Format {
         }
     }
 
-    /// The value of each code, before the scale.
+    /// Value of each code, before the scale.
     ///
     /// ```
     /// use burn_lora_quant::Format;
@@ -85,7 +85,7 @@ impl Format {
         codebook
     }
 
-    /// The largest magnitude of the codebook.
+    /// Largest magnitude of the codebook.
     pub const fn max(self) -> f32 {
         match self {
             Self::Nf4 | Self::Fp4 => 1.0,
@@ -93,19 +93,19 @@ impl Format {
         }
     }
 
-    /// Whether the code's highest bit is a sign and the lower three a magnitude.
+    /// Returns `true` if the code's highest bit is a sign and the lower three a magnitude.
     pub const fn is_signed_magnitude(self) -> bool {
         !matches!(self, Self::Nf4)
     }
 
-    /// The points between neighbouring values, ascending: a value's rank is the number of points
-    /// that it is strictly greater than. For a [signed magnitude](Self::is_signed_magnitude) the
-    /// points are those of the magnitude.
+    /// Decision points between neighbouring values, ascending: the rank of a value is the number of
+    /// points that it is strictly greater than. For a [signed magnitude](Self::is_signed_magnitude)
+    /// they are the points of the magnitude.
     ///
     /// They are midpoints. E2M1 rounds halves to even: where the upper neighbour is the even one,
     /// the point is the float just below the midpoint.
     pub const fn decision_points(self) -> &'static [f32] {
-        // As bitsandbytes' kernels have them, in decimal.
+        // As in bitsandbytes' kernels, in decimal.
         #[expect(clippy::excessive_precision, reason = "the decimals of the source")]
         const NF4_POINTS: [f32; 15] = [
             -0.8480964004993439,
@@ -135,7 +135,7 @@ impl Format {
         }
     }
 
-    /// The code of each rank, four bits each, rank 0 lowest.
+    /// Code of each rank, four bits each, rank 0 lowest.
     pub const fn code_of_rank(self) -> u64 {
         match self {
             Self::Fp4 => 0x3254_7610,
@@ -143,7 +143,7 @@ impl Format {
         }
     }
 
-    /// The code nearest to a value that was divided by its scale.
+    /// Returns the code nearest to a value that was divided by its scale.
     ///
     /// ```
     /// use burn_lora_quant::Format;
@@ -158,7 +158,7 @@ impl Format {
         code | u8::from(signed && value < 0.0) << 3
     }
 
-    /// The block size that the format is used with by default.
+    /// Default block size of the format.
     pub const fn default_block_size(self) -> usize {
         match self {
             Self::Nf4 | Self::Fp4 => 64,

@@ -1,35 +1,35 @@
-//! How a packed weight lies in memory.
+//! Memory layout of a packed weight.
 
 use crate::{
     format::Format,
     scale::{NESTED_BLOCK, ScaleRule},
 };
 
-/// The storage of one weight: three arrays of 32-bit words.
+/// Memory layout of one weight: three arrays of 32-bit words.
 ///
-/// - codes: 8 a word. Byte `i` of the array (little endian) holds elements `2i`, in its high half,
-///   and `2i + 1`: the bytes are those of bitsandbytes. Blocks run over the flattened row-major
+/// - codes: 8 per word. Byte `i` of the array (little endian) holds elements `2i`, in its high
+///   half, and `2i + 1`: the same bytes as in bitsandbytes. Blocks run over the flattened row-major
 ///   weight, whatever its row length.
-/// - scales: float32 bits, one a block, or 8-bit codes, 4 a word, lowest byte first.
+/// - scales: float32 bits, one per block, or 8-bit codes, 4 per word, lowest byte first.
 /// - tables: float32 bits: the codebook (16), and with coded scales their map (256), the offset
 ///   and the outer float32s.
 ///
-/// Words are integers also where they are float32 bits, so that nothing that walks over the
-/// float parameters of a model (a cast, an optimizer) touches them.
+/// Words are integers even where they hold float32 bits, so that nothing that processes the float
+/// parameters of a model (a cast, an optimizer) changes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
-    /// What the codes mean.
+    /// Format of the codes.
     pub format: Format,
-    /// What the scales mean.
+    /// Rule of the scales.
     pub scales: ScaleRule,
-    /// Elements that share a scale; a power of two, 16 at least.
+    /// Number of elements that share a scale; a power of two, at least 16.
     pub block_size: usize,
-    /// The logical shape of the weight, `[out, in]`.
+    /// Logical shape of the weight, `[out, in]`.
     pub shape: [usize; 2],
 }
 
 impl Layout {
-    /// Where the offset stands in the tables; the outer float32s follow it.
+    /// Index of the offset in the tables; the outer float32s follow it.
     pub(crate) const OFFSET: usize = 16 + 256;
 
     pub(crate) fn new(
@@ -41,40 +41,40 @@ impl Layout {
         Self { format, scales, block_size, shape }
     }
 
-    /// Elements in all.
+    /// Number of elements.
     ///
     /// # Panics
-    /// If there are more than a `usize` can count.
+    /// If it exceeds `usize`.
     pub const fn len(&self) -> usize {
         self.shape[0].checked_mul(self.shape[1]).expect("the elements of a weight")
     }
 
-    /// Whether the weight has no elements.
+    /// Returns `true` if the weight has no elements.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Blocks, the last of which may be shorter.
+    /// Number of blocks, the last of which may be shorter.
     pub const fn blocks(&self) -> usize {
         self.len().div_ceil(self.block_size)
     }
 
-    /// Words of codes.
+    /// Number of words of codes.
     pub const fn code_words(&self) -> usize {
         self.len().div_ceil(8)
     }
 
-    /// Words of scales.
+    /// Number of words of scales.
     pub const fn scale_words(&self) -> usize {
         if self.scales.is_coded() { self.blocks().div_ceil(4) } else { self.blocks() }
     }
 
-    /// Words of tables.
+    /// Number of words of tables.
     pub const fn table_words(&self) -> usize {
         if self.scales.is_coded() { Self::OFFSET + 1 + self.outer_len() } else { 16 }
     }
 
-    /// Outer float32s.
+    /// Number of outer float32s.
     pub const fn outer_len(&self) -> usize {
         match self.scales {
             ScaleRule::Absmax => 0,
@@ -83,7 +83,7 @@ impl Layout {
         }
     }
 
-    /// The outer float32 that a block's scale is multiplied by.
+    /// Index of the outer float32 that a block's scale is multiplied by.
     pub(crate) const fn outer_of(&self, block: usize) -> usize {
         match self.scales {
             ScaleRule::DoubleQuant => block / NESTED_BLOCK,
@@ -91,7 +91,7 @@ impl Layout {
         }
     }
 
-    /// The tables before any weight was seen: codebook and map, offset 0, outer float32s 1.
+    /// Initial tables, independent of the weight: codebook and map, offset 0, outer float32s 1.
     pub(crate) fn tables(&self) -> Vec<f32> {
         let mut tables = self.format.codebook().to_vec();
         tables.extend(self.scales.map());
@@ -102,7 +102,7 @@ impl Layout {
         tables
     }
 
-    /// The bytes of the three arrays.
+    /// Total bytes of the three arrays.
     pub const fn bytes(&self) -> usize {
         4 * (self.code_words() + self.scale_words() + self.table_words())
     }

@@ -1,19 +1,20 @@
-//! 4-bit float weights that stay packed: on a CPU, on CUDA and on GPUs through wgpu.
+//! Quantized weights that stay packed: on a CPU, on CUDA and on GPUs through wgpu.
 //!
-//! This is the storage layer of QLoRA (arXiv:2305.14314) for Burn: what bitsandbytes is to PEFT.
-//! Codes, scales and decoded values are bitsandbytes' own for NF4 and FP4; MXFP4 (OCP) and NVFP4
-//! (NVIDIA) run through the same kernels.
+//! This is the storage layer of QLoRA (arXiv:2305.14314) for Burn, the counterpart of bitsandbytes
+//! for PEFT. Codes, scales and decoded values are bitsandbytes' own for NF4 and FP4; MXFP4 (OCP)
+//! and NVFP4 (NVIDIA) run through the same kernels.
 //!
 //! | what | where |
 //! |---|---|
-//! | settings | [`QuantConfig`] |
-//! | a weight on a device | [`PackedWeight`] |
-//! | a layer over it | [`PackedLinear`] |
-//! | a frozen weight in any storage, and a storage of one's own | [`Frozen`], [`Storage`] |
+//! | settings of 4-bit quantization | [`QuantConfig`] |
+//! | a 4-bit weight on a device | [`PackedWeight`] |
+//! | a linear layer with it | [`PackedLinear`] |
+//! | 8-bit weights | [`EightBitConfig`], [`EightBitWeight`] |
+//! | a frozen weight in any storage, and custom storages | [`Frozen`], [`Storage`] |
 //! | bitsandbytes' tensors | [`codec::Packed::from_bitsandbytes`], [`codec::Packed::to_bitsandbytes`] |
 //! | the scalar reference, without tensors | [`codec`] |
-//! | the one matrix product | [`Gemm`] |
-//! | the same for backends | [`PackedOps`], [`GemmOps`], [`LowRankOps`] |
+//! | matrix product | [`Gemm`] |
+//! | backend operations | [`PackedOps`], [`GemmOps`], [`LowRankOps`] |
 //!
 //! # A frozen 4-bit layer with a gradient
 //!
@@ -34,8 +35,8 @@
 //!
 //! # Devices
 //!
-//! A `Device` value chooses the backend at run time; the features `cpu`, `wgpu`, `vulkan`, `metal`
-//! and `cuda` say which are compiled in, `fusion` whether Burn fuses elementwise operations.
+//! A `Device` value chooses the backend at run time. The features `cpu`, `wgpu`, `vulkan`, `metal`
+//! and `cuda` select the backends to compile; `fusion` lets Burn fuse elementwise operations.
 
 mod bitsandbytes;
 pub mod codec;

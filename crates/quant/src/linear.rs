@@ -1,4 +1,4 @@
-//! A linear layer over a packed weight.
+//! A linear layer with a packed weight.
 
 use crate::packed::PackedWeight;
 use burn::{
@@ -30,7 +30,7 @@ pub struct PackedLinear {
 }
 
 impl PackedLinear {
-    /// A layer from its parts.
+    /// Creates a layer from a weight and an optional bias.
     ///
     /// # Panics
     /// If the bias is not of shape `[out]`.

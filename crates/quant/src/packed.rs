@@ -16,9 +16,9 @@ use burn::{
 
 /// A 4-bit weight of logical shape `[out, in]`, as a Burn module.
 ///
-/// It is made on the device from a dense tensor, and never made dense as a whole unless asked to.
-/// Its tensors are integers, so that a cast of the model or an optimizer leaves them alone; how
-/// they are laid out says [`Layout`].
+/// It is quantized on its device from a dense tensor, and stays packed: a product decodes it at
+/// most temporarily. Its tensors are integers, so that a cast of the model or an optimizer leaves
+/// them unchanged; [`Layout`] describes them.
 ///
 /// ```
 /// use burn::tensor::{Device, Distribution, FloatDType, Tensor};
@@ -34,9 +34,9 @@ use burn::{
 /// ```
 #[derive(Module, Debug)]
 pub struct PackedWeight {
-    /// 4-bit codes, 8 a word.
+    /// 4-bit codes, 8 per word.
     codes: Param<Tensor<1, Int>>,
-    /// The scale of each block (absmax).
+    /// Scale of each block (absmax).
     scales: Param<Tensor<1, Int>>,
     /// Codebook and the tables of the scales.
     tables: Param<Tensor<1, Int>>,
@@ -51,7 +51,7 @@ impl PackedWeight {
     /// - weight: `[out, in]`
     ///
     /// # Errors
-    /// Settings that do not go together ([`QuantConfig::validate`]).
+    /// [`QuantError::BlockSize`] or [`QuantError::DoubleQuant`], as [`QuantConfig::validate`].
     pub fn quantize(weight: Tensor<2>, config: &QuantConfig) -> Result<Self, QuantError> {
         config.validate()?;
         let layout = config.layout(weight.dims());
@@ -62,10 +62,10 @@ impl PackedWeight {
         Ok(Self::from_tensors(codes, scales, tables, layout))
     }
 
-    /// Puts a weight that was quantized on the host onto a device.
+    /// Moves a weight that was quantized on the host to a device.
     ///
     /// # Panics
-    /// If `packed` has not the words that its layout says, or no setting has that layout.
+    /// If the numbers of words do not fit the layout, or if no [`QuantConfig`] has that layout.
     pub fn from_packed(packed: Packed, device: &Device) -> Self {
         packed.view(); // checks the lengths
         let Packed { layout, codes, scales, tables } = packed;
@@ -79,7 +79,7 @@ impl PackedWeight {
     /// Reads the weight back to the host.
     ///
     /// # Errors
-    /// What the device says when it cannot.
+    /// [`QuantError::Device`] if the device fails to return a tensor.
     pub fn to_packed(&self) -> Result<Packed, QuantError> {
         let read = |tensor: &Param<Tensor<1, Int>>, name: &str| {
             let failed = |reason: String| QuantError::Device { tensor: name.into(), reason };
@@ -105,12 +105,12 @@ impl PackedWeight {
         Self { codes, scales, tables, layout }
     }
 
-    /// How the weight is stored.
+    /// Layout of the weight.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The logical shape, `[out, in]`.
+    /// Logical shape, `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         self.layout.shape
     }
@@ -120,23 +120,26 @@ impl PackedWeight {
         self.layout.bytes()
     }
 
-    /// The device that the weight is on.
+    /// Device of the weight.
     pub fn device(&self) -> Device {
         self.codes.val().device()
     }
 
-    /// The weight made dense: a tensor of shape `[out, in]`.
+    /// Decodes the weight into a dense tensor of shape `[out, in]`.
     ///
     /// # Panics
-    /// As every operation does if the module was loaded from the record of another weight: its words
-    /// are not as many as its layout says.
+    /// As every operation, if the module was loaded from the record of another weight, whose words
+    /// do not fit the layout.
     pub fn dequantize(&self, dtype: FloatDType) -> Tensor<2> {
         let packed = self.tensors();
         Tensor::from_dispatch(<Dispatch as PackedOps>::unpack(packed, self.layout, dtype))
     }
 
-    /// `x · W^T`, computed from the codes. Its gradient is that of `x`, `dy · W`, and what it keeps
-    /// for that are the codes.
+    /// `x · W^T`. Its gradient is that of `x`, `dy · W`; only the codes are kept for it.
+    ///
+    /// A CPU decodes the weight in pieces. A GPU multiplies up to 8 rows directly by the codes, if
+    /// rows of the weight are a whole number of words, and decodes the weight for more rows into a
+    /// temporary tensor.
     ///
     /// # Shapes
     /// - x: `[..., in]`, of float32, float16 or bfloat16
@@ -148,7 +151,7 @@ impl PackedWeight {
         self.product(x, false)
     }
 
-    /// `x · W`, computed from the codes: [`matmul`](Self::matmul) the other way round.
+    /// `x · W`: [`matmul`](Self::matmul) with the transposed weight.
     ///
     /// # Shapes
     /// - x: `[..., out]`
@@ -161,8 +164,8 @@ impl PackedWeight {
     }
 
     /// `x · W^T + scale · (x · A^T) · B^T`, the product with a low-rank update (LoRA), as one
-    /// operation. Its gradients are those of `x`, A and B; what it keeps for them are the codes, `x`
-    /// and `x · A^T`.
+    /// operation. Its gradients are those of `x`, A and B; only the codes, `x` and `x · A^T` are
+    /// kept for them.
     ///
     /// ```
     /// use burn::tensor::{Device, Distribution, Tensor};
@@ -215,8 +218,8 @@ impl PackedWeight {
         Tensor::from_dispatch(y)
     }
 
-    /// Its tensors for an operation. Whatever loaded or mapped the module, they are what the layout
-    /// says.
+    /// Returns the tensors for an operation. They fit the layout, whatever loaded or mapped the
+    /// module.
     fn tensors(&self) -> PackedTensors<Dispatch> {
         let layout = &self.layout;
         let words = |name: &str, param: &Param<Tensor<1, Int>>, expected: usize| {

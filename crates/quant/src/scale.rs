@@ -1,4 +1,4 @@
-//! The scale of a block: how it is stored and what it means.
+//! Scales of blocks: storage and values.
 //!
 //! A scale is a float32 (the block's absmax), or an 8-bit code into a map of 256 values that is
 //! multiplied by an outer float32 and shifted by an offset:
@@ -7,11 +7,11 @@
 //! |---|---|---|---|
 //! | double quantization (bitsandbytes) | signed dynamic map | absmax of 256 scales | mean of all scales |
 //! | E8M0 (MXFP4) | powers of two | 1 | 0 |
-//! | E4M3 (NVFP4) | the 8-bit float | one a tensor | 0 |
+//! | E4M3 (NVFP4) | the 8-bit float | one per tensor | 0 |
 
 use burn_lora_kernels::dynamic;
 
-/// How the scales of a weight are stored.
+/// Storage rule of a weight's scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScaleRule {
     /// The block's absmax as a float32.
@@ -31,12 +31,12 @@ pub(crate) const NESTED_BLOCK: usize = 256;
 pub(crate) const E4M3_MAX: f32 = 448.0;
 
 impl ScaleRule {
-    /// Whether scales are 8-bit codes.
+    /// Returns `true` if scales are 8-bit codes.
     pub const fn is_coded(self) -> bool {
         !matches!(self, Self::Absmax)
     }
 
-    /// The value of each 8-bit code; empty for float32 scales.
+    /// Returns the value of each 8-bit code; empty for float32 scales.
     pub fn map(self) -> Vec<f32> {
         match self {
             Self::Absmax => vec![],
@@ -46,7 +46,8 @@ impl ScaleRule {
         }
     }
 
-    /// How many codes, from 0, have ascending values: those that [`nearest`](dynamic::nearest) searches.
+    /// Number of codes, from 0, with ascending values: those that [`nearest`](dynamic::nearest)
+    /// searches.
     pub(crate) const fn ascending(self) -> usize {
         match self {
             Self::E4m3 => 127,
@@ -55,14 +56,14 @@ impl ScaleRule {
     }
 }
 
-/// The E8M0 code of a block: the largest power of two that `absmax` holds, over the largest power
-/// of two that E2M1 holds (4). 255 says not a number.
+/// Returns the E8M0 code of a block: the largest power of two that is at most `absmax`, divided by
+/// the largest power of two in E2M1 (4). 255 stands for NaN.
 pub(crate) fn encode_e8m0(absmax: f32) -> u8 {
     let exponent = (absmax.to_bits() >> 23) as u8; // absmax has no sign
     if exponent == u8::MAX { exponent } else { exponent.saturating_sub(2) }
 }
 
-/// The float32 of an NVFP4 tensor: it puts the largest block scale at the end of E4M3's range.
+/// Outer float32 of an NVFP4 tensor: it maps the largest block scale to the end of E4M3's range.
 pub(crate) fn nvfp4_global(absmax: f32) -> f32 {
     let global = absmax / (6.0 * E4M3_MAX);
     if global > 0.0 { global } else { 1.0 }

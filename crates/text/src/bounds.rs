@@ -1,5 +1,5 @@
-//! Where a template wrote a message of the assistant, told by what changes in the text when the
-//! message says something else, and by the template's generation prompt.
+//! Turns of the assistant in the text of a conversation, located by two means: what changes in the
+//! text when the message is replaced, and the template's generation prompt.
 
 use crate::{
     chat::{ChatOptions, Message},
@@ -16,36 +16,36 @@ pub(crate) struct Bounds<'a> {
     pub text: &'a str,
 }
 
-/// What changes in a text when a message says something else.
+/// The part of a text that changes when a message is replaced.
 #[derive(Clone, Copy)]
 struct Changed {
-    /// From where, if all that the message says was replaced.
+    /// Start of the change, if the whole content of the message was replaced.
     start: Option<usize>,
-    /// And to where.
+    /// End of the change.
     end: usize,
-    /// Whether the message kept its form, which what follows it may depend on.
+    /// `true` if the message kept its form, on which the text after it may depend.
     sure: bool,
 }
 
-/// What is known of a turn before its ends are found.
+/// Start of a turn's content, after its header.
 struct Start {
     at: usize,
-    /// Whether what is before it is what the template writes without it, so that what the template
-    /// writes up to it ends with it.
+    /// `true` if the text before the turn equals the rendering without the message, so that a
+    /// rendering up to the message ends where the turn ends.
     exact: bool,
 }
 
 impl Bounds<'_> {
-    /// The bytes of a message after the header of its turn, with the end of the turn; not before
-    /// `from`. The error is what the template does.
+    /// Returns the byte range of a message after the header of its turn, including the end of the
+    /// turn; it starts at `from` or later. The error says what the template does.
     ///
-    /// The header is the generation prompt, as far as the template wrote it: a prompt that opens the
-    /// reasoning goes further than the header of an answer without any.
+    /// The header is the generation prompt, as far as the template wrote it: a prompt that opens
+    /// the reasoning is longer than the header of an answer without reasoning.
     pub fn turn(&self, message: usize, from: usize) -> Result<Range<usize>, String> {
         let until = self.render(&self.messages[..=message], false);
         let said = self.messages[message].text().unwrap_or_default();
         let said = said.trim();
-        // Most templates can do without what changes.
+        // Computed on demand: most templates do not need it.
         let mut known = None;
         let mut changed = || {
             *known.get_or_insert_with(|| {
@@ -53,7 +53,7 @@ impl Bounds<'_> {
                 if here.is_some_and(|here| here.start.is_some()) {
                     return here;
                 }
-                // What follows may not allow it to say something else.
+                // The messages after it may not allow another content.
                 let until = until.as_deref()?;
                 let alone = self.changed(&self.messages[..=message], message, Some(false), until);
                 match (here, alone.filter(|alone| self.text.starts_with(&until[..alone.end]))) {
@@ -67,7 +67,7 @@ impl Bounds<'_> {
         let whole = until.as_deref().filter(|until| start.exact && self.text.starts_with(*until));
         let end = match whole {
             Some(until) if until.len() == self.text.len() || ends_with_mark(until) => until.len(),
-            // The end of a turn may be written only where others follow.
+            // Some templates write the end of a turn only if messages follow.
             Some(until) => {
                 let end = changed().and_then(|changed| self.end(message, start.at, changed).ok());
                 end.map_or(until.len(), |end| end.max(until.len()))
@@ -84,7 +84,7 @@ impl Bounds<'_> {
         Ok(turn)
     }
 
-    /// Where the header of the turn ends.
+    /// Returns the end of the turn's header.
     fn start(
         &self,
         message: usize,
@@ -96,7 +96,7 @@ impl Bounds<'_> {
         let prompted = prompted.as_deref().filter(|prompted| prompted.len() >= from);
         let own = prompted.and_then(|prompted| self.text.strip_prefix(prompted));
         if let (Some(prompted), Some(own)) = (prompted, own)
-            // A short one may be what a header begins with.
+            // A short one may be a part of the header.
             && said.len() > 8
             && own.trim_start().starts_with(said)
         {
@@ -115,12 +115,12 @@ impl Bounds<'_> {
             return Ok(Start { at: first + header.len(), exact });
         }
         let content = changed().and_then(|changed| changed.start).filter(|at| *at >= first);
-        // The place where most of the prompt is written, the last of several.
+        // The place with the longest match of the prompt; the last one of several.
         let last = content.unwrap_or(first);
         let places = (first..=last).filter(|place| self.text.is_char_boundary(*place));
         let written = places.map(|place| (self.written(&header, place, content), place));
         let written = written.max().filter(|(length, _)| *length > 0);
-        // Text of others may look like a prompt, where it is not known what precedes the message.
+        // Untrusted text may look like a prompt, where it is unknown what precedes the message.
         let near = |end: usize| {
             exact
                 || content.is_some_and(|at| {
@@ -137,7 +137,7 @@ impl Bounds<'_> {
         }
     }
 
-    /// What the template writes between its generation prompt and an answer.
+    /// Text between the generation prompt and an answer.
     fn between(&self, header: &str) -> Option<String> {
         let mark = '\u{e000}';
         let messages = [Message::user("?"), Message::assistant(mark.to_string())];
@@ -146,8 +146,8 @@ impl Bounds<'_> {
         before.rsplit_once(header).map(|(_, between)| between.to_owned())
     }
 
-    /// How much of a generation prompt is written at a place: all of it, or a part that ends with a
-    /// mark or a line and does not go into what the message says.
+    /// Length of the generation prompt that is written at a place: all of it, or a part that ends
+    /// with a mark or a line and does not overlap the content of the message.
     fn written(&self, header: &str, place: usize, content: Option<usize>) -> usize {
         let text = &self.text[place..];
         let mut length = common_prefix(header, text);
@@ -162,8 +162,8 @@ impl Bounds<'_> {
         (1..=length).rev().filter(|end| header.is_char_boundary(*end)).find(ends).unwrap_or(0)
     }
 
-    /// Where the turn ends: after what follows the text of the message, as far as that follows also
-    /// where the conversation goes on otherwise.
+    /// Returns the end of the turn: after the text that follows the message, as far as that is the
+    /// same for other continuations of the conversation.
     fn end(&self, message: usize, start: usize, changed: Changed) -> Result<usize, String> {
         let said = changed.end.max(start);
         let tail = &self.text[said..];
@@ -209,7 +209,7 @@ impl Bounds<'_> {
         }
     }
 
-    /// What is found must be the message's: no other one is in it.
+    /// Checks that the turn is the message's own: it contains no other message.
     fn check(&self, message: usize, turn: &Range<usize>) -> Result<(), String> {
         let found = &self.text[turn.clone()];
         let own = self.messages[message].fields().values().map(strings).collect::<String>();
@@ -229,8 +229,8 @@ impl Bounds<'_> {
             .into()
     }
 
-    /// What the messages are without a generation prompt (as far as they are the same with one), and
-    /// the prompt.
+    /// Renders messages without a generation prompt (as far as that is the same with one), and
+    /// returns this text and the prompt.
     fn prompt(&self, messages: &[Message]) -> Option<(String, String)> {
         let closed = self.render(messages, false)?;
         let mut before = self.render(messages, true)?;
@@ -240,7 +240,7 @@ impl Bounds<'_> {
         Some((before, header))
     }
 
-    /// What changes in a text of messages when one of them says something else.
+    /// Finds what changes in the text of messages when one of them is replaced.
     fn changed(
         &self,
         messages: &[Message],
@@ -248,7 +248,7 @@ impl Bounds<'_> {
         prompt: Option<bool>,
         text: &str,
     ) -> Option<Changed> {
-        // A character for private use that the text does not have.
+        // A private-use character that the text does not contain.
         let mark = ('\u{e000}'..'\u{f8ff}').find(|mark| !text.contains(*mark))?.to_string();
         let change = |said: &Message| {
             let mut messages = messages.to_vec();
@@ -271,7 +271,7 @@ impl Bounds<'_> {
             (Some((first, last)), Some((start, end))) => {
                 Some(Changed { start: Some(start.min(first)), end: end.min(last), sure: true })
             }
-            // Other fields may be written before the text.
+            // Other fields may be written before the content.
             (Some((_, end)), None) => Some(Changed { start: None, end, sure: true }),
             (None, bare) => {
                 let start = bare.map(|(start, _)| start);
@@ -289,7 +289,7 @@ impl Bounds<'_> {
     }
 }
 
-/// Calls of tools with other arguments.
+/// Replaces the arguments of tool calls.
 fn with_arguments(calls: &ChatValue, mark: &str) -> ChatValue {
     match calls {
         ChatValue::List(calls) => {
@@ -312,7 +312,7 @@ fn with_arguments(calls: &ChatValue, mark: &str) -> ChatValue {
     }
 }
 
-/// All text within a value.
+/// Concatenates all text within a value.
 fn strings(value: &ChatValue) -> String {
     match value {
         ChatValue::Text(text) => format!("{text}\n"),
@@ -338,7 +338,8 @@ fn common_suffix(a: &str, b: &str) -> usize {
     length
 }
 
-/// A place in a text, moved to the beginning of the mark (`<|im_start|>`, `[INST]`) that it is in.
+/// Moves a place in a text to the beginning of the mark (`<|im_start|>`, `[INST]`) that contains
+/// it.
 fn outside(text: &str, at: usize) -> usize {
     let open = text[..at].rfind(['<', '[', '>', ']', ' ', '\n', '\t']);
     let Some(open) = open.filter(|open| matches!(text.as_bytes()[*open], b'<' | b'[')) else {
@@ -348,13 +349,13 @@ fn outside(text: &str, at: usize) -> usize {
     let end = text[at..].find(|char: char| char == close || char.is_whitespace());
     match end {
         Some(end) if text[at + end..].starts_with(close) => open,
-        // Cut off within it.
+        // A mark that is cut off.
         None if at == text.len() => open,
         _ => at,
     }
 }
 
-/// A text without the beginning of a generation prompt at its end.
+/// Length of a text without the beginning of a generation prompt at its end.
 fn without_opener(text: &str, opener: &str) -> usize {
     let starts = text.char_indices().map(|(at, _)| at);
     starts.clone().find(|at| opener.starts_with(&text[*at..])).unwrap_or(text.len())
@@ -364,7 +365,7 @@ fn ends_with_mark(text: &str) -> bool {
     text.trim_end().ends_with(['>', ']'])
 }
 
-/// Whether there is text beside marks.
+/// Returns `true` if there is text outside of marks.
 fn has_words(text: &str) -> bool {
     let mut close = None;
     text.chars().any(|char| {

@@ -1,11 +1,11 @@
-//! What a chat template is given: messages and options.
+//! Input of a chat template: messages and options.
 
 use crate::value::{ChatMap, ChatValue};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, collections::BTreeMap};
 
-/// A message of a conversation: an object of JSON, whose fields reach the chat template as they are and
-/// in their order.
+/// A message of a conversation: a JSON object whose fields reach the chat template unchanged and in
+/// order.
 ///
 /// ```
 /// use burn_lora_text::Message;
@@ -24,7 +24,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of any role.
+    /// Creates a message of any role.
     ///
     /// ```
     /// use burn_lora_text::Message;
@@ -37,7 +37,7 @@ impl Message {
         Self { fields: fields.into() }
     }
 
-    /// Instructions.
+    /// Creates a system message: instructions to the model.
     ///
     /// ```
     /// # use burn_lora_text::Message;
@@ -47,7 +47,7 @@ impl Message {
         Self::new("system", content)
     }
 
-    /// What the user says.
+    /// Creates a message of the user.
     ///
     /// ```
     /// # use burn_lora_text::Message;
@@ -57,7 +57,7 @@ impl Message {
         Self::new("user", content)
     }
 
-    /// What the assistant says.
+    /// Creates a message of the assistant.
     ///
     /// ```
     /// # use burn_lora_text::Message;
@@ -67,7 +67,8 @@ impl Message {
         Self::new("assistant", content)
     }
 
-    /// With another field (`tool_calls`, `name`, `reasoning_content`, ..), or another value of one.
+    /// Sets a field (`tool_calls`, `name`, `reasoning_content`, ..), replacing its value if it
+    /// exists.
     ///
     /// ```
     /// # use burn_lora_text::Message;
@@ -76,14 +77,15 @@ impl Message {
     /// ```
     pub fn with(mut self, name: impl Into<String>, value: impl Into<ChatValue>) -> Self {
         let (name, value) = (name.into(), value.into());
-        // Its role stays text.
+        // The role stays text.
         if name != "role" || value.as_str().is_some() {
             self.fields.insert(name, value);
         }
         self
     }
 
-    /// Who speaks: `system`, `user`, `assistant`, `tool` or what else the template knows.
+    /// Role of the message: `system`, `user`, `assistant`, `tool` or any other that the template
+    /// knows.
     ///
     /// ```
     /// # use burn_lora_text::Message;
@@ -93,7 +95,7 @@ impl Message {
         self.fields.get("role").and_then(ChatValue::as_str).unwrap_or_default()
     }
 
-    /// A field.
+    /// Returns a field by its name.
     ///
     /// ```
     /// # use burn_lora_text::{ChatValue, Message};
@@ -103,7 +105,7 @@ impl Message {
         self.fields.get(name)
     }
 
-    /// The text of the content: its own, or that of its parts together. None where there is no
+    /// Returns the text of the content, or of all its parts together. `None` if there is no
     /// content, as in a message that only calls tools.
     ///
     /// ```
@@ -122,7 +124,7 @@ impl Message {
         }
     }
 
-    /// All fields, in their order.
+    /// All fields, in order.
     ///
     /// ```
     /// # use burn_lora_text::Message;
@@ -155,7 +157,7 @@ impl From<Message> for ChatValue {
     }
 }
 
-/// How a conversation is rendered.
+/// Options of rendering a conversation.
 ///
 /// ```
 /// use burn_lora_text::ChatOptions;
@@ -171,12 +173,12 @@ pub struct ChatOptions {
     pub(crate) tools: Option<ChatValue>,
     pub(crate) documents: Option<ChatValue>,
     pub(crate) variables: BTreeMap<String, ChatValue>,
-    /// What was given that JSON does not know.
+    /// Error of a value that JSON cannot represent.
     pub(crate) fault: Option<String>,
 }
 
 impl ChatOptions {
-    /// The messages alone: what a model is trained on.
+    /// Creates the default options: the messages without a generation prompt, as for training.
     ///
     /// ```
     /// # use burn_lora_text::ChatOptions;
@@ -186,7 +188,8 @@ impl ChatOptions {
         Self::default()
     }
 
-    /// Ends with what opens the assistant's turn: what a model is asked with.
+    /// Sets whether the text ends with the generation prompt, which opens the assistant's turn, as
+    /// for generation.
     ///
     /// ```
     /// # use burn_lora_text::ChatOptions;
@@ -197,8 +200,8 @@ impl ChatOptions {
         self
     }
 
-    /// Takes the template of this name, where a tokenizer has several. By default it is `tool_use`
-    /// when there are tools and it exists, else `default`.
+    /// Sets the name of the template, where a tokenizer has several. By default it is `tool_use` if
+    /// there are tools and it exists, else `default`.
     ///
     /// ```
     /// # use burn_lora_text::ChatOptions;
@@ -209,7 +212,7 @@ impl ChatOptions {
         self
     }
 
-    /// The JSON schemas of functions that the assistant may call.
+    /// Sets the JSON schemas of the functions that the assistant may call.
     ///
     /// ```
     /// # use burn_lora_text::ChatOptions;
@@ -221,7 +224,7 @@ impl ChatOptions {
         self
     }
 
-    /// Documents to answer from, with `title` and `text`.
+    /// Sets the documents to answer from, with `title` and `text`.
     ///
     /// ```
     /// # use burn_lora_text::ChatOptions;
@@ -233,7 +236,7 @@ impl ChatOptions {
         self
     }
 
-    /// Another variable of the template, such as `date_string` or `enable_thinking`.
+    /// Sets another variable of the template, such as `date_string` or `enable_thinking`.
     ///
     /// ```
     /// # use burn_lora_text::ChatOptions;
@@ -246,7 +249,7 @@ impl ChatOptions {
         self
     }
 
-    /// All values that were given.
+    /// All values that were set.
     pub(crate) fn given(&self) -> impl Iterator<Item = &ChatValue> {
         self.tools.iter().chain(&self.documents).chain(self.variables.values())
     }
@@ -255,7 +258,8 @@ impl ChatOptions {
         ChatValue::List(items.into_iter().map(|item| self.value(name, item)).collect())
     }
 
-    /// A value of the template. What cannot be one is an error where the template is used.
+    /// Converts a value for the template. An invalid one becomes an error when the template is
+    /// rendered.
     fn value(&mut self, name: &str, value: impl Serialize) -> ChatValue {
         ChatValue::new(value).unwrap_or_else(|error| {
             self.fault = Some(format!("`{name}` is no value of JSON: {error}"));

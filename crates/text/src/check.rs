@@ -1,13 +1,14 @@
-//! What a `tokenizer.json` must not have: steps on which the tokenizers crate runs out of memory, or
-//! never ends. Steps on which it panics are caught where they run.
+//! Rejects steps of a `tokenizer.json` on which the tokenizers crate runs out of memory or never
+//! ends. Panics of other steps are caught where the steps run.
 
 use serde_json::Value;
 
-/// How many times its length a text may become. Those of models triple it, or write some characters
+/// Maximal growth of a text's length, as a factor. Real models triple it, or write some characters
 /// as a word.
 const GROWTH: usize = 1024;
 
-/// Refuses steps that no model has; gives how many times its length a text may become.
+/// Checks for steps that no real model has; returns the maximal growth of a text's length, as a
+/// factor.
 pub fn steps(tokenizer: &Value) -> Result<usize, String> {
     let growth = self::growth(&tokenizer["normalizer"], "normalizer")?;
     self::growth(&tokenizer["decoder"], "decoder")?;
@@ -15,7 +16,7 @@ pub fn steps(tokenizer: &Value) -> Result<usize, String> {
     Ok(growth)
 }
 
-/// The steps of a sequence, or the one step.
+/// Returns the steps of a sequence, or the single step.
 fn each<'a>(step: &'a Value, lists: &str) -> Vec<&'a Value> {
     match step[lists].as_array() {
         Some(steps) => steps.iter().collect(),
@@ -51,12 +52,12 @@ fn replaced(step: &Value, name: &str) -> Result<usize, String> {
             Err(format!("its `{name}` has a step `Replace` with an empty pattern"))
         }
         (Some(pattern), _) => Ok(content.div_ceil(pattern.len()).max(1)),
-        // A match may be as short as nothing.
+        // A match may be empty.
         _ => Ok(content + 1),
     }
 }
 
-/// The size of the map of characters, and the longest text that one is replaced by.
+/// Maximal length of a replacement in the character map, whose size is checked.
 fn precompiled(step: &Value) -> Result<usize, String> {
     let wrong: fn() -> String =
         || "its `normalizer` has a step `Precompiled` whose map contradicts its size".into();

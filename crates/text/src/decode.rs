@@ -1,14 +1,14 @@
-//! Text from tokens as they come.
+//! Streaming decoding of tokens.
 
 use crate::{error::TextError, tokenizer::Tokenizer};
 
-/// Stands for bytes that are no UTF-8, also for the first bytes of a character to come.
+/// Replacement of bytes that are not UTF-8, including the first bytes of an incomplete character.
 const REPLACEMENT: char = '\u{fffd}';
 
-/// Decodes a stream of tokens: text comes out as soon as its characters are complete, and together
-/// it is the text of all tokens.
+/// A streaming decoder: returns text as soon as its characters are complete; all parts together are
+/// the text of all tokens.
 ///
-/// Made by [`Tokenizer::decode_stream`].
+/// Created by [`Tokenizer::decode_stream`].
 ///
 /// ```
 /// use burn_lora_text::Tokenizer;
@@ -24,15 +24,15 @@ const REPLACEMENT: char = '\u{fffd}';
 pub struct DecodeStream {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
-    /// The last tokens that gave text, and after them those that have not yet. What a token's text
-    /// is depends on the one before it: SentencePiece drops the first space of a text.
+    /// The last tokens that gave text, followed by those that have not yet. The text of a token
+    /// depends on the one before it: SentencePiece drops the first space of a text.
     tokens: Vec<u32>,
-    /// How many of `tokens` have given text.
+    /// Number of `tokens` that have given text.
     read: usize,
 }
 
 impl Tokenizer {
-    /// Decodes tokens as they come.
+    /// Creates a streaming decoder.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -51,8 +51,8 @@ impl Tokenizer {
 }
 
 impl DecodeStream {
-    /// The text that the next token completes; none if a character is still incomplete, or the token
-    /// is special and skipped.
+    /// Adds a token, and returns the text that it completes; `None` if a character is still
+    /// incomplete, or if the token is special and skipped.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -65,7 +65,7 @@ impl DecodeStream {
     /// ```
     ///
     /// # Errors
-    /// Tokens that the tokenizer's decoder refuses.
+    /// As [`Tokenizer::decode`].
     pub fn push(&mut self, token: u32) -> Result<Option<String>, TextError> {
         self.tokens.push(token);
         let new = self.new_text()?;
@@ -77,7 +77,7 @@ impl DecodeStream {
         Ok(Some(new))
     }
 
-    /// What is left when no token follows: a character that is incomplete becomes U+FFFD.
+    /// Returns the rest of the text after the last token: an incomplete character becomes U+FFFD.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -94,13 +94,13 @@ impl DecodeStream {
         self.new_text()
     }
 
-    /// The text of the tokens that have not given any.
+    /// Text of the tokens that have not given any.
     fn new_text(&self) -> Result<String, TextError> {
         let decode = |tokens| self.tokenizer.decode(tokens, self.skip_special_tokens);
         let (before, all) = (decode(&self.tokens[..self.read])?, decode(&self.tokens)?);
         match all.strip_prefix(&before) {
             Some(new) => Ok(new.to_owned()),
-            // A byte that is no UTF-8 spoils those before it, whose text is out already.
+            // An invalid byte also invalidates those before it, whose text was returned already.
             None => decode(&self.tokens[self.read..]),
         }
     }

@@ -1,4 +1,4 @@
-//! Tokens that end what the assistant says.
+//! Tokens that end an answer of the assistant.
 
 use crate::{
     chat::{ChatOptions, Message},
@@ -10,8 +10,8 @@ use serde_json::Value;
 use std::path::Path;
 
 impl Tokenizer {
-    /// The token with which the chat template ends an answer, whether the model's files name it as an
-    /// end or not.
+    /// Returns the token with which the chat template ends an answer, whether or not the model's
+    /// files declare it as an end token.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -27,8 +27,8 @@ impl Tokenizer {
         self.is_added_token(last).then_some(last)
     }
 
-    /// Writes `generation_config.json` into a folder: that of the tokenizer's files, with more tokens
-    /// that end a generation.
+    /// Writes `generation_config.json` into a folder: the one of the tokenizer's files, with more
+    /// end tokens.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -41,7 +41,8 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// [`TextError::Io`] if the file cannot be written; [`TextError::Format`] if the tokenizer's
+    /// own one is malformed.
     pub fn save_generation_config(
         &self,
         folder: impl AsRef<Path>,

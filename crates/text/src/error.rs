@@ -1,9 +1,9 @@
-//! The one error type of this crate.
+//! The error type of this crate.
 
 use burn_lora_io::{FileError, escaped, escaped_lines};
 use std::path::{Path, PathBuf};
 
-/// What can go wrong when tokenizers are read and written, and text becomes tokens.
+/// Error of reading or writing a tokenizer, or of converting text to tokens.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
@@ -12,20 +12,20 @@ pub enum TextError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// A file that is not what its name says, or was cut off.
+    /// A file of another format than expected, or a truncated one.
     #[error("{}: {reason}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
 
-    /// A field of a file with settings whose value cannot be used.
+    /// A field of a settings file with an invalid value.
     #[error("{}: `{field}` is {}: {reason}", path.display(), escaped(found))]
     Field {
         /// The file.
@@ -34,27 +34,27 @@ pub enum TextError {
         field: String,
         /// Its value.
         found: String,
-        /// What is wrong, and what would do.
+        /// What is wrong, and which values are valid.
         reason: String,
     },
 
-    /// A model that the hub did not hand out.
+    /// A model that the hub did not provide.
     #[error("hub: {model}: {reason}")]
     Hub {
         /// The model's id.
         model: String,
-        /// What the hub said, and what to do.
+        /// The hub's answer, and how to fix it.
         reason: String,
     },
 
-    /// A chat template that is missing, or that refuses the messages.
+    /// A chat template that is missing or rejects the messages.
     #[error("chat template: {reason}")]
     Template {
-        /// What is wrong, and what to do.
+        /// What is wrong, and how to fix it.
         reason: String,
     },
 
-    /// Text that the tokenizer cannot handle.
+    /// Text or tokens that the tokenizer cannot process.
     #[error("tokenizer: {reason}")]
     Tokenizer {
         /// What is wrong.

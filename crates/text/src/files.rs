@@ -1,4 +1,4 @@
-//! The files of a tokenizer, as transformers writes them.
+//! Files of a tokenizer, in the layout of transformers.
 
 use crate::error::TextError;
 use serde_json::Value;
@@ -13,11 +13,11 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL: &str = "special_tokens_map.json";
 pub const TEMPLATE: &str = "chat_template.jinja";
-/// A folder of more templates, each by the name of its file.
+/// Folder of further templates, each named by its file.
 pub const TEMPLATES: &str = "additional_chat_templates";
 pub const TEMPLATE_JSON: &str = "chat_template.json";
 pub const GENERATION: &str = "generation_config.json";
-/// The model's, of which the end tokens are read.
+/// Configuration of the model, from which end tokens are read.
 pub const MODEL: &str = "config.json";
 
 const NAMES: [&str; 7] = [TOKENIZER, CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, MODEL];
@@ -25,15 +25,15 @@ const NAMES: [&str; 7] = [TOKENIZER, CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, G
 /// Files by name, read into memory.
 #[derive(Debug)]
 pub struct Files {
-    /// The folder, or the file that they were made from.
+    /// The folder, or the file from which they were created.
     pub origin: PathBuf,
     pub bytes: BTreeMap<&'static str, Vec<u8>>,
-    /// The templates of the folder for more of them, by name.
+    /// Templates of the folder of further templates, by name.
     pub templates: BTreeMap<String, String>,
 }
 
 impl Files {
-    /// Reads those that are in a folder.
+    /// Reads the existing files of a folder.
     pub fn read(folder: &Path) -> Result<Self, TextError> {
         let mut bytes = BTreeMap::new();
         for name in NAMES {
@@ -56,18 +56,18 @@ impl Files {
         Ok(Self { origin: folder.to_owned(), bytes, templates })
     }
 
-    /// What errors call a file.
+    /// Path of a file in error messages.
     pub fn path(&self, name: &str) -> PathBuf {
         if self.origin.is_dir() { self.origin.join(name) } else { self.origin.clone() }
     }
 
-    /// A file as text.
+    /// Returns a file as text.
     pub fn text(&self, name: &str) -> Result<Option<&str>, TextError> {
         let text = self.bytes.get(name).map(|bytes| std::str::from_utf8(bytes));
         text.transpose().map_err(|error| TextError::format(&self.path(name), error))
     }
 
-    /// A file as JSON; `null` if it is not there.
+    /// Returns a file as JSON; `null` if it does not exist.
     pub fn json(&self, name: &str) -> Result<Value, TextError> {
         let Some(bytes) = self.bytes.get(name) else { return Ok(Value::Null) };
         let value: Value = serde_json::from_slice(bytes)
@@ -78,7 +78,7 @@ impl Files {
         Ok(value)
     }
 
-    /// A field that cannot be used.
+    /// Creates the error of an invalid field.
     pub fn wrong(&self, name: &str, field: &str, found: &Value, reason: &str) -> TextError {
         TextError::Field {
             path: self.path(name),
@@ -88,8 +88,8 @@ impl Files {
         }
     }
 
-    /// The chat templates by name: transformers calls the one for all uses `default`. As there, files
-    /// of templates take the place of all that the other files have.
+    /// Returns the chat templates by name: transformers calls the general one `default`. As there,
+    /// template files replace all templates of the other files.
     pub fn templates(&self) -> Result<BTreeMap<String, String>, TextError> {
         let single = |text: &str| BTreeMap::from([("default".to_owned(), text.to_owned())]);
         let mut found = self.text(TEMPLATE)?.map(single).unwrap_or_default();
@@ -122,8 +122,8 @@ impl Files {
         Ok(BTreeMap::new())
     }
 
-    /// Writes them into a folder, each beside its name and renamed, `tokenizer.json` last; with a
-    /// template in place of theirs, if one is given.
+    /// Writes the files into a folder, each atomically, `tokenizer.json` last. If `template` is
+    /// given, it replaces their chat templates.
     pub fn write(&self, folder: &Path, template: Option<&str>) -> Result<(), TextError> {
         fs::create_dir_all(folder).map_err(TextError::io(folder))?;
         let more = folder.join(TEMPLATES);
@@ -146,9 +146,9 @@ impl Files {
             let path = folder.join(name);
             match bytes {
                 Some(bytes) => burn_lora_io::replace(&path, bytes).map_err(TextError::io(&path))?,
-                // It belongs to the model as well.
+                // This file belongs to the model as well.
                 None if name == GENERATION => (),
-                // What another tokenizer left would be read with this one.
+                // A file of another tokenizer would be read together with these.
                 None => match fs::remove_file(&path) {
                     Err(error) if error.kind() != ErrorKind::NotFound => {
                         return Err(TextError::io(&path)(error));
@@ -161,7 +161,8 @@ impl Files {
     }
 }
 
-/// The templates of a folder by the names of their files; none if there is no such folder.
+/// Reads the templates of a folder, by the names of their files; empty if the folder does not
+/// exist.
 fn more_templates(folder: &Path) -> Result<BTreeMap<String, String>, TextError> {
     let mut templates = BTreeMap::new();
     let entries = match fs::read_dir(folder) {

@@ -1,4 +1,4 @@
-//! From a GGUF file's metadata to the files of a tokenizer.
+//! Conversion of a GGUF file's metadata to the files of a tokenizer.
 
 use crate::{
     error::TextError,
@@ -12,21 +12,21 @@ use std::{
     path::Path,
 };
 
-/// Kinds of tokens in `tokenizer.ggml.token_type`.
+/// Token types in `tokenizer.ggml.token_type`.
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
-/// How many bytes a token of SentencePiece may have. Those of models have some dozens.
+/// Maximal length of a SentencePiece token in bytes. Those of real models have some dozens.
 const PIECE: usize = 1024;
 
-/// Ends of turns that old files do not name; they count where the chat template writes them.
+/// End-of-turn tokens that old files do not declare; they count if the chat template writes them.
 const TURN_ENDS: [&str; 2] = ["<|eot_id|>", "<|im_end|>"];
 
-/// The pre-tokenizers of llama.cpp by name, as in the `tokenizer.json` they come from.
+/// llama.cpp's pre-tokenizers by name, as in the `tokenizer.json` they were converted from.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// What llama.cpp takes for files that name none: more splits, then GPT-2's.
+/// llama.cpp's default for files without a name: more splits, then GPT-2's.
 const DEFAULT: [&str; 4] = [
     r"[\p{P}\$\+<=>\^~\|]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
@@ -34,7 +34,7 @@ const DEFAULT: [&str; 4] = [
     r"[0-9][0-9][0-9]",
 ];
 
-/// The tokenizer of a GGUF file as files of a folder.
+/// Converts the tokenizer of a GGUF file to the files of a folder.
 pub fn files(path: &Path) -> Result<Files, TextError> {
     let reader = Reader { gguf: Gguf::open(path)? };
     let (model, name) = reader.text("model")?;
@@ -49,7 +49,7 @@ pub fn files(path: &Path) -> Result<Files, TextError> {
     }
 }
 
-/// What differs between the kinds of tokenizers.
+/// Parts of a tokenizer that differ between its kinds.
 struct Kind {
     model: Value,
     normalizer: Value,
@@ -85,7 +85,7 @@ impl Reader {
         }
     }
 
-    /// A field, or an error that it is missing.
+    /// Returns a field, or the error that it is missing.
     fn there<T>(&self, key: &str, value: Option<T>) -> Result<T, TextError> {
         let reason = "the file has no tokenizer, or an old one: convert the model again";
         value.ok_or_else(|| self.wrong(&format!("tokenizer.ggml.{key}"), "missing", reason))
@@ -109,7 +109,7 @@ impl Reader {
         Ok(tokens.map(|(id, token)| (token.clone(), json!(id))).collect())
     }
 
-    /// The kind of each token.
+    /// Returns the type of each token.
     fn kinds(&self) -> Result<Vec<i32>, TextError> {
         let count = self.tokens()?.len();
         let kinds = self.get("token_type", Metadata::as_i32s, "a list of integers")?;
@@ -122,11 +122,11 @@ impl Reader {
         Ok(kinds)
     }
 
-    /// The number of a special token, and the token.
+    /// Returns a special token and its id.
     fn special(&self, name: &str) -> Result<Option<(&str, u32)>, TextError> {
         let id = self.get(&format!("{name}_token_id"), Metadata::as_u64, "an integer")?;
         let tokens = self.tokens()?;
-        // The largest number stands for none.
+        // The largest id stands for none.
         let Some(id) = id.filter(|id| *id != u64::from(u32::MAX)) else { return Ok(None) };
         let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
         let Some(token) = token else {
@@ -197,7 +197,7 @@ impl Reader {
             let reason = format!("there are {} tokens", tokens.len());
             return Err(self.wrong("tokenizer.ggml.scores", &found, &reason));
         }
-        // Merges are looked for at each character of each token.
+        // Merges are searched at each character of each token.
         if let Some(at) = tokens.iter().position(|token| token.len() > PIECE) {
             let found = format!("{} bytes of token {at}", tokens[at].len());
             let reason = format!("no vocabulary of SentencePiece has tokens of more than {PIECE}");
@@ -314,8 +314,8 @@ impl Reader {
     }
 }
 
-/// The merges that pieces with scores stand for: each two pieces that together are a third, in the
-/// order of transformers' converter: by score, then by length, then by number.
+/// Derives the merges from pieces with scores: each two pieces whose concatenation is a piece, in
+/// the order of transformers' converter: by score, then by length, then by id.
 fn merges<'a>(tokens: &'a [String], scores: &[f32]) -> Vec<(&'a str, &'a str)> {
     let ids: HashMap<&str, usize> =
         tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
@@ -331,7 +331,7 @@ fn merges<'a>(tokens: &'a [String], scores: &[f32]) -> Vec<(&'a str, &'a str)> {
         merges[first..].sort_by_key(|(_, _, numbers)| *numbers);
     }
     let chars = |text: &str| text.chars().count();
-    // Both sorts are stable, which is what "then" means above.
+    // Both sorts are stable, hence the order "then" above.
     merges.sort_by(|(score_a, a, _), (score_b, b, _)| {
         let lengths = |pair: &(&str, &str)| (chars(pair.0), chars(pair.1));
         score_b.total_cmp(score_a).then_with(|| lengths(b).cmp(&lengths(a)))

@@ -1,14 +1,14 @@
-//! Text of language models: tokenizers, chat templates, and which tokens of a chat are the assistant's.
-//! All of it runs on the host, without Burn.
+//! Text processing for language models: tokenizers, chat templates, and the assistant's tokens of a
+//! chat. It runs on the host, without Burn.
 //!
 //! | what | where |
 //! |---|---|
-//! | text as tokens, and back | [`Tokenizer`] |
-//! | tokens that come one by one | [`DecodeStream`] |
+//! | tokenization of text, and decoding | [`Tokenizer`] |
+//! | streaming decoding | [`DecodeStream`] |
 //! | a conversation | [`Message`], [`ChatValue`], [`ChatMap`] |
 //! | a conversation as text | [`Tokenizer::apply_chat_template`], [`ChatTemplate`], [`ChatOptions`] |
-//! | a conversation as tokens, and whose they are | [`Tokenizer::encode_chat`], [`EncodedChat`] |
-//! | tokenizers by their model's id | [`Tokenizer::from_pretrained`], feature `hub` |
+//! | a conversation as tokens, the assistant's marked | [`Tokenizer::encode_chat`], [`EncodedChat`] |
+//! | tokenizers by the id of a model | [`Tokenizer::from_pretrained`], feature `hub` |
 
 mod bounds;
 mod chat;

@@ -1,4 +1,4 @@
-//! Special tokens: which they are, and where they are put.
+//! Special tokens, and their places around a text.
 
 use crate::{
     error::TextError,
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenizers::{AddedToken, PostProcessorWrapper};
 
-/// The special tokens that have a name of their own in templates.
+/// Special tokens that have a name in templates.
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
-/// The special tokens by name. A model that has them in its vocabulary only, where they are found by
-/// merges if at all, gets them as added tokens.
+/// Returns the special tokens by name. If the model has them only in its vocabulary, where merges
+/// find them at best, they become added tokens.
 pub fn tokens(
     files: &Files,
     model: &mut tokenizers::Tokenizer,
 ) -> Result<BTreeMap<String, String>, TextError> {
     let config = files.json(CONFIG)?;
     let map = files.json(SPECIAL)?;
-    // As in transformers: the map is from before the config listed the added tokens.
+    // As in transformers: such a map is older than the config's list of added tokens.
     let map_first = config["added_tokens_decoder"].is_null();
     add(files, &config, model)?;
     let mut tokens = BTreeMap::new();
@@ -94,7 +94,7 @@ fn add(files: &Files, config: &Value, model: &mut tokenizers::Tokenizer) -> Resu
     Ok(())
 }
 
-/// A token of the config, with the settings that it has there.
+/// Reads a token of the config, with its settings.
 fn added(token: &Value, special: bool) -> Option<AddedToken> {
     if let Some(content) = token.as_str() {
         return Some(AddedToken::from(content, special));
@@ -111,7 +111,8 @@ fn added(token: &Value, special: bool) -> Option<AddedToken> {
     )
 }
 
-/// What puts tokens around a text: that of `tokenizer.json`, else what the config asks for.
+/// Returns the post-processor, which puts tokens around a text: that of `tokenizer.json`, else the
+/// one described by the config.
 pub fn post_processor(
     files: &Files,
     model: &tokenizers::Tokenizer,
@@ -135,7 +136,8 @@ pub fn post_processor(
     read.map_err(|error| TextError::format(&files.path(TOKENIZER), error))
 }
 
-/// A token that a template names and `special_tokens` does not have, on which the crate panics.
+/// Returns a token that a template uses but `special_tokens` does not define: the crate panics on
+/// it.
 fn undefined(post_processor: &Value) -> Option<&str> {
     let steps = post_processor["processors"].as_array().into_iter().flatten();
     let pieces = ["single", "pair"].into_iter().filter_map(|name| post_processor[name].as_array());
@@ -144,7 +146,7 @@ fn undefined(post_processor: &Value) -> Option<&str> {
     own.or_else(|| steps.into_iter().find_map(undefined))
 }
 
-/// The post-processor of `tokenizer.json` that puts tokens before and after a text.
+/// Creates a post-processor for `tokenizer.json` that puts tokens before and after a text.
 pub fn template(before: Option<(&str, u32)>, after: Option<(&str, u32)>) -> Option<Value> {
     if before.is_none() && after.is_none() {
         return None;
@@ -167,7 +169,7 @@ pub fn template(before: Option<(&str, u32)>, after: Option<(&str, u32)>) -> Opti
     }))
 }
 
-/// All tokens that end a generation, the tokenizer's own first.
+/// Returns all tokens that end a generation, the tokenizer's own first.
 pub fn eos_token_ids(files: &Files, own: Option<u32>) -> Result<Vec<u32>, TextError> {
     let mut ids: Vec<u32> = own.into_iter().collect();
     for name in [GENERATION, MODEL] {

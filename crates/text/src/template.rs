@@ -1,4 +1,4 @@
-//! Chat templates: Jinja as transformers runs it.
+//! Chat templates: Jinja in the dialect of transformers.
 
 use crate::{
     chat::{ChatOptions, Message},
@@ -8,18 +8,19 @@ use crate::{
 };
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-/// Noncharacters of Unicode, which no text has, around what a `{% generation %}` block wrote.
+/// Unicode noncharacters, which text does not contain, around the output of a `{% generation %}`
+/// block.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
 
-/// What messages call their reasoning; the first that is there counts.
+/// Fields of messages that hold reasoning; the first existing one counts.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A chat template: Jinja in the dialect of transformers.
 ///
-/// Beside Jinja it has `raise_exception`, `strftime_now`, Python's `tojson` and methods of strings
-/// and dictionaries, `break` and `continue`, and `{% generation %}` blocks around what the assistant
-/// wrote.
+/// Beside Jinja it supports `raise_exception`, `strftime_now`, Python's `tojson` and methods of
+/// strings and dictionaries, `break` and `continue`, and `{% generation %}` blocks around the
+/// assistant's text.
 ///
 /// ```
 /// use burn_lora_text::{ChatOptions, ChatTemplate, Message};
@@ -35,13 +36,13 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     source: Arc<str>,
-    /// The template, or why it could not be read.
+    /// The parsed template, or the reason of the error.
     template: Result<Arc<Template>, String>,
     generation: bool,
 }
 
 impl ChatTemplate {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// ```
     /// # use burn_lora_text::ChatTemplate;
@@ -50,14 +51,15 @@ impl ChatTemplate {
     /// ```
     ///
     /// # Errors
-    /// A template that is no Jinja, with the line.
+    /// [`TextError::Template`] with the line if the template is no valid Jinja.
     pub fn new(source: &str) -> Result<Self, TextError> {
         let template = Self::lenient(source);
         template.template()?;
         Ok(template)
     }
 
-    /// A template whose errors wait until it is rendered: a tokenizer is of use without.
+    /// Parses a template, and defers errors to its rendering: a tokenizer is useful without a
+    /// template.
     pub(crate) fn lenient(source: &str) -> Self {
         let template = Template::parse(source);
         let generation = template.as_ref().is_ok_and(Template::has_generation_blocks);
@@ -70,7 +72,7 @@ impl ChatTemplate {
         self.template.as_deref().map_err(broken)
     }
 
-    /// The text of the template.
+    /// Source text of the template.
     ///
     /// ```
     /// # use burn_lora_text::ChatTemplate;
@@ -81,7 +83,7 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Whether the template marks what the assistant wrote by `{% generation %}` blocks.
+    /// Returns `true` if the template marks the assistant's text by `{% generation %}` blocks.
     ///
     /// ```
     /// # use burn_lora_text::ChatTemplate;
@@ -93,7 +95,7 @@ impl ChatTemplate {
         self.generation
     }
 
-    /// Renders messages. Special tokens are variables here;
+    /// Renders messages. Special tokens have to be set as variables;
     /// [`Tokenizer::apply_chat_template`](crate::Tokenizer::apply_chat_template) sets them.
     ///
     /// ```
@@ -105,12 +107,12 @@ impl ChatTemplate {
     /// ```
     ///
     /// # Errors
-    /// What the template raises, and what it does that cannot be done.
+    /// [`TextError::Template`] if the template raises an error or cannot be rendered.
     pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String, TextError> {
         self.render_marked(messages, options, &BTreeMap::new()).map(|(text, _)| text)
     }
 
-    /// The text, and where in it (in bytes) the `{% generation %}` blocks are.
+    /// Renders messages; returns the text, and the byte ranges of its `{% generation %}` blocks.
     pub(crate) fn render_marked(
         &self,
         messages: &[Message],
@@ -147,8 +149,8 @@ impl ChatTemplate {
     }
 }
 
-/// The message that a template is given, as by transformers: without the fields that are `null`, and
-/// with its reasoning by each of the names that templates have for it.
+/// The message as the template gets it, as in transformers: without fields that are `null`, and
+/// with its reasoning under each of the names that templates use.
 fn given(message: &Message) -> ChatValue {
     let own = message.fields().iter().filter(|(_, value)| !value.is_null());
     let own = own.map(|(name, value)| (name.clone(), value.clone()));
@@ -160,7 +162,7 @@ fn given(message: &Message) -> ChatValue {
     fields.into()
 }
 
-/// About how many bytes a value has.
+/// Approximate size of a value in bytes.
 fn size(value: &ChatValue) -> usize {
     16 + match value {
         ChatValue::Text(text) => text.len(),
@@ -170,7 +172,7 @@ fn size(value: &ChatValue) -> usize {
     }
 }
 
-/// Takes the marks out of a text.
+/// Removes the marks from a text; returns it with the ranges between them.
 fn split(marked: &str) -> Result<(String, Vec<Range<usize>>), TextError> {
     let (mut text, mut spans, mut open) = (String::new(), vec![], None);
     for char in marked.chars() {
@@ -190,7 +192,7 @@ fn split(marked: &str) -> Result<(String, Vec<Range<usize>>), TextError> {
     Ok((text, spans))
 }
 
-/// What is read as a mark must not come from a message.
+/// Rejects messages that contain a mark.
 fn refuse_marks(messages: &[Message], options: &ChatOptions) -> Result<(), TextError> {
     let given = (messages, &options.tools, &options.documents, &options.variables);
     let json = serde_json::to_string(&given).unwrap_or_default();

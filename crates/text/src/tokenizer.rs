@@ -1,4 +1,4 @@
-//! The tokenizer of a model: text to tokens and back.
+//! The tokenizer of a model: encoding and decoding of text.
 
 use crate::{
     chat::{ChatOptions, Message},
@@ -12,17 +12,18 @@ use burn_lora_io::{caught, escaped};
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 use tokenizers::{PostProcessor, PostProcessorWrapper};
 
-/// What transformers calls the template for all uses.
+/// transformers' name of the general template.
 const DEFAULT: &str = "default";
 
-/// Names of pad tokens that nothing but padding uses, in the order in which they are looked for.
+/// Names of tokens used only for padding, in the order of the search.
 const PADS: [&str; 2] = ["<|finetune_right_pad_id|>", "<pad>"];
 
 /// A tokenizer with its special tokens and chat templates. A clone is cheap.
 ///
-/// Text and chats differ in what begins them. [`encode`](Self::encode) with `add_special_tokens` adds
-/// what the tokenizer adds to a text of its own, mostly the first token (bos). A chat template writes
-/// bos itself, so that a rendered chat is encoded without.
+/// Plain text and chats differ in how they begin. [`encode`](Self::encode) with
+/// `add_special_tokens` adds the tokens that the tokenizer puts around a plain text, mostly the
+/// first one (bos). A chat template writes bos itself, so that a rendered chat is encoded without
+/// `add_special_tokens`.
 ///
 /// ```
 /// use burn_lora_text::{ChatOptions, Message, Tokenizer};
@@ -40,32 +41,32 @@ const PADS: [&str; 2] = ["<|finetune_right_pad_id|>", "<pad>"];
 pub struct Tokenizer {
     parts: Arc<Parts>,
     templates: BTreeMap<String, ChatTemplate>,
-    /// Whether the template is another than that of the files.
+    /// `true` if the template was replaced, and is not that of the files.
     replaced: bool,
 }
 
 #[derive(Debug)]
 struct Parts {
     /// Without its post-processor, which trims spaces off offsets, and without padding and
-    /// truncation, which files have from their last use.
+    /// truncation, which files keep from their last use.
     model: tokenizers::Tokenizer,
     post_processor: Option<PostProcessorWrapper>,
     vocab_size: usize,
-    /// By the names that templates have for them: `bos_token`, ..
+    /// By their names in templates: `bos_token`, ..
     special: BTreeMap<String, String>,
     eos_token_ids: Vec<u32>,
-    /// How many times its length a text becomes before it is split, at most.
+    /// Maximal growth of a text's length before it is split, as a factor.
     growth: usize,
     files: Files,
 }
 
-/// How many bytes a text may have before it is split: each takes several words of memory.
+/// Maximal length of a text in bytes before it is split: each byte takes several words of memory.
 const NORMALIZED: usize = 1 << 28;
 
 impl Tokenizer {
-    /// Reads a tokenizer: a folder in Hugging Face's layout (`tokenizer.json` and what is beside it),
-    /// a `.gguf` file with a byte-level or SentencePiece BPE, or with the feature `hub` the id of a
-    /// model.
+    /// Loads a tokenizer from a folder in Hugging Face's layout (`tokenizer.json` and the files
+    /// beside it), from a `.gguf` file with a byte-level or SentencePiece BPE, or with the feature
+    /// `hub` by the id of a model.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -74,8 +75,10 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// A file that is missing or malformed, or a kind of tokenizer that is not known; the error
-    /// names the file and the field. A broken chat template is an error where it is used.
+    /// [`TextError::Io`], [`TextError::Format`] or [`TextError::Field`] for a file that is missing
+    /// or malformed, or a kind of tokenizer that is not supported, with the file and the field;
+    /// [`TextError::Hub`] for a model that the hub did not provide. A malformed chat template is an
+    /// error where it is used.
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, TextError> {
         let path = &burn_lora_io::hub::resolve(path, false)?;
         let files = if path.extension().is_some_and(|extension| extension == "gguf") {
@@ -91,7 +94,7 @@ impl Tokenizer {
         let bytes = files.bytes.get(files::TOKENIZER).map_or(&[][..], |bytes| bytes);
         let wrong = |reason: String| TextError::format(&path, escaped(&reason));
         let growth = check::steps(&files.json(files::TOKENIZER)?).map_err(wrong)?;
-        // The crate panics on some files, such as merges shorter than their prefix.
+        // The crate panics on some files, such as those with merges shorter than their prefix.
         let read = caught(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|_| contradicts());
         let mut model = read.and_then(|read| read.map_err(|e| e.to_string())).map_err(wrong)?;
         model.with_padding(None);
@@ -114,10 +117,10 @@ impl Tokenizer {
         Ok(Self { parts: Arc::new(parts), templates, replaced: false })
     }
 
-    /// The tokens of a text. Names of special tokens in the text become these tokens.
+    /// Encodes a text to tokens. Names of special tokens in the text become these tokens.
     ///
-    /// `add_special_tokens` adds what the tokenizer puts around a text: what `tokenizer.json` says,
-    /// or where that says nothing, `add_bos_token` and `add_eos_token` of `tokenizer_config.json`.
+    /// `add_special_tokens` adds the tokens around a text that `tokenizer.json` specifies, or, if
+    /// it specifies none, `add_bos_token` and `add_eos_token` of `tokenizer_config.json`.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -127,7 +130,8 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// Text that the tokenizer has no tokens for.
+    /// [`TextError::Tokenizer`] for text that the tokenizer cannot encode; [`TextError::Format`]
+    /// for a tokenizer that fails on it.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         self.check_length(text)?;
         self.run(|model| {
@@ -140,8 +144,8 @@ impl Tokenizer {
         })
     }
 
-    /// The tokens of a text, and which bytes of it each stands for; those that share a character each
-    /// stand for all of it. Nothing is put around the text.
+    /// Encodes a text without special tokens around it, and returns the tokens and the byte range
+    /// of each; tokens that share a character all have the range of that character.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -163,8 +167,8 @@ impl Tokenizer {
         Ok((encoding.get_ids().to_vec(), offsets.collect()))
     }
 
-    /// The text of tokens. Numbers that are no tokens, such as those beyond the vocabulary that a
-    /// model's embedding was padded to, have no text.
+    /// Decodes tokens to text. Ids outside of the vocabulary, such as those to which a model's
+    /// embedding was padded, have no text.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -176,13 +180,14 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// Tokens that the tokenizer's decoder refuses.
+    /// [`TextError::Tokenizer`] for tokens that the tokenizer's decoder refuses;
+    /// [`TextError::Format`] for a tokenizer that fails on them.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
         self.run(|model| model.decode(ids, skip_special_tokens))
     }
 
-    /// Runs the crate, which panics on steps of some files, such as a decoder that strips more than
-    /// a token has.
+    /// Runs a function of the crate, which panics on steps of some files, such as a decoder that
+    /// strips more than a token has.
     fn run<T>(
         &self,
         run: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>,
@@ -212,7 +217,7 @@ impl Tokenizer {
         Err(TextError::format(&path, reason))
     }
 
-    /// The number of a token.
+    /// Returns the id of a token.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -224,7 +229,7 @@ impl Tokenizer {
         self.parts.model.token_to_id(token)
     }
 
-    /// The token of a number, as the vocabulary writes it: a space is `Ġ` or `▁` there.
+    /// Returns the token with an id, as the vocabulary writes it: with `Ġ` or `▁` for a space.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -236,7 +241,8 @@ impl Tokenizer {
         self.parts.model.id_to_token(id)
     }
 
-    /// One more than the highest number of a token. A model's embedding may have more rows.
+    /// Size of the vocabulary: the highest token id plus one. A model's embedding may have more
+    /// rows.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -248,7 +254,7 @@ impl Tokenizer {
         self.parts.vocab_size
     }
 
-    /// The token that begins a text, if there is one.
+    /// Id of the token that begins a text, if there is one.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -260,7 +266,7 @@ impl Tokenizer {
         self.special("bos_token")
     }
 
-    /// The token that ends a text: the tokenizer's own, else the first of
+    /// Id of the token that ends a text: the tokenizer's own, else the first of
     /// [`eos_token_ids`](Self::eos_token_ids).
     ///
     /// ```
@@ -273,9 +279,9 @@ impl Tokenizer {
         self.parts.eos_token_ids.first().copied()
     }
 
-    /// All tokens at which generation ends: the tokenizer's own and those of
-    /// `generation_config.json` and `config.json`. A GGUF file has the end of a text, of a turn and
-    /// of a message that calls tools.
+    /// Ids of all tokens that end a generation: the tokenizer's own and those of
+    /// `generation_config.json` and `config.json`; from a GGUF file the end of a text, of a turn
+    /// and of a message that calls tools.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -287,9 +293,9 @@ impl Tokenizer {
         &self.parts.eos_token_ids
     }
 
-    /// The token that fills up a batch: the tokenizer's own, else `<|finetune_right_pad_id|>` or
-    /// `<pad>` if the vocabulary has one, else the end of a text. As that may be a token of the text
-    /// too, padding is masked by position and never by its number.
+    /// Id of the padding token: the tokenizer's own, else `<|finetune_right_pad_id|>` or `<pad>` if
+    /// the vocabulary has one, else the end of a text. As that may be a token of the text too,
+    /// padding has to be masked by position, never by id.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -302,7 +308,7 @@ impl Tokenizer {
         self.special("pad_token").or_else(known).or(self.eos_token_id())
     }
 
-    /// The token for what the vocabulary does not have, if there is one.
+    /// Id of the token for unknown text, if there is one.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -318,7 +324,8 @@ impl Tokenizer {
         self.parts.special.get(name).and_then(|token| self.token_to_id(token))
     }
 
-    /// Whether the vocabulary keeps a token apart from text: a special one, or another that was added.
+    /// Returns `true` if the vocabulary keeps a token apart from text: a special one, or another
+    /// added one.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -334,7 +341,7 @@ impl Tokenizer {
         &self.parts.files
     }
 
-    /// The chat template for all uses, if there is one.
+    /// The general chat template, if there is one.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -346,7 +353,7 @@ impl Tokenizer {
         self.templates.get(DEFAULT)
     }
 
-    /// Replaces all chat templates by one. [`save`](Self::save) writes it.
+    /// Replaces all chat templates by one, which [`save`](Self::save) writes.
     ///
     /// ```
     /// # use burn_lora_text::{ChatOptions, ChatTemplate, Message, Tokenizer};
@@ -361,7 +368,7 @@ impl Tokenizer {
         self.replaced = true;
     }
 
-    /// The text of a conversation.
+    /// Renders a conversation as text.
     ///
     /// ```
     /// # use burn_lora_text::{ChatOptions, Message, Tokenizer};
@@ -372,7 +379,8 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// No template, one that is broken, or one that refuses the messages.
+    /// [`TextError::Template`] if there is no template, or if it is malformed or rejects the
+    /// messages.
     pub fn apply_chat_template(
         &self,
         messages: &[Message],
@@ -381,7 +389,8 @@ impl Tokenizer {
         self.render(messages, options).map(|(text, _)| text)
     }
 
-    /// The text, and where the template's `{% generation %}` blocks are in it.
+    /// Renders a conversation; returns the text, and the byte ranges of its `{% generation %}`
+    /// blocks.
     pub(crate) fn render(
         &self,
         messages: &[Message],
@@ -409,9 +418,9 @@ impl Tokenizer {
         })
     }
 
-    /// Saves the tokenizer for transformers and for
-    /// [`from_pretrained`](Self::from_pretrained): the files of its folder as they are, or what a
-    /// GGUF file says in the same form. Each is written beside its name and renamed.
+    /// Saves the tokenizer in a form that transformers and
+    /// [`from_pretrained`](Self::from_pretrained) read: the files of its folder unchanged, or a
+    /// GGUF file converted to them. Each file is written atomically.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -423,14 +432,14 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// [`TextError::Io`] if a file cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), TextError> {
         let template = self.chat_template().filter(|_| self.replaced);
         self.parts.files.write(folder.as_ref(), template.map(ChatTemplate::source))
     }
 }
 
-/// What a panic of the crate means.
+/// Reason of an error from a panic of the crate.
 fn contradicts() -> String {
     "the tokenizer contradicts itself".into()
 }

@@ -1,4 +1,4 @@
-//! Which tokens of a conversation are the assistant's.
+//! The assistant's tokens of a conversation.
 
 use crate::{
     bounds::Bounds,
@@ -11,7 +11,7 @@ use std::ops::Range;
 
 /// A conversation as tokens.
 ///
-/// Made by [`Tokenizer::encode_chat`].
+/// Created by [`Tokenizer::encode_chat`].
 ///
 /// ```
 /// use burn_lora_text::{ChatOptions, Message, Tokenizer};
@@ -29,29 +29,29 @@ use std::ops::Range;
 pub struct EncodedChat {
     /// The tokens of the whole conversation.
     pub ids: Vec<u32>,
-    /// For each token whether the assistant wrote it.
+    /// `true` for each token that the assistant wrote.
     pub assistant: Vec<bool>,
-    /// Which tokens of the assistant belong to which message, in their order: the message's index,
-    /// and its tokens. A template may write a message in several blocks, or in none.
+    /// Turns of the assistant, in order: the index of the message, and its tokens. A template may
+    /// write a message in several blocks, or in none.
     pub turns: Vec<(usize, Range<usize>)>,
-    /// The messages whose text begins within a token that the header of their turn begins: that token
-    /// is not theirs.
+    /// Indices of messages whose text begins within a token that belongs to the header of their
+    /// turn: that token is not theirs.
     pub swallowed: Vec<usize>,
 }
 
 impl Tokenizer {
-    /// The tokens of a conversation, and which of them the assistant wrote.
+    /// Encodes a conversation to tokens, and marks those that the assistant wrote.
     ///
     /// The text of [`apply_chat_template`](Self::apply_chat_template) is encoded once, without
     /// special tokens around it. The assistant's part of it is
     ///
-    /// - with `{% generation %}` blocks in the template: what these blocks wrote, exactly;
+    /// - with `{% generation %}` blocks in the template: exactly the output of these blocks;
     /// - without: for each message of role `assistant`, what the template writes for it after the
-    ///   generation prompt (as far as that is written: an answer may come without the reasoning that
-    ///   the prompt opens), up to and with the last special token (the end of the turn) if only
-    ///   whitespace follows that one, else to its end.
+    ///   generation prompt (as far as that is written: an answer may come without the reasoning
+    ///   that the prompt opens), up to and including the last special token (the end of the turn)
+    ///   if only whitespace follows it, else to its end.
     ///
-    /// A token belongs to where its first byte is.
+    /// A token belongs to the part that contains its first byte.
     ///
     /// ```
     /// # use burn_lora_text::{ChatOptions, Message, Tokenizer};
@@ -64,8 +64,9 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// As [`apply_chat_template`](Self::apply_chat_template), and a template without blocks that
-    /// writes a message so that its tokens cannot be told from others.
+    /// As [`apply_chat_template`](Self::apply_chat_template) and [`encode`](Self::encode);
+    /// [`TextError::Template`] for a template in which the tokens of a message cannot be
+    /// distinguished from others.
     pub fn encode_chat(
         &self,
         messages: &[Message],
@@ -74,9 +75,9 @@ impl Tokenizer {
         self.encode_turns(messages, options, |_| true)
     }
 
-    /// The same, with those turns of the assistant only that are asked for by the index of their
-    /// message: a template may drop the reasoning of earlier ones, or write them so that they cannot
-    /// be told from others.
+    /// Encodes a conversation, as [`encode_chat`](Self::encode_chat) does, with only those turns of
+    /// the assistant whose message index is `wanted`: a template may drop the reasoning of earlier
+    /// turns, or write them so that they cannot be distinguished from others.
     ///
     /// ```
     /// # use burn_lora_text::{ChatOptions, Message, Tokenizer};
@@ -100,7 +101,7 @@ impl Tokenizer {
         let marked = self.template(options)?.has_generation_blocks();
         let blocks = if marked {
             self.owners(messages, options, &text, blocks.clone()).or_else(|error| {
-                // Those within the turns that are asked for will do.
+                // The blocks within the wanted turns are sufficient.
                 let turns = self.bounds(messages, options, &text, &wanted).map_err(|_| error)?;
                 let within = |turn: &Range<usize>, block: &Range<usize>| {
                     block.start < turn.end && block.end > turn.start
@@ -139,7 +140,7 @@ impl Tokenizer {
         Ok(chat)
     }
 
-    /// The bytes of each answer that is asked for.
+    /// Returns the byte range of each wanted answer.
     fn bounds(
         &self,
         messages: &[Message],
@@ -164,7 +165,7 @@ impl Tokenizer {
         answers(messages).filter(|message| wanted(*message)).map(turn).collect()
     }
 
-    /// What there is to do about a template whose turns are not found.
+    /// Advice for a template whose turns are not found.
     fn what_helps(&self, options: &ChatOptions) -> String {
         let source = self.template(options).map(ChatTemplate::source).unwrap_or_default();
         let variables: Vec<_> = switches(source).iter().map(|name| format!("`{name}`")).collect();
@@ -184,7 +185,7 @@ impl Tokenizer {
         )
     }
 
-    /// Which message each block belongs to: the one that adds it to the conversation.
+    /// Assigns each block to a message: the one that adds it to the conversation.
     fn owners(
         &self,
         messages: &[Message],
@@ -205,7 +206,8 @@ impl Tokenizer {
             let new = blocks.len().saturating_sub(owners.len());
             owners.extend(std::iter::repeat_n(message, new));
         }
-        // A template may write a message otherwise when others follow, if each has one block.
+        // A template may write a message differently if others follow, as long as each has one
+        // block.
         if owners.len() == blocks.len() && (single || same) {
             return Ok(owners.into_iter().zip(blocks).collect());
         }
@@ -218,7 +220,7 @@ impl Tokenizer {
         Err(TextError::Template { reason })
     }
 
-    /// The end of a turn without the whitespace after its last special token.
+    /// Returns the end of a turn without the whitespace after its last special token.
     fn without_whitespace(
         &self,
         ids: &[u32],
@@ -238,13 +240,13 @@ impl Tokenizer {
     }
 }
 
-/// The messages of the assistant.
+/// Indices of the assistant's messages.
 fn answers(messages: &[Message]) -> impl Iterator<Item = usize> {
     let roles = messages.iter().enumerate();
     roles.filter(|(_, message)| message.role() == "assistant").map(|(index, _)| index)
 }
 
-/// The variables of a template that say whether reasoning is written.
+/// Variables of a template that control whether reasoning is written.
 fn switches(source: &str) -> Vec<&str> {
     let mut names = vec![];
     for (at, _) in

@@ -1,4 +1,4 @@
-//! Values of conversations: what JSON knows, in the order it was written.
+//! Values of conversations: JSON that keeps its order.
 
 use indexmap::IndexMap;
 use serde::{
@@ -7,10 +7,10 @@ use serde::{
 };
 use std::fmt;
 
-/// An object of JSON, in the order of its keys.
+/// A JSON object, which keeps the order of its keys.
 pub type ChatMap = IndexMap<String, ChatValue>;
 
-/// A value of JSON, of which objects keep the order of their keys: chat templates write it.
+/// A JSON value. Objects keep the order of their keys, in which chat templates write them.
 ///
 /// ```
 /// use burn_lora_text::ChatValue;
@@ -40,7 +40,7 @@ pub enum ChatValue {
 }
 
 impl ChatValue {
-    /// The value that something is in JSON.
+    /// Converts a value to JSON.
     ///
     /// ```
     /// # use burn_lora_text::ChatValue;
@@ -49,12 +49,13 @@ impl ChatValue {
     /// ```
     ///
     /// # Errors
-    /// What JSON does not know, such as keys that are lists, and what is nested deeper than 127 times.
+    /// A value that JSON cannot represent, such as one with lists as keys, or with more than 127
+    /// levels of nesting.
     pub fn new(value: impl Serialize) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(&serde_json::to_vec(&value)?)
     }
 
-    /// The text, if it is one.
+    /// Returns the text, if it is one.
     ///
     /// ```
     /// # use burn_lora_text::ChatValue;
@@ -67,7 +68,7 @@ impl ChatValue {
         }
     }
 
-    /// Whether it is `null`.
+    /// Returns `true` if it is `null`.
     ///
     /// ```
     /// # use burn_lora_text::ChatValue;
@@ -77,7 +78,7 @@ impl ChatValue {
         matches!(self, Self::Null)
     }
 
-    /// The field of an object.
+    /// Returns a field of an object, by its name.
     ///
     /// ```
     /// # use burn_lora_text::ChatValue;
@@ -92,7 +93,7 @@ impl ChatValue {
         }
     }
 
-    /// What it is, for messages: `"text"`, `"a list"`.
+    /// Returns the name of the value's kind, for messages: `"text"`, `"a list"`.
     ///
     /// ```
     /// # use burn_lora_text::ChatValue;
@@ -110,7 +111,7 @@ impl ChatValue {
     }
 }
 
-/// JSON.
+/// Writes the value as JSON.
 impl fmt::Display for ChatValue {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
@@ -216,7 +217,7 @@ impl<'de> Visitor<'de> for Values {
     }
 }
 
-/// As in Python, a key that comes twice keeps its first place and has its last value.
+/// Reads an object. As in Python, a repeated key keeps its first place and gets its last value.
 pub(crate) fn map<'de, A: MapAccess<'de>>(mut entries: A) -> Result<ChatMap, A::Error> {
     let mut fields = ChatMap::new();
     while let Some((name, value)) = entries.next_entry()? {

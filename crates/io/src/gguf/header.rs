@@ -1,4 +1,4 @@
-//! The header of a GGUF file: metadata and the table of tensors. Nothing in it is trusted.
+//! The header of a GGUF file: metadata and the tensor table. Everything in it is validated.
 
 use super::{
     tensor::{TensorInfo, TensorType},
@@ -6,15 +6,15 @@ use super::{
 };
 use std::collections::BTreeMap;
 
-/// What tensors begin at multiples of, if the file does not say.
+/// Default alignment of tensors, in bytes.
 const ALIGNMENT: u64 = 32;
 
-/// Arrays in arrays, so deep; no model that is known has any.
+/// Maximal nesting of arrays; no known model has nested arrays.
 const MAX_DEPTH: usize = 4;
 
 type Header = (BTreeMap<String, Value>, BTreeMap<String, TensorInfo>);
 
-/// Reads the header; an error is the reason alone.
+/// Reads the header. The error is the reason, without the path.
 pub(super) fn read(bytes: &[u8]) -> Result<Header, String> {
     if !bytes.starts_with(b"GGUF") {
         return Err("no GGUF file: it does not begin with `GGUF`".into());
@@ -31,7 +31,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header, String> {
             ));
         }
     }
-    // The least that a tensor and a pair of the metadata take.
+    // The minimal sizes of a tensor's entry and of a metadata pair.
     let tensor_count = reader.count(8 + 4 + 8 + 4 + 8, "tensors")?;
     let pair_count = reader.count(8 + 4 + 1, "values of metadata")?;
     let mut metadata = BTreeMap::new();
@@ -70,7 +70,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header, String> {
     Ok((metadata, tensors))
 }
 
-/// A line of the tensor table.
+/// An entry of the tensor table.
 struct Line {
     shape: Vec<usize>,
     dtype: Result<TensorType, u32>,
@@ -78,7 +78,7 @@ struct Line {
 }
 
 impl Line {
-    /// Finds the tensor in a file of so many bytes.
+    /// Locates the tensor in a file of `length` bytes.
     fn place(
         self,
         start: Option<u64>,
@@ -91,7 +91,7 @@ impl Line {
         }
         let bytes = match dtype {
             Ok(dtype) => dtype.bytes(&shape)?,
-            // How long it is nobody knows, and it is not read.
+            // A type that is not supported: its size is unknown, and it is not read.
             Err(_) => 0,
         };
         let range = || {
@@ -106,7 +106,7 @@ impl Line {
     }
 }
 
-/// Reads the header from its beginning to its end.
+/// Sequential reader of the header.
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -137,8 +137,8 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A number of items of at least `size` bytes, refused if the rest of the file is too short for
-    /// them: nothing is allocated for a number that is a lie.
+    /// Reads a number of items of at least `size` bytes each; an error if the rest of the file is
+    /// too short for them, so that nothing is allocated for a false number.
     fn count(&mut self, size: usize, what: &str) -> Result<usize, String> {
         let count = self.u64()?;
         let rest = self.bytes.len() - self.at;

@@ -1,6 +1,7 @@
-//! GGUF, llama.cpp's files, versions 2 and 3 in little endian. Source: ggml, `docs/gguf.md`.
+//! GGUF, the file format of llama.cpp: versions 2 and 3, little endian. Source: ggml,
+//! `docs/gguf.md`.
 //!
-//! No crate is used: gguf-rs-lib, the one that checks what it reads, knows version 3 only.
+//! No crate is used: gguf-rs-lib, the one that validates what it reads, supports version 3 only.
 
 mod header;
 mod tensor;
@@ -16,8 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A file mapped into memory: its header is read and checked, tensors are read when they are asked
-/// for.
+/// A GGUF file, mapped into memory: the header is read and validated at opening, tensors are read
+/// on demand.
 pub struct Gguf {
     path: PathBuf,
     map: Mmap,
@@ -29,24 +30,24 @@ impl Gguf {
     /// Opens a file and reads its header.
     ///
     /// # Errors
-    /// A file that is missing, no GGUF, of another version, cut off, or whose header contradicts
-    /// itself.
+    /// [`FileError::Io`] if the file cannot be read; [`FileError::Format`] if it is no GGUF file,
+    /// of another version, truncated, or if its header is inconsistent.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let file = crate::open(path).map_err(FileError::io(path))?;
-        // SAFETY: the map is read only; as everywhere where checkpoints are mapped, nobody may
-        // shorten the file while it is read.
+        // SAFETY: the map is read only; as for every mapped checkpoint, the file must not be
+        // truncated while it is read.
         let map = unsafe { Mmap::map(&file) }.map_err(FileError::io(path))?;
         let header = header::read(&map).map_err(|reason| FileError::format(path, reason));
         let (metadata, tensors) = header?;
         Ok(Self { path: path.to_owned(), map, metadata, tensors })
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A value of the metadata.
+    /// Returns a value of the metadata.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.metadata.get(key)
     }
@@ -56,7 +57,7 @@ impl Gguf {
         &self.tensors
     }
 
-    /// The bytes of a tensor of this file.
+    /// Returns the bytes of a tensor of this file.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         // The range was checked when the file was opened.
         &self.map[tensor.range.clone()]

@@ -1,21 +1,21 @@
-//! GGUF's tensors: where one lies, and the types that there are.
+//! GGUF's tensors: their places in a file, and their types.
 
 use std::ops::Range;
 
-/// Where a tensor lies and what it is.
+/// Shape, type and place of a tensor.
 pub struct TensorInfo {
-    /// The outermost dimension first, as everywhere but in GGUF.
+    /// The shape, outermost dimension first: the reverse of GGUF's order.
     pub shape: Vec<usize>,
-    /// The type, or the number of one that cannot be read.
+    /// The type, or the id of an unsupported one.
     pub dtype: Result<TensorType, u32>,
-    /// Its bytes in the file; none for a type that cannot be read.
+    /// Its bytes in the file; empty for an unsupported type.
     pub(super) range: Range<usize>,
 }
 
-/// What can be read, for messages.
+/// The supported types, for messages.
 pub const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K";
 
-/// A type that can be read, under llama.cpp's name.
+/// A supported type, by llama.cpp's name.
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorType {
@@ -32,7 +32,7 @@ pub enum TensorType {
     BF16 = 30,
 }
 
-/// The name of a type by its number, also of one that cannot be read.
+/// Returns the name of a type by its id, supported or not.
 pub fn type_name(id: u32) -> String {
     const NAMES: [&str; 40] = [
         "F32",
@@ -80,7 +80,7 @@ pub fn type_name(id: u32) -> String {
 }
 
 impl TensorType {
-    /// The type of this number in the file, if it can be read.
+    /// Returns the type with an id, if it is supported.
     pub fn from_id(id: u32) -> Option<Self> {
         const ALL: [TensorType; 11] = [
             TensorType::F32,
@@ -98,12 +98,12 @@ impl TensorType {
         ALL.into_iter().find(|known| *known as u32 == id)
     }
 
-    /// Its name in llama.cpp.
+    /// llama.cpp's name of the type.
     pub fn name(self) -> String {
         type_name(self as u32)
     }
 
-    /// Values in a block, and bytes.
+    /// Number of values and of bytes in a block.
     pub const fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
@@ -119,10 +119,11 @@ impl TensorType {
         }
     }
 
-    /// The bytes of a tensor.
+    /// Returns the number of bytes of a tensor.
     ///
     /// # Errors
-    /// Rows that are no whole blocks, and what no memory holds; the reason alone.
+    /// The reason, if the rows are no whole number of blocks or the tensor exceeds the address
+    /// space.
     pub fn bytes(self, shape: &[usize]) -> Result<usize, String> {
         let (values, bytes) = self.block();
         let row = shape.last().copied().unwrap_or(1);
@@ -130,7 +131,7 @@ impl TensorType {
             return Err(format!("rows of {row} values, {} has blocks of {values}", self.name()));
         }
         let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
-        // float32 has to fit as well.
+        // Its values in float32 have to fit as well.
         count
             .filter(|count| count.checked_mul(4).is_some_and(|size| isize::try_from(size).is_ok()))
             .and_then(|count| (count / values).checked_mul(bytes))

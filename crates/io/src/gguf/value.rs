@@ -1,13 +1,13 @@
-//! Values of the metadata, and the kinds of their bytes.
+//! Metadata values, and the type ids of their bytes.
 
-/// A value of the metadata.
+/// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// An unsigned integer of any width.
     U64(u64),
-    /// A signed one.
+    /// A signed integer of any width.
     I64(i64),
-    /// A float32, kept as it is: as decimal it is shorter than as float64.
+    /// A float32, kept as such: its decimal form is shorter than that of a float64.
     F32(f32),
     /// A float64.
     F64(f64),
@@ -19,14 +19,14 @@ pub enum Value {
     Strings(Vec<String>),
     /// An array of floats.
     F32s(Vec<f32>),
-    /// An array of integers or booleans: their kind, and their bytes as in the file.
+    /// An array of integers or booleans: their type id, and their bytes as in the file.
     Ints(u32, Vec<u8>),
-    /// An array of arrays, which nobody asks for.
+    /// An array of arrays, which is not kept.
     Nested,
 }
 
 impl Value {
-    /// Text.
+    /// Returns the text, if it is one.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -34,7 +34,7 @@ impl Value {
         }
     }
 
-    /// An integer that is not negative, however it is stored.
+    /// Returns the integer, if it is one and not negative, of any stored width.
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
             Self::U64(value) => Some(value),
@@ -43,7 +43,7 @@ impl Value {
         }
     }
 
-    /// A number.
+    /// Returns the number, if it is one.
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
             Self::F32(value) => Some(value.into()),
@@ -54,7 +54,7 @@ impl Value {
         }
     }
 
-    /// A boolean.
+    /// Returns the boolean, if it is one.
     pub fn as_bool(&self) -> Option<bool> {
         match *self {
             Self::Bool(value) => Some(value),
@@ -62,7 +62,7 @@ impl Value {
         }
     }
 
-    /// An array of text.
+    /// Returns the array of text, if it is one.
     pub fn as_strings(&self) -> Option<&[String]> {
         match self {
             Self::Strings(values) => Some(values),
@@ -70,7 +70,7 @@ impl Value {
         }
     }
 
-    /// An array of floats.
+    /// Returns the array of floats, if it is one.
     pub fn as_f32s(&self) -> Option<&[f32]> {
         match self {
             Self::F32s(values) => Some(values),
@@ -78,14 +78,14 @@ impl Value {
         }
     }
 
-    /// An array of integers, if each fits.
+    /// Returns the array of integers, if it is one and all of them fit.
     pub fn as_i32s(&self) -> Option<Vec<i32>> {
         let Self::Ints(kind, bytes) = self else { return None };
         let values = bytes.chunks_exact(width(*kind)?);
         values.map(|bytes| i32::try_from(integer(*kind, bytes)).ok()).collect()
     }
 
-    /// The value in a message.
+    /// Formats the value for a message.
     pub fn brief(&self) -> String {
         match self {
             Self::Strings(_) | Self::F32s(_) | Self::Ints(..) | Self::Nested => "an array".into(),
@@ -99,7 +99,7 @@ impl Value {
     }
 }
 
-/// The kinds of values.
+/// GGUF's type ids.
 pub(super) mod kind {
     pub const U8: u32 = 0;
     pub const I8: u32 = 1;
@@ -116,7 +116,7 @@ pub(super) mod kind {
     pub const F64: u32 = 12;
 }
 
-/// The bytes of a value, if its kind has a fixed number of them.
+/// Size in bytes of a value, if its type has a fixed size.
 pub(super) fn width(kind: u32) -> Option<usize> {
     Some(match kind {
         kind::U8 | kind::I8 | kind::BOOL => 1,
@@ -127,7 +127,7 @@ pub(super) fn width(kind: u32) -> Option<usize> {
     })
 }
 
-/// An integer of any kind, from as many bytes as it has.
+/// Decodes an integer of any type from its bytes.
 pub(super) fn integer(kind: u32, bytes: &[u8]) -> i128 {
     let unsigned = bytes.iter().rev().fold(0, |value, byte| value << 8 | i128::from(*byte));
     let bits = 8 * bytes.len();

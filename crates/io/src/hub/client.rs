@@ -1,4 +1,4 @@
-//! Downloads, and what is in the cache already.
+//! Downloads from the hub, and its cache.
 
 use super::id::ModelId;
 use crate::{
@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The files of a model beside its weights.
+/// The files of a model other than its weights.
 const FILES: [&str; 9] = [
     "config.json",
     "generation_config.json",
@@ -33,10 +33,10 @@ const FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// Times that a file is asked for when the connection breaks; each goes on where the last ended.
+/// Attempts at downloading a file if the connection breaks; each resumes where the last one ended.
 const TRIES: usize = 3;
 
-/// Downloads a model, as [`Hub::from_env`] says, and returns its folder in the cache.
+/// Downloads a model with the settings of [`Hub::from_env`], and returns its folder in the cache.
 ///
 /// # Errors
 /// As [`Hub::download`].
@@ -44,7 +44,7 @@ pub fn download(id: &str, progress: bool) -> Result<PathBuf, FileError> {
     Hub::from_env().progress(progress).download(id)
 }
 
-/// Where models come from, and where they are kept.
+/// A client of the hub: where models come from, and where they are cached.
 ///
 /// ```no_run
 /// use burn_lora_io::hub::Hub;
@@ -63,15 +63,15 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// By the environment, as Python's `huggingface_hub`:
+    /// Creates a client from the environment variables of Python's `huggingface_hub`:
     ///
     /// | variable | what | default |
     /// |---|---|---|
-    /// | `HF_HOME` | the folder of cache and token | `~/.cache/huggingface` |
-    /// | `HF_HUB_CACHE` | the cache | `$HF_HOME/hub` |
-    /// | `HF_TOKEN` | who asks, for private and gated models | what `huggingface-cli login` wrote |
-    /// | `HF_ENDPOINT` | a mirror | `https://huggingface.co` |
-    /// | `HF_HUB_OFFLINE` | 1: only what is in the cache | 0 |
+    /// | `HF_HOME` | folder of cache and token | `huggingface` in `$XDG_CACHE_HOME` or `~/.cache` |
+    /// | `HF_HUB_CACHE` | folder of the cache | `$HF_HOME/hub` |
+    /// | `HF_TOKEN` | token for private and gated models | what `huggingface-cli login` wrote |
+    /// | `HF_ENDPOINT` | address of a mirror | `https://huggingface.co` |
+    /// | `HF_HUB_OFFLINE` | `1`, `true`, `yes` or `on`: only the cache is used | 0 |
     pub fn from_env() -> Self {
         let variable = |name| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
@@ -92,44 +92,46 @@ impl Hub {
         }
     }
 
-    /// The folder that models are kept in.
+    /// Sets the folder of the cache.
     pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
         self
     }
 
-    /// The address of the hub.
+    /// Sets the hub's address.
     pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
         self.endpoint = endpoint.into();
         self
     }
 
-    /// The token to ask with.
+    /// Sets the access token.
     pub fn token(mut self, token: Option<String>) -> Self {
         self.token = token;
         self
     }
 
-    /// Whether only the cache is looked at.
+    /// Sets whether only the cache is used, without a request to the hub.
     pub fn offline(mut self, offline: bool) -> Self {
         self.offline = offline;
         self
     }
 
-    /// Shows a bar for each file, if standard error is a terminal.
+    /// Sets whether a bar is shown for each file, if standard error is a terminal.
     pub fn progress(mut self, progress: bool) -> Self {
         self.progress = progress;
         self
     }
 
-    /// Downloads what is missing in the cache of the model `owner/name` or `owner/name@revision`:
+    /// Downloads the files of the model `owner/name` or `owner/name@revision` that the cache lacks:
     /// configuration, tokenizer and safetensors. Returns the model's folder in the cache.
     ///
-    /// When the hub cannot be reached, or refuses, what is in the cache is taken if it is complete.
+    /// If the hub cannot be reached or refuses, the cached files are used, provided that they are
+    /// complete.
     ///
     /// # Errors
-    /// What is no id; a model that the hub does not have or hand out, or that has no safetensors; a
-    /// network that fails while something is missing in the cache.
+    /// [`FileError::Hub`] for an invalid id; for a model that the hub does not have or does not
+    /// provide, or that has no safetensors; for a network failure while files are missing in the
+    /// cache.
     pub fn download(&self, id: &str) -> Result<PathBuf, FileError> {
         let failed = |reason| FileError::Hub { model: id.into(), reason };
         let Some(model) = ModelId::parse(id) else {
@@ -172,7 +174,7 @@ impl Hub {
             let reason = format!("the repository has neither {SINGLE} nor {INDEX}");
             return Err(format!("{reason}: download another format yourself"));
         }
-        // All of one commit, whatever is pushed meanwhile.
+        // All files are those of one commit, whatever is pushed meanwhile.
         let snapshot = cache.repo(repo.clone()).pointer_path(&commit);
         let files = api.repo(self::repo(model, &commit));
         let get = |file: &str| self.file(model, &files, &snapshot, file);
@@ -188,13 +190,13 @@ impl Hub {
             let shards = read_index(&snapshot.join(INDEX)).map_err(|error| error.to_string())?;
             shards.keys().try_for_each(|shard| get(shard))?;
         }
-        // Only now, so that what was there before is found if this is cut off.
+        // Written last, so that an interrupted download leaves the previous commit in use.
         let written = cache.repo(repo).create_ref(&commit);
         written.map_err(|error| format!("{}: {error}", cache.path().display()))?;
         Ok(snapshot)
     }
 
-    /// Downloads a file, unless it is in the cache.
+    /// Downloads a file, unless it is cached.
     fn file(
         &self,
         model: &ModelId<'_>,
@@ -224,7 +226,7 @@ impl Hub {
         }
         let found = fs::metadata(&path).map_or(0, |metadata| metadata.len());
         if found != size.get() as u64 {
-            // Else it would be taken for the file from now on.
+            // Otherwise the truncated file would be used from now on.
             let blob = fs::canonicalize(&path);
             blob.and_then(fs::remove_file).and_then(|()| fs::remove_file(&path)).ok();
             return Err(format!("{file}: {found} bytes came, of {}: try again", size.get()));
@@ -245,7 +247,7 @@ impl Hub {
             .with_message(file.to_owned())
     }
 
-    /// What went wrong, and what to do.
+    /// The reason of an error, and how to fix it.
     fn reason(&self, model: &ModelId<'_>, error: &ApiError) -> String {
         let Self { endpoint, .. } = self;
         let ModelId { name, revision } = model;
@@ -266,7 +268,7 @@ impl Hub {
     }
 }
 
-/// Whether a file is one of several chat templates.
+/// Returns `true` if a file is one of several chat templates.
 fn is_template(name: &str) -> bool {
     let file = name.strip_prefix("additional_chat_templates/");
     file.is_some_and(|file| {
@@ -283,7 +285,7 @@ fn repo(model: &ModelId<'_>, revision: &str) -> Repo {
     Repo::with_revision(model.name.into(), RepoType::Model, revision.into())
 }
 
-/// The status of HTTP that an error is about.
+/// The HTTP status of an error, if it has one.
 fn status(error: &ApiError) -> Option<u16> {
     match error {
         ApiError::RequestError(error) => match **error {
@@ -294,7 +296,7 @@ fn status(error: &ApiError) -> Option<u16> {
     }
 }
 
-/// The folder of a model that is in the cache with all its weights, or what is missing.
+/// Returns the folder of a model that is completely cached; the error says what is missing.
 fn in_cache(cache: &Path, model: &ModelId<'_>) -> Result<PathBuf, String> {
     let folder = cache.join(repo(model, model.revision).folder_name());
     let reference = folder.join("refs").join(model.revision);
@@ -304,7 +306,7 @@ fn in_cache(cache: &Path, model: &ModelId<'_>) -> Result<PathBuf, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => model.revision.to_owned(),
         Err(error) => return wrong(error.to_string()),
     };
-    // A path would lead out of the cache.
+    // A path could lead out of the cache.
     if commit != model.revision && !is_commit(&commit) {
         return wrong(format!("`{}` is no commit: remove the file", brief(&commit)));
     }
@@ -321,7 +323,7 @@ fn in_cache(cache: &Path, model: &ModelId<'_>) -> Result<PathBuf, String> {
     Ok(snapshot)
 }
 
-/// The bar of a file, which also learns its size.
+/// Progress bar of a file; it also records the file's size.
 struct Bar<'a> {
     bar: ProgressBar,
     size: &'a Cell<usize>,

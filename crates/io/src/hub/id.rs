@@ -1,6 +1,6 @@
-//! What an id of a model is.
+//! Ids of models on the hub.
 
-/// A model on the hub.
+/// The id of a model on the hub.
 pub(super) struct ModelId<'a> {
     /// `owner/name`.
     pub name: &'a str,
@@ -10,7 +10,7 @@ pub(super) struct ModelId<'a> {
 }
 
 impl<'a> ModelId<'a> {
-    /// Reads `owner/name` or `owner/name@revision`; `None` for what can only be a path.
+    /// Parses `owner/name` or `owner/name@revision`; `None` for what can only be a path.
     pub fn parse(id: &'a str) -> Option<Self> {
         let (name, revision) = id.split_once('@').unwrap_or((id, "main"));
         let (owner, model) = name.split_once('/')?;
@@ -18,7 +18,7 @@ impl<'a> ModelId<'a> {
             let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             !word.is_empty() && !word.starts_with('.') && word.chars().all(known)
         };
-        // A name in the cache's folders: it must not lead out of them.
+        // The id becomes folder names of the cache: it must not lead out of it.
         let fits = [owner, model].into_iter().chain(revision.split('/')).all(is_word);
         (fits && !model.ends_with(".gguf")).then_some(Self { name, revision })
     }

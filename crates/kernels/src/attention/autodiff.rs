@@ -12,7 +12,7 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
-/// What the backward pass of an attention needs, beside `q`, `k` and `v` by id.
+/// State of the backward pass, with `q`, `k` and `v` by id.
 #[derive(Debug)]
 struct Attended<B: Backend> {
     saved: [NodeId; 3],
@@ -88,7 +88,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        // Part of a backward pass, which is not differentiated again.
+        // Part of a backward pass: it is not differentiated again.
         let [grad, q, k, v, out, lse] =
             [grad, q, k, v, out, lse].map(|tensor| tensor.into_primitive());
         let (q, k, v) = B::causal_attention_grad(grad, q, k, v, out, lse, spans, spec);

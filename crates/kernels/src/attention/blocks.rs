@@ -1,5 +1,5 @@
-//! Attention in blocks: batched products on some heads and some queries at a time, so that the
-//! memory for scores has a bound that does not grow with the batch and the number of heads.
+//! Blockwise attention: batched products over some heads and some queries at a time, so that the
+//! memory for scores is bounded, whatever the batch size and the number of heads.
 
 use super::{AttentionSpec, check};
 use crate::{Gemm, GemmOps};
@@ -12,16 +12,17 @@ use burn::{
 };
 use std::ops::Range;
 
-/// Queries a block: a multiple of what the tensor cores take at once, and few enough that most of
-/// the keys after the last query of a block are left out.
+/// Queries per block: a multiple of the tile of tensor cores, and few enough that most of the keys
+/// after a block's last query are skipped.
 const ROWS: usize = 256;
 
-/// Scores a block, at most, unless one head has more: 256 MiB in float32. Fewer take too many kernels
-/// for long rows; more would outgrow what the MLP's backward pass needs anyway.
+/// Maximal number of scores per block, unless one head has more: 256 MiB in float32. Less would
+/// take too many kernels for long rows; more would exceed what the MLP's backward pass needs
+/// anyway.
 const SCORES: usize = 64 << 20;
 
-/// Scores that there are at a time, at most, in the attention of rows of `length` tokens, for a plan
-/// of memory.
+/// Maximal number of attention scores in memory at a time, for rows of `length` tokens; for memory
+/// estimates.
 ///
 /// ```
 /// use burn_lora_kernels::attention_scores;
@@ -35,10 +36,10 @@ pub fn attention_scores(batch: usize, heads: usize, kv_heads: usize, length: usi
     (batch * kv_heads * per_head).min(SCORES.max(per_head))
 }
 
-/// What a backend adds to its matrix product.
+/// Backend operations of blockwise attention, beside the matrix product.
 pub(super) trait BlockOps: GemmOps {
-    /// The softmax of each row of a block of scores over the keys that it sees, in `dtype`, with
-    /// zeros elsewhere; writes the logarithms of the sums into `lse`.
+    /// Softmax of each row of a block of scores over its visible keys, in `dtype`, with zeros
+    /// elsewhere. Writes the logarithms of the sums into `lse`.
     fn block_softmax(
         scores: FloatTensor<Self>,
         lse: FloatTensor<Self>,
@@ -47,8 +48,9 @@ pub(super) trait BlockOps: GemmOps {
         dtype: FloatDType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The probabilities `p` of a block again, and the gradient of its products `q · kᵀ` from that
-    /// of `p`: `scale · p · (p_grad - delta)`; both in `dtype`.
+    /// Recomputes the probabilities `p` of a block, and returns them with the gradient of the
+    /// products `q · kᵀ`, computed from that of `p`: `scale · p · (p_grad - delta)`; both in
+    /// `dtype`.
     fn block_softmax_grad(
         scores: FloatTensor<Self>,
         p_grad: FloatTensor<Self>,
@@ -59,7 +61,7 @@ pub(super) trait BlockOps: GemmOps {
         dtype: FloatDType,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Adds a product to a part of a tensor that nobody else holds.
+    /// Adds a product to a part of a tensor that is not shared.
     fn add_product(
         all: FloatTensor<Self>,
         lhs: FloatTensor<Self>,
@@ -73,67 +75,67 @@ pub(super) trait BlockOps: GemmOps {
     /// `sum(a · b)` over the last dimension, in float32.
     fn row_dot(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// The same values as a batch of matrices that a product takes without a copy: what is seen of
-    /// a cache of keys stays where it is.
+    /// Returns the tensor as a batch of matrices that a product reads without a copy: the visible
+    /// part of a key cache is not moved.
     fn batched(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// The same values, contiguous in memory.
+    /// Returns the tensor, contiguous in memory.
     fn contiguous(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Some queries of some heads, and the keys that they can see.
+/// Some queries of some heads, and the keys visible to them.
 #[derive(Clone, Debug)]
 pub(super) struct Block {
-    /// Rows of the batch.
+    /// Range of batch rows.
     pub batch: Range<usize>,
-    /// Heads of keys and values.
+    /// Range of key-value heads.
     pub heads: Range<usize>,
-    /// Queries.
+    /// Range of queries.
     pub rows: Range<usize>,
-    /// Keys.
+    /// Range of keys.
     pub keys: Range<usize>,
-    /// Heads of keys and values in all.
+    /// Total number of key-value heads.
     pub kv_heads: usize,
-    /// Query heads a head of keys and values.
+    /// Query heads per key-value head.
     pub groups: usize,
-    /// Queries in all.
+    /// Total number of queries.
     pub length: usize,
-    /// The position of the first query among the keys.
+    /// Position of the first query among the keys.
     pub offset: usize,
     pub spec: AttentionSpec,
 }
 
 impl Block {
-    /// The shape of a tensor with a row for each query: the heads of a group one after the other.
+    /// Shape of a tensor with one row per query: the heads of a group follow each other.
     fn shape(&self, width: usize) -> Shape {
         Shape::new([self.batch.len(), self.heads.len(), self.groups * self.rows.len(), width])
     }
 
-    /// Rows of scores.
+    /// Number of rows of scores.
     #[cfg(feature = "cubecl")]
     pub fn score_rows(&self) -> usize {
         self.batch.len() * self.heads.len() * self.groups * self.rows.len()
     }
 
-    /// Where the block's queries lie in `[batch, heads, length, width]`.
+    /// Slices of the block's queries in `[batch, heads, length, width]`.
     fn query_slices(&self, width: usize) -> [Slice; 4] {
         let heads = self.heads.start * self.groups..self.heads.end * self.groups;
         [self.batch.clone(), heads, self.rows.clone(), 0..width].map(Slice::from)
     }
 
-    /// Where its keys lie in `[batch, kv_heads, keys, width]`.
+    /// Slices of its keys in `[batch, kv_heads, keys, width]`.
     fn key_slices(&self, width: usize) -> [Slice; 4] {
         [self.batch.clone(), self.heads.clone(), self.keys.clone(), 0..width].map(Slice::from)
     }
 
-    /// The block's rows of a tensor of queries.
+    /// Returns the block's rows of a tensor of queries.
     fn query_rows<B: BlockOps>(&self, tensor: FloatTensor<B>) -> FloatTensor<B> {
         let width = tensor.shape()[3];
         let part = slice::<B>(tensor, self.query_slices(width));
         reshape::<B>(part, self.shape(width))
     }
 
-    /// The block's rows of a tensor of keys or values.
+    /// Returns the block's rows of a tensor of keys or values.
     fn keys<B: BlockOps>(&self, tensor: FloatTensor<B>) -> FloatTensor<B> {
         let width = tensor.shape()[3];
         slice::<B>(tensor, self.key_slices(width))
@@ -179,7 +181,7 @@ impl Block {
     }
 }
 
-/// The blocks of an attention.
+/// Splits an attention into blocks.
 fn blocks(q: &Shape, k: &Shape, spec: AttentionSpec) -> Vec<Block> {
     let ([batch, heads, length], [kv_heads, keys]) = ([q[0], q[1], q[2]], [k[1], k[2]]);
     let groups = heads / kv_heads;
@@ -198,7 +200,7 @@ fn blocks(q: &Shape, k: &Shape, spec: AttentionSpec) -> Vec<Block> {
                 let end = rows.end + offset;
                 let start = spec.window.map_or(0, |window| {
                     let first = (rows.start + offset + 1).saturating_sub(window);
-                    // Views of the keys stay aligned.
+                    // Keeps the views of the keys aligned.
                     first / 64 * 64
                 });
                 let (batch, heads, keys) = (batch.clone(), heads.clone(), start..end);
@@ -219,12 +221,12 @@ fn blocks(q: &Shape, k: &Shape, spec: AttentionSpec) -> Vec<Block> {
     blocks
 }
 
-/// The scores of a block before they are scaled, `q · kᵀ`: in float32.
+/// Scores of a block before scaling, `q · kᵀ`, in float32.
 fn scores<B: BlockOps>(q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
     B::gemm(q, k, Gemm::new().trans_rhs().f32_output())
 }
 
-/// [`AttentionOps::causal_attention`](super::AttentionOps::causal_attention).
+/// Blockwise [`AttentionOps::causal_attention`](super::AttentionOps::causal_attention).
 pub(super) fn forward<B: BlockOps>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
@@ -236,7 +238,7 @@ pub(super) fn forward<B: BlockOps>(
     check(&shape, &k.shape(), &v.shape(), &spans.shape(), spec);
     let (q, k, v) = (B::contiguous(q), B::batched(k), B::batched(v));
     let rows = Shape::from(shape[..3].to_vec());
-    // Of one dimension, so that it is contiguous: kernels write into it.
+    // One-dimensional, hence contiguous: kernels write into it.
     let mut lse = B::float_empty([rows.num_elements()].into(), &device, FloatDType::F32);
     let mut out = None;
     for block in blocks(&shape, &k.shape(), spec) {
@@ -250,8 +252,8 @@ pub(super) fn forward<B: BlockOps>(
     (out, B::float_reshape(lse, rows))
 }
 
-/// [`AttentionOps::causal_attention_grad`](super::AttentionOps::causal_attention_grad): with `p` the
-/// probabilities and `delta = sum(out_grad · out)` of each row,
+/// Blockwise [`AttentionOps::causal_attention_grad`](super::AttentionOps::causal_attention_grad).
+/// With the probabilities `p` and `delta = sum(out_grad · out)` of each row,
 /// `v_grad = pᵀ · out_grad`, `s_grad = scale · p · (out_grad · vᵀ - delta)`,
 /// `q_grad = s_grad · k` and `k_grad = s_gradᵀ · q` (arXiv:2205.14135).
 #[expect(clippy::too_many_arguments, reason = "what goes in and what came out")]
@@ -291,7 +293,7 @@ pub(super) fn backward<B: BlockOps>(
     (cast(q_grad, shape), cast(k_grad, keys.clone()), cast(v_grad, keys))
 }
 
-/// [`BlockOps::add_product`], by operations that any backend has.
+/// [`BlockOps::add_product`] by operations of any backend.
 pub(super) fn add_product<B: BlockOps>(
     all: FloatTensor<B>,
     lhs: FloatTensor<B>,

@@ -1,4 +1,4 @@
-//! Attention on the CPU: all cores, in float32 whatever the dtype.
+//! Attention on the CPU: on all cores, in float32 for every dtype.
 
 use super::{
     AttentionOps, AttentionSpec,
@@ -41,16 +41,16 @@ impl AttentionOps for Flex {
     }
 }
 
-/// One row of a block.
+/// A row of a block.
 struct Row {
-    /// Where its values lie in `[batch, heads, length]`.
+    /// Index of its values in `[batch, heads, length]`.
     at: usize,
-    /// The keys that it sees, counted from the block's first.
+    /// Range of its visible keys, relative to the block's first key.
     seen: std::ops::Range<usize>,
 }
 
 impl Block {
-    /// The row of scores with this number.
+    /// Returns a row of scores by its index.
     fn row(&self, number: usize, spans: &[i32]) -> Row {
         let height = self.rows.len();
         let (row, rest) = (self.rows.start + number % height, number / height);
@@ -63,7 +63,8 @@ impl Block {
         let span = batch % span_rows * self.length + row;
         let own = row + self.offset + 1;
         let first = self.spec.window.map_or(0, |window| own.saturating_sub(window));
-        // A span may begin anywhere: what does not reach the query is empty, and inside the block.
+        // A span may begin anywhere: one that does not reach the query becomes empty, inside the
+        // block.
         let first = first.max(spans[span].max(0) as usize).max(self.keys.start).min(own);
         let end = own.min(spans[span_rows * self.length + span].max(0) as usize);
         let end = end.min(self.keys.end).max(first) - self.keys.start;

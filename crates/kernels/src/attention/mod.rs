@@ -1,5 +1,5 @@
-//! Causal attention: in blocks of batched products, and where there are tensor cores for it in kernels that
-//! keep their scores in registers.
+//! Causal attention: in blocks of batched products, or, where the device has suitable tensor cores,
+//! in fused kernels that keep the scores in registers.
 
 mod autodiff;
 mod blocks;
@@ -20,30 +20,30 @@ use burn::{
 
 pub use blocks::attention_scores;
 
-/// The settings of an attention: what depends on neither batch nor position.
+/// Settings of an attention that depend on neither batch nor position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionSpec {
-    /// The factor of the scores, `1 / sqrt(head_dim)`.
+    /// Factor of the scores, `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// Keys back that a query sees, itself included; `None` sees all.
+    /// Size of the sliding window: number of keys up to the query's own that it sees; `None` is
+    /// unlimited.
     pub window: Option<usize>,
 }
 
-/// Causal attention: `softmax(scale · q · kᵀ) · v` over the keys that each query sees. The last
-/// query is at the last key; a query sees no key after its own, none before its window, and none
-/// outside its span.
+/// Causal attention: `softmax(scale · q · kᵀ) · v` over the keys visible to each query. The last
+/// query is aligned with the last key; a query sees no later key, none before its window, and none
+/// outside of its span.
 ///
-/// Nothing of the size `sequence x sequence` outlives the call or is kept for the backward pass,
-/// which recomputes the scores from `q`, `k` and the logarithm of each row's sum. Groups of query
-/// heads share a head of keys and values, which is not expanded. A query that sees no key gives
-/// zeros.
+/// Nothing of size `sequence x sequence` outlives the call or is saved for the backward pass, which
+/// recomputes the scores from `q`, `k` and the log-sum-exp of each row. Groups of query heads share
+/// a key-value head, which is not expanded. The output of a query that sees no key is zero.
 ///
 /// # Shapes
 /// - q: `[batch, heads, sequence, head_dim]`
 /// - k, v: `[batch, kv_heads, keys, head_dim]`, with `keys >= sequence`
 /// - spans: `[2, batch, sequence]` or `[2, 1, sequence]`: the first key that a query may see, and
-///   the one after the last; segments of a packed row, or what is not padding. Any numbers will do:
-///   keys that are not there are not seen
+///   the one after the last: segments of a packed row, or the part that is not padding. Any values
+///   are valid: keys that do not exist are ignored
 /// - output: as `q`
 ///
 /// # Panics
@@ -63,9 +63,9 @@ pub fn attention(
     Tensor::from_dispatch(out)
 }
 
-/// Whether [`attention`] on this device keeps its scores in registers: on CUDA, with 16-bit floats and
-/// heads of 64 or 128 values. Elsewhere, and for fewer than 16 queries, they pass through memory, some
-/// at a time.
+/// Returns `true` if [`attention`] on this device runs in fused kernels, which keep the scores in
+/// registers: on CUDA, with 16-bit floats and heads of 64 or 128 values. Elsewhere, and for fewer
+/// than 16 queries, the scores pass through memory, block by block.
 ///
 /// ```
 /// use burn::tensor::{DType, Device};
@@ -82,7 +82,7 @@ pub fn attention_is_fused(device: &Device, dtype: DType, head_dim: usize) -> boo
     false
 }
 
-/// Checks the shapes of an attention: of `q`, `k`, `v` and the spans.
+/// Checks the shapes of an attention: `q`, `k`, `v` and the spans.
 ///
 /// # Panics
 /// If they do not fit.
@@ -102,7 +102,7 @@ fn check(q: &[usize], k: &[usize], v: &[usize], spans: &[usize], spec: Attention
     assert!(fits, "attention: spans {spans:?} for q {q:?}");
 }
 
-/// [`attention`] on primitives, of shapes that it has checked.
+/// [`attention`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -110,8 +110,8 @@ fn check(q: &[usize], k: &[usize], v: &[usize], spans: &[usize], spec: Attention
     Autodiff
 )]
 pub trait AttentionOps: Backend {
-    /// Causal attention, and the logarithm of the sum of the exponentials of each row of scores,
-    /// `[batch, heads, sequence]` in float32.
+    /// Causal attention, and the log-sum-exp of each row of scores, `[batch, heads, sequence]` in
+    /// float32.
     #[fusion(meta = |q, _k, _v, _spans, _spec| (
         q.clone(),
         TensorSpec::new(Shape::from(q.shape[..3].to_vec()), DType::F32),
@@ -124,7 +124,8 @@ pub trait AttentionOps: Backend {
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradients of `q`, `k` and `v`, from what [`causal_attention`](Self::causal_attention) gave.
+    /// Gradients of `q`, `k` and `v`, from the results of
+    /// [`causal_attention`](Self::causal_attention).
     #[fusion(meta = |_grad, q, k, v, _out, _lse, _spans, _spec| (
         q.clone(),
         k.clone(),

@@ -1,4 +1,4 @@
-//! Cross-entropy where others are differentiated.
+//! Cross-entropy under autodiff.
 
 use super::CrossEntropyOps;
 use burn::backend::{
@@ -13,7 +13,7 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         targets: IntTensor<Self>,
         smoothing: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        // The gradient is among what it gives: nothing is left to differentiate.
+        // The gradient is one of the results: nothing is left to differentiate.
         let (loss, hits, grad) = B::cross_entropy(logits.into_primitive(), targets, smoothing);
         let new = FloatTensor::<Self>::new;
         (new(loss), new(hits), new(grad))

@@ -1,4 +1,4 @@
-//! Cross-entropy on CubeCL's runtimes: a row is read twice, its gradient written once.
+//! Cross-entropy on CubeCL's runtimes: each row is read twice, its gradient written once.
 
 use super::CrossEntropyOps;
 use crate::cube::{Rows, buffer, elem, empty, reduce, row_position, vector_size};
@@ -32,7 +32,7 @@ fn cross_entropy_kernel<F: Float, N: Size>(
     let row = min(number, count - 1);
     let first = row * steps;
     let target = targets[row] as usize;
-    // A target that is no token gives no number: it was not known where this was launched.
+    // A target outside of the vocabulary gives NaN: the host does not know the targets at launch.
     let known = target < steps * vector;
 
     let mut largest = f32::new(-1e30);

@@ -1,4 +1,4 @@
-//! Cross-entropy on the CPU: all cores, in float32 whatever the dtype.
+//! Cross-entropy on the CPU: on all cores, in float32 for every dtype.
 
 use super::CrossEntropyOps;
 use crate::flex::{from_f32, to_f32};

@@ -16,14 +16,14 @@ use burn::{
     tensor::{DType, Int, Tensor},
 };
 
-/// What [`cross_entropy`] gives of each row.
+/// Results of [`cross_entropy`] for each row.
 #[derive(Clone, Debug)]
 pub struct CrossEntropy {
-    /// The loss, `[rows]` in float32.
+    /// Loss, `[rows]` in float32.
     pub loss: Tensor<1>,
-    /// 1 where the target has the largest logit, else 0; `[rows]` in float32.
+    /// 1 for a correct token (the target has the largest logit), else 0; `[rows]` in float32.
     pub hits: Tensor<1>,
-    /// The gradient of the sum of the losses, `[rows, vocabulary]` in the dtype of the logits.
+    /// Gradient of the sum of the losses, `[rows, vocabulary]` in the dtype of the logits.
     pub grad: Tensor<2>,
 }
 
@@ -49,8 +49,8 @@ pub struct CrossEntropy {
 /// - targets: `[rows]`, each below the size of the vocabulary
 ///
 /// # Panics
-/// If the shapes do not fit; on a CPU also if a target is no token of the vocabulary. A GPU gives NaN
-/// for the loss and the gradient of such a row, so that nothing waits for it.
+/// If the shapes do not fit; on a CPU also if a target is outside of the vocabulary. A GPU returns
+/// NaN as the loss and the gradient of such a row, so that the host does not have to wait.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32) -> CrossEntropy {
     let [rows, vocabulary] = logits.dims();
     assert_eq!(rows, targets.dims()[0], "cross_entropy: a target for each row");
@@ -61,7 +61,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32)
     CrossEntropy { loss, hits, grad: Tensor::from_dispatch(grad) }
 }
 
-/// [`cross_entropy`] on primitives, of shapes that it has checked.
+/// [`cross_entropy`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -69,8 +69,8 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32)
     Autodiff
 )]
 pub trait CrossEntropyOps: Backend {
-    /// The cross-entropy of each row of logits and its target, whether the target has the largest
-    /// logit (1 or 0), both in float32, and the gradient of the sum of the losses.
+    /// Cross-entropy of each row of logits and its target, 1 for each correct token (else 0), both
+    /// in float32, and the gradient of the sum of the losses.
     #[fusion(meta = |logits, _targets, _smoothing| (
         TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),
         TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),

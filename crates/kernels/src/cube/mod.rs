@@ -1,4 +1,4 @@
-//! What kernels share on CubeCL's runtimes.
+//! Helpers of kernels on CubeCL's runtimes.
 
 mod rows;
 
@@ -17,13 +17,13 @@ use cubecl::{
     prelude::BufferArg,
 };
 
-/// Units a cube, where a kernel has no reason for another number.
+/// Units per cube, unless a kernel needs another number.
 pub const UNITS: u32 = 256;
 
-/// Units of a plane, where planes sum up.
+/// Units per plane, in kernels with plane sums.
 pub const PLANE: u32 = 32;
 
-/// The client of a device, if it is one of CubeCL's.
+/// Returns the client of a device, if it is one of CubeCL's.
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -42,20 +42,23 @@ pub fn client(device: &Device) -> Option<Client> {
     }
 }
 
-/// A contiguous tensor to write into: itself where nothing else holds its buffer, else a copy.
+/// Returns a contiguous tensor to write into: the tensor itself if its buffer is not shared, else a
+/// copy.
 pub fn own(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
-    // The rows of a copy can be padded, on CUDA.
+    // On CUDA, the rows of a copy may be padded.
     if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
 }
 
-/// Items that a kernel can tell apart: its indices have 32 bits, and count units past the end, too.
+/// Maximal number of items of a kernel argument: indices have 32 bits, and also count units past
+/// the end.
 pub const MAX_ITEMS: usize = u32::MAX as usize - (1 << 24);
 
-/// Whether a kernel of this client may touch a tensor wherever its strides lead.
+/// Checks that a kernel of this client may access a tensor wherever its strides lead.
 ///
 /// # Panics
-/// If it is on another device, or has another dtype, or if its memory is smaller than that.
+/// If the tensor is on another device, has another dtype, or if its memory is too small for its
+/// strides.
 pub fn check(client: &Client, tensor: &CubeTensor, dtype: DType) {
     assert_eq!(tensor.client.service_id(), client.service_id(), "tensors on different devices");
     assert_eq!(tensor.dtype, dtype, "the dtype of a tensor for a kernel");
@@ -66,10 +69,10 @@ pub fn check(client: &Client, tensor: &CubeTensor, dtype: DType) {
     assert!(bytes as u64 <= found, "a tensor of {bytes} bytes in a buffer of {found}");
 }
 
-/// The same of a contiguous tensor with `len` elements.
+/// Checks that a kernel of this client may access a contiguous tensor of `len` elements.
 ///
 /// # Panics
-/// As [`check`], and if it is not contiguous or has another number of elements.
+/// As [`check`], and if the tensor is not contiguous or has another number of elements.
 pub fn check_contiguous(client: &Client, tensor: &CubeTensor, dtype: DType, len: usize) {
     check(client, tensor, dtype);
     let shape = tensor.meta.shape();
@@ -77,12 +80,13 @@ pub fn check_contiguous(client: &Client, tensor: &CubeTensor, dtype: DType, len:
     assert_eq!(shape.num_elements(), len, "the elements of {shape:?} for a kernel");
 }
 
-/// A contiguous tensor's buffer as a kernel argument: `len` elements, in vectors of so many.
+/// Returns the buffer of a contiguous tensor of `len` elements as a kernel argument, in vectors of
+/// `vector` elements.
 ///
-/// Every kernel gets its tensors through this, so that what it relies on has been checked.
+/// Every kernel gets its tensors through this function, so that its requirements are checked.
 ///
 /// # Panics
-/// As [`check_contiguous`], and if they are no whole number of vectors, or more than [`MAX_ITEMS`].
+/// As [`check_contiguous`], and if `len` is no whole number of vectors or exceeds [`MAX_ITEMS`].
 pub fn buffer(
     client: &Client,
     tensor: &CubeTensor,
@@ -94,11 +98,11 @@ pub fn buffer(
     assert!(len.is_multiple_of(vector), "{len} elements in vectors of {vector}");
     let items = len / vector;
     assert!(items <= MAX_ITEMS, "{len} elements are more than a kernel can index");
-    // SAFETY: the buffer has so many items of this dtype, as just checked.
+    // SAFETY: the buffer has this many items of this dtype, as just checked.
     unsafe { BufferArg::from_raw_parts(tensor.handle.clone(), items) }
 }
 
-/// Whether a kernel can sum over planes of [`PLANE`] units.
+/// Returns `true` if kernels can sum over planes of [`PLANE`] units.
 pub fn has_planes(client: &Client) -> bool {
     let properties = client.properties();
     properties.features.plane.contains(Plane::Ops)
@@ -106,18 +110,18 @@ pub fn has_planes(client: &Client) -> bool {
         && properties.hardware.plane_size_max == PLANE
 }
 
-/// The widest vector of `dtype` that the device moves at once and that divides `width`.
+/// Returns the widest vector of `dtype` that the device moves at once and that divides `width`.
 pub fn vector_size(client: &Client, dtype: DType, width: usize) -> usize {
     let mut sizes = client.io_optimized_vector_sizes(dtype.size());
     sizes.find(|size| *size > 0 && width.is_multiple_of(*size)).unwrap_or(1)
 }
 
-/// A contiguous tensor for a kernel to fill, on the device of another one.
+/// Creates a contiguous, uninitialized tensor on the device of another one.
 pub fn empty(like: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
 }
 
-/// What kernels call a dtype.
+/// Returns the kernels' type of a dtype.
 pub fn elem(dtype: DType) -> ElemType {
     burn::backend::cubecl::dtype_to_elem_type(dtype)
 }

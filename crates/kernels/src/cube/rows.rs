@@ -3,17 +3,17 @@
 use super::{PLANE, UNITS, has_planes};
 use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*};
 
-/// How units share rows, for a kernel that sums over each.
+/// Distribution of units over rows, for a kernel with row sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Rows {
-    /// Units a row.
+    /// Units per row.
     pub lanes: u32,
-    /// Whether planes of [`PLANE`] units sum up.
+    /// `true` if planes of [`PLANE`] units sum up.
     pub plane: bool,
 }
 
 impl Rows {
-    /// For rows of `steps` vectors.
+    /// Chooses the distribution for rows of `steps` vectors.
     pub fn of(client: &Client, steps: usize) -> Self {
         let lanes = if steps > 4 * PLANE as usize { UNITS } else { PLANE };
         Self { lanes, plane: has_planes(client) }
@@ -28,14 +28,14 @@ impl Rows {
     }
 }
 
-/// The row that this unit works on.
+/// Index of the row that this unit works on.
 #[cube]
 pub(crate) fn row_position(#[comptime] rows: Rows) -> usize {
     CUBE_POS * comptime![(UNITS / rows.lanes) as usize] + UNIT_POS_Y as usize
 }
 
-/// The sum, or the largest, of a value over the units of a row, at each of them. All units of a cube
-/// have to call it.
+/// Sum, or maximum, of a value over the units of a row, returned to each of them. All units of a
+/// cube must call it.
 #[cube]
 pub(crate) fn reduce(value: f32, #[comptime] rows: Rows, #[comptime] sum: bool) -> f32 {
     let mut total = value;
@@ -43,7 +43,7 @@ pub(crate) fn reduce(value: f32, #[comptime] rows: Rows, #[comptime] sum: bool) 
         total = if sum { plane_sum(total) } else { plane_max(total) };
     }
     if comptime![!rows.plane || rows.lanes > PLANE] {
-        // What is left after the planes: one value each of them.
+        // The rest after the planes: one value per plane.
         let stride = if rows.plane { PLANE as usize } else { 1usize };
         let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
         let at = UNIT_POS as usize;

@@ -1,4 +1,4 @@
-//! Kernels in CUDA C++: compiled when they are first used.
+//! Kernels in CUDA C++, compiled at first use.
 
 use super::enqueue;
 use cubecl::{client::Client, server::Handle};
@@ -13,23 +13,23 @@ use std::{
     fmt::Display,
 };
 
-/// A kernel in CUDA C++ without includes, and how it is launched. Its parameters are pointers to the
-/// buffers that it reads, to those that it writes, and scalars, in this order.
+/// A kernel in CUDA C++ without includes, and its launch settings. Its parameters are pointers to
+/// the buffers that it reads, pointers to those that it writes, and scalars, in this order.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// The source, which may hold several kernels.
+    /// The source; it may hold several kernels.
     pub source: &'static str,
-    /// Names and values of its macros.
+    /// Names and values of the macros.
     pub defines: Vec<(&'static str, usize)>,
-    /// The `extern "C"` name.
+    /// The `extern "C"` name of the kernel.
     pub name: &'static str,
-    /// Threads a block.
+    /// Threads per block.
     pub threads: usize,
-    /// Bytes of shared memory a block that are given at launch: the same for each launch.
+    /// Bytes of dynamic shared memory per block, the same for every launch.
     pub shared_bytes: usize,
 }
 
-/// A parameter that is no pointer.
+/// A scalar parameter of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Scalar {
@@ -38,26 +38,27 @@ pub enum Scalar {
     F32(f32),
 }
 
-/// A compiled source, and the kernels in it that were used.
+/// A compiled source, and its kernels used so far.
 struct Module {
     module: sys::CUmodule,
     functions: HashMap<&'static str, sys::CUfunction>,
 }
 
-/// A source by its address, which is static, and its macros.
+/// A source, identified by its static address, and its macros.
 type Source = (*const u8, Vec<(&'static str, usize)>);
 
 thread_local! {
-    /// Of a device: see [`enqueue`]. Kept as long as the process.
+    /// Modules of the thread's device: see [`enqueue`]. Kept until the process ends.
     static MODULES: RefCell<HashMap<Source, Module>> = RefCell::default();
 }
 
 impl Kernel {
-    /// Launches it on `grid` blocks, after the kernels launched so far. No blocks are no work.
+    /// Launches the kernel on `grid` blocks, after the kernels launched so far. An empty grid does
+    /// nothing.
     ///
     /// # Safety
-    /// The client has to be one of a CUDA device, and the buffers its own, one of them at least
-    /// written. The kernel has to take these parameters, and to stay inside the buffers.
+    /// The client must be one of a CUDA device, and the buffers its own, at least one of them
+    /// written. The kernel must have these parameters, and stay within the buffers.
     pub unsafe fn launch(
         self,
         client: &Client,
@@ -80,7 +81,7 @@ impl Kernel {
             }));
             let [x, y, z] = grid.map(|blocks| u32::try_from(blocks).unwrap_or(u32::MAX));
             let (threads, shared) = ((self.threads as u32, 1, 1), self.shared_bytes as u32);
-            // SAFETY: the caller's; parameters are read before the call returns.
+            // SAFETY: as required of the caller; parameters are read before the call returns.
             unsafe {
                 result::launch_kernel(function, (x, y, z), threads, shared, stream, &mut parameters)
             }
@@ -103,7 +104,8 @@ impl Kernel {
 
     fn compile(&self) -> Result<Module, String> {
         let defines = self.defines.iter().map(|(name, value)| format!("-D{name}={value}"));
-        // For the first device with what `has_tensor_cores` asks for; the driver does the rest.
+        // The least architecture that passes `has_tensor_cores`; the driver compiles for the
+        // device.
         let options = nvrtc::CompileOptions {
             arch: Some("compute_80"),
             options: defines.chain(["--std=c++17".to_owned()]).collect(),
@@ -118,7 +120,7 @@ impl Kernel {
         Ok(Module { module, functions: HashMap::new() })
     }
 
-    /// The kernel in a module, allowed its shared memory.
+    /// Returns the kernel of a module, with its shared memory enabled.
     fn find(&self, module: sys::CUmodule) -> Result<sys::CUfunction, String> {
         let name = CString::new(self.name).map_err(|error| self.failed(error))?;
         let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -139,7 +141,7 @@ impl Kernel {
     }
 }
 
-/// As the driver takes parameters, which it only reads.
+/// Pointer to a parameter in the driver's form; the driver only reads it.
 fn pointer<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }

@@ -1,6 +1,6 @@
-//! Work of our own on CubeCL's CUDA stream: calls of libraries, and kernels in CUDA C++.
+//! Own work on CubeCL's CUDA stream: library calls, and kernels in CUDA C++.
 //!
-//! All that touches CubeCL's internals in this workspace stands in this file; the versions of
+//! This file holds everything in this workspace that uses CubeCL's internals; the versions of
 //! `cubecl` and `cubecl-server` are pinned exactly for its sake.
 
 mod kernel;
@@ -23,29 +23,30 @@ use cubecl_server::{
 use cudarc::driver::sys::CUstream;
 use std::any::TypeId;
 
-/// CubeCL's CUDA server. Its module is private, its associated type is not.
+/// CubeCL's CUDA server: its module is private, this associated type is not.
 type CudaServer = <CudaRuntime as Runtime>::Server;
 
-/// Whether a client's device is one of CubeCL's CUDA runtime.
+/// Returns `true` if the client's device belongs to CubeCL's CUDA runtime.
 pub(crate) fn runs(client: &Client) -> bool {
     client.service_id().service == TypeId::of::<CudaServer>()
 }
 
-/// Whether it has tensor cores for 16-bit floats, bfloat16 too: compute capability 8.0 and above.
+/// Returns `true` if the device has tensor cores for 16-bit floats, bfloat16 included: compute
+/// capability 8.0 and above.
 pub fn has_tensor_cores(client: &Client) -> bool {
     let mut products = client.properties().features.matmul.mma.iter();
     let bf16 = ElemType::Float(FloatKind::BF16);
     runs(client) && products.any(|p| p.a_type == bf16 && [p.m, p.n, p.k] == [16, 8, 16])
 }
 
-/// Sends work to the device's thread, where the kernels launched so far were sent, in this order:
-/// `body` gets the addresses of the buffers that it reads and of those that it writes, and the stream on
-/// which to enqueue the work. CubeCL has one such thread per device, with the device's context
-/// current: what `body` keeps in thread-local variables needs no lock and no device id.
+/// Sends work to the device's thread, in order after the kernels launched so far. `body` gets the
+/// addresses of the buffers that it reads and of those that it writes, and the stream on which to
+/// enqueue the work. CubeCL has one such thread per device, with the device's context current:
+/// thread-local variables of `body` need neither a lock nor a device id.
 ///
-/// It is not called if one of its inputs failed, and what it writes counts as failed unless it
-/// succeeds: a read of that, or of anything computed from it, reports the error. `Name` is what
-/// CubeCL calls the work then.
+/// `body` is not called if one of its inputs failed. Unless it succeeds, the buffers that it writes
+/// count as failed: reading them, or anything computed from them, reports the error. `Name` is
+/// CubeCL's name for the work then.
 pub(crate) fn enqueue<Name: 'static>(
     client: &Client,
     read: Vec<Handle>,
@@ -60,8 +61,8 @@ pub(crate) fn enqueue<Name: 'static>(
         let name = KernelId::new::<Name>();
         let scope = ExecuteScope::launching(server, name, stream, read.iter(), written.clone());
         let _ = scope.execute(|server| {
-            // Makes the stream wait for work of other streams on these buffers, and keeps
-            // those buffers alive until this stream is done with them: dropped after the call.
+            // Makes the stream wait for other streams' work on these buffers, and keeps the buffers
+            // alive until this stream is done with them: dropped after the call.
             let buffers = || read.iter().chain(&written);
             let mut streams = server.write_streams().resolve(stream, buffers())?;
             let addresses = buffers().map(|buffer| {

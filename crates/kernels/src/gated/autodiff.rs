@@ -1,4 +1,4 @@
-//! The gradients of SwiGLU.
+//! Gradients of SwiGLU.
 
 use super::GatedOps;
 use burn::backend::{
@@ -53,7 +53,7 @@ impl<B: GatedOps, C: CheckpointStrategy> GatedOps for Autodiff<B, C> {
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        // Part of a backward pass, which is not differentiated again.
+        // Part of a backward pass: it is not differentiated again.
         let [grad, gate, up] = [grad, gate, up].map(|tensor| tensor.into_primitive());
         let (gate, up) = B::swiglu_grad(grad, gate, up);
         (FloatTensor::<Self>::new(gate), FloatTensor::<Self>::new(up))

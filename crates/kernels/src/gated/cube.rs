@@ -33,7 +33,7 @@ fn forward_kernel<F: Float, N: Size>(
     }
 }
 
-/// Gate and up become their gradients.
+/// Replaces gate and up by their gradients.
 #[cube(launch_unchecked)]
 fn backward_kernel<F: Float, N: Size>(
     grad: &[Vector<F, N>],
@@ -96,8 +96,8 @@ impl GatedOps for CubeBackend {
         up: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let grad = into_contiguous(grad);
-        // The gradients lie in their memory where nothing else holds it: they are the largest tensors of
-        // a layer.
+        // The gradients reuse their memory unless it is shared: they are the largest tensors of a
+        // layer.
         let [gate, up] = [gate, up].map(own);
         let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
         let len = shape.num_elements();

@@ -1,4 +1,4 @@
-//! SwiGLU on the CPU: all cores, in float32 whatever the dtype.
+//! SwiGLU on the CPU: on all cores, in float32 for every dtype.
 
 use super::GatedOps;
 use crate::flex::{TASK, from_f32, to_f32};

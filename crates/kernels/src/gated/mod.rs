@@ -33,7 +33,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// [`swiglu`] on primitives, of shapes that it has checked.
+/// [`swiglu`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -45,7 +45,7 @@ pub trait GatedOps: Backend {
     #[fusion(dtype = gate, shape = gate)]
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// The gradients of its `gate` and `up`.
+    /// Gradients of `gate` and `up`.
     #[fusion(meta = |_grad, gate, up| (gate.clone(), up.clone()))]
     fn swiglu_grad(
         grad: FloatTensor<Self>,

@@ -1,4 +1,4 @@
-//! The gradients of the product: each is a product again.
+//! Gradients of the matrix product, themselves products.
 
 use super::{Dims, Gemm, GemmOps};
 use burn::backend::{
@@ -12,15 +12,15 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-/// The saved factors (each only if the other's gradient is asked for), whether `rhs` is one matrix
-/// for all leading dimensions, and the product.
+/// State of the backward pass: the saved factors (each only if the other's gradient is required),
+/// `true` if `rhs` is one matrix for all leading dimensions, and the product.
 type State = (Option<NodeId>, Option<NodeId>, bool, Gemm);
 
 impl Gemm {
-    /// The product that is the gradient of `lhs`: `alpha · grad · op(rhs)^T`, transposed back.
+    /// Gradient of `lhs`: `alpha · grad · op(rhs)^T`, transposed back.
     fn lhs_grad<B: GemmOps>(self, grad: FloatTensor<B>, rhs: FloatTensor<B>) -> FloatTensor<B> {
         if self.trans_lhs {
-            // As the left factor, one matrix for all leading dimensions has to have them.
+            // As the left factor, one matrix for all leading dimensions has to be expanded to them.
             let (mut shape, rank) = (grad.shape(), rhs.rank());
             (shape[rank - 2], shape[rank - 1]) = (rhs.shape()[rank - 2], rhs.shape()[rank - 1]);
             let rhs = if shape == rhs.shape() { rhs } else { B::float_expand(rhs, shape) };
@@ -30,8 +30,8 @@ impl Gemm {
         }
     }
 
-    /// The product that is the gradient of `rhs`: `alpha · op(lhs)^T · grad`, transposed back. Of
-    /// one matrix for all leading dimensions it is the sum over them.
+    /// Gradient of `rhs`: `alpha · op(lhs)^T · grad`, transposed back. For one matrix for all
+    /// leading dimensions it is the sum over them.
     fn rhs_grad<B: GemmOps>(self, lhs: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
         if self.trans_rhs {
             B::gemm(grad, lhs, Self { trans_lhs: true, trans_rhs: self.trans_lhs, ..self })
@@ -40,7 +40,7 @@ impl Gemm {
         }
     }
 
-    /// The leading dimensions made rows: of `lhs` and of the gradient of the output.
+    /// Merges the leading dimensions of `lhs` and of the output's gradient into rows.
     fn flatten<B: GemmOps>(self, lhs: FloatTensor<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
         let rank = lhs.rank();
         let lhs = if self.trans_lhs { B::float_swap_dims(lhs, rank - 2, rank - 1) } else { lhs };
@@ -55,7 +55,7 @@ impl Gemm {
         [lhs, grad]
     }
 
-    /// Registers the gradients of both factors, as far as they are asked for, in their dtype.
+    /// Registers the required gradients of both factors, in the factors' dtype.
     fn register<B: GemmOps>(
         (lhs, rhs, shared, gemm): State,
         parents: [Option<NodeId>; 2],

@@ -1,4 +1,4 @@
-//! The product on CubeCL's runtimes.
+//! The matrix product on CubeCL's runtimes.
 
 #[cfg(feature = "cuda")]
 use super::cublaslt;
@@ -11,19 +11,19 @@ use burn::{
 use burn_cubecl::{CubeBackend, ops::numeric::zeros, tensor::CubeTensor};
 
 impl Gemm {
-    /// Adds the product to a part of a tensor in place, whoever else sees its memory: for kernels
-    /// that own that. Says whether it did: only cuBLASLt can, and only where the rows of the part
-    /// are contiguous and its matrices evenly spaced.
+    /// Adds the product to a part of a tensor in place, even if the memory is shared: for kernels
+    /// that own it. Returns `false`, and does nothing, where that is impossible: only cuBLASLt can,
+    /// and only if the rows of the part are contiguous and its matrices evenly spaced.
     ///
     /// # Shapes
-    /// As [`run_add`](Self::run_add), but one matrix for all is not taken.
+    /// As [`run_add`](Self::run_add), but `rhs` must not be one matrix for all leading dimensions.
     ///
     /// # Panics
     /// If the shapes do not fit or the dtypes or devices differ.
     ///
     /// # Safety
-    /// The memory of `part` has to be the caller's alone: other tensors that share it are changed, and
-    /// neither factor may.
+    /// The caller must own the memory of `part` exclusively: other tensors that share it are
+    /// changed, and neither factor may share it.
     pub unsafe fn add_in_place(
         self,
         lhs: &CubeTensor,
@@ -40,7 +40,7 @@ impl Gemm {
         false
     }
 
-    /// The shape of a product, after all checks.
+    /// Checks the factors, and returns the shape of the product.
     fn check(self, lhs: &CubeTensor, rhs: &CubeTensor) -> Shape {
         for factor in [lhs, rhs] {
             check(&lhs.client, factor, lhs.dtype);
@@ -48,7 +48,7 @@ impl Gemm {
         output_shape(&lhs.shape(), &rhs.shape(), self)
     }
 
-    /// The same with what the product is added to.
+    /// Checks the factors and the tensor to add to, and returns the shape of the product.
     fn check_sum(self, lhs: &CubeTensor, rhs: &CubeTensor, out: &CubeTensor) -> Shape {
         let shape = self.check(lhs, rhs);
         check(&lhs.client, out, self.output_dtype(lhs.dtype));
@@ -57,7 +57,7 @@ impl Gemm {
     }
 }
 
-/// Whether a product has no elements, or is a sum of none.
+/// Returns `true` if the product has no elements, or is an empty sum.
 fn is_empty(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
     [lhs, rhs].iter().any(|factor| factor.shape().num_elements() == 0)
 }

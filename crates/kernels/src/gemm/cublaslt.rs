@@ -1,4 +1,4 @@
-//! The product by cuBLASLt.
+//! The matrix product by cuBLASLt.
 
 use super::{Dims, Gemm, output_shape};
 use crate::{cube::empty, cuda};
@@ -15,10 +15,11 @@ use std::{
     sync::OnceLock,
 };
 
-/// At a fixed address: cuBLASLt reads settings through pointers.
+/// A static with a fixed address: cuBLASLt reads settings through pointers.
 static WORKSPACE_BYTES: u64 = Gemm::WORKSPACE_BYTES as u64;
 
-/// Whether [`gemm`] can compute this product, which has been checked; Burn's own matmul does the others.
+/// Returns `true` if [`gemm`] supports this product, whose shapes were checked; Burn's matmul
+/// computes the others.
 pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
     cuda::runs(&lhs.client)
         && data_type(lhs.dtype).is_some()
@@ -32,7 +33,7 @@ fn library_is_present() -> bool {
     found_once(&PRESENT, || unsafe { sys::is_culib_present() })
 }
 
-/// Looks for the library the first time, and says once if there is none.
+/// Looks for the library at the first call, and warns once if there is none.
 fn found_once(once: &OnceLock<bool>, look: impl FnOnce() -> bool) -> bool {
     *once.get_or_init(|| {
         let present = look();
@@ -55,18 +56,19 @@ fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
     }
 }
 
-/// Where a product goes.
+/// Destination of a product.
 pub(super) enum Target {
-    /// Into a new tensor.
+    /// A new tensor.
     New,
-    /// Into a new tensor or this one, to which it is added.
+    /// This tensor, to which the product is added, or a new one if its memory is shared.
     Sum(CubeTensor),
-    /// Into this one in place, whoever else sees its memory: see [`fits`].
+    /// This tensor, to which the product is added in place even if its memory is shared: see
+    /// [`fits`].
     Place(CubeTensor),
 }
 
-/// Whether a product can be added to a tensor in place: one matrix of `rhs` each, and no element there
-/// twice, as in a tensor that was expanded.
+/// Returns `true` if a product can be added to a tensor in place: each of its matrices has its own
+/// matrix of `rhs`, and no element is there twice, as in an expanded tensor.
 pub(super) fn fits(rhs: &CubeTensor, part: &CubeTensor) -> bool {
     let leading = |tensor: &CubeTensor| {
         let shape = tensor.meta.shape();
@@ -79,12 +81,13 @@ pub(super) fn fits(rhs: &CubeTensor, part: &CubeTensor) -> bool {
     })
 }
 
-/// The product: allocates the output and sends the call to the device's thread, which is where the
-/// kernels launched so far were sent, in this order.
+/// Computes the product: allocates the output and sends the call to the device's thread, in order
+/// after the kernels launched so far.
 pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm) -> CubeTensor {
     let shape = output_shape(lhs.meta.shape(), rhs.meta.shape(), gemm);
     let dims = Dims::of(lhs.meta.shape(), rhs.meta.shape(), gemm);
-    // One matrix for all leading dimensions makes these more rows, unless they are transposed.
+    // With one matrix for all leading dimensions, these become more rows, unless they are
+    // transposed.
     let flat = dims.shared && !gemm.trans_lhs;
     let leading = &lhs.meta.shape()[..lhs.meta.shape().num_dims() - 2];
     let batch = if flat { 1 } else { leading.iter().product::<usize>() };
@@ -99,7 +102,7 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
     let new = || empty(&lhs, shape, out_dtype);
     let (out, add) = match target {
         Target::New => (new(), None),
-        // Both this handle and the clone that is written to are one buffer.
+        // This handle and the clone to write to share one buffer.
         Target::Place(add) => (add.clone(), Some(add)),
         Target::Sum(add) => {
             let add = into_contiguous(add);
@@ -138,30 +141,30 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
     out
 }
 
-/// A matrix, or a batch of them, as it lies in memory, in the terms of cuBLASLt, which takes every
-/// matrix for one with contiguous columns. One with contiguous rows is to it the transposed
-/// matrix, which is what it needs: the output has contiguous rows too, and is computed as
+/// A matrix or a batch of matrices in memory, in cuBLASLt's terms: it takes every matrix as one
+/// with contiguous columns, so that one with contiguous rows is the transposed matrix to it. That
+/// is what it needs: the output has contiguous rows too, and is computed as
 /// `out^T = rhs^T * lhs^T`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Matrix {
     rows: u64,
     cols: u64,
-    /// Elements from one column to the next.
+    /// Number of elements from one column to the next.
     stride: i64,
-    /// Elements from one matrix to the next.
+    /// Number of elements from one matrix to the next.
     batch_stride: i64,
-    /// 0, `CUBLAS_OP_N`: this is the transposed matrix; 1, `CUBLAS_OP_T`: transpose it.
+    /// 0, `CUBLAS_OP_N`: this is the transposed matrix already; 1, `CUBLAS_OP_T`: transpose it.
     op: i32,
 }
 
 impl Matrix {
-    /// The last two dimensions, or with `flat` the last one and all others as rows.
+    /// Describes the last two dimensions, or with `flat` the last one and all others as rows.
     fn of(tensor: &CubeTensor, flat: bool) -> Option<Self> {
         let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
         let rank = shape.num_dims();
         let (leading, rows, cols) = (&shape[..rank - 2], shape[rank - 2], shape[rank - 1]);
         let count: usize = leading.iter().product();
-        // What one stride says of the leading dimensions, innermost last.
+        // `true` if one stride describes the leading dimensions, innermost last.
         let dense = |mut next: usize| {
             let mut dims = leading.iter().zip(&strides[..rank - 2]).rev();
             dims.all(|(&dim, &stride)| {
@@ -175,7 +178,7 @@ impl Matrix {
         if count > 1 && !dense(batch_stride) || tensor.meta.is_tiled() {
             return None;
         }
-        // The stride along a dimension of one element says nothing.
+        // The stride of a dimension of size 1 has no meaning.
         let next_row = if rows == 1 { cols } else { strides[rank - 2] };
         let next_col = if cols == 1 { 1 } else { strides[rank - 1] };
         let (rows, batch_stride, next_row) = match flat && count > 1 {
@@ -194,7 +197,7 @@ impl Matrix {
     }
 }
 
-/// Copies a tensor that is no [`Matrix`].
+/// Describes a tensor as a [`Matrix`], after a copy if it is none.
 fn into_matrix(tensor: CubeTensor, flat: bool) -> (CubeTensor, Matrix) {
     if let Some(matrix) = Matrix::of(&tensor, flat) {
         return (tensor, matrix);
@@ -204,7 +207,7 @@ fn into_matrix(tensor: CubeTensor, flat: bool) -> (CubeTensor, Matrix) {
     (tensor, matrix)
 }
 
-/// What cuBLASLt chooses an algorithm by.
+/// Properties by which cuBLASLt chooses an algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Problem {
     lhs: Matrix,
@@ -214,25 +217,25 @@ struct Problem {
     dtype: sys::cudaDataType,
     out_dtype: sys::cudaDataType,
     tf32: bool,
-    /// A power of two that divides every address, 256 at most.
+    /// The largest power of two that divides every address, up to 256.
     alignment: u32,
 }
 
-/// A problem's descriptors and the algorithm chosen for it.
+/// Descriptors of a problem, and the algorithm chosen for it.
 struct Plan {
     handle: sys::cublasLtHandle_t,
     desc: sys::cublasLtMatmulDesc_t,
-    /// Of `lhs`, `rhs` and the output, which is also that of what is added.
+    /// Layouts of `lhs`, `rhs` and the output, which is also that of the tensor to add.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
     algo: sys::cublasLtMatmulAlgo_t,
 }
 
 thread_local! {
-    /// Of a device: see [`cuda::enqueue`].
+    /// State of the thread's device: see [`cuda::enqueue`].
     static CUBLASLT: RefCell<CublasLt> = RefCell::default();
 }
 
-/// Plans kept before all are dropped: a program that keeps meeting new shapes does not grow.
+/// Number of plans after which all are dropped: ever new shapes must not fill the memory.
 const MAX_PLANS: usize = 4096;
 
 #[derive(Default)]
@@ -322,8 +325,8 @@ impl Plan {
         stream: sys::cudaStream_t,
     ) -> Result<(), CublasError> {
         let [lhs_layout, rhs_layout, out_layout] = self.layouts;
-        // SAFETY: the buffers are allocated, as large as the layouts say, and stay so until
-        // `stream` is past this call; the factors are read before it returns.
+        // SAFETY: the buffers are allocated, as large as the layouts say, and stay allocated until
+        // `stream` has passed this call; the factors are read before it returns.
         unsafe {
             result::matmul(
                 self.handle,

@@ -1,6 +1,7 @@
-//! The one matrix product of this workspace.
+//! The matrix product of this workspace.
 //!
-//! On CUDA it is cuBLASLt on CubeCL's own buffers and stream; everywhere else Burn's matmul.
+//! On CUDA it is computed by cuBLASLt on CubeCL's own buffers and stream, elsewhere by Burn's
+//! matmul.
 
 mod autodiff;
 #[cfg(feature = "cubecl")]
@@ -19,9 +20,9 @@ use burn::{
 
 /// A matrix product `alpha · op(lhs) · op(rhs)`, where `op` may transpose the last two dimensions.
 ///
-/// Products of bf16 and f16 are summed in float32. Gradients flow to each side that requires one.
-/// On CUDA it is computed by cuBLASLt, which needs no tuning run; a missing `libcublasLt` is logged
-/// once, and Burn's matmul takes over.
+/// Products of bf16 and f16 are accumulated in float32. Gradients flow to each side that requires
+/// one. On CUDA cuBLASLt computes the product, without a tuning run; if `libcublasLt` is missing, a
+/// warning says so once, and Burn's matmul takes over.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -49,59 +50,59 @@ impl Default for Gemm {
 }
 
 impl Gemm {
-    /// Bytes that cuBLASLt may work in during a product: NVIDIA's recommendation for Hopper.
+    /// Size of cuBLASLt's workspace in bytes: NVIDIA's recommendation for Hopper.
     pub const WORKSPACE_BYTES: usize = 32 << 20;
 
-    /// `lhs · rhs`.
+    /// Creates the product `lhs · rhs`.
     pub const fn new() -> Self {
         Self { trans_lhs: false, trans_rhs: false, alpha: 1.0, tf32: false, f32_output: false }
     }
 
-    /// Take `lhs` transposed.
+    /// Transposes `lhs`.
     pub const fn trans_lhs(mut self) -> Self {
         self.trans_lhs = true;
         self
     }
 
-    /// Take `rhs` transposed: a weight `[out, in]` stays as it is.
+    /// Transposes `rhs`, for a weight `[out, in]`.
     pub const fn trans_rhs(mut self) -> Self {
         self.trans_rhs = true;
         self
     }
 
-    /// Multiply the product by a number.
+    /// Sets the factor of the product.
     pub const fn alpha(mut self, alpha: f32) -> Self {
         self.alpha = alpha;
         self
     }
 
-    /// Let CUDA round the factors of float32 products to TF32 (10 bits of mantissa): several times
-    /// as fast, with errors near 3e-4. Off by default, as in PyTorch.
+    /// Sets whether CUDA may round the factors of float32 products to TF32 (10 bits of mantissa):
+    /// several times as fast, with errors near 3e-4. Off by default, as in PyTorch.
     pub const fn tf32(mut self, tf32: bool) -> Self {
         self.tf32 = tf32;
         self
     }
 
-    /// Hand the product out in float32, as it was summed, whatever the dtype of the factors. Where
-    /// Burn's matmul computes it, it is cast afterwards.
+    /// Sets the dtype of the product to float32, as it was accumulated, whatever the dtype of the
+    /// factors. Where Burn's matmul computes it, it is cast afterwards.
     pub const fn f32_output(mut self) -> Self {
         self.f32_output = true;
         self
     }
 
-    /// The dtype of the product of factors in `dtype`.
+    /// Dtype of the product of factors in `dtype`.
     fn output_dtype(self, dtype: DType) -> DType {
         if self.f32_output { DType::F32 } else { dtype }
     }
 
-    /// The product.
+    /// Computes the product.
     ///
     /// # Shapes
     /// - lhs: `[..., m, k]`, or `[..., k, m]` when transposed
     /// - rhs: `[..., k, n]`, or `[..., n, k]` when transposed; its leading dimensions are those of
     ///   `lhs`, or all 1: then it is one matrix for all
-    /// - output: `[..., m, n]`, in the dtype of the factors or as [`f32_output`](Self::f32_output)
-    ///   says
+    /// - output: `[..., m, n]`, in the dtype of the factors, or in float32 after
+    ///   [`f32_output`](Self::f32_output)
     ///
     /// # Panics
     /// If the shapes do not fit or the dtypes differ.
@@ -111,10 +112,10 @@ impl Gemm {
         Tensor::from_dispatch(<Dispatch as GemmOps>::gemm(lhs, rhs, self))
     }
 
-    /// `out` plus the product, written over `out` where nothing else holds it.
+    /// Computes `out` plus the product, in the memory of `out` unless that is shared.
     ///
     /// # Shapes
-    /// As [`run`](Self::run), with `out` of the output's shape.
+    /// As [`run`](Self::run); `out` has the output's shape.
     ///
     /// # Panics
     /// If the shapes do not fit or the dtypes differ.
@@ -132,7 +133,7 @@ impl Gemm {
         Tensor::from_dispatch(<Dispatch as GemmOps>::gemm_add(lhs, rhs, out, self))
     }
 
-    /// The shape of the product, after all checks.
+    /// Checks the factors, and returns the shape of the product.
     fn output_dims<const D: usize>(self, lhs: &Tensor<D>, rhs: &Tensor<D>) -> [usize; D] {
         assert_eq!(lhs.dtype(), rhs.dtype(), "gemm: the dtypes of lhs and rhs");
         let mut out = lhs.dims();
@@ -142,19 +143,19 @@ impl Gemm {
     }
 }
 
-/// The dimensions of a product.
+/// Dimensions of a product.
 struct Dims {
-    /// Whether `rhs` is one matrix for all the leading dimensions of `lhs`.
+    /// `true` if `rhs` is one matrix for all the leading dimensions of `lhs`.
     shared: bool,
     m: usize,
     n: usize,
 }
 
 impl Dims {
-    /// Those of two shapes.
+    /// Dimensions of the product of two shapes.
     ///
     /// # Panics
-    /// If they have no product.
+    /// If the shapes do not fit.
     fn of(lhs: &[usize], rhs: &[usize], gemm: Gemm) -> Self {
         let rank = lhs.len();
         assert!(rank >= 2 && rank == rhs.len(), "gemm: {lhs:?} and {rhs:?} are no matrices");
@@ -173,7 +174,7 @@ impl Dims {
     }
 }
 
-/// [`Gemm`] on primitives, of shapes that [`Gemm::run`] has checked.
+/// [`Gemm`] on primitives, whose shapes [`Gemm::run`] has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -181,14 +182,14 @@ impl Dims {
     Autodiff
 )]
 pub trait GemmOps: Backend {
-    /// The product.
+    /// Computes the product.
     #[fusion(meta = |lhs, rhs, gemm| TensorSpec::new(
         output_shape(&lhs.shape, &rhs.shape, *gemm),
         gemm.output_dtype(lhs.dtype),
     ))]
     fn gemm(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, gemm: Gemm) -> FloatTensor<Self>;
 
-    /// `out` plus the product.
+    /// Computes `out` plus the product.
     #[fusion(dtype = out, shape = out)]
     fn gemm_add(
         lhs: FloatTensor<Self>,
@@ -198,7 +199,7 @@ pub trait GemmOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// The shape of the product of two shapes.
+/// Shape of the product of two shapes.
 #[cfg(any(feature = "fusion", feature = "cubecl"))]
 fn output_shape(lhs: &Shape, rhs: &Shape, gemm: Gemm) -> Shape {
     let Dims { m, n, .. } = Dims::of(lhs, rhs, gemm);
@@ -208,7 +209,7 @@ fn output_shape(lhs: &Shape, rhs: &Shape, gemm: Gemm) -> Shape {
     shape
 }
 
-/// Burn's own matmul.
+/// The product by Burn's matmul.
 fn matmul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>, gemm: Gemm) -> FloatTensor<B> {
     let rank = lhs.rank();
     let transpose = |tensor, trans| {

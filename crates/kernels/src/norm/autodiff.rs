@@ -1,4 +1,4 @@
-//! The gradients of RMSNorm.
+//! Gradients of RMSNorm.
 
 use super::NormOps;
 use burn::{
@@ -63,14 +63,14 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         eps: f32,
     ) -> FloatTensor<Self> {
-        // Part of a backward pass, which is not differentiated again.
+        // Part of a backward pass: it is not differentiated again.
         let [grad, x, weight] = [grad, x, weight].map(|tensor| tensor.into_primitive());
         FloatTensor::<Self>::new(B::rms_norm_grad(grad, x, weight, eps))
     }
 }
 
-/// The gradient of the weight of a norm, which few adapters train: the sum of `grad · x / rms(x)`
-/// over the rows, in float32.
+/// Gradient of a norm's weight, which few adapters train: the sum of `grad · x / rms(x)` over the
+/// rows, in float32.
 fn weight_grad<B: NormOps>(
     grad: FloatTensor<B>,
     x: FloatTensor<B>,

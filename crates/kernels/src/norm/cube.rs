@@ -1,4 +1,4 @@
-//! RMSNorm on CubeCL's runtimes: a row is read twice, the second time from a cache.
+//! RMSNorm on CubeCL's runtimes: each row is read twice, the second time from a cache.
 
 use super::NormOps;
 use crate::cube::{Rows, buffer, elem, empty, reduce, row_position, vector_size};

@@ -1,4 +1,4 @@
-//! RMSNorm on the CPU: all cores, in float32 whatever the dtype.
+//! RMSNorm on the CPU: on all cores, in float32 for every dtype.
 
 use super::NormOps;
 use crate::flex::{dot, from_f32, rows_of, to_f32};

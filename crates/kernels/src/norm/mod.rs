@@ -11,8 +11,8 @@ use burn::{
     tensor::Tensor,
 };
 
-/// RMSNorm (arXiv:1910.07467): `x / sqrt(mean(x²) + eps) · weight` over the last dimension, computed
-/// in float32 whatever the dtype.
+/// RMSNorm (arXiv:1910.07467): `x / sqrt(mean(x²) + eps) · weight` over the last dimension,
+/// computed in float32 for every dtype.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -37,7 +37,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight, eps as f32))
 }
 
-/// [`rms_norm`] on primitives, of shapes that it has checked.
+/// [`rms_norm`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -49,7 +49,7 @@ pub trait NormOps: Backend {
     #[fusion(dtype = x, shape = x)]
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
 
-    /// The gradient of its `x`.
+    /// Gradient of `x`.
     #[fusion(dtype = x, shape = x)]
     fn rms_norm_grad(
         grad: FloatTensor<Self>,

@@ -1,5 +1,5 @@
-//! What optimizers do: a parameter is updated by one launch, in place where nothing else holds the buffers.
-//! Tensors are contiguous vectors of float32 without a graph.
+//! Operations of optimizers: one launch updates a parameter, in place unless its buffers are
+//! shared. Tensors are contiguous vectors of float32 without a graph.
 
 mod adamw;
 mod coded;
@@ -13,10 +13,10 @@ pub use sum_of_squares::{SumOfSquaresOps, sum_of_squares};
 
 use burn::tensor::{DType, Tensor};
 
-/// Checks vectors for an update.
+/// Checks lengths and dtypes of vectors for an update.
 ///
 /// # Panics
-/// Unless they are of these lengths, and in float32.
+/// If a vector has another length, or is not in float32.
 pub fn check(tensors: &[(&Tensor<1>, usize)]) {
     for (tensor, len) in tensors {
         assert_eq!(tensor.dims()[0], *len, "optimizer: the length of a vector");

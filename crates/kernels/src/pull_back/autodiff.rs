@@ -1,4 +1,4 @@
-//! The backward pass that starts from the gradient.
+//! Backward pass from a given gradient.
 
 use super::PullBackOps;
 use burn::backend::{

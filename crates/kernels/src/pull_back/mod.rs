@@ -1,4 +1,4 @@
-//! A backward pass from a given gradient.
+//! Backward pass from a given gradient.
 
 mod autodiff;
 
@@ -12,8 +12,8 @@ use burn::{
     tensor::Tensor,
 };
 
-/// A zero, `[1]`, whose `backward()` starts from `grad` as the gradient of `y`: the product of a
-/// vector with the Jacobian of all that `y` came from.
+/// Returns a zero, `[1]`, whose `backward()` starts from `grad` as the gradient of `y`: a
+/// vector-Jacobian product of everything that `y` was computed from.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -34,7 +34,7 @@ pub fn pull_back<const D: usize>(y: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::pull_back(y.into_dispatch(), grad.autodiff().into_dispatch()))
 }
 
-/// [`pull_back`] on primitives, of shapes that it has checked.
+/// [`pull_back`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -42,12 +42,12 @@ pub fn pull_back<const D: usize>(y: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
     Autodiff
 )]
 pub trait PullBackOps: Backend {
-    /// A zero whose backward pass starts from `grad` as the gradient of `y`.
+    /// Returns a zero whose backward pass starts from `grad` as the gradient of `y`.
     #[fusion(meta = |_y, _grad| TensorSpec::new(Shape::new([1]), DType::F32))]
     fn pull_back(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Without a graph there is nothing to pull back.
+/// The zero of a backend without a graph.
 #[cfg(any(feature = "cpu", feature = "cubecl"))]
 fn zero<B: Backend>(y: &FloatTensor<B>) -> FloatTensor<B> {
     use burn::backend::TensorMetadata;

@@ -1,4 +1,4 @@
-//! The gradient of a rotation: it is turned back.
+//! The gradient of a rotation: the inverse rotation.
 
 use super::RotaryOps;
 use burn::backend::{

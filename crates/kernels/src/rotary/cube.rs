@@ -1,4 +1,5 @@
-//! Rotary position embedding on CubeCL's runtimes, and the exchange of heads and sequence, in one pass.
+//! Rotary position embedding and the exchange of heads and sequence in one pass, on CubeCL's
+//! runtimes.
 
 use super::{RotaryOps, check};
 use crate::cube::{UNITS, buffer, elem, empty, vector_size};
@@ -13,7 +14,7 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// `x` is `[batch, outer, inner, 2 * half]`, the output `[batch, inner, outer, 2 * half]`, with
-/// `half` vectors. A unit writes a vector of each half; what the table has no row for is no number.
+/// `half` vectors. A unit writes a vector of each half; a position outside of the table gives NaN.
 #[cube(launch_unchecked)]
 fn rotate_kernel<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -79,8 +80,8 @@ impl RotaryOps for CubeBackend {
             return out;
         }
         let cube_dim = CubeDim::new_1d(UNITS);
-        // SAFETY: the buffers are as large as these shapes, which fit each other; the kernel stays below
-        // `count`, and looks no position up that is no row of the table.
+        // SAFETY: the buffers are as large as these shapes, which fit each other; the kernel stays
+        // below `count`, and does not look up a position outside of the table.
         unsafe {
             rotate_kernel::launch_unchecked(
                 &client,

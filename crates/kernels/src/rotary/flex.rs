@@ -1,4 +1,4 @@
-//! A rotation on the CPU: all cores, in float32 whatever the dtype.
+//! Rotary position embedding on the CPU: on all cores, in float32 for every dtype.
 
 use super::RotaryOps;
 use crate::flex::{from_f32, rows_of, to_f32};

@@ -18,17 +18,17 @@ use burn::{
 
 /// Rotary position embedding (arXiv:2104.09864), half-split as in transformers: with the angle `a`
 /// of a position and a frequency, `(x, y)` at `(i, i + head_dim / 2)` becomes
-/// `(x cos a - y sin a, y cos a + x sin a)`. The heads are put before the sequence.
+/// `(x cos a - y sin a, y cos a + x sin a)`. The output has the heads before the sequence.
 ///
 /// # Shapes
 /// - x: `[batch, sequence, heads, head_dim]`
-/// - positions: `[batch, sequence]` or `[1, sequence]`, rows of the table
-/// - table: `[positions, head_dim]`, cosines and then sines, in float32
+/// - positions: `[batch, sequence]` or `[1, sequence]`, row indices of the table
+/// - table: `[positions, head_dim]`, cosines followed by sines, in float32
 /// - output: `[batch, heads, sequence, head_dim]`
 ///
 /// # Panics
-/// If the shapes do not fit; on a CPU also if a position is no row of the table. A GPU gives NaN for
-/// such a token.
+/// If the shapes do not fit; on a CPU also if a position is outside of the table. A GPU returns NaN
+/// for such a token.
 pub fn rotate(x: Tensor<4>, positions: Tensor<2, Int>, table: Tensor<2>) -> Tensor<4> {
     let [batch, length, _, width] = x.dims();
     check([batch, length, width], &positions.dims(), &table.dims());
@@ -37,11 +37,11 @@ pub fn rotate(x: Tensor<4>, positions: Tensor<2, Int>, table: Tensor<2>) -> Tens
     Tensor::from_dispatch(Dispatch::rotate(x.into_dispatch(), positions, table, false))
 }
 
-/// Checks the shapes of a rotation: of the sequences, `[batch, sequence, head_dim]`, their positions and
-/// the table.
+/// Checks the shapes of a rotation: of the sequences (`[batch, sequence, head_dim]`), their
+/// positions and the table.
 ///
 /// # Panics
-/// If they do not fit.
+/// If the shapes do not fit.
 fn check([batch, length, width]: [usize; 3], positions: &[usize], table: &[usize]) {
     let (&[rows, count], &[_, table_width]) = (positions, table) else {
         panic!("rotate: positions {positions:?} and table {table:?} have two dimensions")
@@ -52,7 +52,7 @@ fn check([batch, length, width]: [usize; 3], positions: &[usize], table: &[usize
     assert!(width.is_multiple_of(2), "rotate: a head of {width} has no two halves");
 }
 
-/// [`rotate`] on primitives, of shapes that it has checked.
+/// [`rotate`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -62,7 +62,7 @@ fn check([batch, length, width]: [usize; 3], positions: &[usize], table: &[usize
 pub trait RotaryOps: Backend {
     /// Rotates the pairs `(i, i + head_dim / 2)` of each head by the angles of its position, and
     /// puts the heads before the sequence: `[batch, sequence, heads, head_dim]` to
-    /// `[batch, heads, sequence, head_dim]`. When `inverse`, turned and put back: its gradient.
+    /// `[batch, heads, sequence, head_dim]`. With `inverse`, rotates and permutes back: the gradient.
     #[fusion(meta = |x, _positions, _table, _inverse| TensorSpec::new(
         swapped(&x.shape),
         x.dtype,
@@ -75,7 +75,7 @@ pub trait RotaryOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// The two middle dimensions of four, exchanged.
+/// Exchanges the two middle dimensions of a shape.
 #[cfg(feature = "fusion")]
 fn swapped(shape: &Shape) -> Shape {
     Shape::new([shape[0], shape[2], shape[1], shape[3]])

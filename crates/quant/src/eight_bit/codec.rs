@@ -7,20 +7,20 @@ use crate::{
 use burn_lora_kernels::dynamic::nearest;
 use serde::{Deserialize, Serialize};
 
-/// What an 8-bit code means.
+/// An 8-bit number format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EightBitFormat {
-    /// A signed integer from -127 to 127, of which 127 is the scale (the largest magnitude of the block):
-    /// LLM.int8 (arXiv:2208.07339), as bitsandbytes stores it.
+    /// A signed integer from -127 to 127, where 127 stands for the scale, the largest magnitude of
+    /// the block: LLM.int8 (arXiv:2208.07339), as stored by bitsandbytes.
     Int8,
-    /// The 8-bit float E4M3 without infinities (OCP, arXiv:2209.05433), times the scale: blockwise as
-    /// DeepSeek-V3 (arXiv:2412.19437) and compressed-tensors store it.
+    /// The 8-bit float E4M3 without infinities (OCP, arXiv:2209.05433), times the scale: blockwise
+    /// as in DeepSeek-V3 (arXiv:2412.19437) and compressed-tensors.
     Fp8,
 }
 
 impl EightBitFormat {
-    /// What a decoded value is multiplied by beside its scale.
+    /// Factor of a decoded value, beside its scale.
     pub(crate) const fn factor(self) -> f32 {
         match self {
             // bitsandbytes' constant, 1 / 127
@@ -38,51 +38,51 @@ impl EightBitFormat {
     }
 }
 
-/// How an 8-bit weight is stored: row after row, a byte an element, 4 a word, low byte first; and a float32
-/// scale for each block, block row after block row.
+/// Layout of an 8-bit weight: row-major, one byte per element, 4 per word, low byte first; and a
+/// float32 scale for each block, block row after block row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EightBitLayout {
-    /// What a code means.
+    /// Format of the codes.
     pub format: EightBitFormat,
     /// The logical shape, `[out, in]`.
     pub shape: [usize; 2],
-    /// Rows and columns that share a scale.
+    /// Rows and columns of a block, which shares a scale.
     pub block: [usize; 2],
 }
 
 impl EightBitLayout {
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape[0].checked_mul(self.shape[1]).expect("the elements of a weight")
     }
 
-    /// Whether there are none.
+    /// Returns `true` if the weight has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Words of codes.
+    /// Number of words of codes.
     pub fn code_words(&self) -> usize {
         self.len().div_ceil(4)
     }
 
-    /// Blocks down and across.
+    /// Number of blocks down and across.
     pub fn blocks(&self) -> [usize; 2] {
         [0, 1].map(|side| self.shape[side].div_ceil(self.block[side].max(1)))
     }
 
-    /// Scales, each a word.
+    /// Number of scales, each a word.
     pub fn scale_words(&self) -> usize {
         self.blocks().iter().product()
     }
 
-    /// Bytes of codes and scales.
+    /// Bytes of codes and of scales.
     pub fn bytes(&self) -> StorageBytes {
         let word = size_of::<u32>();
         StorageBytes { codes: self.code_words() * word, scales: self.scale_words() * word }
     }
 
-    /// The block of an element.
+    /// Returns the block of an element.
     fn block_of(&self, at: usize) -> usize {
         let width = self.shape[1];
         at / width / self.block[0] * self.blocks()[1] + at % width / self.block[1]
@@ -97,12 +97,12 @@ impl EightBitLayout {
         }
     }
 
-    /// Codes and scales of a weight, row after row.
+    /// Encodes a row-major weight; returns codes and scales.
     pub(crate) fn encode(&self, weight: &[f32]) -> [Vec<u32>; 2] {
         let mut maxima = vec![0.0f32; self.scale_words()];
         for (at, value) in weight.iter().enumerate() {
             let max = &mut maxima[self.block_of(at)];
-            // Also NaN goes on.
+            // NaN is kept, too.
             *max = if value.is_nan() { *value } else { max.max(value.abs()) };
         }
         let map = self.format.values();
@@ -115,7 +115,7 @@ impl EightBitLayout {
                     code | if scaled.is_sign_negative() { 0x80 } else { 0 }
                 }
                 EightBitFormat::Int8 if max == 0.0 => 0,
-                // As bitsandbytes: the product with 127 / absmax, halves to even.
+                // As in bitsandbytes: the product with 127 / absmax, rounded half to even.
                 EightBitFormat::Int8 => (value * (127.0 / max)).round_ties_even() as i8 as u8,
             }
         };
@@ -131,7 +131,7 @@ impl EightBitLayout {
     }
 }
 
-/// The scale of a block by its largest magnitude, which becomes the largest float of 8 bits.
+/// Scale of a block with the largest magnitude `max`, which becomes the largest 8-bit float.
 fn fp8_scale(max: f32) -> f32 {
     let scale = max / E4M3_MAX;
     if scale == 0.0 { 1.0 } else { scale }

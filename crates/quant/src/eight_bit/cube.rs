@@ -1,4 +1,4 @@
-//! 8-bit codes to a dense weight on CubeCL's runtimes.
+//! Decoding of 8-bit weights on CubeCL's runtimes.
 
 use super::codec::{EightBitFormat, EightBitLayout};
 use burn::tensor::{DType, Shape};
@@ -6,7 +6,7 @@ use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use burn_lora_kernels::cube::{MAX_ITEMS, UNITS, buffer, elem, vector_size};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
-/// What the kernel is compiled for.
+/// Compile-time parameters of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Spec {
     format: EightBitFormat,
@@ -19,7 +19,7 @@ fn value(code: u32, #[comptime] format: EightBitFormat) -> f32 {
         f32::cast_from(code ^ 128) - 128.0
     } else {
         let (exponent, mantissa) = ((code >> 3) & 15, code & 7);
-        // Not by a shift of all bits: a device may take a subnormal float32 for zero.
+        // Not by a shift of all bits: a device may flush a subnormal float32 to zero.
         let magnitude = if exponent == 0 {
             f32::cast_from(mantissa) * 0.001953125
         } else {
@@ -50,7 +50,7 @@ fn decode_kernel<F: Float, N: Size>(
             #[unroll]
             for e in 0..vector {
                 let item = comptime![v * vector + e];
-                // Those after the last are never read; their block may not be there.
+                // Elements past the last are never read; their block may not exist.
                 let at = word * 4 + item;
                 let block = at / width / comptime![spec.block[0]] * across
                     + at % width / comptime![spec.block[1]];
@@ -65,7 +65,7 @@ fn decode_kernel<F: Float, N: Size>(
     }
 }
 
-/// The weight, `[out, in]`, in `dtype`.
+/// Decodes the weight, `[out, in]`, into `dtype`.
 pub(super) fn decode(
     codes: CubeTensor,
     scales: CubeTensor,
@@ -76,7 +76,7 @@ pub(super) fn decode(
     let [codes, scales] = [codes, scales].map(into_contiguous);
     let client = codes.client.clone();
     let words = layout.code_words();
-    // The last word is written whole: the buffer is as long as that, and the tensor shorter.
+    // The last word is written whole: the buffer has room for it, the tensor is shorter.
     let mut handle = client.empty((words * 4).max(1) * dtype.size());
     if words > 0 {
         let cube_dim = CubeDim::new_1d(UNITS);

@@ -1,4 +1,4 @@
-//! Weights of 8 bits: LLM.int8, and blockwise FP8.
+//! 8-bit weights: LLM.int8, and blockwise FP8.
 
 mod codec;
 #[cfg(feature = "cubecl")]
@@ -20,7 +20,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Quantization to 8 bits.
+/// Settings of 8-bit quantization.
 ///
 /// ```
 /// use burn::tensor::{Device, Distribution, FloatDType, Tensor};
@@ -36,24 +36,24 @@ use serde_json::{Value, json};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EightBitConfig {
-    /// What a code means.
+    /// Format of the codes.
     pub format: EightBitFormat,
-    /// Rows and columns that share a scale; 0 stands for all of them.
+    /// Rows and columns of a block, which shares a scale; 0 stands for all of them.
     pub block: [usize; 2],
 }
 
 impl EightBitConfig {
-    /// LLM.int8 (arXiv:2208.07339): a scale a row.
+    /// LLM.int8 (arXiv:2208.07339): one scale per row.
     pub const fn int8() -> Self {
         Self { format: EightBitFormat::Int8, block: [1, 0] }
     }
 
-    /// FP8 (E4M3): a scale for each 128 rows and 128 columns, as DeepSeek-V3 has it.
+    /// FP8 (E4M3): one scale per 128 rows and 128 columns, as in DeepSeek-V3.
     pub const fn fp8() -> Self {
         Self { format: EightBitFormat::Fp8, block: [128, 128] }
     }
 
-    /// The layout of a weight `[out, in]`.
+    /// Returns the layout of a weight `[out, in]`.
     pub fn layout(&self, shape: [usize; 2]) -> EightBitLayout {
         let side = |side: usize| match self.block[side] {
             0 => shape[side].max(1),
@@ -77,16 +77,16 @@ impl StorageFormat for EightBitConfig {
     }
 }
 
-/// An 8-bit weight of logical shape `[out, in]`, as a Burn module. Products decode it first; what they keep
-/// for the backward pass are the codes.
+/// An 8-bit weight of logical shape `[out, in]`, as a Burn module. A product decodes it first; only
+/// the codes are kept for the backward pass.
 ///
-/// The products are those with the decoded weight. LLM.int8's own also rounds the inputs to 8 bits, which
-/// training does without.
+/// Inputs are not quantized: LLM.int8's own product also rounds them to 8 bits, which training does
+/// without.
 #[derive(Module, Debug)]
 pub struct EightBitWeight {
-    /// Codes, 4 a word.
+    /// Codes, 4 per word.
     codes: Param<Tensor<1, Int>>,
-    /// The scale of each block: the bits of a float32.
+    /// Scale of each block: the bits of a float32.
     scales: Param<Tensor<1, Int>>,
     #[module(skip)]
     layout: EightBitLayout,
@@ -96,7 +96,7 @@ impl EightBitWeight {
     /// Quantizes a weight `[out, in]`, on the host.
     ///
     /// # Errors
-    /// What the device says when the weight cannot be read.
+    /// [`QuantError::Device`] if the device fails to return the weight.
     pub fn quantize(weight: Tensor<2>, config: &EightBitConfig) -> Result<Self, QuantError> {
         let (layout, device) = (config.layout(weight.dims()), weight.device());
         let failed = |reason: String| QuantError::Device { tensor: "weight".into(), reason };
@@ -107,10 +107,12 @@ impl EightBitWeight {
         Ok(Self::from_words(codes, scales, layout, &device))
     }
 
-    /// A weight from a checkpoint: a byte an element, row after row, and the scales of its blocks.
+    /// Creates a weight from a checkpoint: one byte per element, row-major, and the scales of its
+    /// blocks.
     ///
     /// # Errors
-    /// Numbers of bytes or scales that do not fit the layout, scales and codes that are no numbers.
+    /// [`QuantError::Length`] if the number of bytes or scales does not fit the layout;
+    /// [`QuantError::Value`] for a scale that is not finite, or an FP8 code that is NaN.
     pub fn from_bytes(
         codes: &[u8],
         scales: &[f32],
@@ -157,12 +159,12 @@ impl EightBitWeight {
         Self { codes, scales, layout }
     }
 
-    /// How the weight is stored.
+    /// Layout of the weight.
     pub fn layout(&self) -> &EightBitLayout {
         &self.layout
     }
 
-    /// `x · W`: [`matmul`](Storage::matmul) the other way round.
+    /// `x · W`: [`matmul`](Storage::matmul) with the transposed weight.
     ///
     /// # Shapes
     /// - x: `[..., out]`
@@ -181,7 +183,8 @@ impl EightBitWeight {
         Tensor::from_dispatch(y)
     }
 
-    /// Its tensors for an operation. Whatever loaded or mapped the module, they are what the layout says.
+    /// Returns the tensors for an operation. They fit the layout, whatever loaded or mapped the
+    /// module.
     fn words(&self) -> [DispatchTensor; 2] {
         let layout = &self.layout;
         let parts = [

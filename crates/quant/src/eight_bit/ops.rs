@@ -1,4 +1,4 @@
-//! The operations on 8-bit weights, as a Burn backend extension.
+//! Operations on 8-bit weights, as a Burn backend extension.
 
 use super::codec::EightBitLayout;
 #[cfg(feature = "cubecl")]
@@ -20,8 +20,8 @@ use burn::{
 };
 use burn_lora_kernels::{Gemm, GemmOps};
 
-/// What a backend does with 8-bit weights. Call it through [`EightBitWeight`](super::EightBitWeight), which
-/// checks shapes.
+/// Backend operations on 8-bit weights. Call them through
+/// [`EightBitWeight`](super::EightBitWeight), which checks shapes.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -29,7 +29,7 @@ use burn_lora_kernels::{Gemm, GemmOps};
     Autodiff
 )]
 pub trait EightBitOps: Backend {
-    /// The weight, `[out, in]`, in `dtype`.
+    /// Decodes the weight, `[out, in]`, into `dtype`.
     #[fusion(meta = |_codes, _scales, layout, dtype| TensorSpec::new(
         Shape::new(layout.shape),
         DType::from(*dtype),
@@ -52,7 +52,7 @@ pub trait EightBitOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// `[..., in]` to `[..., out]`, or back when `transposed`.
+/// Shape of a product: `[..., in]` to `[..., out]`, or back when `transposed`.
 fn product_shape(x: &Shape, layout: &EightBitLayout, transposed: bool) -> Shape {
     let mut shape = x.clone();
     let last = shape.num_dims() - 1;
@@ -62,7 +62,7 @@ fn product_shape(x: &Shape, layout: &EightBitLayout, transposed: bool) -> Shape 
     shape
 }
 
-/// The product with a weight that is decoded first, and lives until it has run.
+/// Product with a weight that is decoded first, into a temporary tensor.
 #[cfg(any(feature = "cpu", feature = "cubecl"))]
 fn product<B: EightBitOps + GemmOps>(
     x: FloatTensor<B>,
@@ -90,7 +90,7 @@ impl EightBitOps for burn::backend::Flex {
     ) -> FloatTensor<Self> {
         use burn_lora_kernels::flex::from_f32;
         use rayon::prelude::*;
-        /// Elements that one task decodes.
+        /// Elements that a task decodes.
         const CHUNK: usize = 16 << 10;
         let [codes, scales] = [codes, scales].map(|words| words.to_contiguous());
         let (codes, scales): (&[u32], &[u32]) = (codes.storage(), scales.storage());
@@ -155,7 +155,7 @@ impl<B: EightBitOps, C: CheckpointStrategy> EightBitOps for Autodiff<B, C> {
         struct EightMatmul;
 
         impl<B: EightBitOps> Backward<B, 1> for EightMatmul {
-            /// What is kept are the codes.
+            /// Only the codes are kept.
             type State = (IntTensor<B>, IntTensor<B>, EightBitLayout, bool);
 
             fn backward(

@@ -1,4 +1,4 @@
-//! The gradients of the low-rank product: of the input, A and B. The packed weight has none.
+//! Gradients of the low-rank product: of the input, A and B. The packed weight has none.
 
 use super::LowRankOps;
 use crate::{
@@ -16,7 +16,7 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 
-/// What the backward pass needs: the input, A and B by id, `h`, the codes.
+/// State of the backward pass: the input, A and B by id, `h`, and the codes.
 #[derive(Debug)]
 struct State<B: LowRankOps> {
     saved: [NodeId; 3],
@@ -107,7 +107,7 @@ impl<B: LowRankOps, C: CheckpointStrategy> LowRankOps for Autodiff<B, C> {
         layout: Layout,
         a: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        // Part of a backward pass, which is not differentiated again.
+        // Part of a backward pass: it is not differentiated again.
         let [grad, h_grad, a] = [grad, h_grad, a].map(|tensor| tensor.into_primitive());
         let grad = B::packed_low_rank_input_grad(grad, h_grad, inner(packed), layout, a);
         FloatTensor::<Self>::new(grad)

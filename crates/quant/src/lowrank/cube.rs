@@ -12,7 +12,7 @@ use burn::{
 use burn_cubecl::{CubeBackend, ops::reshape};
 use burn_lora_kernels::{Gemm, GemmOps};
 
-/// `sum + x · W^T` (or `x · W` when `transposed`) for matrices, with the weight decoded.
+/// `sum + x · W^T` (or `x · W` when `transposed`) of matrices, with the weight decoded.
 fn add_product(
     x: FloatTensor<CubeBackend>,
     packed: PackedTensors<CubeBackend>,

@@ -1,4 +1,4 @@
-//! The low-rank product on the CPU: a sum of products.
+//! The low-rank product on the CPU, as a sum of products.
 
 use super::{LowRankOps, flat, grads};
 use crate::{

@@ -1,6 +1,6 @@
 //! The packed product with a low-rank update, as one operation.
 //!
-//! The update is written first and the large product added to it, so that neither the output nor the
+//! The update is written first and the large product added to it: neither the output nor the
 //! gradient of the input is read and written once more for a sum.
 
 mod autodiff;
@@ -22,7 +22,7 @@ use burn_lora_kernels::{Gemm, GemmOps};
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
 
-/// The low-rank product on primitives, of shapes that
+/// The low-rank product on primitives, whose shapes
 /// [`PackedWeight::matmul_low_rank`](crate::PackedWeight::matmul_low_rank) has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
@@ -31,7 +31,8 @@ use burn::backend::fusion::custom::TensorSpec;
     Autodiff
 )]
 pub trait LowRankOps: PackedOps + GemmOps {
-    /// `x · W^T + scale · (x · A^T) · B^T`, and `h = x · A^T` with the leading dimensions made rows.
+    /// `x · W^T + scale · (x · A^T) · B^T`, and `h = x · A^T` with the leading dimensions merged
+    /// into rows.
     #[fusion(meta = |x, _packed, layout, a, _b, _scale| (
         TensorSpec::new(crate::ops::product_shape(&x.shape, layout, false), x.dtype),
         TensorSpec::new(Shape::new([rows(&x.shape), a.shape[0]]), x.dtype),
@@ -45,7 +46,7 @@ pub trait LowRankOps: PackedOps + GemmOps {
         scale: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradients of `h`, A and B from that of the output.
+    /// Gradients of `h`, A and B from that of the output.
     #[fusion(meta = |_grad, x, h, b, _scale| (
         h.clone(),
         TensorSpec::new(Shape::new([b.shape[1], x.shape[x.shape.num_dims() - 1]]), x.dtype),
@@ -59,7 +60,7 @@ pub trait LowRankOps: PackedOps + GemmOps {
         scale: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradient of `x`: `grad · W + h_grad · A`.
+    /// Gradient of `x`: `grad · W + h_grad · A`.
     #[fusion(dtype = grad, shape = crate::ops::product_shape(grad, layout, true))]
     fn packed_low_rank_input_grad(
         grad: FloatTensor<Self>,
@@ -70,7 +71,7 @@ pub trait LowRankOps: PackedOps + GemmOps {
     ) -> FloatTensor<Self>;
 }
 
-/// The leading dimensions made rows.
+/// Merges the leading dimensions into rows.
 fn flat<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     let shape = tensor.shape();
     let width = shape[shape.num_dims() - 1];
@@ -78,7 +79,7 @@ fn flat<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
     B::float_reshape(tensor, flat)
 }
 
-/// [`LowRankOps::low_rank_grads`] by products.
+/// [`LowRankOps::low_rank_grads`] as separate products.
 fn grads<B: GemmOps>(
     grad: FloatTensor<B>,
     x: FloatTensor<B>,

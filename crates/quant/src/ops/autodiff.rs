@@ -1,4 +1,4 @@
-//! The gradient of the packed product: to `x` only, from the codes only.
+//! Gradient of the packed product: of `x` only, computed from the codes.
 
 use super::{PackedOps, PackedTensors};
 use crate::layout::Layout;
@@ -15,7 +15,7 @@ use burn::{
     tensor::FloatDType,
 };
 
-/// Integer tensors are the same with and without autodiff.
+/// Unwraps the tensors: integer tensors are the same with and without autodiff.
 pub(crate) fn inner<B: Backend, C: CheckpointStrategy>(
     packed: PackedTensors<Autodiff<B, C>>,
 ) -> PackedTensors<B> {

@@ -1,4 +1,4 @@
-//! Packed weights on the CPU: all cores, decoding tile by tile into each core's cache.
+//! Packed weights on the CPU: on all cores, decoded tile by tile into each core's cache.
 
 use super::{PackedOps, PackedTensors, product_shape, rows};
 use crate::{
@@ -19,13 +19,14 @@ use gemm::{Parallelism, gemm};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
-/// Elements that one task decodes or encodes: a multiple of every block size, and 64 KiB of float32.
+/// Elements that a task decodes or encodes: a multiple of every block size, and 64 KiB of float32.
 const CHUNK: usize = 16 << 10;
 
-/// Rows of `x` up to which each decoded value is used at once rather than stored in a tile.
+/// Maximal number of rows of `x` for which each decoded value is used at once rather than stored in
+/// a tile.
 const FEW_ROWS: usize = 4;
 
-/// Rows of the weight, or columns, that one task decodes and multiplies.
+/// Rows, or columns, of the weight that a task decodes and multiplies.
 const TILE: usize = 64;
 
 impl PackedOps for Flex {
@@ -94,7 +95,7 @@ impl PackedOps for Flex {
         let packed = Words::of(packed);
         let view = packed.view(layout);
         let [out, rows] = [layout.shape[usize::from(transposed)], rows(&shape)];
-        // The product is computed as its transpose, so that a task's results lie together.
+        // The product is computed transposed, so that the results of a task are contiguous.
         let mut result = vec![0.0f32; out * rows];
         if !result.is_empty() && !layout.is_empty() {
             match (transposed, rows) {
@@ -164,7 +165,7 @@ fn few_rows(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
     });
 }
 
-/// A sum in 16 lanes, which the compiler keeps in vector registers.
+/// Dot product in 16 lanes, which the compiler keeps in vector registers.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<16>();
     let (b, b_rest) = b.as_chunks::<16>();

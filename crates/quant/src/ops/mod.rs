@@ -25,21 +25,21 @@ pub(crate) use cube::runs_from_codes;
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
 
-/// The tensors of one packed weight, each of rank 1 and dtype `U32`; see [`Layout`].
+/// Tensors of a packed weight, each of rank 1 and dtype `U32`; see [`Layout`].
 #[derive(ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct PackedTensors<B: Backend> {
-    /// 4-bit codes, 8 a word.
+    /// 4-bit codes, 8 per word.
     pub codes: IntTensor<B>,
-    /// Scales: float32 bits, or 4 codes a word.
+    /// Scales: float32 bits, or 4 codes per word.
     pub scales: IntTensor<B>,
-    /// Codebook, map, offset and outer float32s.
+    /// Codebook, map of the scales, offset and outer float32s.
     pub tables: IntTensor<B>,
 }
 
-/// What a backend does with packed weights.
+/// Backend operations on packed weights.
 ///
-/// Call it through [`PackedWeight`](crate::PackedWeight), which checks shapes.
+/// Call them through [`PackedWeight`](crate::PackedWeight), which checks shapes.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -47,11 +47,11 @@ pub struct PackedTensors<B: Backend> {
     Autodiff
 )]
 pub trait PackedOps: Backend {
-    /// Quantizes a weight, whatever its shape, to `layout`.
+    /// Quantizes a weight of any shape to `layout`.
     #[fusion(meta = |_weight, layout| packed_spec(layout))]
     fn pack(weight: FloatTensor<Self>, layout: Layout) -> PackedTensors<Self>;
 
-    /// The weight, `[out, in]`, in `dtype`.
+    /// Decodes the weight, `[out, in]`, into `dtype`.
     #[fusion(meta = |_packed, layout, dtype| TensorSpec::new(
         Shape::new(layout.shape),
         DType::from(*dtype),
@@ -82,10 +82,10 @@ fn packed_spec(layout: &Layout) -> PackedTensorsMetadata {
     }
 }
 
-/// `[..., in]` to `[..., out]`, or back when `transposed`.
+/// Shape of a product: `[..., in]` to `[..., out]`, or back when `transposed`.
 ///
 /// # Panics
-/// If the last dimension of `x` is not the weight's.
+/// If the last dimension of `x` does not fit the weight.
 pub(crate) fn product_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
     let mut shape = x.clone();
     let last = shape.num_dims() - 1;
@@ -95,7 +95,7 @@ pub(crate) fn product_shape(x: &Shape, layout: &Layout, transposed: bool) -> Sha
     shape
 }
 
-/// The number of rows when the leading dimensions are made one.
+/// Number of rows after merging the leading dimensions.
 pub(crate) fn rows(shape: &Shape) -> usize {
     shape[..shape.num_dims() - 1].iter().product()
 }

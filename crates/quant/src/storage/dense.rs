@@ -1,4 +1,4 @@
-//! A weight as it is.
+//! Dense storage of a weight.
 
 use super::{Storage, StorageBytes};
 use crate::error::QuantError;
@@ -17,12 +17,12 @@ pub struct DenseWeight {
 }
 
 impl DenseWeight {
-    /// A frozen weight `[out, in]`.
+    /// Creates a frozen weight from a tensor `[out, in]`.
     pub fn new(weight: Tensor<2>) -> Self {
         Self::from_param(Param::from_tensor(weight))
     }
 
-    /// The same from a parameter, which may not be initialised yet.
+    /// Creates a frozen weight from a parameter, which may be uninitialized.
     pub fn from_param(weight: Param<Tensor<2>>) -> Self {
         Self { weight: weight.set_require_grad(false) }
     }
@@ -38,7 +38,7 @@ impl Storage for DenseWeight {
     }
 
     fn bytes(&self) -> StorageBytes {
-        // Of a parameter that is not there yet only the shape is known; it will be float32.
+        // Of an uninitialized parameter only the shape is known; it will be float32.
         let size = if self.weight.is_initialized() { self.weight.val().dtype().size() } else { 4 };
         let codes = self.weight.lazy_shape().num_elements() * size;
         StorageBytes { codes, scales: 0 }

@@ -1,4 +1,4 @@
-//! The storage of a frozen weight: the door that dense and quantized weights go through, and a user's own.
+//! Storage of frozen weights: dense, quantized or a user's own.
 
 mod dense;
 mod packed;
@@ -15,28 +15,29 @@ use burn_lora_kernels::Gemm;
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 
-/// How a frozen weight `[out, in]` is stored: the products with it, and itself, decoded.
+/// Storage of a frozen weight `[out, in]`: the products with it, and its decoded values.
 ///
-/// A type implements it beside Burn's `Module`, and goes into a [`Frozen`]; a layer over that knows no more.
-/// [`DenseWeight`] and [`PackedWeight`](crate::PackedWeight) are two; the book has one of a user's own in
-/// the chapter on extending.
+/// A type implements it beside Burn's `Module`, and is wrapped in a [`Frozen`], the only type that
+/// layers know. [`DenseWeight`], [`PackedWeight`](crate::PackedWeight) and
+/// [`EightBitWeight`](crate::EightBitWeight) implement it; the chapter on extending in the book
+/// shows a custom one.
 ///
-/// A gradient flows to the inputs of the products, never to the weight.
+/// Gradients flow to the inputs of the products, never to the weight.
 pub trait Storage: Module + Sync + 'static {
-    /// The shape of the weight, `[out, in]`.
+    /// Shape of the weight, `[out, in]`.
     fn shape(&self) -> [usize; 2];
 
-    /// Where it is.
+    /// Device of the weight.
     fn device(&self) -> Device;
 
-    /// The bytes that it takes.
+    /// Memory of the weight.
     fn bytes(&self) -> StorageBytes;
 
-    /// What decides the values of its products beside its parameters, such as a format and the size of its
-    /// blocks: a run that is resumed has to find the same.
+    /// Settings that determine the values of its products beside its parameters, such as format and
+    /// block size: a resumed run must have the same.
     fn settings(&self) -> Value;
 
-    /// The weight decoded, `[out, in]`, without a gradient.
+    /// Decodes the weight, `[out, in]`, without a gradient.
     fn dequantize(&self, dtype: FloatDType) -> Tensor<2>;
 
     /// `x · Wᵀ`.
@@ -46,7 +47,8 @@ pub trait Storage: Module + Sync + 'static {
     /// - output: `[..., out]`, in the dtype of `x`
     fn matmul<const D: usize>(&self, x: Tensor<D>) -> Tensor<D>;
 
-    /// `x · Wᵀ + scale · (x · Aᵀ) · Bᵀ`, the product with a low-rank update. The default is three products.
+    /// `x · Wᵀ + scale · (x · Aᵀ) · Bᵀ`, the product with a low-rank update. By default three
+    /// products.
     ///
     /// # Shapes
     /// - x: `[..., in]`, of rank 2 or more
@@ -65,8 +67,8 @@ pub trait Storage: Module + Sync + 'static {
         Gemm::new().trans_rhs().alpha(scale).run_add(h, b.unsqueeze(), y)
     }
 
-    /// `x · Wᵀ` of a few rows in float32, without a gradient and without a copy of the weight, where the
-    /// storage can.
+    /// `x · Wᵀ` of a few rows in float32, without a gradient, and without a copy of the weight if
+    /// the storage supports that.
     ///
     /// # Shapes
     /// - x: `[rows, in]`
@@ -75,55 +77,56 @@ pub trait Storage: Module + Sync + 'static {
         self.matmul(x)
     }
 
-    /// Another weight of the same shape, stored in the same way.
+    /// Stores another weight of the same shape in the same way.
     ///
     /// # Errors
-    /// What the storage cannot hold.
+    /// [`QuantError`] if the storage cannot hold the weight.
     fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError>;
 
-    /// The weight as it is, where it is stored dense: layers that are tied share it.
+    /// Returns the weight itself if it is stored dense: layers with tied weights share it.
     fn dense(&self) -> Option<&Param<Tensor<2>>> {
         None
     }
 
-    /// The same, to change.
+    /// Returns the weight itself, mutably, if it is stored dense.
     fn dense_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
         None
     }
 }
 
-/// The bytes of a stored weight, in two parts.
+/// Memory of a stored weight in bytes, in two parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StorageBytes {
-    /// The elements: codes, or the dense weight itself.
+    /// Bytes of the elements: codes, or the dense weight itself.
     pub codes: usize,
-    /// Scales, and what else is needed to decode them.
+    /// Bytes of scales, and of anything else needed to decode them.
     pub scales: usize,
 }
 
 impl StorageBytes {
-    /// All of them.
+    /// Total bytes.
     pub fn total(self) -> usize {
         self.codes + self.scales
     }
 }
 
-/// A way to store weights: what a [`Loader`](https://docs.rs/burn-lora-llama) or a model asks to quantize its
-/// linear layers. Settings implement it, such as [`QuantConfig`](crate::QuantConfig).
+/// A storage format, by which a [`Loader`](https://docs.rs/burn-lora-llama) or a model quantizes
+/// its linear layers. Settings such as [`QuantConfig`](crate::QuantConfig) implement it.
 pub trait StorageFormat: fmt::Debug + Send + Sync {
-    /// Checks the settings.
+    /// Checks that the settings are compatible.
     ///
     /// # Errors
-    /// Settings that do not go together.
+    /// [`QuantError`] if they are not.
     fn validate(&self) -> Result<(), QuantError>;
 
-    /// The bytes of a weight `[out, in]` that is stored so, before there is one.
+    /// Memory of a weight `[out, in]` in this format, before it is loaded.
     fn bytes(&self, shape: [usize; 2]) -> StorageBytes;
 
     /// Stores a weight `[out, in]` on its device.
     ///
     /// # Errors
-    /// What [`validate`](Self::validate) says, and a weight that cannot be stored so.
+    /// As [`validate`](Self::validate), and [`QuantError`] for a weight that cannot be stored in
+    /// this format.
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError>;
 }
 
@@ -141,7 +144,7 @@ impl<F: StorageFormat + ?Sized> StorageFormat for Arc<F> {
     }
 }
 
-/// A frozen weight `[out, in]`, stored in one way or another.
+/// A frozen weight `[out, in]` in any storage.
 ///
 /// ```
 /// use burn::tensor::{Device, FloatDType, Tensor};
@@ -159,7 +162,7 @@ pub struct Frozen(Box<dyn DynStorage>);
 
 erased_module!(Frozen, DynStorage, Storage, ErasedStorage);
 
-/// [`Storage`] with the ranks of tensors left out, so that there is a `dyn`.
+/// Object-safe form of [`Storage`], with the ranks of tensors erased.
 #[doc(hidden)]
 pub trait DynStorage: ErasedStorage {
     fn shape(&self) -> [usize; 2];
@@ -238,37 +241,37 @@ impl<S: Storage> DynStorage for S {
 }
 
 impl Frozen {
-    /// A weight in its storage.
+    /// Wraps a weight in its storage.
     pub fn new(storage: impl Storage) -> Self {
         Self(Box::new(storage))
     }
 
-    /// The storage, if it is this one.
+    /// Returns the storage if it is of type `S`.
     pub fn downcast_ref<S: Storage>(&self) -> Option<&S> {
         self.0.as_any().downcast_ref()
     }
 
-    /// The shape of the weight, `[out, in]`.
+    /// Shape of the weight, `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         self.0.shape()
     }
 
-    /// Where it is.
+    /// Device of the weight.
     pub fn device(&self) -> Device {
         self.0.device()
     }
 
-    /// The bytes that it takes.
+    /// Memory of the weight.
     pub fn bytes(&self) -> StorageBytes {
         self.0.bytes()
     }
 
-    /// See [`Storage::settings`].
+    /// Settings of the storage: see [`Storage::settings`].
     pub fn settings(&self) -> Value {
         self.0.settings()
     }
 
-    /// The weight decoded, `[out, in]`, without a gradient.
+    /// Decodes the weight, `[out, in]`, without a gradient.
     pub fn dequantize(&self, dtype: FloatDType) -> Tensor<2> {
         self.0.dequantize(dtype)
     }
@@ -300,20 +303,20 @@ impl Frozen {
         self.0.few_rows(x)
     }
 
-    /// Another weight of the same shape, stored in the same way.
+    /// Stores another weight of the same shape in the same way.
     ///
     /// # Errors
-    /// What the storage cannot hold.
+    /// [`QuantError`] if the storage cannot hold the weight.
     pub fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
         self.0.store(weight)
     }
 
-    /// The weight as it is, where it is stored dense.
+    /// Returns the weight itself if it is stored dense.
     pub fn dense(&self) -> Option<&Param<Tensor<2>>> {
         self.0.dense()
     }
 
-    /// The same, to change.
+    /// Returns the weight itself, mutably, if it is stored dense.
     pub fn dense_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
         self.0.dense_mut()
     }

@@ -1,4 +1,4 @@
-//! A weight of 4 bits.
+//! 4-bit storage of a weight.
 
 use super::{Frozen, Storage, StorageBytes, StorageFormat};
 use crate::{config::QuantConfig, error::QuantError, layout::Layout, packed::PackedWeight};
@@ -43,7 +43,8 @@ impl Storage for PackedWeight {
     }
 
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2> {
-        /// So many rows are computed from the codes; for more the weight would be decoded.
+        /// Maximal number of rows that are computed from the codes; for more the weight would be
+        /// decoded.
         const ROWS: usize = 8;
         let chunks = x.split(ROWS, 0).into_iter().map(|rows| self.matmul(rows));
         Tensor::cat(chunks.collect(), 0)

@@ -1,4 +1,4 @@
-//! What Python finds in a value: truth, length, items and attributes.
+//! Python's access to values: truth, length, items and attributes.
 
 use super::{
     ast::Name,
@@ -10,7 +10,7 @@ use super::{
 };
 use std::sync::Arc;
 
-/// From and to, of a slice of so many items.
+/// Bounds of a slice of a sequence of `length` items.
 pub fn bounds(start: Option<i128>, end: Option<i128>, length: usize) -> (usize, usize) {
     let place = |at: i128| {
         let at = if at < 0 { at.saturating_add(length as i128) } else { at };
@@ -19,7 +19,7 @@ pub fn bounds(start: Option<i128>, end: Option<i128>, length: usize) -> (usize, 
     (start.map_or(0, place), end.map_or(length, place))
 }
 
-/// The positions that a slice takes.
+/// Indices that a slice selects.
 fn positions(parts: &[Option<i128>; 3], length: usize) -> Result<Vec<usize>> {
     let [start, end, step] = *parts;
     let step = step.unwrap_or(1);
@@ -68,7 +68,7 @@ impl Machine<'_> {
         })
     }
 
-    /// The items that a loop goes over.
+    /// Returns the items that a loop iterates over.
     pub fn iterate(&mut self, value: &Value) -> Result<Vec<Value>> {
         let items: Vec<Value> = match value {
             Value::Undefined(_) => vec![],
@@ -97,7 +97,7 @@ impl Machine<'_> {
         Ok(items)
     }
 
-    /// `value.name`: a method of the value, else its item of this name.
+    /// `value.name`: a method of the value, else its item with this name.
     pub fn attribute(&mut self, value: &Value, name: &Name) -> Result<Value> {
         if let Some(found) = self.python_attribute(value, name)? {
             return Ok(found);
@@ -110,7 +110,7 @@ impl Machine<'_> {
         Ok(missing(value, name))
     }
 
-    /// `value[key]`: an item of the value, else its method of this name.
+    /// `value[key]`: an item of the value, else its method with this name.
     pub fn item(&mut self, value: &Value, key: &Value) -> Result<Value> {
         let found = match value {
             Value::Undefined(what) => fail!("{}", what.reason()),
@@ -145,9 +145,9 @@ impl Machine<'_> {
         }
     }
 
-    /// What Python's `getattr` finds.
+    /// Python's `getattr`.
     fn python_attribute(&mut self, value: &Value, name: &Name) -> Result<Option<Value>> {
-        // Numbers have few of their own.
+        // Numbers have few attributes.
         let part = match (value, &**name) {
             (Value::Int(_) | Value::Bool(_), "real" | "numerator") => {
                 value.as_int().map(Value::Int)

@@ -6,7 +6,7 @@ use super::{
 };
 use std::sync::Arc;
 
-/// Values that something is called with.
+/// Arguments of a call.
 #[derive(Clone, Debug, Default)]
 pub struct Arguments {
     pub positional: Vec<Value>,
@@ -14,7 +14,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The values of parameters, of which the first `required` must be given.
+    /// Binds the arguments to parameters, of which the first `required` must be given.
     pub fn bind<const N: usize>(
         self,
         of: &str,
@@ -42,13 +42,13 @@ impl Arguments {
         }
     }
 
-    /// That there are none.
+    /// Checks that there are no arguments.
     pub fn none(self, of: &str) -> Result<()> {
         self.bind(of, [], 0).map(|[]| ())
     }
 }
 
-/// Text, or an error.
+/// Returns the text of a value, or an error.
 pub fn text(of: &str, value: &Value) -> Result<Arc<str>> {
     match value {
         Value::Str(text) | Value::Markup(text) => Ok(text.clone()),
@@ -57,7 +57,7 @@ pub fn text(of: &str, value: &Value) -> Result<Arc<str>> {
     }
 }
 
-/// A number without a fraction, or an error.
+/// Returns the integer of a value, or an error.
 pub fn int(of: &str, value: &Value) -> Result<i128> {
     match value.as_int() {
         Some(value) => Ok(value),
@@ -70,12 +70,12 @@ pub fn int(of: &str, value: &Value) -> Result<i128> {
     }
 }
 
-/// A number of items.
+/// Returns a number of items; 0 if it is negative.
 pub fn count(of: &str, value: &Value) -> Result<usize> {
     Ok(usize::try_from(int(of, value)?.max(0)).unwrap_or(usize::MAX))
 }
 
-/// Whether the argument is there and not `None`.
+/// Returns the argument if it is given and not `None`.
 pub fn given(value: Option<Value>) -> Option<Value> {
     value.filter(|value| !matches!(value, Value::None))
 }

@@ -1,4 +1,4 @@
-//! What a template consists of.
+//! Syntax tree of a template.
 
 use super::value::Value;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub struct Statement {
 pub enum Kind {
     Text(Name),
     Print(Expression),
-    /// Tests with what follows if they hold, and what else.
+    /// Conditions with their bodies, and the `else` body.
     If(Vec<(Expression, Vec<Statement>)>, Vec<Statement>),
     For(For),
     Set(Target, Expression),
@@ -23,7 +23,7 @@ pub enum Kind {
     With(Vec<(Target, Expression)>, Vec<Statement>),
     Filter(Vec<Call>, Vec<Statement>),
     Macro(Macro),
-    /// A macro's call, and the body that it may call back.
+    /// A macro's call, and the body that the macro may call back.
     CallBlock(Expression, Macro),
     Generation(Vec<Statement>),
     /// A body in a scope of its own.
@@ -48,7 +48,7 @@ pub struct Macro {
     /// Parameters; the last ones may have defaults.
     pub parameters: Vec<(Name, Option<Expression>)>,
     pub body: Vec<Statement>,
-    /// Whether the body reads `caller`, `varargs` and `kwargs`.
+    /// `true` if the body reads `caller`; likewise for `varargs` and `kwargs`.
     pub caller: bool,
     pub varargs: bool,
     pub kwargs: bool,
@@ -110,7 +110,7 @@ pub enum Expression {
     Item(Box<Expression>, Box<Expression>),
     Slice(Box<Expression>, Box<[Option<Expression>; 3]>),
     Call(Box<Expression>, Box<Arguments>),
-    /// Of an operand; none in a filter block.
+    /// A filter of an operand; in a filter block the operand is `None`.
     Filter(Box<Expression>, Box<Call>),
     Test(Box<Expression>, Box<Call>),
     Not(Box<Expression>),
@@ -121,11 +121,11 @@ pub enum Expression {
     And(Vec<Expression>),
     Or(Vec<Expression>),
     Concat(Vec<Expression>),
-    /// Condition, then, else.
+    /// Condition, `then` and `else`.
     If(Box<(Expression, Expression, Option<Expression>)>),
 }
 
-/// Whether a statement is there, at any depth.
+/// Returns `true` if a statement of this kind exists at any depth.
 pub fn any(body: &[Statement], is: &impl Fn(&Kind) -> bool) -> bool {
     body.iter().any(|statement| {
         is(&statement.kind)

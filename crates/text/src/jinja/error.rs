@@ -1,8 +1,8 @@
-//! Why a template fails.
+//! The error of a template.
 
 use std::fmt;
 
-/// Why a template could not be read or rendered.
+/// Error of parsing or rendering a template.
 #[derive(Debug)]
 pub struct Error {
     reason: String,
@@ -14,7 +14,7 @@ impl Error {
         Self { reason: reason.into(), line: None }
     }
 
-    /// On a line, unless it has one already.
+    /// Sets the line, unless the error has one.
     pub fn at(mut self, line: usize) -> Self {
         self.line.get_or_insert(line);
         self
@@ -32,7 +32,7 @@ impl fmt::Display for Error {
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error with a formatted reason.
+/// Returns an error with a formatted reason.
 macro_rules! fail {
     ($($text:tt)*) => { return Err($crate::jinja::error::Error::new(format!($($text)*))) };
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use std::{iter::Peekable, str::Chars};
 
-/// How one value is written.
+/// Format specification of a value.
 #[derive(Debug, Default)]
 struct Spec {
     fill: Option<char>,
@@ -96,7 +96,7 @@ pub fn percent(machine: &mut Machine, template: &str, values: &Value) -> Result<
         spec.align.get_or_insert(if spec.fill == Some('0') { '=' } else { '>' });
         let text = match kind {
             's' | 'r' | 'a' => {
-                // Zeros are for numbers.
+                // Zero padding is for numbers only.
                 spec.fill = None;
                 spec.align = spec.align.map(|align| if align == '=' { '>' } else { align });
                 machine.charge(value.weight())?;
@@ -136,7 +136,7 @@ pub fn percent(machine: &mut Machine, template: &str, values: &Value) -> Result<
         out += &spec.pad(machine, "", &text)?;
         machine.check(out.len())?;
     }
-    // What has items may be there for its names.
+    // A container may be given for its names.
     let named = matches!(values, Value::Dict(_) | Value::List(_) | Value::Undefined(_));
     if !by_name && !named && items_left.next().is_some() {
         fail!("not all arguments converted during string formatting");
@@ -307,7 +307,7 @@ impl Spec {
         machine.pad(&format!("{sign}{text}"), &fill, left, right)
     }
 
-    /// A number, which has so many digits at least.
+    /// Formats a number with at least `digits` digits.
     fn number(&self, machine: &mut Machine, value: &Value, digits: usize) -> Result<String> {
         let precision = self.precision;
         if precision.is_some_and(|precision| precision > 1000) {

@@ -1,5 +1,5 @@
-//! From a template's text to tokens, with Jinja2's rules of whitespace: `trim_blocks`,
-//! `lstrip_blocks`, and no newline at the end of the template.
+//! Lexer of templates, with Jinja2's whitespace rules: `trim_blocks`, `lstrip_blocks`, and no
+//! newline at the end of the template.
 
 use super::error::{Error, Result, fail};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ pub enum Token {
     Operator(&'static str),
 }
 
-/// Longer ones first.
+/// Operators, longer ones first.
 const OPERATORS: [&str; 27] = [
     "**", "//", "==", "!=", "<=", ">=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}",
     ">", "<", "=", ".", ":", "|", ",", ";", "!",
 ];
 
-/// Tokens with their lines.
+/// Splits a template into tokens, with their lines.
 pub fn tokens(source: &str) -> Result<Vec<(Token, usize)>> {
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
     if source.ends_with('\n') {
@@ -45,11 +45,11 @@ struct Lexer<'a> {
     rest: &'a str,
     tokens: Vec<(Token, usize)>,
     line: usize,
-    /// Whether what was read last ended a line.
+    /// `true` if the last token ended a line.
     line_start: bool,
 }
 
-/// What Python takes for whitespace.
+/// Returns `true` for Python's whitespace characters.
 pub fn is_space(char: char) -> bool {
     char.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&char)
 }
@@ -59,7 +59,7 @@ impl<'a> Lexer<'a> {
         self.tokens.push((token, self.line));
     }
 
-    /// Passes over bytes.
+    /// Skips bytes, and returns them.
     fn skip(&mut self, bytes: usize) -> &'a str {
         let (skipped, rest) = self.rest.split_at(bytes);
         self.line += skipped.bytes().filter(|byte| *byte == b'\n').count();
@@ -75,7 +75,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Text up to a tag, and the tag.
+    /// Reads text up to a tag, and the tag.
     fn text(&mut self) -> Result<()> {
         let starts = self.rest.match_indices('{').map(|(at, _)| at);
         let tag = |at: &usize| matches!(self.rest.as_bytes().get(at + 1), Some(b'{' | b'%' | b'#'));
@@ -98,7 +98,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The text before a tag, without the whitespace that the tag takes.
+    /// Adds the text before a tag, without the whitespace that the tag removes.
     fn before_tag(&mut self, at: usize, kind: u8, sign: Option<u8>) {
         let line_start = self.line_start;
         let line = self.line;
@@ -117,7 +117,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// What ends a block or a comment: its length, if it is next.
+    /// Length of the end of a block or a comment, if it is next.
     fn end_length(rest: &str, end: &str) -> Option<usize> {
         if let Some(after) = rest.strip_prefix('-').and_then(|rest| rest.strip_prefix(end)) {
             return Some(rest.len() - after.trim_start_matches(is_space).len());
@@ -138,7 +138,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// The length of `raw %}`, if that is next.
+    /// Length of `raw %}`, if it is next.
     fn raw_start(&self) -> Option<usize> {
         let rest = self.rest.trim_start_matches(is_space).strip_prefix("raw")?;
         let rest = rest.trim_start_matches(is_space);
@@ -172,10 +172,10 @@ impl<'a> Lexer<'a> {
         fail!("Missing end of raw directive");
     }
 
-    /// The tokens of a tag.
+    /// Reads the tokens of a tag.
     fn code(&mut self, start: Token, end: Token, mark: &str) -> Result<()> {
         self.push(start);
-        // A dictionary's braces may stand before the end.
+        // Closing braces of a dictionary may precede the end of the tag.
         let mut open: Vec<&str> = vec![];
         loop {
             self.skip_space();
@@ -222,7 +222,7 @@ impl<'a> Lexer<'a> {
         let digits = |from: usize, digit: fn(&u8) -> bool| {
             let count =
                 bytes[from..].iter().take_while(|byte| digit(byte) || **byte == b'_').count();
-            // An underscore at the end belongs to what follows.
+            // A trailing underscore belongs to the next token.
             from + count
                 - bytes[from..from + count].iter().rev().take_while(|b| **b == b'_').count()
         };
@@ -243,7 +243,7 @@ impl<'a> Lexer<'a> {
         }
         let whole = digits(0, u8::is_ascii_digit);
         let mut end = whole;
-        // `a.0.1` has two indexes.
+        // `a.0.1` has two indices.
         let index = matches!(self.tokens.last(), Some((Token::Operator("."), _)));
         if !index {
             if bytes.get(end) == Some(&b'.') && bytes.get(end + 1).is_some_and(u8::is_ascii_digit) {
@@ -282,7 +282,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// The text of a string of Python.
+/// Decodes the escapes of a Python string literal.
 fn unescape(text: &str) -> Result<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -321,7 +321,7 @@ fn unescape(text: &str) -> Result<String> {
                 let code = u32::from_str_radix(&digits, 8).unwrap_or_default();
                 out.extend(char::from_u32(code));
             }
-            // Python keeps what it does not know.
+            // Python keeps unknown escapes.
             _ => out.extend(['\\', char]),
         }
     }

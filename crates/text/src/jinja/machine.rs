@@ -1,4 +1,4 @@
-//! The state of a rendering, and what it may take.
+//! State and limits of a rendering.
 
 use super::{
     ast::{For, Macro, Name},
@@ -8,23 +8,23 @@ use super::{
 };
 use std::sync::Arc;
 
-/// How deep evaluation may go: macros that call each other, and what is nested in them. Each level
-/// takes stack.
+/// Maximal depth of evaluation: of macros that call each other, and of what is nested in them. Each
+/// level takes stack.
 const DEPTH: usize = 400;
 
-/// What a rendering may take.
+/// Limits of a rendering.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Steps: expressions and statements that are run.
+    /// Number of steps: expressions and statements executed.
     pub steps: u64,
-    /// Bytes of the text, and of each value.
+    /// Bytes of the output, and of each value.
     pub length: usize,
-    /// Bytes of all values that are made, also of those that are dropped meanwhile.
+    /// Bytes of all values created, including those dropped meanwhile.
     pub memory: usize,
 }
 
 impl Limits {
-    /// Those for what is rendered of so many bytes: no template of a model comes near.
+    /// Limits for an input of this size in bytes: no real template comes near them.
     pub fn of(bytes: usize) -> Self {
         Self {
             steps: 3_000_000 + 200 * bytes as u64,
@@ -34,14 +34,14 @@ impl Limits {
     }
 }
 
-/// An object that changes, or that has a part of the template.
+/// A mutable object, or one with a part of the template.
 #[derive(Debug)]
 pub enum Object<'t> {
     Namespace(Vec<(Name, Value)>),
     Iterator(Result<Vec<Value>>),
     Cycler(Vec<Value>, usize),
     Joiner(Value, bool),
-    /// A macro, and the scope that it was made in.
+    /// A macro, and the scope in which it was defined.
     Macro(&'t Macro, usize),
     /// A group of `groupby`.
     Group(Value, Value),
@@ -60,14 +60,14 @@ impl Object<'_> {
     }
 }
 
-/// A loop that is gone through.
+/// A running loop.
 #[derive(Debug)]
 pub struct LoopState<'t> {
     pub items: Vec<Value>,
     pub at: usize,
     pub depth: usize,
     pub changed: Option<Vec<Value>>,
-    /// The statement, and the scope around it, if the loop may call itself.
+    /// The statement, and the scope around it, if the loop is recursive.
     pub recursive: Option<(&'t For, usize)>,
 }
 
@@ -78,10 +78,10 @@ pub struct Scope {
 
 /// The state of a rendering.
 pub struct Machine<'t> {
-    /// Scopes by number; the first has the variables that were given.
+    /// Scopes by index; the first has the variables given to the template.
     pub scopes: Vec<Scope>,
     pub scope: usize,
-    /// How many of the scopes are kept, as macros were made in them.
+    /// Number of scopes that are kept, because macros were defined in them.
     pub kept: usize,
     objects: Vec<Object<'t>>,
     pub loops: Vec<LoopState<'t>>,
@@ -112,7 +112,7 @@ impl<'t> Machine<'t> {
         }
     }
 
-    /// Counts bytes that are made, or gone through.
+    /// Counts bytes that are created or processed.
     pub fn work(&mut self, bytes: usize) -> Result<()> {
         self.limits.memory = self.limits.memory.checked_sub(bytes).ok_or_else(|| {
             Error::new("the template takes more memory than any conversation of this length needs")
@@ -120,7 +120,7 @@ impl<'t> Machine<'t> {
         Ok(())
     }
 
-    /// Counts the text that an operation goes through.
+    /// Counts the text that an operation processes.
     pub fn look(&mut self, value: &Value) -> Result<()> {
         match value.as_str() {
             Some(text) => self.work(text.len() / 4),
@@ -128,12 +128,12 @@ impl<'t> Machine<'t> {
         }
     }
 
-    /// Counts all that is in a value, which an operation goes through.
+    /// Counts all contents of a value that an operation processes.
     pub fn look_through(&mut self, value: &Value) -> Result<()> {
         self.work(value.weight() / 4)
     }
 
-    /// Checks the length of a text.
+    /// Checks the length of a text against its limit.
     pub fn check(&self, length: usize) -> Result<()> {
         if length > self.limits.length {
             fail!("the template makes a text of more than {} bytes", self.limits.length);
@@ -141,12 +141,12 @@ impl<'t> Machine<'t> {
         Ok(())
     }
 
-    /// Checks and counts the length of a text before it is made.
+    /// Checks and counts the length of a text before it is created.
     pub fn charge(&mut self, length: usize) -> Result<()> {
         self.check(length).and_then(|()| self.work(length))
     }
 
-    /// How long a text may be.
+    /// Maximal length of a text.
     pub fn length_limit(&self) -> usize {
         self.limits.length.min(self.limits.memory)
     }
@@ -175,7 +175,7 @@ impl<'t> Machine<'t> {
         Ok(())
     }
 
-    /// The text that a body writes.
+    /// Captures the text that a body writes.
     pub fn captured(&mut self, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<String> {
         let outer = std::mem::take(&mut self.out);
         let result = run(self);
@@ -196,7 +196,7 @@ impl<'t> Machine<'t> {
         self.loops.get(number).ok_or_else(|| Error::new("a loop that has ended"))
     }
 
-    /// Runs something in a new scope within another.
+    /// Runs a function in a new scope within another.
     pub fn scoped<T>(
         &mut self,
         parent: usize,
@@ -216,7 +216,7 @@ impl<'t> Machine<'t> {
         set_field(&mut self.scopes[self.scope].names, name, value);
     }
 
-    /// A list, which counts as memory.
+    /// Creates a list, which counts as memory.
     pub fn list(&mut self, items: Vec<Value>) -> Result<Value> {
         self.work(items.len().saturating_mul(size_of::<Value>()))?;
         Value::list(items)
@@ -227,27 +227,27 @@ impl<'t> Machine<'t> {
         Value::tuple(items)
     }
 
-    /// What a generator gives, which is gone over once. Its error waits until then.
+    /// Creates a generator, which is consumed once; its error is deferred until then.
     pub fn iterator(&mut self, items: Result<Vec<Value>>) -> Result<Value> {
         let count = items.as_ref().map_or(0, Vec::len);
         self.work(size_of::<Object>() + count.saturating_mul(size_of::<Value>()))?;
         Ok(self.new_object(Object::Iterator(items)))
     }
 
-    /// A text with so many fillings around it.
+    /// Pads a text with `left` and `right` fillings.
     pub fn pad(&mut self, text: &str, fill: &str, left: usize, right: usize) -> Result<String> {
         let length = left.saturating_add(right).saturating_mul(fill.len());
         self.charge(length.saturating_add(text.len()))?;
         Ok(fill.repeat(left) + text + &fill.repeat(right))
     }
 
-    /// Python's `str`, for what is written.
+    /// Python's `str`, for output.
     pub fn text_of(&mut self, value: &Value) -> Result<String> {
         if let Value::Object(number) = value {
             let number = *number;
             return match self.object(number)? {
                 Object::Namespace(fields) => {
-                    // One within itself has no text.
+                    // A namespace within itself has no text.
                     if fields.iter().any(|(_, value)| matches!(value, Value::Object(_))) {
                         fail!("a namespace that has another is written as text");
                     }
@@ -274,7 +274,7 @@ impl<'t> Machine<'t> {
         string(value)
     }
 
-    /// Text as Jinja's `soft_str` makes it.
+    /// Converts a value to text as Jinja's `soft_str`.
     pub fn soft(&mut self, value: &Value) -> Result<Arc<str>> {
         match value {
             Value::Str(text) | Value::Markup(text) => {
@@ -289,7 +289,7 @@ impl<'t> Machine<'t> {
     }
 }
 
-/// Sets a name of a scope, or the field of a namespace.
+/// Sets a name in a scope, or a field of a namespace.
 pub fn set_field(fields: &mut Vec<(Name, Value)>, name: &Name, value: Value) {
     match fields.iter_mut().find(|(known, _)| known == name) {
         Some((_, known)) => *known = value,

@@ -9,7 +9,7 @@ use super::{
 use chrono::Local;
 use std::{fmt::Write, sync::Arc};
 
-/// How many numbers a range may have, in Jinja's sandbox.
+/// Maximal length of a range in Jinja's sandbox.
 const RANGE: usize = 100_000;
 
 pub fn function(machine: &mut Machine, name: &'static str, arguments: Arguments) -> Result<Value> {
@@ -87,7 +87,7 @@ pub fn function(machine: &mut Machine, name: &'static str, arguments: Arguments)
     })
 }
 
-/// Puts the entries of a dictionary, or of a list of pairs, somewhere.
+/// Passes the entries of a dictionary, or of a list of pairs, to `set`.
 fn fill(
     machine: &mut Machine,
     from: Option<Value>,
@@ -115,7 +115,7 @@ fn fill(
     }
 }
 
-/// The local time in a format of `strftime`.
+/// Formats the local time with `strftime`.
 fn strftime_now(format: &str) -> Result<String> {
     let mut text = String::new();
     match write!(text, "{}", Local::now().format(format)) {
@@ -124,7 +124,7 @@ fn strftime_now(format: &str) -> Result<String> {
     }
 }
 
-/// A method of a value that is no text.
+/// Calls a method of a value other than text.
 pub fn method(
     machine: &mut Machine,
     object: &Value,

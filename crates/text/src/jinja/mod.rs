@@ -1,8 +1,9 @@
-//! Jinja as transformers runs chat templates: Jinja2 with the values, methods and errors of Python, in
-//! its immutable sandbox, and within limits of steps and memory, as templates are files of others.
+//! Jinja as transformers runs chat templates: Jinja2 with the values, methods and errors of Python,
+//! in its immutable sandbox, and with limits of steps and memory, because templates are untrusted
+//! files.
 //!
-//! What the templates of models are written against is Python: `None` is not iterable, `+` of text and a
-//! number is an error, `{{ [true] }}` is `[True]`. A reference is Jinja2's source, release 3.1.
+//! Real templates are written for Python: `None` is not iterable, `+` of text and a number is an
+//! error, `{{ [true] }}` is `[True]`. The reference is Jinja2's source, release 3.1.
 
 mod access;
 mod arguments;
@@ -26,24 +27,24 @@ pub use error::Error;
 pub use machine::Limits;
 pub use value::Value;
 
-/// A template that was read.
+/// A parsed template.
 #[derive(Debug)]
 pub struct Template {
     body: Vec<ast::Statement>,
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     pub fn parse(source: &str) -> Result<Self, Error> {
         Ok(Self { body: parser::parse(lexer::tokens(source)?)? })
     }
 
-    /// Whether it has `{% generation %}` blocks.
+    /// Returns `true` if the template has `{% generation %}` blocks.
     pub fn has_generation_blocks(&self) -> bool {
         ast::any(&self.body, &|kind| matches!(kind, ast::Kind::Generation(_)))
     }
 
-    /// The text that it writes. A `{% generation %}` block stands between `marks`.
+    /// Renders the template. The output of a `{% generation %}` block is put between `marks`.
     pub fn render(
         &self,
         variables: Vec<(&str, Value)>,

@@ -1,4 +1,4 @@
-//! What there is by name: functions, filters, tests and methods.
+//! Names of functions, filters, tests and methods.
 
 use super::value::Value;
 
@@ -6,7 +6,7 @@ use super::value::Value;
 pub const FUNCTIONS: [&str; 7] =
     ["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"];
 
-/// Filters: what follows `|`.
+/// Filters, which follow `|`.
 pub const FILTERS: [&str; 49] = [
     "abs",
     "attr",
@@ -59,7 +59,7 @@ pub const FILTERS: [&str; 49] = [
     "wordcount",
 ];
 
-/// Tests: what follows `is`.
+/// Tests, which follow `is`.
 pub const TESTS: [&str; 39] = [
     "!=",
     "<",
@@ -102,7 +102,7 @@ pub const TESTS: [&str; 39] = [
     "upper",
 ];
 
-/// Methods of text; Python's others are named in the error.
+/// Methods of text; Python's other ones are named in the error.
 const TEXT_METHODS: [&str; 47] = [
     "capitalize",
     "casefold",
@@ -153,7 +153,7 @@ const TEXT_METHODS: [&str; 47] = [
     "zfill",
 ];
 
-/// The methods that a value has in Python.
+/// Returns the methods that a value has in Python.
 pub fn methods(value: &Value) -> &'static [&'static str] {
     match value {
         Value::Str(_) | Value::Markup(_) => &TEXT_METHODS,
@@ -167,7 +167,7 @@ pub fn methods(value: &Value) -> &'static [&'static str] {
     }
 }
 
-/// Those that change a value, which the sandbox refuses.
+/// Returns the methods that change a value, which the sandbox refuses.
 pub fn changes(value: &Value) -> &'static [&'static str] {
     match value {
         Value::Dict(_) => &["clear", "pop", "popitem", "setdefault", "update"],

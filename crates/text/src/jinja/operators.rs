@@ -10,7 +10,7 @@ use super::{
 };
 use std::cmp::Ordering;
 
-/// What the characters that HTML knows are escaped as.
+/// Escapes the special characters of HTML.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
@@ -26,7 +26,7 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// The text of a value beside marked-up text.
+/// Returns the text of a value that is joined to marked-up text.
 pub fn escaped(value: &Value) -> Result<String> {
     match value {
         Value::Markup(text) => Ok(text.to_string()),
@@ -39,7 +39,7 @@ impl Machine<'_> {
         if let Value::Undefined(what) = left {
             fail!("{}", what.reason());
         }
-        // Formatting takes what is undefined for an empty text.
+        // In formatting, an undefined value is an empty text.
         let formats = operator == Operator::Modulo && left.as_str().is_some();
         if let (Value::Undefined(what), false) = (right, formats) {
             fail!("{}", what.reason());
@@ -193,7 +193,7 @@ impl Machine<'_> {
             }
             Value::Dict(dict) | Value::View(View::Keys, dict) => dict.get_value(value)?.is_some(),
             Value::List(items) | Value::Tuple(items) => {
-                // Texts are compared with those of their length only.
+                // Texts are compared only with those of the same length.
                 self.work(items.items.len())?;
                 self.look_through(value)?;
                 items.items.iter().any(|item| item.equals(value))

@@ -19,7 +19,7 @@ pub fn method(
     let own = object.as_str().unwrap_or_default();
     machine.work(own.len())?;
     let result = call(machine, own, name, arguments)?;
-    // The methods of `Markup` give such.
+    // The methods of `Markup` return `Markup`.
     Ok(match (object, result) {
         (Value::Markup(_), Value::Str(text)) => Value::Markup(text),
         (_, result) => result,
@@ -28,7 +28,7 @@ pub fn method(
 
 fn call(machine: &mut Machine, own: &str, name: &str, arguments: Arguments) -> Result<Value> {
     let all = |test: fn(char) -> bool| !own.is_empty() && own.chars().all(test);
-    // Whether all letters that have a case have this one, and there is one.
+    // `true` if all cased letters have this case, and there is one.
     let cased = |other: fn(&char) -> bool, own_case: fn(&char) -> bool| {
         !own.chars().any(|char| other(&char)) && own.chars().any(|char| own_case(&char))
     };
@@ -188,7 +188,7 @@ fn call(machine: &mut Machine, own: &str, name: &str, arguments: Arguments) -> R
             let left = match name {
                 "ljust" => 0,
                 "rjust" => missing,
-                // As Python divides what is odd.
+                // As Python splits an odd number.
                 _ => missing / 2 + (missing & width & 1),
             };
             machine.pad(own, fill, left, missing - left)?.into()
@@ -239,8 +239,8 @@ fn parts<const N: usize>(name: &str, arguments: Arguments) -> Result<[std::sync:
     Ok(texts.map(Option::unwrap_or_default))
 }
 
-/// The part of a text between two positions, and the number of its first character; none if that is
-/// beyond the text.
+/// The part of a text between two positions, and the index of its first character; `None` if that
+/// is beyond the text.
 fn section<'a>(
     own: &'a str,
     name: &str,
@@ -340,7 +340,7 @@ fn split(
     machine.list(parts.into_iter().map(Value::from).collect())
 }
 
-/// The lines of a text, as Python finds them.
+/// Splits a text into lines, as Python does.
 pub fn lines(own: &str, keep: bool) -> Vec<&str> {
     let newline = |char: char| {
         matches!(
@@ -372,7 +372,8 @@ pub fn capitalize(own: &str) -> String {
     titled(first) + &chars.as_str().to_lowercase()
 }
 
-/// A character at the start of a word: of those that become several, only the first is large.
+/// Title case of a character at the start of a word: if it becomes several, only the first is upper
+/// case.
 fn titled(char: char) -> String {
     let upper: String = char.to_uppercase().collect();
     let mut chars = upper.chars();

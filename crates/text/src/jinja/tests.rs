@@ -1,4 +1,4 @@
-//! Tests: what follows `is`.
+//! Tests, which follow `is`.
 
 use super::{
     arguments::Arguments,
@@ -58,7 +58,7 @@ pub fn test(
         "mapping" => matches!(value, Value::Dict(_)),
         "sequence" => match value {
             Value::Str(_) | Value::Markup(_) | Value::List(_) | Value::Tuple(_) => true,
-            // It has a length, and items that cannot be had.
+            // It has a length, and items, even if accessing them fails.
             Value::Dict(_) | Value::Range(_) | Value::Undefined(_) => true,
             _ => false,
         },
@@ -72,7 +72,7 @@ pub fn test(
             _ => false,
         },
         "callable" => match value {
-            // Undefined values have a method for it, which fails.
+            // Undefined values have the method, which fails when called.
             Value::Method(_) | Value::Function(_) | Value::Loop(_) | Value::Undefined(_) => true,
             Value::Object(number) => {
                 matches!(machine.object(*number)?, Object::Macro(..) | Object::Joiner(..))

@@ -9,15 +9,15 @@ use std::{
     sync::Arc,
 };
 
-/// How deep lists and dictionaries may be nested. Each level takes stack when a value is written,
+/// Maximal nesting of lists and dictionaries. Each level takes stack when a value is written,
 /// compared or dropped.
 const DEPTH: u32 = 200;
 
-/// What a value may weigh with all that is in it, each time it is in it: lists within lists soon are
-/// larger than any memory when they are written.
+/// Maximal weight of a value with all its contents, counted at each occurrence: nested lists soon
+/// exceed any memory when they are written.
 const WEIGHT: usize = 1 << 30;
 
-/// A value of Python.
+/// A Python value.
 #[derive(Clone, Debug)]
 pub enum Value {
     /// Jinja's undefined value.
@@ -27,31 +27,31 @@ pub enum Value {
     Int(i128),
     Float(f64),
     Str(Arc<str>),
-    /// Text that `safe` or `escape` made: what is joined to it is escaped for HTML.
+    /// Text from `safe` or `escape`: text joined to it is escaped for HTML.
     Markup(Arc<str>),
     List(Arc<Sequence>),
     Tuple(Arc<Sequence>),
     Dict(Arc<Dict>),
-    /// What `keys`, `values` and `items` give.
+    /// A view from `keys`, `values` or `items`.
     View(View, Arc<Dict>),
-    /// From, to, step.
+    /// Start, stop and step.
     Range(Arc<[i128; 3]>),
-    /// A method of a value that is not called yet.
+    /// A method of a value, not yet called.
     Method(Arc<(Value, Arc<str>)>),
     /// A function of the environment.
     Function(&'static str),
-    /// An object that changes, by its number in the machine.
+    /// A mutable object, by its index in the machine.
     Object(usize),
-    /// The loop of a `for`, by its number.
+    /// The loop of a `for`, by its index.
     Loop(usize),
 }
 
-/// What is undefined.
+/// An undefined value, by its cause.
 #[derive(Debug)]
 pub enum Undefined {
     Name(Arc<str>),
     Attribute(&'static str, Arc<str>),
-    /// A method that changes its value, which the sandbox refuses.
+    /// A method that would change its value, which the sandbox refuses.
     Unsafe(&'static str, Arc<str>),
     Other(&'static str),
 }
@@ -63,7 +63,7 @@ pub enum View {
     Items,
 }
 
-/// Items, how deep they are nested, and what they weigh.
+/// Items with their nesting depth and weight.
 #[derive(Debug)]
 pub struct Sequence {
     pub items: Vec<Value>,
@@ -79,12 +79,12 @@ pub struct Dict {
     weight: usize,
 }
 
-/// A value that can be hashed.
+/// A hashable value.
 #[derive(Clone, Debug)]
 pub struct Key(Value);
 
 impl Undefined {
-    /// What using it is answered with.
+    /// Reason of the error when it is used.
     pub fn reason(&self) -> String {
         match self {
             Self::Name(name) => format!("'{name}' is undefined"),
@@ -137,7 +137,7 @@ impl Value {
         Sequence::new(items).map(|items| Self::Tuple(Arc::new(items)))
     }
 
-    /// A value of a conversation.
+    /// Converts a value of a conversation.
     pub fn given(value: &ChatValue) -> Result<Self> {
         Ok(match value {
             ChatValue::Null => Self::None,
@@ -169,7 +169,7 @@ impl Value {
         matches!(self, Self::Undefined(_))
     }
 
-    /// A number without a fraction; booleans are such.
+    /// Returns the integer, if it is one; booleans are.
     pub fn as_int(&self) -> Option<i128> {
         match self {
             Self::Int(value) => Some(*value),
@@ -185,7 +185,7 @@ impl Value {
         }
     }
 
-    /// What Python calls its type.
+    /// Python's name of the value's type.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
@@ -209,7 +209,7 @@ impl Value {
         }
     }
 
-    /// How deep it is nested: 0 for what has no items.
+    /// Nesting depth: 0 without items.
     fn depth(&self) -> u32 {
         match self {
             Self::List(items) | Self::Tuple(items) => items.depth,
@@ -219,7 +219,7 @@ impl Value {
         }
     }
 
-    /// About how many bytes it has when it is written.
+    /// Approximate size in bytes when written.
     pub fn weight(&self) -> usize {
         16 + match self {
             Self::Str(text) | Self::Markup(text) => text.len(),
@@ -229,7 +229,7 @@ impl Value {
         }
     }
 
-    /// Items of a list or a tuple.
+    /// Returns the items of a list or a tuple.
     pub fn items(&self) -> Option<&[Value]> {
         match self {
             Self::List(items) | Self::Tuple(items) => Some(&items.items),
@@ -267,7 +267,7 @@ impl Value {
         }
     }
 
-    /// Python's order, where there is one.
+    /// Python's order, if the values have one.
     pub fn compare(&self, other: &Self, operator: &str) -> Result<Option<Ordering>> {
         if let (Some(a), Some(b)) = (self.as_int(), other.as_int()) {
             return Ok(Some(a.cmp(&b)));
@@ -295,7 +295,7 @@ impl Value {
     }
 }
 
-/// The numbers of a range.
+/// Iterates over the numbers of a range.
 pub fn range(bounds: &[i128; 3]) -> impl Iterator<Item = i128> + use<> {
     let [start, stop, step] = *bounds;
     let going = move |at: &i128| if step > 0 { *at < stop } else { *at > stop };

@@ -1,4 +1,4 @@
-//! How Python writes values: `str`, `repr`, and JSON.
+//! Python's conversions of values to text: `str`, `repr`, and JSON.
 
 use super::{
     error::{Result, fail},
@@ -62,7 +62,7 @@ fn write_repr(out: &mut String, value: &Value) -> Result<()> {
             }
             out.push(')');
         }
-        // Python writes their addresses.
+        // Python would write their addresses.
         Value::Method(method) => {
             fail!("the method {} of '{}' is written without a call", method.1, method.0.kind(),)
         }
@@ -88,7 +88,7 @@ fn list<T>(
     Ok(())
 }
 
-/// The shortest text of a number that reads back as the same.
+/// Returns the shortest text of a number that parses to the same number.
 pub fn float(value: f64) -> String {
     if !value.is_finite() {
         return if value.is_nan() {
@@ -111,8 +111,8 @@ pub fn float(value: f64) -> String {
     if text.contains('.') { text } else { text + ".0" }
 }
 
-/// What Python's `repr` shows as an escape. Unassigned characters are not among them: which they are
-/// depends on the release.
+/// Returns `true` for characters that Python's `repr` escapes. Unassigned characters are not
+/// included: they depend on the Unicode release.
 fn hidden(char: char) -> bool {
     char.is_control()
         || (char.is_whitespace() && char != ' ')
@@ -154,10 +154,10 @@ fn quote_repr(out: &mut String, text: &str) {
 pub struct Json {
     pub ascii: bool,
     pub indent: Option<String>,
-    /// After an item, and after a key.
+    /// Separators after an item, and after a key.
     pub separators: [String; 2],
     pub sort: bool,
-    /// How long the text may be.
+    /// Maximal length of the text.
     pub limit: usize,
 }
 
@@ -285,7 +285,7 @@ impl Json {
     }
 }
 
-/// What JSON writes for a value without items.
+/// Returns the JSON of a value without items.
 fn scalar(value: &Value) -> Option<String> {
     Some(match value {
         Value::None => "null".into(),
@@ -300,7 +300,7 @@ fn scalar(value: &Value) -> Option<String> {
     })
 }
 
-/// How many numbers a range has.
+/// Length of a range, counted up to 2^20.
 pub fn range_length(bounds: &[i128; 3]) -> usize {
     range(bounds).take(1 << 20).count()
 }

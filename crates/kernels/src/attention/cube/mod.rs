@@ -78,8 +78,8 @@ impl BlockOps for CubeBackend {
         product: Gemm,
         part: [Slice; 4],
     ) -> FloatTensor<Self> {
-        // In place where the library can: the sum passes over memory twice instead of five times.
-        // SAFETY: nobody else holds `all`, of which this is a part.
+        // In place where cuBLASLt can: the sum then passes over memory twice instead of five times.
+        // SAFETY: `all` is not shared, and `part` is a part of it.
         if unsafe { product.add_in_place(&lhs, &rhs, &view(&all, &part)) } {
             return all;
         }
@@ -102,7 +102,7 @@ impl BlockOps for CubeBackend {
     }
 }
 
-/// A part of a tensor, in its memory.
+/// Returns a view of a part of a tensor, in the same memory.
 fn view(tensor: &CubeTensor, part: &[Slice; 4]) -> CubeTensor {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
     let ranges: Vec<_> = part.iter().zip(shape.iter()).map(|(s, dim)| s.to_range(*dim)).collect();

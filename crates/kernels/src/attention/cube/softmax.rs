@@ -1,4 +1,4 @@
-//! The softmax of a block of scores, its gradient, and the sums over rows that this needs.
+//! Softmax of a block of scores, its gradient, and the row sums that it needs.
 
 use crate::{
     attention::blocks::Block,
@@ -11,12 +11,12 @@ use burn::{
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-/// Where a block lies, for the kernels. See [`Block`].
+/// Position of a block, as a kernel argument. See [`Block`].
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Place {
-    /// Rows of scores.
+    /// Number of rows of scores.
     count: usize,
-    /// Vectors of scores a row.
+    /// Vectors of scores per row.
     steps: usize,
     first_batch: usize,
     first_head: usize,
@@ -48,20 +48,20 @@ impl Place {
             block.length,
             block.offset,
             spans.shape()[1],
-            // As many keys as there are: no window.
+            // No window: as many keys as there are.
             block.spec.window.unwrap_or(usize::MAX).min(block.length + block.offset),
         )
     }
 }
 
-/// What one row is.
+/// A row of a block.
 #[derive(CubeType, Clone, Copy)]
 struct Row {
-    /// Where its values lie in `[batch, heads, length]`.
+    /// Index of its values in `[batch, heads, length]`.
     at: usize,
-    /// The first key that it sees, counted from the block's first.
+    /// First visible key, relative to the block's first key.
     first: usize,
-    /// The one after the last.
+    /// End of the visible keys, exclusive.
     end: usize,
 }
 
@@ -79,7 +79,7 @@ fn row_of(number: usize, place: &Place, spans: &[i32]) -> Row {
     let own = row + place.offset + 1;
     let first = max(own, place.window) - place.window;
     let first = max(first, max(spans[span], 0i32) as usize);
-    // A span may begin anywhere: what does not reach the query is empty, and inside the block.
+    // A span may begin anywhere: one that does not reach the query becomes empty, inside the block.
     let first = min(max(first, place.first_key), own);
     let end = min(own, max(spans[place.span_rows * place.length + span], 0i32) as usize);
     let end = max(end, first);
@@ -129,7 +129,7 @@ fn forward_kernel<S: Float, F: Float, N: Size>(
     let total = reduce(sum * (largest - most).exp(), rows, true);
 
     if number < place.count {
-        // A row that sees nothing has the sum 0, and zeros throughout.
+        // A row without visible keys has the sum 0, and zeros throughout.
         let total = select(row.first < row.end, total, 1.0f32);
         let inverse = 1.0f32 / total;
         let mut step = UNIT_POS_X as usize;
@@ -192,7 +192,7 @@ fn backward_kernel<S: Float, F: Float, N: Size>(
                     let key = step * vector + i;
                     let seen = key >= row.first && key < row.end;
                     let score = f32::cast_from(values.extract(i)) * scale - lse;
-                    // A key that is not seen may have any score.
+                    // The score of a key that is not visible can be anything.
                     let p = select(seen, (min(score, 1.0f32)).exp(), 0.0f32);
                     let grad = scale * p * (f32::cast_from(p_grads.extract(i)) - delta);
                     ps.insert(i, F::cast_from(p));

@@ -1,4 +1,4 @@
-//! Adam on CubeCL's runtimes: every value is read and written once.
+//! Adam on CubeCL's runtimes: each value is read and written once.
 
 use super::AdamWOps;
 use crate::{

@@ -1,4 +1,4 @@
-//! Adam on the CPU: all cores.
+//! Adam on the CPU, on all cores.
 
 use super::AdamWOps;
 use crate::{

@@ -11,11 +11,11 @@ use burn::{
     tensor::Tensor,
 };
 
-/// Adam on vectors: the new parameter, `m` and `v`.
+/// Step of Adam on vectors; returns the new parameter, `m` and `v`.
 ///
 /// # Shapes
 /// - param, grad, m, v: `[len]`
-/// - factor: `[1]`, what the gradient is multiplied by
+/// - factor: `[1]`, the factor of the gradient
 ///
 /// # Panics
 /// If the lengths do not fit, or a vector is not in float32.
@@ -33,14 +33,15 @@ pub fn adamw(
     (Tensor::from_dispatch(param), [m, v].map(Tensor::from_dispatch))
 }
 
-/// [`adamw`] on primitives, of lengths that it has checked.
+/// [`adamw`] on primitives, whose lengths it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
     Fusion: cfg(feature = "fusion")
 )]
 pub trait AdamWOps: Backend {
-    /// Adam on a parameter, its gradient times `factor`, and `m` and `v`: their new values.
+    /// Step of Adam; returns the new parameter, `m` and `v`. The gradient is multiplied by
+    /// `factor`.
     #[fusion(meta = |param, _grad, _factor, m, v, _step| (param.clone(), m.clone(), v.clone()))]
     fn adamw(
         param: FloatTensor<Self>,

@@ -1,4 +1,5 @@
-//! Adam with moments in 8 bits on CubeCL's runtimes: a unit a word of codes, which is 4 values; 4 blocks a cube.
+//! Adam with 8-bit moments on CubeCL's runtimes: one word of codes (4 values) per unit, 4 blocks
+//! per cube.
 #![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
 use super::AdamWCodedOps;
@@ -17,10 +18,10 @@ use burn::{
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
-/// Units a block.
+/// Units per block.
 const LANES: usize = BLOCK / CODES;
 
-/// Entries of one map.
+/// Number of entries of a map.
 const ENTRIES: usize = 256;
 
 #[cube(launch_unchecked)]
@@ -44,7 +45,7 @@ fn kernel<N: Size>(
     shared_maps[unit + ENTRIES] = maps[unit + ENTRIES];
     sync_cube();
 
-    // Past the end everything is zero, and nothing is written.
+    // Values past the end are zero, and are not written.
     let mut ms = Array::<f32>::new(CODES);
     let mut vs = Array::<f32>::new(CODES);
     let mut m_most = 0.0f32;
@@ -93,13 +94,13 @@ fn kernel<N: Size>(
     }
 }
 
-/// The entry that a code of a word stands for, in the map from `first`.
+/// Returns the map entry of a word's code `i`; the map starts at `first`.
 #[cube]
 fn decode(word: u32, maps: &Shared<[f32]>, #[comptime] i: usize, #[comptime] first: usize) -> f32 {
     maps[first + ((word >> comptime![8 * i as u32]) & 255) as usize]
 }
 
-/// The word of codes of 4 values.
+/// Returns the word of the codes of 4 values.
 #[cube]
 fn encode(values: &Array<f32>, absmax: f32, maps: &Shared<[f32]>, #[comptime] first: usize) -> u32 {
     let scale = max(absmax, f32::new(f32::MIN_POSITIVE));
@@ -111,7 +112,7 @@ fn encode(values: &Array<f32>, absmax: f32, maps: &Shared<[f32]>, #[comptime] fi
     word
 }
 
-/// The code of the entry that is nearest, the lower one of two.
+/// Returns the code of the nearest entry; of two equally near ones the lower.
 #[cube]
 fn nearest(maps: &Shared<[f32]>, value: f32, #[comptime] first: usize) -> u32 {
     // The last entry below `value`, or the first entry.
@@ -126,7 +127,7 @@ fn nearest(maps: &Shared<[f32]>, value: f32, #[comptime] first: usize) -> u32 {
     select(value > middle, above, below) as u32
 }
 
-/// The largest of two values over the units of a block, at each of them.
+/// Maxima of two values over the units of a block, returned to each of them.
 #[cube]
 fn block_max(a: f32, b: f32) -> (f32, f32) {
     let mut most_a = Shared::<[f32]>::new_slice(UNITS as usize);
@@ -164,7 +165,7 @@ impl AdamWCodedOps for CubeBackend {
         if len == 0 {
             return (param, codes, absmax);
         }
-        // A unit has one word of codes.
+        // Each unit has one word of codes.
         let vector = vector_size(&client, DType::F32, len).min(CODES);
         let cube_dim = CubeDim::new_1d(UNITS);
         // SAFETY: the buffers are as long as `len` asks for; units of words below `len / 4` stay inside, the

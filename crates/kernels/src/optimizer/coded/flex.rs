@@ -1,4 +1,4 @@
-//! Adam with moments in 8 bits on the CPU: all cores.
+//! Adam with 8-bit moments on the CPU, on all cores.
 
 use super::AdamWCodedOps;
 use crate::{
@@ -41,7 +41,7 @@ impl AdamWCodedOps for Flex {
     }
 }
 
-/// The blocks of `m`, and those of `v`.
+/// Returns the blocks of `m`, and those of `v`.
 fn moments<'a>(
     codes: &'a mut [u32],
     absmax: &'a mut [f32],

@@ -1,4 +1,4 @@
-//! Adam with moments in 8 bits.
+//! Adam with 8-bit moments.
 
 #[cfg(feature = "cubecl")]
 mod cube;
@@ -15,13 +15,13 @@ use burn::{
     tensor::{Int, Tensor},
 };
 
-/// Adam on vectors with moments in 8 bits: the new parameter, codes and absmax.
+/// Step of Adam on vectors with 8-bit moments; returns the new parameter, codes and absmax.
 ///
 /// # Shapes
 /// - param, grad: `[len]`
-/// - factor: `[1]`, what the gradient is multiplied by
-/// - codes: `[2 · words]`, of `m` and then of `v`, [`CODES`] a word
-/// - absmax: `[2 · blocks]`, of `m` and then of `v`, one for [`BLOCK`] values
+/// - factor: `[1]`, the factor of the gradient
+/// - codes: `[2 · words]`, of `m` and then of `v`, [`CODES`] per word
+/// - absmax: `[2 · blocks]`, of `m` and then of `v`, one per [`BLOCK`] values
 /// - maps: `[512]`, the [maps](crate::dynamic::maps) of both
 ///
 /// # Panics
@@ -46,15 +46,15 @@ pub fn adamw_coded(
     (Tensor::from_dispatch(param), (Tensor::from_dispatch(codes), Tensor::from_dispatch(absmax)))
 }
 
-/// [`adamw_coded`] on primitives, of lengths that it has checked.
+/// [`adamw_coded`] on primitives, whose lengths it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
     Fusion: cfg(feature = "fusion")
 )]
 pub trait AdamWCodedOps: Backend {
-    /// Adam with moments in 8 bits: the codes of `m` and of `v`, and the absmax of the blocks of
-    /// each. `maps` are the [maps](crate::dynamic::maps) of both.
+    /// Step of Adam with 8-bit moments: `codes` and `absmax` hold those of `m`, then those of `v`;
+    /// `maps` are the [maps](crate::dynamic::maps) of both.
     #[fusion(meta = |param, _grad, _factor, codes, absmax, _maps, _step| (
         param.clone(),
         codes.clone(),

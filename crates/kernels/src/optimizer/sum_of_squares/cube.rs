@@ -1,5 +1,5 @@
-//! Sums of squares on CubeCL's runtimes: cube `i` of every launch adds to partial sum `i`, so the order is
-//! always the same.
+//! Sums of squares on CubeCL's runtimes: cube `i` of every launch adds to partial sum `i`, so that
+//! the order is always the same.
 
 use super::{PARTIALS, SumOfSquaresOps};
 use crate::cube::{UNITS, buffer, empty, own, vector_size};
@@ -10,7 +10,7 @@ use burn::{
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 use cubecl::prelude::*;
 
-/// Vectors a unit, at least, before another cube takes part.
+/// Minimal number of vectors per unit before another cube takes part.
 const STEPS: usize = 4;
 
 #[cube(launch_unchecked)]
@@ -50,7 +50,7 @@ fn total_kernel(partials: &[f32], out: &mut [f32]) {
     }
 }
 
-/// The sum over the units of a cube, at the first.
+/// Sum over the units of a cube, returned to the first.
 #[cube]
 fn cube_sum(value: f32) -> f32 {
     let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);

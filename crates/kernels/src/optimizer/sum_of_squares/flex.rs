@@ -1,4 +1,4 @@
-//! Sums of squares on the CPU: all cores.
+//! Sums of squares on the CPU, on all cores.
 
 use super::{PARTIALS, SumOfSquaresOps};
 use crate::flex::TASK;
@@ -29,7 +29,7 @@ impl SumOfSquaresOps for Flex {
     }
 }
 
-/// The sum of squares, in lanes that the compiler keeps in vector registers.
+/// Sum of squares, in lanes that the compiler keeps in vector registers.
 fn squares(x: &[f32]) -> f64 {
     let (vectors, rest) = x.as_chunks::<8>();
     let mut lanes = [0.0; 8];

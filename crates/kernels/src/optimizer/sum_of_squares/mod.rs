@@ -13,11 +13,11 @@ use burn::{
     tensor::{DType, Device, Tensor},
 };
 
-/// Partial sums of a [`sum_of_squares`].
+/// Number of partial sums of [`sum_of_squares`].
 const PARTIALS: usize = 256;
 
-/// The sum of the squares of all values of some vectors, `[1]` in float32: of gradients, the square of
-/// their global norm. The same vectors give the same bits, on any number of threads.
+/// Sum of the squares of all values of some vectors, `[1]` in float32: for gradients, the square of
+/// their global norm. Deterministic: the same vectors give the same bits, on any number of threads.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -47,12 +47,12 @@ pub fn sum_of_squares(vectors: impl IntoIterator<Item = Tensor<1>>, device: &Dev
     Fusion: cfg(feature = "fusion")
 )]
 pub trait SumOfSquaresOps: Backend {
-    /// Adds the squares of `x` to `PARTIALS` partial sums: to which, and in which order, depends on
-    /// nothing but its length.
+    /// Adds the squares of `x` to `PARTIALS` partial sums. The assignment to partial sums and the
+    /// order depend only on the length of `x`.
     #[fusion(dtype = partials, shape = partials)]
     fn add_squares(x: FloatTensor<Self>, partials: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// The sum of the partial sums, `[1]`.
+    /// Sum of the partial sums, `[1]`.
     #[fusion(meta = |_partials| TensorSpec::new(Shape::new([1]), DType::F32))]
     fn sum_partials(partials: FloatTensor<Self>) -> FloatTensor<Self>;
 }

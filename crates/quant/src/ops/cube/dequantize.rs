@@ -1,4 +1,4 @@
-//! Codes to a dense weight.
+//! Decoding of a packed weight.
 
 use super::{Spec, block_scale, decode, shared_codebook, word_buffer};
 use crate::{layout::Layout, ops::PackedTensors};
@@ -7,7 +7,7 @@ use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_lora_kernels::cube::{UNITS, elem, vector_size};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
-/// Words that a unit decodes: all are loaded before the first is used.
+/// Words per unit: all are loaded before the first is used.
 const WORDS: usize = 4;
 
 #[cube(launch_unchecked)]
@@ -50,7 +50,7 @@ fn dequantize_kernel<F: Float, N: Size>(
     }
 }
 
-/// The weight, `[out, in]`, in `dtype`.
+/// Decodes the weight, `[out, in]`, into `dtype`.
 pub(super) fn launch(
     packed: PackedTensors<CubeBackend>,
     layout: Layout,
@@ -60,7 +60,7 @@ pub(super) fn launch(
     let client = codes.client.clone();
     let words = layout.code_words();
 
-    // The last word is written whole: the buffer is as long as that, and the tensor shorter.
+    // The last word is written whole: the buffer has room for it, the tensor is shorter.
     let mut handle = client.empty((words * 8).max(1) * dtype.size());
     if words > 0 {
         let cube_dim = CubeDim::new_1d(UNITS);

@@ -7,28 +7,29 @@ use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_lora_kernels::cube::{PLANE, elem, empty, has_planes, vector_size};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
-/// Rows of `x` up to which this beats decoding the weight for a matrix product.
+/// Maximal number of rows of `x` for which this is faster than a matrix product with the decoded
+/// weight.
 pub(super) const MAX_ROWS: usize = 8;
 
-/// Units that share a row of the weight.
+/// Number of units that share a row of the weight.
 const LANES: u32 = PLANE;
 
-/// Whether every row of the weight is whole words.
+/// Returns `true` if every row of the weight is a whole number of words.
 pub(super) fn supports(layout: &Layout) -> bool {
     layout.shape[1].is_multiple_of(8)
 }
 
-/// How cubes share the rows of the weight.
+/// Distribution of cubes over the rows of the weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Share {
-    /// Groups of [`LANES`] units a cube.
+    /// Groups of [`LANES`] units per cube.
     groups: u32,
-    /// Rows of the weight that a group sums up at once, for which it reads `x` once.
+    /// Rows of the weight that a group sums up at once, reading `x` once.
     per_group: usize,
 }
 
 impl Share {
-    /// The faster of those that were measured on an H200 (docs/MEASUREMENTS.md).
+    /// Chooses the faster of those measured on an H200 (docs/MEASUREMENTS.md).
     fn of(height: usize, rows: usize) -> Self {
         if height >= 8192 || rows > 2 {
             Self { groups: 4, per_group: 4 }
@@ -140,7 +141,7 @@ fn gemv_kernel<F: Float, N: Size, M: Size>(
     }
 }
 
-/// The product, `[rows, out]`.
+/// Computes the product, `[rows, out]`.
 pub(super) fn launch(
     x: CubeTensor,
     packed: PackedTensors<CubeBackend>,
@@ -153,7 +154,7 @@ pub(super) fn launch(
     let out = empty(&x, shape.clone(), x.dtype);
     let plane = has_planes(&client);
     let vector = vector_size(&client, x.dtype, 8);
-    // Vectors of codes stay inside a row, and a 16-byte load is the widest.
+    // Vectors of codes stay within a row, and 16 bytes are the widest load.
     let words = if width.is_multiple_of(32) { 4 } else { 1 };
     let share = Share::of(height, rows);
     let cube_dim = CubeDim::new_2d(LANES, share.groups);

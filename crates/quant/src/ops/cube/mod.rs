@@ -52,7 +52,7 @@ impl PackedOps for CubeBackend {
         let out = if runs_from_codes(rows, &layout, transposed) {
             gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
         } else {
-            // Lives until the product has run; the pool gives its memory to the next one.
+            // A temporary tensor for the product; the pool gives its memory to the next one.
             let dense = dequantize::launch(contiguous(packed), layout, x.dtype);
             let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
             let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
@@ -62,7 +62,7 @@ impl PackedOps for CubeBackend {
     }
 }
 
-/// A layout that exists, of a weight whose elements a kernel can index.
+/// Checks that a layout is valid, and that a kernel can index the weight's elements.
 fn check(layout: &Layout) {
     layout.check();
     assert!(layout.len() <= MAX_ITEMS, "a weight of {:?} is too large for a GPU", layout.shape);
@@ -74,12 +74,12 @@ fn contiguous(packed: PackedTensors<CubeBackend>) -> PackedTensors<CubeBackend> 
     PackedTensors { codes, scales, tables }
 }
 
-/// Whether a product is computed from the codes, without decoding the weight first.
+/// Returns `true` if a product is computed from the codes, without decoding the weight first.
 pub(crate) fn runs_from_codes(rows: usize, layout: &Layout, transposed: bool) -> bool {
     !transposed && rows <= gemv::MAX_ROWS && gemv::supports(layout)
 }
 
-/// What a kernel is compiled for: the layout without its shape.
+/// Compile-time parameters of a kernel: the layout without its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Spec {
     format: Format,
@@ -94,10 +94,10 @@ impl Spec {
     }
 }
 
-/// Words that [`Layout::tables`] puts before the outer float32s, as the kernels see them.
+/// Number of words that [`Layout::tables`] puts before the outer float32s, for kernels.
 const OFFSET: usize = Layout::OFFSET;
 
-/// The scale of a block.
+/// Scale of a block.
 #[cube]
 fn block_scale(block: usize, scales: &[u32], tables: &[u32], #[comptime] rule: ScaleRule) -> f32 {
     if comptime![rule.is_coded()] {
@@ -116,7 +116,7 @@ fn block_scale(block: usize, scales: &[u32], tables: &[u32], #[comptime] rule: S
     }
 }
 
-/// The codebook in shared memory, where each of a plane's units reads its own entry at once.
+/// Codebook in shared memory, from which each unit of a plane reads its own entry at once.
 #[cube]
 fn shared_codebook(tables: &[u32]) -> Shared<[f32]> {
     let mut codebook = Shared::<[f32]>::new_slice(16usize);
@@ -127,7 +127,7 @@ fn shared_codebook(tables: &[u32]) -> Shared<[f32]> {
     codebook
 }
 
-/// The value of element `i` of a word.
+/// Value of element `i` of a word.
 #[cube]
 fn decode(word: u32, codebook: &Shared<[f32]>, #[comptime] i: usize) -> f32 {
     let shift = comptime![((i ^ 1) * 4) as u32];
@@ -144,7 +144,7 @@ fn words(client: &Client, like: &CubeTensor, handle: Handle, len: usize) -> Cube
     )
 }
 
-/// Words of a packed weight as a kernel argument.
+/// Returns the words of a packed weight as a kernel argument.
 fn word_buffer(client: &Client, tensor: &CubeTensor, len: usize) -> BufferArg {
     buffer(client, tensor, DType::U32, len, 1)
 }

@@ -1,4 +1,4 @@
-//! A dense weight to codes: absmax of each block, scales, codes.
+//! Quantization of a dense weight: absmax of each block, scales, codes.
 #![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
 use super::{OFFSET, Spec, buffer, word_buffer, words};
@@ -12,10 +12,10 @@ use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 use burn_lora_kernels::cube::{UNITS, elem, vector_size};
 use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*, server::Handle};
 
-/// Values that a cube sums up.
+/// Values that a cube reduces.
 const SUMMED: usize = 4096;
 
-/// The 8 elements of a word; zeros past the end.
+/// Loads the 8 elements of a word; zeros past the end.
 #[cube]
 fn load_word<F: Float, N: Size>(weight: &[Vector<F, N>], word: usize, len: usize) -> Array<f32> {
     let vector = N::value().comptime();
@@ -34,7 +34,7 @@ fn load_word<F: Float, N: Size>(weight: &[Vector<F, N>], word: usize, len: usize
     values
 }
 
-/// The largest of the `lanes` neighbouring values in shared memory, at the first of them.
+/// Maximum of `lanes` neighbouring values in shared memory, written to the first of them.
 #[cube]
 fn shared_max(shared: &mut Shared<[f32]>, #[comptime] lanes: usize) {
     let at = UNIT_POS as usize;
@@ -49,7 +49,7 @@ fn shared_max(shared: &mut Shared<[f32]>, #[comptime] lanes: usize) {
     sync_cube();
 }
 
-/// The absmax of each block: `lanes` units a block, 8 elements each.
+/// Computes the absmax of each block: `lanes` units per block, 8 elements each.
 #[cube(launch_unchecked)]
 fn absmax_kernel<F: Float, N: Size>(
     weight: &[Vector<F, N>],
@@ -75,7 +75,7 @@ fn absmax_kernel<F: Float, N: Size>(
     }
 }
 
-/// Each cube reduces [`SUMMED`] values to their sum over `count`, or to the largest.
+/// Reduces [`SUMMED`] values per cube to their sum divided by `count`, or to their maximum.
 #[cube(launch_unchecked)]
 fn reduce_kernel(values: &[f32], out: &mut [f32], len: usize, count: f32, #[comptime] sum: bool) {
     let mut shared = Shared::<[f32]>::new_slice(UNITS as usize);
@@ -103,8 +103,7 @@ fn reduce_kernel(values: &[f32], out: &mut [f32], len: usize, count: f32, #[comp
     }
 }
 
-/// The index of the entry of the map that is nearest, as [`burn_lora_kernels::dynamic::nearest`] finds
-/// it.
+/// Index of the nearest map entry, as [`burn_lora_kernels::dynamic::nearest`] finds it.
 #[cube]
 fn nearest(tables: &[u32], value: f32, #[comptime] entries: usize, #[comptime] even: bool) -> u32 {
     // The last entry below `value`, or the first entry.
@@ -140,7 +139,8 @@ fn store_code(codes: &mut [u32], code: u32, blocks: usize) {
     }
 }
 
-/// Double quantization: a cube quantizes the [`NESTED_BLOCK`] scales that share an outer float32.
+/// Double quantization: each cube quantizes the [`NESTED_BLOCK`] scales that share an outer
+/// float32.
 #[cube(launch_unchecked)]
 fn double_quant_kernel(
     absmax: &[f32],
@@ -169,7 +169,7 @@ fn double_quant_kernel(
     }
 }
 
-/// The 8-bit float scales of MXFP4 and NVFP4. `absmax` is replaced by the scale itself.
+/// Encodes the 8-bit float scales of MXFP4 and NVFP4. `absmax` is replaced by the scale itself.
 #[cube(launch_unchecked)]
 fn float_scale_kernel(
     absmax: &mut [f32],
@@ -202,7 +202,8 @@ fn float_scale_kernel(
     }
 }
 
-/// The code nearest to a value that was divided by its scale, as [`Format::encode`] finds it.
+/// Returns the code nearest to a value that was divided by its scale, as [`Format::encode`] finds
+/// it.
 #[cube]
 fn encode(value: f32, #[comptime] format: Format) -> u32 {
     let signed = comptime![format.is_signed_magnitude()];
@@ -222,7 +223,7 @@ fn encode(value: f32, #[comptime] format: Format) -> u32 {
     }
 }
 
-/// The word of 8 elements, which share a scale.
+/// Encodes words of 8 elements, which share a scale.
 #[cube(launch_unchecked)]
 fn encode_kernel<F: Float, N: Size>(
     weight: &[Vector<F, N>],
@@ -253,7 +254,7 @@ pub(super) fn launch(weight: CubeTensor, layout: Layout) -> PackedTensors<CubeBa
     let (len, blocks) = (layout.len(), layout.blocks());
     let tables = client.create_from_slice(bytemuck::cast_slice(&layout.tables()));
     let tables = words(&client, &weight, tables, layout.table_words());
-    // Words too where they hold float32s.
+    // Words also where they hold float32s.
     let new = |len: usize| words(&client, &weight, client.empty(4 * len.max(1)), len);
     let (codes, scales) = (new(layout.code_words()), new(layout.scale_words()));
     if len == 0 {
@@ -308,7 +309,7 @@ pub(super) fn launch(weight: CubeTensor, layout: Layout) -> PackedTensors<CubeBa
     PackedTensors { codes, scales, tables }
 }
 
-/// Writes 8-bit scales and their tables, and leaves in `absmax` what elements are divided by.
+/// Writes 8-bit scales and their tables, and leaves the divisors of the elements in `absmax`.
 fn encode_scales(
     client: &Client,
     layout: &Layout,
@@ -323,7 +324,7 @@ fn encode_scales(
     let of_tables = || word_buffer(client, tables, layout.table_words());
     match layout.scales {
         ScaleRule::Absmax => {}
-        // SAFETY: the lengths are those of the layout, and of a number; the kernel guards its ends.
+        // SAFETY: the lengths are those of the layout, or of a number; the kernel guards its ends.
         ScaleRule::DoubleQuant => unsafe {
             let mean = reduce(client, &absmax.handle, blocks, Some(blocks as f32));
             double_quant_kernel::launch_unchecked(
@@ -355,7 +356,8 @@ fn encode_scales(
     }
 }
 
-/// The sum of `len` float32 values over `count`, or without one the largest. The buffer holds so many.
+/// Sum of `len` float32 values divided by `count`, or without `count` their maximum. The buffer
+/// holds `len` values.
 fn reduce(client: &Client, values: &Handle, len: usize, count: Option<f32>) -> Handle {
     let cubes = len.div_ceil(SUMMED);
     let out = client.empty(4 * cubes);

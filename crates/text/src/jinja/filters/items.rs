@@ -13,7 +13,7 @@ use super::{
 };
 use std::sync::Arc;
 
-/// What applies a filter by its name, which `map` does to each item.
+/// A function that applies a filter by its name, which `map` does to each item.
 type Filter = fn(&mut Machine, &str, Value, Arguments) -> Result<Value>;
 
 pub fn collection(
@@ -63,7 +63,7 @@ pub fn collection(
             let [attribute] = arguments.bind(name, ["name"], 1)?;
             let attribute = text(name, &attribute.unwrap_or(Value::None))?;
             match &value {
-                // Not its items.
+                // Attributes only, not the items.
                 Value::Dict(_) => {
                     let empty = Value::Dict(Arc::new(Dict::default()));
                     match machine.attribute(&empty, &attribute)? {
@@ -130,7 +130,7 @@ pub fn collection(
             }
             sum
         }
-        // What goes over items one by one fails where these are asked for.
+        // Lazy filters fail only where their items are requested.
         _ => {
             let items = generated(machine, name, value, arguments, filter);
             machine.iterator(items)?
@@ -138,7 +138,7 @@ pub fn collection(
     })
 }
 
-/// The items that a generator of Jinja2 gives.
+/// Items of a generator of Jinja2.
 fn generated(
     machine: &mut Machine,
     name: &str,
@@ -147,7 +147,7 @@ fn generated(
     filter: Filter,
 ) -> Result<Vec<Value>> {
     Ok(match name {
-        // What is empty, or nothing at all, has no items.
+        // An empty or undefined value has no items.
         "map" | "select" | "reject" | "selectattr" | "rejectattr" if !machine.truth(&value) => {
             vec![]
         }
@@ -255,7 +255,7 @@ fn generated(
     })
 }
 
-/// The name of the filter or test that another one applies, and its arguments.
+/// Name of the filter or test that another filter applies, and its arguments.
 fn first_of(name: &str, mut arguments: Arguments) -> Result<(Arc<str>, Arguments)> {
     if arguments.positional.is_empty() {
         fail!("{name} requires a filter argument");

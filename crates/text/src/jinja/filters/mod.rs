@@ -1,4 +1,4 @@
-//! Filters: what follows `|`.
+//! Filters, which follow `|`.
 
 mod items;
 mod numbers;
@@ -16,7 +16,7 @@ use items::collection;
 use numbers::numeric;
 use text::{textual, tojson};
 
-/// Those of Jinja2 that are not here: for HTML, or by chance.
+/// Filters of Jinja2 that are not supported: for HTML, or random.
 const OTHERS: [&str; 5] = ["random", "striptags", "urlize", "wordwrap", "xmlattr"];
 
 pub fn filter(

@@ -73,7 +73,7 @@ pub fn numeric(
                         let unit = 10i128.checked_pow(places.unsigned_abs());
                         Value::Int(unit.map_or(0, |unit| round_int(value, unit)))
                     }
-                    // The text of a float is rounded to the nearest, to even where there are two.
+                    // Formatting a float rounds to the nearest, half to even.
                     (None, Ok(places)) => {
                         Value::Float(format!("{float:.places$}").parse().unwrap_or(float))
                     }

@@ -8,7 +8,7 @@ use super::super::{
 };
 use std::cmp::Ordering;
 
-/// The value of an attribute with dots, as `map` and its like find it.
+/// Returns the value of a dotted attribute path, as `map` and similar filters find it.
 pub fn get(machine: &mut Machine, value: &Value, path: &Value) -> Result<Value> {
     let Some(path) = path.as_str() else { return machine.item(value, path) };
     let mut value = value.clone();
@@ -23,7 +23,7 @@ pub fn get(machine: &mut Machine, value: &Value, path: &Value) -> Result<Value> 
     Ok(value)
 }
 
-/// Text in small letters, for what does not tell cases apart.
+/// Lower-cases text, for comparisons that ignore case.
 pub fn folded(value: Value) -> Value {
     match value.as_str() {
         Some(text) => text.to_lowercase().into(),
@@ -31,7 +31,7 @@ pub fn folded(value: Value) -> Value {
     }
 }
 
-/// Sorts values by keys, of which Python must be able to compare any two.
+/// Sorts values by keys; Python must be able to compare any two of them.
 pub fn sort(mut items: Vec<(Vec<Value>, Value)>, reverse: bool) -> Result<Vec<Value>> {
     let mut failed: Option<Error> = None;
     items.sort_by(|(a, _), (b, _)| {
@@ -103,7 +103,7 @@ pub fn ordered(
         }
         keyed.push((keys, item));
     }
-    // Each is compared with so many others.
+    // Approximate number of comparisons per key.
     let rounds = keyed.len().checked_ilog2().unwrap_or(0) as usize + 1;
     let weight: usize = keyed.iter().flat_map(|(keys, _)| keys).map(Value::weight).sum();
     machine.work(weight.saturating_mul(rounds))?;
@@ -132,7 +132,7 @@ pub fn ordered(
             }
             let mut results = vec![];
             for (key, items) in groups {
-                // Where cases are not told apart, the group has the name of its first item.
+                // If case is ignored, the group is named by its first item.
                 let name = match &attribute {
                     Some(attribute) if !case => match get(machine, &items[0], attribute)? {
                         found if found.is_undefined() => default.clone().unwrap_or(found),

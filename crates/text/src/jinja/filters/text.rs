@@ -1,4 +1,4 @@
-//! Filters of text, and what makes text of values.
+//! Filters of text, and conversions of values to text.
 
 use super::super::{
     arguments::{Arguments, count, given, int, text},
@@ -49,7 +49,7 @@ pub fn textual(
         }
         "title" => {
             arguments.none(name)?;
-            // As Jinja, not as Python: words begin after spaces, hyphens and brackets.
+            // As in Jinja, not as in Python: words begin after spaces, hyphens and brackets.
             let mut begins = true;
             let mut out = String::new();
             for char in machine.soft(&value)?.chars() {
@@ -178,7 +178,7 @@ fn indent(machine: &mut Machine, value: &Value, arguments: Arguments) -> Result<
     let [width, first, blank] = arguments.bind("indent", ["width", "first", "blank"], 0)?;
     let set = |flag: Option<Value>| flag.is_some_and(|flag| machine.truth(&flag));
     let (first, blank) = (set(first), set(blank));
-    // A line more, so that a newline at the end is kept.
+    // With another line, so that a newline at the end is kept.
     let own = text("indent", value)?.to_string() + "\n";
     let lines = strings::lines(&own, false);
     let indent: Arc<str> = match &width {

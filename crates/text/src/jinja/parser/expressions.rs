@@ -1,4 +1,4 @@
-//! Expressions.
+//! Parser of expressions.
 
 use super::{
     super::{
@@ -11,7 +11,7 @@ use super::{
 };
 
 impl Parser {
-    /// An expression, or several with commas between them.
+    /// Parses an expression, or several separated by commas.
     pub(super) fn tuple(&mut self, conditions: bool, ends: &[&str]) -> Result<Expression> {
         let one = |parser: &mut Self| {
             if conditions { parser.expression() } else { parser.or() }
@@ -140,7 +140,7 @@ impl Parser {
         self.binary(&[("**", Operator::Power)], |parser| parser.unary(true))
     }
 
-    /// Operators of the same rank, from left to right.
+    /// Parses operators of the same precedence, from left to right.
     fn binary(
         &mut self,
         operators: &[(&str, Operator)],
@@ -151,7 +151,7 @@ impl Parser {
         while let Some((_, operator)) = operators.iter().find(|(mark, _)| self.is(mark)) {
             self.at += 1;
             length += 1;
-            // The left side is nested.
+            // Each operator nests the left side.
             if length > 2 * DEPTH {
                 fail!("more than {} operators in a row", 2 * DEPTH);
             }
@@ -331,7 +331,7 @@ impl Parser {
         Ok(arguments)
     }
 
-    /// A filter or a test: a name, perhaps with dots, and arguments.
+    /// Parses the name of a filter or a test, which may have dots.
     fn dotted(&mut self) -> Result<Name> {
         let mut name = self.name("the name of a filter or a test")?;
         while self.skip(".") {
@@ -346,7 +346,7 @@ impl Parser {
         Ok(Call { name, arguments })
     }
 
-    /// Filters of a block: the first without `|` in a filter block.
+    /// Parses filters; in a filter block the first has no `|`.
     pub(super) fn filters(&mut self, first: bool) -> Result<Vec<Call>> {
         let mut filters = vec![];
         if first {

@@ -1,4 +1,4 @@
-//! From tokens to statements and expressions, in the grammar of Jinja2.
+//! Parser from tokens to statements and expressions, in the grammar of Jinja2.
 
 mod expressions;
 mod statements;
@@ -9,7 +9,7 @@ use super::{
     lexer::Token,
 };
 
-/// How deep expressions and statements may be nested. Each level takes stack, here and when rendering.
+/// Maximal nesting of expressions and statements. Each level takes stack, here and when rendering.
 const DEPTH: usize = 100;
 
 pub fn parse(tokens: Vec<(Token, usize)>) -> Result<Vec<Statement>> {
@@ -23,7 +23,7 @@ struct Parser {
     tokens: Vec<(Token, usize)>,
     at: usize,
     depth: usize,
-    /// For each macro that is read: which of `caller`, `varargs` and `kwargs` it reads.
+    /// For each macro being parsed: which of `caller`, `varargs` and `kwargs` it reads.
     uses: Vec<[bool; 3]>,
 }
 
@@ -106,7 +106,7 @@ impl Parser {
         }
     }
 
-    /// Reads what is one level deeper.
+    /// Parses something one level deeper.
     fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.depth += 1;
         if self.depth > DEPTH {

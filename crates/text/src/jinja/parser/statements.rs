@@ -1,4 +1,4 @@
-//! Statements.
+//! Parser of statements.
 
 use super::{
     super::{
@@ -10,7 +10,8 @@ use super::{
 };
 
 impl Parser {
-    /// Statements up to a tag of one of these names, which is read, too. Without names: up to the end.
+    /// Parses statements up to a tag with one of these names, which is read, too; without names up
+    /// to the end.
     pub(super) fn body(&mut self, ends: &[&'static str]) -> Result<(Vec<Statement>, &'static str)> {
         self.deeper(|parser| parser.statements(ends))
     }
@@ -45,7 +46,7 @@ impl Parser {
         }
     }
 
-    /// The body of a tag up to its end, and the end.
+    /// Parses the body of a tag up to its end, which is read, too.
     fn until(&mut self, end: &'static str) -> Result<Vec<Statement>> {
         self.block_end()?;
         let (body, _) = self.body(&[end])?;
@@ -84,7 +85,7 @@ impl Parser {
                 Kind::Macro(self.macro_of(name, "endmacro")?)
             }
             "call" => {
-                // Its parameters come first, if it has any.
+                // Its optional parameters come first.
                 let start = self.at;
                 let parameters = self.skip("(");
                 let head = if parameters { Some(self.parameters()?) } else { None };
@@ -167,7 +168,7 @@ impl Parser {
         Ok(Kind::SetBlock(target, filters, self.until("endset")?))
     }
 
-    /// What is assigned to: a name, the attribute of a namespace, or several names.
+    /// Parses the target of an assignment: a name, the attribute of a namespace, or several names.
     fn target(&mut self, attributes: bool) -> Result<Target> {
         let first = self.target_item(attributes)?;
         if !self.is(",") {
@@ -236,7 +237,7 @@ impl Parser {
         let body = self.until(end)?;
         let uses = self.uses.pop().unwrap_or_default();
         let [caller, varargs, kwargs] = uses;
-        // A call's body within a macro reads that macro's.
+        // The body of a call within a macro reads that macro's variables.
         if end == "endcall"
             && let Some(outer) = self.uses.last_mut()
         {

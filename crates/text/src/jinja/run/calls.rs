@@ -1,4 +1,4 @@
-//! Calls, their arguments, and what loops and objects have.
+//! Calls, their arguments, and the attributes of loops and objects.
 
 use super::super::{
     arguments::Arguments,

@@ -1,4 +1,4 @@
-//! Runs a template.
+//! Execution of a template.
 
 mod calls;
 mod expressions;

@@ -1,4 +1,4 @@
-//! Statements.
+//! Execution of statements.
 
 use super::super::{
     ast::{Call, Expression, For, Kind, Macro, Statement, Target},
@@ -72,7 +72,7 @@ impl<'t> Machine<'t> {
         })
     }
 
-    /// A body that a loop is not left from.
+    /// Runs a body that no `break` or `continue` may leave.
     pub(super) fn run_whole(&mut self, body: &'t [Statement]) -> Result<()> {
         match self.run(body)? {
             Flow::Next => Ok(()),
@@ -159,7 +159,7 @@ impl<'t> Machine<'t> {
         Ok(Flow::Next)
     }
 
-    /// What a body writes, through filters.
+    /// Returns the output of a body after filters.
     fn block(&mut self, filters: &'t [Call], body: &'t [Statement]) -> Result<Value> {
         let text = self
             .captured(|machine| machine.scoped(machine.scope, |machine| machine.run_whole(body)))?;
@@ -177,7 +177,7 @@ impl<'t> Machine<'t> {
         Ok(self.new_object(Object::Macro(own, self.scope)))
     }
 
-    /// Goes through a loop.
+    /// Runs a loop.
     pub(super) fn repeat(
         &mut self,
         statement: &'t For,

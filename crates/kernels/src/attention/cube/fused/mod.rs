@@ -1,5 +1,5 @@
-//! Attention as kernels in CUDA C++, where there are tensor cores for them: scores stay in registers.
-//! Other devices, dtypes and widths take the [`blocks`](crate::attention::blocks).
+//! Fused attention kernels in CUDA C++ for tensor cores: scores stay in registers. Other devices,
+//! dtypes and widths use the [`blocks`](crate::attention::blocks).
 
 use crate::{
     attention::{self, AttentionSpec, blocks::BlockOps},
@@ -13,25 +13,26 @@ use burn::{
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::client::Client;
 
-/// Rows of a tile, 16 a warp.
+/// Rows per tile, 16 per warp.
 const TILE: usize = 64;
 
-/// Queries below which this is not worth it: tokens that are generated one by one.
+/// Minimal number of queries for which the fused kernels pay off: not for tokens generated one by
+/// one.
 const FEW: usize = 16;
 
-/// Whether there are kernels for heads of this width in this dtype.
+/// Returns `true` if there are fused kernels for this head width and dtype.
 pub(in crate::attention) fn supports(client: &Client, dtype: DType, head_dim: usize) -> bool {
     let fits = matches!(dtype, DType::BF16 | DType::F16) && matches!(head_dim, 64 | 128);
     fits && has_tensor_cores(client)
 }
 
-/// Whether they take these queries.
+/// Returns `true` if the fused kernels support this query shape.
 pub(super) fn takes(q: &CubeTensor) -> bool {
     let shape = q.shape();
     shape[2] >= FEW && supports(&q.client, q.dtype, shape[3])
 }
 
-/// What the kernels need to know of an attention.
+/// Arguments of an attention, as the kernels need them.
 struct Call<'a> {
     q: &'a CubeTensor,
     k: &'a CubeTensor,
@@ -40,8 +41,8 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Checks what the kernels rely on: the shapes, `k` and `v` laid out alike, and the others, beside
-    /// `q` so many elements each, contiguous.
+    /// Checks the kernels' requirements: the shapes, `k` and `v` in the same layout, and the other
+    /// tensors contiguous, each with the given number of elements.
     fn new(
         [q, k, v]: [&'a CubeTensor; 3],
         spans: &'a CubeTensor,
@@ -58,7 +59,7 @@ impl<'a> Call<'a> {
             check(&q.client, tensor, q.dtype);
         }
         assert_eq!(apart(k), apart(v), "attention: how k and v are laid out");
-        // Their counters have 32 bits and run to the end of a tile.
+        // The kernels' counters have 32 bits and run to the end of a tile.
         let most = len(spans).max(k.shape()[2]);
         assert!(most < i32::MAX as usize - TILE, "attention: {most} keys are too many");
         Self { q, k, spans, spec }
@@ -66,8 +67,8 @@ impl<'a> Call<'a> {
 }
 
 impl Call<'_> {
-    /// A kernel that holds so many tiles in shared memory, and 16 bytes each of two tiles of queries:
-    /// their lse, delta and range.
+    /// Creates a kernel with `tiles` tiles in shared memory, and 16 bytes for each row of two tiles
+    /// of queries: lse, delta and range.
     fn kernel(&self, name: &'static str, tiles: usize) -> Kernel {
         let (head, bf16) = (self.q.shape()[3], usize::from(self.q.dtype == DType::BF16));
         Kernel {
@@ -79,7 +80,7 @@ impl Call<'_> {
         }
     }
 
-    /// The scalars of every kernel: SIZES of the source.
+    /// Scalars of every kernel: `SIZES` in the source.
     fn sizes(&self) -> Vec<Scalar> {
         let (q, k) = (self.q.shape(), self.k.shape());
         let int = |value: usize| Scalar::I32(value as i32);
@@ -96,7 +97,7 @@ impl Call<'_> {
     }
 }
 
-/// A block for each tile of queries, or of keys.
+/// Grid with one block per tile of queries, or of keys.
 fn grid(tensor: &CubeTensor) -> [usize; 3] {
     let shape = tensor.shape();
     [shape[2].div_ceil(TILE), shape[1], shape[0]]
@@ -160,15 +161,16 @@ pub(super) fn backward(
     (q_grad, k_grad, v_grad)
 }
 
-/// Both with contiguous rows and matrices that are as far apart in one as in the other, and begin where
-/// 16 bytes can be loaded at once.
+/// Makes the rows of both contiguous, with the same distance between matrices in both, and aligned
+/// to loads of 16 bytes.
 fn keys_and_values(k: CubeTensor, v: CubeTensor) -> [CubeTensor; 2] {
     let [k, v] = [k, v].map(CubeBackend::batched);
     let alike = apart(&k) == apart(&v) && apart(&k).is_multiple_of(8);
     if alike { [k, v] } else { [k, v].map(into_contiguous) }
 }
 
-/// Elements from one matrix to the next. The stride along a dimension of one element says nothing.
+/// Number of elements from one matrix to the next. The stride of a dimension of size 1 has no
+/// meaning.
 fn apart(tensor: &CubeTensor) -> usize {
     let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
     match (shape[0], shape[1]) {
