@@ -9,13 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// with other adapters can use one `&model`. What the layers need of it goes to the device once.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
+/// # use burn::tensor::{Device, Tensor};
+/// # use burn_lora_adapter::{*, doc};
 /// # let device = Device::default();
-/// # let model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # let model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 /// let model = model.with_adapter(&lora)?;
 ///

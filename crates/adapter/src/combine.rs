@@ -21,13 +21,9 @@ use std::{collections::BTreeMap, sync::Arc};
 /// How adapters are combined. Each has a weight `w`; `s` is its scaling.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::Device};
-/// use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLinear, Combine, Init, LoraConfig, adaptable};
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// use burn_lora_adapter::{AdaptableExt, Combine, Init, LoraConfig};
+/// # use burn_lora_adapter::doc;
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 /// model.add_adapter("style", &lora)?;
 /// model.add_adapter("facts", &lora.clone().seed(1))?;

@@ -7,13 +7,8 @@ use std::path::PathBuf;
 /// What can go wrong when adapters are configured, attached, combined, read or written.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// let error = model.add_adapter("default", &lora.targets(["linaer"])).unwrap_err();

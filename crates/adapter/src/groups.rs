@@ -12,13 +12,8 @@ use burn::module::{ParamGroup, ParamId};
 /// paper's is 16. LoRA-FA freezes A: [`freeze_a`](crate::AdaptableExt::freeze_a).
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, adaptable};
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let model = Model { linear: LinearConfig::new(8, 8).init(&device).into() };
+/// # use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, doc};
+/// # let model = doc::model();
 /// let model = model.with_adapter(&LoraConfig::new(2, 4).targets(["linear"]))?;
 /// let rates = model.param_groups("default")?.lora_plus(2e-4, 16.0);
 /// assert_eq!(rates.len(), 2);

@@ -17,13 +17,8 @@ use std::sync::Arc;
 /// What a layer is.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let kinds: Vec<_> = model.layers().into_iter().map(|(path, l)| (path, l.kind())).collect();
 /// assert_eq!(kinds, [("linear".to_owned(), LayerKind::Linear)]);
 /// ```
@@ -42,13 +37,8 @@ pub enum LayerKind {
 /// ([`Adaptable`](crate::Adaptable)).
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;
@@ -156,13 +146,8 @@ pub trait AdaptedLayer {
 /// The adapters of one layer.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;
@@ -203,13 +188,8 @@ pub(crate) enum Part {
 /// A whole copy of a layer that an adapter trains (`modules_to_save`).
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// model.add_adapter("default", &LoraConfig::new(2, 4).targets([""; 0]).modules_to_save(["linear"]))?;
 /// let copy = model.linear.adapters().saved("default").unwrap();
 /// assert_eq!(copy.weight.dims(), [16, 16]);

@@ -5,13 +5,8 @@ use crate::layer::AdaptedLayer;
 /// Layers with their paths.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let layers: Layers<'_> = model.layers();
 /// assert_eq!(layers[0].0, "linear");
 /// ```
@@ -20,13 +15,8 @@ pub type Layers<'a> = Vec<(String, &'a dyn AdaptedLayer)>;
 /// Layers with their paths, to change.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;

@@ -50,6 +50,8 @@ mod base;
 mod checks;
 mod combine;
 mod config;
+#[doc(hidden)]
+pub mod doc;
 mod dora;
 mod embedding;
 mod error;

@@ -17,13 +17,8 @@ use std::sync::Arc;
 /// from `|w|² + 2s · b·(A·w) + s² · b·(A·Aᵀ)·b`, so that no matrix of the weight's size is made.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;

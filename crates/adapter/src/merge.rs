@@ -19,13 +19,8 @@ use std::fmt;
 /// What a packed weight becomes when an update is added to it.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// use burn::tensor::FloatDType;
@@ -84,13 +79,8 @@ pub struct MergeReport {
 /// The error of one layer.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;

@@ -22,13 +22,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 /// What can be done with the adapters of a model: any that is [`Adaptable`] has it.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// model.add_adapter("default", &LoraConfig::new(2, 4).targets(["linear"]))?;
 /// model.merge_and_unload(PackedMerge::Requantize)?;
 /// # Ok::<_, AdapterError>(())
@@ -40,13 +35,8 @@ pub trait AdaptableExt: Adaptable {
     /// [`with_adapter`](Self::with_adapter) freezes them.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// let report = model.add_adapter("default", &lora)?;
@@ -71,13 +61,10 @@ pub trait AdaptableExt: Adaptable {
     /// ([`Init::Eva`](crate::Init::Eva)).
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_lora_adapter::{*, doc};
     /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # let mut model = doc::model();
     /// use std::collections::BTreeMap;
     ///
     /// let mut stats = InputStats::new(4);
@@ -104,13 +91,9 @@ pub trait AdaptableExt: Adaptable {
     /// The model with a new adapter `default`, and every other parameter frozen.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn::module::Module;
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// let model = model.with_adapter(&lora)?.train();
@@ -154,13 +137,8 @@ pub trait AdaptableExt: Adaptable {
     /// Switches to other adapters, for good: they take part from now on and they alone are trained.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("style", &lora)?;
@@ -234,13 +212,8 @@ pub trait AdaptableExt: Adaptable {
     /// Takes an adapter away. What a residual initialisation took out of the base stays out.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -303,13 +276,10 @@ pub trait AdaptableExt: Adaptable {
     /// that copy.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_lora_adapter::{*, doc};
     /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -350,13 +320,8 @@ pub trait AdaptableExt: Adaptable {
     /// Freezes A of an adapter, so that B alone is trained (LoRA-FA, arXiv:2308.03303).
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -385,13 +350,8 @@ pub trait AdaptableExt: Adaptable {
     /// [`save_adapter_as_is`](Self::save_adapter_as_is) leaves it alone.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -454,13 +414,8 @@ pub trait AdaptableExt: Adaptable {
     /// `alpha / rank` is the factor of each.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(4, 6).targets(["linear"]).rslora(true);
     /// model.add_adapter("default", &lora)?;
     /// let folder = std::env::temp_dir().join("burn-lora-export-adapter");
@@ -485,13 +440,8 @@ pub trait AdaptableExt: Adaptable {
     /// Quantizes the dense base of linear layers but the output head's.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// use burn::tensor::FloatDType;
     /// use burn_lora_quant::QuantConfig;
     ///
