@@ -6,7 +6,7 @@ use burn::{module::Module, nn::LinearConfig, tensor::Device};
 /// A model of one linear layer.
 #[derive(Module, Debug)]
 pub struct Model {
-    /// The layer, 16 to 16.
+    /// Linear layer, `[16, 16]`.
     pub linear: AdaptedLinear,
 }
 
