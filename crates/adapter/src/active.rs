@@ -1,21 +1,18 @@
-//! The adapters of a batch, decided once and used by each layer.
+//! Adapters of a batch, resolved once and used by each layer.
 
 use crate::selection::Selection;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// The adapters that a batch runs with: a [`Selection`] that a model has checked
-/// ([`activate`](crate::AdaptableExt::activate)), which travels with the batch, so that several requests
-/// with other adapters can use one `&model`. What the layers need of it goes to the device once.
+/// Adapters that a batch runs with: a [`Selection`] checked by a model
+/// ([`activate`](crate::AdaptableExt::activate)) and passed along with the batch, so that requests with
+/// different adapters can share one `&model`. Its tensors are copied to the device once.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
+/// # use burn::tensor::{Device, Tensor};
+/// # use burn_lora_adapter::{*, doc};
 /// # let device = Device::default();
-/// # let model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # let model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 /// let model = model.with_adapter(&lora)?;
 ///
@@ -35,39 +32,39 @@ pub struct ActiveAdapters(Arc<Active>);
 #[derive(Debug, Default)]
 struct Active {
     selection: Selection,
-    /// Of a selection by rows: each adapter once, with its rows.
+    /// For a selection by rows: each adapter once, with its rows.
     groups: Vec<(String, Vec<usize>)>,
     on: Mutex<Vec<Arc<Rows>>>,
 }
 
-/// The rows of a batch by adapter, on a device.
+/// Rows of a batch by adapter, on a device.
 #[derive(Debug)]
 pub(crate) struct Rows {
     device: Device,
     count: usize,
-    /// Each adapter with the numbers of its rows.
+    /// Each adapter with the indices of its rows.
     groups: Vec<(String, Tensor<1, Int>)>,
-    /// Where each row of the batch is once the groups lie one after the other.
+    /// Position of each row of the batch in the concatenated groups.
     position: Tensor<1, Int>,
-    /// The adapter of each row.
+    /// Index of the adapter of each row.
     row_group: Vec<usize>,
     stacks: Mutex<Vec<(Vec<Part>, Stack)>>,
 }
 
-/// One update of several that are stacked: the number of its adapter, its rank, and its scaling's bits.
+/// One of several stacked updates: index of its adapter, rank, and bits of the scaling.
 pub(crate) type Part = (usize, usize, u32);
 
-/// What tells the rows of a batch apart in a product with several updates, one after the other.
+/// Mask and scaling that give each row its own update in a product with several stacked ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Stack {
-    /// Where `h = x · Aᵀ` is of an adapter that is not the row's, `[rows, ranks]`.
+    /// `true` where `h = x · Aᵀ` belongs to another adapter than the row's, `[rows, ranks]`.
     pub others: Tensor<2, Bool>,
-    /// The factor of all of them, or of each item of `h`, `[ranks]`.
+    /// One scaling for all updates, or one per item of `h`, `[ranks]`.
     pub scaling: Result<f32, Tensor<1>>,
 }
 
 impl ActiveAdapters {
-    /// The adapters of a selection that is known to be of the model.
+    /// Creates the adapters of a selection that the model has checked.
     pub(crate) fn new(selection: Selection) -> Self {
         let mut groups: Vec<(String, Vec<usize>)> = vec![];
         if let Selection::Rows(rows) = &selection {
@@ -81,15 +78,15 @@ impl ActiveAdapters {
         Self(Arc::new(Active { selection, groups, on: Mutex::default() }))
     }
 
-    /// What was selected.
+    /// Selection that this was created from.
     pub fn selection(&self) -> &Selection {
         &self.0.selection
     }
 
-    /// The rows by adapter on a device, if the selection is by rows.
+    /// Rows by adapter on a device, if the selection is by rows.
     ///
     /// # Panics
-    /// If the batch has another number of rows.
+    /// If the batch has a different number of rows.
     pub(crate) fn rows(&self, batch: usize, device: &Device) -> Option<Arc<Rows>> {
         let Selection::Rows(rows) = &self.0.selection else { return None };
         assert_eq!(batch, rows.len(), "a batch of {batch} with adapters for {} rows", rows.len());
@@ -136,12 +133,12 @@ impl Rows {
         }
     }
 
-    /// The adapters, each once.
+    /// Names of the adapters, each once.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.groups.iter().map(|(name, _)| name)
     }
 
-    /// Runs each adapter on its rows, and puts what comes out into the order of the batch.
+    /// Runs each adapter on its rows and returns the results in the order of the batch.
     pub fn each<const D: usize>(
         &self,
         mut run: impl FnMut(&[String], &Tensor<1, Int>) -> Tensor<D>,
@@ -150,7 +147,7 @@ impl Rows {
         Tensor::cat(parts.collect(), 0).select(0, self.position.clone())
     }
 
-    /// What tells rows apart where these updates are stacked.
+    /// Returns the mask and scaling for these updates, stacked.
     pub fn stack(&self, parts: &[Part]) -> Stack {
         let mut known = lock(&self.stacks);
         if let Some((_, stack)) = known.iter().find(|(other, _)| other == parts) {

@@ -20,8 +20,8 @@ use burn::{module::Param, tensor::Tensor};
 use burn_lora_quant::{Frozen, PackedWeight};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Which layers `config` means, and what the adapter will be for each; reports what is odd. Of names
-/// that match nothing it is an error when `strict`.
+/// Plans the adapter of each layer, and warns of odd settings. With `strict`, a name that matches nothing
+/// is an error.
 pub(crate) fn plan(
     layers: &LayersMut<'_>,
     head: &str,
@@ -39,7 +39,7 @@ pub(crate) fn plan(
     Ok((resolved.plans, resolved.report))
 }
 
-/// Whether a new adapter can have this name.
+/// Checks that a new adapter can have this name.
 pub(crate) fn check_name(layers: &LayersMut<'_>, name: &str) -> Result<(), AdapterError> {
     let bad = |reason| Err(AdapterError::AdapterName { name: name.to_owned(), reason });
     if name.is_empty() {
@@ -56,7 +56,7 @@ pub(crate) fn check_name(layers: &LayersMut<'_>, name: &str) -> Result<(), Adapt
     Ok(())
 }
 
-/// Attaches a new adapter as its settings say.
+/// Attaches a new adapter by its settings.
 pub(crate) fn add(
     mut layers: LayersMut<'_>,
     head: &str,
@@ -101,9 +101,9 @@ pub(crate) fn add(
     Ok(report)
 }
 
-/// What only the layers can tell: whether they have room for the rank, know the initialisation and
-/// can be decomposed. Of an adapter that is `loaded` the initialisation is history, but for what it
-/// took out of the base.
+/// Checks the plans against the layers: the rank fits, the initialisation is supported, and the weight
+/// can be decomposed. For an adapter that is `loaded` the initialisation matters only if it changed the
+/// base.
 pub(crate) fn check_plans(
     layers: &LayersMut<'_>,
     plans: &[Option<LayerPlan>],
@@ -141,7 +141,7 @@ pub(crate) fn check_plans(
             return error("LoftQ needs the weight that it quantizes: load the base dense".into());
         }
         if decomposed {
-            // Zero times what is not finite is no number.
+            // Zero times a value that is not finite is NaN.
             let sum = to_vec((layer.weight() * 0.0).sum(), path)?;
             if sum[0] != 0.0 {
                 return error("its weight has values that are not finite".into());
@@ -157,11 +157,11 @@ pub(crate) fn check_plans(
     Ok(())
 }
 
-/// A rank that any layer may have. Larger ones than this and the layer's sides are a slip of the
-/// fingers, and would take the memory of many such layers.
+/// Rank that any layer may have. A rank larger than this and than both sides of the layer is a typing
+/// error, and would take the memory of many such layers.
 const ALWAYS: usize = 1024;
 
-/// Makes the settings say what ranks and alphas became.
+/// Updates the settings to the redistributed ranks and alphas; returns the paths of the adapted layers.
 fn follow(paths: &[&str], plans: &[Option<LayerPlan>], config: &mut LoraConfig) -> Vec<String> {
     let mut adapted = vec![];
     (config.rank_pattern, config.alpha_pattern) = Default::default();
@@ -181,7 +181,7 @@ fn follow(paths: &[&str], plans: &[Option<LayerPlan>], config: &mut LoraConfig) 
     adapted
 }
 
-/// The update of one layer, as it starts; the base changes where the initialisation says so.
+/// Attaches the initialised update of one layer; some initialisations change the base.
 pub(crate) fn attach(
     layer: &mut dyn AdaptedLayer,
     path: &str,
@@ -191,7 +191,7 @@ pub(crate) fn attach(
     alpha: f64,
     stats: Option<&InputStats>,
 ) -> Result<(), AdapterError> {
-    // What is taken out of the base depends on the base alone, so that it can be taken out again.
+    // The part subtracted from the base depends only on the base, so that it can be repeated.
     let seed = if config.init.is_residual() { 0 } else { config.seed };
     let mut rng = random::generator(seed, path);
     let [out, width] = layer.shape();
@@ -241,7 +241,7 @@ pub(crate) fn attach(
     Ok(())
 }
 
-/// Puts a packed weight in the place of a linear layer's.
+/// Replaces the weight of a linear layer by a packed one.
 fn pack(layer: &mut dyn AdaptedLayer, weight: PackedWeight) {
     if let Some(base) = layer.base_mut() {
         base.weight = Frozen::new(weight);
@@ -249,7 +249,7 @@ fn pack(layer: &mut dyn AdaptedLayer, weight: PackedWeight) {
     layer.refresh();
 }
 
-/// The packed base of LoftQ alone, for an update that comes from a file.
+/// Packs the base as LoftQ does, for an update that comes from a file.
 pub(crate) fn pack_for_loftq(
     layer: &mut dyn AdaptedLayer,
     path: &str,
@@ -264,18 +264,18 @@ pub(crate) fn pack_for_loftq(
     Ok(())
 }
 
-/// Puts an update onto its layer, with a magnitude where its settings say so.
+/// Adds an update to its layer, with a magnitude if DoRA is enabled.
 pub(crate) fn push(layer: &mut dyn AdaptedLayer, lora: LoraAdapter) {
     let lora = if lora.config().dora { lora.with_magnitude(layer) } else { lora };
     layer.adapters_mut().lora.push(lora);
 }
 
-/// A copy of a layer, to be trained.
+/// Creates a trainable copy of a layer.
 pub(crate) fn copy(layer: &dyn AdaptedLayer, name: &str, config: &Arc<LoraConfig>) -> SavedModule {
     let autodiff = layer.device().is_autodiff();
     let weight = layer.file_layout(layer.weight());
     let bias = layer.bias().map(|bias| bias.val().inner().cast(burn::tensor::FloatDType::F32));
-    // A copy, also where the base is float32: training must not write over the base's memory.
+    // A copy, even if the base is float32: training must not overwrite the base's memory.
     let weight = weight * 1.0;
     let (weight, bias) =
         if autodiff { (weight.autodiff(), bias.map(Tensor::autodiff)) } else { (weight, bias) };
@@ -293,7 +293,7 @@ fn detach(layer: &mut dyn AdaptedLayer, name: &str) {
     layer.adapters_mut().remove(name);
 }
 
-/// Selects the first adapter of a model; later ones wait, frozen.
+/// Selects the first adapter of a model; later ones stay frozen.
 pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str) {
     let others =
         |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(other, _)| other != name);
@@ -307,7 +307,7 @@ pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str) {
     train_selected(layers);
 }
 
-/// Trains the adapters that are selected, and the biases that they train; freezes the others.
+/// Trains the selected adapters and the biases that they train; freezes the others.
 pub(crate) fn train_selected(layers: LayersMut<'_>) {
     let mut biases: BTreeMap<String, Bias> = BTreeMap::new();
     for (_, layer) in &layers {

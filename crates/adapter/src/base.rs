@@ -1,4 +1,4 @@
-//! The frozen part of a linear layer.
+//! Frozen base of a linear layer.
 
 use burn::{
     module::{Module, Param},
@@ -7,7 +7,7 @@ use burn::{
 use burn_lora_kernels::Gemm;
 use burn_lora_quant::{DenseWeight, Frozen, QuantError, StorageFormat};
 
-/// The frozen part of a linear layer: a weight `[out, in]` in one storage or another, and a bias `[out]`.
+/// Frozen base of a linear layer: a weight `[out, in]` in any storage, and a bias `[out]`.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -27,14 +27,14 @@ use burn_lora_quant::{DenseWeight, Frozen, QuantError, StorageFormat};
 /// ```
 #[derive(Module, Debug)]
 pub struct Base {
-    /// The weight, `[out, in]`.
+    /// Weight, `[out, in]`.
     pub weight: Frozen,
-    /// The bias, `[out]`.
+    /// Bias, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl Base {
-    /// A frozen layer from its parts.
+    /// Creates a base from its parts, frozen.
     ///
     /// # Panics
     /// If the bias is not of shape `[out]`.
@@ -46,7 +46,7 @@ impl Base {
         Self { weight, bias }
     }
 
-    /// A frozen layer with a dense weight `[out, in]`.
+    /// Creates a base with a dense weight `[out, in]`, frozen.
     ///
     /// # Panics
     /// If the bias is not of shape `[out]`.
@@ -54,7 +54,7 @@ impl Base {
         Self::new(Frozen::new(DenseWeight::new(weight)), bias)
     }
 
-    /// The same from parameters, which may not be initialised yet.
+    /// Creates a dense base from parameters, which need not be initialised yet.
     pub fn from_params(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
         Self {
             weight: Frozen::new(DenseWeight::from_param(weight)),
@@ -62,26 +62,26 @@ impl Base {
         }
     }
 
-    /// The shape of the weight, `[out, in]`.
+    /// Shape of the weight, `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         self.weight.shape()
     }
 
-    /// Where it is.
+    /// Device of the weight.
     pub fn device(&self) -> Device {
         self.weight.device()
     }
 
-    /// The same layer with a dense weight, in `dtype`.
+    /// Returns a copy with a dense weight, in `dtype`.
     pub(crate) fn with_dense(&self, weight: Tensor<2>, dtype: FloatDType) -> Self {
         let weight = Frozen::new(DenseWeight::new(weight.cast(dtype)));
         Self { weight, bias: self.bias.clone() }
     }
 
-    /// The same layer with another weight, in a storage.
+    /// Returns a copy with another weight, stored in `format`.
     ///
     /// # Errors
-    /// What the storage says.
+    /// That of [`StorageFormat::store`].
     pub(crate) fn with_stored(
         &self,
         weight: Tensor<2>,
@@ -90,29 +90,29 @@ impl Base {
         Ok(Self { weight: format.store(weight.inner())?, bias: self.bias.clone() })
     }
 
-    /// The same layer with another weight, in the storage that it has.
+    /// Returns a copy with another weight, in the current storage.
     ///
     /// # Errors
-    /// What the storage says.
+    /// That of [`Frozen::store`].
     pub(crate) fn with_weight(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
         Ok(Self { weight: self.weight.store(weight.inner())?, bias: self.bias.clone() })
     }
 }
 
-/// `x · Wᵀ` in the dtype of `x`.
+/// Returns `x · Wᵀ` in the dtype of `x`.
 pub(crate) fn dense_product<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     let weight = weight.cast(x.dtype()).unsqueeze();
     Gemm::new().trans_rhs().run(x, weight)
 }
 
-/// `y` plus a bias over its last dimension.
+/// Adds a bias to the last dimension of `y`.
 pub(crate) fn add_bias<const D: usize>(y: Tensor<D>, bias: Option<&Param<Tensor<1>>>) -> Tensor<D> {
     let Some(bias) = bias else { return y };
     let bias = broadcast(bias.val(), &y);
     y + bias
 }
 
-/// A value for each item of the last dimension of `like`, in its dtype.
+/// Reshapes one value per item of the last dimension of `like` for broadcasting, in its dtype.
 pub(crate) fn broadcast<const D: usize>(values: Tensor<1>, like: &Tensor<D>) -> Tensor<D> {
     let mut shape = [1; D];
     shape[D - 1] = values.dims()[0];

@@ -1,4 +1,4 @@
-//! Whether the settings of an adapter can be used.
+//! Validation of an adapter's settings.
 
 use crate::{
     config::{LoraConfig, Targets},
@@ -7,14 +7,15 @@ use crate::{
     targets::Matcher,
 };
 
-/// The largest rank: beyond any layer's size.
+/// Largest rank that is accepted: beyond the size of any layer.
 const MOST: usize = 1 << 20;
 
 impl LoraConfig {
-    /// Whether the settings can be used.
+    /// Validates the settings.
     ///
     /// # Errors
-    /// The first setting that is wrong.
+    /// [`AdapterError::Config`] for the first setting that cannot be used; [`AdapterError::Quant`] if
+    /// LoftQ's quantization settings do not go together.
     pub fn validate(&self) -> Result<(), AdapterError> {
         let check = |fits: bool, field, found: String, reason: &str| {
             let error = || AdapterError::Config { field, found, reason: reason.into() };
@@ -27,7 +28,7 @@ impl LoraConfig {
         }
         let alphas = self.alpha_pattern.values().map(|&alpha| ("alpha_pattern", alpha));
         for (field, alpha) in std::iter::once(("lora_alpha", self.alpha)).chain(alphas) {
-            // What the update is scaled by has to be a number in float32, too.
+            // The scaling has to be a finite float32 number, too.
             let fits = (1e-30..=1e30).contains(&alpha);
             check(fits, field, alpha.to_string(), "an alpha is a positive number, up to 1e30")?;
         }
@@ -62,13 +63,13 @@ impl LoraConfig {
         Matcher::new(self).map(|_| ())
     }
 
-    /// The ranks, and the settings that they are in.
+    /// The ranks, each with the name of its setting.
     fn ranks(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let patterns = self.rank_pattern.values().map(|&rank| ("rank_pattern", rank));
         std::iter::once(("r", self.rank)).chain(patterns)
     }
 
-    /// Reports settings that can be used, and that few mean.
+    /// Warns of settings that are valid but unusual.
     pub(crate) fn warn_of_the_unusual(&self) {
         for (field, rank) in self.ranks().filter(|(_, rank)| *rank > 256) {
             burn_lora_io::warn!("{field} is {rank}: more than 256 seldom helps");

@@ -1,4 +1,4 @@
-//! Making one adapter of several: PEFT's `add_weighted_adapter`.
+//! Combining adapters into one: PEFT's `add_weighted_adapter`.
 
 use crate::{
     attach,
@@ -18,16 +18,12 @@ use faer::{Mat, MatRef};
 use rand::RngExt;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// How adapters are combined. Each has a weight `w`; `s` is its scaling.
+/// Method of combining adapters. Each has a weight `w`; `s` is its scaling.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::Device};
-/// use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLinear, Combine, Init, LoraConfig, adaptable};
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// use burn_lora_adapter::{AdaptableExt, Combine, Init, LoraConfig};
+/// # use burn_lora_adapter::doc;
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 /// model.add_adapter("style", &lora)?;
 /// model.add_adapter("facts", &lora.clone().seed(1))?;
@@ -72,58 +68,59 @@ impl Combine {
         Self { method, rank: None, frequency: false, seed: 0 }
     }
 
-    /// `A = Σ ±sqrt(|w·s|)·A`, and so B: quick, and only roughly the sum of the updates. For
-    /// adapters of one rank.
+    /// Sums the factors: `A = Σ ±sqrt(|w·s|)·A`, and B likewise. Fast, but only roughly the sum of the
+    /// updates. For adapters of equal rank.
     pub const fn linear() -> Self {
         Self::new(Method::Linear)
     }
 
-    /// A and B side by side: exactly the sum of the updates, at the sum of the ranks.
+    /// Concatenates A and B: exactly the sum of the updates, at the sum of the ranks.
     pub const fn cat() -> Self {
         Self::new(Method::Cat)
     }
 
-    /// The largest singular values of the sum of the updates; the rank is the largest of the
-    /// adapters' unless [`rank`](Self::rank) says another.
+    /// Takes the largest singular values of the sum of the updates, at the largest rank of the adapters
+    /// unless [`rank`](Self::rank) sets another.
     pub const fn svd() -> Self {
         Self::new(Method::Svd)
     }
 
-    /// TIES (arXiv:2306.01708): of each matrix the largest `density` of the values, and of those
-    /// the ones with the sign that prevails.
+    /// TIES (arXiv:2306.01708): keeps the largest fraction `density` of the values of each matrix, and of
+    /// these only the ones with the majority sign.
     pub const fn ties(density: f64) -> Self {
         Self::new(Method::Ties(density))
     }
 
-    /// DARE (arXiv:2311.03099): of each matrix a random `density` of the values, scaled up, summed.
+    /// DARE (arXiv:2311.03099): keeps a random fraction `density` of the values of each matrix, rescaled
+    /// by `1 / density`, and sums them.
     pub const fn dare_linear(density: f64) -> Self {
         Self::new(Method::DareLinear(density))
     }
 
-    /// DARE's choice of values, and TIES' of signs.
+    /// DARE's choice of values with TIES' election of signs.
     pub const fn dare_ties(density: f64) -> Self {
         Self::new(Method::DareTies(density))
     }
 
-    /// Of each matrix the largest `density` of the values, summed.
+    /// Keeps the largest fraction `density` of the values of each matrix, and sums them.
     pub const fn magnitude_prune(density: f64) -> Self {
         Self::new(Method::MagnitudePrune(density))
     }
 
-    /// Work on the updates `s·B·A` themselves, not on A and B, and take so many of their singular
-    /// values: PEFT's `ties_svd`, `dare_linear_svd` and so on.
+    /// Sets the rank, and applies the method to the updates `s·B·A`, not to A and B: the result is the
+    /// SVD truncated to this rank, as in PEFT's `ties_svd`, `dare_linear_svd` and so on.
     pub const fn rank(mut self, rank: usize) -> Self {
         self.rank = Some(rank);
         self
     }
 
-    /// Let the number of values decide which sign prevails, not their sum.
+    /// Elects the majority sign by the number of values instead of their sum.
     pub const fn majority_by_frequency(mut self) -> Self {
         self.frequency = true;
         self
     }
 
-    /// What DARE's choice starts from.
+    /// Sets the seed of DARE's choice.
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -150,7 +147,7 @@ impl Combine {
         }
     }
 
-    /// A sum of matrices, each with a factor, by the method.
+    /// Sums matrices, each with a factor, by the method.
     fn sum(&self, matrices: &[Mat<f32>], factors: &[f32], path: &str) -> Mat<f32> {
         let (rows, columns) = (matrices[0].nrows(), matrices[0].ncols());
         let kept: Vec<Mat<f32>> = match self.method {
@@ -184,7 +181,7 @@ impl Combine {
     }
 }
 
-/// The largest `density` of the values, the others zero.
+/// Keeps the largest fraction `density` of the values and sets the others to zero.
 fn prune_small(matrix: MatRef<'_, f32>, density: f64) -> Mat<f32> {
     let (rows, columns) = (matrix.nrows(), matrix.ncols());
     let keep = (density * (rows * columns) as f64) as usize;
@@ -248,7 +245,7 @@ pub(crate) fn combine(
         ..template
     });
     for ((_, layer), update) in layers.into_iter().zip(updates) {
-        // What one of them put into the base is part of what they compute together.
+        // Parts of the base that one of them replaced belong to the combination, too.
         let adapters = layer.adapters_mut();
         let parts = names.iter().flat_map(|(name, _)| adapters.brought(name));
         let brought: Vec<_> = parts.map(|part| Brought { adapter: new.to_owned(), part }).collect();
@@ -262,7 +259,7 @@ pub(crate) fn combine(
     Ok(())
 }
 
-/// What the adapters have for one layer.
+/// Factors of the adapters for one layer.
 fn factors(
     layer: &dyn AdaptedLayer,
     path: &str,
@@ -285,7 +282,7 @@ fn factors(
     Ok(found)
 }
 
-/// The rank of the combination, the same for all layers.
+/// Rank of the combination, the same for all layers.
 fn rank(parts: &[Vec<Factors>], how: &Combine) -> Result<usize, AdapterError> {
     let ranks = || parts.iter().flatten().map(|part| part.a.nrows());
     let largest = ranks().max().unwrap_or(0);
@@ -307,7 +304,7 @@ fn rank(parts: &[Vec<Factors>], how: &Combine) -> Result<usize, AdapterError> {
     }
 }
 
-/// A and B of the combination, whose scaling is 1.
+/// Computes A and B of the combination, whose scaling is 1.
 fn update(
     parts: &[Factors],
     how: &Combine,
@@ -322,7 +319,7 @@ fn update(
         return Ok([stack(&scaled, rank), stack(&transposed(&b), rank).transpose().to_owned()]);
     }
     if how.method != Method::Svd && how.rank.is_none() {
-        // The weight goes to both sides by its root, its sign to one.
+        // Both sides get the square root of the weight, one of them its sign.
         let side = |part: &Factors| (part.weight * part.scaling).abs().sqrt();
         let sign = |part: &Factors| if part.weight * part.scaling < 0.0 { -1.0 } else { 1.0 };
         let of_a: Vec<_> = parts.iter().map(|part| (side(part) * sign(part)) as f32).collect();
@@ -346,7 +343,7 @@ fn transposed(matrices: &[Mat<f32>]) -> Vec<Mat<f32>> {
     matrices.iter().map(|matrix| matrix.transpose().to_owned()).collect()
 }
 
-/// Matrices on top of each other, and zeros up to `rows`.
+/// Stacks matrices vertically, padded with zeros to `rows`.
 pub(crate) fn stack(matrices: &[Mat<f32>], rows: usize) -> Mat<f32> {
     let mut stacked = Mat::zeros(rows, matrices[0].ncols());
     let mut at = 0;

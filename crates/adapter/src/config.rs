@@ -1,11 +1,11 @@
-//! What a user says about an adapter.
+//! Settings of an adapter.
 
 use crate::init::Init;
 use std::collections::BTreeMap;
 
-/// Where LoRA layers go, and how they are made.
+/// Settings of a LoRA adapter: targets, rank, scaling, initialisation.
 ///
-/// The defaults are PEFT's. In files it has PEFT's names: see [`serde`](#serde) below.
+/// The defaults are PEFT's. Serialized fields have PEFT's names: see [`serde`](#serde) below.
 ///
 /// ```
 /// use burn_lora_adapter::LoraConfig;
@@ -49,7 +49,7 @@ pub struct LoraConfig {
     pub(crate) task_type: Option<String>,
 }
 
-/// Which layers are meant.
+/// Layers selected by name, by pattern or by kind.
 ///
 /// ```
 /// use burn_lora_adapter::{LoraConfig, Targets};
@@ -61,15 +61,15 @@ pub struct LoraConfig {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
-    /// Whole paths, or their last parts: `q_proj`, `self_attn.q_proj`.
+    /// Full paths, or their last parts: `q_proj`, `self_attn.q_proj`.
     Names(Vec<String>),
-    /// A regular expression that has to match the whole path.
+    /// Regular expression that has to match the full path.
     Regex(String),
-    /// Every linear layer but the output head.
+    /// Every linear layer except the output head.
     AllLinear,
 }
 
-/// Which biases of the base are trained.
+/// Biases of the base to train.
 ///
 /// ```
 /// use burn_lora_adapter::{Bias, LoraConfig};
@@ -81,16 +81,16 @@ pub enum Targets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bias {
-    /// None.
+    /// No biases.
     #[default]
     None,
-    /// Those of all linear layers.
+    /// Biases of all linear layers.
     All,
-    /// Those of the layers that get an adapter.
+    /// Biases of the layers that get an adapter.
     LoraOnly,
 }
 
-/// A scaling numerator: made from any number.
+/// Alpha, the numerator of the scaling: converts from any number.
 ///
 /// ```
 /// use burn_lora_adapter::LoraConfig;
@@ -118,12 +118,12 @@ fn strings(names: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
 }
 
 impl LoraConfig {
-    /// Adapters of rank `rank`, their update scaled by `alpha / rank`.
+    /// Creates settings with a rank and the scaling `alpha / rank`.
     pub fn new(rank: usize, alpha: impl Into<Alpha>) -> Self {
         Self { rank, alpha: alpha.into().0, ..Self::default() }
     }
 
-    /// The layers to adapt, by path or by the last parts of it: `q_proj` is every
+    /// Sets the layers to adapt, by path or by the last parts of it: `q_proj` matches every
     /// `model.layers.0.self_attn.q_proj`.
     ///
     /// ```
@@ -137,8 +137,8 @@ impl LoraConfig {
         self
     }
 
-    /// The layers to adapt, by a regular expression that has to match the whole path (the syntax is
-    /// Python's, look-around included).
+    /// Sets the layers to adapt, by a regular expression that has to match the full path (Python's
+    /// syntax, including look-around).
     ///
     /// ```
     /// # use burn_lora_adapter::LoraConfig;
@@ -150,66 +150,66 @@ impl LoraConfig {
         self
     }
 
-    /// Adapt every linear layer but the output head.
+    /// Targets every linear layer except the output head.
     pub fn all_linear(mut self) -> Self {
         self.targets = Some(Targets::AllLinear);
         self
     }
 
-    /// Layers to leave out, by the rules of [`targets`](Self::targets).
+    /// Sets the layers to exclude, by the rules of [`targets`](Self::targets).
     pub fn exclude(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.exclude = Some(Targets::Names(strings(names)));
         self
     }
 
-    /// Layers to leave out, by the rules of [`targets_regex`](Self::targets_regex).
+    /// Sets the layers to exclude, by the rules of [`targets_regex`](Self::targets_regex).
     pub fn exclude_regex(mut self, pattern: impl Into<String>) -> Self {
         self.exclude = Some(Targets::Regex(pattern.into()));
         self
     }
 
-    /// The probability that an input of an adapter is zeroed in training.
+    /// Sets the probability that an input of an adapter is zeroed in training, in [0, 1).
     pub fn dropout(mut self, probability: f64) -> Self {
         self.dropout = probability;
         self
     }
 
-    /// Rank-stabilised scaling: `alpha / sqrt(rank)` (arXiv:2312.03732).
+    /// Enables rank-stabilised scaling: `alpha / sqrt(rank)` (rsLoRA, arXiv:2312.03732).
     pub fn rslora(mut self, rslora: bool) -> Self {
         self.rslora = rslora;
         self
     }
 
-    /// Weight-decomposed adaptation: a trained magnitude for each output (arXiv:2402.09353).
+    /// Enables weight-decomposed adaptation: a trained magnitude per output (DoRA, arXiv:2402.09353).
     pub fn dora(mut self, dora: bool) -> Self {
         self.dora = dora;
         self
     }
 
-    /// Biases of the base to train. They are trained in place: switching the adapter off does not
-    /// bring the old ones back (nor does it in PEFT).
+    /// Sets the biases of the base to train. They are trained in place: disabling the adapter does not
+    /// restore the original ones (nor does it in PEFT).
     pub fn bias(mut self, bias: Bias) -> Self {
         self.bias = bias;
         self
     }
 
-    /// The layers of the decoder to adapt, by index; only with targets by name. None is all of them,
-    /// and a target that is a whole path is adapted wherever it lies.
+    /// Sets the decoder layers to adapt, by index; only with targets by name. An empty list means all of
+    /// them, and a target that is a full path is adapted in any layer.
     pub fn layers(mut self, layers: impl IntoIterator<Item = usize>) -> Self {
         self.layers =
             Some(layers.into_iter().collect()).filter(|layers: &Vec<_>| !layers.is_empty());
         self
     }
 
-    /// The names of the lists that [`layers`](Self::layers) counts in (`layers`, `h`), where the
-    /// first number in a path is not the layer's.
+    /// Sets the names of the lists that [`layers`](Self::layers) indexes (`layers`, `h`), for models where
+    /// the first number in a path is not the layer's.
     pub fn layers_pattern(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.layers_pattern = strings(names);
         self
     }
 
-    /// Other ranks for the layers whose path ends with a match of a regular expression. In
-    /// alphabetical order (as files have them) the first that matches counts.
+    /// Sets other ranks for the layers whose path ends with a match of a regular expression. The first
+    /// match in alphabetical order (the order of files) counts.
     ///
     /// ```
     /// # use burn_lora_adapter::LoraConfig;
@@ -226,7 +226,7 @@ impl LoraConfig {
         self
     }
 
-    /// Other alphas, by the rules of [`rank_pattern`](Self::rank_pattern).
+    /// Sets other alphas, by the rules of [`rank_pattern`](Self::rank_pattern).
     pub fn alpha_pattern(
         mut self,
         alphas: impl IntoIterator<Item = (impl Into<String>, impl Into<Alpha>)>,
@@ -236,7 +236,7 @@ impl LoraConfig {
         self
     }
 
-    /// Layers of which the adapter trains and saves a whole copy: `lm_head`, `embed_tokens`.
+    /// Sets the layers of which the adapter trains and saves a whole copy: `lm_head`, `embed_tokens`.
     ///
     /// ```
     /// # use burn_lora_adapter::LoraConfig;
@@ -256,62 +256,62 @@ impl LoraConfig {
         self
     }
 
-    /// How A and B start.
+    /// Sets the initialisation of A and B.
     pub fn init(mut self, init: Init) -> Self {
         self.init = init;
         self
     }
 
-    /// What random initialisation starts from. The same seed gives a layer the same values on every
-    /// device, whichever other layers are adapted. Not in PEFT's files.
+    /// Sets the seed of random initialisation. The same seed gives a layer the same values on every
+    /// device, whichever other layers are adapted. Not saved in PEFT's files.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// The name of the base model, for the files.
+    /// Sets the name of the base model, for the files.
     pub fn base_model(mut self, name: impl Into<String>) -> Self {
         self.base_model = Some(name.into());
         self
     }
 
-    /// The task, for the files; `CAUSAL_LM` unless said otherwise.
+    /// Sets the task, for the files; `CAUSAL_LM` by default.
     pub fn task_type(mut self, task: impl Into<String>) -> Self {
         self.task_type = Some(task.into());
         self
     }
 
-    /// The rank, where no pattern says otherwise.
+    /// Rank, unless a pattern sets another.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// The alpha, where no pattern says otherwise.
+    /// Alpha, unless a pattern sets another.
     pub fn alpha(&self) -> f64 {
         self.alpha
     }
 
-    /// What is adapted.
+    /// Layers to adapt.
     pub fn target_modules(&self) -> Option<&Targets> {
         self.targets.as_ref()
     }
 
-    /// Which biases of the base are trained.
+    /// Biases of the base to train.
     pub fn trained_bias(&self) -> Bias {
         self.bias
     }
 
-    /// Whether the update has trained magnitudes.
+    /// Returns `true` if DoRA is enabled: the update has trained magnitudes.
     pub fn is_dora(&self) -> bool {
         self.dora
     }
 
-    /// Whether inputs of the adapters are dropped in training.
+    /// Returns `true` if inputs of the adapters are dropped in training.
     pub fn has_dropout(&self) -> bool {
         self.dropout > 0.0
     }
 
-    /// The scale of the update `B · A` at a rank and an alpha.
+    /// Scaling of the update `B · A` at a rank and an alpha.
     pub(crate) fn scaling(&self, rank: usize, alpha: f64) -> f64 {
         let rank = rank as f64;
         alpha / if self.rslora { rank.sqrt() } else { rank }
@@ -319,7 +319,7 @@ impl LoraConfig {
 }
 
 impl Default for LoraConfig {
-    /// PEFT's defaults: rank 8, alpha 8, no targets yet.
+    /// Returns PEFT's defaults: rank 8, alpha 8, no targets yet.
     fn default() -> Self {
         Self {
             rank: 8,

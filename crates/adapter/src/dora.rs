@@ -1,4 +1,4 @@
-//! What an update needs of the layer that it is on: DoRA's norms.
+//! Application of an update to its layer, and DoRA's norms.
 
 use crate::{
     base::broadcast,
@@ -9,13 +9,13 @@ use burn::{module::Param, tensor::Tensor};
 use burn_lora_kernels::Gemm;
 
 impl LoraAdapter {
-    /// `y` plus the update of `x`.
+    /// Adds the update for `x` to `y`.
     ///
-    /// `base` is the frozen product `x · Wᵀ` of `layer`, without bias.
+    /// `base` computes the frozen product `x · Wᵀ` of `layer`, without bias.
     ///
     /// # Shapes
     /// - x: `[..., in]`
-    /// - base_output: `[..., out]`, the product for `x`
+    /// - base_output: `[..., out]`, `base` of `x`
     /// - y and output: `[..., out]`
     pub(crate) fn add_to<const D: usize>(
         &self,
@@ -37,13 +37,13 @@ impl LoraAdapter {
         y + base_output * (factor.clone() - 1.0) + product.run(h, b) * factor
     }
 
-    /// DoRA's `m / n`, `[out]` in float32.
+    /// DoRA's `m / n`, `[out]` in float32; `None` without DoRA.
     pub(crate) fn dora_factor(&self, layer: &dyn AdaptedLayer) -> Option<Tensor<1>> {
         let magnitude = self.magnitude.as_ref()?.val();
         Some(magnitude / self.weight_norm(layer))
     }
 
-    /// The norm of each row of `W + scaling · B · A`, `[out]` in float32, without a gradient.
+    /// Norm of each row of `W + scaling · B · A`, `[out]` in float32, without a gradient.
     pub(crate) fn weight_norm(&self, layer: &dyn AdaptedLayer) -> Tensor<1> {
         let [a, b] = [&self.lora_a, &self.lora_b].map(|param| param.val().inner());
         let base_norm = match &self.base_norm {
@@ -55,11 +55,11 @@ impl LoraAdapter {
         let gram = Gemm::new().trans_rhs().run(a.clone(), a);
         let square = (Gemm::new().run(b.clone(), gram) * b).sum_dim(1);
         let update = cross * (2.0 * scaling) + square * (scaling * scaling);
-        // A difference of large numbers can fall under the true value, never under zero.
+        // Cancellation can put the sum below its true value, which is never below zero.
         (base_norm + update.squeeze_dim::<1>(1)).clamp_min(0.0).sqrt()
     }
 
-    /// Makes this a DoRA update of `layer`: the magnitude starts as the norm that is there.
+    /// Makes this a DoRA update of `layer`: the magnitude starts as the current norm.
     pub(crate) fn with_magnitude(mut self, layer: &dyn AdaptedLayer) -> Self {
         self.base_norm =
             Some(Param::from_tensor(squared_norms(layer.weight())).set_require_grad(false));

@@ -1,4 +1,4 @@
-//! An embedding, and a vector, that can carry adapters.
+//! Embedding and vector that can carry adapters.
 
 use crate::{
     active::ActiveAdapters,
@@ -12,7 +12,7 @@ use burn::{
 };
 use burn_lora_kernels::Gemm;
 
-/// A frozen embedding `[vocabulary, hidden]` with any number of adapters.
+/// Frozen embedding `[vocabulary, hidden]` with any number of adapters.
 ///
 /// The update of a token is `scaling · A[:, token] · Bᵀ`, with A `[rank, vocabulary]` and B
 /// `[hidden, rank]`.
@@ -34,30 +34,30 @@ pub struct AdaptedEmbedding {
 }
 
 impl AdaptedEmbedding {
-    /// An embedding without adapters, from its weight `[vocabulary, hidden]`.
+    /// Creates an embedding without adapters from its weight `[vocabulary, hidden]`.
     pub fn new(weight: Tensor<2>) -> Self {
         Self::from_param(Param::from_tensor(weight))
     }
 
-    /// The same from a parameter, which may not be initialised yet.
+    /// Creates an embedding without adapters from a parameter, which need not be initialised yet.
     pub fn from_param(weight: Param<Tensor<2>>) -> Self {
         Self { weight: weight.set_require_grad(false), adapters: Adapters::default() }
     }
 
-    /// Looks the tokens up, with the adapters that are selected.
+    /// Looks up the tokens, with the selected adapters.
     ///
     /// # Shapes
     /// - tokens: `[batch, sequence]`
     /// - output: `[batch, sequence, hidden]`, in the dtype of the weight
     ///
     /// # Panics
-    /// If the selection is by rows and has not one for each of the batch; on a CPU also if a token is
-    /// not in the vocabulary. A GPU gives NaN for such a token, so that nothing waits for it.
+    /// If the selection is by rows and their number is not the batch size; on a CPU also if a token
+    /// is not in the vocabulary. On a GPU such a token gives NaN, which needs no synchronisation.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         self.forward_with(tokens, None)
     }
 
-    /// Looks the tokens up, with the adapters that the batch brings; of `None` with those that are selected.
+    /// Looks up the tokens, with the adapters of the batch, or the selected ones if `None`.
     ///
     /// # Shapes
     /// - tokens: `[batch, sequence]`
@@ -106,7 +106,8 @@ impl AdaptedEmbedding {
     }
 }
 
-/// The rows of a table with these numbers. Burn's kernels would read past the end of the table.
+/// Rows of a table by index. Indices outside of it are caught here: Burn's kernels would read past
+/// its end.
 fn look_up(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     let rows = table.dims()[0];
     assert!(rows > 0 || ids.shape().num_elements() == 0, "an embedding of no tokens");
@@ -179,7 +180,7 @@ impl AdaptedLayer for AdaptedEmbedding {
     }
 }
 
-/// A frozen vector (the weight of a norm) of which an adapter can train a copy.
+/// Frozen vector (the weight of a norm) of which an adapter can train a copy.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -197,17 +198,17 @@ pub struct AdaptedVector {
 }
 
 impl AdaptedVector {
-    /// A vector without adapters.
+    /// Creates a vector without adapters.
     pub fn new(weight: Tensor<1>) -> Self {
         Self::from_param(Param::from_tensor(weight))
     }
 
-    /// The same from a parameter, which may not be initialised yet.
+    /// Creates a vector without adapters from a parameter, which need not be initialised yet.
     pub fn from_param(weight: Param<Tensor<1>>) -> Self {
         Self { weight: weight.set_require_grad(false), adapters: Adapters::default() }
     }
 
-    /// The vector, or the copy of the adapter that is selected.
+    /// Returns the vector, or the copy of the selected adapter.
     ///
     /// # Panics
     /// As [`val_with`](Self::val_with).
@@ -215,10 +216,11 @@ impl AdaptedVector {
         self.val_with(None)
     }
 
-    /// The vector, or the copy of an adapter that the batch brings; of `None` of one that is selected.
+    /// Returns the vector, or the copy of an adapter of the batch, or of the selected one if `None`.
     ///
     /// # Panics
-    /// If the adapters are by rows and one of them has a copy: a vector is one for the batch.
+    /// If the adapters are selected by rows and one of them has a copy: the whole batch shares one
+    /// vector.
     pub fn val_with(&self, active: Option<&ActiveAdapters>) -> Tensor<1> {
         let selection = active.unwrap_or(&self.adapters.selected).selection();
         let (Selection::Adapters(names) | Selection::Rows(names)) = selection;

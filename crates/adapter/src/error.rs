@@ -1,19 +1,14 @@
-//! The one error type of this crate.
+//! Error type of the crate.
 
 use burn_lora_io::{escaped, listed};
 use burn_lora_quant::QuantError;
 use std::path::PathBuf;
 
-/// What can go wrong when adapters are configured, attached, combined, read or written.
+/// Error of configuring, attaching, combining, reading or writing adapters.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// let error = model.add_adapter("default", &lora.targets(["linaer"])).unwrap_err();
@@ -23,125 +18,125 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdapterError {
-    /// A setting that cannot be used.
+    /// A setting has a value that cannot be used.
     #[error("LoraConfig: {field} is {found}: {reason}")]
     Config {
-        /// The setting, by PEFT's name.
+        /// PEFT's name of the setting.
         field: &'static str,
-        /// Its value.
+        /// Value of the setting.
         found: String,
-        /// What is wrong, and what would do.
+        /// What is wrong, and which values are valid.
         reason: String,
     },
 
-    /// A name or a number in the settings that no layer of the model answers to.
+    /// A name or a number in the settings matches no layer of the model.
     #[error("{field}: `{}` matches no {what} of this model; {near}", escaped(name))]
     NoMatch {
-        /// The setting, by PEFT's name.
+        /// PEFT's name of the setting.
         field: &'static str,
-        /// The name or number.
+        /// Name or number.
         name: String,
-        /// What it was compared with.
+        /// What it was compared with, such as `layer`.
         what: &'static str,
-        /// The names that are nearest to it.
+        /// Hint, such as the names that are nearest to it.
         near: String,
     },
 
-    /// An adapter that the model does not have.
+    /// The model has no adapter of this name.
     #[error("there is no adapter `{name}`; this model has {known}")]
     UnknownAdapter {
-        /// The name asked for.
+        /// Requested name.
         name: String,
-        /// The names there are.
+        /// Names of the model's adapters.
         known: String,
     },
 
-    /// An adapter that the model has already.
+    /// The model already has an adapter of this name.
     #[error("there is an adapter `{name}` already: delete it, or choose another name")]
     AdapterExists {
-        /// The name.
+        /// Name of the adapter.
         name: String,
     },
 
-    /// A name that an adapter cannot have.
+    /// A name is not allowed for an adapter.
     #[error("`{name}` is no name for an adapter: {reason}")]
     AdapterName {
-        /// The name.
+        /// Name of the adapter.
         name: String,
-        /// What is wrong with it.
+        /// Reason.
         reason: &'static str,
     },
 
-    /// Something that is not possible in the model's state.
+    /// An operation is not possible in the current state, or with these adapters.
     #[error("{what}: {reason}")]
     State {
-        /// What was asked for.
+        /// Operation.
         what: String,
-        /// Why not, and what to do.
+        /// Reason, and what to do.
         reason: String,
     },
 
-    /// A layer that an operation cannot be done on.
+    /// An operation is not possible on a layer.
     #[error("layer `{layer}`: {reason}")]
     Layer {
-        /// The layer's path.
+        /// Path of the layer.
         layer: String,
-        /// What is wrong, and what to do.
+        /// Reason, and what to do.
         reason: String,
     },
 
-    /// A file or folder that could not be read or written.
+    /// A file or folder could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
 
-    /// A file that is not what its name says.
+    /// A file or folder is malformed or not supported.
     #[error("{}: {reason}", path.display())]
     Format {
-        /// The file.
+        /// Path of the file or folder.
         path: PathBuf,
         /// What is wrong.
         reason: String,
     },
 
-    /// Tensors that the settings and the model ask for, but the file does not have.
+    /// The file lacks tensors that the settings and the model require.
     #[error("{}: {} missing: {}", path.display(), count(tensors), listed(tensors))]
     MissingTensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Their full names.
+        /// Full names of the tensors.
         tensors: Vec<String>,
     },
 
-    /// Tensors in the file that neither the settings nor the model know.
+    /// The file has tensors that neither the settings nor the model expect.
     #[error("{}: {} unexpected: {}{hint}", path.display(), count(tensors), listed(tensors))]
     UnexpectedTensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Their full names.
+        /// Full names of the tensors.
         tensors: Vec<String>,
-        /// What it may come from.
+        /// Possible cause.
         hint: &'static str,
     },
 
-    /// A tensor of another shape than the settings and the model ask for.
+    /// A tensor has a different shape than the settings and the model require.
     #[error("{}: `{}` is {found:?}, expected {expected:?}", path.display(), escaped(tensor))]
     Shape {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The tensor's full name.
+        /// Full name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Shape in the file.
         found: Vec<usize>,
-        /// The shape that would do.
+        /// Required shape.
         expected: Vec<usize>,
     },
 
-    /// A tensor for a vocabulary of another size than the model's.
+    /// A tensor is for a vocabulary of a different size than the model's.
     #[error(
         "{}: `{tensor}` is for a vocabulary of {found} tokens, and the model has {expected}: the adapter \
          was trained on a base whose vocabulary had been resized. Load that base; in Python \
@@ -149,26 +144,26 @@ pub enum AdapterError {
         path.display()
     )]
     Vocabulary {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The tensor's full name.
+        /// Full name of the tensor.
         tensor: String,
-        /// The tokens that it is for.
+        /// Vocabulary size of the tensor.
         found: usize,
-        /// The tokens that the model has.
+        /// Vocabulary size of the model.
         expected: usize,
     },
 
-    /// A tensor that the device could not hand back.
+    /// A tensor could not be read from its device.
     #[error("`{tensor}` could not be read from the device: {reason}")]
     Device {
-        /// The tensor.
+        /// Name of the tensor, or path of its layer.
         tensor: String,
-        /// What Burn said.
+        /// Error message of Burn.
         reason: String,
     },
 
-    /// What the quantization says.
+    /// The quantization failed.
     #[error(transparent)]
     Quant(#[from] QuantError),
 }

@@ -1,4 +1,4 @@
-//! The parameters of an adapter by role.
+//! Parameters of an adapter by role.
 
 use crate::{
     layer::{LayerKind, is_trained},
@@ -6,19 +6,14 @@ use crate::{
 };
 use burn::module::{ParamGroup, ParamId};
 
-/// The parameters of an adapter by their role, for an optimizer with a rate of its own for some.
+/// Parameters of an adapter by role, for an optimizer with a learning rate per group.
 ///
-/// LoRA+ (arXiv:2402.12354) trains B (and magnitudes and biases) at a multiple of A's rate; the
-/// paper's is 16. LoRA-FA freezes A: [`freeze_a`](crate::AdaptableExt::freeze_a).
+/// LoRA+ (arXiv:2402.12354) trains B (and magnitudes and biases) at a multiple of A's learning rate;
+/// the paper uses 16. LoRA-FA freezes A: [`freeze_a`](crate::AdaptableExt::freeze_a).
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, adaptable};
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let model = Model { linear: LinearConfig::new(8, 8).init(&device).into() };
+/// # use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, doc};
+/// # let model = doc::model();
 /// let model = model.with_adapter(&LoraConfig::new(2, 4).targets(["linear"]))?;
 /// let rates = model.param_groups("default")?.lora_plus(2e-4, 16.0);
 /// assert_eq!(rates.len(), 2);
@@ -64,8 +59,8 @@ impl ParamGroups {
         groups
     }
 
-    /// The groups of LoRA+ with their rates: A, embeddings and whole layers at `rate`; B, magnitudes
-    /// and biases at `ratio · rate`. They are disjoint.
+    /// Returns the groups of LoRA+ with their learning rates: A, embeddings and whole layers at `rate`; B,
+    /// magnitudes and biases at `ratio · rate`. They are disjoint.
     pub fn lora_plus(&self, rate: f64, ratio: f64) -> Vec<(ParamGroup, f64)> {
         let group = |parts: [&[ParamId]; 3]| ParamGroup::from_ids(parts.concat());
         vec![

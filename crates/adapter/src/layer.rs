@@ -1,4 +1,4 @@
-//! What every layer that can carry adapters has in common.
+//! Common interface of the layers that can carry adapters.
 
 use crate::{
     active::ActiveAdapters,
@@ -14,16 +14,11 @@ use burn::{
 use burn_lora_quant::{Frozen, PackedWeight};
 use std::sync::Arc;
 
-/// What a layer is.
+/// Kind of a layer.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let kinds: Vec<_> = model.layers().into_iter().map(|(path, l)| (path, l.kind())).collect();
 /// assert_eq!(kinds, [("linear".to_owned(), LayerKind::Linear)]);
 /// ```
@@ -34,21 +29,16 @@ pub enum LayerKind {
     Linear,
     /// [`AdaptedEmbedding`](crate::AdaptedEmbedding).
     Embedding,
-    /// [`AdaptedVector`](crate::AdaptedVector): it can be trained whole, but has no low-rank update.
+    /// [`AdaptedVector`](crate::AdaptedVector): trained as a whole copy, never by a low-rank update.
     Vector,
 }
 
-/// A layer that can carry adapters. The three kinds of them implement it; a model only lists them
+/// Layer that can carry adapters. The three layer types implement it; a model only lists its layers
 /// ([`Adaptable`](crate::Adaptable)).
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;
@@ -60,52 +50,52 @@ pub enum LayerKind {
 /// # Ok::<_, AdapterError>(())
 /// ```
 pub trait AdaptedLayer {
-    /// What it is.
+    /// Kind of the layer.
     fn kind(&self) -> LayerKind;
 
-    /// The shape of the frozen weight as A `[rank, in]` and B `[out, rank]` see it: `[out, in]`. Of
-    /// an embedding that is `[hidden, vocabulary]`; of a vector `[length, 1]`.
+    /// Shape of the frozen weight in terms of A `[rank, in]` and B `[out, rank]`: `[out, in]`. For an
+    /// embedding that is `[hidden, vocabulary]`, for a vector `[length, 1]`.
     fn shape(&self) -> [usize; 2];
 
-    /// The shape of the weight in checkpoints: `[out, in]`, of an embedding `[vocabulary, hidden]`, of a
+    /// Shape of the weight in checkpoints: `[out, in]`, for an embedding `[vocabulary, hidden]`, for a
     /// vector `[length]`.
     fn file_shape(&self) -> Vec<usize> {
         self.shape().to_vec()
     }
 
-    /// A weight of [`shape`](Self::shape) as checkpoints have it, or the other way round: that of an
-    /// embedding is transposed there.
+    /// Converts a weight of [`shape`](Self::shape) to the layout of checkpoints, or back: an embedding is
+    /// transposed there.
     fn file_layout(&self, weight: Tensor<2>) -> Tensor<2> {
         weight
     }
 
-    /// Where it is.
+    /// Device of the layer.
     fn device(&self) -> Device;
 
-    /// The adapters.
+    /// Adapters of the layer.
     fn adapters(&self) -> &Adapters;
 
-    /// The adapters, to change.
+    /// Adapters of the layer, mutable.
     fn adapters_mut(&mut self) -> &mut Adapters;
 
-    /// The frozen weight, decoded, in float32 and of shape [`shape`](Self::shape).
+    /// Returns the frozen weight, dequantized, in float32, with shape [`shape`](Self::shape).
     fn weight(&self) -> Tensor<2>;
 
-    /// Puts a weight in the place of the frozen one: in its dtype, or quantized as it was.
+    /// Replaces the frozen weight, keeping its dtype or quantization.
     fn set_weight(&mut self, weight: Tensor<2>);
 
-    /// The frozen weight as a parameter, where it is a dense matrix: layers that are tied share it.
+    /// Frozen weight as a parameter, if it is a dense matrix: tied layers share it.
     fn weight_param(&self) -> Option<&Param<Tensor<2>>> {
         None
     }
 
-    /// The same, to change; call [`refresh`](Self::refresh) afterwards.
+    /// Frozen weight as a mutable parameter; call [`refresh`](Self::refresh) after changing it.
     fn weight_param_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
         None
     }
 
-    /// Measures what DoRA keeps of the frozen weight again, after it was changed by other means than
-    /// [`set_weight`](Self::set_weight).
+    /// Recomputes the norms of the frozen weight that DoRA keeps, after the weight was changed by other
+    /// means than [`set_weight`](Self::set_weight).
     fn refresh(&mut self) {
         if self.adapters().lora.iter().any(|lora| lora.base_norm.is_some()) {
             let norms = squared_norms(self.weight());
@@ -113,56 +103,50 @@ pub trait AdaptedLayer {
         }
     }
 
-    /// The product of a few rows with the frozen weight, `x · Wᵀ`, without bias and in float32; it is
-    /// computed without a copy of the weight.
+    /// Returns the product of a few rows with the frozen weight, `x · Wᵀ`, without bias, in float32 and
+    /// without a copy of the weight.
     ///
     /// # Shapes
     /// - x: `[rows, in]`
     /// - output: `[rows, out]`
     fn product(&self, x: Tensor<2>) -> Tensor<2>;
 
-    /// The bias of the base.
+    /// Bias of the base.
     fn bias(&self) -> Option<&Param<Tensor<1>>> {
         None
     }
 
-    /// The bias of the base, to change.
+    /// Bias of the base, mutable.
     fn bias_mut(&mut self) -> Option<&mut Param<Tensor<1>>> {
         None
     }
 
-    /// The base of a linear layer: it alone can be quantized.
+    /// Base of a linear layer, the only kind that can be quantized.
     fn base(&self) -> Option<&Base> {
         None
     }
 
-    /// The 4-bit weight, where the base is one.
+    /// 4-bit weight, if the base is stored as one.
     fn packed(&self) -> Option<&PackedWeight> {
         self.base()?.weight.downcast_ref()
     }
 
-    /// Whether the base is quantized, in whatever storage.
+    /// Returns `true` if the base is quantized, in any storage.
     fn is_quantized(&self) -> bool {
         self.base().is_some_and(|base| base.weight.dense().is_none())
     }
 
-    /// The base of a linear layer, to change. Call [`refresh`](Self::refresh)
-    /// afterwards.
+    /// Base of a linear layer, mutable; call [`refresh`](Self::refresh) after changing it.
     fn base_mut(&mut self) -> Option<&mut Base> {
         None
     }
 }
 
-/// The adapters of one layer.
+/// Adapters of one layer.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;
@@ -176,40 +160,35 @@ pub struct Adapters {
     pub(crate) lora: Vec<LoraAdapter>,
     pub(crate) saved: Vec<SavedModule>,
     pub(crate) merged: Vec<Merged>,
-    /// The quantized weight as it was before adapters were merged into it.
+    /// Quantized weight before adapters were merged into it.
     pub(crate) unmerged: Option<Frozen>,
-    /// What adapters have put in the place of the base's own.
+    /// Parts of the base that adapters have replaced.
     #[module(skip)]
     pub(crate) brought: Vec<Brought>,
-    /// Those of a batch that brings none.
+    /// Selected adapters, for a batch without adapters of its own.
     #[module(skip)]
     pub(crate) selected: ActiveAdapters,
 }
 
-/// A part of the base that came with an adapter's file, and goes into it again.
+/// Part of the base that came with an adapter's file, and is saved with the adapter again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Brought {
     pub adapter: String,
     pub part: Part,
 }
 
-/// A part of the base.
+/// Part of the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Weight,
     Bias,
 }
 
-/// A whole copy of a layer that an adapter trains (`modules_to_save`).
+/// Copy of a whole layer that an adapter trains (`modules_to_save`).
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// model.add_adapter("default", &LoraConfig::new(2, 4).targets([""; 0]).modules_to_save(["linear"]))?;
 /// let copy = model.linear.adapters().saved("default").unwrap();
 /// assert_eq!(copy.weight.dims(), [16, 16]);
@@ -217,9 +196,9 @@ pub(crate) enum Part {
 /// ```
 #[derive(Module, Debug)]
 pub struct SavedModule {
-    /// The weight in float32, of the shape that it has in files.
+    /// Weight in float32, with the shape that it has in files.
     pub weight: Param<Tensor<2>>,
-    /// The bias.
+    /// Bias, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     name: String,
@@ -238,12 +217,12 @@ impl SavedModule {
         Self { weight: Param::from_tensor(weight), bias, name: name.to_owned(), config }
     }
 
-    /// The adapter's name.
+    /// Name of the adapter.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The settings of the adapter.
+    /// Settings of the adapter.
     pub(crate) fn config(&self) -> &Arc<LoraConfig> {
         &self.config
     }
@@ -254,63 +233,63 @@ impl SavedModule {
     }
 }
 
-/// An update that is part of the base's weight now.
+/// Update that is merged into the base's weight.
 #[derive(Module, Debug)]
 pub(crate) struct Merged {
-    /// DoRA's factor of each row, to undo it.
+    /// DoRA's factor of each row, for unmerging.
     pub factor: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub name: String,
 }
 
 impl Adapters {
-    /// The low-rank update of an adapter.
+    /// Low-rank update of an adapter.
     pub fn lora(&self, name: &str) -> Option<&LoraAdapter> {
         self.lora.iter().find(|lora| lora.name() == name)
     }
 
-    /// The low-rank update of an adapter, to change.
+    /// Low-rank update of an adapter, mutable.
     pub fn lora_mut(&mut self, name: &str) -> Option<&mut LoraAdapter> {
         self.lora.iter_mut().find(|lora| lora.name() == name)
     }
 
-    /// The copy that an adapter trains whole.
+    /// Copy of the whole layer that an adapter trains.
     pub fn saved(&self, name: &str) -> Option<&SavedModule> {
         self.saved.iter().find(|saved| saved.name() == name)
     }
 
-    /// The same, to change.
+    /// Copy of the whole layer that an adapter trains, mutable.
     pub fn saved_mut(&mut self, name: &str) -> impl Iterator<Item = &mut SavedModule> {
         self.saved.iter_mut().filter(move |saved| saved.name() == name)
     }
 
-    /// The names of the adapters that this layer has, with their settings.
+    /// Names of the adapters of this layer, with their settings.
     pub(crate) fn configs(&self) -> impl Iterator<Item = (&str, &Arc<LoraConfig>)> {
         let lora = self.lora.iter().map(|lora| (lora.name(), lora.config()));
         lora.chain(self.saved.iter().map(|saved| (saved.name(), saved.config())))
     }
 
-    /// Which adapters a batch runs with that brings none of its own.
+    /// Selected adapters: those of a batch that is run without adapters of its own.
     pub fn selection(&self) -> &Selection {
         self.selected.selection()
     }
 
-    /// The updates that are active for every row; none where one is merged into the base.
+    /// Updates that are active for every row; none if one is merged into the base.
     pub(crate) fn active(&self, names: &[String]) -> impl Iterator<Item = &LoraAdapter> {
         names.iter().filter_map(|name| self.active_lora(name))
     }
 
-    /// The update of an adapter, unless one is merged into the base.
+    /// Update of an adapter, unless one is merged into the base.
     pub(crate) fn active_lora(&self, name: &str) -> Option<&LoraAdapter> {
         self.lora(name).filter(|_| self.merged.is_empty())
     }
 
-    /// The copy that stands in for the base.
+    /// Copy that replaces the base: that of the first of the adapters that has one.
     pub(crate) fn active_saved(&self, names: &[String]) -> Option<&SavedModule> {
         names.iter().find_map(|name| self.saved(name))
     }
 
-    /// Trains the adapters named and freezes the others.
+    /// Trains the named adapters and freezes the others.
     pub(crate) fn train_only(&mut self, names: &[&str]) {
         for lora in &mut self.lora {
             let on = names.contains(&lora.name());
@@ -321,7 +300,7 @@ impl Adapters {
         }
     }
 
-    /// The parts of the base that came with an adapter.
+    /// Parts of the base that came with an adapter.
     pub(crate) fn brought(&self, name: &str) -> impl Iterator<Item = Part> {
         self.brought.iter().filter(move |brought| brought.adapter == name).map(|b| b.part)
     }
@@ -333,14 +312,14 @@ impl Adapters {
     }
 }
 
-/// Whether two layers have one weight: a head that is the embedding.
+/// Returns `true` if two layers share their weight (tied embeddings).
 pub(crate) fn are_tied(a: &dyn AdaptedLayer, b: &dyn AdaptedLayer) -> bool {
     let id = |layer: &dyn AdaptedLayer| layer.weight_param().map(|param| param.id);
     id(a).is_some() && id(a) == id(b)
 }
 
-/// Whether a parameter is to be trained, also where autodiff is off. One that is not initialised yet
-/// counts as frozen, because asking it would initialise it.
+/// Returns `true` if a parameter is trained, also where autodiff is off. A parameter that is not
+/// initialised yet counts as frozen, because checking it would initialise it.
 pub(crate) fn is_trained<const D: usize>(param: &Param<Tensor<D>>) -> bool {
     param.is_initialized() && param.clone().train().is_require_grad()
 }

@@ -1,32 +1,22 @@
-//! What a model has to say about itself: its layers, by path.
+//! Adapted layers of a model, by path.
 
 use crate::layer::AdaptedLayer;
 
 /// Layers with their paths.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let layers: Layers<'_> = model.layers();
 /// assert_eq!(layers[0].0, "linear");
 /// ```
 pub type Layers<'a> = Vec<(String, &'a dyn AdaptedLayer)>;
 
-/// Layers with their paths, to change.
+/// Mutable layers with their paths.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;
@@ -38,12 +28,12 @@ pub type Layers<'a> = Vec<(String, &'a dyn AdaptedLayer)>;
 /// ```
 pub type LayersMut<'a> = Vec<(String, &'a mut dyn AdaptedLayer)>;
 
-/// A model that offers its layers by path.
+/// A model that lists its adapted layers by path.
 ///
-/// Burn's visitors see parameters and no layers, so a model lists the fields that hold adapted
-/// layers, or models with such: [`adaptable!`](crate::adaptable) does it in one line. (A small trait
+/// Burn's visitors see parameters, not layers, so a model lists the fields that hold adapted layers
+/// or models with such layers: [`adaptable!`](crate::adaptable) does it in one line. (A small trait
 /// and a `macro_rules` macro, rather than a derive macro: no crate to build, nothing hidden, and a
-/// model whose paths are not its field names writes the two functions itself.)
+/// model whose paths are not its field names implements the two functions itself.)
 ///
 /// ```
 /// use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor, activation::relu}};
@@ -75,25 +65,25 @@ pub type LayersMut<'a> = Vec<(String, &'a mut dyn AdaptedLayer)>;
 /// # Ok::<_, burn_lora_adapter::AdapterError>(())
 /// ```
 pub trait Adaptable {
-    /// Appends the layers below `path`, each with its whole path.
+    /// Appends the layers below `path`, each with its full path.
     fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>);
 
-    /// The same layers in the same order, to change.
+    /// Appends the same layers in the same order, as mutable references.
     fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>);
 
-    /// The path of the output head, which `all_linear` leaves out.
+    /// Path of the output head, which `all_linear` leaves out.
     fn output_head(&self) -> &str {
         "lm_head"
     }
 
-    /// All layers with their paths.
+    /// Returns all layers with their paths.
     fn layers(&self) -> Layers<'_> {
         let mut layers = vec![];
         self.collect("", &mut layers);
         layers
     }
 
-    /// All layers with their paths, to change.
+    /// Returns all layers with their paths, as mutable references.
     fn layers_mut(&mut self) -> LayersMut<'_> {
         let mut layers = vec![];
         self.collect_mut("", &mut layers);

@@ -1,19 +1,19 @@
-//! LoRA over any linear layer of a Burn model, with PEFT's behaviour and PEFT's files.
+//! LoRA over any linear layer of a Burn model, with PEFT's behaviour and PEFT's file format.
 //!
 //! | what | where |
 //! |---|---|
 //! | settings | [`LoraConfig`], [`Init`] |
-//! | what they mean for layers that are not there yet | [`LoraConfig::plan`], [`LayerPlan`] |
+//! | the plan for given layers, before there is a model | [`LoraConfig::plan`], [`LayerPlan`] |
 //! | layers that carry adapters | [`AdaptedLinear`], [`AdaptedEmbedding`], [`AdaptedVector`] |
-//! | a model with such layers | [`Adaptable`], [`adaptable!`]; what it can do then: [`AdaptableExt`] |
-//! | which adapters run | [`Selection`] |
-//! | one adapter of several | [`Combine`] |
-//! | adding updates to the weights | [`PackedMerge`], [`MergeReport`] |
-//! | parameters and bytes | [`Summary`] |
-//! | groups for an optimizer | [`ParamGroups`] |
+//! | a model with such layers, and its operations | [`Adaptable`], [`adaptable!`]; [`AdaptableExt`] |
+//! | choice of the active adapters | [`Selection`], [`ActiveAdapters`] |
+//! | combining adapters into one | [`Combine`] |
+//! | merging updates into the weights | [`PackedMerge`], [`MergeReport`] |
+//! | parameter counts and bytes | [`Summary`] |
+//! | parameter groups for an optimizer | [`ParamGroups`] |
 //! | PEFT's files | [`AdaptableExt::save_adapter`], [`AdaptableExt::load_adapter`] |
 //!
-//! # QLoRA on a model of one's own
+//! # QLoRA on a custom model
 //!
 //! ```
 //! use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor, activation::gelu}};
@@ -50,6 +50,8 @@ mod base;
 mod checks;
 mod combine;
 mod config;
+#[doc(hidden)]
+pub mod doc;
 mod dora;
 mod embedding;
 mod error;

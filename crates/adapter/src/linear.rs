@@ -1,4 +1,4 @@
-//! A linear layer that can carry adapters.
+//! Linear layer that can carry adapters.
 
 use crate::{
     active::{ActiveAdapters, Rows, Stack},
@@ -14,15 +14,15 @@ use burn::{
 use burn_lora_kernels::Gemm;
 use burn_lora_quant::{Frozen, PackedWeight, QuantError, StorageFormat};
 
-/// A drop-in for Burn's `Linear`: a frozen base, dense or packed, and any number of adapters.
+/// Drop-in replacement for Burn's `Linear`: a frozen base, dense or packed, with any number of adapters.
 ///
 /// ```text
 /// y = x · Wᵀ + Σ scaling · dropout(x) · Aᵀ · Bᵀ + b
 /// ```
 ///
-/// Without an adapter it is exactly its base. The update is computed in activation space: no matrix
-/// of the weight's size is made, and the base never gets a gradient. With DoRA (arXiv:2402.09353)
-/// the product with `W + scaling · B · A` is scaled by `m / n` for each output.
+/// Without an adapter it computes exactly its base. The update is computed in activation space: no
+/// matrix of the weight's size is made, and the base never gets a gradient. With DoRA
+/// (arXiv:2402.09353) the product with `W + scaling · B · A` is scaled by `m / n` per output.
 ///
 /// ```
 /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
@@ -44,31 +44,31 @@ use burn_lora_quant::{Frozen, PackedWeight, QuantError, StorageFormat};
 /// ```
 #[derive(Module, Debug)]
 pub struct AdaptedLinear {
-    /// The frozen part. Call [`refresh`](AdaptedLayer::refresh) after a change of its weight.
+    /// Frozen base. Call [`refresh`](AdaptedLayer::refresh) after changing its weight.
     pub base: Base,
     adapters: Adapters,
 }
 
 impl AdaptedLinear {
-    /// A layer without adapters.
+    /// Creates a layer without adapters.
     pub fn new(base: Base) -> Self {
         Self { base, adapters: Adapters::default() }
     }
 
-    /// A layer with a dense weight `[out, in]` and a bias `[out]`, both frozen.
+    /// Creates a layer with a dense weight `[out, in]` and a bias `[out]`, both frozen.
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
         Self::new(Base::dense(weight, bias))
     }
 
-    /// A layer with a packed weight and a bias `[out]`, both frozen.
+    /// Creates a layer with a packed weight and a bias `[out]`, both frozen.
     pub fn packed(weight: PackedWeight, bias: Option<Tensor<1>>) -> Self {
         Self::new(Base::new(Frozen::new(weight), bias))
     }
 
-    /// Quantizes a dense base; one that is quantized already stays as it is.
+    /// Quantizes a dense base; a base that is already quantized is left as it is.
     ///
     /// # Errors
-    /// Settings that do not go together ([`StorageFormat::validate`]).
+    /// [`QuantError`] if the settings do not go together ([`StorageFormat::validate`]).
     pub fn quantize(mut self, format: &impl StorageFormat) -> Result<Self, QuantError> {
         if let Some(dense) = self.base.weight.dense() {
             self.base = self.base.with_stored(dense.val(), format)?;
@@ -77,27 +77,28 @@ impl AdaptedLinear {
         Ok(self)
     }
 
-    /// Applies the layer with the adapters that are selected.
+    /// Applies the layer with the selected adapters.
     ///
     /// # Shapes
     /// - x: `[..., in]`
     /// - output: `[..., out]`, in the dtype of `x`
     ///
     /// # Panics
-    /// If the last dimension of `x` is not `in`, or the selection is by rows and has not one for
-    /// each of `x`.
+    /// If the last dimension of `x` is not `in`, or the selection is by rows and their number is not
+    /// the first dimension of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.forward_with(x, None)
     }
 
-    /// Applies the layer with the adapters that the batch brings; of `None` with those that are selected.
+    /// Applies the layer with the adapters of the batch, or the selected ones if `None`.
     ///
     /// # Shapes
     /// - x: `[..., in]`
     /// - output: `[..., out]`, in the dtype of `x`
     ///
     /// # Panics
-    /// If the last dimension of `x` is not `in`, or the adapters are by rows and not one for each of `x`.
+    /// If the last dimension of `x` is not `in`, or the adapters are selected by rows and their number
+    /// is not the first dimension of `x`.
     pub fn forward_with<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -116,7 +117,7 @@ impl AdaptedLinear {
         }
     }
 
-    /// The whole batch with the same adapters.
+    /// Applies the same adapters to the whole batch.
     fn forward_all<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
         if let Some(saved) = self.adapters.active_saved(names) {
             return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
@@ -135,7 +136,7 @@ impl AdaptedLinear {
         add_bias(y, self.base.bias.as_ref())
     }
 
-    /// One adapter without dropout: base and update are one product.
+    /// Applies one adapter without dropout: base and update are one product.
     fn forward_one<const D: usize>(&self, x: Tensor<D>, lora: &LoraAdapter) -> Tensor<D> {
         let ([a, b], scaling) = (lora.factors(x.dtype()), lora.scaling() as f32);
         let y = self.base.weight.matmul_low_rank(x, a, b, scaling);
@@ -145,7 +146,7 @@ impl AdaptedLinear {
         }
     }
 
-    /// Each row of the batch with its own adapter. The base runs once.
+    /// Applies to each row of the batch its own adapter. The base runs once.
     fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: &Rows) -> Tensor<D> {
         let adapters = &self.adapters;
         let here: Vec<_> = rows
@@ -175,8 +176,8 @@ impl AdaptedLinear {
     }
 }
 
-/// `y` plus for each row the update of its adapter. All of them are one product, in which what is not
-/// the row's is zero, so that the work of the host does not grow with their number.
+/// Adds to each row of `y` the update of its adapter. All updates are one product, in which the ranks
+/// of other adapters are masked to zero, so that host work does not grow with the number of adapters.
 fn add_stacked<const D: usize>(
     y: Tensor<D>,
     x: Tensor<D>,
@@ -196,7 +197,7 @@ fn add_stacked<const D: usize>(
     let mut shape = [1; D];
     (shape[0], shape[D - 1]) = (others.dims()[0], others.dims()[1]);
     let others = others.reshape(shape).expand(h.shape());
-    // Not by a product with 0: what overflows in one row would be NaN in the others.
+    // Masked, not multiplied by 0: an infinite item of another adapter's ranks would become NaN.
     let h = h.mask_fill(others, 0.0);
     match scaling {
         Ok(scaling) => Gemm::new().trans_rhs().alpha(scaling).run_add(h, b, y),
@@ -208,7 +209,7 @@ fn add_stacked<const D: usize>(
 }
 
 impl From<burn::nn::Linear> for AdaptedLinear {
-    /// Burn's layer, frozen.
+    /// Freezes Burn's layer.
     fn from(linear: burn::nn::Linear) -> Self {
         let weight = linear.weight.val().transpose();
         Self::dense(weight, linear.bias.map(|bias| bias.val()))

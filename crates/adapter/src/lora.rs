@@ -1,4 +1,4 @@
-//! One low-rank update: A, B, and DoRA's magnitude.
+//! Low-rank update of one layer: A, B, and DoRA's magnitude.
 
 use crate::config::LoraConfig;
 use burn::{
@@ -9,21 +9,16 @@ use burn::{
 use burn_lora_kernels::Gemm;
 use std::sync::Arc;
 
-/// The low-rank update of one layer: `x -> scaling · B · A · dropout(x)` (arXiv:2106.09685).
+/// Low-rank update of one layer: `x -> scaling · B · A · dropout(x)` (arXiv:2106.09685).
 ///
 /// A and B are float32; the update is computed in the dtype of its input. With DoRA
 /// (arXiv:2402.09353) the layer is `m / n · (W · x + scaling · B · A · x)`, where `m` is trained and
-/// `n`, the norm of each row of `W + scaling · B · A`, is a constant in the backward pass. `n` comes
-/// from `|w|² + 2s · b·(A·w) + s² · b·(A·Aᵀ)·b`, so that no matrix of the weight's size is made.
+/// `n`, the norm of each row of `W + scaling · B · A`, is a constant in the backward pass. It is
+/// computed from `n² = |w|² + 2s · b·(A·w) + s² · b·(A·Aᵀ)·b`, without a matrix of the weight's size.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;
@@ -43,7 +38,7 @@ pub struct LoraAdapter {
     pub lora_b: Param<Tensor<2>>,
     /// DoRA's magnitude, `[out]`.
     pub magnitude: Option<Param<Tensor<1>>>,
-    /// The squared norm of each row of the frozen weight, for DoRA; not trained.
+    /// Squared norm of each row of the frozen weight, for DoRA; not trained.
     pub(crate) base_norm: Option<Param<Tensor<1>>>,
     dropout: Dropout,
     #[module(skip)]
@@ -54,14 +49,15 @@ pub struct LoraAdapter {
     scaling: f64,
     #[module(skip)]
     frozen_a: bool,
-    /// A and B before training, where the base gave up `scaling · B · A`. On the host, and not as
-    /// Burn's data: what a read from CUDA hands out is written over by a later read.
+    /// A and B before training, if `scaling · B · A` was subtracted from the base. Kept as host
+    /// vectors, not as Burn's data: the buffer that a read from CUDA returns is overwritten by a
+    /// later read.
     #[module(skip)]
     pub(crate) initial: Option<Arc<[Vec<f32>; 2]>>,
 }
 
 impl LoraAdapter {
-    /// An update from its matrices.
+    /// Creates an update from its matrices.
     pub(crate) fn new(
         name: &str,
         config: Arc<LoraConfig>,
@@ -84,39 +80,38 @@ impl LoraAdapter {
         }
     }
 
-    /// The adapter's name.
+    /// Name of the adapter.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The settings of the adapter.
+    /// Settings of the adapter.
     pub fn config(&self) -> &Arc<LoraConfig> {
         &self.config
     }
 
-    /// The factor of `B · A`: alpha / rank, or alpha / sqrt(rank).
+    /// Scaling of `B · A`: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
     pub fn scaling(&self) -> f64 {
         self.scaling
     }
 
-    /// Changes the factor of `B · A`: to blend adapters, or to try more or less of one. It is not
-    /// saved.
+    /// Sets the scaling of `B · A`, to blend adapters or to strengthen or weaken one. It is not saved.
     pub fn set_scaling(&mut self, scaling: f64) {
         self.scaling = scaling;
     }
 
-    /// The rank.
+    /// Rank of the update.
     pub fn rank(&self) -> usize {
         self.lora_a.lazy_shape()[0]
     }
 
-    /// The alpha that gives the scaling at this rank.
+    /// Alpha that corresponds to the current scaling at this rank.
     pub fn alpha(&self) -> f64 {
         let rank = self.rank() as f64;
         self.scaling * if self.config.rslora { rank.sqrt() } else { rank }
     }
 
-    /// The number of trained values, whether or not they require a gradient now.
+    /// Number of values in A, B and the magnitude, whether or not they currently require a gradient.
     pub fn num_values(&self) -> usize {
         let magnitude = self.magnitude.as_ref().map_or(0, |m| m.lazy_shape().num_elements());
         self.lora_a.lazy_shape().num_elements()
@@ -124,7 +119,7 @@ impl LoraAdapter {
             + magnitude
     }
 
-    /// Whether dropout is on.
+    /// Returns `true` if dropout is active for this input.
     pub(crate) fn drops<const D: usize>(&self, x: &Tensor<D>) -> bool {
         self.config.dropout > 0.0
             && self.dropout.training.is_enabled()
@@ -132,29 +127,30 @@ impl LoraAdapter {
     }
 
     pub(crate) fn drop<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        // Burn's dropout asks the input's device, which a frozen first layer's input leaves plain.
+        // Burn's dropout checks whether the input's device is an autodiff one, which the input of a
+        // frozen first layer is not.
         if self.drops(&x) { self.dropout.forward(x.autodiff()) } else { x }
     }
 
-    /// A and B in the dtype of the computation.
+    /// Returns A and B in the dtype of the computation.
     pub(crate) fn factors(&self, dtype: DType) -> [Tensor<2>; 2] {
         [&self.lora_a, &self.lora_b].map(|param| param.val().cast(dtype))
     }
 
-    /// `scaling · B · A`, `[out, in]` in float32: for merging, not for a forward pass.
+    /// Returns `scaling · B · A`, `[out, in]` in float32: for merging, not for a forward pass.
     pub fn delta_weight(&self) -> Tensor<2> {
         let [a, b] = [&self.lora_a, &self.lora_b].map(|p| p.val().inner().cast(FloatDType::F32));
         Gemm::new().alpha(self.scaling as f32).run(b, a)
     }
 
-    /// Takes the measure of a frozen weight that has changed.
+    /// Updates the squared norms of the frozen weight after it has changed.
     pub(crate) fn refresh(&mut self, row_norms: &Tensor<1>) {
         if let Some(norm) = &mut self.base_norm {
             *norm = norm.clone().map(|_| row_norms.clone());
         }
     }
 
-    /// Freezes A for good.
+    /// Freezes A permanently.
     pub(crate) fn freeze_a(&mut self) {
         self.frozen_a = true;
         self.lora_a = self.lora_a.clone().set_require_grad(false);
@@ -171,7 +167,7 @@ impl LoraAdapter {
     }
 }
 
-/// The squared norm of each row.
+/// Squared norm of each row.
 pub(crate) fn squared_norms(weight: Tensor<2>) -> Tensor<1> {
     let weight = weight.inner().cast(FloatDType::F32);
     (weight.clone() * weight).sum_dim(1).squeeze_dim(1)

@@ -1,4 +1,4 @@
-//! Adding updates to the weights, and taking them out again.
+//! Merging updates into the weights, and unmerging them.
 
 use crate::{
     base::Base,
@@ -16,16 +16,11 @@ use burn::{
 use burn_lora_quant::QuantConfig;
 use std::fmt;
 
-/// What a packed weight becomes when an update is added to it.
+/// Storage of a packed weight after an update is merged into it.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// use burn::tensor::FloatDType;
@@ -43,15 +38,15 @@ use std::fmt;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PackedMerge {
-    /// A dense weight.
+    /// A dense weight of this dtype.
     Dense(FloatDType),
-    /// A packed weight, with the settings that it had. What that costs is in the [`MergeReport`].
+    /// A packed weight, with its previous settings. The [`MergeReport`] gives its error.
     Requantize,
     /// A packed weight with other settings.
     RequantizeAs(QuantConfig),
 }
 
-/// How far the stored weights are from the exact sums: rounding, and quantization.
+/// Error of the stored weights against the exact sums: rounding and quantization.
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
@@ -73,24 +68,19 @@ pub enum PackedMerge {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MergeReport {
-    /// Each layer that changed.
+    /// Errors of the layers that changed.
     pub layers: Vec<LayerError>,
-    /// The mean absolute error over all weights.
+    /// Mean absolute error over all weights of these layers.
     pub mean: f64,
-    /// The largest absolute error.
+    /// Largest absolute error.
     pub max: f64,
 }
 
-/// The error of one layer.
+/// Merge error of one layer.
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
 ///
 /// model.add_adapter("default", &lora)?;
@@ -100,11 +90,11 @@ pub struct MergeReport {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerError {
-    /// Its path.
+    /// Path of the layer.
     pub path: String,
-    /// The mean absolute error.
+    /// Mean absolute error.
     pub mean: f64,
-    /// The largest absolute error.
+    /// Largest absolute error.
     pub max: f64,
 }
 
@@ -119,7 +109,7 @@ impl fmt::Display for MergeReport {
     }
 }
 
-/// Adds the selected updates to the weights.
+/// Merges the selected updates into the weights.
 pub(crate) fn merge(
     mut layers: LayersMut<'_>,
     packed: PackedMerge,
@@ -165,7 +155,7 @@ pub(crate) fn merge(
     Ok(report)
 }
 
-/// Merges into one layer; the mean and the largest error.
+/// Merges updates into one layer; returns the mean and the largest error, `None` without an update.
 fn merge_layer(
     layer: &mut dyn AdaptedLayer,
     names: &[String],
@@ -213,8 +203,8 @@ fn merge_layer(
     Ok(Some([read(mean)?, read(max)?]))
 }
 
-/// What a sum is computed in, so that it is rounded once, when it is stored: float32, and of weights
-/// that are stored in float32 themselves float64, where the device has it.
+/// Dtype of the sum, chosen so that it is rounded once, when it is stored: float32, or, for weights
+/// that are stored in float32, float64 where the device supports it.
 fn sum_dtype(layer: &dyn AdaptedLayer, packed: PackedMerge) -> FloatDType {
     let stored = match (layer.weight_param(), packed) {
         (Some(weight), _) => FloatDType::from(weight.val().dtype()),
@@ -225,7 +215,7 @@ fn sum_dtype(layer: &dyn AdaptedLayer, packed: PackedMerge) -> FloatDType {
     if wide { FloatDType::F64 } else { FloatDType::F32 }
 }
 
-/// `scaling · B · A`.
+/// Returns `scaling · B · A`.
 fn update(lora: &LoraAdapter, dtype: FloatDType) -> Tensor<2> {
     if dtype == FloatDType::F32 {
         return lora.delta_weight();
@@ -234,7 +224,7 @@ fn update(lora: &LoraAdapter, dtype: FloatDType) -> Tensor<2> {
     b.matmul(a) * lora.scaling()
 }
 
-/// Takes merged updates out of the weights again.
+/// Removes merged updates from the weights.
 pub(crate) fn unmerge(layers: LayersMut<'_>) {
     for (_, layer) in layers {
         let merged = std::mem::take(&mut layer.adapters_mut().merged);
@@ -248,7 +238,7 @@ pub(crate) fn unmerge(layers: LayersMut<'_>) {
         if merged.is_empty() {
             continue;
         }
-        // What was merged is `W + Σ (f - 1)·W + Σ f·s·B·A`, where f is 1 without DoRA.
+        // The merged weight is `W + Σ (f - 1)·W + Σ f·s·B·A`, where f is 1 without DoRA.
         let mut sum = layer.weight();
         let mut scale: Option<Tensor<2>> = None;
         for Merged { factor, name } in merged {
@@ -270,7 +260,7 @@ pub(crate) fn unmerge(layers: LayersMut<'_>) {
     }
 }
 
-/// Forgets all adapters. Copies that are selected take the place of their bases.
+/// Removes all adapters. Selected copies replace their bases.
 pub(crate) fn unload(layers: LayersMut<'_>) {
     for (_, layer) in layers {
         let adapters = std::mem::take(layer.adapters_mut());

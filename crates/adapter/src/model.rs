@@ -1,4 +1,4 @@
-//! What can be done with a model that offers its layers.
+//! Operations on the adapters of a model.
 
 use crate::{
     active::ActiveAdapters,
@@ -19,34 +19,24 @@ use burn::{module::Module, tensor::FloatDType};
 use burn_lora_quant::StorageFormat;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-/// What can be done with the adapters of a model: any that is [`Adaptable`] has it.
+/// Operations on the adapters of a model, for every [`Adaptable`].
 ///
 /// ```
-/// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-/// # use burn_lora_adapter::*;
-/// # #[derive(Module, Debug)]
-/// # struct Model { linear: AdaptedLinear }
-/// # adaptable!(Model { linear });
-/// # let device = Device::default();
-/// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
 /// model.add_adapter("default", &LoraConfig::new(2, 4).targets(["linear"]))?;
 /// model.merge_and_unload(PackedMerge::Requantize)?;
 /// # Ok::<_, AdapterError>(())
 /// ```
 pub trait AdaptableExt: Adaptable {
-    /// Attaches a new adapter. The first one is selected, and trained; later ones wait for
-    /// [`select`](Self::select). On a model that is not in training, call `.train()` after it.
-    /// Parameters that no layer offers stay as they are, trained ones too:
+    /// Attaches a new adapter. The first adapter is selected and trained; later ones stay frozen until
+    /// [`select`](Self::select). If the model is not in training mode, call `.train()` afterwards.
+    /// Parameters outside of the adapted layers stay as they are, trained ones too:
     /// [`with_adapter`](Self::with_adapter) freezes them.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// let report = model.add_adapter("default", &lora)?;
@@ -55,8 +45,10 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// Settings that cannot be used, or that match nothing; a name that is taken; adapters that are
-    /// merged.
+    /// [`AdapterError::Config`] if a setting cannot be used, [`AdapterError::NoMatch`] if one matches
+    /// nothing, [`AdapterError::Layer`] if a layer does not support the rank or the initialisation;
+    /// [`AdapterError::AdapterExists`] if the name is taken, [`AdapterError::AdapterName`] if it is not
+    /// allowed; [`AdapterError::State`] if adapters are merged.
     fn add_adapter(
         &mut self,
         name: &str,
@@ -67,17 +59,14 @@ pub trait AdaptableExt: Adaptable {
         attach::add(self.layers_mut(), &head, name, config, None)
     }
 
-    /// Attaches a new adapter that starts from the main directions of each layer's inputs
+    /// Attaches a new adapter, initialised from the principal directions of each layer's inputs
     /// ([`Init::Eva`](crate::Init::Eva)).
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_lora_adapter::{*, doc};
     /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # let mut model = doc::model();
     /// use std::collections::BTreeMap;
     ///
     /// let mut stats = InputStats::new(4);
@@ -89,7 +78,7 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// As [`add_adapter`](Self::add_adapter); a layer without statistics.
+    /// As [`add_adapter`](Self::add_adapter); [`AdapterError::Layer`] if a layer has no statistics.
     fn add_adapter_with_inputs(
         &mut self,
         name: &str,
@@ -101,16 +90,12 @@ pub trait AdaptableExt: Adaptable {
         attach::add(self.layers_mut(), &head, name, config, Some(inputs))
     }
 
-    /// The model with a new adapter `default`, and every other parameter frozen.
+    /// Adds an adapter `default` to the model and freezes every other parameter.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn::module::Module;
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// let model = model.with_adapter(&lora)?.train();
@@ -129,38 +114,34 @@ pub trait AdaptableExt: Adaptable {
         Ok(model)
     }
 
-    /// The names of all adapters, sorted.
+    /// Names of all adapters, sorted.
     fn adapter_names(&self) -> Vec<String> {
         self.adapter_configs().into_keys().collect()
     }
 
-    /// The settings of all adapters by name.
+    /// Settings of all adapters, by name.
     fn adapter_configs(&self) -> BTreeMap<String, Arc<LoraConfig>> {
         let layers = self.layers();
         let configs = layers.iter().flat_map(|(_, layer)| layer.adapters().configs());
         configs.map(|(name, config)| (name.to_owned(), config.clone())).collect()
     }
 
-    /// Adapters for a batch to bring: checked once, used by each layer, and the model stays as it is.
-    /// See [`ActiveAdapters`] for an example.
+    /// Creates the adapters to pass with a batch: checked once, used by each layer, without a change to
+    /// the model. See [`ActiveAdapters`] for an example.
     ///
     /// # Errors
-    /// An adapter that is not there; adapters that are merged.
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter, [`AdapterError::AdapterName`] if
+    /// [`BASE`] is selected other than by rows, [`AdapterError::State`] if adapters are merged.
     fn activate(&self, selection: Selection) -> Result<ActiveAdapters, AdapterError> {
         check_selection(self, &selection)?;
         Ok(ActiveAdapters::new(selection))
     }
 
-    /// Switches to other adapters, for good: they take part from now on and they alone are trained.
+    /// Selects adapters permanently: from now on they are active, and only they are trained.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("style", &lora)?;
@@ -171,7 +152,7 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// An adapter that is not there; adapters that are merged.
+    /// As [`activate`](Self::activate).
     fn select(&mut self, selection: Selection) -> Result<(), AdapterError> {
         let active = self.activate(selection)?;
         let mut layers = self.layers_mut();
@@ -182,8 +163,8 @@ pub trait AdaptableExt: Adaptable {
         Ok(())
     }
 
-    /// Runs something with other adapters, or none, and goes back to those before (also after a
-    /// panic).
+    /// Runs a closure with other adapters, or none, and restores the previous selection afterwards
+    /// (also after a panic).
     ///
     /// ```
     /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
@@ -231,16 +212,11 @@ pub trait AdaptableExt: Adaptable {
         Ok(run(restore.model))
     }
 
-    /// Takes an adapter away. What a residual initialisation took out of the base stays out.
+    /// Deletes an adapter. What a residual initialisation subtracted from the base is not added back.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -250,7 +226,8 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// An adapter that is not there, or is merged.
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter, [`AdapterError::State`] if adapters
+    /// are merged.
     fn delete_adapter(&mut self, name: &str) -> Result<(), AdapterError> {
         check_known(self, name)?;
         check_unmerged(self, "delete_adapter")?;
@@ -265,10 +242,12 @@ pub trait AdaptableExt: Adaptable {
         Ok(())
     }
 
-    /// Makes a new adapter of others, each with a weight. It is not selected.
+    /// Combines adapters, each with a weight, into a new one. It is not selected.
     ///
     /// # Errors
-    /// An adapter that is not there, a name that is taken, or adapters that do not go together.
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter, [`AdapterError::AdapterExists`] if
+    /// the new name is taken, [`AdapterError::State`] or [`AdapterError::Layer`] if the adapters cannot
+    /// be combined that way.
     fn combine_adapters(
         &mut self,
         new: &str,
@@ -282,34 +261,31 @@ pub trait AdaptableExt: Adaptable {
         combine::combine(self.layers_mut(), new, adapters, how)
     }
 
-    /// Adds the updates of the adapters that are selected to the weights. Afterwards the layers run
-    /// as fast as without adapters; [`unmerge`](Self::unmerge) undoes it.
+    /// Merges the updates of the selected adapters into the weights. Afterwards the layers run as fast
+    /// as without adapters; [`unmerge`](Self::unmerge) undoes it.
     ///
     /// # Errors
-    /// Adapters that are merged already, or selected by rows; adapters whose values are not finite (no
-    /// layer is changed then).
+    /// [`AdapterError::State`] if adapters are already merged, are selected by rows, or none is selected;
+    /// [`AdapterError::Layer`] if an adapter has values that are not finite (no layer is changed then).
     fn merge(&mut self, packed: PackedMerge) -> Result<MergeReport, AdapterError> {
         check_unmerged(self, "merge")?;
         merge::merge(self.layers_mut(), packed)
     }
 
-    /// Takes merged updates out of the weights again: of a dense weight within rounding, of a packed
-    /// one exactly (its codes were kept).
+    /// Removes merged updates from the weights: within rounding for a dense weight, exactly for a packed
+    /// one (its codes were kept).
     fn unmerge(&mut self) {
         merge::unmerge(self.layers_mut());
     }
 
-    /// Merges for good: afterwards there is no adapter, and a layer that an adapter trained whole is
-    /// that copy.
+    /// Merges permanently: afterwards there is no adapter, and a layer of which an adapter trained a
+    /// whole copy is replaced by that copy.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use burn_lora_adapter::{*, doc};
     /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -322,7 +298,7 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// As [`merge`](Self::merge), for adapters that are not merged yet.
+    /// As [`merge`](Self::merge), unless adapters are already merged.
     fn merge_and_unload(&mut self, packed: PackedMerge) -> Result<MergeReport, AdapterError> {
         let merged = self.layers().iter().any(|(_, layer)| !layer.adapters().merged.is_empty());
         let report = if merged { MergeReport::default() } else { self.merge(packed)? };
@@ -330,7 +306,7 @@ pub trait AdaptableExt: Adaptable {
         Ok(report)
     }
 
-    /// How many parameters there are, how many are trained, and the bytes of each kind.
+    /// Counts all parameters, the trained ones, and the bytes of each kind.
     fn summary(&self) -> Summary
     where
         Self: Module + Sized,
@@ -338,25 +314,20 @@ pub trait AdaptableExt: Adaptable {
         Summary::of(self)
     }
 
-    /// The parameters of an adapter by their role, for an optimizer's groups.
+    /// Parameters of an adapter by role, for the parameter groups of an optimizer.
     ///
     /// # Errors
-    /// An adapter that is not there.
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter.
     fn param_groups(&self, name: &str) -> Result<ParamGroups, AdapterError> {
         check_known(self, name)?;
         Ok(ParamGroups::of(&self.layers(), name))
     }
 
-    /// Freezes A of an adapter, so that B alone is trained (LoRA-FA, arXiv:2308.03303).
+    /// Freezes A of an adapter, so that only B is trained (LoRA-FA, arXiv:2308.03303).
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -366,7 +337,7 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// An adapter that is not there.
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter.
     fn freeze_a(&mut self, name: &str) -> Result<(), AdapterError> {
         check_known(self, name)?;
         for (_, layer) in self.layers_mut() {
@@ -377,21 +348,16 @@ pub trait AdaptableExt: Adaptable {
         Ok(())
     }
 
-    /// Writes an adapter as PEFT does: `adapter_config.json` and `adapter_model.safetensors`, in
-    /// float32. Files that are there are replaced whole or not at all.
+    /// Saves an adapter in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, in
+    /// float32. Each existing file is replaced atomically.
     ///
-    /// An adapter that started from a part of the weight (PiSSA, OLoRA) is written as
-    /// the difference from that start, at twice the rank: it fits the weight as it was.
-    /// [`save_adapter_as_is`](Self::save_adapter_as_is) leaves it alone.
+    /// An adapter that was initialised from a part of the weight (PiSSA, OLoRA) is saved as the
+    /// difference from that initialisation, at twice the rank, so that it fits the original weight.
+    /// [`save_adapter_as_is`](Self::save_adapter_as_is) does not convert it.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
     ///
     /// model.add_adapter("default", &lora)?;
@@ -404,7 +370,8 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// An adapter that is not there; what the system says.
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter, [`AdapterError::Io`] if a file cannot
+    /// be written.
     fn save_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<(), AdapterError>
     where
         Self: Sized,
@@ -413,8 +380,8 @@ pub trait AdaptableExt: Adaptable {
         peft::save(&self.layers(), name, folder.as_ref())
     }
 
-    /// Writes an adapter as [`save_adapter`](Self::save_adapter), but never converted. Loading it
-    /// takes its initialisation out of the base again, as PEFT does: for going on with training.
+    /// Saves an adapter as [`save_adapter`](Self::save_adapter), but never converted. Loading it
+    /// subtracts its initialisation from the base again, as PEFT does: for resuming training.
     ///
     /// # Errors
     /// As [`save_adapter`](Self::save_adapter).
@@ -426,16 +393,23 @@ pub trait AdaptableExt: Adaptable {
         peft::save_as_is(&self.layers(), name, folder.as_ref())
     }
 
-    /// Attaches an adapter from PEFT's files (of float32, bfloat16 or float16). The first adapter of
-    /// a model is selected.
+    /// Loads an adapter from PEFT's files (float32, bfloat16 or float16). The first adapter of a model
+    /// is selected.
     ///
-    /// Weights and biases of the base that are in the file replace the base's own, as in PEFT: for
-    /// good, and for every adapter. They are saved with this one again.
+    /// Weights and biases of the base that are in the file replace the base's own, as in PEFT:
+    /// permanently, and for every adapter. They are saved with this adapter again.
     ///
     /// # Errors
-    /// Files that cannot be read; tensors that are missing, not known, of another shape or not finite;
-    /// settings that are not supported; a start that took a random part out of the base
-    /// (`pissa_niter`, written by PEFT); a name that is taken.
+    /// - [`AdapterError::Io`] if a file cannot be read;
+    /// - [`AdapterError::Format`] if a tensor is not finite, a setting is not supported, or the
+    ///   initialisation subtracted a random part from the base (`pissa_niter`, written by PEFT);
+    /// - [`AdapterError::MissingTensors`], [`AdapterError::UnexpectedTensors`],
+    ///   [`AdapterError::Shape`] or [`AdapterError::Vocabulary`] if the tensors do not match the
+    ///   settings and the model;
+    /// - [`AdapterError::Layer`] if a layer does not support the rank or the initialisation;
+    /// - [`AdapterError::AdapterExists`] if the name is taken, [`AdapterError::AdapterName`] if it is not
+    ///   allowed;
+    /// - [`AdapterError::State`] if adapters are merged.
     fn load_adapter(
         &mut self,
         name: &str,
@@ -449,18 +423,13 @@ pub trait AdaptableExt: Adaptable {
         peft::load(self.layers_mut(), &head, name, folder.as_ref())
     }
 
-    /// Writes an adapter so that programs that know neither rank-stabilised scaling nor patterns
-    /// (llama.cpp's converter, vLLM) compute the same: every layer has the same rank and
-    /// `alpha / rank` is the factor of each.
+    /// Exports an adapter for programs that support neither rank-stabilised scaling nor patterns
+    /// (llama.cpp's converter, vLLM), so that they compute the same: every layer has the same rank and
+    /// the scaling `alpha / rank`.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// let lora = LoraConfig::new(4, 6).targets(["linear"]).rslora(true);
     /// model.add_adapter("default", &lora)?;
     /// let folder = std::env::temp_dir().join("burn-lora-export-adapter");
@@ -472,8 +441,10 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// What those programs cannot load, with the reason: DoRA, `modules_to_save`, embeddings, a head that
-    /// is the embedding, biases, weights of the base that the adapter brought.
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter; [`AdapterError::State`], with the
+    /// reason, if those programs cannot load it: DoRA, `modules_to_save`, embeddings, a head with tied
+    /// embeddings, biases, weights that replaced the base's own; [`AdapterError::Io`] if a file cannot be
+    /// written.
     fn export_adapter(&self, name: &str, folder: impl AsRef<Path>) -> Result<(), AdapterError>
     where
         Self: Sized,
@@ -482,16 +453,11 @@ pub trait AdaptableExt: Adaptable {
         peft::export(&self.layers(), name, folder.as_ref())
     }
 
-    /// Quantizes the dense base of linear layers but the output head's.
+    /// Quantizes the dense base of every linear layer except the output head.
     ///
     /// ```
-    /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
-    /// # use burn_lora_adapter::*;
-    /// # #[derive(Module, Debug)]
-    /// # struct Model { linear: AdaptedLinear }
-    /// # adaptable!(Model { linear });
-    /// # let device = Device::default();
-    /// # let mut model = Model { linear: LinearConfig::new(16, 16).init(&device).into() };
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
     /// use burn::tensor::FloatDType;
     /// use burn_lora_quant::QuantConfig;
     ///
@@ -503,7 +469,8 @@ pub trait AdaptableExt: Adaptable {
     /// ```
     ///
     /// # Errors
-    /// Settings that do not go together; a layer with merged adapters.
+    /// [`AdapterError::Quant`] if the settings do not go together, [`AdapterError::State`] if adapters are
+    /// merged.
     fn quantize_base(&mut self, format: &impl StorageFormat) -> Result<(), AdapterError> {
         check_unmerged(self, "quantize_base")?;
         format.validate()?;
@@ -517,10 +484,10 @@ pub trait AdaptableExt: Adaptable {
         Ok(())
     }
 
-    /// Makes quantized bases dense.
+    /// Dequantizes every quantized base, in `dtype`.
     ///
     /// # Errors
-    /// Layers with merged adapters.
+    /// [`AdapterError::State`] if adapters are merged.
     fn dequantize_base(&mut self, dtype: FloatDType) -> Result<(), AdapterError> {
         check_unmerged(self, "dequantize_base")?;
         for (_, layer) in self.layers_mut() {

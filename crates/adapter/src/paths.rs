@@ -1,11 +1,12 @@
-//! Where layers lie in a model: paths from the names of fields and the numbers of items.
+//! Paths of layers in a model: names of fields and indices of items.
 
 use crate::layers::{Adaptable, Layers, LayersMut};
 
-/// Lists the fields of a model that hold adapted layers, or models with such.
+/// Implements [`Adaptable`](crate::Adaptable) from the fields that hold adapted layers, or models with
+/// such layers.
 ///
-/// Paths are the names of the fields, with numbers for the items of a list, as checkpoints have
-/// them: `layers.0.self_attn.q_proj`. `field as "name"` puts another name into the path. See
+/// Paths are field names, with indices for the items of a list, as in checkpoints:
+/// `layers.0.self_attn.q_proj`. `field as "name"` uses another name in the path. See
 /// [`Adaptable`](crate::Adaptable) for an example.
 #[macro_export]
 macro_rules! adaptable {
@@ -32,7 +33,7 @@ macro_rules! adaptable {
     (@name $field:ident) => { stringify!($field) };
 }
 
-/// A path with one more part.
+/// Appends a part to a path.
 #[doc(hidden)]
 pub fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }

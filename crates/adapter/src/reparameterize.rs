@@ -1,4 +1,4 @@
-//! LoRA under any module of Burn's, through Burn's own door: nothing of the model has to change.
+//! LoRA on any Burn module, through Burn's own reparameterization: the model does not change.
 
 use crate::{
     attach,
@@ -16,16 +16,16 @@ use burn::{
 use burn_lora_quant::{DenseWeight, Frozen, Gemm, StorageFormat};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Puts LoRA on the weights of any Burn module by
+/// Reparameterizer that adds LoRA to the weights of any Burn module by
 /// [`apply_reparameterization`](burn::module::Module::apply_reparameterization), over a dense base or one
 /// that is stored in 4 or 8 bits: the model's own layers stay as they are, and see the weight
 /// `W + scaling · B · A`.
 ///
-/// What [`AdaptedLinear`] can and this cannot: the weight is made dense at each use, and lives until the
-/// backward pass (an `AdaptedLinear` keeps codes only, and makes no matrix of the weight's size); there is
-/// no dropout, one adapter, and the whole batch runs with it; files are Burn's records, not PEFT's. What it
-/// can: initialisations (PiSSA, OLoRA, LoftQ), DoRA and rank patterns, a quantized base in memory and in
-/// records, and `valid().materialize()` to merge.
+/// Limits compared to [`AdaptedLinear`]: the weight is made dense at each use, and lives until the backward
+/// pass (an `AdaptedLinear` keeps only codes, and makes no matrix of the weight's size); there is no dropout
+/// and only one adapter, for the whole batch; files are Burn's records, not PEFT's. Supported:
+/// initialisations (PiSSA, OLoRA, LoftQ), DoRA and rank patterns, a quantized base in memory and in records,
+/// and `valid().materialize()` to merge.
 ///
 /// ```
 /// use burn::{module::Module, nn::{Linear, LinearConfig}, tensor::{Device, Tensor}};
@@ -60,7 +60,7 @@ pub struct LoraReparameterizer {
     format: Option<Arc<dyn StorageFormat>>,
 }
 
-/// A weight with a low-rank update, in the place of one of Burn's parameters: see [`LoraReparameterizer`].
+/// Weight with a low-rank update that replaces one of Burn's parameters: see [`LoraReparameterizer`].
 #[derive(Module, Debug)]
 pub struct LoraWeight {
     linear: AdaptedLinear,
@@ -69,12 +69,12 @@ pub struct LoraWeight {
 const NAME: &str = "default";
 
 impl LoraReparameterizer {
-    /// Finds the weights that `config` means: `all_linear` those of Burn's `Linear`, names and patterns
-    /// those of any layer, by its path.
+    /// Creates a reparameterizer for the weights that `config` targets: `all_linear` those of Burn's
+    /// `Linear`, names and patterns those of any layer, by its path.
     ///
     /// # Errors
-    /// Settings that cannot be used here (dropout, `modules_to_save`, EVA) or at all; names that match
-    /// nothing; ranks that a weight has no room for, where the initialisation needs it.
+    /// [`AdapterError::Config`] if a setting cannot be used here (dropout, `modules_to_save`, EVA) or at
+    /// all; [`AdapterError::NoMatch`] if a name matches nothing.
     pub fn new<M: Module>(model: &M, config: &LoraConfig) -> Result<Self, AdapterError> {
         let unsupported = |field: &'static str, found: String| AdapterError::Config {
             field,
@@ -94,7 +94,7 @@ impl LoraReparameterizer {
         let mut found = Weights::default();
         model.visit(&mut found);
         let kinds = found.weights.iter().map(|(path, linear)| {
-            // Of other layers `all_linear` knows nothing.
+            // `all_linear` skips every other kind of layer.
             let kind = if *linear { LayerKind::Linear } else { LayerKind::Embedding };
             Candidate { path, kind, is_head: false }
         });
@@ -110,20 +110,19 @@ impl LoraReparameterizer {
         Ok(Self { config: Arc::new(config.clone()), plans, report: resolved.report, format: None })
     }
 
-    /// Stores the weights under the updates so; they are not kept beside that.
+    /// Sets the storage format of the base weights; the original weights are not kept.
     pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
         self.format = Some(Arc::new(format));
         self
     }
 
-    /// How many weights each target matched.
+    /// Number of weights that each target matched.
     pub fn report(&self) -> &MatchReport {
         &self.report
     }
 }
 
-/// The two-dimensional weights of a model by the paths of their layers, and whether the layer is Burn's
-/// `Linear`.
+/// Two-dimensional weights of a model: path of the layer, and `true` if it is Burn's `Linear`.
 #[derive(Default)]
 struct Weights {
     path: Vec<(String, bool)>,
@@ -151,17 +150,17 @@ impl ModuleVisitor for Weights {
 }
 
 impl LoraWeight {
-    /// The low-rank update.
+    /// Low-rank update of the weight.
     pub fn lora(&self) -> &crate::lora::LoraAdapter {
         self.linear.adapters().lora(NAME).expect("it is there from the start")
     }
 
-    /// The frozen weight, `[out, in]`.
+    /// Frozen weight, `[out, in]`.
     pub fn base(&self) -> &Frozen {
         &self.linear.base.weight
     }
 
-    /// The weight with its update, `[out, in]` in float32, with the gradients of the update.
+    /// Returns the weight with its update, `[out, in]` in float32, differentiable in the update.
     fn weight(&self) -> Tensor<2> {
         let (lora, weight) = (self.lora(), self.linear.weight());
         let [a, b] = [&lora.lora_a, &lora.lora_b].map(|param| param.val());
@@ -177,9 +176,11 @@ impl LoraWeight {
 impl Reparameterization for LoraWeight {
     const NAME: &'static str = "lora";
 
+    /// Returns the weight with its update.
+    ///
     /// # Shapes
-    /// - base: a stand-in of one element, in the dtype that the weight is wanted in
-    /// - output: `[in, out]`, as Burn's layers have it
+    /// - base: a placeholder of one element, in the dtype of the output
+    /// - output: `[in, out]`, the layout of Burn's layers
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         let [out, width] = self.linear.shape();
         let weight = self.weight().transpose().cast(base.dtype());
@@ -192,9 +193,11 @@ impl Reparameterization for LoraWeight {
 impl Reparameterizer for LoraReparameterizer {
     type Reparam = LoraWeight;
 
+    /// Replaces a targeted weight, and freezes every other parameter.
+    ///
     /// # Panics
-    /// If the model is another one than the settings were matched with, or a weight cannot be decomposed
-    /// (it has values that are not finite).
+    /// If the model is a different one than the settings were matched with, or a weight cannot be
+    /// decomposed (it has values that are not finite).
     fn reparameterize<const D: usize>(
         &mut self,
         path: &str,

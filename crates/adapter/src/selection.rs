@@ -1,8 +1,8 @@
-//! Which adapters a forward pass runs with.
+//! Selection of the adapters of a forward pass.
 
 use std::sync::Arc;
 
-/// The name that stands for the base without an adapter, as in PEFT.
+/// Name of the base without an adapter in a selection by rows, as in PEFT.
 ///
 /// ```
 /// use burn_lora_adapter::{BASE, Selection};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// ```
 pub const BASE: &str = "__base__";
 
-/// Which adapters a forward pass runs with: for the whole batch, or for each of its rows.
+/// Selection of the adapters of a forward pass: for the whole batch, or for each of its rows.
 ///
 /// ```
 /// use burn_lora_adapter::{BASE, Selection};
@@ -25,29 +25,29 @@ pub const BASE: &str = "__base__";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// These adapters for every row; none is the base.
+    /// These adapters for every row; an empty list is the base.
     Adapters(Arc<[String]>),
-    /// One adapter for each row of the batch, [`BASE`] among them.
+    /// One adapter for each row of the batch, or [`BASE`].
     Rows(Arc<[String]>),
 }
 
 impl Selection {
-    /// The base without adapters.
+    /// Selects the base without adapters.
     pub fn base() -> Self {
         Self::Adapters(Arc::new([]))
     }
 
-    /// Adapters whose updates add up.
+    /// Selects adapters whose updates add up.
     pub fn adapters(names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self::Adapters(names.into_iter().map(|name| name.as_ref().to_owned()).collect())
     }
 
-    /// One adapter for each row of the batch (the first dimension), [`BASE`] for none.
+    /// Selects one adapter for each row of the batch (the first dimension), [`BASE`] for none.
     pub fn rows(names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         Self::Rows(names.into_iter().map(|name| name.as_ref().to_owned()).collect())
     }
 
-    /// The adapters that take part, each once, in order.
+    /// Names of the selected adapters, each once, in order.
     pub fn names(&self) -> Vec<&str> {
         let (Self::Adapters(names) | Self::Rows(names)) = self;
         let mut unique = vec![];
@@ -59,7 +59,7 @@ impl Selection {
         unique
     }
 
-    /// The same without an adapter: its rows run with the base.
+    /// Returns the selection without an adapter: its rows run with the base.
     pub(crate) fn without(&self, name: &str) -> Self {
         match self {
             Self::Adapters(names) => Self::adapters(names.iter().filter(|other| *other != name)),

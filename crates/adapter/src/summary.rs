@@ -1,4 +1,4 @@
-//! What a model with adapters consists of.
+//! Parameter counts and bytes of a model with adapters.
 
 use crate::{layer::is_trained, layers::Adaptable};
 use burn::{
@@ -7,9 +7,9 @@ use burn::{
 };
 use std::{collections::HashSet, fmt};
 
-/// Parameters and bytes of a model with adapters.
+/// Parameter counts and bytes of a model with adapters.
 ///
-/// [`line`](Self::line) says it as PEFT's `print_trainable_parameters`, `Display` as a table.
+/// [`line`](Self::line) formats them like PEFT's `print_trainable_parameters`, `Display` as a table.
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
@@ -29,21 +29,21 @@ use std::{collections::HashSet, fmt};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Parameters that are trained.
+    /// Number of trained parameters.
     pub trainable: usize,
-    /// All parameters; a packed weight counts as what it stands for.
+    /// Number of all parameters; a packed weight counts as the dense one that it encodes.
     pub total: usize,
-    /// Bytes of 4-bit codes.
+    /// Bytes of the codes of quantized weights.
     pub code_bytes: usize,
-    /// Bytes of the scales and tables of packed weights.
+    /// Bytes of the scales and tables of quantized weights.
     pub scale_bytes: usize,
-    /// Bytes of dense parameters of the base.
+    /// Bytes of the dense parameters of the base.
     pub dense_bytes: usize,
-    /// Bytes of adapters: A, B, magnitudes, and layers that are trained whole.
+    /// Bytes of adapters: A, B, magnitudes with their norms, and layers that are trained whole.
     pub adapter_bytes: usize,
 }
 
-/// Counts the float parameters of a module, one that is there twice (a tied head) once.
+/// Counts the float parameters of a module, a shared one (tied embeddings) once.
 #[derive(Default)]
 struct Count {
     seen: HashSet<ParamId>,
@@ -59,7 +59,7 @@ impl ModuleVisitor for Count {
         }
         let values = param.lazy_shape().num_elements();
         self.values += values;
-        // Of a parameter that is not there yet only the shape is known; it will be float32.
+        // Only the shape of an uninitialised parameter is known; it will be float32.
         let size = if param.is_initialized() { param.val().dtype().size() } else { 4 };
         self.bytes += values * size;
         self.trainable += if is_trained(param) { values } else { 0 };
@@ -84,7 +84,7 @@ impl Summary {
                 summary.code_bytes += bytes.codes;
                 summary.scale_bytes += bytes.scales;
                 summary.total += base.shape().iter().product::<usize>();
-                // What it has of floats is counted here, and is no parameter.
+                // Its float tensors are counted above as bytes, and are no parameters.
                 base.weight.visit(&mut stored);
             }
             for lora in &layer.adapters().lora {
@@ -97,19 +97,19 @@ impl Summary {
                 merged.visit(&mut adapter);
             }
         }
-        // What is kept for speed is no parameter, but it takes memory: it goes with the adapters.
+        // What is kept for speed is no parameter, but takes memory: it counts as bytes of adapters.
         summary.total -= kept.values + stored.values;
         summary.dense_bytes -= adapter.bytes + stored.bytes;
         summary.adapter_bytes = adapter.bytes;
         summary
     }
 
-    /// All bytes.
+    /// Total bytes.
     pub fn bytes(&self) -> usize {
         self.code_bytes + self.scale_bytes + self.dense_bytes + self.adapter_bytes
     }
 
-    /// The part of the parameters that is trained, in percent.
+    /// Trained fraction of the parameters, in percent.
     ///
     /// ```
     /// use burn_lora_adapter::Summary;
@@ -121,7 +121,7 @@ impl Summary {
         100.0 * self.trainable as f64 / self.total.max(1) as f64
     }
 
-    /// One line, as PEFT prints it.
+    /// Formats the counts in one line, as PEFT prints them.
     pub fn line(&self) -> String {
         format!(
             "trainable params: {} || all params: {} || trainable%: {:.4}",
@@ -148,12 +148,12 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Bytes in units of 10⁶.
+/// Formats bytes in MB (10⁶ bytes).
 fn megabytes(bytes: usize) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// A number with commas.
+/// Formats a number with commas.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let first = digits.len() % 3;

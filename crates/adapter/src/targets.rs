@@ -1,4 +1,4 @@
-//! Which layers of a model the settings mean: PEFT's rules, and an error where PEFT is silent.
+//! Matching of layers to settings: PEFT's rules, with an error where PEFT is silent.
 
 use crate::{
     config::{LoraConfig, Targets},
@@ -9,7 +9,7 @@ use burn_lora_io::escaped;
 use fancy_regex::{Regex, RegexBuilder};
 use std::fmt;
 
-/// The settings of a [`LoraConfig`] that choose layers, compiled.
+/// Compiled patterns of a [`LoraConfig`] that select layers.
 pub(crate) struct Matcher<'a> {
     config: &'a LoraConfig,
     targets: Names<'a>,
@@ -20,18 +20,18 @@ pub(crate) struct Matcher<'a> {
     alphas: Vec<(Pattern<'a>, f64)>,
 }
 
-/// A regular expression of the settings.
+/// Regular expression of the settings.
 struct Pattern<'a> {
     regex: Regex,
-    /// As the user wrote it, and where.
+    /// The pattern as the user wrote it, for messages.
     shown: &'a str,
     field: &'static str,
 }
 
 impl<'a> Pattern<'a> {
-    /// Compiles `regex`, which was made of `shown`.
+    /// Compiles `regex`, which was built from `shown`.
     fn new(regex: &str, shown: &'a str, field: &'static str) -> Result<Self, AdapterError> {
-        // Files come from others, and a pattern may try without end.
+        // Files are untrusted, and a pattern can backtrack without end.
         const STEPS: usize = 100_000;
         match RegexBuilder::new(regex).backtrack_limit(STEPS).build() {
             Ok(regex) => Ok(Self { regex, shown, field }),
@@ -73,7 +73,7 @@ impl<'a> Names<'a> {
         })
     }
 
-    /// The indices of the names that match.
+    /// Indices of the names that match.
     fn find(&self, path: &str) -> Result<Vec<usize>, AdapterError> {
         match self {
             Self::List(names) => indices(names, |name| Ok(is_suffix(path, name))),
@@ -82,39 +82,39 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// Whether the whole path is a name.
+    /// Returns `true` if the full path is a name.
     fn is_whole(&self, path: &str) -> bool {
         matches!(self, Self::List(names) if names.iter().any(|name| name == path))
     }
 }
 
-/// Whether `path` is `name`, or ends with it after a dot.
+/// Returns `true` if `path` is `name`, or ends with it after a dot.
 fn is_suffix(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
-/// The path and those of the modules that it lies in.
+/// Path of a layer and of each module that contains it.
 fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('.').map(|(at, _)| &path[..at]).chain([path])
 }
 
-/// What an adapter will be for one layer: see [`LoraConfig::plan`].
+/// Planned adapter of one layer: see [`LoraConfig::plan`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum LayerPlan {
     /// A low-rank update.
     Lora {
-        /// Its rank.
+        /// Rank of the update.
         rank: usize,
-        /// Its alpha.
+        /// Alpha of the update.
         alpha: f64,
     },
-    /// A trained copy.
+    /// A copy of the whole layer, trained (`modules_to_save`).
     Save,
 }
 
 impl LoraConfig {
-    /// What an adapter with these settings will be for each of some layers, by their paths and kinds;
-    /// there need be no model yet. `head` is the path of the output head.
+    /// Plans an adapter for layers that are given by path and kind, without a model; `None` for a layer
+    /// that is not adapted. `head` is the path of the output head.
     ///
     /// ```
     /// use burn_lora_adapter::{LayerKind, LayerPlan, LoraConfig};
@@ -127,7 +127,8 @@ impl LoraConfig {
     /// ```
     ///
     /// # Errors
-    /// Settings that cannot be used, or that match nothing.
+    /// [`AdapterError::Config`] if a setting cannot be used, [`AdapterError::NoMatch`] if one matches
+    /// nothing.
     pub fn plan(
         &self,
         layers: &[(&str, LayerKind)],
@@ -142,7 +143,7 @@ impl LoraConfig {
     }
 }
 
-/// How many layers each target matched.
+/// Report of the layers that each target matched.
 ///
 /// ```
 /// # use burn::tensor::Device;
@@ -167,11 +168,11 @@ impl LoraConfig {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatchReport {
-    /// Each target (of `modules_to_save` too) and how many layers it matched.
+    /// Each target (including `modules_to_save`) with the number of layers that it matched.
     pub targets: Vec<(String, usize)>,
-    /// The paths of the layers that have a low-rank update.
+    /// Paths of the layers with a low-rank update.
     pub adapted: Vec<String>,
-    /// The paths of the layers that are copied and trained whole.
+    /// Paths of the layers of which a whole copy is trained.
     pub saved: Vec<String>,
 }
 
@@ -186,7 +187,7 @@ impl fmt::Display for MatchReport {
     }
 }
 
-/// A model's layer, as far as matching goes.
+/// Layer of a model, as needed for matching.
 pub(crate) struct Candidate<'a> {
     pub path: &'a str,
     pub kind: LayerKind,
@@ -234,7 +235,7 @@ impl<'a> Matcher<'a> {
         })
     }
 
-    /// The index of the layer that a path lies in.
+    /// Index of the decoder layer that contains a path.
     fn layer_of(&self, path: &str) -> Result<Option<usize>, AdapterError> {
         for pattern in &self.layer_index {
             let found = pattern.regex.captures(path);
@@ -245,9 +246,9 @@ impl<'a> Matcher<'a> {
         Ok(None)
     }
 
-    /// What the adapter will be for each layer, in the order given.
+    /// Plans the adapter of each layer, in the given order.
     ///
-    /// `strict` makes names that match nothing an error, otherwise they are among the warnings.
+    /// With `strict`, a name that matches nothing is an error, otherwise a warning.
     pub fn resolve(
         &self,
         layers: &[Candidate<'_>],
@@ -275,7 +276,7 @@ impl<'a> Matcher<'a> {
         Ok(Resolved { plans, report, warnings })
     }
 
-    /// What the adapter will be for one layer; what matched is noted.
+    /// Plans the adapter of one layer, and records in `used` what matched.
     fn plan(
         &self,
         layer: &Candidate<'_>,
@@ -302,7 +303,7 @@ impl<'a> Matcher<'a> {
         if found.is_empty() {
             return Ok(None);
         }
-        // A whole path is meant in whatever layer it lies.
+        // A full path is meant in any layer.
         if let Some(wanted) = &self.config.layers
             && !self.targets.is_whole(path)
         {
@@ -323,7 +324,7 @@ impl<'a> Matcher<'a> {
         Ok(Some(plan))
     }
 
-    /// Everything named has to match something. What is odd only is handed back.
+    /// Checks that every name and pattern matched something, and returns the warnings.
     fn check(
         &self,
         layers: &[Candidate<'_>],
@@ -378,16 +379,16 @@ impl<'a> Matcher<'a> {
     }
 }
 
-/// What [`Matcher::resolve`] found.
+/// Result of [`Matcher::resolve`].
 pub(crate) struct Resolved {
-    /// What the adapter will be for each layer.
+    /// Planned adapter of each layer.
     pub plans: Vec<Option<LayerPlan>>,
     pub report: MatchReport,
-    /// What is odd, and goes on.
+    /// Warnings about odd settings that are no errors.
     pub warnings: Vec<String>,
 }
 
-/// Names as a user wrote them.
+/// Names of targets as the user wrote them.
 fn labels(targets: &Option<Targets>) -> Vec<String> {
     match targets {
         Some(Targets::Names(names)) => names.clone(),
@@ -397,21 +398,21 @@ fn labels(targets: &Option<Targets>) -> Vec<String> {
     }
 }
 
-/// The names that matched nothing.
+/// Names that matched nothing.
 fn unused(names: Vec<String>, counts: &[usize]) -> impl Iterator<Item = String> {
     names.into_iter().zip(counts.to_vec()).filter(|(_, count)| *count == 0).map(|(name, _)| name)
 }
 
-/// What matched something.
+/// Counts of what the settings matched.
 struct Used {
-    /// How many layers each target matched.
+    /// Number of layers that each target matched.
     targets: Vec<usize>,
-    /// How many layers each of `exclude_modules` matched.
+    /// Number of layers that each of `exclude_modules` matched.
     excluded: Vec<usize>,
-    /// How many layers each of `modules_to_save` matched.
+    /// Number of layers that each of `modules_to_save` matched.
     saves: Vec<usize>,
     layers: Vec<usize>,
-    /// How many adapted layers each pattern matched.
+    /// Number of adapted layers that each pattern matched.
     ranks: Vec<usize>,
     alphas: Vec<usize>,
 }
@@ -430,7 +431,7 @@ impl Used {
     }
 }
 
-/// The indices of the items that match.
+/// Indices of the items that match.
 fn indices<T>(
     items: &[T],
     matches: impl Fn(&T) -> Result<bool, AdapterError>,
@@ -444,7 +445,7 @@ fn indices<T>(
     Ok(found)
 }
 
-/// The model's names that are nearest to one that matched nothing.
+/// Hint with the names of the model that are nearest to one that matched nothing.
 fn near(name: &str, layers: &[Candidate<'_>]) -> String {
     let last = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
     let mut names: Vec<String> = layers.iter().map(|layer| last(layer.path)).collect();
@@ -462,7 +463,7 @@ fn near(name: &str, layers: &[Candidate<'_>]) -> String {
     }
 }
 
-/// The shortest names that match `wanted` and none of `others`.
+/// Shortest names that match all of `wanted` and none of `others`.
 pub(crate) fn minimal(wanted: &[&str], others: &[&str]) -> Vec<String> {
     let mut names: Vec<String> = vec![];
     for path in wanted {

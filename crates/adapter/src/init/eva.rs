@@ -1,4 +1,4 @@
-//! EVA: the main directions of a layer's inputs, and ranks where they explain most.
+//! EVA: principal directions of a layer's inputs, and ranks redistributed to where they explain most.
 
 use super::{
     linalg::{svd_accurate, to_mat},
@@ -9,8 +9,8 @@ use burn::tensor::Tensor;
 use faer::Mat;
 use std::collections::BTreeMap;
 
-/// The main directions of the inputs of one layer, over as many batches as there are: principal
-/// components, kept up to date batch by batch (as scikit-learn's `IncrementalPCA`).
+/// Principal components of the inputs of one layer, updated batch by batch over any number of batches
+/// (as scikit-learn's `IncrementalPCA`).
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -27,16 +27,16 @@ pub struct InputStats {
     count: usize,
     seen: usize,
     mean: Vec<f64>,
-    /// The sum of the squared differences from the mean, of each input.
+    /// Sum of the squared differences from the mean, per input feature.
     deviation: Vec<f64>,
-    /// The components, `[count, in]`, each times its singular value.
+    /// Components, `[count, in]`, each times its singular value.
     scaled: Mat<f32>,
     singular: Vec<f32>,
 }
 
 impl InputStats {
-    /// Statistics with `components` directions: the rank times the `rho` of
-    /// [`Init::Eva`](crate::Init::Eva) for those that may be used.
+    /// Creates statistics with `components` directions: the rank times the `rho` of
+    /// [`Init::Eva`](crate::Init::Eva) covers all that can be used.
     pub fn new(components: usize) -> Self {
         Self {
             count: components,
@@ -48,13 +48,14 @@ impl InputStats {
         }
     }
 
-    /// Takes a batch of inputs into account.
+    /// Updates the statistics with a batch of inputs.
     ///
     /// # Shapes
     /// - inputs: `[rows, in]`
     ///
     /// # Errors
-    /// Values that are not finite; another width than before; what the device says.
+    /// [`AdapterError::Layer`] if a value is not finite or the width differs from that of earlier batches;
+    /// [`AdapterError::Device`] if the inputs cannot be read.
     pub fn update(&mut self, inputs: Tensor<2>) -> Result<(), AdapterError> {
         let batch = to_mat(inputs, "the inputs of a layer")?;
         let (rows, width) = (batch.nrows(), batch.ncols());
@@ -72,7 +73,7 @@ impl InputStats {
         let batch_mean: Vec<f64> = (0..width)
             .map(|j| (0..rows).map(|i| f64::from(batch[(i, j)])).sum::<f64>() / rows as f64)
             .collect();
-        // The old directions, the batch around its own mean, and the step between the means.
+        // The old directions, the centred batch, and the step between the means.
         let step = (self.seen as f64 * rows as f64 / total as f64).sqrt();
         let kept = self.scaled.nrows();
         let extra = usize::from(self.seen > 0);
@@ -99,14 +100,14 @@ impl InputStats {
         Ok(())
     }
 
-    /// The part of the inputs' variance that each direction explains, falling.
+    /// Fraction of the inputs' variance explained by each direction, in descending order.
     pub fn explained_variance_ratio(&self) -> Vec<f64> {
         let total: f64 = self.deviation.iter().sum();
         let part = |s: &f32| if total > 0.0 { f64::from(*s).powi(2) / total } else { 0.0 };
         self.singular.iter().map(part).collect()
     }
 
-    /// The first directions, `[rank, in]`, each of length 1.
+    /// First directions, `[rank, in]`, each of length 1.
     pub(crate) fn components(&self, rank: usize) -> Mat<f32> {
         Mat::from_fn(rank, self.scaled.ncols(), |i, j| {
             let s = self.singular[i];
@@ -119,8 +120,8 @@ impl InputStats {
     }
 }
 
-/// Gives the ranks of all layers, as many as before in all, to the directions that explain most. A
-/// layer that gets none loses its adapter; alphas follow the ranks, so that scalings stay.
+/// Redistributes the ranks of all layers, with the same total, to the directions that explain most. A
+/// layer that gets none loses its adapter; alphas follow the ranks, so that scalings stay the same.
 pub(crate) fn redistribute(
     paths: &[&str],
     plans: &mut [Option<LayerPlan>],
@@ -144,7 +145,7 @@ pub(crate) fn redistribute(
         let most = (*rank as f64 * rho).round() as usize;
         candidates.extend(ratios.iter().take(most).map(|&ratio| (ratio, i)));
     }
-    // A stable sort: of equal parts the first layer's go first.
+    // A stable sort: of equal ratios the first layer's come first.
     candidates.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let mut counts = vec![0; plans.len()];
     candidates.iter().take(budget).for_each(|&(_, i)| counts[i] += 1);

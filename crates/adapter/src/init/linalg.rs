@@ -1,4 +1,4 @@
-//! Matrices on the host, and their decompositions (by faer).
+//! Host matrices and their decompositions (by faer).
 
 use crate::error::AdapterError;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
@@ -6,29 +6,29 @@ use faer::{Mat, MatRef};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Singular values that are kept beyond those asked for, for the accuracy of the last ones.
+/// Extra singular values of the subspace iteration, for the accuracy of the last ones requested.
 const OVERSAMPLING: usize = 8;
 
-/// Largest smaller side of a matrix that is decomposed exactly where accuracy is all that counts.
+/// Size, of the smaller side of a matrix, up to which [`svd_accurate`] decomposes exactly.
 const SMALL: usize = 512;
 
-/// The largest singular values of a matrix: `u · diag(s) · vᵀ`.
+/// Truncated singular value decomposition of a matrix: `u · diag(s) · vᵀ`.
 pub(crate) struct Svd {
     /// Left singular vectors, `[rows, count]`.
     pub u: Mat<f32>,
-    /// Singular values, falling.
+    /// Singular values, in descending order.
     pub s: Vec<f32>,
     /// Right singular vectors, `[columns, count]`.
     pub v: Mat<f32>,
 }
 
 impl Svd {
-    /// `u · diag(scale(s))`, as B `[out, rank]` has it.
+    /// Returns `u · diag(scale(s))`, the layout of B `[out, rank]`.
     pub fn left(&self, scale: impl Fn(f32) -> f32) -> Mat<f32> {
         Mat::from_fn(self.u.nrows(), self.s.len(), |i, j| self.u[(i, j)] * scale(self.s[j]))
     }
 
-    /// `diag(scale(s)) · vᵀ`, as A `[rank, in]` has it.
+    /// Returns `diag(scale(s)) · vᵀ`, the layout of A `[rank, in]`.
     pub fn right(&self, scale: impl Fn(f32) -> f32) -> Mat<f32> {
         Mat::from_fn(self.s.len(), self.v.nrows(), |i, j| self.v[(j, i)] * scale(self.s[i]))
     }
@@ -38,7 +38,7 @@ fn failed(layer: &str, reason: impl Into<String>) -> AdapterError {
     AdapterError::Layer { layer: layer.to_owned(), reason: reason.into() }
 }
 
-/// The whole decomposition, cut to `rank`.
+/// Computes the full decomposition, truncated to `rank`.
 pub(crate) fn svd(matrix: MatRef<'_, f32>, rank: usize, layer: &str) -> Result<Svd, AdapterError> {
     let svd = matrix.thin_svd().map_err(|error| failed(layer, format!("SVD: {error:?}")))?;
     let (u, s, v) = (svd.U(), svd.S().column_vector(), svd.V());
@@ -50,7 +50,7 @@ pub(crate) fn svd(matrix: MatRef<'_, f32>, rank: usize, layer: &str) -> Result<S
     })
 }
 
-/// The largest singular values by subspace iteration (arXiv:0909.4061, algorithm 4.4).
+/// Computes the largest singular values by subspace iteration (arXiv:0909.4061, algorithm 4.4).
 pub(crate) fn svd_iterative(
     matrix: MatRef<'_, f32>,
     rank: usize,
@@ -70,7 +70,7 @@ pub(crate) fn svd_iterative(
     Ok(Svd { u: q * small.u, ..small })
 }
 
-/// The largest singular values, as accurately as is affordable.
+/// Computes the largest singular values: exactly for a small matrix, else by 8 rounds of iteration.
 pub(crate) fn svd_accurate(
     matrix: MatRef<'_, f32>,
     rank: usize,
@@ -84,15 +84,15 @@ pub(crate) fn svd_accurate(
     }
 }
 
-/// A matrix of N(0, 1).
+/// Matrix of samples from N(0, 1).
 pub(crate) fn normal(rows: usize, columns: usize, rng: &mut Xoshiro256PlusPlus) -> Mat<f32> {
     Mat::from_fn(rows, columns, |_, _| StandardNormal.sample(rng))
 }
 
-/// A tensor on the host.
+/// Copies a tensor to the host.
 ///
 /// # Errors
-/// What the device says; a value that is not finite.
+/// [`AdapterError::Device`] if it cannot be read; [`AdapterError::Layer`] if a value is not finite.
 pub(crate) fn to_mat(tensor: Tensor<2>, layer: &str) -> Result<Mat<f32>, AdapterError> {
     let [rows, columns] = tensor.dims();
     let values = to_vec(tensor, layer)?;
@@ -102,7 +102,7 @@ pub(crate) fn to_mat(tensor: Tensor<2>, layer: &str) -> Result<Mat<f32>, Adapter
     Ok(Mat::from_fn(rows, columns, |i, j| values[i * columns + j]))
 }
 
-/// A tensor's values on the host, in float32.
+/// Copies the values of a tensor to the host, in float32.
 pub(crate) fn to_vec<const D: usize>(
     tensor: Tensor<D>,
     name: &str,
@@ -113,7 +113,7 @@ pub(crate) fn to_vec<const D: usize>(
     data.try_into_vec().map_err(|e| error(format!("{e:?}")))
 }
 
-/// A matrix on a device, in float32.
+/// Copies a matrix to a device, in float32.
 pub(crate) fn to_tensor(matrix: MatRef<'_, f32>, device: &Device) -> Tensor<2> {
     let (rows, columns) = (matrix.nrows(), matrix.ncols());
     let mut values = Vec::with_capacity(rows * columns);
@@ -123,7 +123,7 @@ pub(crate) fn to_tensor(matrix: MatRef<'_, f32>, device: &Device) -> Tensor<2> {
     tensor(values, [rows, columns], device)
 }
 
-/// Values on a device, in float32.
+/// Copies values to a device, in float32.
 pub(crate) fn tensor<const D: usize>(
     values: Vec<f32>,
     shape: [usize; D],

@@ -1,4 +1,4 @@
-//! How the matrices of an adapter start.
+//! Initialisation of an adapter's matrices.
 
 pub(crate) mod eva;
 pub(crate) mod linalg;
@@ -8,10 +8,9 @@ pub(crate) mod residual;
 use crate::error::AdapterError;
 use burn_lora_quant::QuantConfig;
 
-/// How A `[rank, in]` and B `[out, rank]` start.
+/// Initialisation of A `[rank, in]` and B `[out, rank]`.
 ///
-/// The residual ones (PiSSA, OLoRA, LoftQ) put a part of the weight into the adapter and take it out
-/// of the base, which changes.
+/// PiSSA, OLoRA and LoftQ move a part of the weight into the adapter and change the base accordingly.
 ///
 /// ```
 /// use burn_lora_adapter::{Init, LoraConfig};
@@ -26,40 +25,40 @@ pub enum Init {
     /// zero and B from N(0, 1).
     #[default]
     Kaiming,
-    /// Both random, for tests: the layer does not start as its base. PEFT's `false`.
+    /// A and B random, for tests: the layer does not start as its base. PEFT's `false`.
     Random,
     /// A from N(0, 1/rank²), B zero.
     Gaussian,
-    /// The first columns and rows of the weight's QR decomposition (arXiv:2406.01775).
+    /// OLoRA: first columns and rows of the weight's QR decomposition (arXiv:2406.01775).
     Olora,
-    /// The largest singular values of the weight (arXiv:2404.02948), computed exactly: minutes for
-    /// a large weight.
+    /// PiSSA: largest singular values of the weight (arXiv:2404.02948), computed exactly: minutes for a
+    /// large weight.
     Pissa,
-    /// The same by subspace iteration, with so many rounds (4 to 16 are usual): seconds.
+    /// PiSSA by subspace iteration, with this number of rounds (4 to 16 are usual): seconds.
     PissaNiter(usize),
-    /// An adapter that makes up for the quantization error: alternately quantize, and decompose what
-    /// is left (arXiv:2310.08659). A dense base becomes a packed one.
+    /// LoftQ: compensates for the quantization error by alternately quantizing and decomposing the
+    /// residual (arXiv:2310.08659). A dense base becomes a packed one.
     Loftq {
-        /// Rounds; PEFT's default is 1.
+        /// Number of rounds; PEFT's default is 1.
         iterations: usize,
-        /// How the base is quantized.
+        /// Quantization of the base.
         config: QuantConfig,
     },
-    /// The main directions of the layer's inputs (arXiv:2410.07170), which the caller collects
-    /// ([`InputStats`](crate::InputStats)), B zero. Ranks move to where they explain most.
+    /// EVA: A from the principal directions of the layer's inputs (arXiv:2410.07170), which the caller
+    /// collects ([`InputStats`](crate::InputStats)), B zero. Ranks move to where they explain most.
     Eva {
-        /// No layer's rank grows over `rho` times that of the settings; 1 leaves ranks alone.
+        /// Limit of a layer's rank, as a multiple of the configured one; 1 leaves ranks unchanged.
         rho: f64,
     },
-    /// A and B in orthogonal subspaces, so that their product is zero; for even ranks.
+    /// A and B from orthogonal subspaces, so that their product is zero; for even ranks.
     Orthogonal,
 }
 
-/// Rounds after which more of them change nothing; files of others may ask for any number.
+/// Limit of the rounds: more change nothing, and files of other programs may ask for any number.
 const MOST_ROUNDS: usize = 100;
 
 impl Init {
-    /// PEFT's name.
+    /// PEFT's name of the initialisation.
     pub fn name(&self) -> String {
         match self {
             Self::Kaiming => "true".into(),
@@ -74,7 +73,8 @@ impl Init {
         }
     }
 
-    /// Whether the base changes so that base and adapter together are the old weight.
+    /// Returns `true` if the initialisation is subtracted from the base, so that base and adapter together
+    /// are the original weight.
     pub fn is_residual(&self) -> bool {
         matches!(self, Self::Olora | Self::Pissa | Self::PissaNiter(_))
     }
@@ -99,7 +99,7 @@ impl Init {
     }
 }
 
-/// What makes a plain adapter of one whose start was a part of the weight.
+/// Advice, in messages, to convert an adapter that was initialised from the weight to a plain one.
 pub(crate) const CONVERT: &str = "convert it in Python, where it was trained, by `save_pretrained(.., \
                                   path_initial_model_for_weight_conversion=..)`";
 
@@ -121,7 +121,7 @@ impl std::str::FromStr for Init {
             "loftq" => Self::Loftq { iterations: 1, config: QuantConfig::nf4() },
             "eva" => Self::Eva { rho: 2.0 },
             "orthogonal" => Self::Orthogonal,
-            // They start from data, or from gradients, which nobody has when a file is read.
+            // Initialised from data or gradients, which are not there when a file is read.
             "corda" | "lora_ga" => {
                 return Err(format!(
                     "init_lora_weights is `{name}`, which changes the base in a way that cannot be \

@@ -1,4 +1,4 @@
-//! Initialisations that need nothing but a seed.
+//! Random initialisations, determined by the seed and the layer's path.
 
 use super::linalg::{normal, tensor, to_tensor};
 use crate::layer::{AdaptedLayer, LayerKind};
@@ -6,9 +6,9 @@ use burn::tensor::Tensor;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
-/// The generator of one layer: the same on every device, whichever other layers there are.
+/// Random generator of one layer: the same on every device, whichever other layers there are.
 pub(crate) fn generator(seed: u64, path: &str) -> Xoshiro256PlusPlus {
-    // FNV-1a, which will be the same in every version of the standard library.
+    // FNV-1a: unlike the standard library's hash it is the same in every version.
     let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -25,8 +25,8 @@ fn fill<D: Distribution<f32>>(
     tensor(values, shape, &layer.device())
 }
 
-/// U(-1/sqrt(columns), 1/sqrt(columns)): PyTorch's `kaiming_uniform_(a=sqrt(5))`, which its linear
-/// layers start from.
+/// Samples U(-1/sqrt(columns), 1/sqrt(columns)): PyTorch's `kaiming_uniform_(a=sqrt(5))`, the default
+/// of its linear layers.
 pub(crate) fn kaiming(
     shape: [usize; 2],
     layer: &dyn AdaptedLayer,
@@ -36,7 +36,7 @@ pub(crate) fn kaiming(
     fill(shape, Uniform::new(-bound, bound).expect("a bound over zero"), layer, rng)
 }
 
-/// N(0, std²).
+/// Samples N(0, std²).
 pub(crate) fn gaussian(
     shape: [usize; 2],
     std: f32,
@@ -46,12 +46,12 @@ pub(crate) fn gaussian(
     fill(shape, StandardNormal.map(move |value: f32| value * std), layer, rng)
 }
 
-/// Zeros in float32.
+/// Zeros, in float32.
 pub(crate) fn zeros(shape: [usize; 2], layer: &dyn AdaptedLayer) -> Tensor<2> {
     tensor(vec![0.0; shape[0] * shape[1]], shape, &layer.device())
 }
 
-/// What an embedding starts from: A zero and B from N(0, 1), or both random.
+/// A and B of an embedding: B from N(0, 1), A zero if `zero`, else from N(0, 1).
 pub(crate) fn embedding(
     rank: usize,
     layer: &dyn AdaptedLayer,
@@ -65,8 +65,8 @@ pub(crate) fn embedding(
     [if zero { zeros(a, layer) } else { gaussian(a, 1.0, layer, rng) }, b]
 }
 
-/// A and B from the odd and the even rows of one orthogonal matrix, a tenth as large: `B · A` is
-/// zero, and neither of them is.
+/// A and B from the even and the odd rows of one orthogonal matrix, scaled by 0.1: `B · A` is zero,
+/// and neither of them is.
 pub(crate) fn orthogonal(
     rank: usize,
     layer: &dyn AdaptedLayer,

@@ -1,4 +1,4 @@
-//! Initialisations that take a part of the weight: PiSSA, OLoRA, LoftQ.
+//! Initialisations from a part of the weight: PiSSA, OLoRA, LoftQ.
 
 use super::{
     Init,
@@ -11,7 +11,8 @@ use burn_lora_quant::{PackedWeight, QuantConfig};
 use faer::Mat;
 use rand::rngs::Xoshiro256PlusPlus;
 
-/// A and B so that `scaling · B · A` is the part of the weight that `init` names.
+/// Computes A and B of PiSSA (`scaling · B · A` is the part of the largest singular values) or OLoRA
+/// (`B · A` is the first part of the QR decomposition).
 pub(crate) fn factors(
     init: &Init,
     layer: &dyn AdaptedLayer,
@@ -35,16 +36,16 @@ pub(crate) fn factors(
     Ok([a, b].map(|matrix| to_tensor(matrix.as_ref(), &layer.device())))
 }
 
-/// A and B of the same size: `sqrt(s / scaling)` on each side.
+/// Splits the singular values evenly between A and B: `sqrt(s / scaling)` on each side.
 fn halves(svd: &Svd, scaling: f64) -> [Mat<f32>; 2] {
     let half = |s: f32| (s / scaling as f32).sqrt();
     [svd.right(half), svd.left(half)]
 }
 
-/// LoftQ: the packed weight, A and B.
+/// Computes the packed weight, A and B of LoftQ.
 ///
-/// Each round quantizes what the update leaves of the weight, `Q = quant(W - s·B·A)`, and gives the
-/// update the largest singular values of what quantization left, `W - Q`.
+/// Each round quantizes the weight without the update, `Q = quant(W - s·B·A)`, and sets the update to
+/// the largest singular values of the quantization error, `W - Q`.
 pub(crate) fn loftq(
     weight: &Tensor<2>,
     config: &QuantConfig,
@@ -60,7 +61,7 @@ pub(crate) fn loftq(
     Ok((packed, halves(&error, scaling).map(|matrix| to_tensor(matrix.as_ref(), &device))))
 }
 
-/// The packed weight alone: all that is needed where A and B come from a file.
+/// Computes only the packed weight of LoftQ, for A and B that come from a file.
 pub(crate) fn loftq_base(
     weight: &Tensor<2>,
     config: &QuantConfig,
@@ -78,7 +79,7 @@ pub(crate) fn loftq_base(
     Ok(packed)
 }
 
-/// The largest singular values of what quantization left.
+/// Largest singular values of the quantization error.
 fn loftq_error(
     weight: &Tensor<2>,
     packed: &PackedWeight,

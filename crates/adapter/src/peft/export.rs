@@ -1,4 +1,4 @@
-//! Files for programs that know less than PEFT.
+//! Adapter files for programs that support less than PEFT.
 
 use super::{Keys, file};
 use crate::{
@@ -14,7 +14,7 @@ use faer::{Mat, Scale};
 use file::{HostTensor, HostTensors};
 use std::path::Path;
 
-/// Writes an adapter with one rank and one alpha for all layers and nothing but A and B.
+/// Exports an adapter with one rank and one alpha for all layers, and only A and B.
 pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(), AdapterError> {
     let (config, _) = super::gather(layers, name)?;
     refuse(layers, name, &config)?;
@@ -24,7 +24,7 @@ pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(
     };
     let rank_of = |lora: &LoraAdapter| lora.rank() * if lora.initial.is_some() { 2 } else { 1 };
     let rank = adapted().map(|(.., lora)| rank_of(lora)).max().unwrap_or(config.rank);
-    // The scaling that most layers have needs no change of B.
+    // The most frequent scaling, so that B of most layers stays as it is.
     let scalings: Vec<f64> = adapted().map(|(.., lora)| lora.scaling()).collect();
     let count = |scaling: f64| scalings.iter().filter(|other| **other == scaling).count();
     let scaling = scalings.iter().copied().max_by_key(|scaling| count(*scaling)).unwrap_or(1.0);
@@ -63,7 +63,7 @@ fn host(matrix: &Mat<f32>) -> HostTensor {
     HostTensor { shape: vec![rows, columns], values }
 }
 
-/// What llama.cpp's converter or vLLM cannot load.
+/// Refuses what llama.cpp's converter or vLLM cannot load.
 fn refuse(layers: &Layers<'_>, name: &str, config: &LoraConfig) -> Result<(), AdapterError> {
     let refused =
         |reason: String| Err(AdapterError::State { what: format!("export of `{name}`"), reason });

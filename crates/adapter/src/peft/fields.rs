@@ -1,4 +1,4 @@
-//! [`LoraConfig`] as PEFT 0.21 writes it: `adapter_config.json`.
+//! [`LoraConfig`] in the format of PEFT 0.21: `adapter_config.json`.
 
 use super::settings::{Settings, is_on, shown};
 use crate::{
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// The version of PEFT whose files these are.
+/// Version of PEFT whose file format this is.
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Every field of PEFT's `LoraConfig`, sorted as in its files.
@@ -50,7 +50,7 @@ pub(super) struct Fields {
     r: usize,
     rank_pattern: BTreeMap<String, usize>,
     revision: Option<String>,
-    /// Ours, and never in a file for PEFT.
+    /// Not of PEFT, and never written to its files.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     target_modules: Option<OneOrMany<String>>,
@@ -64,7 +64,7 @@ pub(super) struct Fields {
     velora_config: Option<Value>,
 }
 
-/// A number that was perhaps written as an integer.
+/// Number that is written as an integer if it is one.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(transparent)]
 struct Number(f64);
@@ -210,15 +210,15 @@ impl From<&LoraConfig> for Fields {
 }
 
 impl Fields {
-    /// As PEFT writes them beside an adapter's values.
+    /// Creates the fields that PEFT writes beside an adapter's tensors.
     pub(super) fn for_file(config: &LoraConfig) -> Self {
         Self { inference_mode: true, seed: None, ..Self::from(config) }
     }
 
-    /// Settings of which PEFT's reader takes those that it knows.
+    /// Reads the known settings, as PEFT's reader does.
     ///
-    /// `null` is what a setting is by default, as in PEFT's code. An unknown setting that is off says
-    /// nothing; one that is on is reported.
+    /// `null` means the default, as in PEFT's code. An unknown setting that is off is ignored; one that
+    /// is on is warned of.
     fn read(mut settings: Map<String, Value>) -> Result<Self, String> {
         if let Some(kind) = settings.get("peft_type").filter(|kind| **kind != "LORA") {
             return Err(format!("peft_type is {}: only LORA is supported", shown(kind)));
@@ -228,7 +228,7 @@ impl Fields {
         }
         settings.retain(|name, value| !value.is_null() || matches!(&**name, "r" | "lora_alpha"));
         let known = serde_json::to_value(Self::default()).map_err(|error| error.to_string())?;
-        // The second is of a running program, and PEFT passes over it.
+        // `runtime_config` belongs to a running program, and PEFT ignores it.
         let known =
             |name: &str| known.get(name).is_some() || matches!(name, "seed" | "runtime_config");
         let unknown = settings.iter().filter(|(name, value)| !known(name) && is_on(value));
@@ -245,7 +245,7 @@ impl Fields {
         settings.retain(|name, _| known(name));
         let settings = Value::Object(settings);
         Self::deserialize(&settings).map_err(|error| {
-            // Which one it was serde does not say.
+            // serde does not say which field it was.
             let fields = settings.as_object().into_iter().flatten();
             let alone = |(name, value): (&String, &Value)| {
                 let alone = Value::from_iter([(name.clone(), value.clone())]);
@@ -256,7 +256,7 @@ impl Fields {
         })
     }
 
-    /// What is asked for and not built here.
+    /// First setting that is on and not supported here.
     fn unsupported(&self) -> Option<&'static str> {
         let on = |value: &Option<Value>| value.as_ref().is_some_and(is_on);
         let asked = [
@@ -276,7 +276,7 @@ impl Fields {
         asked.into_iter().find_map(|(field, asked)| asked.then_some(field))
     }
 
-    /// Whether an embedding or a head is meant by name: without one there is nothing to tie.
+    /// Returns `true` if an embedding or a head is named: without one there is nothing to tie.
     fn names_embeddings(&self) -> bool {
         let saved = self.modules_to_save.iter().flatten();
         let targets = self.target_modules.iter().flat_map(|names| match names {
@@ -286,7 +286,7 @@ impl Fields {
         saved.chain(targets).any(|name| name.contains("embed") || name.contains("head"))
     }
 
-    /// Reports what is asked for and means nothing here.
+    /// Warns of settings that are on and have no effect here.
     fn report_ignored(&self) {
         if self.fan_in_fan_out {
             burn_lora_io::warn!(
@@ -301,8 +301,7 @@ impl Fields {
 }
 
 impl Settings {
-    /// The settings of an adapter that is there. How it started is history where it left the base
-    /// alone.
+    /// Converts the settings of a saved adapter. Its initialisation matters only if it changed the base.
     pub(super) fn of_a_file(mut self) -> Result<LoraConfig, String> {
         if let Some(init) = self.0.get_mut("init_lora_weights")
             && *init == "mica"
@@ -357,7 +356,7 @@ impl TryFrom<Fields> for LoraConfig {
         }
         let alphas = fields.alpha_pattern.into_iter();
         let layers = fields.layers_to_transform.map(OneOrMany::many);
-        // No layers are all layers, wherever the pattern finds them.
+        // An empty list means all layers, whatever the pattern.
         let all_layers = layers.as_ref().is_some_and(Vec::is_empty);
         let layers_pattern = fields.layers_pattern.map(OneOrMany::many).unwrap_or_default();
         Ok(Self {

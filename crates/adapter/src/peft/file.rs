@@ -1,4 +1,4 @@
-//! The two files of an adapter, read and written whole.
+//! Reading and writing of the two files of an adapter.
 
 use super::{fields::Fields, settings::Settings};
 use crate::{config::LoraConfig, error::AdapterError, init::Init};
@@ -11,23 +11,23 @@ use std::{
     path::Path,
 };
 
-/// The settings.
+/// File of the settings.
 pub(super) const CONFIG: &str = "adapter_config.json";
 
-/// The values.
+/// File of the tensors.
 pub(super) const TENSORS: &str = "adapter_model.safetensors";
 
-/// A tensor on the host.
+/// Tensor on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct HostTensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
 }
 
-/// What an old PEFT wrote in its place: a program for Python's pickle, which is not run.
+/// Tensor file of old PEFT versions: a program for Python's pickle, which is not run.
 const PICKLED: &str = "adapter_model.bin";
 
-/// What a file says, in its metadata, of decompositions that only their program can repeat.
+/// Metadata entry of a file whose random decompositions were made here, so that they can be repeated.
 const OWN_SVD: [&str; 2] = ["svd", "burn-lora"];
 
 /// Tensors by name.
@@ -42,7 +42,7 @@ pub(super) fn format(path: &Path, reason: impl Into<String>) -> AdapterError {
     AdapterError::Format { path: path.to_owned(), reason: reason.into() }
 }
 
-/// Writes both files, the settings last: a folder with settings has its values.
+/// Writes both files, the settings last: a folder with settings has its tensors.
 pub(super) fn write(
     folder: &Path,
     config: &LoraConfig,
@@ -75,11 +75,11 @@ pub(super) fn write(
     burn_lora_io::replace(&path, &json).map_err(io(&path))
 }
 
-/// What the two files hold.
+/// Content of the two files.
 pub(super) struct Files {
     pub config: LoraConfig,
     pub tensors: HostTensors,
-    /// Whether random decompositions of the base are those that are made here.
+    /// `true` if random decompositions of the base were made here, so that they can be repeated.
     pub own_svd: bool,
 }
 
@@ -135,8 +135,7 @@ pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
     Ok(Files { config, tensors, own_svd })
 }
 
-/// The names of the folders in a folder that hold adapters: those of a trainer's checkpoints, of
-/// several adapters of PEFT's.
+/// Names of the subfolders that hold adapters (checkpoints of a trainer, several adapters of PEFT).
 fn folders_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let adapters = entries.filter(|entry| entry.path().join(CONFIG).is_file());
@@ -147,7 +146,7 @@ fn folders_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// What is wrong with settings, and a word for what Python writes and JSON has not.
+/// Formats a JSON error, with a hint for numbers that Python writes and JSON does not allow.
 fn wrong_json(json: &[u8], error: &serde_json::Error) -> String {
     let line = json.split(|&byte| byte == b'\n').nth(error.line().saturating_sub(1));
     let line = String::from_utf8_lossy(line.unwrap_or_default());
@@ -158,7 +157,7 @@ fn wrong_json(json: &[u8], error: &serde_json::Error) -> String {
     }
 }
 
-/// The values in float32.
+/// Values in float32; `None` for an unsupported dtype.
 fn values(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let pairs = || view.data().as_chunks::<2>().0.iter();
     Some(match view.dtype() {

@@ -1,4 +1,4 @@
-//! From PEFT's files to a model: what has to be in them, and what may.
+//! Loading of PEFT's files into a model, with checks of required and optional tensors.
 
 use super::{
     Around, Keys,
@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-/// Attaches an adapter from its files. Nothing changes before all of them has been checked.
+/// Loads an adapter from its files. The model does not change before both are checked.
 pub(crate) fn load(
     mut layers: LayersMut<'_>,
     head: &str,
@@ -69,25 +69,25 @@ pub(crate) fn load(
     Ok(report)
 }
 
-/// What a file has for one layer.
+/// Tensors of a file for one layer.
 #[derive(Default)]
 struct Parts {
-    /// The update.
+    /// Low-rank update.
     a: Option<Vec<f32>>,
     b: Option<Vec<f32>>,
     magnitude: Option<Vec<f32>>,
-    /// The copy that is trained whole.
+    /// Whole copy that is trained.
     weight: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
-    /// What replaces the base's own.
+    /// Parts that replace the base's own.
     base_weight: Option<Vec<f32>>,
     base_bias: Option<Vec<f32>>,
 }
 
-/// Finds what each layer needs among the tensors of a file, and sees to it that nothing is left.
+/// Sorts the tensors of a file by layer, and checks that none is missing or left over.
 ///
-/// The base's own weights and biases may be there, wherever PEFT's program has them: it writes them
-/// with `save_embedding_layers`, after a vocabulary was resized, with `bias="all"`.
+/// The base's own weights and biases are optional: PEFT writes them with `save_embedding_layers`, after
+/// a vocabulary was resized, and with `bias="all"`.
 fn sort(
     layers: &LayersMut<'_>,
     head: &str,
@@ -136,7 +136,7 @@ fn sort(
             None => {}
         }
         let mut names = vec![keys.base(around, Part::Weight)];
-        // As it was called when an adapted layer was still a kind of linear layer.
+        // Name from PEFT versions in which an adapted layer was a subclass of the linear layer.
         if around == Around::Update {
             names.push(keys.base(Around::Nothing, Part::Weight));
         }
@@ -168,19 +168,19 @@ fn sort(
     Ok(all)
 }
 
-/// The tensors of a file, less those that were asked for.
+/// Tensors of a file that are not assigned to a layer yet.
 struct Tensors {
     tensors: HostTensors,
     path: PathBuf,
     missing: Vec<String>,
-    /// The first tensor of a wrong shape.
+    /// Error of the first tensor with a wrong shape.
     wrong: Option<AdapterError>,
-    /// The tokens that the layer at hand has a row for.
+    /// Vocabulary size of the current layer, if it is an embedding or the head.
     vocabulary: Option<usize>,
 }
 
 impl Tensors {
-    /// A tensor that has to be there.
+    /// Takes a required tensor.
     fn required(
         &mut self,
         names: &[String],
@@ -193,7 +193,7 @@ impl Tensors {
         Ok(found)
     }
 
-    /// A tensor by any of its names. Under several it has to be the same.
+    /// Takes a tensor by any of its names; under several names it has to be the same.
     fn optional(
         &mut self,
         names: &[String],
@@ -227,7 +227,7 @@ impl Tensors {
         AdapterError::Shape { path, tensor, found, expected }
     }
 
-    /// Whether all was there, in its shape, and nothing else.
+    /// Checks that every tensor was there, in its shape, and no other.
     fn check(self) -> Result<(), AdapterError> {
         let Self { tensors, path, missing, wrong, .. } = self;
         let unexpected: Vec<_> = tensors.into_keys().collect();
@@ -254,7 +254,8 @@ impl Tensors {
     }
 }
 
-/// PEFT takes a random decomposition out of the base, and another one when the file is loaded.
+/// Refuses a random decomposition that was subtracted from the base: PEFT subtracts another one when the
+/// file is loaded, so it cannot be repeated.
 fn check_decomposition(
     layers: &LayersMut<'_>,
     plans: &[Option<LayerPlan>],
@@ -277,8 +278,8 @@ fn check_decomposition(
     Err(file::format(&folder.join(file::CONFIG), reason))
 }
 
-/// Puts weights and biases of the file in the place of the base's own, as PEFT does. Layers that are
-/// tied stay so, unless the file has another weight for each.
+/// Replaces the base's own weights and biases by those of the file, as PEFT does. Tied layers stay tied,
+/// unless the file has different weights for them.
 fn replace_base(
     layers: &mut LayersMut<'_>,
     name: &str,
@@ -353,14 +354,14 @@ fn replace_base(
     Ok(())
 }
 
-/// Whether any value of two tensors differs.
+/// Returns `true` if any value of two tensors differs.
 fn differ<const D: usize>(a: Tensor<D>, b: Tensor<D>, path: &str) -> Result<bool, AdapterError> {
     let [a, b] = [a, b].map(|tensor| tensor.inner().cast(FloatDType::F32));
     Ok(to_vec((a - b).abs().max(), path)?[0] != 0.0)
 }
 
-/// Puts an update from a file onto its layer. Where its initialisation changed the base, the base is
-/// changed again, as PEFT does, unless the file has the base as it became.
+/// Attaches an update from a file to its layer. If its initialisation changed the base, the base is
+/// changed again, as PEFT does, unless the file contains the changed base.
 fn attach_loaded(
     layer: &mut dyn AdaptedLayer,
     path: &str,

@@ -1,4 +1,4 @@
-//! Adapters as PEFT's files: what their tensors are called there, and writing them.
+//! PEFT's adapter files: names of the tensors, and saving.
 
 mod export;
 mod fields;
@@ -21,7 +21,7 @@ use burn::{module::Param, tensor::Tensor};
 use file::{HostTensor, HostTensors};
 use std::path::Path;
 
-/// The names of a layer's tensors.
+/// Names of a layer's tensors.
 struct Keys<'a> {
     path: &'a str,
     kind: LayerKind,
@@ -52,7 +52,7 @@ impl Keys<'_> {
         self.key("lora_magnitude_vector")
     }
 
-    /// A part of the base, which lies below what PEFT puts around a layer.
+    /// Name of a part of the base, which lies below PEFT's wrapper of the layer.
     fn base(&self, around: Around, part: Part) -> String {
         let part = match part {
             Part::Weight => "weight",
@@ -66,13 +66,13 @@ impl Keys<'_> {
     }
 }
 
-/// What an adapter puts around a layer.
+/// Wrapper that an adapter puts around a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Around {
     Nothing,
-    /// A low-rank update.
+    /// Low-rank update.
     Update,
-    /// A copy that is trained whole.
+    /// Whole copy that is trained.
     Copy,
 }
 
@@ -86,7 +86,7 @@ impl Around {
     }
 }
 
-/// A part of the base, as files have it.
+/// Part of the base, in the layout of files.
 fn base(layer: &dyn AdaptedLayer, part: Part, path: &str) -> Result<HostTensor, AdapterError> {
     let weight = match (part, layer.bias()) {
         (Part::Bias, Some(bias)) => return host(bias, path),
@@ -100,7 +100,7 @@ fn host<const D: usize>(param: &Param<Tensor<D>>, key: &str) -> Result<HostTenso
     Ok(HostTensor { shape: param.shape().to_vec(), values })
 }
 
-/// Writes an adapter; one that started from a part of the weight as a plain one.
+/// Saves an adapter; one that was initialised from a part of the weight is converted to a plain one.
 pub(crate) fn save(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(), AdapterError> {
     let (mut config, mut tensors) = gather(layers, name)?;
     let converted = |layer: &dyn AdaptedLayer| {
@@ -112,7 +112,7 @@ pub(crate) fn save(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(),
     file::write(folder, &config, &tensors)
 }
 
-/// Writes an adapter as it is.
+/// Saves an adapter without conversion.
 pub(crate) fn save_as_is(
     layers: &Layers<'_>,
     name: &str,
@@ -122,7 +122,7 @@ pub(crate) fn save_as_is(
     file::write(folder, &config, &tensors)
 }
 
-/// The settings and tensors of an adapter.
+/// Gathers the settings and tensors of an adapter.
 fn gather(layers: &Layers<'_>, name: &str) -> Result<(LoraConfig, HostTensors), AdapterError> {
     let mut tensors = HostTensors::new();
     let mut config = None;
@@ -176,7 +176,7 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<(LoraConfig, HostTensors), 
     Ok((config, tensors))
 }
 
-/// The bias of the base that an adapter trains, and its name.
+/// Name and parameter of the base's bias, if an adapter trains it.
 fn trained_bias<'a>(
     path: &str,
     layer: &'a dyn AdaptedLayer,
@@ -189,7 +189,7 @@ fn trained_bias<'a>(
     Some((keys.base(around, Part::Bias), bias))
 }
 
-/// Whether the base's bias is trained; of a layer that is trained whole it is the copy's.
+/// Returns `true` if the base's bias is trained; a layer that is trained whole trains the copy's.
 fn trains_bias(config: &LoraConfig, around: Around) -> bool {
     match config.bias {
         Bias::None => false,
@@ -198,8 +198,8 @@ fn trains_bias(config: &LoraConfig, around: Around) -> bool {
     }
 }
 
-/// Makes the difference from the start of it, `s·(B·A - B₀·A₀)`, of an adapter that started from a
-/// part of the weight: `A' = [A; A₀]`, `B' = [B, -B₀]`. It fits the weight as it was.
+/// Converts an adapter that was initialised from a part of the weight to its difference from that
+/// initialisation, `s·(B·A - B₀·A₀)`: `A' = [A; A₀]`, `B' = [B, -B₀]`. It fits the original weight.
 fn convert(
     layers: &Layers<'_>,
     name: &str,

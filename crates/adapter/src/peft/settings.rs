@@ -1,4 +1,4 @@
-//! The settings of a file before they are taken for anything: each once, and no number that JSON has not.
+//! Raw settings of a file: each once, and only numbers that JSON allows.
 
 use burn_lora_io::escaped;
 use serde::{
@@ -8,7 +8,7 @@ use serde::{
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// Whether a setting does something: `null`, `false`, 0 and what is empty do not.
+/// Returns `true` if a setting is on: not `null`, `false`, 0 or empty.
 pub(super) fn is_on(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -20,7 +20,7 @@ pub(super) fn is_on(value: &Value) -> bool {
     }
 }
 
-/// A value for a message.
+/// Formats a value for a message.
 pub(super) fn shown(value: &Value) -> String {
     const LENGTH: usize = 60;
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -29,10 +29,10 @@ pub(super) fn shown(value: &Value) -> String {
     format!("`{}{more}`", escaped(&text[..cut]))
 }
 
-/// The settings of a file, each once.
+/// Settings of a file, each once.
 pub(super) struct Settings(pub(super) Map<String, Value>);
 
-/// A value; of numbers also those that JSON has not.
+/// JSON value, or a number that JSON does not allow.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Any {
