@@ -7,7 +7,7 @@ pub use burn_lora_quant as quant;
 pub use burn_lora_text as text;
 pub use burn_lora_train as train;
 
-/// What a program that uses this library wants at hand.
+/// Common imports: `use burn_lora::prelude::*`.
 pub mod prelude {
     pub use burn::module::Module;
     pub use burn::tensor::{Device, FloatDType, Tensor};
@@ -32,7 +32,7 @@ pub mod prelude {
     };
 }
 
-/// The book: its programs are tests.
+/// The book, whose programs run as doc tests.
 #[cfg(doctest)]
 mod book {
     macro_rules! chapters {

@@ -1,37 +1,37 @@
-//! Keys and values of the tokens so far.
+//! Key-value cache of generation.
 
 use burn::tensor::Tensor;
 
-/// Tokens that memory is taken for beyond those that there are: once in most generations.
+/// Tokens allocated beyond those present: most generations allocate once.
 const ROOM: usize = 4096;
 
-/// Keys and values of every layer, for generation.
+/// Key-value cache of all layers, for generation.
 ///
-/// Its size is `2 · layers · batch · tokens · kv_heads · head_dim` elements, where memory is taken for
-/// all tokens of the capacity, or a few thousand at a time.
+/// It has `2 · layers · batch · tokens · kv_heads · head_dim` elements. Memory is allocated for all
+/// tokens of the capacity, or for a few thousand at a time.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
     capacity: usize,
 }
 
-/// The same of one layer.
+/// Key-value cache of one layer.
 #[derive(Debug)]
 pub struct LayerCache {
-    /// Keys and values, `[batch, kv_heads, tokens that there is memory for, head_dim]`.
+    /// Keys and values, `[batch, kv_heads, allocated tokens, head_dim]`.
     stored: Option<[Tensor<4>; 2]>,
     length: usize,
     capacity: usize,
 }
 
 impl KvCache {
-    /// An empty cache for so many layers, and tokens of each row.
+    /// Creates an empty cache for `layers` layers and at most `capacity` tokens per row.
     pub fn new(layers: usize, capacity: usize) -> Self {
         let layer = || LayerCache { stored: None, length: 0, capacity };
         Self { layers: (0..layers).map(|_| layer()).collect(), capacity }
     }
 
-    /// Tokens of each row so far.
+    /// Number of cached tokens per row.
     pub fn length(&self) -> usize {
         self.layers.first().map_or(0, |layer| layer.length)
     }
@@ -40,7 +40,7 @@ impl KvCache {
         self.layers.len()
     }
 
-    /// Tokens of each row at most.
+    /// Maximum number of tokens per row.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -51,11 +51,11 @@ impl KvCache {
 }
 
 impl LayerCache {
-    /// Adds the keys and values of new tokens and returns those of all.
+    /// Appends the keys and values of new tokens and returns those of all tokens.
     ///
     /// # Panics
-    /// If they are more than the cache has room for, or of other rows, heads, dtype or device than those
-    /// before.
+    /// If the tokens exceed the capacity, keys and values differ in shape, or rows, heads, width,
+    /// dtype or device differ from those before.
     pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, count, width] = k.dims();
         let (start, end) = (self.length, self.length + count);

@@ -1,4 +1,4 @@
-//! A decoder with a head of classes.
+//! Decoder with a classification head.
 
 use crate::{
     context::{Context, Segments},
@@ -10,8 +10,9 @@ use burn::{
 };
 use burn_lora_adapter::{Adaptable, Layers, LayersMut, join};
 
-/// The decoder of a [`Llama`] with a head of classes in the place of the output head: transformers'
-/// `ForSequenceClassification`. Its paths are `model.layers.0.self_attn.q_proj` and so on, and `score`.
+/// Decoder of a [`Llama`] with a classification head in place of the output head: transformers'
+/// `ForSequenceClassification`. Its paths are `model.layers.0.self_attn.q_proj` and so on, and
+/// `score`.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -29,12 +30,12 @@ use burn_lora_adapter::{Adaptable, Layers, LayersMut, join};
 /// ```
 #[derive(Module, Debug)]
 pub struct SequenceClassifier {
-    /// The decoder, whose head is `score`, `[classes, hidden]`.
+    /// Decoder, whose head is `score`, `[classes, hidden]`.
     pub llama: Llama,
 }
 
 impl SequenceClassifier {
-    /// The logits of the classes at each token.
+    /// Returns the class logits at each token.
     ///
     /// # Shapes
     /// - tokens: `[batch, sequence]`
@@ -46,12 +47,12 @@ impl SequenceClassifier {
         self.llama.forward(tokens, segments)
     }
 
-    /// What the layers need to know of a batch.
+    /// Builds the context of a batch, which all layers share.
     pub fn context(&self, segments: &Segments) -> Context {
         self.llama.context(segments)
     }
 
-    /// Classes.
+    /// Number of classes.
     pub fn num_labels(&self) -> usize {
         self.llama.lm_head.base.shape()[0]
     }

@@ -1,4 +1,4 @@
-//! What `config.json` says of a model.
+//! Model configuration: `config.json`.
 
 use crate::{error::LlamaError, fields::Fields, rope::RopeConfig, weights::stored};
 use burn::tensor::DType;
@@ -6,10 +6,10 @@ use burn_lora_quant::StorageFormat;
 use serde_json::Value;
 use std::{path::Path, sync::Arc};
 
-/// The families whose decoder is the Llama stack.
+/// Model families whose decoder is the Llama stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Llama 1 to 3.3, and all that calls itself one (TinyLlama, SmolLM2).
+    /// Llama 1 to 3.3, and models published as Llama (TinyLlama, SmolLM2).
     Llama,
     /// Mistral: the same with a sliding window.
     Mistral,
@@ -19,7 +19,7 @@ pub enum Family {
     Qwen3,
 }
 
-/// The shape of a model and its numeric settings, as Hugging Face's `config.json` gives them.
+/// Shape and numeric settings of a model, as in Hugging Face's `config.json`.
 ///
 /// ```
 /// use burn_lora_llama::LlamaConfig;
@@ -35,9 +35,9 @@ pub enum Family {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlamaConfig {
-    /// The family.
+    /// Model family.
     pub family: Family,
-    /// Entries of the vocabulary.
+    /// Size of the vocabulary.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -51,30 +51,30 @@ pub struct LlamaConfig {
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Added to the mean square in RMSNorm.
+    /// Epsilon of RMSNorm, added to the mean square.
     pub rms_norm_eps: f64,
-    /// The length that the model was trained for.
+    /// Context length that the model was trained for, in tokens.
     pub max_position_embeddings: usize,
     /// Rotary position embedding.
     pub rope: RopeConfig,
-    /// Whether the output head is the embedding.
+    /// `true` if the output head shares the embedding's weight (tied embeddings).
     pub tie_word_embeddings: bool,
-    /// Whether q, k and v have biases.
+    /// `true` if q, k and v have biases.
     pub qkv_bias: bool,
-    /// Whether the output projection of the attention has one.
+    /// `true` if the output projection of the attention has a bias.
     pub o_bias: bool,
-    /// Whether the projections of the MLP have biases.
+    /// `true` if the projections of the MLP have biases.
     pub mlp_bias: bool,
-    /// Tokens back that a layer sees, for each layer; `None` sees all.
+    /// Sliding window of each layer: keys that a query sees, itself included; `None` sees all.
     pub windows: Vec<Option<usize>>,
-    /// Whether `quantization_config` says that the checkpoint is quantized: see
+    /// `true` if `quantization_config` declares quantized weights: see
     /// [`stored_format`](Self::stored_format).
     pub quantized: bool,
-    /// The whole file, for what others read in it.
+    /// The whole file, for readers of other fields.
     pub raw: Value,
 }
 
-/// Fields that change the model in ways that this crate does not know.
+/// Fields that change the model in ways that this crate does not support.
 const UNSUPPORTED: [&str; 6] = [
     "num_local_experts",
     "num_experts",
@@ -84,15 +84,16 @@ const UNSUPPORTED: [&str; 6] = [
     "attn_logit_softcapping",
 ];
 
-/// Parameters of a model at most; the largest that there are have about 2^41.
+/// Maximum number of parameters; the largest models have about 2^41.
 const MOST_PARAMETERS: usize = 1 << 44;
 
 impl LlamaConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// A file that is missing or malformed, an architecture or a value that is not supported; each
-    /// names the file and the field.
+    /// - [`LlamaError::Io`] if the file cannot be read.
+    /// - [`LlamaError::Format`] if it is not a JSON object.
+    /// - [`LlamaError::Field`] if a field is missing, or its value is malformed or not supported.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LlamaError> {
         let path = path.as_ref();
         let json = burn_lora_io::read(path).map_err(LlamaError::io(path))?;
@@ -103,14 +104,14 @@ impl LlamaConfig {
     /// Reads the text of a `config.json`.
     ///
     /// # Errors
-    /// As [`from_file`](Self::from_file).
+    /// As [`from_file`](Self::from_file), without [`LlamaError::Io`].
     pub fn from_json(json: &str) -> Result<Self, LlamaError> {
         let path = Path::new("config.json");
         let raw = serde_json::from_str(json).map_err(|e| LlamaError::format(path, e))?;
         Self::from_value(raw, path)
     }
 
-    /// The tokens that end a text, by `eos_token_id`.
+    /// Ids of the end-of-text tokens, from `eos_token_id`.
     pub fn eos_token_ids(&self) -> Vec<u32> {
         let ids = match &self.raw["eos_token_id"] {
             Value::Array(ids) => ids.as_slice(),
@@ -119,14 +120,14 @@ impl LlamaConfig {
         ids.iter().filter_map(Value::as_u64).filter_map(|id| id.try_into().ok()).collect()
     }
 
-    /// How `quantization_config` says that the linear layers are stored, if it is there.
+    /// Storage format of the linear layers that `quantization_config` declares, if any.
     pub fn stored_format(&self) -> Option<Arc<dyn StorageFormat>> {
         // Its errors were those of reading the file.
         let fields = Fields::new(Path::new("config.json"), &self.raw).ok()?;
         stored::format(&fields).ok()?
     }
 
-    /// The dtype that the model is meant to be in, by `dtype` or the older `torch_dtype`.
+    /// Intended dtype of the model, from `dtype` or the older `torch_dtype`.
     pub(crate) fn dtype(&self) -> Option<DType> {
         let name = ["dtype", "torch_dtype"].into_iter().find_map(|name| self.raw[name].as_str());
         match name?.trim_start_matches("torch.") {
@@ -159,7 +160,7 @@ impl LlamaConfig {
             Family::Mistral => 4096 * 32,
             Family::Qwen2 | Family::Qwen3 => 32768,
         };
-        // What a file can make us allocate before its tensors are looked at is limited by these.
+        // These limit what a file can make us allocate before its tensors are looked at.
         let size = |field: &str, size: usize, most: usize| match size {
             size if (1..=most).contains(&size) => Ok(size),
             _ => Err(fields.wrong(field, size, &format!("expected a size from 1 to {most}"))),
@@ -170,7 +171,7 @@ impl LlamaConfig {
         let required = |field: &str, most: usize| size(field, fields.required(field)?, most);
         let num_hidden_layers = required("num_hidden_layers", 1 << 12)?;
         let num_attention_heads = size("num_attention_heads", heads, 1 << 14)?;
-        // A field that is not there has the default of its class, one that is `null` the other.
+        // A missing field has its class's default; `null` means as many as query heads.
         let key_value_heads = match family {
             _ if fields.has("num_key_value_heads") => heads,
             Family::Llama => heads,
@@ -201,7 +202,7 @@ impl LlamaConfig {
         let vocab_size = required("vocab_size", 1 << 28)?;
         let hidden_size = size("hidden_size", hidden_size, 1 << 28)?;
         let intermediate_size = required("intermediate_size", 1 << 28)?;
-        // Each may be right, and the model none that there can be.
+        // Each size may be valid, and the model still too large.
         let heads = 2 * (num_attention_heads + num_key_value_heads) * head_dim;
         let widths = num_hidden_layers * (heads + 3 * intermediate_size) + 2 * vocab_size;
         if widths.checked_mul(hidden_size).is_none_or(|parameters| parameters > MOST_PARAMETERS) {
@@ -276,7 +277,7 @@ fn family(fields: &Fields<'_>) -> Result<Family, LlamaError> {
     }
 }
 
-/// The window of each layer.
+/// Sliding window of each layer.
 fn windows(
     fields: &Fields<'_>,
     family: Family,
@@ -287,7 +288,7 @@ fn windows(
         Family::Qwen2 | Family::Qwen3 => fields.get("use_sliding_window")?.unwrap_or(false),
         Family::Llama => false,
     };
-    // transformers' default, which `null` is not.
+    // transformers' default for a missing field; `null` is no window.
     let default = (!fields.has("sliding_window")).then_some(4096);
     let window = fields.get("sliding_window")?.or(default).filter(|_| used);
     if let Some(window) = window.filter(|window| !(1..=1 << 28).contains(window)) {

@@ -1,12 +1,12 @@
-//! Which tokens of a batch belong together, and what the layers need of that.
+//! Samples and padding in a batch, and the inputs that its layers share.
 
 use crate::rope::RopeConfig;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_adapter::ActiveAdapters;
 use std::sync::{Arc, Mutex};
 
-/// Which tokens of a batch see each other: every one sees itself and those before it in its own
-/// sample.
+/// Samples and padding in the rows of a batch: each token sees itself and the tokens before it in
+/// its own sample.
 ///
 /// ```
 /// use burn_lora_llama::Segments;
@@ -20,13 +20,13 @@ use std::sync::{Arc, Mutex};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segments {
     length: usize,
-    /// For each row the samples, each from its first token to the one after its last, in order.
+    /// Samples of each row in order: the first token, and one past the last.
     rows: Vec<Vec<(usize, usize)>>,
     adapters: Option<ActiveAdapters>,
 }
 
 impl Context {
-    /// The adapters that the batch brings.
+    /// Returns the adapters of the batch.
     pub fn adapters(&self) -> Option<&ActiveAdapters> {
         self.adapters.as_ref()
     }
@@ -37,15 +37,15 @@ impl Segments {
         Self { length, rows, adapters: None }
     }
 
-    /// Rows that are one sample each, without padding.
+    /// Creates rows of one sample each, without padding.
     pub fn whole(rows: usize, length: usize) -> Self {
         Self::new(length, vec![vec![(0, length)]; rows])
     }
 
-    /// From an attention mask: 1 for a token, 0 for padding at either end of a row.
+    /// Creates rows from an attention mask: 1 for a token, 0 for padding at either end of a row.
     ///
     /// # Errors
-    /// Rows of different lengths, or padding between tokens.
+    /// If rows differ in length, or a row has padding between tokens.
     pub fn from_mask(mask: &[Vec<u8>]) -> Result<Self, String> {
         let length = mask.first().map_or(0, Vec::len);
         let rows = mask.iter().enumerate().map(|(number, row)| {
@@ -65,11 +65,12 @@ impl Segments {
         Ok(Self::new(length, rows.collect::<Result<_, _>>()?))
     }
 
-    /// Rows of `length` tokens that hold several samples one after the other, by their lengths;
-    /// what is left of a row is padding. Samples do not see each other, and positions start anew.
+    /// Creates rows of `length` tokens that hold several samples one after the other, given by
+    /// their lengths; the rest of a row is padding. Samples do not see each other, and positions
+    /// start anew.
     ///
     /// # Errors
-    /// Samples that are longer than the row together.
+    /// If the samples of a row exceed `length` together.
     pub fn packed(length: usize, rows: &[Vec<usize>]) -> Result<Self, String> {
         let rows = rows.iter().enumerate().map(|(number, samples)| {
             let mut end = 0usize;
@@ -89,35 +90,34 @@ impl Segments {
         Ok(Self::new(length, rows.collect::<Result<_, _>>()?))
     }
 
-    /// Rows with padding on the left, so that their last tokens are at the same place.
+    /// Creates rows with padding on the left, so that their last tokens are aligned.
     pub(crate) fn ending_together(length: usize, tokens: impl Iterator<Item = usize>) -> Self {
         Self::new(length, tokens.map(|count| vec![(length - count, length)]).collect())
     }
 
-    /// The same batch with adapters of its own
-    /// ([`activate`](burn_lora_adapter::AdaptableExt::activate)), in place of those that the model has
-    /// selected.
+    /// Sets adapters for this batch ([`activate`](burn_lora_adapter::AdaptableExt::activate)), in
+    /// place of those selected in the model.
     pub fn with_adapters(self, adapters: ActiveAdapters) -> Self {
         Self { adapters: Some(adapters), ..self }
     }
 
-    /// Rows, and tokens a row with padding.
+    /// Number of rows, and tokens per row with padding.
     pub fn dims(&self) -> [usize; 2] {
         [self.rows.len(), self.length]
     }
 
-    /// Tokens that are not padding.
+    /// Number of tokens without padding.
     pub fn tokens(&self) -> usize {
         self.rows.iter().flatten().map(|(first, end)| end - first).sum()
     }
 
-    /// Whether no row has padding or a second sample.
+    /// Returns `true` if no row has padding or a second sample.
     fn is_whole(&self) -> bool {
         self.rows.iter().all(|row| row[..] == [(0, self.length)])
     }
 
-    /// For each token of a row its position, and the keys that it may see. Padding after a sample
-    /// sees that sample, as in transformers; padding before one sees nothing.
+    /// Position of each token in a row, and the range of keys that it may see. Padding after a
+    /// sample sees that sample, as in transformers; padding before one sees nothing.
     fn tokens_of(&self, row: &[(usize, usize)]) -> Vec<(i32, [i32; 2])> {
         let mut tokens = vec![(0, [0, 0]); self.length];
         for (number, &(first, end)) in row.iter().enumerate() {
@@ -129,12 +129,13 @@ impl Segments {
         tokens
     }
 
-    /// Tokens of the longest sample.
+    /// Length of the longest sample.
     fn longest(&self) -> usize {
         self.rows.iter().flatten().map(|(first, end)| end - first).max().unwrap_or(0)
     }
 
-    /// The last `count` tokens of each row, for keys that go on before them.
+    /// Builds the context of the last `count` tokens of each row, whose keys include the tokens
+    /// before.
     pub(crate) fn context(&self, count: usize, table: Tensor<2>, device: &Device) -> Context {
         let rows = if self.is_whole() { &self.rows[..1.min(self.rows.len())] } else { &self.rows };
         let tokens: Vec<_> = rows
@@ -158,25 +159,27 @@ fn int<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> 
     Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
 }
 
-/// What the layers need to know of a batch: made once, used by each.
+/// Context of a batch, which all layers share.
+///
+/// `rows` is 1 if no row has padding or a second sample: all rows are alike.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// Position of each token in its sample, `[rows, sequence]`.
     pub positions: Tensor<2, Int>,
-    /// First key and the one after the last that each token may see, `[2, rows, sequence]`.
+    /// First key and one past the last that each token may see, `[2, rows, sequence]`.
     pub spans: Tensor<3, Int>,
     /// Cosines and sines of positions, `[positions, head_dim]`.
     pub table: Tensor<2>,
-    /// The adapters that the batch brings; of `None` those that are selected take part.
+    /// Adapters of the batch; with `None`, those selected in the model are used.
     pub adapters: Option<ActiveAdapters>,
 }
 
-/// The table of positions that was made last, which most batches can use again.
+/// Cache of the last table of positions, which most batches can reuse.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tables(Arc<Mutex<Option<(usize, Tensor<2>)>>>);
 
 impl Tables {
-    /// The table for the positions of a batch.
+    /// Returns the table for the positions of a batch.
     pub fn get(&self, rope: &RopeConfig, segments: &Segments, device: &Device) -> Tensor<2> {
         let positions = segments.length.next_power_of_two().max(256);
         let length = rope.length(segments.longest());

@@ -1,4 +1,4 @@
-//! The one error type of this crate.
+//! Error type of this crate.
 
 use burn_lora_adapter::AdapterError;
 use burn_lora_io::{FileError, escaped, escaped_lines, listed};
@@ -6,132 +6,132 @@ use burn_lora_quant::QuantError;
 use burn_lora_text::TextError;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong when models are read, written and run.
+/// Errors of reading, writing and running models.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlamaError {
-    /// A file or folder that could not be read or written.
+    /// A file or folder could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
 
-    /// A file that is not what its name says, or was cut off.
+    /// A file is malformed, cut off, or cannot be used as asked.
     #[error("{}: {reason}", path.display())]
     Format {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// Reason, and the remedy.
         reason: String,
     },
 
-    /// A field of a file with settings whose value cannot be used.
+    /// A field of a configuration file has a value that cannot be used.
     #[error("{}: `{field}` is {}: {reason}", path.display(), escaped(found))]
     Field {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The field.
+        /// Name of the field.
         field: String,
-        /// Its value.
+        /// Value that was found.
         found: String,
-        /// What is wrong, and what would do.
+        /// Reason, and what is expected.
         reason: String,
     },
 
-    /// Tensors that the model asks for, but the files do not have.
+    /// Tensors of the model are missing in the files.
     #[error(
         "{}: {} missing{}: {}", path.display(), count(tensors),
         by_config(path, ", which config.json asks for"), listed(tensors)
     )]
     MissingTensors {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Their full names.
+        /// Full names of the tensors.
         tensors: Vec<String>,
     },
 
-    /// Tensors in the files that the model does not know.
+    /// The files have tensors that the model does not have.
     #[error(
         "{}: {} unexpected{}: {}", path.display(), count(tensors),
         by_config(path, " by config.json"), listed(tensors)
     )]
     UnexpectedTensors {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Their full names.
+        /// Full names of the tensors.
         tensors: Vec<String>,
     },
 
-    /// A tensor of another shape than the model asks for.
+    /// A tensor has another shape than in the model.
     #[error(
         "{}: `{}` is {found:?}, expected {expected:?}{}", path.display(), escaped(tensor),
         if is(path, "safetensors") { " by config.json" } else { "" }
     )]
     Shape {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The tensor's full name.
+        /// Full name of the tensor.
         tensor: String,
-        /// Its shape.
+        /// Shape that was found.
         found: Vec<usize>,
-        /// The shape that would do.
+        /// Shape that is expected.
         expected: Vec<usize>,
     },
 
-    /// A tensor of a dtype that cannot be read.
+    /// A tensor has a dtype that cannot be read.
     #[error("{}: `{}` is {found}, expected {expected}", path.display(), escaped(tensor))]
     DType {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The tensor's full name.
+        /// Full name of the tensor.
         tensor: String,
-        /// Its dtype.
+        /// Dtype that was found.
         found: String,
-        /// What would do.
+        /// Dtypes that are expected.
         expected: &'static str,
     },
 
-    /// A setting of the generation that cannot be used.
+    /// A setting or a prompt of a generation cannot be used.
     #[error("GenerateConfig: {field} is {found}: {reason}")]
     Generate {
-        /// The setting.
+        /// Name of the setting, or `prompt`.
         field: &'static str,
-        /// Its value.
+        /// Value that was found.
         found: String,
-        /// What is wrong, and what would do.
+        /// Reason, and what is expected.
         reason: String,
     },
 
-    /// A model that the hub did not hand out.
+    /// A model could not be obtained from the hub.
     #[error("hub: {model}: {reason}")]
     Hub {
-        /// The model's id.
+        /// Id of the model.
         model: String,
-        /// What the hub said, and what to do.
+        /// Reason, and the remedy.
         reason: String,
     },
 
-    /// A tensor that the device could not hand back.
+    /// A tensor could not be read back from the device.
     #[error("`{tensor}` could not be read from the device: {reason}")]
     Device {
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// What Burn said.
+        /// Burn's error message.
         reason: String,
     },
 
-    /// What the tokenizer or the chat template says.
+    /// Error of the tokenizer or the chat template.
     #[error(transparent)]
     Text(#[from] TextError),
 
-    /// What the quantization says.
+    /// Error of the quantization.
     #[error(transparent)]
     Quant(#[from] QuantError),
 
-    /// What the adapters say.
+    /// Error of the adapters.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
 }
@@ -157,7 +157,7 @@ impl From<FileError> for LlamaError {
     }
 }
 
-/// What is said of tensors whose settings lie in `config.json`, and not in the file.
+/// `said`, unless the file holds its configuration itself (GGUF).
 fn by_config<'a>(path: &Path, said: &'a str) -> &'a str {
     if is(path, "gguf") { "" } else { said }
 }

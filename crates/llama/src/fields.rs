@@ -1,4 +1,4 @@
-//! The fields of a JSON file with settings, read so that an error can name them.
+//! Typed access to the fields of a JSON configuration file, with errors that name the field.
 
 use crate::error::LlamaError;
 use burn_lora_io::brief;
@@ -6,16 +6,16 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{fmt, path::Path};
 
-/// An object of the file. A field that is `null` is as one that is not there.
+/// JSON object of a configuration file. A field that is `null` counts as missing.
 pub(crate) struct Fields<'a> {
     path: &'a Path,
-    /// What stands before a name in messages.
+    /// Prefix of field names in messages.
     prefix: String,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
-    /// The object that the whole file is.
+    /// Wraps the root object of a file.
     pub fn new(path: &'a Path, value: &'a Value) -> Result<Self, LlamaError> {
         match value {
             Value::Object(map) => Ok(Self { path, prefix: String::new(), map }),
@@ -23,7 +23,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The object in a field.
+    /// Returns the object in a field.
     pub fn object(&self, name: &str) -> Result<Option<Self>, LlamaError> {
         match self.value(name) {
             None => Ok(None),
@@ -35,33 +35,33 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The value of a field.
+    /// Returns the value of a field.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Whether a field is there at all, be it `null`.
+    /// Returns `true` if a field is present, even as `null`.
     pub fn has(&self, name: &str) -> bool {
         self.map.contains_key(name)
     }
 
-    /// All fields.
+    /// Iterates over all fields.
     pub fn iter(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
         self.map.iter()
     }
 
-    /// The value of a field, as a type.
+    /// Returns the value of a field, deserialized.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, LlamaError> {
         let Some(value) = self.value(name) else { return Ok(None) };
         T::deserialize(value).map(Some).map_err(|e| self.wrong(name, value, &brief(&e)))
     }
 
-    /// The value of a field that has to be there.
+    /// Returns the value of a required field.
     pub fn required<T: DeserializeOwned>(&self, name: &str) -> Result<T, LlamaError> {
         self.get(name)?.ok_or_else(|| self.wrong(name, "missing", "the model needs it"))
     }
 
-    /// A number above 0.
+    /// Returns a number above 0.
     pub fn positive(&self, name: &str) -> Result<Option<f64>, LlamaError> {
         match self.get::<f64>(name)? {
             Some(number) if number <= 0.0 => {
@@ -71,7 +71,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses any other value than this one.
+    /// Rejects any other value than this one.
     pub fn equals<T>(&self, name: &str, expected: T) -> Result<(), LlamaError>
     where
         T: PartialEq + ToString + DeserializeOwned,
@@ -85,12 +85,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reports what is odd about this file.
+    /// Reports a warning about this file.
     pub fn warn(&self, what: fmt::Arguments<'_>) {
         burn_lora_io::warn!("{}: {what}", self.path.display());
     }
 
-    /// The error of a value that cannot be used.
+    /// Creates the error of a value that cannot be used.
     pub fn wrong(&self, name: &str, found: impl ToString, reason: &str) -> LlamaError {
         LlamaError::Field {
             path: self.path.to_owned(),

@@ -1,4 +1,4 @@
-//! The modules of a decoder, under the names of Hugging Face's checkpoints.
+//! Modules of a decoder, under the names of Hugging Face's checkpoints.
 
 use crate::{cache::LayerCache, context::Context};
 use burn::{module::Module, tensor::Tensor};
@@ -10,15 +10,15 @@ use burn_lora_kernels::{AttentionSpec, attention, rms_norm, rotate, swiglu};
 /// RMSNorm, computed in float32.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
-    /// The weight, `[width]`.
+    /// Weight, `[width]`.
     pub weight: AdaptedVector,
-    /// Added to the mean square.
+    /// Epsilon, added to the mean square.
     #[module(skip)]
     pub eps: f64,
 }
 
 impl RmsNorm {
-    /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension.
+    /// Returns `x / sqrt(mean(x²) + eps) · weight`, over the last dimension.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
         rms_norm(x, self.weight.val_with(context.adapters()), self.eps)
     }
@@ -34,33 +34,39 @@ impl Adaptable for RmsNorm {
     }
 }
 
-/// Causal self-attention with rotary positions and shared heads of keys and values.
+/// Causal grouped-query self-attention with rotary position embedding.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// `[heads * head_dim, hidden]`.
+    /// Query projection, `[heads * head_dim, hidden]`.
     pub q_proj: AdaptedLinear,
-    /// `[kv_heads * head_dim, hidden]`.
+    /// Key projection, `[kv_heads * head_dim, hidden]`.
     pub k_proj: AdaptedLinear,
-    /// `[kv_heads * head_dim, hidden]`.
+    /// Value projection, `[kv_heads * head_dim, hidden]`.
     pub v_proj: AdaptedLinear,
-    /// `[hidden, heads * head_dim]`.
+    /// Output projection, `[hidden, heads * head_dim]`.
     pub o_proj: AdaptedLinear,
-    /// A norm of each query head (Qwen 3).
+    /// Norm of each query head (Qwen 3).
     pub q_norm: Option<RmsNorm>,
-    /// A norm of each key head (Qwen 3).
+    /// Norm of each key head (Qwen 3).
     pub k_norm: Option<RmsNorm>,
     /// Width of a head.
     #[module(skip)]
     pub head_dim: usize,
-    /// Keys back that a query sees.
+    /// Sliding window: keys that a query sees, itself included; `None` sees all.
     #[module(skip)]
     pub window: Option<usize>,
 }
 adaptable!(Attention { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm });
 
 impl Attention {
+    /// Returns the output of the attention. With a cache, its keys and values are seen too, and
+    /// those of `x` are appended to it.
+    ///
     /// # Shapes
     /// - x, output: `[batch, sequence, hidden]`
+    ///
+    /// # Panics
+    /// If the cache is full.
     pub fn forward(
         &self,
         x: Tensor<3>,
@@ -93,19 +99,21 @@ impl Attention {
     }
 }
 
-/// The gated MLP: `down(silu(gate(x)) · up(x))`.
+/// Gated MLP: `down(silu(gate(x)) · up(x))`.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// `[intermediate, hidden]`.
+    /// Gate projection, `[intermediate, hidden]`.
     pub gate_proj: AdaptedLinear,
-    /// `[intermediate, hidden]`.
+    /// Up projection, `[intermediate, hidden]`.
     pub up_proj: AdaptedLinear,
-    /// `[hidden, intermediate]`.
+    /// Down projection, `[hidden, intermediate]`.
     pub down_proj: AdaptedLinear,
 }
 adaptable!(Mlp { gate_proj, up_proj, down_proj });
 
 impl Mlp {
+    /// Returns the output of the MLP.
+    ///
     /// # Shapes
     /// - x, output: `[batch, sequence, hidden]`
     pub fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
@@ -115,23 +123,28 @@ impl Mlp {
     }
 }
 
-/// One layer: attention and MLP, each after a norm and added to its input.
+/// Decoder layer: attention and MLP, each after a norm and added to its input.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
-    /// The attention.
+    /// Attention.
     pub self_attn: Attention,
-    /// The MLP.
+    /// MLP.
     pub mlp: Mlp,
-    /// The norm before the attention.
+    /// Norm before the attention.
     pub input_layernorm: RmsNorm,
-    /// The norm before the MLP.
+    /// Norm before the MLP.
     pub post_attention_layernorm: RmsNorm,
 }
 adaptable!(DecoderLayer { self_attn, mlp, input_layernorm, post_attention_layernorm });
 
 impl DecoderLayer {
+    /// Returns the output of the layer. The cache is used as by [`Attention::forward`].
+    ///
     /// # Shapes
     /// - x, output: `[batch, sequence, hidden]`
+    ///
+    /// # Panics
+    /// If the cache is full.
     pub fn forward(
         &self,
         x: Tensor<3>,
@@ -145,14 +158,14 @@ impl DecoderLayer {
     }
 }
 
-/// Embedding, layers and the last norm.
+/// Embedding, decoder layers and final norm.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    /// `[vocabulary, hidden]`.
+    /// Token embedding, `[vocabulary, hidden]`.
     pub embed_tokens: AdaptedEmbedding,
-    /// The layers.
+    /// Decoder layers.
     pub layers: Vec<DecoderLayer>,
-    /// The norm after the last layer.
+    /// Norm after the last layer.
     pub norm: RmsNorm,
 }
 adaptable!(Decoder { embed_tokens, layers, norm });

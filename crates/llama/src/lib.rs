@@ -3,12 +3,12 @@
 //! | what | where |
 //! |---|---|
 //! | a model | [`Llama`], [`LlamaConfig`] |
-//! | the same with a head of classes | [`SequenceClassifier`] |
+//! | a model with a classification head | [`SequenceClassifier`] |
 //! | reading a checkpoint | [`Llama::from_pretrained`], [`Loader`] |
-//! | models by their id | [`hub`] |
-//! | which tokens see each other | [`Segments`] |
+//! | models by id | [`hub`] |
+//! | samples and padding in a batch | [`Segments`] |
 //! | generating tokens and text | [`Llama::generate`], [`Llama::generate_text`] |
-//! | text and chats as tokens | [`Tokenizer`], [`ChatTemplate`], [`Message`] |
+//! | tokenizing text and chats | [`Tokenizer`], [`ChatTemplate`], [`Message`] |
 //! | writing a checkpoint | [`Llama::save_pretrained`] |
 
 mod cache;

@@ -1,4 +1,4 @@
-//! The model.
+//! The Llama model.
 
 use crate::{
     cache::KvCache,
@@ -12,8 +12,8 @@ use burn::{
 };
 use burn_lora_adapter::{AdaptedLinear, adaptable};
 
-/// A causal language model of the Llama stack, every linear layer of which can carry adapters under
-/// its Hugging Face path (`model.layers.0.self_attn.q_proj`).
+/// Causal language model of the Llama stack. Every linear layer can carry adapters, under its
+/// Hugging Face path (`model.layers.0.self_attn.q_proj`).
 ///
 /// ```no_run
 /// use burn::tensor::Device;
@@ -30,15 +30,15 @@ use burn_lora_adapter::{AdaptedLinear, adaptable};
 /// ```
 #[derive(Module, Debug)]
 pub struct Llama {
-    /// Embedding, layers and the last norm.
+    /// Embedding, decoder layers and final norm.
     pub model: Decoder,
-    /// The output head, `[vocabulary, hidden]`. When it is tied, its weight is the embedding's: the
-    /// same parameter and the same memory.
+    /// Output head, `[vocabulary, hidden]`. With tied embeddings, its weight is the embedding's:
+    /// the same parameter and the same memory.
     pub lm_head: AdaptedLinear,
-    /// The shape and the settings.
+    /// Shape and settings.
     #[module(skip)]
     pub config: LlamaConfig,
-    /// The dtype that activations are computed in.
+    /// Dtype of the activations.
     #[module(skip)]
     pub dtype: FloatDType,
     #[module(skip)]
@@ -47,33 +47,34 @@ pub struct Llama {
 adaptable!(Llama { model, lm_head });
 
 impl Llama {
-    /// The logits of each token's successor.
+    /// Returns the logits of the next token at each position.
     ///
     /// # Shapes
     /// - tokens: `[batch, sequence]`
     /// - output: `[batch, sequence, vocabulary]`, in the dtype of the model
     ///
     /// # Panics
-    /// If `segments` is of another shape than `tokens`; on a CPU also if a token is not in the
-    /// vocabulary. A GPU gives NaN for such a token, so that nothing waits for it.
+    /// If `segments` and `tokens` differ in shape; on a CPU also if a token is not in the
+    /// vocabulary. A GPU returns NaN for such a token, so that nothing waits for a check.
     pub fn forward(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
         let (hidden, context) = self.run(tokens, segments);
         self.head(hidden, &context)
     }
 
-    /// The state of each token after the last norm, which [`head`](Self::head) makes logits of.
+    /// Returns the hidden state of each token after the final norm: the input of
+    /// [`head`](Self::head).
     ///
     /// # Shapes
     /// - tokens: `[batch, sequence]`
     /// - output: `[batch, sequence, hidden]`
     ///
     /// # Panics
-    /// If `segments` is of another shape than `tokens`.
+    /// As [`forward`](Self::forward).
     pub fn hidden(&self, tokens: Tensor<2, Int>, segments: &Segments) -> Tensor<3> {
         self.run(tokens, segments).0
     }
 
-    /// The state of each token, and what the layers needed to know.
+    /// Returns the hidden state of each token, and the context of the batch.
     fn run(&self, tokens: Tensor<2, Int>, segments: &Segments) -> (Tensor<3>, Context) {
         assert_eq!(tokens.dims(), segments.dims(), "the segments of tokens");
         let context = self.context(segments);
@@ -84,14 +85,14 @@ impl Llama {
         (self.model.norm.forward(h, &context), context)
     }
 
-    /// What the layers need to know of a batch.
+    /// Builds the context of a batch, which all layers share.
     pub fn context(&self, segments: &Segments) -> Context {
         let device = self.device();
         let table = self.tables.get(&self.config.rope, segments, &device);
         segments.context(segments.dims()[1], table, &device)
     }
 
-    /// The embeddings of tokens, in the dtype that the layers compute in.
+    /// Returns the embeddings of tokens, in the dtype of the activations.
     ///
     /// # Shapes
     /// - tokens: `[batch, sequence]`
@@ -99,12 +100,12 @@ impl Llama {
     pub fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
         let tokens = tokens.to_device(&self.embedding_device());
         let hidden = self.model.embed_tokens.forward_with(tokens, context.adapters());
-        // A graph does not reach over from another device for nothing.
+        // No autodiff graph across devices, unless the embeddings need gradients.
         let hidden = if hidden.is_tracked() { hidden } else { hidden.inner() };
         hidden.cast(self.dtype).to_device(&self.device().inner())
     }
 
-    /// The logits of states after the last norm.
+    /// Returns the logits of hidden states after the final norm.
     ///
     /// # Shapes
     /// - hidden: `[batch, sequence, hidden]`
@@ -113,8 +114,8 @@ impl Llama {
         self.lm_head.forward_with(hidden, context.adapters())
     }
 
-    /// The logits of each row's next token, given the keys and values of the tokens before; those of
-    /// the new tokens are added to the cache.
+    /// Returns the logits of each row's next token, given the cached keys and values of the tokens
+    /// before, and appends those of the new tokens to the cache.
     ///
     /// # Shapes
     /// - tokens: `[batch, new]`
@@ -122,7 +123,7 @@ impl Llama {
     /// - output: `[batch, vocabulary]`
     ///
     /// # Panics
-    /// If the shapes do not fit, or the cache is full.
+    /// If the shapes do not fit, there is no new token, or the cache is full or of another model.
     pub fn step(
         &self,
         tokens: Tensor<2, Int>,
@@ -145,12 +146,13 @@ impl Llama {
         self.head(self.model.norm.forward(last, &context), &context).squeeze_dim::<2>(1)
     }
 
-    /// The device that the model is on.
+    /// Device of the model.
     pub fn device(&self) -> Device {
         self.model.norm.weight.weight.lazy_device()
     }
 
-    /// The device of the embeddings: the model's, or the host ([`Loader::host_embeddings`]).
+    /// Device of the embeddings: the model's, or the host
+    /// ([`host_embeddings`](crate::Loader::host_embeddings)).
     pub fn embedding_device(&self) -> Device {
         self.model.embed_tokens.weight.lazy_device().inner()
     }

@@ -5,70 +5,70 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
 use std::f64::consts::TAU;
 
-/// The settings of rotary position embedding.
+/// Settings of rotary position embedding.
 ///
-/// The frequencies are `theta^(-2i / head_dim)` for `i` from 0 to `head_dim / 2`, then changed as
-/// `scaling` says. Angles are position times frequency.
+/// The frequencies are `theta^(-2i / head_dim)` for `i` in `0..head_dim / 2`, then changed by
+/// `scaling`. Angles are position times frequency.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
-    /// The base of the frequencies.
+    /// Base of the frequencies.
     pub theta: f64,
     /// Width of a head.
     pub head_dim: usize,
     /// `max_position_embeddings`.
     pub max_positions: usize,
-    /// How the frequencies are stretched for long contexts.
+    /// Scaling of the frequencies for long contexts.
     pub scaling: RopeScaling,
-    /// Numbers that each frequency is divided by, in place of `scaling`: llama.cpp's
-    /// `rope_freqs.weight`, and transformers' `longrope` of one list for all lengths.
+    /// Divisors of the frequencies, in place of `scaling`: llama.cpp's `rope_freqs.weight`, and
+    /// transformers' `longrope` with one list for all lengths.
     pub divisors: Option<Vec<f32>>,
 }
 
-/// How frequencies are stretched for contexts longer than those trained on, by transformers' names.
+/// Scaling of the frequencies for contexts longer than trained on, by transformers' names.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     Default,
-    /// All divided by a factor.
+    /// All frequencies divided by a factor.
     Linear {
-        /// The factor.
+        /// Divisor of the frequencies.
         factor: f64,
     },
-    /// The base grows with the length of the sequence, once that is over the original one (NTK).
+    /// Base that grows with the length of the sequence, once it exceeds the original one (NTK).
     Dynamic {
-        /// The factor of the length.
+        /// Factor of the context length.
         factor: f64,
-        /// The length trained on.
+        /// Context length trained on, in tokens.
         original: f64,
     },
     /// Llama 3.1: low frequencies divided by a factor, high ones kept, those between blended.
     Llama3 {
-        /// The factor of low frequencies.
+        /// Divisor of low frequencies.
         factor: f64,
         /// Wavelengths above `original / low_freq_factor` are low frequencies.
         low_freq_factor: f64,
         /// Wavelengths below `original / high_freq_factor` are high frequencies.
         high_freq_factor: f64,
-        /// The length trained on.
+        /// Context length trained on, in tokens.
         original: f64,
     },
     /// YaRN (arXiv:2309.00071).
     Yarn {
-        /// The factor of the length.
+        /// Factor of the context length.
         factor: f64,
-        /// The length trained on.
+        /// Context length trained on, in tokens.
         original: f64,
         /// Rotations over the original length above which a frequency is kept.
         beta_fast: f64,
-        /// Rotations below which it is divided by the factor.
+        /// Rotations over the original length below which a frequency is divided by the factor.
         beta_slow: f64,
-        /// Whether the bounds between them are rounded to whole dimensions.
+        /// `true` if the bounds between them are rounded to whole dimensions.
         truncate: bool,
-        /// The factor of cosine and sine; by default from the other fields.
+        /// Factor of cosine and sine; by default computed from the other fields.
         attention_factor: Option<f64>,
-        /// As DeepSeek defines it.
+        /// DeepSeek's `mscale`.
         mscale: Option<f64>,
-        /// As DeepSeek defines it.
+        /// DeepSeek's `mscale_all_dim`.
         mscale_all_dim: Option<f64>,
     },
 }
@@ -131,7 +131,7 @@ impl RopeScaling {
     }
 }
 
-/// The divisors of `longrope`, if it is that.
+/// Divisors of the frequencies, if the type is `longrope`.
 fn divisors(fields: &Fields<'_>, head_dim: usize) -> Result<Option<Vec<f32>>, LlamaError> {
     let kind = fields.get::<String>("rope_type")?.or(fields.get("type")?);
     if kind.as_deref() != Some("longrope") {
@@ -163,8 +163,8 @@ fn divisors(fields: &Fields<'_>, head_dim: usize) -> Result<Option<Vec<f32>>, Ll
 impl RopeConfig {
     /// Reads `rope_scaling` and `rope_theta`, or the newer `rope_parameters`.
     ///
-    /// Where a file has both, transformers takes `rope_scaling` and nothing of the other; a
-    /// `rope_theta` within goes over the one beside it.
+    /// If a file has both, `rope_scaling` is used and nothing of the other, as in transformers; a
+    /// `rope_theta` inside takes precedence over the one beside it.
     pub(crate) fn read(
         config: &Fields<'_>,
         head_dim: usize,
@@ -178,7 +178,7 @@ impl RopeConfig {
         for fields in [&older, &newer].into_iter().flatten() {
             thetas.push(fields.positive("rope_theta")?);
             fields.equals("partial_rotary_factor", 1.0)?;
-            // A kind for each type of layer: no family here has that.
+            // Parameters per type of layer: no family here has that.
             if let Some((name, value)) = fields.iter().find(|(_, value)| value.is_object()) {
                 return Err(fields.wrong(name, value, "expected a number"));
             }
@@ -213,7 +213,8 @@ impl RopeConfig {
         Ok(rope)
     }
 
-    /// The frequencies of a sequence of `length` tokens, and the factor of cosine and sine.
+    /// Returns the frequencies for a sequence of `length` tokens, and the factor of cosine and
+    /// sine.
     ///
     /// Source: transformers, `modeling_rope_utils.py`.
     pub fn frequencies(&self, length: usize) -> (Vec<f32>, f32) {
@@ -298,7 +299,7 @@ impl RopeConfig {
         (stretched.collect(), attention)
     }
 
-    /// The same number for all lengths of a sequence that have the same frequencies.
+    /// Returns the same number for all sequence lengths that have the same frequencies.
     pub(crate) fn length(&self, length: usize) -> usize {
         match self.scaling {
             RopeScaling::Dynamic { .. } if self.divisors.is_none() => {
@@ -308,9 +309,9 @@ impl RopeConfig {
         }
     }
 
-    /// Cosines and sines of the positions below `positions` in a sequence of `length` tokens:
-    /// `[positions, head_dim]`, the cosines in the first half of a row. Computed in float32 from
-    /// float32 frequencies, as transformers does.
+    /// Table of cosines and sines of the positions below `positions` in a sequence of `length`
+    /// tokens: `[positions, head_dim]`, the cosines in the first half of a row. Computed in float32
+    /// from float32 frequencies, as in transformers.
     pub(crate) fn table(&self, positions: usize, length: usize, device: &Device) -> Tensor<2> {
         let (frequencies, factor) = self.frequencies(length);
         let mut table = Vec::with_capacity(positions * self.head_dim);

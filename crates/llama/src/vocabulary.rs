@@ -1,16 +1,16 @@
-//! Whether a tokenizer is the one of a model.
+//! Check of a tokenizer against a model.
 
 use crate::llama::Llama;
 use burn_lora_io::escaped;
 use burn_lora_text::Tokenizer;
 
-/// Tokens that a warning names.
+/// Number of tokens that a warning names.
 const NAMED: usize = 3;
 
 impl Llama {
-    /// Reports as warnings what a tokenizer and the model do not agree on: tokens that the embeddings
-    /// have no row for, tokens that end a text and do not exist, and a beginning of texts that
-    /// `config.json` numbers otherwise. Texts are written as the tokenizer says, as in transformers.
+    /// Warns where a tokenizer and the model disagree: tokens without a row in the embeddings,
+    /// end-of-text tokens outside the vocabulary, and a beginning-of-text token with another id
+    /// than in `config.json`. Texts are encoded as the tokenizer says, as in transformers.
     ///
     /// ```
     /// # use burn::tensor::Device;

@@ -1,11 +1,11 @@
-//! How tokens are chosen, and when to stop.
+//! Generation settings: sampling and stopping.
 
 use crate::error::LlamaError;
 use burn_lora_adapter::ActiveAdapters;
 
-/// Settings of a generation. The defaults are greedy, as in transformers.
+/// Generation settings. The defaults are greedy, as in transformers.
 ///
-/// Logits go through the settings in transformers' order: repetition penalty, temperature, top-k,
+/// Logits are processed in transformers' order: repetition penalty, temperature, top-k,
 /// top-p, min-p.
 ///
 /// ```
@@ -31,7 +31,7 @@ pub struct GenerateConfig {
 }
 
 impl GenerateConfig {
-    /// Greedy, up to so many new tokens.
+    /// Creates greedy settings, for at most `max_new_tokens` new tokens.
     pub fn new(max_new_tokens: usize) -> Self {
         Self {
             max_new_tokens,
@@ -47,70 +47,71 @@ impl GenerateConfig {
         }
     }
 
-    /// Logits are divided by it before a token is drawn; 0 takes the likeliest token.
+    /// Sets the temperature, which divides the logits before sampling; 0 takes the likeliest token.
     pub fn temperature(mut self, temperature: f32) -> Self {
         self.temperature = temperature;
         self
     }
 
-    /// Draw from the `k` likeliest tokens; 0 from all.
+    /// Sets top-k: samples from the `k` likeliest tokens; 0 samples from all.
     pub fn top_k(mut self, k: usize) -> Self {
         self.top_k = k;
         self
     }
 
-    /// Draw from the fewest tokens that have the probability `p` together; 1 from all
-    /// (arXiv:1904.09751).
+    /// Sets top-p: samples from the fewest tokens whose probabilities sum to `p`; 1 samples from
+    /// all (arXiv:1904.09751).
     pub fn top_p(mut self, p: f32) -> Self {
         self.top_p = p;
         self
     }
 
-    /// Draw from the tokens that are at least `p` times as likely as the likeliest one
-    /// (arXiv:2407.01082).
+    /// Sets min-p: samples from the tokens that are at least `p` times as likely as the likeliest
+    /// one (arXiv:2407.01082).
     pub fn min_p(mut self, p: f32) -> Self {
         self.min_p = p;
         self
     }
 
-    /// The logits of tokens that are there already are divided by it, or multiplied where they are
-    /// negative (arXiv:1909.05858); 1 leaves them. Padding does not count.
+    /// Sets the repetition penalty: logits of tokens already in the row are divided by it, or
+    /// multiplied if negative (arXiv:1909.05858); 1 leaves them unchanged. Padding does not count.
     pub fn repetition_penalty(mut self, penalty: f32) -> Self {
         self.repetition_penalty = penalty;
         self
     }
 
-    /// The seed of drawing. A row of a batch draws the same, whatever the other rows are.
+    /// Sets the seed of sampling. The samples of a row do not depend on the other rows of the
+    /// batch.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Stop where this text comes up; it is not part of the result. Only
-    /// [`generate_text`](crate::Llama::generate_text) knows text.
+    /// Adds a stop string, which ends the row and is not part of the result. Only
+    /// [`generate_text`](crate::Llama::generate_text) and [`chat`](crate::Llama::chat) use it.
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stop_strings.push(text.into());
         self
     }
 
-    /// Stop at this token; it is not part of the result.
+    /// Adds a stop token, which ends the row and is not part of the result.
     pub fn stop_token(mut self, token: u32) -> Self {
         self.stop_tokens.push(token);
         self
     }
 
-    /// The adapters that take part, instead of those that are selected: for all prompts, or by rows one
-    /// for each ([`activate`](burn_lora_adapter::AdaptableExt::activate)). So several threads can use one
-    /// model with adapters of their own.
+    /// Sets the adapters, in place of those selected in the model: for all prompts, or by rows one
+    /// for each ([`activate`](burn_lora_adapter::AdaptableExt::activate)). Several threads can thus
+    /// use one model with adapters of their own.
     pub fn adapters(mut self, adapters: ActiveAdapters) -> Self {
         self.adapters = Some(adapters);
         self
     }
 
-    /// Checks the settings, as every generation does.
+    /// Validates the settings, as every generation does.
     ///
     /// # Errors
-    /// A value outside its range.
+    /// [`LlamaError::Generate`] if a value is outside its range.
     pub fn validate(&self) -> Result<(), LlamaError> {
         let from = |field, value: f32, ok: bool, reason: &str| {
             if ok { Ok(()) } else { Err(wrong(field, value, reason)) }
@@ -128,7 +129,8 @@ impl GenerateConfig {
         Ok(())
     }
 
-    /// Whether the likeliest token of the plain logits is taken, which the device can find.
+    /// Returns `true` if the token is the argmax of the unmodified logits, which the device can
+    /// find.
     pub(crate) fn is_plain_greedy(&self) -> bool {
         self.temperature == 0.0 && self.repetition_penalty == 1.0
     }

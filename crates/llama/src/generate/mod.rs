@@ -1,4 +1,4 @@
-//! Generation: a cache of keys and values, and a token a row at a time.
+//! Generation with a key-value cache, one token per row at a time.
 
 mod config;
 mod sample;
@@ -17,35 +17,35 @@ use config::wrong;
 use sample::Sampler;
 use std::ops::ControlFlow;
 
-/// What was generated for one prompt.
+/// Generated tokens of one prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generated {
-    /// The new tokens, without the one that ended them.
+    /// New tokens, without the one that ended them.
     pub tokens: Vec<u32>,
-    /// Why there are no more.
+    /// Reason why the generation ended.
     pub stopped: Stopped,
 }
 
-/// Why a generation ended.
+/// Reason why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// At `max_new_tokens`.
+    /// `max_new_tokens` was reached.
     Length,
-    /// At a token that ends a text.
+    /// An end-of-text token or a stop token was generated.
     Token,
-    /// At a stop string.
+    /// A stop string was found.
     Text,
-    /// The callback broke off.
+    /// The callback ended the row.
     Callback,
 }
 
 impl Llama {
-    /// Continues prompts of tokens, all of a batch at once (shorter ones are padded on the left).
-    /// The adapters of the settings take part, or those that are selected; the same seed gives the same
-    /// tokens.
+    /// Continues prompts of tokens, all in one batch (shorter ones are padded on the left). Uses
+    /// the adapters of the settings, or else those selected in the model; the same seed gives the
+    /// same tokens.
     ///
-    /// A row ends at a token that `config.json` or the settings name. `on_token` is called with the
-    /// row and each new token of it, and may end the row.
+    /// A row ends at an end-of-text token of `config.json` or a stop token of the settings.
+    /// `on_token` is called with the row and each of its new tokens, and may end the row.
     ///
     /// ```no_run
     /// # let model: burn_lora_llama::Llama = unimplemented!();
@@ -62,7 +62,9 @@ impl Llama {
     /// ```
     ///
     /// # Errors
-    /// Settings outside their range, an empty prompt, a token that is not in the vocabulary.
+    /// - [`LlamaError::Generate`] if a setting is outside its range, a prompt is empty, or a token
+    ///   is not in the vocabulary.
+    /// - [`LlamaError::Device`] if the logits cannot be read from the device.
     pub fn generate(
         &self,
         prompts: &[Vec<u32>],
@@ -73,7 +75,7 @@ impl Llama {
         self.generate_until(prompts, config, &ends, on_token)
     }
 
-    /// The same, with other tokens that end a row.
+    /// [`generate`](Self::generate) with the end-of-text tokens `ends`.
     fn generate_until(
         &self,
         prompts: &[Vec<u32>],
@@ -149,7 +151,7 @@ impl Llama {
     }
 }
 
-/// One prompt under way.
+/// State of one prompt.
 struct Row<'a> {
     sampler: Sampler<'a>,
     tokens: Vec<u32>,
@@ -166,7 +168,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The next token of each row from `[rows, vocabulary]`.
+/// Next token of each row, from logits `[rows, vocabulary]`.
 fn choose(
     logits: Tensor<2>,
     rows: &mut [Row<'_>],

@@ -1,10 +1,10 @@
-//! From the logits of a row to its next token.
+//! Sampling: from the logits of a row to its next token.
 
 use super::config::GenerateConfig;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::collections::HashSet;
 
-/// Draws the tokens of one row.
+/// Sampler of one row.
 pub(super) struct Sampler<'a> {
     config: &'a GenerateConfig,
     rng: Xoshiro256PlusPlus,
@@ -12,7 +12,7 @@ pub(super) struct Sampler<'a> {
 }
 
 impl<'a> Sampler<'a> {
-    /// For a row of the batch with this prompt.
+    /// Creates the sampler of a row with this prompt.
     pub fn new(config: &'a GenerateConfig, prompt: &[u32]) -> Self {
         Self {
             config,
@@ -21,7 +21,7 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    /// The next token, from logits that it may change.
+    /// Returns the next token; may change the logits.
     pub fn next(&mut self, logits: &mut [f32]) -> u32 {
         let config = self.config;
         if config.repetition_penalty != 1.0 {
@@ -76,12 +76,12 @@ impl<'a> Sampler<'a> {
                 return token;
             }
         }
-        // Rounding, or logits that are no numbers.
+        // Rounding, or NaN logits.
         kept.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or_else(|| argmax(logits), |item| item.0)
     }
 }
 
-/// The likeliest token, of several the first.
+/// Index of the largest logit; of several, the first.
 fn argmax(logits: &[f32]) -> u32 {
     let better = |best: (usize, f32), next: (usize, f32)| if next.1 > best.1 { next } else { best };
     let first = (0, f32::NEG_INFINITY);

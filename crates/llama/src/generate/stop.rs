@@ -1,17 +1,17 @@
-//! Stop strings, which a text may hold the beginning of without going on to the end.
+//! Detection of stop strings in text that arrives in parts.
 
-/// Holds text back as long as it may be the beginning of a stop string.
+/// Filter that holds text back while it may be the beginning of a stop string.
 pub(super) struct StopText<'a> {
     stops: &'a [String],
     held: String,
 }
 
-/// What text means.
+/// Result of pushing text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// This much can be handed out.
+    /// Text that can be released.
     Go(String),
-    /// A stop string came up; this stood before it.
+    /// A stop string was found; the text before it.
     Stop(String),
 }
 
@@ -20,7 +20,7 @@ impl<'a> StopText<'a> {
         Self { stops, held: String::new() }
     }
 
-    /// Takes more text.
+    /// Adds text.
     pub fn push(&mut self, text: &str) -> Found {
         self.held.push_str(text);
         let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
@@ -28,7 +28,7 @@ impl<'a> StopText<'a> {
             self.held.truncate(at);
             return Found::Stop(std::mem::take(&mut self.held));
         }
-        // From where on the text may be the beginning of a stop string.
+        // The first place from which the text may be the beginning of a stop string.
         let open = |(at, _): &(usize, char)| {
             self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]))
         };
@@ -37,7 +37,7 @@ impl<'a> StopText<'a> {
         Found::Go(std::mem::replace(&mut self.held, rest))
     }
 
-    /// What was held back, at the end.
+    /// Returns the text still held back.
     pub fn finish(self) -> String {
         self.held
     }

@@ -1,4 +1,4 @@
-//! Generation of text.
+//! Text generation.
 
 use super::{
     GenerateConfig, Stopped,
@@ -9,22 +9,22 @@ use crate::{error::LlamaError, llama::Llama};
 use burn_lora_text::{ChatOptions, DecodeStream, Message, Tokenizer};
 use std::ops::ControlFlow;
 
-/// The text that was generated for one prompt.
+/// Generated text of one prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GeneratedText {
-    /// The new text, without the stop string or special tokens.
+    /// New text, without the stop string or special tokens.
     pub text: String,
-    /// Its tokens.
+    /// New tokens, without the one that ended them, but with those of a stop string.
     pub tokens: Vec<u32>,
-    /// Why there is no more.
+    /// Reason why the generation ended.
     pub stopped: Stopped,
 }
 
 impl Llama {
-    /// Continues texts, all of a batch at once. Beyond [`generate`](Self::generate), rows end at
-    /// the tokens that the tokenizer's files name, at the one with which the chat template ends an
-    /// answer, and at the stop strings of the settings.
-    /// `on_text` is called with the row and its text as it comes, and may end the row.
+    /// Continues texts, all in one batch. In addition to [`generate`](Self::generate), a row ends
+    /// at the end-of-text tokens of the tokenizer's files, at the token with which the chat
+    /// template ends an answer, and at the stop strings of the settings. `on_text` is called with
+    /// the row and its text as it comes, and may end the row.
     ///
     /// ```no_run
     /// # let model: burn_lora_llama::Llama = unimplemented!();
@@ -42,7 +42,10 @@ impl Llama {
     /// ```
     ///
     /// # Errors
-    /// Settings outside their range, a text that gives no token, a tokenizer of another model.
+    /// - [`LlamaError::Generate`] if a setting is outside its range, a text gives no token, or the
+    ///   tokenizer is of another model: a token is not in the vocabulary.
+    /// - [`LlamaError::Text`] if the tokenizer fails.
+    /// - [`LlamaError::Device`] if the logits cannot be read from the device.
     pub fn generate_text(
         &self,
         tokenizer: &Tokenizer,
@@ -54,7 +57,7 @@ impl Llama {
         self.generate_decoded(tokenizer, &prompts.collect::<Result<Vec<_>, _>>()?, config, on_text)
     }
 
-    /// Answers a chat, as [`generate_text`](Self::generate_text) goes on with a text.
+    /// Answers a chat; otherwise like [`generate_text`](Self::generate_text).
     ///
     /// ```no_run
     /// # let model: burn_lora_llama::Llama = unimplemented!();
@@ -71,7 +74,8 @@ impl Llama {
     /// ```
     ///
     /// # Errors
-    /// As there; a tokenizer without a chat template, or one that refuses the messages.
+    /// As [`generate_text`](Self::generate_text); [`LlamaError::Text`] also if the tokenizer has no
+    /// chat template, or the template rejects the messages.
     pub fn chat(
         &self,
         tokenizer: &Tokenizer,
@@ -135,12 +139,12 @@ impl Llama {
     }
 }
 
-/// The text of one row under way.
+/// Text of one row in progress.
 struct TextRow<'a> {
     stream: DecodeStream,
     stop: StopText<'a>,
     text: String,
-    /// Whether a stop string came up.
+    /// `true` if a stop string was found.
     stopped: bool,
 }
 
@@ -150,7 +154,7 @@ impl<'a> TextRow<'a> {
         Self { stream, stop, text: String::new(), stopped: false }
     }
 
-    /// The text that a token brings.
+    /// Returns the text that a token adds.
     fn push(&mut self, token: u32) -> Result<String, LlamaError> {
         let new = self.stream.push(token)?.unwrap_or_default();
         Ok(self.take(&new))
@@ -168,7 +172,7 @@ impl<'a> TextRow<'a> {
         new
     }
 
-    /// The whole text, and what of it had been held back.
+    /// Returns the whole text, and the part of it that had been held back.
     fn finish(mut self) -> Result<(String, String), LlamaError> {
         if self.stopped {
             return Ok((self.text, String::new()));

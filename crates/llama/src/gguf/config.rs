@@ -1,20 +1,22 @@
-//! From a file's metadata to the `config.json` that the model would have.
+//! Conversion of GGUF metadata to the equivalent `config.json`.
 
 use crate::{config::LlamaConfig, error::LlamaError, rope::RopeScaling};
 use burn_lora_io::gguf::{Gguf, Value};
 use serde_json::{Map, Value as Json, json};
 use std::path::Path;
 
-/// The model's settings.
+/// Builds the configuration of the model.
 ///
 /// # Errors
-/// An architecture or a setting that is not supported, a setting that is missing or contradicts
-/// another; each names its key.
+/// - [`LlamaError::Field`], which names the key, if the architecture or a setting is not supported,
+///   or a setting is missing or contradicts another.
+/// - [`LlamaError::Shape`] or [`LlamaError::Format`] if the divisors of the frequencies are
+///   unusable.
 pub(super) fn config(gguf: &Gguf, divisors: Option<Vec<f32>>) -> Result<LlamaConfig, LlamaError> {
     let keys = Keys { gguf, prefix: architecture(gguf)? };
     let raw = keys.json()?;
     let mut config = LlamaConfig::from_value(raw, gguf.path())?;
-    // llama.cpp has the divisors beside the scaling, and multiplies both.
+    // llama.cpp has the divisors beside the scaling, and applies both.
     if let Some(divisors) = divisors.filter(|divisors| divisors.iter().any(|value| *value != 1.0)) {
         if config.rope.scaling != RopeScaling::Default {
             let key = "rope.scaling.type";
@@ -26,7 +28,7 @@ pub(super) fn config(gguf: &Gguf, divisors: Option<Vec<f32>>) -> Result<LlamaCon
     Ok(config)
 }
 
-/// `general.architecture`, which is also what most keys begin with.
+/// Returns `general.architecture`, which is also the prefix of most keys.
 pub(super) fn architecture(gguf: &Gguf) -> Result<&str, LlamaError> {
     let found = gguf.get("general.architecture").and_then(Value::as_str).unwrap_or("missing");
     match found {
@@ -40,8 +42,8 @@ pub(super) fn architecture(gguf: &Gguf) -> Result<&str, LlamaError> {
     }
 }
 
-/// Divides the frequencies, by Llama 3's formula if it gives these divisors: Hugging Face's files
-/// have no others.
+/// Applies the divisors of the frequencies: as Llama 3's scaling if its formula gives them, as in
+/// Hugging Face's files, else as `longrope`.
 fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<(), LlamaError> {
     if divisors.len() != config.rope.head_dim / 2 {
         return Err(LlamaError::Shape {
@@ -87,7 +89,7 @@ fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<
                 "high_freq_factor": 4.0, "original_max_position_embeddings": original as u64,
             })
         }
-        // What transformers divides by any numbers under: a model that is saved means the same.
+        // transformers' type for arbitrary divisors, so that a saved model means the same.
         None => {
             config.rope.divisors = Some(divisors.clone());
             json!({
@@ -101,7 +103,7 @@ fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<
     Ok(())
 }
 
-/// The metadata under the name of the architecture.
+/// Metadata under the prefix of the architecture.
 struct Keys<'a> {
     gguf: &'a Gguf,
     prefix: &'a str,
@@ -164,7 +166,7 @@ impl Keys<'_> {
         };
         self.equals("expert_count", self.number("expert_count")?, 0.0)?;
         let layers = self.required("block_count")?;
-        // A number that is a lie would cost memory before the tensors are missed.
+        // A false number would cost memory before missing tensors are noticed.
         let tensors = self.gguf.tensors();
         if layers > tensors.len() as u64 {
             let reason = format!("the file has {} tensors: it is incomplete", tensors.len());
@@ -216,7 +218,7 @@ impl Keys<'_> {
         Ok(raw)
     }
 
-    /// `rope_scaling`.
+    /// Builds `rope_scaling`.
     fn scaling(&self) -> Result<Json, LlamaError> {
         let key = |name: &str| format!("rope.scaling.{name}");
         let kind = match self.get(&key("type")) {

@@ -1,11 +1,11 @@
-//! What the values of GGUF's tensors are as float32. Source: ggml, `ggml-quants.c`.
+//! Dequantization of GGUF tensors to float32. Source: ggml, `ggml-quants.c`.
 
 use burn::tensor::DType;
 use burn_lora_io::gguf::TensorType;
 use half::{bf16, f16};
 use std::thread;
 
-/// The dtype, if values are stored as they are.
+/// Dtype of a type that is not quantized.
 pub(super) fn dense(kind: TensorType) -> Option<DType> {
     match kind {
         TensorType::F32 => Some(DType::F32),
@@ -15,7 +15,7 @@ pub(super) fn dense(kind: TensorType) -> Option<DType> {
     }
 }
 
-/// The values of whole blocks, by all cores.
+/// Dequantizes whole blocks, on all cores.
 pub(super) fn dequantize(kind: TensorType, bytes: &[u8]) -> Vec<f32> {
     let (block_values, block_bytes) = kind.block();
     let blocks = bytes.len() / block_bytes;
@@ -68,7 +68,7 @@ fn each<const BYTES: usize, const VALUES: usize>(
     blocks.for_each(|(block, values)| decode(block, values));
 }
 
-/// The float16 at a place.
+/// Float16 at a byte offset.
 fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
@@ -91,7 +91,7 @@ fn q4_1(block: &[u8; 20], y: &mut [f32; 32]) {
     }
 }
 
-/// The codes of a block whose fifth bits lie apart.
+/// Codes of a block whose fifth bits are stored apart.
 fn five_bits(high: &[u8], low: &[u8]) -> [u8; 32] {
     std::array::from_fn(|i| {
         let nibble = if i < 16 { low[i] & 15 } else { low[i - 16] >> 4 };
@@ -119,8 +119,8 @@ fn q8_0(block: &[u8; 34], y: &mut [f32; 32]) {
     }
 }
 
-/// Scale and minimum of part `i` of 8, of 6 bits each: the upper two bits of the last four parts lie
-/// above the first four's.
+/// Scale and minimum of part `i` of 8, of 6 bits each: the upper two bits of the last four parts
+/// are stored above those of the first four.
 fn scale_and_minimum(packed: &[u8], i: usize) -> (f32, f32) {
     let (scale, minimum) = if i < 4 {
         (packed[i] & 63, packed[i + 4] & 63)
@@ -154,8 +154,8 @@ fn k_blocks(head: &[u8], nibbles: &[u8], y: &mut [f32; 256], high: impl Fn(usize
     }
 }
 
-/// `d·scale·(q - 32)`; each half of the values has 64 bytes of low nibbles, 32 of upper bit pairs and
-/// 8 scales.
+/// `d·scale·(q - 32)`; each half of the values has 64 bytes of low nibbles, 32 of upper bit pairs
+/// and 8 scales.
 fn q6_k(block: &[u8; 210], y: &mut [f32; 256]) {
     let d = half(block, 208);
     for (part, y) in y.chunks_exact_mut(32).enumerate() {

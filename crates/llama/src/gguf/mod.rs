@@ -1,4 +1,4 @@
-//! GGUF as the other source of a model: the container is read by [`burn_lora_io::gguf`].
+//! GGUF as a source of models; the container is read by [`burn_lora_io::gguf`].
 
 mod config;
 mod dequantize;

@@ -1,4 +1,4 @@
-//! A GGUF file as a checkpoint: tensors under Hugging Face's names, in Hugging Face's order of rows.
+//! GGUF file as a checkpoint: tensors under Hugging Face's names, in Hugging Face's order of rows.
 
 use super::{
     config,
@@ -9,16 +9,16 @@ use burn::tensor::{DType, TensorData};
 use burn_lora_io::gguf::{Gguf, SUPPORTED, TensorInfo, type_name};
 use std::{collections::BTreeMap, path::Path};
 
-/// What the frequencies of the rotary embedding are divided by.
+/// Tensor of the divisors of the rotary frequencies.
 const DIVISORS: &str = "rope_freqs.weight";
 
-/// A model in a GGUF file.
+/// Model in a GGUF file.
 pub(crate) struct GgufModel {
     gguf: Gguf,
-    /// The names in the file by Hugging Face's.
+    /// Names in the file, by Hugging Face's names.
     names: BTreeMap<String, String>,
     config: LlamaConfig,
-    /// Whether llama.cpp has changed the order of the rows of q and k.
+    /// `true` if llama.cpp has permuted the rows of q and k.
     permuted: bool,
 }
 
@@ -26,7 +26,7 @@ impl GgufModel {
     /// Opens a file; reads and checks all but the tensors.
     ///
     /// # Errors
-    /// As [`Gguf::open`]; a model, or a type of tensor, that is not supported.
+    /// As [`Gguf::open`]; also if the model or the type of a tensor is not supported.
     pub fn open(path: &Path) -> Result<Self, LlamaError> {
         let gguf = Gguf::open(path)?;
         let permuted = config::architecture(&gguf)? == "llama";
@@ -61,7 +61,7 @@ impl GgufModel {
         Ok(Self { gguf, names, config, permuted })
     }
 
-    /// The shape of the model and its settings.
+    /// Shape and settings of the model.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
@@ -70,7 +70,7 @@ impl GgufModel {
         self.gguf.tensors().get(self.names.get(name)?)
     }
 
-    /// The heads whose rows llama.cpp has permuted in this tensor.
+    /// Number of heads whose rows llama.cpp has permuted in this tensor, if it has.
     fn permuted_heads(&self, name: &str) -> Option<usize> {
         let (module, _) = name.rsplit_once('.')?;
         let heads = if module.ends_with("self_attn.q_proj") {
@@ -88,7 +88,7 @@ fn dtype(path: &Path, tensor: &str, found: String, expected: &'static str) -> Ll
     LlamaError::DType { path: path.into(), tensor: tensor.into(), found, expected }
 }
 
-/// Hugging Face's name of a tensor that llama.cpp has so named.
+/// Hugging Face's name of a tensor, by llama.cpp's name.
 fn hugging_face(name: &str) -> Option<String> {
     let known = match name {
         "token_embd.weight" => "model.embed_tokens.weight",
@@ -96,7 +96,7 @@ fn hugging_face(name: &str) -> Option<String> {
         "output.weight" => "lm_head.weight",
         _ => {
             let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-            // As it would be written: `01` would be a second name of the same layer.
+            // Canonical only: `01` would be a second name of the same layer.
             let layer = layer.parse::<usize>().ok().filter(|number| number.to_string() == layer)?;
             let (module, kind) = rest.rsplit_once('.')?;
             let module = match module {
@@ -122,8 +122,8 @@ fn hugging_face(name: &str) -> Option<String> {
     Some(known.into())
 }
 
-/// Undoes llama.cpp's order of rows: it has the two halves of each head one row of each in turn,
-/// since it rotates neighbours.
+/// Undoes llama.cpp's order of rows: it interleaves the two halves of each head, since it rotates
+/// neighbours.
 fn unpermute(bytes: &[u8], row: usize, heads: usize) -> Vec<u8> {
     let rows = bytes.len() / row;
     let half = rows / heads / 2;
@@ -156,7 +156,7 @@ impl Source for GgufModel {
         self.tensor(name).map_or(0, |tensor| self.gguf.data(tensor).len())
     }
 
-    /// A dense type as it is, one of blocks as float32.
+    /// Reads a dense type as it is, and a block type as float32.
     fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
         let path = self.gguf.path();
         let missing =
@@ -192,7 +192,7 @@ impl Source for GgufModel {
         }
     }
 
-    /// bfloat16 for weights in blocks, whose models were trained in it.
+    /// bfloat16 for block types, whose models were trained in it.
     fn dtype(&self) -> DType {
         let weight = self.tensor("model.layers.0.self_attn.q_proj.weight");
         let kind = weight.and_then(|tensor| tensor.dtype.ok());

@@ -1,4 +1,4 @@
-//! Tensors to modules: each goes to the device, and is packed there if it is to be.
+//! Builder of modules from tensors: each is uploaded, and quantized on the device if asked for.
 
 use super::{source::Source, stored, values::check_values};
 use crate::{
@@ -16,20 +16,20 @@ use burn_lora_io::shards::SINGLE;
 use burn_lora_quant::{Frozen, StorageFormat};
 use std::{collections::BTreeSet, path::Path};
 
-/// What a tensor has to go through.
+/// Builder of a model from the tensors of a source.
 pub(super) struct Builder<'a> {
     pub source: &'a dyn Source,
-    /// The file or folder of all.
+    /// File or folder of the checkpoint.
     pub root: &'a Path,
     pub config: &'a LlamaConfig,
     pub quantize: Option<&'a dyn StorageFormat>,
     pub dtype: FloatDType,
     pub device: &'a Device,
-    /// Where the embeddings go.
+    /// Device of the embeddings.
     pub embedding_device: &'a Device,
-    /// Classes of a head in the place of the output head.
+    /// Classes of a classification head in place of the output head.
     pub num_labels: Option<usize>,
-    /// Called with the bytes of each tensor that is done.
+    /// Callback with the bytes of each finished tensor.
     pub progress: &'a dyn Fn(usize),
 }
 
@@ -37,13 +37,13 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 const SCORE: &str = "score.weight";
 
-/// The names of tensors that old checkpoints have and that are computed.
+/// Returns `true` for a tensor of old checkpoints that is computed here.
 fn is_computed(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
 }
 
 impl Builder<'_> {
-    /// The whole model.
+    /// Builds the whole model.
     pub fn build(&self) -> Result<Llama, LlamaError> {
         self.check_names()?;
         let config = self.config;
@@ -102,7 +102,7 @@ impl Builder<'_> {
         })
     }
 
-    /// The names of the tensors that this model has, without those of quantization.
+    /// Names of the tensors of a model, without those of quantization.
     pub fn expected(config: &LlamaConfig) -> Vec<String> {
         let mut names = vec!["model.embed_tokens.weight".to_owned(), "model.norm.weight".into()];
         if !config.tie_word_embeddings {
@@ -132,11 +132,11 @@ impl Builder<'_> {
         names
     }
 
-    /// Before anything is loaded: all tensors are there, and no others.
+    /// Checks, before anything is loaded, that all tensors are there and no others.
     fn check_names(&self) -> Result<(), LlamaError> {
         let mut expected = Self::expected(self.config);
         expected[0] = self.embedding_name().to_owned();
-        // A base model may have the one head or the other, or none.
+        // A checkpoint may have either head, or none.
         let is_head = |name: &str| self.num_labels.is_some() && (name == HEAD || name == SCORE);
         expected.retain(|name| !is_head(name));
         let missing: Vec<String> =
@@ -167,7 +167,7 @@ impl Builder<'_> {
         Err(LlamaError::UnexpectedTensors { path: self.root.into(), tensors: surplus })
     }
 
-    /// The tensor of the embeddings. A head that is tied to them may be the one that was kept.
+    /// Name of the embedding tensor. With tied embeddings, only the head may have been kept.
     fn embedding_name(&self) -> &'static str {
         let has = |name| self.source.shape(name).is_some();
         if self.config.tie_word_embeddings && !has(EMBEDDING) && has(HEAD) {
@@ -219,7 +219,7 @@ impl Builder<'_> {
         Ok(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?))
     }
 
-    /// The head of classes, or a new one where the checkpoint has none.
+    /// Loads the classification head, or creates one if the checkpoint has none.
     fn score(&self, shape: [usize; 2]) -> Result<AdaptedLinear, LlamaError> {
         if self.source.shape(SCORE).is_some() {
             return self.dense("score", shape, false);
@@ -247,7 +247,7 @@ impl Builder<'_> {
         })
     }
 
-    /// A tensor on the device, in the dtype of the model.
+    /// Loads a tensor onto the device, in the dtype of the model.
     fn tensor<const D: usize>(
         &self,
         name: &str,
@@ -256,7 +256,7 @@ impl Builder<'_> {
         self.place(name, shape, self.device)
     }
 
-    /// The same on another device.
+    /// Loads a tensor onto `device`, in the dtype of the model.
     fn place<const D: usize>(
         &self,
         name: &str,
@@ -268,14 +268,14 @@ impl Builder<'_> {
         Ok(tensor)
     }
 
-    /// A tensor on a device, in the dtype of the file if the device has it.
+    /// Uploads a tensor in the dtype of the file, or in float32 if the device does not support it.
     fn upload<const D: usize>(
         &self,
         name: &str,
         shape: [usize; D],
         device: &Device,
     ) -> Result<Tensor<D>, LlamaError> {
-        // Before the data is touched.
+        // Checked before the data is read.
         let found = self.source.shape(name).unwrap_or_default();
         if found != shape {
             return Err(self.misshapen(name, found.to_vec(), &shape));
@@ -311,7 +311,7 @@ impl Builder<'_> {
 }
 
 impl LlamaConfig {
-    /// The tensors of a checkpoint that is not quantized, by name with their shapes.
+    /// Names and shapes of the tensors of a checkpoint that is not quantized.
     ///
     /// ```
     /// use burn_lora_llama::LlamaConfig;
@@ -328,7 +328,7 @@ impl LlamaConfig {
     }
 }
 
-/// The shape of a tensor by its name.
+/// Shape of a tensor, by its name.
 fn shape(config: &LlamaConfig, name: &str) -> Vec<usize> {
     let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
     let (q, kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
@@ -347,11 +347,11 @@ fn shape(config: &LlamaConfig, name: &str) -> Vec<usize> {
     if is_bias { vec![out] } else { vec![out, width] }
 }
 
-/// The settings of a checkpoint, with `tie_word_embeddings` as its tensors have it. As in
+/// Returns the configuration with `tie_word_embeddings` corrected by the tensors. As in
 /// transformers, a head that differs from the embeddings is not tied to them.
 ///
 /// # Errors
-/// Those of reading the two.
+/// As [`Source::read`].
 pub(super) fn settle_head(
     mut config: LlamaConfig,
     source: &dyn Source,
@@ -369,7 +369,7 @@ pub(super) fn settle_head(
     Ok(config)
 }
 
-/// Whether two tensors have the same values.
+/// Returns `true` if two tensors have the same values.
 fn same(a: &TensorData, b: &TensorData) -> bool {
     if a.dtype() == b.dtype() {
         return a.shape() == b.shape() && a.as_bytes() == b.as_bytes();

@@ -1,4 +1,4 @@
-//! From a checkpoint to a model on a device.
+//! Loading of a checkpoint onto a device.
 
 use super::{
     build::{Builder, settle_head},
@@ -18,11 +18,11 @@ use std::{
     sync::Arc,
 };
 
-/// How a checkpoint is loaded.
+/// Loader of a checkpoint.
 ///
-/// Tensors go to the device one by one, and are packed there when the model is quantized: host
-/// memory holds one tensor, device memory the model and one tensor. Embeddings, output head and norms
-/// are not quantized.
+/// Tensors are uploaded one by one, and packed on the device if the model is quantized: host memory
+/// holds one tensor, device memory the model and one tensor. Embeddings, output head and norms are
+/// not quantized.
 ///
 /// ```no_run
 /// use burn::tensor::{Device, FloatDType};
@@ -47,8 +47,8 @@ pub struct Loader {
 }
 
 impl Llama {
-    /// A checkpoint: a folder in Hugging Face's layout, a `.gguf` file, or with the feature `hub`
-    /// the id of a model. Nothing is read before [`Loader::load`].
+    /// Creates a loader for a folder in Hugging Face's layout, a `.gguf` file, or with the feature
+    /// `hub` a model id. Nothing is read before [`Loader::load`].
     pub fn from_pretrained(source: impl AsRef<Path>) -> Loader {
         Loader::new(source.as_ref())
     }
@@ -60,24 +60,24 @@ impl Loader {
         Self { source, quantize: None, dtype: None, host_embeddings: false, progress: false }
     }
 
-    /// Quantizes the linear layers between embedding and output head (QLoRA). A checkpoint that
-    /// bitsandbytes has quantized stays as it is.
+    /// Quantizes the linear layers between embedding and output head (QLoRA). Weights that the
+    /// checkpoint stores quantized (bitsandbytes, FP8) stay as they are.
     pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
         self.quantize = Some(Arc::new(format));
         self
     }
 
-    /// The dtype of activations and of the weights that are not packed. By default that of
-    /// `config.json`, or else of the checkpoint, where the device computes in it, else float16 or
+    /// Sets the dtype of activations and of weights that are not packed. Default: that of
+    /// `config.json`, or else of the checkpoint, if the device computes in it, else float16 or
     /// float32; on a CPU float32.
     pub fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = Some(dtype);
         self
     }
 
-    /// Leaves the embeddings in host memory, where the rows of a batch are taken from (feature `cpu`):
-    /// 1.05 GB less on the device for Llama 3.1 8B. They cannot be trained then. Without effect where
-    /// the head is the embeddings.
+    /// Keeps the embeddings in host memory, from where those of a batch are copied to the device
+    /// (feature `cpu`): 1.05 GB less on the device for Llama 3.1 8B. They cannot be trained then.
+    /// No effect with tied embeddings.
     pub fn host_embeddings(mut self, host: bool) -> Self {
         self.host_embeddings = host;
         self
@@ -89,15 +89,16 @@ impl Loader {
         self
     }
 
-    /// The dtypes that the matrices of the checkpoint are stored in, that of most bytes first. Of
-    /// weights in blocks, as GGUF has them, these are bfloat16, for the models were trained in it, and
-    /// float32, which they are decoded in; what bitsandbytes has packed does not count. Reads headers
-    /// only.
+    /// Returns the dtypes that the matrices of the checkpoint are stored in, that of most bytes
+    /// first. Reads headers only.
     ///
-    /// With one dtype in the list the model can be loaded in it as it is; float32 holds any of them.
+    /// GGUF's block types count as bfloat16, in which the models were trained, and float32, to
+    /// which they are decoded; weights that safetensors hold quantized (bitsandbytes, FP8) do not
+    /// count. With one dtype in the list the model can be loaded in it as it is; float32 holds any
+    /// of them.
     ///
     /// # Errors
-    /// Those of [`load`](Self::load) that headers tell.
+    /// As [`load`](Self::load), as far as headers show it.
     pub fn stored_dtypes(&self) -> Result<Vec<FloatDType>, LlamaError> {
         let root = &hub::resolve(&self.source, self.progress)?;
         if is_gguf(root) {
@@ -109,13 +110,22 @@ impl Loader {
     /// Loads the model.
     ///
     /// # Errors
-    /// A checkpoint that is incomplete, malformed, cut off or not supported: the error names the
-    /// file and the tensor or field.
+    /// Errors of the checkpoint name the file and the tensor or field.
+    ///
+    /// - [`LlamaError::Hub`] if the model cannot be obtained from the hub.
+    /// - [`LlamaError::Io`] if a file cannot be read.
+    /// - [`LlamaError::Format`] if the checkpoint is incomplete, malformed or cut off, or values of
+    ///   a tensor are not finite in the dtype of the model.
+    /// - [`LlamaError::Field`] if a setting is not supported.
+    /// - [`LlamaError::MissingTensors`], [`LlamaError::UnexpectedTensors`], [`LlamaError::Shape`]
+    ///   or [`LlamaError::DType`] if the tensors are not those of the model.
+    /// - [`LlamaError::Quant`] if the storage format rejects its settings or a weight.
     pub fn load(&self, device: &Device) -> Result<Llama, LlamaError> {
         self.load_with(None, device)
     }
 
-    /// Loads the decoder with a head of classes, `score`: the checkpoint's own, or a new one with a warning.
+    /// Loads the decoder with a classification head, `score`: the checkpoint's own, or a new one
+    /// with a warning.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -167,7 +177,7 @@ impl Loader {
         };
         let model = builder.build();
         bar.finish_and_clear();
-        // What the dense tensors were in.
+        // Frees the memory of the dense tensors.
         device.memory_cleanup();
         model
     }
@@ -221,8 +231,8 @@ fn is_gguf(path: &Path) -> bool {
     is_gguf && !path.is_dir()
 }
 
-/// The dtype of the checkpoint, where the device computes in it. As in transformers its settings
-/// go over its weights.
+/// Dtype of the checkpoint, if the device computes in it. As in transformers, `config.json` takes
+/// precedence over the weights.
 fn default_dtype(config: &LlamaConfig, source: &dyn Source, device: &Device) -> FloatDType {
     if is_cpu(device) {
         return FloatDType::F32;

@@ -1,4 +1,4 @@
-//! Checkpoints: where their tensors come from, and how they become a model and files again.
+//! Checkpoints: sources of tensors, loading and saving of models.
 
 mod build;
 mod load;

@@ -1,4 +1,4 @@
-//! The weights that a model begins with when it is trained from scratch.
+//! Random weights for training from scratch.
 
 use super::{build::Builder, source::Source};
 use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
@@ -7,9 +7,9 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::{collections::BTreeMap, f32::consts::TAU, path::Path};
 
 impl Llama {
-    /// A model to train from scratch, in float32, with weights as transformers draws them: normal
-    /// with a deviation of `initializer_range` (0.02), biases 0, norms 1. All parameters are frozen,
-    /// as in any model of this crate: `set_require_grad(true)` makes a training train them.
+    /// Creates a model to train from scratch, in float32, initialized as in transformers: normal
+    /// with a standard deviation of `initializer_range` (0.02), biases 0, norms 1. All parameters
+    /// are frozen, as in any model of this crate: `set_require_grad(true)` makes them trainable.
     ///
     /// ```
     /// use burn::{module::Module, tensor::Device};
@@ -40,7 +40,7 @@ impl Llama {
     }
 }
 
-/// Random tensors, each from the seed and its place among the names.
+/// Source of random tensors, each seeded by the seed and its index among the names.
 struct Random {
     shapes: BTreeMap<String, Vec<usize>>,
     deviation: f32,
@@ -94,11 +94,11 @@ impl Source for Random {
     }
 }
 
-/// Normal numbers (Box and Muller).
+/// Normally distributed numbers (Box and Muller).
 fn normal(seed: u64) -> impl Iterator<Item = f32> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     std::iter::repeat_with(move || {
-        // In (0, 1], of which the logarithm is finite.
+        // In (0, 1], whose logarithm is finite.
         let radius = (-2.0 * (1.0 - random.random::<f32>()).ln()).sqrt();
         let angle = TAU * random.random::<f32>();
         [radius * angle.cos(), radius * angle.sin()]

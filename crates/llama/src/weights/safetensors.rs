@@ -15,14 +15,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Whether an index names the tensors that there are.
+/// Returns `true` if an index names exactly these tensors.
 fn names_same(index: &Path, tensors: &BTreeMap<String, usize>) -> bool {
     let shards = read_index(index).unwrap_or_default();
     let names: BTreeSet<_> = shards.values().flatten().collect();
     names.into_iter().eq(tensors.keys())
 }
 
-/// What a folder without weights that can be read has in their place.
+/// Message for a folder without readable weights, with a hint at what it has in their place.
 fn without_weights(folder: &Path) -> String {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let names: BTreeSet<String> = names.filter_map(|name| name.into_string().ok()).collect();
@@ -51,10 +51,10 @@ fn without_weights(folder: &Path) -> String {
     format!("there is neither {SINGLE} nor {INDEX}{there}")
 }
 
-/// The safetensors of a folder, mapped into memory: a tensor is read when it is asked for.
+/// Memory-mapped safetensors of a folder: a tensor is read when it is asked for.
 pub(super) struct SafetensorsFolder {
     files: Vec<Mapped>,
-    /// The file of each tensor.
+    /// File of each tensor, by index.
     tensors: BTreeMap<String, usize>,
 }
 
@@ -62,17 +62,18 @@ struct Mapped {
     path: PathBuf,
     map: Mmap,
     metadata: Metadata,
-    /// Where the data begins.
+    /// Offset of the data in bytes.
     start: usize,
 }
 
 impl SafetensorsFolder {
-    /// Opens the checkpoint in a folder; reads and checks headers only. As transformers, it takes
-    /// `model.safetensors` where there are shards with an index, too.
+    /// Opens the checkpoint in a folder; reads and checks headers only. As in transformers,
+    /// `model.safetensors` takes precedence over shards with an index.
     ///
     /// # Errors
-    /// A file that is missing, cut off, or whose header does not describe it; an index that names
-    /// shards or tensors that are not there.
+    /// - [`LlamaError::Io`] if a file cannot be read.
+    /// - [`LlamaError::Format`] if a file is missing, cut off, or not described by its header, or
+    ///   the index names shards or tensors that are not there.
     pub fn open(folder: &Path) -> Result<Self, LlamaError> {
         let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
         if single.exists() {
@@ -140,7 +141,7 @@ impl Mapped {
         self.metadata.tensors().into_keys()
     }
 
-    /// The bytes of a tensor.
+    /// Returns the bytes of a tensor.
     fn data(&self, name: &str) -> Option<&[u8]> {
         let (from, to) = self.metadata.info(name)?.data_offsets;
         self.map.get(self.start + from..self.start + to)

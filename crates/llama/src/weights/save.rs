@@ -1,4 +1,4 @@
-//! From a model to a checkpoint in Hugging Face's layout.
+//! Saving of a model as a checkpoint in Hugging Face's layout.
 
 use super::write::{Lazy, write};
 use crate::{error::LlamaError, llama::Llama};
@@ -8,7 +8,7 @@ use burn_lora_io::shards::{INDEX, SINGLE};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// How a model is saved.
+/// Options of [`Llama::save_pretrained`].
 ///
 /// ```
 /// use burn::tensor::FloatDType;
@@ -29,18 +29,19 @@ impl Default for SaveOptions {
 }
 
 impl SaveOptions {
-    /// bfloat16, in shards of 5 GB: as transformers writes large models.
+    /// Creates the default options: bfloat16, in shards of 5 GB, as transformers writes large
+    /// models.
     pub const fn new() -> Self {
         Self { dtype: FloatDType::BF16, max_shard_bytes: 5_000_000_000 }
     }
 
-    /// The dtype of the files: float32, float16 or bfloat16.
+    /// Sets the dtype of the files: float32, float16 or bfloat16.
     pub const fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = dtype;
         self
     }
 
-    /// The size that a file does not go over, unless one tensor does.
+    /// Sets the maximum size of a shard in bytes; only a single larger tensor exceeds it.
     pub const fn max_shard_bytes(mut self, bytes: usize) -> Self {
         self.max_shard_bytes = bytes;
         self
@@ -49,14 +50,17 @@ impl SaveOptions {
 
 impl Llama {
     /// Saves the model as transformers does: `config.json` and safetensors, in shards with an index
-    /// when they are large. A packed weight is saved decoded. Tensors are read from the device one
-    /// by one; each file is written beside its name and renamed, `config.json` last.
+    /// if they are large. Packed weights are saved dequantized. Tensors are read from the device
+    /// one by one; each file is written under a temporary name and renamed, `config.json` last.
     ///
     /// The tokenizer's files are saved by [`Tokenizer::save`](crate::Tokenizer::save).
     ///
     /// # Errors
-    /// Adapters in the model ([`merge_and_unload`](AdaptableExt::merge_and_unload) them first, or save
-    /// them by [`save_adapter`](AdaptableExt::save_adapter)), or a file that cannot be written.
+    /// - [`LlamaError::Format`] if the model has adapters
+    ///   ([`merge_and_unload`](AdaptableExt::merge_and_unload) them first, or save them by
+    ///   [`save_adapter`](AdaptableExt::save_adapter)), or a value exceeds float16.
+    /// - [`LlamaError::Device`] if a tensor cannot be read from the device.
+    /// - [`LlamaError::Io`] if a file cannot be written.
     pub fn save_pretrained(
         &self,
         folder: impl AsRef<Path>,
@@ -101,7 +105,7 @@ impl Llama {
         write_json(&folder.join("config.json"), &config)
     }
 
-    /// Whether the output head still is the embedding.
+    /// Returns `true` if the output head still shares the embedding's parameter.
     fn is_tied(&self) -> bool {
         let head = self.lm_head.base.weight.dense();
         head.is_some_and(|head| head.id == self.model.embed_tokens.weight.id)
@@ -129,7 +133,7 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
         };
         let path = folder.join(&file);
         if count > 1 && path.exists() {
-            // Were this cut off, the index would make one model of old shards and new ones.
+            // If this is cut off, the index would mix old shards and new ones.
             remove(&index)?;
         }
         write(&path, shard)?;
@@ -146,7 +150,7 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
     remove_shards(folder, count)
 }
 
-/// Removes the shards that an earlier model of another size left, as transformers does.
+/// Removes the shards of an earlier model of another size, as transformers does.
 fn remove_shards(folder: &Path, count: usize) -> Result<(), LlamaError> {
     let number = |text: &str| Some(text).filter(|text| text.len() == 5)?.parse::<usize>().ok();
     for entry in fs::read_dir(folder).map_err(LlamaError::io(folder))? {

@@ -1,20 +1,20 @@
-//! What the values of a tensor have to be.
+//! Checks of the values of tensors.
 
 use crate::error::LlamaError;
 use burn::tensor::{DType, FloatDType, TensorData};
 use half::{bf16, f16};
 use std::path::Path;
 
-/// Beyond this, products of two are infinite in float32.
+/// Limit beyond which the product of two values is infinite in float32.
 const LARGE: f32 = 1e19;
 
-/// Refuses values that are not finite, or would not be in the dtype of the model: they would show in
-/// the loss only, where the learning rate is blamed. A tensor that is no float is let through. Where only
-/// `some_rows` are used, as of an embedding, values that are not finite are a warning: rows that no text
-/// uses may hold anything.
+/// Rejects values that are not finite, or would not be in the dtype of the model: otherwise they
+/// show only in the loss, where the learning rate is blamed. Tensors that are no floats pass. If
+/// only `some_rows` are used, as of an embedding, values that are not finite are a warning: rows
+/// that no text uses may hold anything.
 ///
 /// # Errors
-/// The file, the tensor, and what it has.
+/// [`LlamaError::Format`], which names the file, the tensor and the values.
 pub(super) fn check_values(
     path: &Path,
     name: &str,
@@ -57,15 +57,15 @@ pub(super) fn check_values(
     Ok(())
 }
 
-/// The largest absolute value of float32s; NaN if there is one. Without the sign, the bits of floats
-/// are in the order of their values, infinity after all and NaN after that.
+/// Largest absolute value of float32s; NaN if there is one. Without the sign, the bits of floats
+/// are in the order of their values, infinity after all numbers and NaN after that.
 fn largest_32(bytes: &[u8]) -> f32 {
     let bits = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) & 0x7fff_ffff);
-    // Signed: every CPU compares vectors of these.
+    // Signed: every CPU compares vectors of signed integers.
     f32::from_bits(bits.fold(0, |largest: i32, bits| largest.max(bits as i32)) as u32)
 }
 
-/// The same for both kinds of 16 bits, as bits.
+/// [`largest_32`] for float16 or bfloat16, as bits.
 fn largest_16(bytes: &[u8]) -> u16 {
     let bits = bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes) & 0x7fff);
     bits.fold(0, |largest: i16, bits| largest.max(bits as i16)) as u16

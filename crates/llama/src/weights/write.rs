@@ -1,4 +1,4 @@
-//! A safetensors file, written tensor by tensor.
+//! Writer of a safetensors file, tensor by tensor.
 
 use crate::error::LlamaError;
 use burn::tensor::{DType, FloatDType, Tensor};
@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 
-/// A tensor that is read from the device when it is written.
+/// Tensor that is read from the device when it is written.
 pub(super) struct Lazy<'a> {
     pub(super) layer: &'a dyn AdaptedLayer,
     pub(super) name: &'a str,
@@ -36,7 +36,7 @@ impl Lazy<'_> {
         }
     }
 
-    /// The bytes, for a file.
+    /// Reads the bytes to write.
     pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, LlamaError> {
         let data = if self.bias {
             let bias = self.layer.bias().expect("listed because it is there");
@@ -65,10 +65,13 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
     Ok(data.as_bytes().to_vec())
 }
 
-/// Writes tensors into a file, which is there whole or not at all. One of them is in memory at a time.
+/// Writes tensors into a file, which is there whole or not at all. One of them is in memory at a
+/// time.
 ///
 /// # Errors
-/// What the device or the system says; a value that the file's dtype cannot hold.
+/// - [`LlamaError::Device`] if a tensor cannot be read from the device.
+/// - [`LlamaError::Io`] if the file cannot be written.
+/// - [`LlamaError::Format`] if the file's dtype cannot hold a value.
 pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>]) -> Result<(), LlamaError> {
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {

@@ -1,4 +1,4 @@
-//! 8 bits: bitsandbytes' LLM.int8, and FP8 with scales of blocks (DeepSeek), rows or whole tensors
+//! 8-bit weights: bitsandbytes' LLM.int8, and FP8 with scales per block (DeepSeek), row or tensor
 //! (compressed-tensors).
 
 use super::Stored;
@@ -14,7 +14,7 @@ pub(super) struct Int8;
 
 pub(super) struct Fp8;
 
-/// The path of the layer of a weight, with its dot.
+/// Path of the layer of a weight, with its trailing dot.
 fn layer(weight: &str) -> &str {
     weight.strip_suffix("weight").unwrap_or(weight)
 }
@@ -45,7 +45,7 @@ impl Stored for Int8 {
         let wrong = |reason: String| LlamaError::format(source.path(weight), reason);
         let format = format!("{}weight_format", layer(weight));
         if source.shape(&format).is_some() {
-            // 0 is rows one after the other; the others are tiles for one kind of card or another.
+            // 0 is row-major; the others are tiled for kinds of cards.
             let found = source.read(&format)?;
             if found.as_bytes().iter().any(|byte| *byte != 0) {
                 return Err(wrong(format!(
@@ -59,7 +59,7 @@ impl Stored for Int8 {
 }
 
 impl Fp8 {
-    /// The scales of a weight, under the name that one program or the other gives them.
+    /// Name of a weight's scales: DeepSeek's, or compressed-tensors'.
     fn scales(source: &dyn Source, weight: &str) -> Option<String> {
         let names = ["weight_scale_inv", "weight_scale"];
         let mut names = names.into_iter().map(|name| format!("{}{name}", layer(weight)));
@@ -67,7 +67,8 @@ impl Fp8 {
     }
 }
 
-/// Rows and columns of a block, by `weight_block_size` of one program or `config_groups` of the other.
+/// Rows and columns of a block, from DeepSeek's `weight_block_size` or compressed-tensors'
+/// `config_groups`.
 fn block(size: &Value, groups: &Value) -> Option<[usize; 2]> {
     let block = match size.as_array() {
         Some(block) => block,
@@ -77,7 +78,7 @@ fn block(size: &Value, groups: &Value) -> Option<[usize; 2]> {
     Some([side(0)?, side(1)?]).filter(|sides| sides.iter().all(|side| *side > 0))
 }
 
-/// What compressed-tensors says of the weights of its first group.
+/// Settings of the weights in compressed-tensors' first group.
 fn weights(groups: &Value) -> &Value {
     let first = groups.as_object().and_then(|groups| groups.values().next());
     first.map_or(&Value::Null, |group| &group["weights"])
@@ -110,7 +111,7 @@ impl Stored for Fp8 {
 
     fn parts(&self, source: &dyn Source, weight: &str) -> Option<Vec<String>> {
         let scales = Self::scales(source, weight)?;
-        // The scale that an 8-bit product would take for its inputs; here they stay as they are.
+        // The scale of the inputs of an 8-bit product; here inputs are not quantized.
         let input = format!("{}input_scale", layer(weight));
         let input = Some(input).filter(|input| source.shape(input).is_some());
         (source.stored_dtype(weight) == Some("F8_E4M3"))
@@ -154,7 +155,7 @@ impl Stored for Fp8 {
     }
 }
 
-/// A weight with its scales.
+/// Reads a weight with its scales.
 fn read(
     source: &dyn Source,
     weight: &str,

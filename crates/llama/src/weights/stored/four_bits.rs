@@ -1,4 +1,4 @@
-//! bitsandbytes' 4 bits.
+//! 4-bit weights of bitsandbytes (NF4, FP4).
 
 use super::Stored;
 use crate::{

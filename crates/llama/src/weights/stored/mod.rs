@@ -1,4 +1,4 @@
-//! How checkpoints store quantized weights: one file for each way, and its line in [`STORED`].
+//! Storage of quantized weights in checkpoints: one file for each way, and its line in [`STORED`].
 
 mod eight_bits;
 mod four_bits;
@@ -10,21 +10,22 @@ use burn_lora_quant::{Frozen, StorageFormat};
 use serde_json::Value;
 use std::sync::Arc;
 
-/// A way to store quantized weights.
+/// Way to store quantized weights.
 pub(crate) trait Stored: Sync {
-    /// What `quantization_config` says of weights that are stored so, or `None` if it is about others.
+    /// Format that `quantization_config` declares, or `None` if it is about weights stored
+    /// otherwise.
     ///
     /// # Errors
-    /// Settings that cannot be used.
+    /// [`LlamaError::Field`] if a setting cannot be used.
     fn format(&self, settings: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError>;
 
-    /// The tensors beside the weight of this name, if it is stored so.
+    /// Names of the tensors beside the weight of this name, if it is stored this way.
     fn parts(&self, source: &dyn Source, weight: &str) -> Option<Vec<String>>;
 
-    /// Reads a weight that is stored so. `settings` is `quantization_config`.
+    /// Reads a weight that is stored this way. `settings` is `quantization_config`.
     ///
     /// # Errors
-    /// Tensors that do not fit each other.
+    /// [`LlamaError::Format`] or [`LlamaError::Shape`] if the tensors do not fit each other.
     fn read(
         &self,
         source: &dyn Source,
@@ -34,13 +35,13 @@ pub(crate) trait Stored: Sync {
     ) -> Result<Frozen, LlamaError>;
 }
 
-/// All of them.
+/// All ways to store quantized weights.
 const STORED: &[&dyn Stored] = &[&four_bits::FourBits, &eight_bits::Int8, &eight_bits::Fp8];
 
-/// How `quantization_config` says that the weights are stored.
+/// Format that `quantization_config` declares, if it is there.
 ///
 /// # Errors
-/// Settings that cannot be used.
+/// [`LlamaError::Field`] if a setting cannot be used, or no format here has these settings.
 pub(crate) fn format(fields: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
     let Some(settings) = fields.object("quantization_config")? else { return Ok(None) };
     for stored in STORED {
@@ -54,7 +55,7 @@ pub(crate) fn format(fields: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat
     Err(settings.wrong("quant_method", method, reason))
 }
 
-/// The way in which a weight is stored, with the tensors beside it; `None` of one that is dense.
+/// Way in which a weight is stored, with the tensors beside it; `None` if it is dense.
 pub(crate) fn find(
     source: &dyn Source,
     weight: &str,
