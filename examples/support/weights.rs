@@ -1,14 +1,14 @@
-//! How linear layers are stored: names for run files and command lines.
+//! Storage formats of linear layers, by their names in run files and on command lines.
 
 use burn_lora::prelude::QuantConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How the linear layers of a model are stored.
+/// Storage format of the linear layers of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightFormat {
-    /// As the checkpoint has them: plain LoRA
+    /// As in the checkpoint: plain LoRA
     None,
     /// 4 bits, NormalFloat: QLoRA's
     Nf4,
@@ -21,7 +21,7 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
-    /// The settings of the format, at its default block size. NF4 and FP4 are quantized twice.
+    /// Settings of the format, at its default block size; NF4 and FP4 with double quantization.
     pub fn quantize(self) -> Option<QuantConfig> {
         match self {
             Self::None => None,
