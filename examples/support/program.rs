@@ -1,4 +1,4 @@
-//! What all programs share: errors shown as messages, and output that nobody may be reading.
+//! Shared by all programs: errors shown as messages, and output that nobody may be reading.
 //!
 //! The macros of the standard library panic if the reader is gone (`| head`) or the disk is full.
 //! Those of the same names here replace them in a program that begins with
