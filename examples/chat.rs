@@ -40,61 +40,61 @@ const HELP: &str = "\
 
 /// A chat with a model. Each line is a turn; lines that begin with / are commands (/help).
 ///
-/// Lines are also read from a pipe. A model without a chat template, such as a base model, goes on
-/// with each line as a text of its own.
+/// Lines are also read from a pipe. A model without a chat template, such as a base model,
+/// continues each line as a text of its own.
 #[derive(Parser)]
 pub struct Arguments {
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
     model: PathBuf,
-    /// A folder with an adapter of PEFT's
+    /// Folder of an adapter in PEFT's format
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// Pack the linear layers in 4 bits: --format nf4
     #[arg(long = "4bit", conflicts_with = "format")]
     four_bit: bool,
-    /// How the linear layers are stored
+    /// Storage format of the linear layers
     #[arg(long, value_enum, default_value = "none")]
     format: WeightFormat,
-    /// What is computed in [default: what suits checkpoint and device]
+    /// Dtype of the computation [default: by checkpoint and device]
     #[arg(long, value_enum)]
     dtype: Option<Precision>,
-    /// Instructions that the chat begins with
+    /// System message with instructions, at the beginning of the chat
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Go on with each line as it is, without the chat template
+    /// Continue each line as it is, without the chat template
     #[arg(long, conflicts_with = "system")]
     text: bool,
     /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
     #[arg(long, default_value = "auto")]
     device: Place,
-    /// Tokens of an answer at most
+    /// Maximum number of tokens per answer
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     max_new_tokens: usize,
-    /// 0 takes the likeliest token, above it is drawn
+    /// Sampling temperature; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.7)]
     temperature: f32,
-    /// Draw from the fewest tokens with this probability together
+    /// Sample from the fewest tokens whose probabilities sum to this
     #[arg(long, default_value_t = 0.9)]
     top_p: f32,
-    /// Draw from so many of the likeliest tokens; 0 from all
+    /// Sample from this many of the likeliest tokens; 0 for all
     #[arg(long, default_value_t = 0)]
     top_k: usize,
-    /// Draw from the tokens at least this times as likely as the likeliest
+    /// Sample from the tokens at least this many times as likely as the likeliest
     #[arg(long, default_value_t = 0.0)]
     min_p: f32,
-    /// Above 1, tokens that are there already become less likely
+    /// Repetition penalty: above 1, tokens that are there already become less likely
     #[arg(long, default_value_t = 1.0)]
     repetition_penalty: f32,
     /// End an answer at this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// The seed of drawing
+    /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
 
 impl Arguments {
-    /// How an answer is drawn: each turn has numbers of its own.
+    /// Generation settings of a turn; each turn has a seed of its own.
     fn generation(&self, turn: u64) -> GenerateConfig {
         let config = GenerateConfig::new(self.max_new_tokens)
             .temperature(self.temperature)
@@ -113,7 +113,7 @@ fn main() -> ExitCode {
     program::run(|| chat(&arguments, input.lock(), &mut Output::new(), typed))
 }
 
-/// All of it. `typed` says whether a person waits for a prompt.
+/// Runs the chat. `typed` is `true` if a person waits for a prompt.
 pub fn chat(
     arguments: &Arguments,
     input: impl BufRead,
@@ -190,7 +190,7 @@ pub fn chat(
     }
 }
 
-/// The adapter off, or on again.
+/// Switches the adapter off, or on again.
 fn switch(model: &mut Llama) -> Result<&'static str, AdapterError> {
     if model.adapter_names().is_empty() {
         return Ok("there is no adapter");

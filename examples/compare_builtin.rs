@@ -1,5 +1,5 @@
-//! Burn's own QLoRA (`Module::apply_qlora`) next to this library's, on the same model and data: memory
-//! and time of a step.
+//! Burn's own QLoRA (`Module::apply_qlora`) next to this library's, on the same model and data:
+//! memory and time per step.
 //!
 //! ```sh
 //! cargo run --release --example compare_builtin
@@ -32,10 +32,10 @@ use std::{
 /// Trains a Llama with random weights in 4 bits twice: with Burn's own adapters, and with those of
 /// this library. BURN_DEVICE chooses the device (cuda, vulkan, flex, ...).
 ///
-/// The same for both: model, tokens, targets, rank, trainer, optimizer, and that nothing is run again
-/// in the backward pass.
-/// Not the same: the 4 bits (whole numbers in blocks of 64 there, NF4 with double quantization here),
-/// and A's first values, so that losses differ a little.
+/// The same for both: model, tokens, targets, rank, trainer, optimizer, and no recomputation in the
+/// backward pass.
+/// Not the same: the 4 bits (integers in blocks of 64 there, NF4 with double quantization here),
+/// and A's initial values, so that losses differ a little.
 #[derive(Parser)]
 #[command(verbatim_doc_comment)]
 struct Arguments {
@@ -45,22 +45,22 @@ struct Arguments {
     /// Width inside the MLP
     #[arg(long, default_value_t = 1408)]
     inner: usize,
-    /// Layers
+    /// Number of layers
     #[arg(long, default_value_t = 4)]
     layers: usize,
-    /// Rows of a batch
+    /// Rows per batch
     #[arg(long, default_value_t = 1)]
     rows: usize,
-    /// Tokens of a row
+    /// Tokens per row
     #[arg(long, default_value_t = 64)]
     length: usize,
-    /// The adapters' rank
+    /// Rank of the adapters
     #[arg(long, default_value_t = 8)]
     rank: usize,
-    /// Steps; the first does not count
+    /// Number of steps; the first does not count
     #[arg(long, default_value_t = 4)]
     steps: usize,
-    /// Run one side in this process, and say what it took as JSON
+    /// Run one side in this process, and print its measurements as JSON
     #[arg(long, hide = true)]
     side: Option<Side>,
 }
@@ -71,16 +71,16 @@ enum Side {
     Ours,
 }
 
-/// What one side took.
+/// Measurements of one side.
 #[derive(Serialize, Deserialize)]
 struct Measured {
-    /// Parameters that are trained.
+    /// Number of trainable parameters.
     trained: usize,
     /// Bytes of the process, or of the GPU's pool, before the first step.
     loaded: u64,
-    /// The most of them.
+    /// Peak of these bytes.
     peak: u64,
-    /// Median of the steps.
+    /// Median time per step.
     milliseconds: f64,
     loss: f64,
 }
@@ -107,7 +107,7 @@ fn compare(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     );
     println!(
         "{:<24} {:>10} {:>12} {:>12} {:>12} {:>10} {:>8}",
-        "", "trained", "loaded MiB", "peak MiB", "steps added", "ms a step", "loss"
+        "", "trained", "loaded MiB", "peak MiB", "steps added", "ms/step", "loss"
     );
     for (name, side) in [("Burn's apply_qlora", "burn"), ("burn-lora", "ours")] {
         let output = Command::new(std::env::current_exe()?)
@@ -195,7 +195,7 @@ fn measure(arguments: &Arguments, side: Side) -> Result<Measured, Box<dyn Error>
     Ok(Measured { trained, loaded, peak, milliseconds, loss })
 }
 
-/// Learns how many parameters are trained.
+/// Observer of the number of trainable parameters.
 struct Count<'a>(&'a mut usize);
 
 impl Observer for Count<'_> {
@@ -210,8 +210,8 @@ enum Reading {
     Most,
 }
 
-/// Bytes of the GPU's pool (which keeps what it has reserved, so that its end is its peak), or of the
-/// process.
+/// Memory of the GPU's pool (which keeps what it has reserved, so that its end is its peak), or of
+/// the process, in bytes.
 fn memory(device: &Device, reading: Reading) -> Result<u64, Box<dyn Error>> {
     if let Some(usage) = device.memory_pool_usage() {
         return Ok(match reading {
@@ -230,7 +230,7 @@ fn memory(device: &Device, reading: Reading) -> Result<u64, Box<dyn Error>> {
     Ok(1024 * kib.ok_or_else(|| format!("/proc/self/status has no {name}"))?)
 }
 
-/// Lets the peak of the process begin where it is now: the dense model was there before the packed one.
+/// Resets the peak of the process: the dense model was there before the packed one.
 fn forget_peak() -> Result<(), Box<dyn Error>> {
     let file = "/proc/self/clear_refs";
     fs::write(file, "5")

@@ -39,11 +39,11 @@ use weights::WeightFormat;
 
 /// Fine-tunes a model on your data with LoRA, its weights in 4 bits (QLoRA) or as they are.
 ///
-/// All settings are those of a run file; --print-config shows them with their values. What is given
-/// here goes over the file, and --set changes any of them.
+/// All settings are those of a run file; --print-config shows them with their values. Options
+/// override the file, and --set overrides any setting.
 #[derive(Parser)]
 pub struct Arguments {
-    /// A run file; examples/configs has some
+    /// Run file; examples/configs has some
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
@@ -55,10 +55,10 @@ pub struct Arguments {
     /// Files to validate on
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "valid_split")]
     valid: Vec<PathBuf>,
-    /// The part of the data that is kept for validation, such as 0.05
+    /// Fraction of the data to keep for validation, such as 0.05
     #[arg(long, value_name = "PART")]
     valid_split: Option<f64>,
-    /// The folder for adapter, checkpoints, metrics and picture
+    /// Folder for adapter, checkpoints, metrics and loss plot
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
     /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu; cuda:0,cuda:1 trains on both
@@ -67,46 +67,46 @@ pub struct Arguments {
     /// Passes over the data
     #[arg(long)]
     epochs: Option<f64>,
-    /// Optimizer steps at most
+    /// Maximum number of optimizer steps
     #[arg(long)]
     max_steps: Option<usize>,
-    /// The highest learning rate
+    /// Peak learning rate
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
-    /// The rank of the adapter
+    /// Rank of the adapter
     #[arg(long)]
     rank: Option<usize>,
-    /// Its alpha: the update is scaled by alpha / rank
+    /// Alpha of the adapter: the update is scaled by alpha / rank
     #[arg(long)]
     alpha: Option<f64>,
-    /// Rows of a micro-batch
+    /// Rows per micro-batch
     #[arg(long, value_name = "ROWS")]
     batch_size: Option<usize>,
-    /// Micro-batches of an optimizer step
+    /// Micro-batches per optimizer step
     #[arg(long, value_name = "COUNT")]
     gradient_accumulation_steps: Option<usize>,
-    /// Tokens of an example at most
+    /// Maximum number of tokens per example
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
-    /// How the linear layers are stored
+    /// Storage format of the linear layers
     #[arg(long, value_enum)]
     format: Option<WeightFormat>,
-    /// The seed of everything
+    /// Seed of everything random
     #[arg(long)]
     seed: Option<u64>,
-    /// An adapter to go on with, in place of a new one
+    /// Folder of an adapter to continue training, in place of a new one
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// Any setting of the run file, as in train.neftune=5; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
-    /// Go on from the last checkpoint in the output folder, if there is one
+    /// Resume from the last checkpoint in the output folder, if there is one
     #[arg(long)]
     resume: bool,
-    /// A question to answer before and after the training
+    /// Question to answer before and after the training
     #[arg(long, value_name = "QUESTION", conflicts_with = "sample_text")]
     sample: Option<String>,
-    /// A text to go on with before and after the training, without the chat template
+    /// Text to continue before and after the training, without the chat template
     #[arg(long, value_name = "TEXT")]
     sample_text: Option<String>,
     /// Load model and data, show what would be trained on, and stop
@@ -118,7 +118,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The run: defaults, file, options, `--set`.
+    /// Builds the run from its layers: defaults, file, options, `--set`.
     pub fn run(&self) -> Result<RunFile, String> {
         let mut run = RunFile::default();
         if let Some(file) = &self.config {
@@ -135,7 +135,7 @@ impl Arguments {
         Ok(run)
     }
 
-    /// Puts the options into a run.
+    /// Applies the options to a run.
     fn apply(&self, run: &mut RunFile) {
         fn set<T: Clone, S: From<T>>(setting: &mut S, given: &Option<T>) {
             if let Some(value) = given {
@@ -169,7 +169,7 @@ impl Arguments {
         set(&mut train.batches.seed, &self.seed);
     }
 
-    /// Answers the question of `--sample`, if there is one.
+    /// Answers `--sample` or continues `--sample-text`, if there is one.
     fn sample(&self, when: &str, model: &Llama, tokenizer: &Tokenizer) -> Result<(), LlamaError> {
         let message;
         let question = match (&self.sample, &self.sample_text) {
@@ -191,8 +191,8 @@ fn main() -> ExitCode {
     program::run(|| finetune(&Arguments::parse(), Interrupt::on_ctrl_c))
 }
 
-/// All of it. `interrupt` is called when there is something to interrupt; a run that a signal ended has
-/// the status that shells expect.
+/// Runs the fine-tuning. `interrupt` is called when there is something to interrupt; a run that a
+/// signal ended has the exit status that shells expect.
 pub fn finetune(
     arguments: &Arguments,
     interrupt: impl FnOnce() -> Result<Interrupt, TrainError>,
@@ -243,11 +243,11 @@ pub fn finetune(
     println!("{}\n", model.summary());
     let a_step = run.train.gradient_accumulation_steps * devices.len();
     let steps = train.epoch(&run.train.batches, 0)?.len().div_ceil(a_step);
-    println!("{steps} steps an epoch on {device:?}\n");
+    println!("{steps} steps per epoch on {device:?}\n");
     if arguments.dry_run {
         match plan(&run, &model, train.report().longest) {
             Ok(plan) => {
-                println!("What a step takes, on a GPU:\n{plan}\n");
+                println!("Memory estimate of a training step, on a GPU:\n{plan}\n");
                 if let Some(bytes) = device_memory(device) {
                     let fits = if plan.fits(bytes) { "it fits" } else { "it does not fit" };
                     println!(
@@ -256,7 +256,7 @@ pub fn finetune(
                     );
                 }
             }
-            Err(error) => println!("What a step takes is not known: {error}\n"),
+            Err(error) => println!("No memory estimate of a training step: {error}\n"),
         }
         println!("The run, as a file:\n\n{}", run.to_toml()?);
         return Ok(ExitCode::SUCCESS);
@@ -290,7 +290,7 @@ pub fn finetune(
     })
 }
 
-/// The model with its adapter.
+/// Loads the model with its adapter.
 fn load(run: &RunFile, device: &Device) -> Result<Llama, Box<dyn Error>> {
     let settings = &run.model;
     let path = settings.path.as_ref().ok_or("no model")?;
@@ -310,7 +310,7 @@ fn load(run: &RunFile, device: &Device) -> Result<Llama, Box<dyn Error>> {
     Ok(model)
 }
 
-/// The memory of a run whose longest example has so many tokens.
+/// Memory estimate of a run whose longest example has `longest` tokens.
 fn plan(run: &RunFile, model: &Llama, longest: usize) -> Result<MemoryPlan, Box<dyn Error>> {
     let configs = model.adapter_configs();
     let mut plan = MemoryPlan::new(&model.config)
@@ -326,7 +326,7 @@ fn plan(run: &RunFile, model: &Llama, longest: usize) -> Result<MemoryPlan, Box<
     Ok(plan)
 }
 
-/// How another example is started, built as this one is.
+/// Command that starts another example, built as this one.
 fn command(example: &str) -> String {
     let features = [
         ("cuda", cfg!(feature = "cuda")),

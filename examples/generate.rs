@@ -26,30 +26,30 @@ use std::{
 struct Arguments {
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
     model: PathBuf,
-    /// The question, or the text to go on with
+    /// The question, or the text to continue
     prompt: String,
-    /// Go on with the prompt as it is, without the chat template
+    /// Continue the prompt as it is, without the chat template
     #[arg(long)]
     text: bool,
     /// Pack the linear layers in 4 bits (NF4, double quantization)
     #[arg(long)]
     nf4: bool,
-    /// A folder with an adapter of PEFT's
+    /// Folder of an adapter in PEFT's format
     #[arg(long)]
     adapter: Option<PathBuf>,
     /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
     #[arg(long, default_value = "auto")]
     device: Place,
-    /// Tokens to generate at most
+    /// Maximum number of new tokens
     #[arg(long, default_value_t = 128)]
     max_new_tokens: usize,
-    /// 0 takes the likeliest token, above it is drawn
+    /// Sampling temperature; 0 takes the likeliest token
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
-    /// Draw from the fewest tokens with this probability together
+    /// Sample from the fewest tokens whose probabilities sum to this
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// The seed of drawing
+    /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -95,6 +95,6 @@ fn generate(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     };
     let seconds = first.map_or(0.0, |first| first.elapsed().as_secs_f64());
     let rate = found.tokens.len().saturating_sub(1) as f64 / seconds.max(1e-9);
-    eprintln!("\n\n{} tokens, {rate:.1} a second; {:?}", found.tokens.len(), found.stopped);
+    eprintln!("\n\n{} tokens, {rate:.1} per second; {:?}", found.tokens.len(), found.stopped);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What memory a training will take, before anything is downloaded: from `config.json` alone.
+//! Memory estimate of a training run, before anything is downloaded: from `config.json` alone.
 //!
 //! ```sh
 //! cargo run --release --example memory_plan                          # Llama 3.1 8B, QLoRA
@@ -19,7 +19,7 @@ use precision::Precision;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 use weights::WeightFormat;
 
-/// Llama 3.1 8B.
+/// `config.json` of Llama 3.1 8B.
 const LLAMA_3_1_8B: &str = r#"{
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256,
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -27,48 +27,48 @@ const LLAMA_3_1_8B: &str = r#"{
     "max_position_embeddings": 131072, "rope_theta": 500000.0
 }"#;
 
-/// Says what memory a training will take on a GPU, by parts, and how many rows or tokens fit.
+/// Estimates the memory of a training run on a GPU, by parts, and how many rows or tokens fit.
 #[derive(Parser)]
 struct Arguments {
     /// A model's folder, or its config.json; Llama 3.1 8B's if left out
     model: Option<PathBuf>,
-    /// How the linear layers are stored
+    /// Storage format of the linear layers
     #[arg(long, value_enum, default_value = "nf4")]
     format: WeightFormat,
-    /// What is computed in, and what is not packed is stored in
+    /// Dtype of the computation, and of what is not packed
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: Precision,
     /// Leave the embeddings in host memory
     #[arg(long)]
     host_embeddings: bool,
-    /// The adapter's rank
+    /// Rank of the adapter
     #[arg(long, default_value_t = 16, value_parser = number(1 << 16))]
     rank: usize,
-    /// The layers that it adapts, with commas between them: all linear ones if left out
+    /// Layers to adapt, separated by commas; all linear ones if left out
     #[arg(long, value_delimiter = ',')]
     targets: Vec<String>,
-    /// Rows of a micro-batch
+    /// Rows per micro-batch
     #[arg(long, default_value_t = 1, value_parser = number(1 << 16))]
     batch: usize,
-    /// Micro-batches of an optimizer step
+    /// Micro-batches per optimizer step
     #[arg(long, default_value_t = 1, value_parser = number(1 << 16))]
     accumulate: usize,
     /// Tokens of the longest row
     #[arg(long, default_value_t = 2048, value_parser = number(1 << 24))]
     length: usize,
-    /// What is run again in the backward pass: none, layer, or a number of layers
+    /// Recomputation in the backward pass: none, layer, or a number of layers
     #[arg(long, default_value = "layer", value_parser = recompute)]
     recompute: Recompute,
-    /// Let the inputs of the layers wait in host memory
+    /// Offload the inputs of the layers to host memory
     #[arg(long)]
     offload: bool,
     /// The optimizer
     #[arg(long, value_enum, default_value = "adamw")]
     optimizer: OptimizerName,
-    /// Tokens that the head takes at a time
+    /// Tokens whose logits are computed at a time
     #[arg(long, value_parser = number(1 << 24))]
     loss_chunk: Option<usize>,
-    /// The GPU's memory in GiB: for several sizes if left out
+    /// Memory of the GPU in GiB; several sizes if left out
     #[arg(long, value_parser = gib)]
     memory: Option<f64>,
 }
@@ -139,7 +139,7 @@ fn plan(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A number from 1 that a plan can be made for.
+/// Parser of a number from 1 to `most`.
 fn number(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync {
     move |text| match text.parse() {
         Ok(number) if (1..=most).contains(&number) => Ok(number),

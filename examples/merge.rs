@@ -1,4 +1,4 @@
-//! Adds an adapter to its model, and writes a model that any program loads.
+//! Merges an adapter into its base model, and saves a model that any program loads.
 //!
 //! ```sh
 //! cargo run --release --example merge -- models/Llama-3.2-1B-Instruct out merged
@@ -18,22 +18,22 @@ use place::Place;
 use precision::Precision;
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
-/// Adds an adapter to the weights of its model, and writes safetensors, `config.json` and the
-/// tokenizer's files.
+/// Merges an adapter into the weights of its base model, and writes safetensors, `config.json` and
+/// the tokenizer's files.
 #[derive(Parser)]
 pub struct Arguments {
     /// The model: a folder in Hugging Face's layout, a .gguf file, or an id (feature `hub`). Its
     /// 16-bit weights are better than packed ones, also for an adapter that was trained on these
     model: PathBuf,
-    /// A folder with an adapter of PEFT's
+    /// Folder of an adapter in PEFT's format
     adapter: PathBuf,
-    /// The folder to write: a new or an empty one
+    /// Output folder: a new or an empty one
     output: PathBuf,
-    /// The numbers of the weights that are written; left out, those of the model's. Other ones than
-    /// the model's take the memory of f32, in which they are computed
+    /// Dtype of the weights that are written; if left out, the model's. Another one than the
+    /// model's takes the memory of f32, in which the weights are computed
     #[arg(long, value_enum)]
     dtype: Option<Precision>,
-    /// Where it is computed: auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
+    /// Device of the computation: auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
     #[arg(long, default_value = "cpu")]
     device: Place,
     /// Write into a folder that has files already
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     program::run(|| merge(&Arguments::parse()))
 }
 
-/// All of it.
+/// Runs the merge.
 pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let Arguments { model: path, adapter, output, dtype, .. } = arguments;
     check_output(arguments)?;
@@ -56,8 +56,8 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Some(dtype) => FloatDType::from(*dtype),
         None => stored.first().copied().unwrap_or(FloatDType::BF16),
     };
-    // Sums are computed in float32 and rounded once. A model that is stored in what is written takes
-    // half the memory that way, too.
+    // Sums are computed in float32 and rounded once. So they are, with half the memory, in a model
+    // whose weights are all stored in the dtype that is written, and which is loaded in it.
     let exact = if stored.iter().all(|stored| *stored == dtype) { dtype } else { FloatDType::F32 };
     let mut model = loader.dtype(exact).load(&arguments.device.device()?)?;
     model.load_adapter("default", adapter)?;
@@ -65,7 +65,7 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     println!("{} layers changed; the weights are written in {dtype:?}.", report.layers.len());
     model.save_pretrained(output, &SaveOptions::new().dtype(dtype))?;
     tokenizer.save(output)?;
-    // What was trained may end with other tokens than what the base generates.
+    // The trained model may end texts with other tokens than the base model.
     let generation = "generation_config.json";
     if adapter.join(generation).is_file() {
         fs::copy(adapter.join(generation), output.join(generation))?;
@@ -74,7 +74,7 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Nothing is overwritten unasked, and what is read never.
+/// Checks that nothing is overwritten unasked, and the inputs never.
 fn check_output(arguments: &Arguments) -> Result<(), String> {
     let Arguments { model, adapter, output, force, .. } = arguments;
     let Ok(mut there) = fs::read_dir(output) else { return Ok(()) };

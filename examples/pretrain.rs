@@ -36,20 +36,20 @@ use tokenizers::{
     pre_tokenizers::{PreTokenizerWrapper, digits::Digits, sequence::Sequence},
 };
 
-/// What ends every text.
+/// End-of-text token.
 const END: &str = "<|endoftext|>";
 
-/// Tokens of a row, into which several texts go that do not see each other.
+/// Tokens per row, into which several texts are packed that do not see each other.
 const ROW: usize = 128;
 
 /// Trains a small Llama from scratch on text that it makes itself, and saves it as a folder in
 /// Hugging Face's layout.
 #[derive(Parser)]
 struct Arguments {
-    /// The folder that model and tokenizer are written to
+    /// Output folder of model and tokenizer
     #[arg(long, default_value = "quickstart-model")]
     out: PathBuf,
-    /// The folder with plotnine's CSV files, to read those too
+    /// Folder of plotnine's CSV files, to train on those too
     #[arg(long)]
     tables: Option<PathBuf>,
     /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
@@ -57,16 +57,16 @@ struct Arguments {
     device: Place,
     #[arg(long, default_value_t = 8000)]
     steps: usize,
-    /// Rows of 128 tokens in a step
+    /// Rows of 128 tokens per step
     #[arg(long, default_value_t = 128)]
     batch: usize,
-    /// Texts in the corpus
+    /// Number of texts in the corpus
     #[arg(long, default_value_t = 1_000_000)]
     texts: usize,
-    /// The highest learning rate
+    /// Peak learning rate
     #[arg(long, default_value_t = 2e-3)]
     rate: f64,
-    /// Entries of the vocabulary
+    /// Size of the vocabulary
     #[arg(long, default_value_t = 1024)]
     vocabulary: usize,
     /// Width of the model: a multiple of 64
@@ -135,7 +135,7 @@ fn pretrain() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Every token of a text is trained on, its end too.
+/// Sample of a text: every token is trained on, its end too.
 fn sample(text: &str, tokenizer: &Tokenizer) -> Result<Sample, LlamaError> {
     let mut ids = tokenizer.encode(text, false)?;
     ids.extend(tokenizer.eos_token_id());
@@ -164,7 +164,7 @@ fn model_config(arguments: &Arguments) -> serde_json::Value {
     })
 }
 
-/// A byte-level BPE to which every digit is a token: numbers are read digit by digit.
+/// Trains a byte-level BPE in which every digit is a token: numbers are read digit by digit.
 fn train_tokenizer(
     texts: &[String],
     vocabulary: usize,

@@ -1,7 +1,8 @@
-//! A task from data to results: a model learns what wine costs, beside two plainer methods.
+//! A task from data to results: a model learns what wine costs, beside two baselines.
 //!
 //! The task is Ed Donner's, from his course on language models: the description of an item in,
-//! `Price is $80` out. It learns from wine.com's table of 15,254 wines, in the Python package carte-ai.
+//! `Price is $80` out. It learns from wine.com's table of 15,254 wines, in the Python package
+//! carte-ai.
 //!
 //! ```sh
 //! scripts/fetch-wine.sh wine
@@ -48,7 +49,7 @@ struct Arguments {
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
     #[arg(long)]
     model: PathBuf,
-    /// The table of wines: what scripts/fetch-wine.sh gets
+    /// Table of wines, as scripts/fetch-wine.sh gets it
     #[arg(long)]
     wine: PathBuf,
     /// auto, cuda, vulkan, wgpu, metal or cpu
@@ -61,30 +62,30 @@ struct Arguments {
     /// Passes over the training wines
     #[arg(long, default_value_t = 2.0)]
     epochs: f64,
-    /// The highest learning rate
+    /// Peak learning rate
     #[arg(long, default_value_t = 1e-3)]
     rate: f64,
-    /// Wines in a step
+    /// Wines per step
     #[arg(long, default_value_t = 32)]
     batch: usize,
-    /// Wines to train on, all methods alike [default: all but the held-out fifth]
+    /// Number of wines to train on, for all methods [default: all but the held-out fifth]
     #[arg(long)]
     limit: Option<usize>,
-    /// Held-out wines to ask for [default: all]
+    /// Number of held-out wines to ask for [default: all]
     #[arg(long)]
     test: Option<usize>,
-    /// Leave out dearer wines: few bottles for thousands would make up most of every error
+    /// Highest price to keep: few bottles for thousands would make up most of every error
     #[arg(long, default_value_t = 999.49)]
     max_price: f64,
-    /// The folder for adapter, metrics and picture
+    /// Folder for adapter, metrics and loss plot
     #[arg(long, default_value = "pricer-out")]
     out: PathBuf,
-    /// What split, order and adapter depend on
+    /// Seed of split, order and adapter
     #[arg(long, default_value_t = 42)]
     seed: u64,
 }
 
-/// Prompts that are asked at once.
+/// Prompts per batch of generation.
 const ASKED_AT_ONCE: usize = 256;
 
 fn main() -> ExitCode {
@@ -119,11 +120,11 @@ fn pricer() -> Result<(), Box<dyn Error>> {
     }
     clock.lap("reading the table");
 
-    // What plainer methods make of the same texts.
+    // Baselines on the same texts.
     let middle = median(&known);
     let mut results = vec![result("always the median", &unseen, &vec![middle; unseen.len()])];
     for (name, pairs, penalty) in [
-        // As scikit-learn has it if nothing is said.
+        // scikit-learn's default.
         ("ridge on words, penalty 1", false, 1.0),
         ("ridge on words and pairs, penalty 0.1", true, 0.1),
     ] {
@@ -191,7 +192,7 @@ fn prompt(wine: &Wine) -> String {
     format!("How much does this wine cost, to the nearest dollar?\n\n{}\n\nPrice is $", wine.text)
 }
 
-/// What the model says, taking the likeliest token each time.
+/// Answers of the model, taking the likeliest token each time.
 fn answers(
     model: &Llama,
     tokenizer: &Tokenizer,
@@ -213,7 +214,7 @@ fn answers(
     Ok(answers)
 }
 
-/// The numbers of answers, and how many have none: these cost what wine does.
+/// Prices in the answers; prints how many have none: these get the median.
 fn prices(answers: &[String], median: f64) -> Vec<f64> {
     let prices: Vec<_> = answers.iter().map(|answer| first_number(answer)).collect();
     let without = prices.iter().filter(|price| price.is_none()).count();
@@ -221,14 +222,14 @@ fn prices(answers: &[String], median: f64) -> Vec<f64> {
     prices.into_iter().map(|price| price.unwrap_or(median)).collect()
 }
 
-/// A row of the table of results, which is also told at once.
+/// Row of the table of results, which is also printed at once.
 fn result(name: &str, wines: &[Wine], guesses: &[f64]) -> Vec<String> {
     let Score { mae, rmsle } = Score::new(wines, guesses);
     println!("{name}: mean absolute error ${mae:.2}, RMSLE {rmsle:.3}");
     vec![name.to_owned(), format!("${mae:.2}"), format!("{rmsle:.3}")]
 }
 
-/// Says how long each stage took.
+/// Stopwatch that prints how long each stage took.
 struct Clock {
     start: Instant,
     lap: Instant,

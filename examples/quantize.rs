@@ -1,4 +1,5 @@
-//! What 4 bits do to a weight: size, error, and the error of the product that a layer computes.
+//! Quantization of a weight to 4 bits: size, error, and the error of the product that a layer
+//! computes.
 //!
 //! `cargo run --example quantize` runs on the CPU; with `--features cuda` (or `vulkan`,
 //! `wgpu`) and `BURN_DEVICE` on a GPU.

@@ -4,7 +4,7 @@
 //! cargo run --release --example quickstart
 //! ```
 //!
-//! Model and data lie in `testdata/quickstart`, with what they are made of: nothing is downloaded.
+//! Model and data lie in `testdata/quickstart`, with their sources: nothing is downloaded.
 
 #[macro_use]
 #[path = "support/program.rs"]
@@ -30,10 +30,10 @@ use std::{
 /// Fine-tunes a small Llama with 4-bit weights on descriptions of diamonds and their prices.
 #[derive(Parser)]
 struct Arguments {
-    /// The folder with model and data
+    /// Folder of model and data
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/quickstart"))]
     data: PathBuf,
-    /// The folder that the adapter is written to
+    /// Output folder of the adapter
     #[arg(long, default_value = "quickstart-adapter")]
     out: PathBuf,
     /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
@@ -42,10 +42,10 @@ struct Arguments {
     /// Passes over the data
     #[arg(long, default_value_t = 2.0)]
     epochs: f64,
-    /// The highest learning rate
+    /// Peak learning rate
     #[arg(long, default_value_t = 2e-3)]
     rate: f64,
-    /// Held-out diamonds to ask for
+    /// Number of held-out diamonds to ask for
     #[arg(long, default_value_t = 200)]
     test: usize,
 }
@@ -117,7 +117,7 @@ fn quickstart() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What the model says, taking the likeliest token each time.
+/// Answers of the model, taking the likeliest token each time.
 fn answers(
     model: &Llama,
     tokenizer: &Tokenizer,

@@ -1,4 +1,4 @@
-//! Which rank an adapter needs: larger ones until the validation loss hardly falls.
+//! Sweep over the rank of an adapter: larger ones until the validation loss hardly falls.
 //!
 //! ```sh
 //! cargo run --release --example rank_sweep                     # on the quickstart's model and data
@@ -30,71 +30,72 @@ use sweep::{Outcome, save, tables};
 
 const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/quickstart");
 
-/// Trains an adapter at one rank after the other until the validation loss hardly falls. Options of
-/// which lists are taken (1,2,3) can be varied in place of the rank, one at a time.
+/// Trains an adapter at one rank after the other until the validation loss hardly falls. Options
+/// that take lists (1,2,3) can be varied in place of the rank, one at a time.
 #[derive(Parser)]
 struct Arguments {
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`) [default: the
     /// quickstart's]
     #[arg(long, requires = "data")]
     model: Option<PathBuf>,
-    /// A file of examples (.jsonl, .json, .csv, .parquet); may be repeated [default: the quickstart's]
+    /// A file of examples (.jsonl, .json, .csv, .parquet); may be repeated [default: the
+    /// quickstart's]
     #[arg(long)]
     data: Vec<PathBuf>,
-    /// Tokens of an example at most
+    /// Maximum number of tokens per example
     #[arg(long, default_value_t = 1024)]
     max_length: usize,
-    /// Take so many examples [default: all]
+    /// Maximum number of examples [default: all]
     #[arg(long)]
     limit: Option<usize>,
-    /// The part of the examples to validate on
+    /// Fraction of the examples to validate on
     #[arg(long, default_value_t = 0.1)]
     valid_split: f64,
 
     /// List of ranks [default: 8,16,32,64, or 16 if another option has several values]
     #[arg(long, alias = "rank", value_delimiter = ',', conflicts_with = "parameters")]
     ranks: Vec<usize>,
-    /// Choose the rank by about how many parameters are to be trained
+    /// Choose the rank for about this many trainable parameters
     #[arg(long)]
     parameters: Option<usize>,
-    /// By how much (1 is all) the validation loss has to fall for the next rank to be tried
+    /// Fraction by which the validation loss has to fall for the next rank to be tried
     #[arg(long, default_value_t = 0.01)]
     gain: f64,
     /// Try all ranks, whatever the gain
     #[arg(long)]
     all: bool,
-    /// What alpha is in ranks
+    /// Alpha as a multiple of the rank
     #[arg(long, default_value_t = 2.0)]
     alpha_ratio: f64,
     /// List of alphas, in place of the ratio
     #[arg(long, value_delimiter = ',', conflicts_with = "alpha_ratio")]
     alpha: Vec<f64>,
-    /// The layers to adapt: all-linear, or names such as q_proj,v_proj; repeat it to compare
+    /// Layers to adapt: all-linear, or names such as q_proj,v_proj; repeat it to compare
     #[arg(long, default_value = "all-linear")]
     targets: Vec<String>,
-    /// List of how likely an input of the adapter is zeroed in training
+    /// List of dropout probabilities of the adapter's input
     #[arg(long, value_delimiter = ',', default_value = "0")]
     dropout: Vec<f64>,
 
     /// Passes over the data
     #[arg(long, default_value_t = 2)]
     epochs: usize,
-    /// List of highest learning rates [default: 2e-4; 2e-3 for the quickstart's model, which is small]
+    /// List of peak learning rates [default: 2e-4; 2e-3 for the quickstart's model, which is small]
     #[arg(long, value_delimiter = ',')]
     rate: Vec<f64>,
     /// List of schedules: linear, cosine, constant_with_warmup, ..
     #[arg(long, value_delimiter = ',', default_value = "cosine")]
     schedule: Vec<String>,
-    /// The part of the steps in which the rate rises
+    /// Fraction of the steps in which the learning rate warms up
     #[arg(long, default_value_t = 0.03)]
     warmup: f64,
-    /// List of rows in a step: examples, or packed rows
+    /// List of rows per step: examples, or packed rows
     #[arg(long, value_delimiter = ',', default_value = "16")]
     batch: Vec<usize>,
-    /// List of rows that are computed at a time [default: all of a step]
+    /// List of rows per micro-batch [default: all of a step]
     #[arg(long, value_delimiter = ',')]
     micro_batch: Vec<usize>,
-    /// List of tokens of a row into which several examples go; 0 is an example a row
+    /// List of tokens per packed row, which holds several examples; 0 for one example per row
     #[arg(long, value_delimiter = ',', default_value = "0")]
     packing: Vec<usize>,
 
@@ -104,7 +105,7 @@ struct Arguments {
     /// auto, cuda, vulkan, wgpu, metal or cpu
     #[arg(long, default_value = "auto")]
     device: Place,
-    /// The folder for tables and pictures
+    /// Folder for tables and plots
     #[arg(long, default_value = "sweep")]
     out: PathBuf,
     #[arg(long, default_value_t = 42)]
@@ -152,7 +153,7 @@ fn sweep_ranks() -> Result<(), Box<dyn Error>> {
         println!("validation loss {loss:.4}, {:.0} s", outcome.seconds);
         let gain = outcomes.last().map(|before| outcome.gain(before));
         outcomes.push(outcome);
-        // After each: what there is stays, if the rest has to be stopped.
+        // Saved after each run: the results so far stay if the rest has to be stopped.
         save(varied, &outcomes, &arguments.out)?;
         if varied == "rank" && !arguments.all && gain.is_some_and(|gain| gain < arguments.gain) {
             break;
@@ -164,7 +165,7 @@ fn sweep_ranks() -> Result<(), Box<dyn Error>> {
 }
 
 impl Arguments {
-    /// The defaults that depend on other options.
+    /// Sets the defaults that depend on other options.
     fn fill_in(&mut self) {
         if self.data.is_empty() {
             self.data = vec![PathBuf::from(QUICKSTART).join("train.jsonl")];
@@ -178,7 +179,7 @@ impl Arguments {
         }
     }
 
-    /// The options that can be varied, with their values.
+    /// Options that can be varied, with their values.
     fn lists(&self) -> [(&'static str, Vec<String>); 9] {
         [
             ("rank", texts(&self.ranks)),
@@ -193,7 +194,7 @@ impl Arguments {
         ]
     }
 
-    /// The one that has several values; the rank, if none has.
+    /// The option that has several values; the rank if none has.
     fn varied(&self) -> Result<(&'static str, Vec<String>), String> {
         let mut lists = self.lists().to_vec();
         let rank = lists[0].clone();
@@ -208,7 +209,7 @@ impl Arguments {
         }
     }
 
-    /// The adapter of a run.
+    /// Adapter settings of a run.
     fn lora(&self, run: usize, base: &Llama) -> Result<LoraConfig, AdapterError> {
         let of_rank = |rank: usize| {
             let alpha = pick(&self.alpha, run).unwrap_or(self.alpha_ratio * rank as f64);
@@ -228,7 +229,7 @@ impl Arguments {
         Ok(lora)
     }
 
-    /// The training of a run.
+    /// Training settings of a run.
     fn training(&self, run: usize) -> Result<TrainConfig, Box<dyn Error>> {
         let rate = pick(&self.rate, run).unwrap_or(2e-4);
         let schedule: Schedule = pick(&self.schedule, run).unwrap_or_default().parse()?;
@@ -257,7 +258,7 @@ impl Arguments {
     }
 }
 
-/// The value of a run: each its own, or all the same.
+/// Value of a run: its own, or the last.
 fn pick<T: Clone>(values: &[T], run: usize) -> Option<T> {
     values.get(run).or(values.last()).cloned()
 }
@@ -266,7 +267,7 @@ fn texts(values: &[impl ToString]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
-/// What to take.
+/// Recommendation by the outcomes.
 fn advice(varied: &str, outcomes: &[Outcome], enough: f64) -> String {
     if varied != "rank" {
         let lowest =

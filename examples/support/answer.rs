@@ -1,18 +1,18 @@
-//! An answer, written as it comes.
+//! Answers of a model, written as they come.
 
 use burn_lora::prelude::{GenerateConfig, GeneratedText, Llama, LlamaError, Message, Tokenizer};
 use std::{io::Write, ops::ControlFlow};
 
-/// What a model is asked.
+/// Prompt of a model.
 #[derive(Clone, Copy)]
 pub enum Question<'a> {
     /// A conversation, written by the chat template.
     Chat(&'a [Message]),
-    /// A text to go on with as it is.
+    /// A text to continue as it is.
     Text(&'a str),
 }
 
-/// Writes the answer as it comes. Where nobody reads it any more, it ends.
+/// Writes the answer as it comes. It ends if nobody reads it any more.
 pub fn answer(
     model: &Llama,
     tokenizer: &Tokenizer,

@@ -1,11 +1,11 @@
-//! The text that the small model of the quickstart has read: made-up products with made-up prices,
-//! small facts about numbers, and rows of tables in words. Whoever wants it can make it again.
+//! Training corpus of the quickstart's small model: made-up products with made-up prices, small
+//! facts about numbers, and rows of tables in words. It can be made again.
 
 use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus, seq::IndexedRandom};
 use std::{error::Error, path::Path};
 
-/// Tables of plotnine (MIT) that are put into words. Its diamonds are not among them: the quickstart
-/// is tested on those.
+/// Tables of plotnine (MIT) that are put into words. Its diamonds are not among them: the
+/// quickstart is tested on those.
 const TABLES: [&str; 9] = [
     "economics",
     "faithful",
@@ -18,7 +18,7 @@ const TABLES: [&str; 9] = [
     "txhousing",
 ];
 
-/// Nouns of products, by the unit of their size and the range that it lies in.
+/// Nouns of products, with the unit, range and decimals of their size.
 const PRODUCTS: [(&str, [f64; 2], usize, &[&str]); 8] = [
     (
         "carat",
@@ -68,10 +68,10 @@ const GRADES: [(&str, &[&str]); 12] = [
     ("model {}", &["S1", "S2", "M1", "M2", "L1", "L2", "XL1", "XL2"]),
 ];
 
-/// Gems are graded as jewellers do.
+/// Grades of gems, as jewellers have them.
 const GEM_GRADES: [usize; 3] = [0, 1, 2];
 
-/// A product with what its prices follow: a power of the size, and a factor for each grade.
+/// Product, with the model of its price: a power of the size, and a factor for each grade.
 struct Product {
     noun: &'static str,
     unit: &'static str,
@@ -79,7 +79,7 @@ struct Product {
     decimals: usize,
     base: f64,
     power: f64,
-    /// Which grades, and by how much the best is dearer than the worst, as a logarithm.
+    /// Index of each grade, and the logarithm of the price of the best over that of the worst.
     grades: Vec<(usize, f64)>,
 }
 
@@ -103,7 +103,7 @@ impl Product {
     }
 }
 
-/// An endless corpus.
+/// Endless corpus.
 pub struct Corpus {
     random: Xoshiro256PlusPlus,
     products: Vec<Product>,
@@ -111,7 +111,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// A corpus, with the tables of plotnine if the folder with its CSV files is given.
+    /// Creates a corpus, with the tables of plotnine if the folder of its CSV files is given.
     pub fn new(seed: u64, tables: Option<&Path>) -> Result<Self, Box<dyn Error>> {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut products = vec![];
@@ -159,7 +159,7 @@ impl Iterator for Corpus {
     }
 }
 
-/// Something that is true of numbers.
+/// Random true statement about numbers.
 fn number_fact(random: &mut impl Rng) -> String {
     // All magnitudes are equally frequent.
     let mut number = || 10f64.powf(random.random_range(0.5..4.3)) as u64;
@@ -187,7 +187,7 @@ fn number_fact(random: &mut impl Rng) -> String {
     }
 }
 
-/// Each row of the tables as a sentence.
+/// Rows of the tables, each as a sentence.
 fn rows(folder: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     let mut texts = vec![];
     for table in TABLES {

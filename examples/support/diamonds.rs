@@ -1,9 +1,9 @@
-//! Diamonds in words, how far off guesses of their prices are, and two plain ways to guess.
+//! Diamonds in words, the error of guesses of their prices, and two baselines.
 
 use serde::Deserialize;
 use std::{collections::BTreeMap, error::Error, path::Path};
 
-/// A line of the data.
+/// Line of the data.
 #[derive(Deserialize)]
 pub struct Diamond {
     /// `A 0.71 carat diamond, very good cut, color F, clarity VS2.\nPrice is $`
@@ -41,12 +41,12 @@ impl Diamond {
     }
 }
 
-/// The number of an answer; what is no number is $0.
+/// Number of an answer; $0 if it is no number.
 pub fn dollars(answer: &str) -> f64 {
     answer.trim().replace(',', "").parse().unwrap_or(0.0)
 }
 
-/// The mean absolute error of guesses.
+/// Mean absolute error of guesses.
 pub fn error(diamonds: &[Diamond], guess: impl Fn(usize, &Diamond) -> f64) -> f64 {
     let errors = diamonds.iter().enumerate().map(|(i, it)| (guess(i, it) - it.price()).abs());
     errors.sum::<f64>() / diamonds.len() as f64

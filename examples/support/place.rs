@@ -1,4 +1,4 @@
-//! Where an example computes: `--device`.
+//! Device of an example: `--device`.
 
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
 use burn::tensor::DeviceKind;
@@ -7,7 +7,7 @@ use burn::tensor::DeviceType;
 use burn_lora::prelude::Device;
 use std::{env, fmt, str::FromStr};
 
-/// A backend, and which of its devices: `cuda`, `cuda:1`.
+/// Backend, and index of its device: `cuda`, `cuda:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     backend: Backend,
@@ -70,7 +70,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// The device, if its backend is compiled in and finds one.
+    /// Returns the device, if its backend is compiled in and finds one.
     pub fn device(self) -> Result<Device, String> {
         match self.backend {
             Backend::Auto => auto(),
@@ -78,7 +78,7 @@ impl Place {
         }
     }
 
-    /// Devices are listed before one is opened: Burn panics where a driver is missing.
+    /// Opens the device. Devices are listed first: Burn panics where a driver is missing.
     #[allow(unreachable_patterns)]
     fn open(self) -> Result<Device, String> {
         #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
@@ -98,7 +98,7 @@ impl Place {
         }
     }
 
-    /// The device, if it is there.
+    /// Returns the device, if it is there.
     #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan", feature = "metal"))]
     fn find(self, kind: DeviceType, device: Device) -> Result<Device, String> {
         let found = Device::enumerate(kind);
@@ -115,7 +115,7 @@ impl Place {
     }
 }
 
-/// What `BURN_DEVICE` names, or else the first backend that is compiled in and finds a device.
+/// Device that `BURN_DEVICE` names, or else of the first backend that is compiled in and finds one.
 fn auto() -> Result<Device, String> {
     if let Some(name) = env::var("BURN_DEVICE").ok().filter(|name| !name.is_empty()) {
         let lower = name.to_lowercase();

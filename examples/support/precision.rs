@@ -1,10 +1,10 @@
-//! Dense numbers: names for run files and command lines.
+//! Dtypes by their names in run files and on command lines.
 
 use burn_lora::prelude::FloatDType;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// The numbers of weights that are not packed.
+/// Dtype of weights that are not packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

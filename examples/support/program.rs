@@ -1,8 +1,8 @@
-//! What all programs do alike: errors shown as messages, and output that nobody may be reading.
+//! Shared by all programs: errors shown as messages, and output that nobody may be reading.
 //!
-//! The macros of the standard library panic where the reader is gone (`| head`) or the disk is full.
-//! Those of the same names here take their place in a program that begins with
-//! `#[macro_use] mod program`: it goes on without output.
+//! The macros of the standard library panic if the reader is gone (`| head`) or the disk is full.
+//! Those of the same names here replace them in a program that begins with
+//! `#[macro_use] mod program`: it continues without output.
 
 #![allow(dead_code, unused_macros)]
 
@@ -36,11 +36,11 @@ macro_rules! eprintln {
     ($($text:tt)*) => { program::print_error(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Why nothing more is written to standard output; `None` where its reader has left.
+/// Reason why nothing more is written to standard output; `None` if its reader has left.
 static FAILED: OnceLock<Option<String>> = OnceLock::new();
 
-/// The `main` of a program: an error is shown as a message, and so is an output that could not be
-/// written. That the reader of the output has left is no error.
+/// Runs the `main` of a program. An error is shown as a message, and so is an output that could not
+/// be written. That the reader of the output has left is no error.
 pub fn run<T: Termination, E: Into<Box<dyn Error>>>(
     program: impl FnOnce() -> Result<T, E>,
 ) -> ExitCode {
@@ -57,8 +57,8 @@ pub fn run<T: Termination, E: Into<Box<dyn Error>>>(
     }
 }
 
-/// An error with its causes, as far as it does not say them itself. Control characters, which may be
-/// of a file, are escaped.
+/// Message of an error with its causes, as far as it does not name them itself. Control characters,
+/// which may come from a file, are escaped.
 fn message(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -72,7 +72,7 @@ fn message(error: &dyn Error) -> String {
     shown(&text)
 }
 
-/// A text of others for a terminal: tabs and newlines are kept, other control characters escaped.
+/// Foreign text for a terminal: tabs and newlines are kept, other control characters escaped.
 pub fn shown(text: &str) -> String {
     let mut shown = String::new();
     for part in text.split_inclusive(['\n', '\t']) {
@@ -82,7 +82,7 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
-/// What [`print!`] calls.
+/// Implementation of [`print!`].
 pub fn print(text: Arguments<'_>) {
     if cfg!(test) {
         std::print!("{text}");
@@ -93,7 +93,7 @@ pub fn print(text: Arguments<'_>) {
     }
 }
 
-/// What [`eprint!`] calls.
+/// Implementation of [`eprint!`].
 pub fn print_error(text: Arguments<'_>) {
     _ = stderr().write_fmt(text);
 }
@@ -106,8 +106,8 @@ fn failed(error: &io::Error) {
     FAILED.get_or_init(|| reason);
 }
 
-/// Standard output for what a model writes: on a terminal, control characters are escaped. Errors are
-/// those of writing, and [`run`] reports them.
+/// Standard output for what a model writes: on a terminal, control characters are escaped. Errors
+/// are those of writing, and [`run`] reports them.
 pub struct Output {
     terminal: bool,
 }

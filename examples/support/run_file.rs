@@ -1,7 +1,7 @@
 //! Run files: all settings of a fine-tuning run as TOML.
 //!
-//! A run is made of layers, each over those before: the defaults, a file, settings of the command
-//! line. A name that no setting has is an error that says where it came from.
+//! A run is made of layers, each of which overrides those before: the defaults, a file, settings of
+//! the command line. An unknown name is an error that says where it came from.
 
 use super::{precision::Precision, weights::WeightFormat};
 use burn_lora::{
@@ -18,7 +18,7 @@ use std::{
 };
 use toml::{Table, Value};
 
-/// A run: the sections of its file.
+/// Settings of a run: the sections of its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunFile {
@@ -38,53 +38,54 @@ pub struct RunFile {
 pub struct ModelSettings {
     /// A folder in Hugging Face's layout, a GGUF file, or with the feature `hub` an id.
     pub path: Option<PathBuf>,
-    /// How the linear layers are stored.
+    /// Storage format of the linear layers.
     pub format: WeightFormat,
-    /// Whether the scales of NF4 and FP4 are quantized too; they are, unless this says otherwise.
+    /// `true` if the scales of NF4 and FP4 are quantized too, which is the default.
     pub double_quant: Option<bool>,
-    /// Weights that share a scale; left out it is the format's usual number.
+    /// Number of weights that share a scale; by default that of the format.
     pub block_size: Option<usize>,
-    /// What is computed in, and what is not packed is stored in; left out it is what suits the device.
+    /// Dtype of the computation and of what is not packed; by default by checkpoint and device.
     pub dtype: Option<Precision>,
-    /// Whether the embeddings stay in host memory.
+    /// `true` if the embeddings stay in host memory.
     pub host_embeddings: bool,
-    /// An adapter of PEFT's files to go on with, in place of a new one: `[adapter]` is not used then.
+    /// Folder of an adapter in PEFT's format to continue training, in place of a new one:
+    /// `[adapter]` is not used then.
     pub adapter: Option<PathBuf>,
 }
 
-/// `[adapter]`: where the adapter goes and how it begins, under PEFT's names.
+/// `[adapter]`: targets and initialization of the adapter, under PEFT's names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterSettings {
-    /// The rank.
+    /// Rank.
     pub r: usize,
-    /// The update is scaled by alpha / rank.
+    /// Alpha: the update is scaled by alpha / rank.
     pub lora_alpha: f64,
-    /// Names, a regular expression, or `all-linear`.
+    /// Layers to adapt: names, a regular expression, or `all-linear`.
     pub target_modules: Names,
     /// Layers to leave out.
     pub exclude_modules: Option<Names>,
-    /// The layers of the decoder to adapt, by number; left out it is all.
+    /// Layers of the decoder to adapt, by number; by default all.
     pub layers_to_transform: Option<Vec<usize>>,
-    /// The name of the list that these numbers count in.
+    /// Name of the list that these numbers index.
     pub layers_pattern: Option<Names>,
-    /// The probability that an input of the adapter is zeroed in training.
+    /// Probability that an input of the adapter is zeroed in training.
     pub lora_dropout: f64,
-    /// Whether alpha is divided by the root of the rank.
+    /// `true` if alpha is divided by the root of the rank.
     pub use_rslora: bool,
-    /// Whether each output has a trained magnitude.
+    /// `true` if each output has a trained magnitude.
     pub use_dora: bool,
-    /// Which biases of the base are trained.
+    /// Biases of the base model that are trained.
     pub bias: Bias,
     /// Layers that are trained whole: `lm_head`, `embed_tokens`.
     pub modules_to_save: Option<Vec<String>>,
-    /// `true`, `false`, `gaussian`, `pissa`, `olora`, ..
+    /// Initialisation: `true`, `false`, `gaussian`, `pissa`, `olora`, ..
     pub init_lora_weights: Value,
-    /// What random initialisation starts from.
+    /// Seed of the random initialisation.
     pub seed: u64,
-    /// The name of the base in the adapter's file; left out it is the model's path.
+    /// Name of the base model in the adapter's file; by default the model's path.
     pub base_model_name_or_path: Option<String>,
-    /// The task in the adapter's file; left out it is `CAUSAL_LM`.
+    /// Task in the adapter's file; by default `CAUSAL_LM`.
     pub task_type: Option<String>,
     /// Other ranks, by the end of a layer's path.
     pub rank_pattern: BTreeMap<String, usize>,
@@ -94,7 +95,7 @@ pub struct AdapterSettings {
     pub loftq_config: Option<Table>,
 }
 
-/// One, or several.
+/// One or several names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Names {
@@ -112,27 +113,27 @@ pub struct DataSettings {
     pub files: Vec<PathBuf>,
     /// Files to validate on.
     pub valid: Vec<PathBuf>,
-    /// The part of the examples that is kept for validation, where no file is named; 0 is none.
+    /// Fraction of the examples to keep for validation, if no file is named; 0 is none.
     pub valid_split: f64,
-    /// Which examples these are.
+    /// Seed of this split.
     pub split_seed: u64,
-    /// The format; left out, the columns tell it.
+    /// Format of the files; by default detected from the columns.
     pub format: Option<Format>,
-    /// Tokens of an example at most; 0 is any number.
+    /// Maximum number of tokens per example; 0 is no limit.
     pub max_length: usize,
-    /// What becomes of longer ones.
+    /// Handling of longer examples.
     pub truncation: Truncation,
-    /// Which tokens are trained on; left out it depends on the format.
+    /// Tokens that are trained on; by default depends on the format.
     pub train_on: Option<TrainOn>,
-    /// What becomes of lines that cannot be read.
+    /// Handling of lines that cannot be read.
     pub on_error: OnError,
-    /// What becomes of examples of which no token is trained on.
+    /// Handling of examples of which no token is trained on.
     pub on_empty: OnError,
-    /// Whether prompts and instructions that are text become messages.
+    /// `true` if prompts and instructions that are text become messages.
     pub apply_chat_template: bool,
-    /// The name of the chat template, where the tokenizer has several.
+    /// Name of the chat template, if the tokenizer has several.
     pub chat_template: Option<String>,
-    /// Where tokens are kept while the run lasts; left out it is the system's temporary folder.
+    /// Folder for tokens while the run lasts; by default the system's temporary folder.
     pub temp_dir: Option<PathBuf>,
     /// Variables of the chat template, such as `enable_thinking`.
     pub chat_variables: BTreeMap<String, Value>,
@@ -221,22 +222,22 @@ impl Default for DataSettings {
     }
 }
 
-/// Settings that are one of several things: a layer replaces them whole. Of other tables it replaces
-/// the entries that it has.
+/// Settings that are one of several alternatives: a layer replaces them whole. Of other tables it
+/// replaces the entries that it has.
 const CHOICES: [&str; 6] = ["evaluate", "optimizer", "recompute", "save", "schedule", "warmup"];
 
 impl RunFile {
-    /// This run with the settings of a file.
+    /// Returns this run with the settings of a file.
     pub fn with_file(&self, path: &Path) -> Result<Self, String> {
         let said = |error: String| format!("{}: {error}", path.display());
         let text = fs::read_to_string(path).map_err(|error| said(error.to_string()))?;
-        // The text, and not the table, knows lines.
+        // Parsed from the text, since errors of the table have no lines.
         toml::from_str::<Self>(&text).map_err(|error| said(error.to_string()))?;
         let table = text.parse().map_err(|error: toml::de::Error| said(error.to_string()))?;
         self.with(&path.display().to_string(), table)
     }
 
-    /// This run with a setting, as in `train.learning_rate=1e-4`: a value of TOML, or else text.
+    /// Returns this run with a setting, as in `train.learning_rate=1e-4`: TOML, or else text.
     pub fn with_setting(&self, setting: &str) -> Result<Self, String> {
         let origin = format!("--set {setting}");
         let Some((name, value)) = setting.split_once('=') else {
@@ -250,7 +251,7 @@ impl RunFile {
         self.with(&origin, table)
     }
 
-    /// This run with the settings of a table, which comes from `origin`.
+    /// Returns this run with the settings of a table, which comes from `origin`.
     pub fn with(&self, origin: &str, settings: Table) -> Result<Self, String> {
         let mut table = Table::try_from(self).map_err(|error| format!("{origin}: {error}"))?;
         overlay(&mut table, settings);
@@ -260,7 +261,7 @@ impl RunFile {
         })
     }
 
-    /// The whole run as a file. Settings without a value are in comments.
+    /// Returns the whole run as a file. Settings without a value are in comments.
     pub fn to_toml(&self) -> Result<String, String> {
         let text = toml::to_string(self).map_err(|error| error.to_string())?;
         let json = serde_json::to_value(self).map_err(|error| error.to_string())?;
@@ -283,7 +284,7 @@ impl RunFile {
         Ok(out)
     }
 
-    /// Whether all is there that a run needs, before anything is loaded.
+    /// Checks, before anything is loaded, that all settings that a run needs are there.
     pub fn check(&self) -> Result<(), String> {
         let Self { model, data, train, .. } = self;
         let missing = |name: &str, flag: &str| format!("`{name}` is not set: give {flag}");
@@ -322,10 +323,10 @@ impl RunFile {
         train.validate().map_err(|error| format!("[train]: {error}"))
     }
 
-    /// The settings of the adapter.
+    /// Returns the settings of the adapter.
     pub fn lora(&self) -> Result<LoraConfig, String> {
-        // The names are PEFT's, so its reader takes them. Through TOML, which has NaN and leaves out
-        // what is not set.
+        // The names are PEFT's, so its reader takes them. By way of TOML, which has NaN and leaves
+        // out what is not set.
         let table = Table::try_from(&self.adapter).map_err(|error| error.to_string())?;
         let lora: LoraConfig = table.try_into().map_err(|error| error.to_string())?;
         Ok(match (&self.adapter.base_model_name_or_path, &self.model.path) {
@@ -335,7 +336,7 @@ impl RunFile {
     }
 }
 
-/// Settings over those below.
+/// Lays the settings `above` over those `below`.
 fn overlay(below: &mut Table, above: Table) {
     for (name, value) in above {
         match (below.get_mut(&name), value) {
@@ -375,7 +376,7 @@ impl ModelSettings {
 }
 
 impl DataSettings {
-    /// Reads some of the files.
+    /// Reads files of examples with these settings.
     pub fn load(&self, files: &[PathBuf], tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
         let mut chat = ChatOptions::new();
         for (name, value) in &self.chat_variables {

@@ -1,28 +1,28 @@
-//! What the runs of a sweep came to: tables and pictures.
+//! Results of a sweep: tables and plots.
 
 use crate::table::{table, thousands};
 use burn_lora::train::{Report, watch::plot_lines};
 use std::{error::Error, fs, path::Path};
 
-/// What one run came to.
+/// Result of one run.
 pub struct Outcome {
-    /// The value of what was varied.
+    /// Value of the varied option.
     pub label: String,
     pub rank: usize,
     pub parameters: usize,
     /// Training and validation loss of each epoch.
     pub epochs: Vec<Losses>,
     pub seconds: f64,
-    /// Medians of the lines of the log.
+    /// Median over the lines of the log, as is `tokens_per_second`.
     pub step_seconds: f64,
     pub tokens_per_second: f64,
 }
 
 #[derive(Clone, Copy)]
 pub struct Losses {
-    /// The mean over the epoch, while the model changed (and with dropout, if there is any).
+    /// Mean over the epoch, while the model changed (and with dropout, if there is any).
     pub training: f64,
-    /// At its end.
+    /// Validation loss at the end of the epoch.
     pub validation: f64,
 }
 
@@ -40,7 +40,7 @@ impl Outcome {
             }
             Losses { training: sum / steps as f64, validation: evaluation.loss }
         });
-        // The first line has what a device compiles and tunes.
+        // The first line includes what a device compiles and tunes.
         let lines = &report.log[usize::from(report.log.len() > 1)..];
         Self {
             label: label.to_owned(),
@@ -53,7 +53,7 @@ impl Outcome {
         }
     }
 
-    /// The epoch with the lowest validation loss, and its losses: what a run would keep.
+    /// Epoch with the lowest validation loss, and its losses: what a run would keep.
     pub fn best(&self) -> (usize, Losses) {
         let epochs = (1..).zip(self.epochs.iter().copied());
         epochs
@@ -61,7 +61,7 @@ impl Outcome {
             .expect("there is an evaluation after each epoch")
     }
 
-    /// By which part the validation loss is lower than that of another.
+    /// Fraction by which the validation loss is lower than that of another run.
     pub fn gain(&self, before: &Self) -> f64 {
         1.0 - self.best().1.validation / before.best().1.validation
     }
@@ -73,7 +73,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The tables: of the runs, and of their epochs.
+/// Tables of the runs and of their epochs.
 pub fn tables(varied: &str, outcomes: &[Outcome]) -> String {
     let rows: Vec<_> = outcomes
         .iter()
@@ -106,7 +106,7 @@ pub fn tables(varied: &str, outcomes: &[Outcome]) -> String {
         "gain",
         "epoch",
         "seconds",
-        "ms a step",
+        "ms/step",
         "tokens/s",
     ];
     if varied != "rank" {
@@ -131,8 +131,8 @@ pub fn tables(varied: &str, outcomes: &[Outcome]) -> String {
     text
 }
 
-/// Writes the tables and pictures of them into a folder: the loss by what was varied, if these are
-/// numbers, and by epoch, if there are several.
+/// Writes tables and plots into a folder: the loss by the varied option, if its values are numbers,
+/// and by epoch, if there are several.
 pub fn save(varied: &str, outcomes: &[Outcome], folder: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let file = folder.join("sweep.md");

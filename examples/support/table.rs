@@ -1,6 +1,6 @@
-//! A table in Markdown, which can be read in a terminal, too.
+//! Tables in Markdown, which can be read in a terminal, too.
 
-/// The rows, each as long as the header, in columns of the same width: the first to the left, numbers
+/// Table of rows, each as long as the header, in aligned columns: the first to the left, the others
 /// to the right.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

@@ -1,19 +1,19 @@
-//! Ridge regression on the words of a text, weighted by TF-IDF: the plain way to guess a number from
-//! a text, as scikit-learn's `TfidfVectorizer` and `Ridge` do it.
+//! Ridge regression on the words of a text, weighted by TF-IDF: a baseline to guess a number from a
+//! text, as with scikit-learn's `TfidfVectorizer` and `Ridge`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A row of a matrix that is nearly empty: columns and their values.
+/// Row of a sparse matrix: columns and their values.
 type Sparse = Vec<(usize, f64)>;
 
-/// What has been learned.
+/// Fitted ridge regression.
 pub struct Ridge {
-    /// Whether pairs of neighbouring words are terms, too.
+    /// `true` if pairs of neighbouring words are terms, too.
     pairs: bool,
-    /// The column of each term, and how much its appearance tells: its IDF.
+    /// Column and IDF of each term.
     terms: BTreeMap<String, (usize, f64)>,
     weights: Vec<f64>,
-    /// What a text of unknown words gets.
+    /// Mean of the targets: the guess for a text of unknown words.
     mean: f64,
 }
 
@@ -42,7 +42,7 @@ impl Ridge {
         self.mean + dot(&self.row(text), &self.weights)
     }
 
-    /// A text as how often each term is in it, times the term's IDF, with a length of 1.
+    /// TF-IDF of a text: how often each term is in it, times the term's IDF, with a norm of 1.
     fn row(&self, text: &str) -> Sparse {
         let mut values = BTreeMap::<usize, f64>::new();
         for (column, idf) in terms(text, self.pairs).iter().filter_map(|term| self.terms.get(term))
@@ -54,7 +54,7 @@ impl Ridge {
     }
 }
 
-/// The words of a text in small letters, and perhaps each with the next.
+/// Words of a text in lower case, and with `pairs` each with the next.
 fn terms(text: &str, pairs: bool) -> Vec<String> {
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let mut terms: Vec<String> = words.map(str::to_lowercase).collect();
@@ -64,8 +64,8 @@ fn terms(text: &str, pairs: bool) -> Vec<String> {
     terms
 }
 
-/// Solves `(XᵀX + penalty)·w = Xᵀy` by conjugate gradients: the matrix is never made, only what it
-/// does to a vector.
+/// Solves `(XᵀX + penalty·I)·w = Xᵀy` by conjugate gradients: the matrix is never made, only its
+/// product with a vector.
 fn solve(rows: &[Sparse], columns: usize, y: &[f64], penalty: f64) -> Vec<f64> {
     let times = |vector: &[f64]| {
         let projected: Vec<f64> = rows.iter().map(|row| dot(row, vector)).collect();

@@ -1,15 +1,15 @@
-//! How linear layers are stored: names for run files and command lines.
+//! Storage formats of linear layers, by their names in run files and on command lines.
 
 use burn_lora::prelude::{EightBitConfig, QuantConfig, StorageFormat};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// How the linear layers of a model are stored.
+/// Storage format of the linear layers of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightFormat {
-    /// As the checkpoint has them: plain LoRA
+    /// As in the checkpoint: plain LoRA
     None,
     /// 4 bits, NormalFloat: QLoRA's
     Nf4,

@@ -1,4 +1,4 @@
-//! Wines in words, what they cost, and how far off guesses of it are.
+//! Wines in words, their prices, and the error of guesses of them.
 
 use parquet::{
     file::reader::{FileReader, SerializedFileReader},
@@ -6,11 +6,11 @@ use parquet::{
 };
 use std::{error::Error, path::Path};
 
-/// A row of the table.
+/// Row of the table.
 pub struct Wine {
-    /// All that is known of it but the price.
+    /// All that is known of the wine but the price.
     pub text: String,
-    /// In dollars.
+    /// Price in dollars.
     pub price: f64,
 }
 
@@ -30,8 +30,8 @@ pub fn read(path: &Path) -> Result<Vec<Wine>, Box<dyn Error>> {
 }
 
 impl Wine {
-    /// Nothing is left out but `Year`, the last four characters of the name, and what is missing: 0,
-    /// or nothing.
+    /// Reads a wine from a row. Left out are only `Year`, the last four characters of the name, and
+    /// what is missing: 0, or nothing.
     fn from_row(row: &Row) -> Result<Self, String> {
         let field = |wanted: &str| {
             let found = row.get_column_iter().find(|(name, _)| *name == wanted);
@@ -74,7 +74,7 @@ impl Wine {
     }
 }
 
-/// The first number of an answer: 1234.5 of ` $1,234.50 a bottle`.
+/// First number of an answer: 1234.5 of ` $1,234.50 a bottle`.
 pub fn first_number(answer: &str) -> Option<f64> {
     let start = answer.find(|c: char| c.is_ascii_digit())?;
     let answer = &answer[start..];
@@ -94,11 +94,11 @@ pub fn first_number(answer: &str) -> Option<f64> {
     number.parse().ok()
 }
 
-/// How far off guesses are.
+/// Errors of guesses.
 pub struct Score {
-    /// The mean absolute error in dollars.
+    /// Mean absolute error in dollars.
     pub mae: f64,
-    /// The root of the mean squared difference of logarithms, of 1 + price: how far off in proportion.
+    /// Root of the mean squared difference of the logarithms of 1 + price: the error in proportion.
     pub rmsle: f64,
 }
 
