@@ -18,7 +18,7 @@ use burn_lora_kernels::{
 use burn_lora_llama::{Llama, Segments};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
-    BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, Optimizer, Recompute, Schedule,
+    BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, OptimizerConfig, Recompute, Schedule,
     TrainConfig, TrainError, Trainer, data::Sample, watch::StepMetrics,
 };
 use std::{
@@ -139,7 +139,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("recompute", n) => config.recompute = Recompute::Every(n.parse().expect("a number")),
             ("chunk", n) => config.loss_chunk = Some(n.parse().expect("a number")),
             ("offload", "") => config.offload = true,
-            ("adamw8bit", "") => config.optimizer = Optimizer::adamw_8bit(),
+            ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),
             ("parts", "") => parts = true,
             ("peak", "") => peak = true,
             _ => panic!("no setting `{word}`"),
@@ -153,7 +153,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     };
     let samples = (0..rows).map(|_| Sample {
         ids: (0..length).map(|_| random()).collect(),
-        trained: vec![true; length],
+        loss_mask: vec![true; length],
     });
     let data = Dataset::from_samples(samples.collect::<Vec<_>>()).expect("samples");
     config.batches = BatchConfig { size: rows, shuffle: false, ..BatchConfig::default() };

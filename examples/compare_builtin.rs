@@ -174,7 +174,7 @@ fn measure(arguments: &Arguments, side: Side) -> Result<Measured, Box<dyn Error>
     let token = |at: usize| ((at * 7919 + at / 13) % vocabulary) as u32;
     let samples = (0..rows * steps).map(|row| Sample {
         ids: (0..length).map(|at| token(row * length + at)).collect(),
-        trained: vec![true; length],
+        loss_mask: vec![true; length],
     });
     let data = Dataset::from_samples(samples.collect::<Vec<_>>())?;
     let mut train = TrainConfig::new(1e-4).batch_size(rows).recompute(Recompute::None);

@@ -102,10 +102,10 @@ fn plan(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .recompute(arguments.recompute)
         .offload(arguments.offload)
         .optimizer(match arguments.optimizer {
-            OptimizerName::Adamw => Optimizer::adamw(),
-            OptimizerName::Adamw8bit => Optimizer::adamw_8bit(),
-            OptimizerName::Lion => Optimizer::Lion { beta1: 0.9, beta2: 0.99 },
-            OptimizerName::Sgd => Optimizer::Sgd { momentum: 0.0 },
+            OptimizerName::Adamw => OptimizerConfig::adamw(),
+            OptimizerName::Adamw8bit => OptimizerConfig::adamw_8bit(),
+            OptimizerName::Lion => OptimizerConfig::Lion { beta1: 0.9, beta2: 0.99 },
+            OptimizerName::Sgd => OptimizerConfig::Sgd { momentum: 0.0 },
         });
     train.loss_chunk = arguments.loss_chunk;
     train.validate()?;

@@ -108,7 +108,7 @@ fn pretrain() -> Result<(), Box<dyn Error>> {
             packing: Some(ROW),
             ..BatchConfig::default()
         })
-        .optimizer(Optimizer::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 })
+        .optimizer(OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 })
         .weight_decay(0.1)
         .schedule(Schedule::Cosine)
         .warmup(Warmup::Ratio(0.03))
@@ -140,7 +140,7 @@ fn sample(text: &str, tokenizer: &Tokenizer) -> Result<Sample, LlamaError> {
     let mut ids = tokenizer.encode(text, false)?;
     ids.extend(tokenizer.eos_token_id());
     ids.truncate(ROW);
-    Ok(Sample { trained: vec![true; ids.len()], ids })
+    Ok(Sample { loss_mask: vec![true; ids.len()], ids })
 }
 
 fn model_config(arguments: &Arguments) -> serde_json::Value {

@@ -27,7 +27,7 @@ pub mod prelude {
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
         BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Objective,
-        Observer, Optimizer, Progress, Recompute, Report, Schedule, TrainConfig, TrainError,
+        Observer, OptimizerConfig, Progress, Recompute, Report, Schedule, TrainConfig, TrainError,
         Trainer, Warmup, evaluate,
     };
 }

@@ -9,14 +9,14 @@ const STATE: &str = "trainer_state.json";
 const TENSORS: &str = "training_state.safetensors";
 
 /// Three steps, of which the second is in the checkpoint.
-fn fit(output: &Path, optimizer: Optimizer, steps: usize) -> Result<Report, TrainError> {
+fn fit(output: &Path, optimizer: OptimizerConfig, steps: usize) -> Result<Report, TrainError> {
     static MODEL: LazyLock<Llama> = LazyLock::new(|| {
         model(json!({"hidden_size": 8, "intermediate_size": 8, "vocab_size": 8}))
             .with_adapter(&LoraConfig::new(1, 2).targets(["q_proj"]))
             .expect("there is such a layer")
     });
     static DATA: LazyLock<Dataset> = LazyLock::new(|| {
-        let sample = |start: u32| Sample { ids: vec![start, 1, 2], trained: vec![true; 3] };
+        let sample = |start: u32| Sample { ids: vec![start, 1, 2], loss_mask: vec![true; 3] };
         Dataset::from_samples((0..3).map(sample)).expect("it is right")
     });
     let config = TrainConfig::new(1e-3)
@@ -39,16 +39,16 @@ pub(crate) fn run(data: &[u8]) {
     fs::write(checkpoint.join(STATE), state).expect("a file can be written");
     fs::write(checkpoint.join(TENSORS), tensors).expect("a file can be written");
     let eight = data.len() % 2 == 0;
-    let optimizer = if eight { Optimizer::adamw_8bit() } else { Optimizer::adamw() };
+    let optimizer = if eight { OptimizerConfig::adamw_8bit() } else { OptimizerConfig::adamw() };
     let _ = fit(&output, optimizer, 3);
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let seed = |optimizer: Optimizer| {
+    let seed = |optimizer: OptimizerConfig| {
         let output = folder("run", &[]);
         fit(&output, optimizer, 2).unwrap();
         let checkpoint = output.join("checkpoint-2");
         input([read(&checkpoint, STATE), read(&checkpoint, TENSORS)])
     };
-    [Optimizer::adamw(), Optimizer::adamw_8bit()].map(seed).into()
+    [OptimizerConfig::adamw(), OptimizerConfig::adamw_8bit()].map(seed).into()
 }

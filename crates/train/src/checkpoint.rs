@@ -33,7 +33,7 @@ const OPTIMIZER: &str = "optimizer.";
 
 /// Position of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Place {
+pub(crate) struct TrainerState {
     /// Optimizer steps done.
     pub step: usize,
     /// Optimizer steps of the whole run.
@@ -55,7 +55,7 @@ pub(crate) struct Place {
 
 /// A checkpoint read from its folder.
 pub(crate) struct Checkpoint {
-    pub place: Place,
+    pub place: TrainerState,
     pub tensors: State,
     pub folder: PathBuf,
 }
@@ -97,7 +97,7 @@ pub(crate) fn save<M: CausalLm>(
     output: &Path,
     model: &M,
     optimizer: State,
-    progress: &Place,
+    progress: &TrainerState,
     limit: usize,
 ) -> Result<PathBuf, TrainError> {
     fs::create_dir_all(output).map_err(|error| TrainError::io(output, error))?;
@@ -185,20 +185,20 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Damage> {
     })
 }
 
-fn read_place(path: &Path) -> Result<Place, Damage> {
+fn read_place(path: &Path) -> Result<TrainerState, Damage> {
     let mut fields: Map<String, Value> =
         serde_json::from_slice(&read_file(path)?).map_err(|error| {
             let torn = !error.is_data();
             let error = TrainError::format(path, error.to_string());
             if torn { Damage::Torn(error) } else { Damage::Wrong(error) }
         })?;
-    let place = || -> Result<Place, String> {
+    let place = || -> Result<TrainerState, String> {
         if fields.contains_key("same") {
             return Err("an earlier version wrote it, which did not keep all that a run depends \
                         on: begin again in another folder, from its adapter if you like"
                 .into());
         }
-        let place = Place {
+        let place = TrainerState {
             step: field(&mut fields, "step")?,
             steps: field(&mut fields, "steps")?,
             epoch: field(&mut fields, "epoch")?,

@@ -1,7 +1,7 @@
 //! Settings of a run.
 
 use crate::{
-    Optimizer, Recompute, TrainError,
+    OptimizerConfig, Recompute, TrainError,
     data::BatchConfig,
     objective::NextToken,
     schedule::{Schedule, Warmup},
@@ -64,7 +64,7 @@ pub struct TrainConfig {
     pub gradient_accumulation_steps: usize,
     /// Optimizer.
     #[serde(deserialize_with = "choice::optimizer")]
-    pub optimizer: Optimizer,
+    pub optimizer: OptimizerConfig,
     /// Decoupled weight decay. Biases and norms are exempt.
     pub weight_decay: f64,
     /// Maximum norm over all gradients, for clipping; `None`, or 0 in a file, disables it.
@@ -115,7 +115,7 @@ pub struct TrainConfig {
 mod choice {
     //! Settings with a fixed set of choices: the error for any other value lists them.
 
-    use crate::{Every, Optimizer, Recompute, Schedule, Warmup};
+    use crate::{Every, OptimizerConfig, Recompute, Schedule, Warmup};
     use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error};
     use serde_json::Value;
 
@@ -147,7 +147,7 @@ mod choice {
         )
     }
 
-    pub fn optimizer<'de, D: Deserializer<'de>>(from: D) -> Result<Optimizer, D::Error> {
+    pub fn optimizer<'de, D: Deserializer<'de>>(from: D) -> Result<OptimizerConfig, D::Error> {
         one_of(from, "`{ name = \"adamw\" }`, or another name, with its settings")
     }
 }
@@ -174,7 +174,7 @@ impl Default for TrainConfig {
             max_steps: None,
             batches: BatchConfig::default(),
             gradient_accumulation_steps: 1,
-            optimizer: Optimizer::default(),
+            optimizer: OptimizerConfig::default(),
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
             schedule: Schedule::default(),
@@ -241,7 +241,7 @@ impl TrainConfig {
         max_steps: usize => |steps| Some(steps);
         batches: BatchConfig => |batches| batches;
         gradient_accumulation_steps: usize => |steps| steps;
-        optimizer: Optimizer => |optimizer| optimizer;
+        optimizer: OptimizerConfig => |optimizer| optimizer;
         weight_decay: f64 => |decay| decay;
         max_grad_norm: impl Into<Option<f64>> => |norm| norm.into();
         schedule: Schedule => |schedule| schedule;

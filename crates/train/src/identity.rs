@@ -181,7 +181,7 @@ fn contents(data: &Dataset) -> Value {
         let sample = data.sample(index);
         let mut hash = XxHash64::with_seed(0);
         hash.write(bytemuck::cast_slice(&sample.ids));
-        sample.trained.iter().for_each(|trained| hash.write_u8((*trained).into()));
+        sample.loss_mask.iter().for_each(|trained| hash.write_u8((*trained).into()));
         for value in data.values(&[index]).values().flatten() {
             hash.write_u32(value.to_bits());
         }

@@ -10,7 +10,7 @@
 //! | trainable model | [`CausalLm`], implemented for [`Llama`](burn_lora_llama::Llama) |
 //! | layers recomputed to save memory | [`Recompute`] |
 //! | memory estimate of a run | [`MemoryPlan`], [`plan`] |
-//! | parameter updates | [`Optimizer`], [`optim`] |
+//! | parameter updates | [`OptimizerConfig`], [`optim`] |
 //! | learning rate schedule | [`Schedule`], [`Warmup`], [`schedule`] |
 //! | progress, metrics, plots | [`Observer`], [`Progress`], [`watch`] |
 //! | loss on other data | [`evaluate`] |
@@ -32,7 +32,7 @@
 //!     .load(&Device::default())?
 //!     .with_adapter(&LoraConfig::new(4, 8).all_linear())?;
 //!
-//! let sample = Sample { ids: (1..20).collect(), trained: vec![true; 19] };
+//! let sample = Sample { ids: (1..20).collect(), loss_mask: vec![true; 19] };
 //! let data = Dataset::from_samples(vec![sample; 4])?; // or `Dataset::from_files`
 //!
 //! let config = TrainConfig::new(1e-2).epochs(5); // 20 steps, a line of the log for each ten
@@ -82,7 +82,7 @@ pub use evaluate::{evaluate, evaluate_with};
 pub use interrupt::Interrupt;
 pub use model::CausalLm;
 pub use objective::Objective;
-pub use optim::Optimizer;
+pub use optim::OptimizerConfig;
 pub use plan::MemoryPlan;
 pub use recompute::Recompute;
 pub use schedule::{Schedule, Warmup};

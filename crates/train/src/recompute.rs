@@ -23,7 +23,7 @@ pub enum Recompute {
 impl Recompute {
     /// Segments of `depth` layers. The activations of the last are always kept: its backward pass
     /// comes at once.
-    pub(crate) fn stretches(self, depth: usize) -> Vec<Range<usize>> {
+    pub(crate) fn segments(self, depth: usize) -> Vec<Range<usize>> {
         let length = match self {
             Self::None => depth,
             Self::EveryLayer => 1,

@@ -5,7 +5,7 @@ use crate::{
     data::Batch,
     model::CausalLm,
     objective::{GradientSums, Objective},
-    optim::{Running, State, Update},
+    optim::{Optimizer, State, Update},
     params::{self, Trained},
     step::{self, Pair},
     team::Team,
@@ -45,7 +45,7 @@ pub(crate) struct Replica<'a, M> {
     pub params: Arc<Vec<Trained>>,
     /// Learning rate factor and weight decay of each parameter.
     pub groups: Arc<HashMap<ParamId, (f64, f64)>>,
-    pub optimizer: Box<dyn Running>,
+    pub optimizer: Box<dyn Optimizer>,
     pub device: Device,
     /// All devices, and the index of this one.
     pub devices: Vec<Device>,
@@ -158,7 +158,7 @@ pub(crate) struct Resumed {
 impl Resumed {
     pub fn load(
         &self,
-        optimizer: &mut dyn Running,
+        optimizer: &mut dyn Optimizer,
         params: &[Trained],
         device: &Device,
     ) -> Result<(), TrainError> {

@@ -2,7 +2,7 @@
 
 use crate::{
     Every, TrainConfig, TrainError,
-    checkpoint::{self, Checkpoint, Damage, Place},
+    checkpoint::{self, Checkpoint, Damage, TrainerState},
     data::{Batch, Dataset, Rows},
     evaluate::evaluate_with,
     identity::Identity,
@@ -45,7 +45,7 @@ pub(crate) struct Run<'a, M> {
     /// Micro-batches per step, over all devices.
     micro_batches: usize,
     steps_of_epoch: usize,
-    progress: Place,
+    progress: TrainerState,
     /// Passes over the data so far.
     epoch: f64,
     pub resumed: Option<Resumed>,
@@ -114,7 +114,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             Some(_) => Identity::new(config, &*objective, model, train, valid, micro_batches)?,
             None => Identity::default(),
         };
-        let progress = Place {
+        let progress = TrainerState {
             step: 0,
             steps,
             epoch: 0,

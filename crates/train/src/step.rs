@@ -79,8 +79,8 @@ pub(crate) fn run<M: CausalLm>(
 ) -> Outcome {
     let device = model.plain.device().inner();
     let context = model.tracked.context(&batch.segments);
-    let stretches = config.recompute.stretches(model.tracked.depth());
-    let stretch = |part: &M, number: usize, input: Option<Tensor<3>>| {
+    let segments = config.recompute.segments(model.tracked.depth());
+    let segment = |part: &M, number: usize, input: Option<Tensor<3>>| {
         if model.random || config.neftune.is_some() {
             // The same numbers when it is run again.
             device.seed(seed.wrapping_add(number as u64));
@@ -92,19 +92,19 @@ pub(crate) fn run<M: CausalLm>(
                 None => hidden,
             }
         });
-        stretches[number].clone().fold(hidden, |hidden, layer| part.layer(layer, hidden, &context))
+        segments[number].clone().fold(hidden, |hidden, layer| part.layer(layer, hidden, &context))
     };
 
-    let last = stretches.len() - 1;
+    let last = segments.len() - 1;
     let mut kept = Vec::with_capacity(last);
     let mut hidden = None;
     for number in 0..last {
-        let output = stretch(&model.plain, number, hidden).inner();
+        let output = segment(&model.plain, number, hidden).inner();
         kept.push(Kept::new(output.clone(), config.offload));
         hidden = Some(output);
     }
     let mut input = hidden.map(|hidden| hidden.autodiff().require_grad());
-    let mut output = stretch(model.tracked, last, input.clone());
+    let mut output = segment(model.tracked, last, input.clone());
     let hidden = output.clone().inner();
     let mut outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
     let mut grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
@@ -117,10 +117,10 @@ pub(crate) fn run<M: CausalLm>(
         let mut found = pull_back(output, grad).backward();
         sums.add(model.tracked, &mut found);
         let Some(before) = input else { break };
-        grad = before.grad_remove(&mut found).expect("the input of a stretch has a gradient");
+        grad = before.grad_remove(&mut found).expect("the input of a segment has a gradient");
         drop((before, found));
         input = kept.pop().map(|kept| kept.back(&device).autodiff().require_grad());
-        output = stretch(model.tracked, number - 1, input.clone());
+        output = segment(model.tracked, number - 1, input.clone());
     }
     outcome
 }

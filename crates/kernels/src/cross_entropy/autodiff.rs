@@ -14,8 +14,8 @@ impl<B: CrossEntropyOps, C: CheckpointStrategy> CrossEntropyOps for Autodiff<B, 
         smoothing: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         // The gradient is one of the results: nothing is left to differentiate.
-        let (loss, hits, grad) = B::cross_entropy(logits.into_primitive(), targets, smoothing);
+        let (loss, correct, grad) = B::cross_entropy(logits.into_primitive(), targets, smoothing);
         let new = FloatTensor::<Self>::new;
-        (new(loss), new(hits), new(grad))
+        (new(loss), new(correct), new(grad))
     }
 }

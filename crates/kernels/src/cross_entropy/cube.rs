@@ -17,7 +17,7 @@ fn cross_entropy_kernel<F: Float, N: Size>(
     logits: &[Vector<F, N>],
     targets: &[i32],
     loss: &mut [f32],
-    hits: &mut [f32],
+    correct: &mut [f32],
     grad: &mut [Vector<F, N>],
     count: usize,
     steps: usize,
@@ -78,7 +78,7 @@ fn cross_entropy_kernel<F: Float, N: Size>(
         if UNIT_POS_X == 0 {
             let value = most + total.ln() - (1.0f32 - smoothing) * own - spread * all;
             loss[number] = select(known, value, nan);
-            hits[number] = select(known && own >= most, 1.0f32, 0.0f32);
+            correct[number] = select(known && own >= most, 1.0f32, 0.0f32);
         }
     }
 }
@@ -93,9 +93,9 @@ impl CrossEntropyOps for CubeBackend {
         let (client, dtype, shape) = (logits.client.clone(), logits.dtype, logits.shape());
         let (count, width) = (shape[0], shape[1]);
         let row = || empty(&logits, Shape::new([count]), DType::F32);
-        let (loss, hits, grad) = (row(), row(), empty(&logits, shape, dtype));
+        let (loss, correct, grad) = (row(), row(), empty(&logits, shape, dtype));
         if count == 0 {
-            return (loss, hits, grad);
+            return (loss, correct, grad);
         }
         let vector = vector_size(&client, dtype, width);
         let rows = Rows::of(&client, width / vector);
@@ -110,7 +110,7 @@ impl CrossEntropyOps for CubeBackend {
                 buffer(&client, &logits, dtype, count * width, vector),
                 buffer(&client, &targets, DType::I32, count, 1),
                 buffer(&client, &loss, DType::F32, count, 1),
-                buffer(&client, &hits, DType::F32, count, 1),
+                buffer(&client, &correct, DType::F32, count, 1),
                 buffer(&client, &grad, dtype, count * width, vector),
                 count,
                 width / vector,
@@ -120,6 +120,6 @@ impl CrossEntropyOps for CubeBackend {
                 elem(dtype),
             );
         }
-        (loss, hits, grad)
+        (loss, correct, grad)
     }
 }

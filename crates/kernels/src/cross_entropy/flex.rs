@@ -27,12 +27,12 @@ impl CrossEntropyOps for Flex {
             panic!("cross_entropy: target {target} of row {row}, a vocabulary of {width}");
         }
         let mut grad = vec![0.0f32; logits.len()];
-        let (mut loss, mut hits) = (vec![0.0f32; count], vec![0.0f32; count]);
+        let (mut loss, mut correct) = (vec![0.0f32; count], vec![0.0f32; count]);
         let spread = smoothing / width as f32;
         grad.par_chunks_mut(width.max(1))
             .zip(logits.par_chunks(width.max(1)))
             .zip(targets)
-            .zip(loss.par_iter_mut().zip(&mut hits))
+            .zip(loss.par_iter_mut().zip(&mut correct))
             .for_each(|(((grad, x), &target), (loss, hit))| {
                 let target = target as usize;
                 let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -50,6 +50,6 @@ impl CrossEntropyOps for Flex {
                 *hit = f32::from(u8::from(x[target] >= most));
             });
         let rows = |values| from_f32(values, Shape::new([count]), DType::F32);
-        (rows(loss), rows(hits), from_f32(grad, shape, dtype))
+        (rows(loss), rows(correct), from_f32(grad, shape, dtype))
     }
 }

@@ -22,7 +22,7 @@ pub struct CrossEntropy {
     /// Loss, `[rows]` in float32.
     pub loss: Tensor<1>,
     /// 1 for a correct token (the target has the largest logit), else 0; `[rows]` in float32.
-    pub hits: Tensor<1>,
+    pub correct: Tensor<1>,
     /// Gradient of the sum of the losses, `[rows, vocabulary]` in the dtype of the logits.
     pub grad: Tensor<2>,
 }
@@ -56,9 +56,9 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32)
     assert_eq!(rows, targets.dims()[0], "cross_entropy: a target for each row");
     assert!(vocabulary > 0 || rows == 0, "cross_entropy: a vocabulary of nothing");
     let targets = targets.cast(DType::I32).into_dispatch();
-    let (loss, hits, grad) = Dispatch::cross_entropy(logits.into_dispatch(), targets, smoothing);
-    let [loss, hits] = [loss, hits].map(Tensor::from_dispatch);
-    CrossEntropy { loss, hits, grad: Tensor::from_dispatch(grad) }
+    let (loss, correct, grad) = Dispatch::cross_entropy(logits.into_dispatch(), targets, smoothing);
+    let [loss, correct] = [loss, correct].map(Tensor::from_dispatch);
+    CrossEntropy { loss, correct, grad: Tensor::from_dispatch(grad) }
 }
 
 /// [`cross_entropy`] on primitives, whose shapes it has checked.

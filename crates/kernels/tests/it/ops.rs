@@ -133,7 +133,7 @@ fn cross_entropy_and_its_gradient() {
     for (rows, width, smoothing) in [(5, 96, 0.0), (3, 7, 0.1), (2, 4096, 0.1), (70, 64, 0.0)] {
         let x: Vec<f32> = random(rows * width, 5).iter().map(|x| x * 8.0).collect();
         let targets: Vec<i32> = (0..rows).map(|row| (row * 31 % width) as i32).collect();
-        let (mut loss, mut hits, mut grad) = (vec![], vec![], vec![]);
+        let (mut loss, mut correct, mut grad) = (vec![], vec![], vec![]);
         for (x, target) in x.chunks(width).zip(&targets) {
             let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             let (target, most) = (*target as usize, x.iter().copied().fold(f64::MIN, f64::max));
@@ -141,7 +141,7 @@ fn cross_entropy_and_its_gradient() {
             let log = |x: f64| x - most - total.ln();
             let mean = x.iter().map(|x| log(*x)).sum::<f64>() / width as f64;
             loss.push(-((1.0 - smoothing) * log(x[target]) + smoothing * mean) as f32);
-            hits.push(f32::from(u8::from(x[target] == most)));
+            correct.push(f32::from(u8::from(x[target] == most)));
             grad.extend(x.iter().enumerate().map(|(at, x)| {
                 let hit = if at == target { 1.0 - smoothing } else { 0.0 };
                 (log(*x).exp() - smoothing / width as f64 - hit) as f32
@@ -150,7 +150,7 @@ fn cross_entropy_and_its_gradient() {
         let targets = int(targets, [rows], &device());
         let found = cross_entropy(tensor(&x, [rows, width]), targets, smoothing as f32);
         assert!(difference(&vec(found.loss), &loss) < 1e-4, "{rows} x {width}");
-        assert_eq!(vec(found.hits), hits, "{rows} x {width}");
+        assert_eq!(vec(found.correct), correct, "{rows} x {width}");
         assert!(relative(&vec(found.grad), &grad) < 1e-5, "{rows} x {width}");
     }
 }
@@ -166,7 +166,7 @@ fn what_a_table_does_not_have_is_not_looked_up() {
             let run = |target| {
                 let targets = int(vec![1, target, 2], [3], &device());
                 let found = cross_entropy(tensor(&x, [3, width]), targets, 0.1);
-                [found.loss, found.hits].map(vec).concat().into_iter().chain(vec(found.grad))
+                [found.loss, found.correct].map(vec).concat().into_iter().chain(vec(found.grad))
             };
             let text = format!("target {unknown} of row 1, a vocabulary of {width}");
             if on_host {

@@ -14,8 +14,8 @@ pub const IGNORE_INDEX: i32 = -100;
 /// ```
 /// use burn_lora_train::data::{BatchConfig, Dataset, Sample};
 ///
-/// let long = Sample { ids: vec![5, 6, 7], trained: vec![false, true, true] };
-/// let short = Sample { ids: vec![8, 9], trained: vec![false, true] };
+/// let long = Sample { ids: vec![5, 6, 7], loss_mask: vec![false, true, true] };
+/// let short = Sample { ids: vec![8, 9], loss_mask: vec![false, true] };
 /// let data = Dataset::from_samples([long, short])?;
 /// let batch = data.batch(&[vec![0], vec![1]], &BatchConfig::default());
 /// assert_eq!(batch.ids, [5, 6, 7, 8, 9, 0]);
@@ -55,7 +55,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{BatchConfig, Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// # let data = Dataset::from_samples(vec![sample; 3])?;
     /// let config = BatchConfig { packing: Some(8), ..BatchConfig::default() };
     /// let batch = data.batch(&[vec![0, 1, 2]], &config);
@@ -84,7 +84,7 @@ impl Dataset {
         for (row, samples) in rows.iter().enumerate() {
             for sample in samples {
                 let sample = self.sample(*sample);
-                let next = sample.ids.iter().zip(&sample.trained).skip(1);
+                let next = sample.ids.iter().zip(&sample.loss_mask).skip(1);
                 targets.extend(next.map(|(id, trained)| match trained {
                     true => *id as i32,
                     false => IGNORE_INDEX,

@@ -41,7 +41,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// let data = Dataset::from_samples([sample.clone()])?;
     /// assert_eq!(data.sample(0), sample);
     /// # Ok::<_, burn_lora_train::TrainError>(())
@@ -55,9 +55,9 @@ impl Dataset {
     pub fn from_samples(samples: impl IntoIterator<Item = Sample>) -> Result<Self, TrainError> {
         let mut writer = Writer::new(None, vec!["samples".into()])?;
         for (number, sample) in samples.into_iter().enumerate() {
-            let (tokens, flags) = (sample.ids.len(), sample.trained.len());
+            let (tokens, flags) = (sample.ids.len(), sample.loss_mask.len());
             let reason = if tokens != flags {
-                format!("{tokens} tokens, but {flags} in `trained`")
+                format!("{tokens} tokens, but {flags} in `loss_mask`")
             } else if sample.target_count() == 0 {
                 format!("none of its {tokens} tokens is one to train on")
             } else {
@@ -74,7 +74,7 @@ impl Dataset {
     /// ```
     /// use burn_lora_train::{BatchConfig, Dataset, data::Sample};
     ///
-    /// let sample = Sample { ids: vec![5, 6, 7], trained: vec![true; 3] };
+    /// let sample = Sample { ids: vec![5, 6, 7], loss_mask: vec![true; 3] };
     /// let data = Dataset::from_samples(vec![sample; 3])?.with_values("label", [2.0, 0.0, 1.0])?;
     /// let batch = data.batch(&[vec![2], vec![0]], &BatchConfig::default());
     /// assert_eq!(batch.values["label"], [1.0, 2.0]);
@@ -109,7 +109,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// assert_eq!(Dataset::from_samples([sample])?.len(), 1);
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
@@ -121,7 +121,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// assert!(Dataset::from_samples([sample])?.take(0).is_empty());
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
@@ -133,7 +133,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// assert_eq!(Dataset::from_samples([sample])?.sample(0).ids, [5, 6]);
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
@@ -148,7 +148,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// assert_eq!(Dataset::from_samples([sample])?.source(0), "samples:1");
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
@@ -184,7 +184,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// assert_eq!(Dataset::from_samples([sample])?.report().target_tokens, 1);
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
@@ -203,7 +203,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// let data = Dataset::from_samples(vec![sample; 10])?;
     /// let (train, eval) = data.split(0.2, 42);
     /// assert_eq!((train.len(), eval.len()), (8, 2));
@@ -226,7 +226,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// let data = Dataset::from_samples([sample])?;
     /// assert!(data.check_vocabulary(7).is_ok());
     /// let error = data.check_vocabulary(6).unwrap_err();
@@ -282,7 +282,7 @@ impl Dataset {
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
-    /// # let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// # let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// assert_eq!(Dataset::from_samples(vec![sample; 10])?.take(3).len(), 3);
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```

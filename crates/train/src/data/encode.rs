@@ -84,7 +84,7 @@ impl<'a> Encoder<'a> {
                 format!("none of its {length} tokens is one to train on")
             }));
         }
-        let mut targets = sample.ids.iter().zip(&sample.trained).skip(1);
+        let mut targets = sample.ids.iter().zip(&sample.loss_mask).skip(1);
         if targets.all(|(id, trained)| !trained || self.tokenizer.is_added_token(*id)) {
             oddities.push(Oddity::OnlyEnd);
         }
@@ -120,7 +120,7 @@ impl<'a> Encoder<'a> {
         if eos.is_none() && !ids.last().is_some_and(|last| self.tokenizer.is_added_token(*last)) {
             oddities.push(Oddity::NoEnd);
         }
-        Ok(Encoded { sample: Sample { ids, trained }, ends: vec![], oddities })
+        Ok(Encoded { sample: Sample { ids, loss_mask: trained }, ends: vec![], oddities })
     }
 
     fn chat(&self, chat: &Chat) -> Result<Encoded, Fault> {
@@ -151,7 +151,7 @@ impl<'a> Encoder<'a> {
         if everything && !train.contains(&Some(false)) {
             let text = self.tokenizer.apply_chat_template(messages, &options)?;
             let ids = self.tokenizer.encode(&text, false)?;
-            let sample = Sample { trained: vec![true; ids.len()], ids };
+            let sample = Sample { loss_mask: vec![true; ids.len()], ids };
             return Ok(Encoded { sample, ends: vec![], oddities: vec![] });
         }
         let last = messages.iter().rposition(|message| message.role() == "assistant");
@@ -193,7 +193,7 @@ impl<'a> Encoder<'a> {
             oddities.extend(found.iter().map(|id| Oddity::UnknownEnd(*id)));
             ends = found;
         }
-        Ok(Encoded { sample: Sample { ids, trained }, ends, oddities })
+        Ok(Encoded { sample: Sample { ids, loss_mask: trained }, ends, oddities })
     }
 
     fn truncate(&self, encoded: &mut Encoded) -> Result<(), Fault> {
@@ -203,11 +203,11 @@ impl<'a> Encoder<'a> {
         match self.config.truncation {
             Truncation::KeepStart => {
                 sample.ids.truncate(max);
-                sample.trained.truncate(max);
+                sample.loss_mask.truncate(max);
             }
             Truncation::KeepEnd => {
                 sample.ids.drain(..length - max);
-                sample.trained.drain(..length - max);
+                sample.loss_mask.drain(..length - max);
             }
             Truncation::Drop | Truncation::Error => {
                 return Err(Fault::TooLong(format!(

@@ -108,7 +108,7 @@ impl Dataset {
     /// ```
     /// use burn_lora_train::data::{BatchConfig, Dataset, Sample};
     ///
-    /// let sample = Sample { ids: vec![5, 6], trained: vec![false, true] };
+    /// let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
     /// let data = Dataset::from_samples(vec![sample; 3])?;
     /// let config = BatchConfig { size: 2, shuffle: false, ..BatchConfig::default() };
     /// assert_eq!(data.epoch(&config, 0)?, [vec![vec![0], vec![1]], vec![vec![2]]]);

@@ -39,7 +39,7 @@ impl Dataset {
         let sample = self.sample(index);
         let (mut text, mut inside) = (String::new(), false);
         let mut stream = tokenizer.decode_stream(false);
-        for (place, (id, trained)) in sample.ids.iter().zip(&sample.trained).enumerate() {
+        for (place, (id, trained)) in sample.ids.iter().zip(&sample.loss_mask).enumerate() {
             let target = *trained && place > 0;
             if target != inside {
                 text += if target { begin } else { end };

@@ -8,7 +8,7 @@ use std::fmt;
 /// ```
 /// use burn_lora_train::data::{Dataset, Sample};
 ///
-/// let sample = Sample { ids: vec![5, 6, 7, 8], trained: vec![false, false, true, true] };
+/// let sample = Sample { ids: vec![5, 6, 7, 8], loss_mask: vec![false, false, true, true] };
 /// let report = Dataset::from_samples([sample])?.report();
 /// assert_eq!((report.examples, report.tokens, report.target_tokens), (1, 4, 2));
 /// assert_eq!(report.to_string(), "1 example, 4 tokens, 2 (50.0%) of them trained on\n\

@@ -5,7 +5,7 @@
 /// ```
 /// use burn_lora_train::data::Sample;
 ///
-/// let sample = Sample { ids: vec![5, 6, 7], trained: vec![false, false, true] };
+/// let sample = Sample { ids: vec![5, 6, 7], loss_mask: vec![false, false, true] };
 /// assert_eq!(sample.target_count(), 1);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Sample {
     /// Tokens.
     pub ids: Vec<u32>,
     /// Loss mask: for each token whether its loss counts.
-    pub trained: Vec<bool>,
+    pub loss_mask: Vec<bool>,
 }
 
 impl Sample {
@@ -22,9 +22,9 @@ impl Sample {
     /// ```
     /// use burn_lora_train::data::Sample;
     ///
-    /// assert_eq!(Sample { ids: vec![5, 6], trained: vec![true, true] }.target_count(), 1);
+    /// assert_eq!(Sample { ids: vec![5, 6], loss_mask: vec![true, true] }.target_count(), 1);
     /// ```
     pub fn target_count(&self) -> usize {
-        self.trained.iter().skip(1).filter(|trained| **trained).count()
+        self.loss_mask.iter().skip(1).filter(|trained| **trained).count()
     }
 }

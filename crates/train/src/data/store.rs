@@ -58,7 +58,7 @@ impl Store {
         let tokens = &tokens[start as usize..][..length as usize];
         Sample {
             ids: tokens.iter().map(|token| token & !TRAINED).collect(),
-            trained: tokens.iter().map(|token| token & TRAINED != 0).collect(),
+            loss_mask: tokens.iter().map(|token| token & TRAINED != 0).collect(),
         }
     }
 
@@ -119,7 +119,7 @@ impl Writer {
             return Err(self.wrong(file, line, format!("{highest} is no token")));
         }
         self.highest = self.highest.max(highest);
-        for (id, trained) in sample.ids.iter().zip(&sample.trained) {
+        for (id, trained) in sample.ids.iter().zip(&sample.loss_mask) {
             let token = if *trained { id | TRAINED } else { *id };
             let written = self.file.write_all(&token.to_ne_bytes());
             written.map_err(|source| TrainError::io(&self.folder, source))?;

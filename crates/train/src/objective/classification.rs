@@ -71,8 +71,8 @@ impl<M: CausalLm> Objective<M> for SequenceClassification {
         let last = hidden.reshape([rows * length, width]).select(0, places.clone());
         let Some(sums) = sums else {
             let entropy = cross_entropy(model.head(last, context), labels, 0.0);
-            let (loss, hits) = (entropy.loss.sum(), entropy.hits.sum());
-            return Outcome { loss, metrics: vec![hits], grad: None };
+            let (loss, correct) = (entropy.loss.sum(), entropy.correct.sum());
+            return Outcome { loss, metrics: vec![correct], grad: None };
         };
         let last = last.autodiff().require_grad();
         let logits = model.head(last.clone(), context);
@@ -82,7 +82,7 @@ impl<M: CausalLm> Objective<M> for SequenceClassification {
         let grad = last.grad_remove(&mut found).expect("the head's input has a gradient");
         let zeros = Tensor::<2>::zeros([rows * length, width], (&device, dtype));
         let grad = zeros.select_assign(0, places, grad, IndexingUpdateOp::Add).reshape(shape);
-        let (loss, hits) = (entropy.loss.sum(), entropy.hits.sum());
-        Outcome { loss, metrics: vec![hits], grad: Some(grad) }
+        let (loss, correct) = (entropy.loss.sum(), entropy.correct.sum());
+        Outcome { loss, metrics: vec![correct], grad: Some(grad) }
     }
 }

@@ -47,7 +47,7 @@ impl<M: CausalLm> Objective<M> for NextToken {
         let hidden = hidden.reshape([rows * length, width]);
         let places = batch.target_places();
         let zero = || Tensor::<1>::zeros([1], (&device, DType::F32));
-        let (mut loss, mut hits, mut grads) = (zero(), zero(), vec![]);
+        let (mut loss, mut correct, mut grads) = (zero(), zero(), vec![]);
         let (tokens, smoothing) = match sums {
             Some(_) => (self.chunk, self.label_smoothing),
             None => (None, 0.0),
@@ -69,7 +69,7 @@ impl<M: CausalLm> Objective<M> for NextToken {
                 }
             };
             loss = loss + entropy.loss.sum();
-            hits = hits + entropy.hits.sum();
+            correct = correct + entropy.correct.sum();
         }
         let grad = sums.is_some().then(|| {
             // Every token gathers the gradient of its place; tokens that are no targets gather the
@@ -81,7 +81,7 @@ impl<M: CausalLm> Objective<M> for NextToken {
             grads.push(Tensor::zeros([1, width], (&device, hidden.dtype())));
             Tensor::cat(grads, 0).select(0, ints(from, &device)).reshape(shape)
         });
-        Outcome { loss, metrics: vec![hits], grad }
+        Outcome { loss, metrics: vec![correct], grad }
     }
 
     fn of_loss(&self, loss: f64) -> Vec<(&'static str, f64)> {

@@ -1,6 +1,6 @@
 //! AdamW, with moments in float32 or in 8 bits.
 
-use super::running::{Running, State, Update, all_taken, take};
+use super::optimizer::{Optimizer, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_kernels::{
@@ -83,7 +83,7 @@ impl AdamW {
     }
 }
 
-impl Running for AdamW {
+impl Optimizer for AdamW {
     fn begin(&mut self) {
         self.step += 1;
     }

@@ -1,10 +1,10 @@
 //! Optimizers, over parameters as vectors.
 
 mod adamw;
-mod running;
+mod optimizer;
 mod simple;
 
-pub use running::{Running, State, Update};
+pub use optimizer::{Optimizer, State, Update};
 
 use crate::TrainError;
 use adamw::AdamW;
@@ -16,7 +16,7 @@ use simple::Simple;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
-pub enum Optimizer {
+pub enum OptimizerConfig {
     /// AdamW with PyTorch's arithmetic (arXiv:1711.05101): with `m` and `v` the moving averages of
     /// the gradient and its square, and `t` the number of the step,
     /// `p ← p · (1 - rate · decay) - rate / (1 - β₁ᵗ) · m / (sqrt(v) / sqrt(1 - β₂ᵗ) + eps)`.
@@ -81,13 +81,13 @@ const fn lion_beta2() -> f64 {
     0.99
 }
 
-impl Default for Optimizer {
+impl Default for OptimizerConfig {
     fn default() -> Self {
         Self::adamw()
     }
 }
 
-impl Optimizer {
+impl OptimizerConfig {
     /// AdamW with PyTorch's defaults: betas 0.9 and 0.999, eps 1e-8.
     pub const fn adamw() -> Self {
         Self::AdamW { beta1: beta1(), beta2: beta2(), eps: eps() }
@@ -134,7 +134,7 @@ impl Optimizer {
     }
 
     /// Creates the optimizer, before its first step.
-    pub fn init(self) -> Box<dyn Running> {
+    pub fn init(self) -> Box<dyn Optimizer> {
         match self {
             Self::AdamW { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, false)),
             Self::AdamW8bit { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, true)),

@@ -1,29 +1,29 @@
 //! Burn's optimizers whose state is tensors of the parameter's length.
 
-use super::running::{Running, State, Update, all_taken, take};
+use super::optimizer::{Optimizer, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
 use burn::{
-    optim::{Optimizer, RecordState, StateSink, StateSource},
+    optim::{Optimizer as BurnOptimizer, RecordState, StateSink, StateSource},
     tensor::{DType, Device, Tensor},
 };
 use burn_lora_kernels::optimizer::check;
 use std::{collections::BTreeMap, path::Path};
 
 /// One of Burn's optimizers, created without weight decay, which is applied here before the step.
-pub(super) struct Simple<O: Optimizer> {
+pub(super) struct Simple<O: BurnOptimizer> {
     optimizer: O,
     /// Number of tensors of a parameter's state.
     tensors: usize,
     states: BTreeMap<String, O::State<1>>,
 }
 
-impl<O: Optimizer> Simple<O> {
+impl<O: BurnOptimizer> Simple<O> {
     pub fn new(optimizer: O, tensors: usize) -> Self {
         Self { optimizer, tensors, states: BTreeMap::new() }
     }
 }
 
-impl<O: Optimizer> Running for Simple<O> {
+impl<O: BurnOptimizer> Optimizer for Simple<O> {
     fn begin(&mut self) {}
 
     fn update(&mut self, update: Update<'_>) -> Tensor<1> {

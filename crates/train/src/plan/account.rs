@@ -6,7 +6,7 @@ use super::{
     memory::{Memory, Moment},
     shape::{Block, Layer, Shape},
 };
-use crate::{Optimizer, TrainConfig, objective};
+use crate::{OptimizerConfig, TrainConfig, objective};
 use burn_lora_kernels::{Gemm, attention_scores};
 use burn_lora_llama::LlamaConfig;
 use std::ops::Range;
@@ -44,12 +44,12 @@ impl Account<'_> {
     /// Returns every moment of a training step at which memory may peak. `begin` has what is always
     /// there.
     pub fn training(&self, train: &TrainConfig, begin: &Memory) -> Vec<Memory> {
-        let stretches = train.recompute.stretches(self.shape.blocks.len());
+        let segments = train.recompute.segments(self.shape.blocks.len());
         let accumulates = train.gradient_accumulation_steps > 1;
         let all = self.all_gradients();
         // Gradients of the layers that the backward pass has gone through.
         let mut done = self.shape.gradient_bytes([&self.shape.norm, &self.shape.head]);
-        let last = stretches.len() - 1;
+        let last = segments.len() - 1;
         let inputs = |number: usize| match train.offload {
             true => self.values(self.config.hidden_size),
             // `step::run` keeps the output of every segment but the last; the first one's input is
@@ -60,7 +60,7 @@ impl Account<'_> {
         let host = if train.offload { waiting } else { 0 };
         let begin = Memory { host: begin.host + host, ..begin.clone() };
 
-        let inside = self.tracked(&stretches[last], last == 0);
+        let inside = self.tracked(&segments[last], last == 0);
         let mut moments = vec![Memory {
             moment: Moment::Loss,
             // Of the micro-batches before, and of the head.
@@ -71,8 +71,8 @@ impl Account<'_> {
             scratch: self.scratch(0),
             ..begin.clone()
         }];
-        for (number, stretch) in stretches.iter().enumerate().rev() {
-            let blocks = self.tracked(stretch, number == 0);
+        for (number, segment) in segments.iter().enumerate().rev() {
+            let blocks = self.tracked(segment, number == 0);
             let Some((block, before)) = blocks.split_last() else { break };
             let own = self.shape.gradient_bytes(blocks.iter().flat_map(Block::values));
             let embedding = match number {
@@ -100,7 +100,7 @@ impl Account<'_> {
         }
         // AdamW is one operation; Burn's optimizers allocate some intermediate vectors.
         let vectors = match train.optimizer {
-            Optimizer::AdamW { .. } | Optimizer::AdamW8bit { .. } => 1,
+            OptimizerConfig::AdamW { .. } | OptimizerConfig::AdamW8bit { .. } => 1,
             _ => 4,
         };
         moments.push(Memory {
@@ -141,9 +141,9 @@ impl Account<'_> {
 
     /// Returns the layers of a segment that have a graph: in the first segment it begins at the
     /// first trained parameter.
-    fn tracked(&self, stretch: &Range<usize>, is_first: bool) -> &[Block] {
+    fn tracked(&self, segment: &Range<usize>, is_first: bool) -> &[Block] {
         let trains = |layer: &Layer| !layer.trained(self.shape.dora).is_empty();
-        let blocks = &self.shape.blocks[stretch.clone()];
+        let blocks = &self.shape.blocks[segment.clone()];
         if !is_first || trains(&self.shape.embedding) {
             return blocks;
         }

@@ -1,6 +1,6 @@
 //! Layers of a Llama with an adapter: their sizes, and their trained parameters.
 
-use crate::{Optimizer, TrainError};
+use crate::{OptimizerConfig, TrainError};
 use burn_lora_adapter::{Bias, LayerKind, LayerPlan, LoraConfig};
 use burn_lora_llama::LlamaConfig;
 use burn_lora_quant::StorageFormat;
@@ -162,7 +162,7 @@ impl Shape {
         self.layers().flat_map(|layer| layer.trained(self.dora))
     }
 
-    pub fn optimizer_bytes(&self, optimizer: &Optimizer) -> u64 {
+    pub fn optimizer_bytes(&self, optimizer: &OptimizerConfig) -> u64 {
         self.trained().map(|len| optimizer.state_bytes(len) as u64).sum()
     }
 

@@ -3,7 +3,7 @@
 use super::Run;
 use crate::{
     TrainError,
-    checkpoint::{self, Checkpoint, Damage, Place},
+    checkpoint::{self, Checkpoint, Damage, TrainerState},
     identity::Identity,
     model::CausalLm,
     replica::{Replica, Resumed},
@@ -67,13 +67,13 @@ impl<M: CausalLm> Run<'_, M> {
         }
         self.rate.resume(place.plateau.clone());
         self.resumed = Some(resumed);
-        self.progress = Place { steps, ..place };
+        self.progress = TrainerState { steps, ..place };
         self.checkpoint = Some(folder);
         Ok(())
     }
 
     /// Checks that this run can have been at the position of a checkpoint.
-    fn check(&self, step: usize, place: &Place) -> Result<(), String> {
+    fn check(&self, step: usize, place: &TrainerState) -> Result<(), String> {
         let wrong = |name: &str, found: &dyn std::fmt::Debug, reason: String| {
             Err(format!("`{name}` is {found:?}: {reason}; it was damaged, remove the checkpoint"))
         };

@@ -37,7 +37,7 @@ fn samples() -> (Vec<Vec<u32>>, Vec<f32>) {
 
 fn data() -> Dataset {
     let (rows, labels) = samples();
-    let samples = rows.into_iter().map(|ids| Sample { trained: vec![true; ids.len()], ids });
+    let samples = rows.into_iter().map(|ids| Sample { loss_mask: vec![true; ids.len()], ids });
     Dataset::from_samples(samples).unwrap().with_values("label", labels).unwrap()
 }
 
@@ -138,7 +138,7 @@ fn labels_that_are_not_there_are_refused() {
         let trainer = Trainer::new(TrainConfig::new(1e-3));
         trainer.fit_with(CLASSES, &mut model, data, None).unwrap_err().to_string()
     };
-    let samples = || vec![Sample { ids: vec![5, 6], trained: vec![true; 2] }; 2];
+    let samples = || vec![Sample { ids: vec![5, 6], loss_mask: vec![true; 2] }; 2];
     let plain = Dataset::from_samples(samples()).unwrap();
     assert!(error(&plain).contains("label"));
     let beyond =

@@ -30,7 +30,7 @@ pub fn golden_samples(variant: &str) -> Vec<Sample> {
             let kept: Vec<usize> = (0..length).filter(|at| mask[row][*at] > 0.0).collect();
             Sample {
                 ids: kept.iter().map(|at| ids[row][*at] as u32).collect(),
-                trained: kept.iter().map(|at| labels[row][*at] >= 0.0).collect(),
+                loss_mask: kept.iter().map(|at| labels[row][*at] >= 0.0).collect(),
             }
         })
         .collect()

@@ -74,7 +74,7 @@ fn samples(lengths: &[usize]) -> Dataset {
     let samples = lengths.iter().map(|length| {
         next += *length as u32;
         let ids = (next - *length as u32..next).collect();
-        Sample { ids, trained: (0..*length).map(|place| place > 0).collect() }
+        Sample { ids, loss_mask: (0..*length).map(|place| place > 0).collect() }
     });
     Dataset::from_samples(samples).unwrap()
 }

@@ -164,7 +164,7 @@ fn a_best_checkpoint_that_is_gone_costs_a_warning() {
     }
     // It only gets worse: after the same token another one is to come than is trained.
     let pair = |next| {
-        let sample = burn_lora_train::data::Sample { ids: vec![5, next], trained: vec![true; 2] };
+        let sample = burn_lora_train::data::Sample { ids: vec![5, next], loss_mask: vec![true; 2] };
         burn_lora_train::Dataset::from_samples([sample]).unwrap()
     };
     let trainer = Trainer::new(evaluated(folder.path())).observe(Remove(folder.path()));
@@ -184,7 +184,7 @@ fn a_best_checkpoint_that_is_gone_costs_a_warning() {
 fn a_validation_loss_that_is_no_number_is_never_the_best_and_can_be_resumed_from() {
     let folder = tempfile::tempdir().unwrap();
     let model = || with_infinite_token(127).with_adapter(&lora()).unwrap();
-    let infinite = burn_lora_train::data::Sample { ids: vec![127, 1], trained: vec![true; 2] };
+    let infinite = burn_lora_train::data::Sample { ids: vec![127, 1], loss_mask: vec![true; 2] };
     let valid = burn_lora_train::Dataset::from_samples([infinite]).unwrap();
     let run = |steps| evaluated(folder.path()).max_steps(steps).save(Every::Steps(1));
     for steps in [2, 4] {
@@ -205,7 +205,7 @@ fn a_validation_loss_that_is_no_number_is_never_the_best_and_can_be_resumed_from
 fn a_base_that_is_not_finite_is_named_and_not_the_learning_rate() {
     let mut model = with_infinite_token(5).with_adapter(&lora()).unwrap();
     let run = TrainConfig { log_steps: 1, ..TrainConfig::new(1e-3) };
-    let sample = burn_lora_train::data::Sample { ids: vec![5, 6, 7], trained: vec![true; 3] };
+    let sample = burn_lora_train::data::Sample { ids: vec![5, 6, 7], loss_mask: vec![true; 3] };
     let data = burn_lora_train::Dataset::from_samples([sample]).unwrap();
     let error = Trainer::new(run).fit(&mut model, &data, None).unwrap_err().to_string();
     assert!(error.contains("embed_tokens") && !error.contains("learning rate"), "{error}");

@@ -76,7 +76,7 @@ fn samples(lengths: impl IntoIterator<Item = u32>) -> Dataset {
     let samples = lengths.into_iter().enumerate().map(|(number, length)| {
         let ids: Vec<u32> =
             (0..length).map(|at| (number as u32 * 31 + at * 17) % 125 + 1).collect();
-        Sample { trained: vec![true; ids.len()], ids }
+        Sample { loss_mask: vec![true; ids.len()], ids }
     });
     Dataset::from_samples(samples).unwrap()
 }

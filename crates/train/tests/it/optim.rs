@@ -3,8 +3,8 @@
 use crate::common::{device, panics};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_lora_train::{
-    Optimizer, TrainError,
-    optim::{Running, State, Update},
+    OptimizerConfig, TrainError,
+    optim::{Optimizer, State, Update},
 };
 use safetensors::SafeTensors;
 use std::{collections::BTreeMap, path::Path};
@@ -40,7 +40,7 @@ fn floats(data: &TensorData) -> Vec<f32> {
 }
 
 /// One step on a parameter `p`.
-fn step(running: &mut dyn Running, param: Tensor<1>, step: usize, device: &Device) -> Tensor<1> {
+fn step(running: &mut dyn Optimizer, param: Tensor<1>, step: usize, device: &Device) -> Tensor<1> {
     let grad = vector(noise(param.dims()[0], step), device);
     let factor = vector(vec![FACTOR], device);
     running.begin();
@@ -48,7 +48,7 @@ fn step(running: &mut dyn Running, param: Tensor<1>, step: usize, device: &Devic
 }
 
 /// The parameter and the state after all steps.
-fn train(optimizer: Optimizer, len: usize, device: &Device) -> (Vec<f32>, State) {
+fn train(optimizer: OptimizerConfig, len: usize, device: &Device) -> (Vec<f32>, State) {
     let mut running = optimizer.init();
     let param = vector(noise(len, 1000), device);
     let param = (1..=STEPS).fold(param, |param, number| step(&mut *running, param, number, device));
@@ -83,7 +83,7 @@ fn assert_close(found: &[f32], expected: &[f32], relative: f32, what: &str) {
 fn adamw_is_that_of_pytorch() {
     let (file, device) = (golden(), device());
     for len in [1, 7, 256, 1000, 1027] {
-        let (param, state) = train(Optimizer::adamw(), len, &device);
+        let (param, state) = train(OptimizerConfig::adamw(), len, &device);
         let expected = |name| golden_floats(&file, &format!("adamw.{len}.{name}"));
         assert_close(&param, &expected("param"), 2e-6, &format!("{len}.param"));
         for name in ["m", "v"] {
@@ -96,7 +96,7 @@ fn adamw_is_that_of_pytorch() {
 #[test]
 fn small_parameters_keep_float_moments_under_adamw_8bit() {
     let (file, device) = (golden(), device());
-    let (param, state) = train(Optimizer::adamw_8bit(), 1000, &device);
+    let (param, state) = train(OptimizerConfig::adamw_8bit(), 1000, &device);
     assert_close(&param, &golden_floats(&file, "adamw8bit.1000.param"), 2e-6, "param");
     for name in ["m", "v"] {
         let expected = golden_floats(&file, &format!("adamw8bit.1000.{name}"));
@@ -159,7 +159,7 @@ fn adamw_8bit_is_that_of_bitsandbytes() {
         let expected = Coded::golden(&file, &prefix);
 
         // The last step, from their state before it.
-        let mut running = Optimizer::adamw_8bit().init();
+        let mut running = OptimizerConfig::adamw_8bit().init();
         let before = Coded::golden(&file, &format!("{prefix}.before")).state();
         running.load(STEPS - 1, before, &lengths(len), Path::new("golden"), &device).unwrap();
         let param = vector(golden_floats(&file, &format!("{prefix}.before.param")), &device);
@@ -175,7 +175,7 @@ fn adamw_8bit_is_that_of_bitsandbytes() {
         assert!(distances.iter().all(|distance| *distance <= 1) && differ <= 2, "{differ} differ");
 
         // All steps.
-        let (param, state) = train(Optimizer::adamw_8bit(), len, &device);
+        let (param, state) = train(OptimizerConfig::adamw_8bit(), len, &device);
         let distances = Coded::of(&state, len).distances(&expected);
         let differ = distances.iter().filter(|distance| **distance > 0).count();
         println!("{len}: {differ} codes of {} differ after all steps", distances.len());
@@ -188,7 +188,7 @@ fn adamw_8bit_is_that_of_bitsandbytes() {
 fn the_factor_multiplies_the_gradient() {
     let device = device();
     let update = |grad: f32, factor: f32| {
-        let mut running = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1.0 }.init();
+        let mut running = OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, eps: 1.0 }.init();
         running.begin();
         let [param, grad, factor] = [1.0, grad, factor].map(|value| vector(vec![value], &device));
         let update = Update { path: "p", param, grad, factor, rate: 0.1, decay: 0.0 };
@@ -232,7 +232,7 @@ fn views_count_as_their_copies() {
 fn vectors_that_do_not_fit_are_refused() {
     let device = device();
     for (optimizer, len) in ALL.into_iter().map(|optimizer| (optimizer, 5000)) {
-        let update = |param: usize, grad: usize, factor: usize, running: &mut dyn Running| {
+        let update = |param: usize, grad: usize, factor: usize, running: &mut dyn Optimizer| {
             let [param, grad, factor] =
                 [param, grad, factor].map(|len| vector(vec![1.0; len], &device));
             running.begin();
@@ -256,7 +256,9 @@ fn vectors_that_do_not_fit_are_refused() {
 #[test]
 fn nothing_else_changes() {
     let device = device();
-    for (optimizer, len) in [(Optimizer::adamw(), 1000), (Optimizer::adamw_8bit(), 5000)] {
+    for (optimizer, len) in
+        [(OptimizerConfig::adamw(), 1000), (OptimizerConfig::adamw_8bit(), 5000)]
+    {
         let mut running = optimizer.init();
         let param = vector(noise(len, 1000), &device);
         let (held, grad) = (param.clone(), vector(noise(len, 1), &device));
@@ -279,11 +281,11 @@ fn lengths(len: usize) -> BTreeMap<String, usize> {
     BTreeMap::from([("p".to_owned(), len)])
 }
 
-const ALL: [Optimizer; 4] = [
-    Optimizer::adamw(),
-    Optimizer::adamw_8bit(),
-    Optimizer::Lion { beta1: 0.9, beta2: 0.99 },
-    Optimizer::Sgd { momentum: 0.9 },
+const ALL: [OptimizerConfig; 4] = [
+    OptimizerConfig::adamw(),
+    OptimizerConfig::adamw_8bit(),
+    OptimizerConfig::Lion { beta1: 0.9, beta2: 0.99 },
+    OptimizerConfig::Sgd { momentum: 0.9 },
 ];
 
 #[test]
@@ -304,7 +306,10 @@ fn a_resumed_run_is_the_unbroken_one() {
                 param = step(&mut *running, param, number, &device);
             }
             let (expected, state) = train(optimizer, len, &device);
-            let ours = matches!(optimizer, Optimizer::AdamW { .. } | Optimizer::AdamW8bit { .. });
+            let ours = matches!(
+                optimizer,
+                OptimizerConfig::AdamW { .. } | OptimizerConfig::AdamW8bit { .. }
+            );
             if ours || std::env::var_os("BURN_LORA_GPU").is_none() {
                 assert_eq!(floats(&param.into_data()), expected, "{optimizer:?}");
                 assert!(running.state() == state, "{optimizer:?}: another state");
@@ -349,8 +354,8 @@ fn burns_optimizers_follow_their_formulas() {
     let device = device();
     let (rate, decay) = (0.01, 0.1);
     let (beta1, beta2, momentum) = (0.9, 0.99, 0.8);
-    let mut lion = Optimizer::Lion { beta1, beta2 }.init();
-    let mut sgd = Optimizer::Sgd { momentum }.init();
+    let mut lion = OptimizerConfig::Lion { beta1, beta2 }.init();
+    let mut sgd = OptimizerConfig::Sgd { momentum }.init();
     let len = 40;
     let mut params = [(); 2].map(|()| vector(noise(len, 1000), &device));
     let mut expected =
@@ -381,10 +386,10 @@ fn burns_optimizers_follow_their_formulas() {
 
 #[test]
 fn settings_are_written_as_they_are_read() {
-    let read = |text: &str| serde_json::from_str::<Optimizer>(text).unwrap();
-    assert_eq!(read(r#"{"name": "adamw8bit"}"#), Optimizer::adamw_8bit());
-    assert_eq!(read(r#"{"name": "lion"}"#), Optimizer::Lion { beta1: 0.9, beta2: 0.99 });
-    assert_eq!(read(r#"{"name": "sgd"}"#), Optimizer::Sgd { momentum: 0.0 });
+    let read = |text: &str| serde_json::from_str::<OptimizerConfig>(text).unwrap();
+    assert_eq!(read(r#"{"name": "adamw8bit"}"#), OptimizerConfig::adamw_8bit());
+    assert_eq!(read(r#"{"name": "lion"}"#), OptimizerConfig::Lion { beta1: 0.9, beta2: 0.99 });
+    assert_eq!(read(r#"{"name": "sgd"}"#), OptimizerConfig::Sgd { momentum: 0.0 });
     for optimizer in ALL {
         assert_eq!(read(&serde_json::to_string(&optimizer).unwrap()), optimizer);
     }

@@ -7,7 +7,7 @@ use burn_lora_kernels::attention_is_fused;
 use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
-    MemoryPlan, Optimizer, Recompute, TrainConfig,
+    MemoryPlan, OptimizerConfig, Recompute, TrainConfig,
     plan::{Memory, Moment},
 };
 
@@ -53,7 +53,7 @@ fn peaks_are_those_of_the_h200() {
     near(base + adapter, 5.62); // "The base with adapters takes 5.62 GiB, with the moments of
     near(base + adapter + optimizer, 6.25); // AdamW 6.25"
     near(measured_run().total(), 9.61); // "ours, batch 4 x 2048 | .. | 9.61 GiB | 10.78 GiB"
-    let coded = measured_run().train(&batch(4).optimizer(Optimizer::adamw_8bit()));
+    let coded = measured_run().train(&batch(4).optimizer(OptimizerConfig::adamw_8bit()));
     near(coded.total(), 9.16); // "ours, 8-bit AdamW | .. | 9.16 GiB | 9.81 GiB"
 
     // What was reserved has to count as needed, with what CUDA takes.
@@ -72,13 +72,13 @@ fn peaks_are_those_of_the_h100() {
         train.loss_chunk = Some(512);
         measured_run().host_embeddings(true).train(&train).length(length)
     };
-    let Memory { base, adapter, .. } = run(Optimizer::adamw(), 4, 2048).peak();
+    let Memory { base, adapter, .. } = run(OptimizerConfig::adamw(), 4, 2048).peak();
     near(base + adapter, 4.64);
     for (optimizer, rows, length, peak) in [
-        (Optimizer::adamw(), 4, 2048, 8.53),
-        (Optimizer::adamw_8bit(), 4, 2048, 8.18),
-        (Optimizer::adamw(), 1, 8192, 8.53),
-        (Optimizer::adamw(), 1, 32768, 17.92),
+        (OptimizerConfig::adamw(), 4, 2048, 8.53),
+        (OptimizerConfig::adamw_8bit(), 4, 2048, 8.18),
+        (OptimizerConfig::adamw(), 1, 8192, 8.53),
+        (OptimizerConfig::adamw(), 1, 32768, 17.92),
     ] {
         near(run(optimizer, rows, length).total(), peak);
     }
@@ -90,7 +90,7 @@ fn scores_count_where_they_pass_through_memory() {
     config.intermediate_size = 8;
     for (dtype, head_dim) in [(FloatDType::F32, 16), (FloatDType::BF16, 64)] {
         config.head_dim = head_dim;
-        let train = batch(8).optimizer(Optimizer::Sgd { momentum: 0.0 });
+        let train = batch(8).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
         let plan = MemoryPlan::new(&config).dtype(dtype).adapter(&lora(2)).unwrap();
         let plan = plan.train(&train).length(512);
         assert_eq!(plan.peak().moment, Moment::Attention);
@@ -194,11 +194,11 @@ fn settings_save_what_they_say() {
 
     let state = |optimizer| measured_run().train(&batch(4).optimizer(optimizer)).peak().optimizer;
     let parameters = 83_886_080;
-    assert_eq!(state(Optimizer::adamw()), 8 * parameters);
-    assert_eq!(state(Optimizer::Lion { beta1: 0.9, beta2: 0.99 }), 4 * parameters);
-    assert_eq!(state(Optimizer::Sgd { momentum: 0.0 }), 0);
+    assert_eq!(state(OptimizerConfig::adamw()), 8 * parameters);
+    assert_eq!(state(OptimizerConfig::Lion { beta1: 0.9, beta2: 0.99 }), 4 * parameters);
+    assert_eq!(state(OptimizerConfig::Sgd { momentum: 0.0 }), 0);
     // A byte for each moment, and a scale for 256 of them.
-    assert_eq!(state(Optimizer::adamw_8bit()), 2 * parameters + 2 * parameters / 64);
+    assert_eq!(state(OptimizerConfig::adamw_8bit()), 2 * parameters + 2 * parameters / 64);
 
     // More than one micro-batch: the gradients of all layers wait for the next one.
     let accumulated = measured_run().train(&batch(4).gradient_accumulation_steps(2)).peak();
@@ -247,7 +247,7 @@ fn the_peak_is_where_the_memory_goes() {
     assert_eq!(measured_run().train(&batch(1).loss_chunk(64)).peak().moment, Moment::Mlp);
     // A copy of the head: Burn's optimizers make vectors of its size.
     let head = measured_run().adapter(&lora(32).modules_to_save(["lm_head"])).unwrap();
-    let lion = batch(4).optimizer(Optimizer::Lion { beta1: 0.9, beta2: 0.99 });
+    let lion = batch(4).optimizer(OptimizerConfig::Lion { beta1: 0.9, beta2: 0.99 });
     assert_eq!(head.train(&lion).peak().moment, Moment::Update);
 }
 

@@ -10,7 +10,7 @@ use burn_lora_io::collect;
 use burn_lora_llama::Llama;
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
-    Dataset, Every, Optimizer, Recompute, Schedule, TrainConfig, Trainer, Warmup,
+    Dataset, Every, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer, Warmup,
 };
 use serde_json::{Value, json};
 use std::{
@@ -133,7 +133,7 @@ fn another_run_is_refused_by_what_differs() {
         }),
         change("training data: tokens and masks", |with| {
             let masked = (0..8).map(sample).map(|mut sample| {
-                sample.trained[1] = false;
+                sample.loss_mask[1] = false;
                 sample
             });
             with.train = Dataset::from_samples(masked).unwrap();
@@ -148,9 +148,9 @@ fn another_run_is_refused_by_what_differs() {
         }),
         setting("seed", |run| TrainConfig { seed: 9, ..run }),
         setting("micro-batches a step", |run| run.gradient_accumulation_steps(2)),
-        setting("optimizer.name", |run| run.optimizer(Optimizer::adamw_8bit())),
+        setting("optimizer.name", |run| run.optimizer(OptimizerConfig::adamw_8bit())),
         setting("optimizer.eps", |run| {
-            run.optimizer(Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-6 })
+            run.optimizer(OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-6 })
         }),
         setting("schedule", |run| run.schedule(Schedule::Cosine)),
         setting("warmup", |run| run.schedule(Schedule::Constant).warmup(Warmup::Ratio(0.0))),

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn_lora_adapter::{AdaptableExt, Init, LoraConfig};
 use burn_lora_llama::Llama;
 use burn_lora_train::{
-    BatchConfig, Dataset, EarlyStopping, Every, Interrupt, Observer, Optimizer, Schedule,
+    BatchConfig, Dataset, EarlyStopping, Every, Interrupt, Observer, OptimizerConfig, Schedule,
     TrainConfig, TrainError, Trainer, Warmup,
     data::Sample,
     evaluate,
@@ -32,7 +32,7 @@ fn data(from: u32, count: u32) -> Dataset {
     let samples = (from..from + count).map(|number| {
         let length = 4 + number % 5;
         let ids: Vec<u32> = (0..length).map(|at| (number * 13 + at) % 120 + 1).collect();
-        Sample { trained: vec![true; ids.len()], ids }
+        Sample { loss_mask: vec![true; ids.len()], ids }
     });
     Dataset::from_samples(samples).unwrap()
 }
@@ -111,7 +111,7 @@ impl Observer for Stop {
 
 #[test]
 fn an_interrupted_run_goes_on_bit_for_bit() {
-    for optimizer in [Optimizer::adamw(), Optimizer::adamw_8bit()] {
+    for optimizer in [OptimizerConfig::adamw(), OptimizerConfig::adamw_8bit()] {
         let folder = tempfile::tempdir().unwrap();
         let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
         let train = data(0, 24);
@@ -236,7 +236,7 @@ fn settings_that_cannot_be_used_are_named() {
             "load_best_at_end",
             TrainConfig::new(1e-3).evaluate(Every::Epochs(1)).load_best_at_end(true),
         ),
-        ("beta1", config().optimizer(Optimizer::AdamW { beta1: 1.0, beta2: 0.9, eps: 0.0 })),
+        ("beta1", config().optimizer(OptimizerConfig::AdamW { beta1: 1.0, beta2: 0.9, eps: 0.0 })),
         ("learning_rate", TrainConfig::new(1e300)),
         ("epochs", config().epochs(1e18)),
         ("epochs", config().epochs(1e300)),
@@ -255,8 +255,11 @@ fn settings_that_cannot_be_used_are_named() {
                 .evaluate(Every::Epochs(1))
                 .early_stopping(EarlyStopping { patience: 1, threshold: f64::NAN }),
         ),
-        ("beta2", config().optimizer(Optimizer::Lion { beta1: 0.9, beta2: f64::NAN })),
-        ("eps", config().optimizer(Optimizer::AdamW { beta1: 0.9, beta2: 0.9, eps: f64::NAN })),
+        ("beta2", config().optimizer(OptimizerConfig::Lion { beta1: 0.9, beta2: f64::NAN })),
+        (
+            "eps",
+            config().optimizer(OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.9, eps: f64::NAN }),
+        ),
         ("warmup", config().warmup(Warmup::Ratio(f64::NAN))),
         (
             "decay",
@@ -295,7 +298,7 @@ fn huge_numbers_that_are_allowed_take_no_time() {
 fn every_epoch_has_as_many_steps() {
     let samples = (0..40u32).map(|number| {
         let ids: Vec<u32> = (0..3 + number * 7 % 11).map(|at| at + 1).collect();
-        Sample { trained: vec![true; ids.len()], ids }
+        Sample { loss_mask: vec![true; ids.len()], ids }
     });
     let data = Dataset::from_samples(samples).unwrap();
     for packing in [None, Some(14), Some(17), Some(30)] {
@@ -320,7 +323,7 @@ fn lora_plus_and_decay_are_of_their_groups() {
             log_steps: 1,
             ..TrainConfig::default()
         }
-        .optimizer(Optimizer::Sgd { momentum: 0.0 })
+        .optimizer(OptimizerConfig::Sgd { momentum: 0.0 })
         .schedule(Schedule::Constant)
         .max_steps(1)
         .output(folder.path());

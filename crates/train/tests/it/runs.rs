@@ -38,7 +38,7 @@ pub fn data(from: u32, count: u32) -> Dataset {
 pub fn sample(number: u32) -> Sample {
     let length = 4 + number % 5;
     let ids: Vec<u32> = (0..length).map(|at| (number * 13 + at) % 120 + 1).collect();
-    Sample { trained: vec![true; ids.len()], ids }
+    Sample { loss_mask: vec![true; ids.len()], ids }
 }
 
 /// Steps of four samples, each in the log.

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn_lora_adapter::{Adaptable, AdaptableExt, Init, LoraConfig};
 use burn_lora_llama::Llama;
 use burn_lora_train::{
-    BatchConfig, Dataset, Optimizer, Recompute, TrainConfig, Trainer, data::Sample,
+    BatchConfig, Dataset, OptimizerConfig, Recompute, TrainConfig, Trainer, data::Sample,
 };
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ fn data() -> Dataset {
         let length = 5 + (number * 7) % 11;
         let ids = (0..length).map(|at| (number * 31 + at * 17) % 125 + 1).collect();
         let trained = (0..length).map(|at| at > number % 4).collect();
-        Sample { ids, trained }
+        Sample { ids, loss_mask: trained }
     });
     Dataset::from_samples(samples).unwrap()
 }
@@ -30,7 +30,7 @@ fn data() -> Dataset {
 fn config(size: usize, accumulate: usize) -> TrainConfig {
     let batches = BatchConfig { size, shuffle: false, ..BatchConfig::default() };
     let mut config = TrainConfig::new(1.0)
-        .optimizer(Optimizer::Sgd { momentum: 0.0 })
+        .optimizer(OptimizerConfig::Sgd { momentum: 0.0 })
         .schedule(burn_lora_train::Schedule::Constant)
         .batches(batches)
         .gradient_accumulation_steps(accumulate)
@@ -194,7 +194,7 @@ fn everything_can_be_trained() {
 fn small_words() -> Dataset {
     let samples = (0..8u32).map(|number| {
         let ids: Vec<u32> = (0..9).map(|at| (number * 31 + at * 17) % 90 + 1).collect();
-        Sample { trained: vec![true; ids.len()], ids }
+        Sample { loss_mask: vec![true; ids.len()], ids }
     });
     Dataset::from_samples(samples).unwrap()
 }

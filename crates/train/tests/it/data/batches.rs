@@ -113,9 +113,9 @@ fn settings_that_cannot_be_used() {
 #[test]
 fn rows_are_padded_and_targets_are_the_next_tokens() {
     let data = Dataset::from_samples([
-        Sample { ids: vec![10, 11, 12, 13], trained: vec![true, true, false, true] },
-        Sample { ids: vec![20, 21], trained: vec![true, true] },
-        Sample { ids: vec![0, 0, 0], trained: vec![false, false, true] },
+        Sample { ids: vec![10, 11, 12, 13], loss_mask: vec![true, true, false, true] },
+        Sample { ids: vec![20, 21], loss_mask: vec![true, true] },
+        Sample { ids: vec![0, 0, 0], loss_mask: vec![false, false, true] },
     ])
     .unwrap();
     let config = BatchConfig { pad_to_multiple_of: Some(5), ..BatchConfig::default() };

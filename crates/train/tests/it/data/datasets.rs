@@ -7,8 +7,8 @@ use serde_json::json;
 #[test]
 fn samples_come_back_as_they_were() {
     let all = [
-        Sample { ids: vec![0, (1 << 31) - 1, 7], trained: vec![true, false, true] },
-        Sample { ids: vec![5, 6], trained: vec![false, true] },
+        Sample { ids: vec![0, (1 << 31) - 1, 7], loss_mask: vec![true, false, true] },
+        Sample { ids: vec![5, 6], loss_mask: vec![false, true] },
     ];
     let data = Dataset::from_samples(all.clone()).unwrap();
     assert_eq!([data.sample(0), data.sample(1)], all);
@@ -21,8 +21,8 @@ fn samples_come_back_as_they_were() {
 #[test]
 fn samples_that_cannot_be_used() {
     let wrong = |ids: &[u32], trained: &[bool]| {
-        let good = Sample { ids: vec![5, 6], trained: vec![false, true] };
-        let wrong = Sample { ids: ids.to_vec(), trained: trained.to_vec() };
+        let good = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
+        let wrong = Sample { ids: ids.to_vec(), loss_mask: trained.to_vec() };
         Dataset::from_samples([good, wrong]).unwrap_err().to_string()
     };
     assert_eq!(wrong(&[1, 2], &[true]), "samples:2: 2 tokens, but 1 in `trained`");

@@ -138,7 +138,7 @@ fn tokens_are_compared_with_the_model_before_the_first_step() {
     use burn_lora_adapter::{AdaptableExt, LoraConfig};
     use burn_lora_train::{BatchConfig, TrainConfig, Trainer, data::Sample, evaluate};
 
-    let sample = |id: u32| Sample { ids: vec![1, id], trained: vec![true; 2] };
+    let sample = |id: u32| Sample { ids: vec![1, id], loss_mask: vec![true; 2] };
     let good = Dataset::from_samples([sample(127)]).unwrap();
     let bad = Dataset::from_samples([sample(127), sample(128)]).unwrap();
     let model = loader(&golden("gqa")).load(&device()).unwrap();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 fn plain(prompt: &str, completion: &str) -> (Vec<u32>, Vec<bool>) {
     let record = json!({"prompt": prompt, "completion": completion});
     let sample = Dataset::from_records([record]).load(&tokenizer()).unwrap().sample(0);
-    (sample.ids, sample.trained)
+    (sample.ids, sample.loss_mask)
 }
 
 #[test]
@@ -181,11 +181,11 @@ fn what_begins_a_text_is_there_once() {
     let load = |record| Dataset::from_records([record]).load(&tokenizer).unwrap().sample(0);
     let sample = load(json!({"prompt": "hello", "completion": " world"}));
     assert_eq!(sample.ids, [0, 281, 285, 2]);
-    assert_eq!(sample.trained, [false, false, true, true]);
+    assert_eq!(sample.loss_mask, [false, false, true, true]);
     // Written in the text.
     let sample = load(json!({"prompt": "<|endoftext|>hello", "completion": " world"}));
     assert_eq!(sample.ids, [0, 281, 285, 2]);
-    assert_eq!(sample.trained, [false, false, true, true]);
+    assert_eq!(sample.loss_mask, [false, false, true, true]);
     let sample = load(json!({"text": "<|endoftext|>hello"}));
     assert_eq!(sample.ids, [0, 281, 2]);
     // Written by the template.

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use std::{collections::BTreeMap, path::Path};
 
 /// A running optimizer: its settings and its state.
-pub trait Running: Send {
+pub trait Optimizer: Send {
     /// Begins a step: each parameter is updated once in it.
     fn begin(&mut self);
 
