@@ -4,7 +4,7 @@
 use crate::common::{copied, devices, floats, panics, relative_error, tensor, values, views};
 use burn::{
     module::{Module, ModuleMapper, Param},
-    tensor::{Device, FloatDType, Int, Tensor, TensorData},
+    tensor::{Device, FloatDType, Int, Tensor},
 };
 use burn_lora_quant::{
     Format, PackedWeight, QuantConfig, ScaleRule,
@@ -186,7 +186,7 @@ fn layouts_that_no_setting_has_are_refused() {
 #[cfg(not(feature = "fusion"))]
 #[test]
 fn backends_refuse_what_does_not_fit() {
-    use burn::backend::Dispatch;
+    use burn::{backend::Dispatch, tensor::TensorData};
     use burn_lora_quant::{PackedOps, PackedTensors};
     for device in devices() {
         let words = |count: usize| {
