@@ -5,6 +5,7 @@ use crate::{
     base::Base,
     config::LoraConfig,
     error::AdapterError,
+    init::Init,
     layer::{AdaptedLayer, LayerKind},
     linear::AdaptedLinear,
     targets::{Candidate, LayerPlan, MatchReport, Matcher},
@@ -74,7 +75,8 @@ impl LoraReparameterizer {
     ///
     /// # Errors
     /// [`AdapterError::Config`] if a setting cannot be used here (dropout, `modules_to_save`, EVA) or at
-    /// all; [`AdapterError::NoMatch`] if a name matches nothing.
+    /// all; [`AdapterError::NoMatch`] if a name matches nothing; [`AdapterError::Layer`] if a rank is
+    /// too large for a weight that the initialization decomposes.
     pub fn new<M: Module>(model: &M, config: &LoraConfig) -> Result<Self, AdapterError> {
         let unsupported = |field: &'static str, found: String| AdapterError::Config {
             field,
@@ -87,13 +89,13 @@ impl LoraReparameterizer {
         if !config.modules_to_save.is_empty() {
             return Err(unsupported("modules_to_save", config.modules_to_save.join(", ")));
         }
-        if matches!(config.init, crate::init::Init::Eva { .. }) {
+        if matches!(config.init, Init::Eva { .. }) {
             return Err(unsupported("init_lora_weights", config.init.name()));
         }
         config.validate()?;
         let mut found = Weights::default();
         model.visit(&mut found);
-        let kinds = found.weights.iter().map(|(path, linear)| {
+        let kinds = found.weights.iter().map(|(path, linear, _)| {
             // `all_linear` skips every other kind of layer.
             let kind = if *linear { LayerKind::Linear } else { LayerKind::Embedding };
             Candidate { path, kind, is_head: false }
@@ -102,11 +104,17 @@ impl LoraReparameterizer {
         let resolved = Matcher::new(config)?.resolve(&candidates, true)?;
         config.warn_of_the_unusual();
         resolved.warnings.iter().for_each(|warning| burn_lora_io::warn!("{warning}"));
-        let plans = candidates.iter().zip(&resolved.plans).filter_map(|(layer, plan)| match plan {
-            Some(LayerPlan::Lora { rank, alpha }) => Some((layer.path.to_owned(), (*rank, *alpha))),
-            _ => None,
-        });
-        let plans = plans.collect();
+        let decomposed = config.init.is_residual() || matches!(config.init, Init::Loftq { .. });
+        let mut plans = BTreeMap::new();
+        for ((path, _, [width, out]), plan) in found.weights.iter().zip(&resolved.plans) {
+            let Some(LayerPlan::Lora { rank, alpha }) = plan else { continue };
+            let most = (*width).min(*out);
+            if decomposed && *rank > most {
+                let reason = format!("rank {rank} of a weight [{width}, {out}]: at most {most}");
+                return Err(AdapterError::Layer { layer: path.clone(), reason });
+            }
+            plans.insert(path.clone(), (*rank, *alpha));
+        }
         Ok(Self { config: Arc::new(config.clone()), plans, report: resolved.report, format: None })
     }
 
@@ -122,11 +130,11 @@ impl LoraReparameterizer {
     }
 }
 
-/// Two-dimensional weights of a model: path of the layer, and `true` if it is Burn's `Linear`.
+/// Two-dimensional weights of a model: path of the layer, `true` if it is Burn's `Linear`, and shape.
 #[derive(Default)]
 struct Weights {
     path: Vec<(String, bool)>,
-    weights: Vec<(String, bool)>,
+    weights: Vec<(String, bool, [usize; 2])>,
 }
 
 impl ModuleVisitor for Weights {
@@ -138,13 +146,14 @@ impl ModuleVisitor for Weights {
         self.path.pop();
     }
 
-    fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let Some(((name, linear), layers)) = self.path.split_last().filter(|_| D == 2) else {
             return;
         };
         if name == "weight" {
             let names: Vec<_> = layers.iter().map(|(name, _)| name.as_str()).collect();
-            self.weights.push((names.join("."), *linear));
+            let shape = param.lazy_shape();
+            self.weights.push((names.join("."), *linear, [shape[0], shape[1]]));
         }
     }
 }

