@@ -49,7 +49,7 @@ impl Dataset {
     ///
     /// # Errors
     /// - [`TrainError::Format`] if there are no samples
-    /// - [`TrainError::Example`] if a sample has no token to train on, or `trained` does not have
+    /// - [`TrainError::Example`] if a sample has no token to train on, or `loss_mask` does not have
     ///   the length of `ids`
     /// - [`TrainError::Io`] if the temporary file cannot be written
     pub fn from_samples(samples: impl IntoIterator<Item = Sample>) -> Result<Self, TrainError> {

@@ -25,7 +25,7 @@ fn samples_that_cannot_be_used() {
         let wrong = Sample { ids: ids.to_vec(), loss_mask: trained.to_vec() };
         Dataset::from_samples([good, wrong]).unwrap_err().to_string()
     };
-    assert_eq!(wrong(&[1, 2], &[true]), "samples:2: 2 tokens, but 1 in `trained`");
+    assert_eq!(wrong(&[1, 2], &[true]), "samples:2: 2 tokens, but 1 in `loss_mask`");
     let none = "none of its 2 tokens is one to train on";
     assert_eq!(wrong(&[1, 2], &[true, false]), format!("samples:2: {none}"));
     assert_eq!(wrong(&[], &[]), "samples:2: none of its 0 tokens is one to train on");
