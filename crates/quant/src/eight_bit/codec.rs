@@ -89,6 +89,7 @@ impl EightBitLayout {
     }
 
     /// Decodes the elements from `first` on.
+    #[cfg(feature = "cpu")]
     pub(crate) fn decode(&self, codes: &[u32], scales: &[u32], first: usize, out: &mut [f32]) {
         let (values, factor) = (self.format.values(), self.format.factor());
         for (at, out) in (first..).zip(out) {
