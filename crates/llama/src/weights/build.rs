@@ -1,6 +1,6 @@
 //! Builder of modules from tensors: each is uploaded, and quantized on the device if asked for.
 
-use super::{source::Source, stored, values::check_values};
+use super::{normal, source::Source, stored, values::check_values};
 use crate::{
     config::{Family, LlamaConfig},
     error::LlamaError,
@@ -9,7 +9,7 @@ use crate::{
 };
 use burn::{
     module::Param,
-    tensor::{DType, Device, Distribution, FloatDType, Tensor, TensorData},
+    tensor::{DType, Device, FloatDType, Tensor, TensorData},
 };
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
 use burn_lora_io::shards::SINGLE;
@@ -228,10 +228,10 @@ impl Builder<'_> {
             "{}: it has no `{SCORE}`: the head of classes starts from random numbers, and has to be trained",
             self.root.display()
         );
-        let std = self.config.raw["initializer_range"].as_f64().unwrap_or(0.02);
-        let normal = Distribution::Normal(0.0, std);
-        let weight = Tensor::<2>::random(shape, normal, self.device).cast(self.dtype);
-        Ok(AdaptedLinear::dense(weight, None))
+        // The same at each start, so that a run with it can be resumed.
+        let values = normal::normal(0, normal::deviation(self.config), shape.iter().product());
+        let weight = Tensor::<2>::from_data(TensorData::new(values, shape), self.device);
+        Ok(AdaptedLinear::dense(weight.cast(self.dtype), None))
     }
 
     fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {

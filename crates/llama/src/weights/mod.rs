@@ -2,6 +2,7 @@
 
 mod build;
 mod load;
+mod normal;
 mod random;
 mod safetensors;
 mod save;

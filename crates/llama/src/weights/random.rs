@@ -1,10 +1,13 @@
 //! Random weights for training from scratch.
 
-use super::{build::Builder, source::Source};
+use super::{
+    build::Builder,
+    normal::{deviation, normal},
+    source::Source,
+};
 use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
 use burn::tensor::{DType, Device, FloatDType, TensorData};
-use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
-use std::{collections::BTreeMap, f32::consts::TAU, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 impl Llama {
     /// Creates a model to train from scratch, in float32, initialized as in transformers: normal
@@ -49,8 +52,8 @@ struct Random {
 
 impl Random {
     fn new(config: &LlamaConfig, seed: u64) -> Self {
-        let deviation = config.raw["initializer_range"].as_f64().unwrap_or(0.02) as f32;
-        Self { shapes: config.tensors().into_iter().collect(), deviation, seed }
+        let shapes = config.tensors().into_iter().collect();
+        Self { shapes, deviation: deviation(config), seed }
     }
 }
 
@@ -83,7 +86,7 @@ impl Source for Random {
             _ => {
                 let place = self.shapes.keys().position(|key| key == name);
                 let seed = self.seed ^ (place.unwrap_or(0) as u64) << 32;
-                normal(seed).map(|value| value * self.deviation).take(count).collect()
+                normal(seed, self.deviation, count)
             }
         };
         Ok(TensorData::new(values, shape))
@@ -92,16 +95,4 @@ impl Source for Random {
     fn dtype(&self) -> DType {
         DType::F32
     }
-}
-
-/// Normally distributed numbers (Box and Muller).
-fn normal(seed: u64) -> impl Iterator<Item = f32> {
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    std::iter::repeat_with(move || {
-        // In (0, 1], whose logarithm is finite.
-        let radius = (-2.0 * (1.0 - random.random::<f32>()).ln()).sqrt();
-        let angle = TAU * random.random::<f32>();
-        [radius * angle.cos(), radius * angle.sin()]
-    })
-    .flatten()
 }
