@@ -6,13 +6,17 @@
 //! turn, ten calls each, so that a change of the clock meets both; the median of the rounds counts.
 //! One row of the table alone (`rank 16`) runs 20 steps and says what memory the pool has reserved.
 
+#[path = "support/device.rs"]
+mod support;
+
 use burn::{
     module::Module,
-    tensor::{Device, Distribution, FloatDType, Tensor},
+    tensor::{Distribution, Tensor},
 };
 use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, adaptable};
 use burn_lora_quant::{PackedWeight, QuantConfig, codec::Packed};
 use std::time::Instant;
+use support::device;
 
 #[derive(Module, Debug)]
 struct Model {
@@ -23,17 +27,7 @@ adaptable!(Model { linear });
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let name = arguments.first().map_or("cpu", String::as_str);
-    let (device, dtype) = match name {
-        #[cfg(feature = "cpu")]
-        "cpu" => (Device::flex(), FloatDType::F32),
-        #[cfg(feature = "cuda")]
-        "cuda" => (Device::cuda(0), FloatDType::BF16),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => (Device::vulkan(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F16),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => (Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F32),
-        other => panic!("this build has no device `{other}`: cpu, cuda, vulkan, wgpu by feature"),
-    };
+    let (device, dtype) = device(name);
     let small = name == "cpu";
     let rows = arguments.get(1).map_or(if small { 64 } else { 4096 }, |a| a.parse().expect("ROWS"));
     let size = if small { 512 } else { 4096 };

@@ -6,26 +6,20 @@
 //! `attention`, `long`, and `generate=MODEL` (dense), `generate-nf4=MODEL` for a folder or a GGUF
 //! file. Each time is the median of seven, each of which is a run of many calls and one wait.
 
+#[path = "support/device.rs"]
+mod support;
+
 use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor, TensorData};
 use burn_lora_kernels::{AttentionSpec, attention, rms_norm, rotate, swiglu};
 use burn_lora_llama::{GenerateConfig, Llama, Segments};
 use burn_lora_quant::QuantConfig;
 use std::{cell::Cell, ops::ControlFlow, time::Instant};
+use support::device;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let name = arguments.first().map_or("cpu", String::as_str);
-    let (device, dtype) = match name {
-        #[cfg(feature = "cpu")]
-        "cpu" => (Device::flex(), FloatDType::F32),
-        #[cfg(feature = "cuda")]
-        "cuda" => (Device::cuda(0), FloatDType::BF16),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => (Device::vulkan(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F16),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => (Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F32),
-        other => panic!("this build has no device `{other}`: cpu, cuda, vulkan, wgpu by feature"),
-    };
+    let (device, dtype) = device(name);
     let bench = Bench { small: name == "cpu", dtype, device };
     println!("{:?}, {:?}", bench.device, bench.dtype);
     let default = ["ops".to_owned(), "attention".to_owned()];

@@ -6,33 +6,23 @@
 //! `dequantize`, `quantize`, `gemv`, `gemm`, `linear`, `memory`; all of them without one.
 //! Each time is the median of seven, each of which is a run of many calls and one wait.
 
+#[path = "support/device.rs"]
+mod support;
+
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use burn_lora_kernels::Gemm;
 use burn_lora_quant::{PackedWeight, QuantConfig, codec::Packed};
 use std::time::Instant;
+use support::device;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let name = arguments.first().map_or("cpu", String::as_str);
-    let device = match name {
-        #[cfg(feature = "cpu")]
-        "cpu" => Device::flex(),
-        #[cfg(feature = "cuda")]
-        "cuda" => Device::cuda(0),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => Device::vulkan(burn::tensor::DeviceKind::DefaultDevice),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
-        other => panic!("this build has no device `{other}`: cpu, cuda, vulkan, wgpu by feature"),
-    };
+    let (device, dtype) = device(name);
     let bench = Bench {
         small: name == "cpu",
         calls: std::env::var("BENCH_CALLS").map_or(40, |calls| calls.parse().expect("a number")),
-        dtype: match name {
-            "cuda" => FloatDType::BF16,
-            "vulkan" => FloatDType::F16,
-            _ => FloatDType::F32,
-        },
+        dtype,
         device,
     };
     type Section = (&'static str, fn(&Bench));

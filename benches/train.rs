@@ -7,9 +7,12 @@
 //! memory in use every millisecond, `,parts` for a table of times. With `HOST_EMBEDDINGS` set the
 //! embeddings stay on the host. Tokens are random, every one is a target.
 
+#[path = "support/device.rs"]
+mod support;
+
 use burn::{
     module::Module,
-    tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
+    tensor::{DType, Device, Int, Tensor, TensorData},
 };
 use burn_lora_adapter::{AdaptableExt, LoraConfig};
 use burn_lora_kernels::{
@@ -29,6 +32,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+use support::device;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -38,17 +42,7 @@ fn main() {
         println!("train DEVICE MODEL ROWSxLENGTH.. (nothing to do)");
         return;
     };
-    let (device, dtype) = match name.as_str() {
-        #[cfg(feature = "cpu")]
-        "cpu" => (Device::flex(), FloatDType::F32),
-        #[cfg(feature = "cuda")]
-        "cuda" => (Device::cuda(0), FloatDType::BF16),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => (Device::vulkan(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F16),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => (Device::wgpu(burn::tensor::DeviceKind::DefaultDevice), FloatDType::F32),
-        other => panic!("this build has no device `{other}`: cpu, cuda, vulkan, wgpu by feature"),
-    };
+    let (device, dtype) = device(name);
     let start = Instant::now();
     let mut model = Llama::from_pretrained(model)
         .quantize(QuantConfig::nf4().double_quant(true))
