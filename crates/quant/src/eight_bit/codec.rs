@@ -92,9 +92,19 @@ impl EightBitLayout {
     #[cfg(feature = "cpu")]
     pub(crate) fn decode(&self, codes: &[u32], scales: &[u32], first: usize, out: &mut [f32]) {
         let (values, factor) = (self.format.values(), self.format.factor());
-        for (at, out) in (first..).zip(out) {
-            let code = codes[at / 4] >> (at % 4 * 8) & 255;
-            *out = values[code as usize] * f32::from_bits(scales[self.block_of(at)]) * factor;
+        let (mut at, mut rest) = (first, out);
+        while !rest.is_empty() {
+            // Up to the end of the block's part of this row, all have one scale.
+            let column = at % self.shape[1];
+            let end = (column / self.block[1] + 1) * self.block[1];
+            let count = (end.min(self.shape[1]) - column).min(rest.len());
+            let (run, after) = rest.split_at_mut(count);
+            let scale = f32::from_bits(scales[self.block_of(at)]);
+            for (at, out) in (at..).zip(run) {
+                let code = codes[at / 4] >> (at % 4 * 8) & 255;
+                *out = values[code as usize] * scale * factor;
+            }
+            (at, rest) = (at + count, after);
         }
     }
 

@@ -3,6 +3,10 @@
 use super::codec::EightBitLayout;
 #[cfg(feature = "cubecl")]
 use super::cube;
+#[cfg(any(feature = "cpu", feature = "cubecl", feature = "fusion"))]
+use crate::ops::product_shape;
+#[cfg(any(feature = "cpu", feature = "cubecl"))]
+use crate::ops::rows;
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
 use burn::{
@@ -42,7 +46,7 @@ pub trait EightBitOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// `x · Wᵀ`, or `x · W` when `transposed`.
-    #[fusion(dtype = x, shape = product_shape(x, layout, *transposed))]
+    #[fusion(dtype = x, shape = product_shape(x, layout.shape, *transposed))]
     fn eight_matmul(
         x: FloatTensor<Self>,
         codes: IntTensor<Self>,
@@ -50,16 +54,6 @@ pub trait EightBitOps: Backend {
         layout: EightBitLayout,
         transposed: bool,
     ) -> FloatTensor<Self>;
-}
-
-/// Shape of a product: `[..., in]` to `[..., out]`, or back when `transposed`.
-fn product_shape(x: &Shape, layout: &EightBitLayout, transposed: bool) -> Shape {
-    let mut shape = x.clone();
-    let last = shape.num_dims() - 1;
-    let [from, to] = [!transposed, transposed].map(|side| layout.shape[usize::from(side)]);
-    assert_eq!(shape[last], from, "x is {x:?}, the weight is {:?}", layout.shape);
-    shape[last] = to;
-    shape
 }
 
 /// Product with a weight that is decoded first, into a temporary tensor.
@@ -71,11 +65,10 @@ fn product<B: EightBitOps + GemmOps>(
     layout: EightBitLayout,
     transposed: bool,
 ) -> FloatTensor<B> {
-    let shape = product_shape(&x.shape(), &layout, transposed);
+    let shape = product_shape(&x.shape(), layout.shape, transposed);
     let width = layout.shape[usize::from(!transposed)];
-    let rows = shape[..shape.num_dims() - 1].iter().product();
     let dense = B::decode_eight(codes, scales, layout, x.dtype().into());
-    let x = B::float_reshape(x, Shape::new([rows, width]));
+    let x = B::float_reshape(x, Shape::new([rows(&shape), width]));
     let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
     B::float_reshape(B::gemm(x, dense, gemm), shape)
 }

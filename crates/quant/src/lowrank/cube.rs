@@ -35,7 +35,7 @@ impl LowRankOps for CubeBackend {
         b: FloatTensor<Self>,
         scale: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let shape = product_shape(&x.shape(), &layout, false);
+        let shape = product_shape(&x.shape(), layout.shape, false);
         let few = runs_from_codes(rows(&x.shape()), &layout, false);
         let x = flat::<Self>(x);
         let h = Self::gemm(x.clone(), a, Gemm::new().trans_rhs());
@@ -66,7 +66,7 @@ impl LowRankOps for CubeBackend {
         layout: Layout,
         a: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let shape = product_shape(&grad.shape(), &layout, true);
+        let shape = product_shape(&grad.shape(), layout.shape, true);
         let sum = Self::gemm(h_grad, a, Gemm::new());
         if shape.num_elements() == 0 {
             return Self::float_reshape(sum, shape);

@@ -34,7 +34,7 @@ pub trait LowRankOps: PackedOps + GemmOps {
     /// `x · W^T + scale · (x · A^T) · B^T`, and `h = x · A^T` with the leading dimensions merged
     /// into rows.
     #[fusion(meta = |x, _packed, layout, a, _b, _scale| (
-        TensorSpec::new(crate::ops::product_shape(&x.shape, layout, false), x.dtype),
+        TensorSpec::new(crate::ops::product_shape(&x.shape, layout.shape, false), x.dtype),
         TensorSpec::new(Shape::new([rows(&x.shape), a.shape[0]]), x.dtype),
     ))]
     fn packed_low_rank(
@@ -61,7 +61,7 @@ pub trait LowRankOps: PackedOps + GemmOps {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// Gradient of `x`: `grad · W + h_grad · A`.
-    #[fusion(dtype = grad, shape = crate::ops::product_shape(grad, layout, true))]
+    #[fusion(dtype = grad, shape = crate::ops::product_shape(grad, layout.shape, true))]
     fn packed_low_rank_input_grad(
         grad: FloatTensor<Self>,
         h_grad: FloatTensor<Self>,

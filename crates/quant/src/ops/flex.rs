@@ -89,7 +89,8 @@ impl PackedOps for Flex {
         transposed: bool,
     ) -> FloatTensor<Self> {
         let dtype = x.dtype();
-        let shape = product_shape(&Shape::from(x.layout().shape().to_vec()), &layout, transposed);
+        let shape =
+            product_shape(&Shape::from(x.layout().shape().to_vec()), layout.shape, transposed);
         let x = to_f32(x);
         let x: &[f32] = x.storage();
         let packed = Words::of(packed);

@@ -63,7 +63,7 @@ pub trait PackedOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// `x * W^T`, or `x * W` when `transposed`: the product over the last dimension of `x`.
-    #[fusion(dtype = x, shape = product_shape(x, layout, *transposed))]
+    #[fusion(dtype = x, shape = product_shape(x, layout.shape, *transposed))]
     fn packed_matmul(
         x: FloatTensor<Self>,
         #[extension_type] packed: PackedTensors<Self>,
@@ -86,11 +86,11 @@ fn packed_spec(layout: &Layout) -> PackedTensorsMetadata {
 ///
 /// # Panics
 /// If the last dimension of `x` does not fit the weight.
-pub(crate) fn product_shape(x: &Shape, layout: &Layout, transposed: bool) -> Shape {
+pub(crate) fn product_shape(x: &Shape, weight: [usize; 2], transposed: bool) -> Shape {
     let mut shape = x.clone();
     let last = shape.num_dims() - 1;
-    let [from, to] = [!transposed, transposed].map(|side| layout.shape[usize::from(side)]);
-    assert_eq!(shape[last], from, "x is {x:?}, the weight is {:?}", layout.shape);
+    let [from, to] = [!transposed, transposed].map(|side| weight[usize::from(side)]);
+    assert_eq!(shape[last], from, "x is {x:?}, the weight is {weight:?}");
     shape[last] = to;
     shape
 }

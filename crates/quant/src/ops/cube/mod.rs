@@ -44,7 +44,7 @@ impl PackedOps for CubeBackend {
         transposed: bool,
     ) -> FloatTensor<Self> {
         check(&layout);
-        let shape = product_shape(&x.shape(), &layout, transposed);
+        let shape = product_shape(&x.shape(), layout.shape, transposed);
         let rows = rows(&shape);
         if shape.num_elements() == 0 || layout.is_empty() {
             return zeros(x.device.clone(), shape, x.dtype);
