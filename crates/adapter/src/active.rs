@@ -59,8 +59,10 @@ pub(crate) type Part = (usize, usize, u32);
 pub(crate) struct Stack {
     /// `true` where `h = x · Aᵀ` belongs to another adapter than the row's, `[rows, ranks]`.
     pub others: Tensor<2, Bool>,
-    /// One scaling for all updates, or one per item of `h`, `[ranks]`.
-    pub scaling: Result<f32, Tensor<1>>,
+    /// Scaling of all updates; 1 if they differ.
+    pub scaling: f32,
+    /// Scaling per item of `h`, `[ranks]`, if they differ.
+    pub scalings: Option<Tensor<1>>,
 }
 
 impl ActiveAdapters {
@@ -81,6 +83,12 @@ impl ActiveAdapters {
     /// Selection that this was created from.
     pub fn selection(&self) -> &Selection {
         &self.0.selection
+    }
+
+    /// Names of the selection: for the whole batch, or one per row.
+    pub(crate) fn names(&self) -> &[String] {
+        let (Selection::Adapters(names) | Selection::Rows(names)) = &self.0.selection;
+        names
     }
 
     /// Rows by adapter on a device, if the selection is by rows.
@@ -158,14 +166,14 @@ impl Rows {
         let others = self.row_group.iter().flat_map(|group| items().map(move |p| p.0 != *group));
         let others = TensorData::new(others.collect::<Vec<bool>>(), [self.count, ranks]);
         let one = parts.iter().all(|part| part.2 == parts[0].2);
+        let scalings = (!one).then(|| {
+            let scalings: Vec<f32> = items().map(|part| f32::from_bits(part.2)).collect();
+            Tensor::from_data(TensorData::new(scalings, [ranks]), &self.device)
+        });
         let stack = Stack {
             others: Tensor::from_data(others, &self.device),
-            scaling: if one {
-                Ok(f32::from_bits(parts[0].2))
-            } else {
-                let scaling: Vec<f32> = items().map(|part| f32::from_bits(part.2)).collect();
-                Err(Tensor::from_data(TensorData::new(scaling, [ranks]), &self.device))
-            },
+            scaling: if one { f32::from_bits(parts[0].2) } else { 1.0 },
+            scalings,
         };
         known.push((parts.to_vec(), stack.clone()));
         stack

@@ -71,16 +71,14 @@ impl AdaptedEmbedding {
         active: Option<&ActiveAdapters>,
     ) -> Tensor<3> {
         let active = active.unwrap_or(&self.adapters.selected);
-        let here = |name: &&String| {
+        let here = |name: &String| {
             self.adapters.lora(name).is_some() || self.adapters.saved(name).is_some()
         };
-        match (active.rows(tokens.dims()[0], &tokens.device()), active.selection()) {
-            (Some(rows), _) if rows.names().any(|name| here(&name)) => rows
+        match active.rows(tokens.dims()[0], &tokens.device()) {
+            None => self.forward_all(tokens, active.names()),
+            Some(rows) if !rows.names().any(here) => self.forward_all(tokens, &[]),
+            Some(rows) => rows
                 .each(|name, rows| self.forward_all(tokens.clone().select(0, rows.clone()), name)),
-            (Some(_), _) => self.forward_all(tokens, &[]),
-            (None, Selection::Adapters(names) | Selection::Rows(names)) => {
-                self.forward_all(tokens, names)
-            }
         }
     }
 
@@ -222,12 +220,11 @@ impl AdaptedVector {
     /// If the adapters are selected by rows and one of them has a copy: the whole batch shares one
     /// vector.
     pub fn val_with(&self, active: Option<&ActiveAdapters>) -> Tensor<1> {
-        let selection = active.unwrap_or(&self.adapters.selected).selection();
-        let (Selection::Adapters(names) | Selection::Rows(names)) = selection;
-        match self.adapters.active_saved(names) {
+        let active = active.unwrap_or(&self.adapters.selected);
+        match self.adapters.active_saved(active.names()) {
             None => self.weight.val(),
             Some(saved) => {
-                let mixed = matches!(selection, Selection::Rows(_));
+                let mixed = matches!(active.selection(), Selection::Rows(_));
                 assert!(!mixed, "adapter `{}` trains a norm: not by rows", saved.name());
                 saved.weight.val().squeeze_dim::<1>(1).cast(self.weight.val().dtype())
             }

@@ -5,7 +5,6 @@ use crate::{
     base::{Base, add_bias, broadcast, dense_product},
     layer::{AdaptedLayer, Adapters, LayerKind},
     lora::LoraAdapter,
-    selection::Selection,
 };
 use burn::{
     module::{Module, Param},
@@ -109,11 +108,9 @@ impl AdaptedLinear {
             return self.forward_with::<2>(x.unsqueeze(), active).reshape([out; D]);
         }
         let active = active.unwrap_or(&self.adapters.selected);
-        match (active.rows(x.dims()[0], &x.device()), active.selection()) {
-            (Some(rows), _) => self.forward_rows(x, &rows),
-            (None, Selection::Adapters(names) | Selection::Rows(names)) => {
-                self.forward_all(x, names)
-            }
+        match active.rows(x.dims()[0], &x.device()) {
+            Some(rows) => self.forward_rows(x, &rows),
+            None => self.forward_all(x, active.names()),
         }
     }
 
@@ -187,7 +184,8 @@ fn add_stacked<const D: usize>(
     let part = |(number, lora): &(usize, &LoraAdapter)| {
         (*number, lora.rank(), (lora.scaling() as f32).to_bits())
     };
-    let Stack { others, scaling } = rows.stack(&loras.iter().map(part).collect::<Vec<_>>());
+    let Stack { others, scaling, scalings } =
+        rows.stack(&loras.iter().map(part).collect::<Vec<_>>());
     let stacked = |of: fn(&LoraAdapter) -> &Param<Tensor<2>>, dim| {
         let parts = loras.iter().map(|(_, lora)| of(lora).val());
         Tensor::cat(parts.collect(), dim).cast(x.dtype()).unsqueeze::<D>()
@@ -199,13 +197,14 @@ fn add_stacked<const D: usize>(
     let others = others.reshape(shape).expand(h.shape());
     // Masked, not multiplied by 0: an infinite item of another adapter's ranks would become NaN.
     let h = h.mask_fill(others, 0.0);
-    match scaling {
-        Ok(scaling) => Gemm::new().trans_rhs().alpha(scaling).run_add(h, b, y),
-        Err(scaling) => {
-            let scaling = broadcast(scaling, &h);
-            Gemm::new().trans_rhs().run_add(h * scaling, b, y)
+    let h = match scalings {
+        None => h,
+        Some(scalings) => {
+            let scalings = broadcast(scalings, &h);
+            h * scalings
         }
-    }
+    };
+    Gemm::new().trans_rhs().alpha(scaling).run_add(h, b, y)
 }
 
 impl From<burn::nn::Linear> for AdaptedLinear {
