@@ -46,10 +46,8 @@ pub fn evaluate_with<M: CausalLm>(
     let mut count = 0;
     for rows in data.epoch(&config, 0)? {
         let batch = data.batch(&rows, &config);
-        let outcome = step::evaluate(&model, objective, &batch);
+        step::evaluate(&model, objective, &batch).add_to(&mut totals);
         count += objective.count(&batch);
-        let found = std::iter::once(outcome.loss).chain(outcome.metrics);
-        totals.iter_mut().zip(found).for_each(|(total, found)| *total = total.clone() + found);
     }
     if count == 0 {
         return Err(TrainError::setting("data", "empty", "there is no token to predict"));

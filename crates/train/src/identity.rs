@@ -177,14 +177,14 @@ fn shortened(was: String, is: String) -> [String; 2] {
 
 /// Hashes of the tokens and loss masks of all samples, and of the order of the samples.
 fn contents(data: &Dataset) -> Value {
-    let hash = |index| {
+    let all: Vec<usize> = (0..data.len()).collect();
+    let columns = data.values(&all);
+    let hash = |index: usize| {
         let sample = data.sample(index);
         let mut hash = XxHash64::with_seed(0);
         hash.write(bytemuck::cast_slice(&sample.ids));
         sample.loss_mask.iter().for_each(|trained| hash.write_u8((*trained).into()));
-        for value in data.values(&[index]).values().flatten() {
-            hash.write_u32(value.to_bits());
-        }
+        columns.values().for_each(|column| hash.write_u32(column[index].to_bits()));
         hash.finish()
     };
     let hashes: Vec<u64> = (0..data.len()).into_par_iter().map(hash).collect();

@@ -64,9 +64,7 @@ impl<M: CausalLm> Replica<'_, M> {
         let pair = Pair::new(&*self.model);
         for (batch, seed) in work.batches.iter().skip(self.index).step_by(self.devices.len()) {
             let (objective, config) = (&*self.objective, self.config.step());
-            let outcome = step::run(&pair, objective, batch, &config, *seed, &mut sums);
-            let found = std::iter::once(outcome.loss).chain(outcome.metrics);
-            totals.iter_mut().zip(found).for_each(|(total, found)| *total = total.clone() + found);
+            step::run(&pair, objective, batch, &config, *seed, &mut sums).add_to(&mut totals);
         }
         drop(pair);
         let mut sums = sums.0;

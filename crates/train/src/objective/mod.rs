@@ -81,6 +81,14 @@ pub struct Outcome {
     pub grad: Option<Tensor<3>>,
 }
 
+impl Outcome {
+    /// Adds loss and metrics to the totals of a step or an evaluation: the loss is the first.
+    pub(crate) fn add_to(self, totals: &mut [Tensor<1>]) {
+        let found = std::iter::once(self.loss).chain(self.metrics);
+        totals.iter_mut().zip(found).for_each(|(total, found)| *total = total.clone() + found);
+    }
+}
+
 /// Sums of the gradients of trained parameters.
 #[derive(Default)]
 pub struct GradientSums(pub(crate) Flat);
