@@ -3,7 +3,7 @@
 
 use crate::common::*;
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
-use burn_lora_adapter::{Adaptable, AdaptableExt, LoraConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer, LoraConfig};
 use burn_lora_llama::{Llama, Segments, SequenceClassifier, Tokenizer};
 use burn_lora_train::{
     BatchConfig, Dataset, Schedule, TrainConfig, Trainer, data::Sample, evaluate_with,
@@ -115,12 +115,20 @@ fn a_curve_agrees() {
 #[test]
 fn a_new_head_is_warned_of_and_trained_whole() {
     let base = golden("gqa");
-    let (model, warnings) = burn_lora_io::collect(|| {
-        Llama::from_pretrained(base).dtype(FloatDType::F32).load_classifier(2, &device())
-    });
+    let load = || {
+        let loader = Llama::from_pretrained(&base).dtype(FloatDType::F32);
+        burn_lora_io::collect(|| loader.load_classifier(2, &device()))
+    };
+    let (model, warnings) = load();
+    // The same at each start: a run that is resumed finds the base that it began with.
+    let score = |model: &SequenceClassifier| -> Vec<f32> {
+        model.llama.lm_head.weight().into_data().try_into_vec().unwrap()
+    };
+    let model = model.unwrap();
+    assert_eq!(score(&model), score(&load().0.unwrap()));
     assert!(warnings.iter().any(|warning| warning.contains("score.weight")), "{warnings:?}");
     let lora = LoraConfig::new(2, 4).all_linear().modules_to_save(["score"]).task_type("SEQ_CLS");
-    let model = model.unwrap().with_adapter(&lora).unwrap();
+    let model = model.with_adapter(&lora).unwrap();
     let saved: Vec<_> = model
         .layers()
         .into_iter()
