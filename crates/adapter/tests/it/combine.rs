@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::Tensor;
-use burn_lora_adapter::{Adaptable, AdaptableExt, Combine, Init, LoraConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLinear, Combine, Init, LoraConfig};
 
 const Q: &str = "model.layers.0.self_attn.q_proj";
 const UP: &str = "model.layers.0.mlp.up_proj";
@@ -62,13 +62,6 @@ fn linear_weighs_both_sides() {
 /// kind, computed by hand.
 #[test]
 fn ties_elects_signs() {
-    use burn::module::Module;
-    use burn_lora_adapter::{AdaptedLinear, adaptable};
-    #[derive(Module, Debug)]
-    struct One {
-        linear: AdaptedLinear,
-    }
-    adaptable!(One { linear });
     let device = device();
     let mut one = One { linear: AdaptedLinear::dense(Tensor::zeros([1, 4], &device), None) };
     for name in ["a", "b"] {

@@ -13,6 +13,13 @@ use burn::{
 };
 use burn_lora_adapter::{Adaptable, AdaptedEmbedding, AdaptedLinear, AdaptedVector, adaptable};
 
+/// A model of one layer.
+#[derive(Module, Debug)]
+pub struct One {
+    pub linear: AdaptedLinear,
+}
+adaptable!(One { linear });
+
 #[derive(Module, Debug)]
 pub struct Attention {
     pub q_proj: AdaptedLinear,

@@ -10,4 +10,5 @@ mod interop;
 mod merge;
 mod peft;
 mod reparameterize;
+mod selection;
 mod targets;

@@ -7,5 +7,6 @@ mod gguf;
 mod golden;
 mod hub;
 mod merge;
+mod stored;
 mod untrusted;
 mod weights;
