@@ -10,11 +10,15 @@ Each folder OUTDIR/<name>/ holds
   io_short.safetensors, io_padded.safetensors    longrope: a short batch, and one that is short without its padding
   grads.safetensors                 gradient of that loss by each tensor of model.safetensors, under its name there
   lora/, lora_experts/              PEFT adapters: their files, io.safetensors and grads.safetensors
+  lora_experts_old/                 the same, as PEFT wrote them over transformers 4, where each expert had linear layers of its own
+gpt_oss_mxfp4/ is stored as openai/gpt-oss-20b is: experts in MXFP4, the rest in bfloat16; its values are computed in float32
+from the decoded weights, and its gradients are by all tensors but the experts' matrices.
 """
 import json, pathlib, sys, tempfile
 import torch, transformers, peft
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 SEED, VOCAB = 0, 64
 BASE = dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCAB,
@@ -139,7 +143,7 @@ def check_clamp(m, inputs):
         del module._apply_gate
         x = torch.cat(seen); gate, up = x[..., ::2], x[..., 1::2]
         for part, low in [(gate, False), (up, True)]:
-            assert (part > module.limit).any() and (not low or (part < -module.limit).any()) and ((part.abs() - module.limit).abs() > 1e-4).all()
+            assert (part > module.limit).any() and (not low or (part < -module.limit).any()) and ((part.abs() - module.limit).abs() > 1e-5).all()
 
 
 def check_gradients(kind, d, grads, inputs):
@@ -150,12 +154,13 @@ def check_gradients(kind, d, grads, inputs):
     chosen = {"".join(c for c in n if not c.isdigit()): n for n in grads}
     for name in chosen.values():
         g = grads[name]; assert g.norm() > 1e-5, f"{name}: invisible"
-        step, losses = min(2e-3 / g.norm().item(), 2e-2), []
+        # small where a longer step may choose another expert
+        step, losses = min(5e-4 / g.norm().item(), 5e-4 if ".gate." in name or "router" in name else 2e-3), []
         for sign in (1, -1):
             with tempfile.TemporaryDirectory() as t:
                 t = pathlib.Path(t); (t / "config.json").write_text((d / "config.json").read_text())
                 save_file({**stored, name: stored[name] + sign * step * g / g.norm()}, t / "model.safetensors", metadata=dict(format="pt"))
-                moved = kind.from_pretrained(t, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32).eval()
+                moved = load(kind, t)
                 with torch.no_grad(): losses.append(run(moved, inputs)[0].item())
         slope = (losses[0] - losses[1]) / (2 * step)
         assert abs(slope / g.norm().item() - 1) < 0.03, f"{name}: {slope} against {g.norm()}"
@@ -175,6 +180,9 @@ def old_keys(name, config):
         if kind == "longrope": parameters.pop("original_max_position_embeddings")    # beside it, in Phi's configs
         c["rope_scaling"] = None if kind == "default" else {("type" if kind == "longrope" else "rope_type"): kind, **parameters}
         if name == "gemma2": c.pop("layer_types")
+    if name.startswith("qwen3_moe"): c["num_experts"] = c.pop("num_local_experts")
+    c.pop("swiglu_alpha", None)
+    if c.get("head_dim", 0) is None: c.pop("head_dim")
     c["torch_dtype"] = c.pop("dtype"); c["transformers_version"] = "4.53.0"
     return c
 
@@ -185,6 +193,7 @@ def adapter(m, d, config, inputs):
     with torch.no_grad():
         for n, w in p.named_parameters():
             if "lora_" in n: w.copy_(torch.randn_like(w) * 0.2)
+    check_routes(p, inputs)
     io, grads = gradients(p, inputs)
     grads = {n: g for n, g in grads.items() if "lora_" in n}
     p.save_pretrained(d); (d / "README.md").unlink(missing_ok=True)
@@ -198,20 +207,79 @@ def adapter(m, d, config, inputs):
     p.unload()
 
 
+def load(kind, d):
+    return kind.from_pretrained(d, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32).eval()
+
+
+def adapter_of_linears(family, m, d, inputs):
+    """An adapter with a pair per expert. Gradients: dA = s B^T dW and dB = s dW A^T, dW from the model with the adapter merged."""
+    kind, base, r, alpha = type(m), d.parent, 2, 6
+    experts = ["w1", "w2", "w3"] if family == "Mixtral" else ["gate_proj", "up_proj", "down_proj"]
+    targets = ["q_proj", *experts]
+    weights, g = load_file(base / "model.safetensors"), torch.Generator().manual_seed(SEED + 3)
+    pairs = {n: (torch.randn(r, w.shape[1], generator=g) * 0.2, torch.randn(w.shape[0], r, generator=g) * 0.2)
+             for n, w in weights.items() if n.split(".")[-2] in targets}
+    tensors = {f"base_model.model.{n.removesuffix('.weight')}.lora_{side}.weight": t for n, pair in pairs.items() for side, t in zip("AB", pair)}
+    d.mkdir(parents=True, exist_ok=True); save_file(tensors, d / "adapter_model.safetensors", metadata=dict(format="pt"))
+    json.dump(dict(peft_type="LORA", task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=0.0, bias="none", fan_in_fan_out=False, inference_mode=True,
+                   target_modules=sorted(targets), base_model_name_or_path=None, use_rslora=False, use_dora=False, peft_version="0.17.1"),
+              open(d / "adapter_config.json", "w"), indent=1, sort_keys=True)
+    with tempfile.TemporaryDirectory() as t:
+        t = pathlib.Path(t); (t / "config.json").write_text((base / "config.json").read_text())
+        merged = {n: w + alpha / r * pairs[n][1] @ pairs[n][0] if n in pairs else w for n, w in weights.items()}
+        save_file(merged, t / "model.safetensors", metadata=dict(format="pt")); merged = load(kind, t)
+    check_routes(merged, inputs)
+    io, by_weight = gradients(merged, inputs); by_weight = as_stored(family, by_weight)
+    grads = {}
+    for n, (a, b) in pairs.items():
+        stem = f"base_model.model.{n.removesuffix('.weight')}.lora_"
+        grads[stem + "A.weight"], grads[stem + "B.weight"] = alpha / r * b.T @ by_weight[n], alpha / r * by_weight[n] @ a.T
+    if family == "Mixtral":     # what PEFT makes of such a file; it has no place for the pairs of Qwen's dense layers
+        with torch.no_grad(): theirs = run(peft.PeftModel.from_pretrained(load(kind, base), d).eval(), inputs)[1]
+        assert (theirs["logits"] - io["logits"]).abs().max() < 1e-4
+    save_file(io, d / "io.safetensors"); save_file(grads, d / "grads.safetensors")
+
+
+def as_mxfp4(m):
+    """Random MXFP4 in place of the experts' matrices, decoded into `m`: all 16 codes, and a scale per block."""
+    g, packed = torch.Generator().manual_seed(SEED + 4), {}
+    for name, p in list(m.named_parameters()):
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, rows, columns = p.shape                                  # [E, in, out] in memory, [E, out, in / 32, 16] in the file
+            low, high = (121, 126) if name.endswith("gate_up_proj") else (120, 124)
+            blocks = torch.randint(0, 256, (experts, columns, rows // 32, 16), generator=g, dtype=torch.uint8)
+            scales = torch.randint(low, high, blocks.shape[:-1], generator=g, dtype=torch.uint8)
+            p.data = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+            assert p.shape == (experts, rows, columns)
+            packed[f"{name}_blocks"], packed[f"{name}_scales"] = blocks, scales
+        else:
+            p.data = p.data.bfloat16().float(); packed[name] = p.data.bfloat16()
+    return packed
+
+
 def main():
     root = pathlib.Path(sys.argv[1]); root.mkdir(parents=True, exist_ok=True)
     open(root / "VERSIONS.txt", "w").write("".join(f"{m.__name__} {m.__version__}\n" for m in (torch, transformers, peft)))
     inputs = batch(21)
     for name in sys.argv[2:] or MODELS:
         family, cfg = MODELS[name]; kind = classes(family)[1]; d = root / name
-        m = model(family, cfg); check_routes(m, inputs)
+        m = model(family, cfg)
+        packed = as_mxfp4(m) if name.endswith("mxfp4") else None
+        check_routes(m, inputs)
         if family == "GptOss": check_clamp(m, inputs)
         m.save_pretrained(d); (d / "generation_config.json").unlink(missing_ok=True)
-        stored = load_file(d / "model.safetensors")
-        for n, t in as_stored(family, dict(m.named_parameters())).items(): assert torch.equal(stored[n], t), n
         io, grads = gradients(m, inputs)
         grads = as_stored(family, grads)
-        check_gradients(kind, d, grads, inputs)
+        if packed:
+            save_file(packed, d / "model.safetensors", metadata=dict(format="pt"))
+            config = json.load(open(d / "config.json")); config.update(dtype="bfloat16", quantization_config=QUANTIZATION)
+            json.dump(config, open(d / "config.json", "w"), indent=2, sort_keys=True)
+            grads = {n: g for n, g in grads.items() if n in packed}
+            with torch.no_grad(): assert torch.equal(run(load(kind, d), inputs)[1]["logits"], io["logits"]), f"{name}: transformers reads another model"
+        else:
+            stored = load_file(d / "model.safetensors")
+            for n, t in as_stored(family, dict(m.named_parameters())).items(): assert torch.equal(stored[n], t), n
+            check_gradients(kind, d, grads, inputs)
         save_file(io, d / "io.safetensors"); save_file(grads, d / "grads.safetensors")
         old = old_keys(name, json.load(open(d / "config.json")))
         json.dump(old, open(d / "config_old.json", "w"), indent=1, sort_keys=True)
@@ -226,7 +294,8 @@ def main():
             at = EXPERTS[name]
             adapter(m, d / "lora_experts", LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
                                                       target_parameters=[f"{at}.gate_up_proj", f"{at}.down_proj"]), inputs)
-        print(name, sum(t.numel() for t in stored.values()), "loss", io["loss"].item())
+        if family in ("Mixtral", "Qwen3Moe") and name in EXPERTS: adapter_of_linears(family, m, d / "lora_experts_old", inputs)
+        print(name, sum(p.numel() for p in m.parameters()), "loss", io["loss"].item())
 
 
 if __name__ == "__main__":
