@@ -11,11 +11,13 @@ Each folder OUTDIR/<name>/ holds
   grads.safetensors                 gradient of that loss by each tensor of model.safetensors, under its name there
   lora/, lora_experts/              PEFT adapters: their files, io.safetensors and grads.safetensors
   lora_experts_old/                 the same, as PEFT wrote them over transformers 4, where each expert had linear layers of its own
+  model.gguf                        the same weights, as llama.cpp's converter writes them
 gpt_oss_mxfp4/ is stored as openai/gpt-oss-20b is: experts in MXFP4, the rest in bfloat16; its values are computed in float32
-from the decoded weights, and its gradients are by all tensors but the experts' matrices.
+from the decoded weights, and its gradients are by all tensors but the experts' matrices. Of gemma3_gguf/ and qwen3_moe_gguf/
+there is the GGUF file only: llama.cpp's format cannot say all that the other folders' settings do.
 """
-import json, pathlib, sys, tempfile
-import torch, transformers, peft
+import importlib.metadata, json, pathlib, sys, tempfile
+import as_gguf, torch, transformers, peft
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -44,7 +46,14 @@ MODELS = {
     # blocks of 32 values: two per row of the one expert's matrix, three of the other's
     "gpt_oss_mxfp4": ("GptOss", dict(GPT_OSS, hidden_size=64, intermediate_size=96, head_dim=16)),
 }
+# what GGUF can say of these families: a scale of head_dim, each sixth layer full, all layers sparse and normalised
+IN_GGUF = {
+    "gemma3_gguf": ("Gemma3Text", dict(MODELS["gemma3"][1], num_hidden_layers=7, layer_types=None, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1,
+                                       head_dim=8, query_pre_attn_scalar=8)),
+    "qwen3_moe_gguf": ("Qwen3Moe", dict(QWEN3_MOE, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True)),
+}
 ALL_LINEAR = ["gemma3", "phi3"]
+WITH_GGUF = ["phi4_mini", "mixtral"]
 EXPERTS = {"mixtral": "mlp.experts", "qwen3_moe": "mlp.experts", "gpt_oss": "mlp.experts", "gpt_oss_mxfp4": "mlp.experts"}
 QUANTIZATION = dict(modules_to_not_convert=["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"], quant_method="mxfp4")
 
@@ -259,9 +268,18 @@ def as_mxfp4(m):
 
 def main():
     root = pathlib.Path(sys.argv[1]); root.mkdir(parents=True, exist_ok=True)
-    open(root / "VERSIONS.txt", "w").write("".join(f"{m.__name__} {m.__version__}\n" for m in (torch, transformers, peft)))
+    open(root / "VERSIONS.txt", "w").write("".join(f"{m.__name__} {m.__version__}\n" for m in (torch, transformers, peft)) + f"gguf {importlib.metadata.version('gguf')}\n")
     inputs = batch(21)
-    for name in sys.argv[2:] or MODELS:
+    chosen = sys.argv[2:] or [*MODELS, *IN_GGUF]
+    for name in [n for n in IN_GGUF if n in chosen]:
+        family, cfg = IN_GGUF[name]; kind = classes(family)[1]; d = root / name; d.mkdir(exist_ok=True)
+        m = model(family, cfg); check_routes(m, inputs)
+        config = m.config.to_dict(); json.dump(config, open(d / "config.json", "w"), indent=2, sort_keys=True)
+        as_gguf.write(d / "model.gguf", config, as_stored(family, {n: p.detach() for n, p in m.named_parameters()}))
+        io = run(m, inputs)[1]; save_file(io, d / "io.safetensors")
+        again = kind.from_pretrained(d, config=m.config, gguf_file="model.gguf", dtype=torch.float32).eval()    # transformers reads them too
+        with torch.no_grad(): assert torch.equal(run(again, inputs)[1]["logits"], io["logits"])
+    for name in [n for n in MODELS if n in chosen]:
         family, cfg = MODELS[name]; kind = classes(family)[1]; d = root / name
         m = model(family, cfg)
         packed = as_mxfp4(m) if name.endswith("mxfp4") else None
@@ -289,6 +307,7 @@ def main():
             with torch.no_grad():
                 for file, more in [("io_short", batch(12)), ("io_padded", batch(21, (5, 5, 5)))]:
                     save_file(run(m, more)[1], d / f"{file}.safetensors")
+        if name in WITH_GGUF: as_gguf.write(d / "model.gguf", json.load(open(d / "config.json")), load_file(d / "model.safetensors"))
         if name in ALL_LINEAR: adapter(m, d / "lora", LoraConfig(r=2, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM"), inputs)
         if name in EXPERTS:
             at = EXPERTS[name]
