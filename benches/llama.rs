@@ -10,7 +10,7 @@
 mod support;
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor, TensorData};
-use burn_lora_kernels::{AttentionSpec, attention, rms_norm, rotate, swiglu};
+use burn_lora_kernels::{Activation, AttentionSpec, attention, gated, rms_norm, rotate};
 use burn_lora_llama::{GenerateConfig, Llama, Segments};
 use burn_lora_quant::QuantConfig;
 use std::{cell::Cell, ops::ControlFlow, time::Instant};
@@ -118,7 +118,7 @@ impl Bench {
         let (gate, up) = (self.random([rows, inner]), self.random([rows, inner]));
         let burn_swiglu =
             |gate: Tensor<2>, up: Tensor<2>| burn::tensor::activation::silu(gate) * up;
-        self.rate("swiglu", 3 * m, || swiglu(gate.clone(), up.clone()));
+        self.rate("swiglu", 3 * m, || gated(gate.clone(), up.clone(), Activation::Silu));
         self.rate("swiglu, Burn's operations", 3 * m, || {
             drop(burn_swiglu(gate.clone(), up.clone()))
         });
@@ -127,7 +127,9 @@ impl Bench {
             let grads = f(gate.clone(), up.clone()).backward();
             (gate.grad(&grads), up.grad(&grads))
         };
-        self.rate("swiglu, both ways", 9 * m, || both(&|gate, up| swiglu(gate, up)));
+        self.rate("swiglu, both ways", 9 * m, || {
+            both(&|gate, up| gated(gate, up, Activation::Silu))
+        });
         self.rate("swiglu, both ways, Burn's", 9 * m, || both(&burn_swiglu));
 
         let dim = 128.min(hidden / 4);

@@ -14,11 +14,11 @@ use burn::{
     module::Module,
     tensor::{DType, Device, Int, Tensor, TensorData},
 };
-use burn_lora_adapter::{AdaptableExt, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, AdaptedLinear, LoraConfig};
 use burn_lora_kernels::{
-    AttentionSpec, attention, cross_entropy, pull_back, rms_norm, rotate, swiglu,
+    Activation, AttentionSpec, attention, cross_entropy, gated, pull_back, rms_norm, rotate,
 };
-use burn_lora_llama::{Llama, Segments};
+use burn_lora_llama::{Llama, Segments, layers::DecoderLayer};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
     BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, OptimizerConfig, Recompute, Schedule,
@@ -267,37 +267,44 @@ impl Parts<'_> {
         let (layer, layer_plain) = (&model.model.layers[1], &plain.model.layers[1]);
         macro_rules! linear {
             ($part:ident, $name:ident, $width:expr) => {
-                self.row(
-                    stringify!($name),
-                    layers,
-                    self.random([rows, length, $width]),
-                    |x| layer_plain.$part.$name.forward(x),
-                    |x| layer.$part.$name.forward(x),
-                );
+                let of = |layer: &DecoderLayer| layer.$part.$name.clone();
+                // Some projections are there in some families only.
+                let (there, plain) = (Option::from(of(layer)), Option::from(of(layer_plain)));
+                let (there, plain): (Option<AdaptedLinear>, Option<AdaptedLinear>) = (there, plain);
+                if let (Some(there), Some(plain)) = (there, plain) {
+                    self.row(
+                        stringify!($name),
+                        layers,
+                        self.random([rows, length, $width]),
+                        |x| plain.forward(x),
+                        |x| there.forward(x),
+                    );
+                }
             };
         }
-        let inner = config.intermediate_size;
+        let (attention_spec, mlp) = (&layer.self_attn.spec, &layer.mlp.spec);
+        let inner = mlp.intermediate_size;
         linear!(self_attn, q_proj, config.hidden_size);
         linear!(self_attn, k_proj, config.hidden_size);
         linear!(self_attn, v_proj, config.hidden_size);
-        linear!(self_attn, o_proj, config.num_attention_heads * config.head_dim);
+        linear!(self_attn, o_proj, attention_spec.q_width());
         linear!(mlp, gate_proj, config.hidden_size);
         linear!(mlp, up_proj, config.hidden_size);
         linear!(mlp, down_proj, inner);
-        let heads = |count| self.random([rows, count, length, config.head_dim]);
-        let (k, v) = (heads(config.num_key_value_heads), heads(config.num_key_value_heads));
+        let heads = |count| self.random([rows, count, length, attention_spec.head_dim]);
+        let (k, v) = (heads(attention_spec.num_kv_heads), heads(attention_spec.num_kv_heads));
         let (k_grad, v_grad) =
             (k.clone().autodiff().require_grad(), v.clone().autodiff().require_grad());
-        let spec = AttentionSpec { scale: (config.head_dim as f32).sqrt().recip(), window: None };
+        let spec = AttentionSpec { scale: attention_spec.scale, window: None };
         self.row(
             "attention",
             layers,
-            heads(config.num_attention_heads),
+            heads(attention_spec.num_heads),
             |q| attention(q, k.clone(), v.clone(), context.spans.clone(), spec),
             |q| attention(q, k_grad.clone(), v_grad.clone(), context.spans.clone(), spec),
         );
-        let norm = layer_plain.input_layernorm.weight.val();
-        let rms = |x| rms_norm(x, norm.clone(), config.rms_norm_eps);
+        let norm = plain.model.norm.weight.val();
+        let rms = |x| rms_norm(x, norm.clone(), config.norm);
         self.row("rms_norm", 2 * layers, hidden.clone(), rms, rms);
         let up = self.random([rows, length, inner]);
         let up_grad = up.clone().autodiff().require_grad();
@@ -305,11 +312,11 @@ impl Parts<'_> {
             "swiglu",
             layers,
             self.random([rows, length, inner]),
-            |gate| swiglu(gate, up.clone()),
-            |gate| swiglu(gate, up_grad.clone()),
+            |gate| gated(gate, up.clone(), Activation::Silu),
+            |gate| gated(gate, up_grad.clone(), Activation::Silu),
         );
-        let turn = |x| rotate(x, context.positions.clone(), context.table.clone());
-        let shape = [rows, length, config.num_attention_heads, config.head_dim];
+        let turn = |x| rotate(x, context.positions.clone(), context.tables[0].clone());
+        let shape = [rows, length, attention_spec.num_heads, attention_spec.head_dim];
         self.row("rotate q", layers, self.random(shape), turn, turn);
         let add = |x: Tensor<3>| x + hidden.clone();
         self.row("residual", 2 * layers, hidden.clone(), add, add);

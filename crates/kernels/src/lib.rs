@@ -5,8 +5,9 @@
 //! |---|---|
 //! | matrix product | [`Gemm`] |
 //! | causal attention | [`attention()`] |
-//! | RMSNorm, rotary positions, SwiGLU | [`rms_norm`], [`rotate`], [`swiglu`] |
+//! | RMSNorm, rotary positions, SwiGLU and GeGLU | [`rms_norm`], [`rotate`], [`gated`] |
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
+//! | permutation of rows | [`permute_rows`] |
 //! | a backward pass from a given gradient | [`pull_back()`] |
 //! | parameter update, norm of gradients | [`optimizer`] |
 //! | bitsandbytes' 8-bit format | [`dynamic`] |
@@ -33,13 +34,15 @@ mod gated;
 mod gemm;
 mod norm;
 pub mod optimizer;
+mod permute;
 mod pull_back;
 mod rotary;
 
 pub use attention::{AttentionOps, AttentionSpec, attention, attention_is_fused, attention_scores};
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
-pub use gated::{GatedOps, swiglu};
+pub use gated::{Activation, GatedOps, gated};
 pub use gemm::{Gemm, GemmOps};
-pub use norm::{NormOps, rms_norm};
+pub use norm::{NormOps, NormSpec, rms_norm};
+pub use permute::{PermuteOps, permute_rows};
 pub use pull_back::{PullBackOps, pull_back};
 pub use rotary::{RotaryOps, rotate};

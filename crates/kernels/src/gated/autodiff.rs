@@ -1,6 +1,6 @@
-//! Gradients of SwiGLU.
+//! Gradients of gated activations.
 
-use super::GatedOps;
+use super::{Activation, GatedOps};
 use burn::backend::{
     Autodiff,
     autodiff::{
@@ -13,12 +13,16 @@ use burn::backend::{
 };
 
 impl<B: GatedOps, C: CheckpointStrategy> GatedOps for Autodiff<B, C> {
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gated(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct SwiGlu;
+        struct Gated;
 
-        impl<B: GatedOps> Backward<B, 2> for SwiGlu {
-            type State = [NodeId; 2];
+        impl<B: GatedOps> Backward<B, 2> for Gated {
+            type State = ([NodeId; 2], Activation);
 
             fn backward(
                 self,
@@ -26,9 +30,10 @@ impl<B: GatedOps, C: CheckpointStrategy> GatedOps for Autodiff<B, C> {
                 grads: &mut Gradients,
                 checkpointer: &mut Checkpointer,
             ) {
-                let [gate, up] = ops.state.map(|id| checkpointer.retrieve_node_output(id));
+                let (saved, activation) = ops.state;
+                let [gate, up] = saved.map(|id| checkpointer.retrieve_node_output(id));
                 let grad = grads.consume::<B>(&ops.node);
-                let (gate, up) = B::swiglu_grad(grad, gate, up);
+                let (gate, up) = B::gated_grad(grad, gate, up, activation);
                 for (node, grad) in ops.parents.into_iter().zip([gate, up]) {
                     if let Some(node) = node {
                         grads.register::<B>(node.id, grad);
@@ -37,25 +42,28 @@ impl<B: GatedOps, C: CheckpointStrategy> GatedOps for Autodiff<B, C> {
             }
         }
 
-        match SwiGlu.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful() {
+        match Gated.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let saved = [prep.checkpoint(&gate), prep.checkpoint(&up)];
-                prep.finish(saved, B::swiglu(gate.into_primitive(), up.into_primitive()))
+                let [gate, up] = [gate, up].map(|tensor| tensor.into_primitive());
+                prep.finish((saved, activation), B::gated(gate, up, activation))
             }
             OpsKind::UnTracked(prep) => {
-                prep.finish(B::swiglu(gate.into_primitive(), up.into_primitive()))
+                let [gate, up] = [gate, up].map(|tensor| tensor.into_primitive());
+                prep.finish(B::gated(gate, up, activation))
             }
         }
     }
 
-    fn swiglu_grad(
+    fn gated_grad(
         grad: FloatTensor<Self>,
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         // Part of a backward pass: it is not differentiated again.
         let [grad, gate, up] = [grad, gate, up].map(|tensor| tensor.into_primitive());
-        let (gate, up) = B::swiglu_grad(grad, gate, up);
+        let (gate, up) = B::gated_grad(grad, gate, up, activation);
         (FloatTensor::<Self>::new(gate), FloatTensor::<Self>::new(up))
     }
 }

@@ -1,6 +1,6 @@
-//! SwiGLU on CubeCL's runtimes, element by element.
+//! Gated activations on CubeCL's runtimes, element by element.
 
-use super::GatedOps;
+use super::{Activation, CUBIC, GELU, GatedOps};
 use crate::cube::{UNITS, buffer, elem, empty, own, vector_size};
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
@@ -12,12 +12,31 @@ fn sigmoid(x: f32) -> f32 {
     1.0f32 / (1.0f32 + (-x).exp())
 }
 
+/// The sigmoid that an activation multiplies its input by.
+#[cube]
+fn factor(x: f32, #[comptime] activation: Activation) -> f32 {
+    match activation {
+        Activation::Silu => sigmoid(x),
+        Activation::GeluTanh => sigmoid(GELU * (x + CUBIC * x * x * x)),
+    }
+}
+
+/// Derivative of the sigmoid's argument.
+#[cube]
+fn inner(x: f32, #[comptime] activation: Activation) -> f32 {
+    match activation {
+        Activation::Silu => 1.0f32.runtime(),
+        Activation::GeluTanh => GELU * (1.0f32 + 3.0f32 * CUBIC * x * x),
+    }
+}
+
 #[cube(launch_unchecked)]
 fn forward_kernel<F: Float, N: Size>(
     gate: &[Vector<F, N>],
     up: &[Vector<F, N>],
     out: &mut [Vector<F, N>],
     count: usize,
+    #[comptime] activation: Activation,
     #[define(F)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS < count {
@@ -27,7 +46,7 @@ fn forward_kernel<F: Float, N: Size>(
         for i in 0..N::value().comptime() {
             let gate = f32::cast_from(gates.extract(i));
             let up = f32::cast_from(ups.extract(i));
-            result.insert(i, F::cast_from(gate * sigmoid(gate) * up));
+            result.insert(i, F::cast_from(gate * factor(gate, activation) * up));
         }
         out[ABSOLUTE_POS] = result;
     }
@@ -40,6 +59,7 @@ fn backward_kernel<F: Float, N: Size>(
     gate: &mut [Vector<F, N>],
     up: &mut [Vector<F, N>],
     count: usize,
+    #[comptime] activation: Activation,
     #[define(F)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS < count {
@@ -51,9 +71,10 @@ fn backward_kernel<F: Float, N: Size>(
             let grad = f32::cast_from(grads.extract(i));
             let gate = f32::cast_from(gates.extract(i));
             let up = f32::cast_from(ups.extract(i));
-            let sigmoid = sigmoid(gate);
+            let sigmoid = factor(gate, activation);
             of_up.insert(i, F::cast_from(grad * gate * sigmoid));
-            let slope = sigmoid * (1.0f32 + gate * (1.0f32 - sigmoid));
+            let inside = gate * (1.0f32 - sigmoid) * inner(gate, activation);
+            let slope = sigmoid * (1.0f32 + inside);
             of_gate.insert(i, F::cast_from(grad * up * slope));
         }
         gate[ABSOLUTE_POS] = of_gate;
@@ -62,7 +83,11 @@ fn backward_kernel<F: Float, N: Size>(
 }
 
 impl GatedOps for CubeBackend {
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gated(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
         let [gate, up] = [gate, up].map(into_contiguous);
         let (client, dtype, shape) = (gate.client.clone(), gate.dtype, gate.shape());
         let out = empty(&gate, shape.clone(), dtype);
@@ -84,16 +109,18 @@ impl GatedOps for CubeBackend {
                 buffer(&client, &up, dtype, len, vector),
                 buffer(&client, &out, dtype, len, vector),
                 count,
+                activation,
                 elem(dtype),
             );
         }
         out
     }
 
-    fn swiglu_grad(
+    fn gated_grad(
         grad: FloatTensor<Self>,
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let grad = into_contiguous(grad);
         // The gradients reuse their memory unless it is shared: they are the largest tensors of a
@@ -118,6 +145,7 @@ impl GatedOps for CubeBackend {
                 buffer(&client, &gate, dtype, len, vector),
                 buffer(&client, &up, dtype, len, vector),
                 count,
+                activation,
                 elem(dtype),
             );
         }

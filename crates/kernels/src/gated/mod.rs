@@ -1,4 +1,4 @@
-//! SwiGLU.
+//! Gated activations: SwiGLU, GeGLU.
 
 mod autodiff;
 #[cfg(feature = "cubecl")]
@@ -6,20 +6,43 @@ mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
 
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use burn::{
     backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
     tensor::Tensor,
 };
 
-/// SwiGLU (arXiv:2002.05202): `silu(gate) · up`, with `silu(z) = z / (1 + exp(-z))`.
+/// Factor of GELU's approximation, as `gelu(x) = x · sigmoid(GELU · (x + CUBIC · x³))`:
+/// `2 sqrt(2 / π)`.
+const GELU: f32 = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
+
+/// Factor of the cube in it.
+const CUBIC: f32 = 0.044_715;
+
+/// Activation of the gate in a gated feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `z / (1 + exp(-z))`: SiLU, for SwiGLU.
+    Silu,
+    /// `z / 2 · (1 + tanh(sqrt(2 / π) · (z + 0.044715 z³)))`: the approximation of GELU by tanh
+    /// (PyTorch's `gelu_pytorch_tanh`), for GeGLU.
+    GeluTanh,
+}
+
+/// Gated activation (arXiv:2002.05202): `activation(gate) · up`, computed in float32 for every
+/// dtype.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use burn_lora_kernels::swiglu;
+/// use burn_lora_kernels::{Activation, gated};
 ///
 /// let device = Device::default();
-/// let y = swiglu(Tensor::<1>::from_floats([0.0, 50.0], &device), Tensor::ones([2], &device));
-/// y.into_data().assert_eq(&[0.0f32, 50.0].into(), true);
+/// let gate = Tensor::<1>::from_floats([0.0, 50.0], &device);
+/// for activation in [Activation::Silu, Activation::GeluTanh] {
+///     let y = gated(gate.clone(), Tensor::ones([2], &device), activation);
+///     y.into_data().assert_eq(&[0.0f32, 50.0].into(), true);
+/// }
 /// ```
 ///
 /// # Shapes
@@ -27,13 +50,13 @@ use burn::{
 ///
 /// # Panics
 /// If the shapes or dtypes differ.
-pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    assert_eq!(gate.dims(), up.dims(), "swiglu: the shapes of gate and up");
-    assert_eq!(gate.dtype(), up.dtype(), "swiglu: the dtypes of gate and up");
-    Tensor::from_dispatch(Dispatch::swiglu(gate.into_dispatch(), up.into_dispatch()))
+pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activation) -> Tensor<D> {
+    assert_eq!(gate.dims(), up.dims(), "gated: the shapes of gate and up");
+    assert_eq!(gate.dtype(), up.dtype(), "gated: the dtypes of gate and up");
+    Tensor::from_dispatch(Dispatch::gated(gate.into_dispatch(), up.into_dispatch(), activation))
 }
 
-/// [`swiglu`] on primitives, whose shapes it has checked.
+/// [`gated`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -41,15 +64,20 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     Autodiff
 )]
 pub trait GatedOps: Backend {
-    /// `silu(gate) · up`, with `silu(z) = z / (1 + exp(-z))`, computed in float32.
+    /// `activation(gate) · up`, computed in float32.
     #[fusion(dtype = gate, shape = gate)]
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gated(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self>;
 
     /// Gradients of `gate` and `up`.
-    #[fusion(meta = |_grad, gate, up| (gate.clone(), up.clone()))]
-    fn swiglu_grad(
+    #[fusion(meta = |_grad, gate, up, _activation| (gate.clone(), up.clone()))]
+    fn gated_grad(
         grad: FloatTensor<Self>,
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
+        activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }

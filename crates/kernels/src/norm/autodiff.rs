@@ -1,6 +1,6 @@
 //! Gradients of RMSNorm.
 
-use super::NormOps;
+use super::{NormOps, NormSpec};
 use burn::{
     backend::{
         Autodiff, TensorMetadata,
@@ -16,12 +16,16 @@ use burn::{
 };
 
 impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        spec: NormSpec,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct RmsNorm;
 
         impl<B: NormOps> Backward<B, 2> for RmsNorm {
-            type State = ([NodeId; 2], f32);
+            type State = ([NodeId; 2], NormSpec);
 
             fn backward(
                 self,
@@ -29,17 +33,17 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
                 grads: &mut Gradients,
                 checkpointer: &mut Checkpointer,
             ) {
-                let (saved, eps) = ops.state;
+                let (saved, spec) = ops.state;
                 let [x, weight]: [FloatTensor<B>; 2] =
                     saved.map(|id| checkpointer.retrieve_node_output(id));
                 let grad = grads.consume::<B>(&ops.node);
                 let [x_node, weight_node] = ops.parents;
                 if let Some(node) = weight_node {
-                    let weight_grad = weight_grad::<B>(grad.clone(), x.clone(), &weight, eps);
+                    let weight_grad = weight_grad::<B>(grad.clone(), x.clone(), &weight, spec);
                     grads.register::<B>(node.id, weight_grad);
                 }
                 if let Some(node) = x_node {
-                    grads.register::<B>(node.id, B::rms_norm_grad(grad, x, weight, eps));
+                    grads.register::<B>(node.id, B::rms_norm_grad(grad, x, weight, spec));
                 }
             }
         }
@@ -48,11 +52,11 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
             OpsKind::Tracked(mut prep) => {
                 let saved = [prep.checkpoint(&x), prep.checkpoint(&weight)];
                 let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
-                prep.finish((saved, eps), B::rms_norm(x, weight, eps))
+                prep.finish((saved, spec), B::rms_norm(x, weight, spec))
             }
             OpsKind::UnTracked(prep) => {
                 let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
-                prep.finish(B::rms_norm(x, weight, eps))
+                prep.finish(B::rms_norm(x, weight, spec))
             }
         }
     }
@@ -61,11 +65,11 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         grad: FloatTensor<Self>,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f32,
+        spec: NormSpec,
     ) -> FloatTensor<Self> {
         // Part of a backward pass: it is not differentiated again.
         let [grad, x, weight] = [grad, x, weight].map(|tensor| tensor.into_primitive());
-        FloatTensor::<Self>::new(B::rms_norm_grad(grad, x, weight, eps))
+        FloatTensor::<Self>::new(B::rms_norm_grad(grad, x, weight, spec))
     }
 }
 
@@ -75,7 +79,7 @@ fn weight_grad<B: NormOps>(
     grad: FloatTensor<B>,
     x: FloatTensor<B>,
     weight: &FloatTensor<B>,
-    eps: f32,
+    spec: NormSpec,
 ) -> FloatTensor<B> {
     let (width, dtype) = (weight.shape()[0], weight.dtype());
     let rows = Shape::new([x.shape().num_elements() / width.max(1), width]);
@@ -84,7 +88,7 @@ fn weight_grad<B: NormOps>(
         B::float_cast(tensor, FloatDType::F32)
     });
     let ones = B::float_ones([width].into(), &x.device(), FloatDType::F32);
-    let product = B::float_mul(grad, B::rms_norm(x, ones, eps));
+    let product = B::float_mul(grad, B::rms_norm(x, ones, spec.eps.into()));
     let sum = B::float_reshape(B::float_sum_dim(product, 0), weight.shape());
     B::float_cast(sum, dtype.into())
 }

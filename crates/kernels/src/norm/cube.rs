@@ -1,6 +1,6 @@
 //! RMSNorm on CubeCL's runtimes: each row is read twice, the second time from a cache.
 
-use super::NormOps;
+use super::{NormOps, NormSpec};
 use crate::cube::{Rows, buffer, elem, empty, reduce, row_position, vector_size};
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
@@ -14,6 +14,7 @@ fn forward_kernel<F: Float, N: Size>(
     count: usize,
     steps: usize,
     eps: f32,
+    offset: f32,
     #[comptime] rows: Rows,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -42,7 +43,8 @@ fn forward_kernel<F: Float, N: Size>(
             #[unroll]
             for i in 0..vector {
                 let value = f32::cast_from(values.extract(i)) * factor;
-                result.insert(i, F::cast_from(value * f32::cast_from(weights.extract(i))));
+                let weight = f32::cast_from(weights.extract(i)) + offset;
+                result.insert(i, F::cast_from(value * weight));
             }
             out[first + step] = result;
             step += rows.lanes as usize;
@@ -59,6 +61,7 @@ fn backward_kernel<F: Float, N: Size>(
     count: usize,
     steps: usize,
     eps: f32,
+    offset: f32,
     #[comptime] rows: Rows,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -73,7 +76,7 @@ fn backward_kernel<F: Float, N: Size>(
         #[unroll]
         for i in 0..vector {
             let value = f32::cast_from(values.extract(i));
-            let weight = f32::cast_from(weights.extract(i));
+            let weight = f32::cast_from(weights.extract(i)) + offset;
             sum += value * value;
             along += value * f32::cast_from(grads.extract(i)) * weight;
         }
@@ -89,7 +92,7 @@ fn backward_kernel<F: Float, N: Size>(
             let mut result = Vector::<F, N>::empty();
             #[unroll]
             for i in 0..vector {
-                let weight = f32::cast_from(weights.extract(i));
+                let weight = f32::cast_from(weights.extract(i)) + offset;
                 let grad = f32::cast_from(grads.extract(i)) * weight;
                 let value = f32::cast_from(values.extract(i));
                 result.insert(i, F::cast_from((grad - value * along) * factor));
@@ -101,7 +104,11 @@ fn backward_kernel<F: Float, N: Size>(
 }
 
 impl NormOps for CubeBackend {
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        spec: NormSpec,
+    ) -> FloatTensor<Self> {
         let [x, weight] = [x, weight].map(into_contiguous);
         let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
         let out = empty(&x, shape.clone(), dtype);
@@ -125,7 +132,8 @@ impl NormOps for CubeBackend {
                 buffer(&client, &out, dtype, count * width, vector),
                 count,
                 steps,
-                eps,
+                spec.eps as f32,
+                spec.offset as f32,
                 rows,
                 elem(dtype),
             );
@@ -137,7 +145,7 @@ impl NormOps for CubeBackend {
         grad: FloatTensor<Self>,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f32,
+        spec: NormSpec,
     ) -> FloatTensor<Self> {
         let [grad, x, weight] = [grad, x, weight].map(into_contiguous);
         let (client, dtype, shape) = (x.client.clone(), x.dtype, x.shape());
@@ -163,7 +171,8 @@ impl NormOps for CubeBackend {
                 buffer(&client, &out, dtype, count * width, vector),
                 count,
                 steps,
-                eps,
+                spec.eps as f32,
+                spec.offset as f32,
                 rows,
                 elem(dtype),
             );

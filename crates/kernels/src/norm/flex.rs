@@ -1,6 +1,6 @@
 //! RMSNorm on the CPU: on all cores, in float32 for every dtype.
 
-use super::NormOps;
+use super::{NormOps, NormSpec};
 use crate::flex::{dot, from_f32, rows_of, to_f32};
 use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use rayon::prelude::*;
@@ -11,7 +11,12 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 }
 
 impl NormOps for Flex {
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        spec: NormSpec,
+    ) -> FloatTensor<Self> {
+        let (eps, offset) = (spec.eps as f32, spec.offset as f32);
         let (shape, dtype) = (x.shape(), x.dtype());
         let (x, weight) = (to_f32(x), to_f32(weight));
         let (x, weight): (&[f32], &[f32]) = (x.storage(), weight.storage());
@@ -21,7 +26,7 @@ impl NormOps for Flex {
             |(out, x)| {
                 let factor = inverse_rms(x, eps);
                 for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * factor * weight;
+                    *out = x * factor * (weight + offset);
                 }
             },
         );
@@ -32,8 +37,9 @@ impl NormOps for Flex {
         grad: FloatTensor<Self>,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f32,
+        spec: NormSpec,
     ) -> FloatTensor<Self> {
+        let (eps, offset) = (spec.eps as f32, spec.offset as f32);
         let (shape, dtype) = (x.shape(), x.dtype());
         let [grad, x, weight] = [grad, x, weight].map(to_f32);
         let (x, weight, grad): (&[f32], &[f32], &[f32]) =
@@ -47,7 +53,7 @@ impl NormOps for Flex {
             .for_each(|((out, x), grad)| {
                 let factor = inverse_rms(x, eps);
                 for ((out, grad), weight) in out.iter_mut().zip(grad).zip(weight) {
-                    *out = grad * weight;
+                    *out = grad * (weight + offset);
                 }
                 let along = dot(out, x) * factor * factor / width as f32;
                 for (out, x) in out.iter_mut().zip(x) {

@@ -11,8 +11,23 @@ use burn::{
     tensor::Tensor,
 };
 
-/// RMSNorm (arXiv:1910.07467): `x / sqrt(mean(x²) + eps) · weight` over the last dimension,
-/// computed in float32 for every dtype.
+/// Settings of an RMSNorm; an epsilon alone converts to them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    /// Epsilon, added to the mean square.
+    pub eps: f64,
+    /// Offset of the weight: 0, or 1 for weights that are stored as the difference from 1 (Gemma).
+    pub offset: f64,
+}
+
+impl From<f64> for NormSpec {
+    fn from(eps: f64) -> Self {
+        Self { eps, offset: 0.0 }
+    }
+}
+
+/// RMSNorm (arXiv:1910.07467): `x / sqrt(mean(x²) + eps) · (weight + offset)` over the last
+/// dimension, computed in float32 for every dtype.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -31,10 +46,14 @@ use burn::{
 ///
 /// # Panics
 /// If the widths differ.
-pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+pub fn rms_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    spec: impl Into<NormSpec>,
+) -> Tensor<D> {
     assert_eq!(x.dims()[D - 1], weight.dims()[0], "rms_norm: the widths of x and its weight");
     let weight = weight.cast(x.dtype()).into_dispatch();
-    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight, eps as f32))
+    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), weight, spec.into()))
 }
 
 /// [`rms_norm`] on primitives, whose shapes it has checked.
@@ -45,9 +64,13 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     Autodiff
 )]
 pub trait NormOps: Backend {
-    /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension, computed in float32.
+    /// `x / sqrt(mean(x²) + eps) · (weight + offset)` over the last dimension, computed in float32.
     #[fusion(dtype = x, shape = x)]
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        spec: NormSpec,
+    ) -> FloatTensor<Self>;
 
     /// Gradient of `x`.
     #[fusion(dtype = x, shape = x)]
@@ -55,6 +78,6 @@ pub trait NormOps: Backend {
         grad: FloatTensor<Self>,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        eps: f32,
+        spec: NormSpec,
     ) -> FloatTensor<Self>;
 }

@@ -18,12 +18,14 @@ use burn::{
 
 /// Rotary position embedding (arXiv:2104.09864), half-split as in transformers: with the angle `a`
 /// of a position and a frequency, `(x, y)` at `(i, i + head_dim / 2)` becomes
-/// `(x cos a - y sin a, y cos a + x sin a)`. The output has the heads before the sequence.
+/// `(x cos a - y sin a, y cos a + x sin a)`. The output has the heads before the sequence. With a
+/// table narrower than a head, only that first part of each head is rotated (partial rotary).
 ///
 /// # Shapes
 /// - x: `[batch, sequence, heads, head_dim]`
 /// - positions: `[batch, sequence]` or `[1, sequence]`, row indices of the table
-/// - table: `[positions, head_dim]`, cosines followed by sines, in float32
+/// - table: `[positions, rotary_dim]`, cosines followed by sines, in float32; `rotary_dim` is
+///   `head_dim`, or less
 /// - output: `[batch, heads, sequence, head_dim]`
 ///
 /// # Panics
@@ -48,8 +50,9 @@ fn check([batch, length, width]: [usize; 3], positions: &[usize], table: &[usize
     };
     assert!(rows == 1 || rows == batch, "rotate: positions of {rows} rows, a batch of {batch}");
     assert_eq!(count, length, "rotate: positions of a sequence");
-    assert_eq!(table_width, width, "rotate: the widths of the table and a head");
+    assert!(table_width <= width, "rotate: a table of {table_width}, wider than a head of {width}");
     assert!(width.is_multiple_of(2), "rotate: a head of {width} has no two halves");
+    assert!(table_width.is_multiple_of(2), "rotate: a table of {table_width} has no two halves");
 }
 
 /// [`rotate`] on primitives, whose shapes it has checked.
@@ -60,7 +63,7 @@ fn check([batch, length, width]: [usize; 3], positions: &[usize], table: &[usize
     Autodiff
 )]
 pub trait RotaryOps: Backend {
-    /// Rotates the pairs `(i, i + head_dim / 2)` of each head by the angles of its position, and
+    /// Rotates the pairs `(i, i + rotary_dim / 2)` of each head by the angles of its position, and
     /// puts the heads before the sequence: `[batch, sequence, heads, head_dim]` to
     /// `[batch, heads, sequence, head_dim]`. With `inverse`, rotates and permutes back: the gradient.
     #[fusion(meta = |x, _positions, _table, _inverse| TensorSpec::new(

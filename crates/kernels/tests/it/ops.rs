@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_kernels::{cross_entropy, pull_back, rms_norm, rotate, swiglu};
+use burn_lora_kernels::{Activation, NormSpec, cross_entropy, gated, pull_back, rms_norm, rotate};
 
 fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
     float(values.to_vec(), shape, &device())
@@ -40,34 +40,70 @@ fn rms_norm_and_its_gradients() {
     }
 }
 
-#[test]
-fn swiglu_and_its_gradients() {
-    // Rows, so that what the runtime pads is padded; the factors are held, so that they are not changed.
-    for shape in [[2, 12], [1, 7], [3, 1000]] {
-        let count = shape[0] * shape[1];
-        let (a, b, g) = (random(count, 1), random(count, 2), random(count, 3));
-        let sigmoid = |a: f32| 1.0 / (1.0 + (-a as f64).exp());
-        let each = |f: &dyn Fn(f64, f64, f64, f64) -> f64| -> Vec<f32> {
-            (0..count)
-                .map(|i| f(a[i] as f64, b[i] as f64, g[i] as f64, sigmoid(a[i])) as f32)
-                .collect()
-        };
-        let (ta, tb) = (tracked(&a, shape), tracked(&b, shape));
-        let out = swiglu(ta.clone(), tb.clone());
-        assert!(difference(&vec(out.clone()), &each(&|a, b, _, s| a * s * b)) < 1e-5);
-        let grads = (out * tensor(&g, shape)).sum().backward();
-        let da = each(&|a, b, g, s| g * b * s * (1.0 + a * (1.0 - s)));
-        let db = each(&|a, _, g, s| g * a * s);
-        assert!(relative(&vec(ta.grad(&grads).unwrap()), &da) < 1e-5);
-        assert!(relative(&vec(tb.grad(&grads).unwrap()), &db) < 1e-5);
-        assert_eq!([vec(ta), vec(tb)], [a, b]);
+/// The activation of a gate, and its derivative.
+fn activation_in_f64(activation: Activation, x: f64) -> [f64; 2] {
+    match activation {
+        Activation::Silu => {
+            let sigmoid = 1.0 / (1.0 + (-x).exp());
+            [x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))]
+        }
+        Activation::GeluTanh => {
+            let scale = (2.0 / std::f64::consts::PI).sqrt();
+            let tanh = (scale * (x + 0.044715 * x.powi(3))).tanh();
+            let inner = scale * (1.0 + 3.0 * 0.044715 * x * x);
+            [0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * inner]
+        }
     }
 }
 
 #[test]
-fn swiglu_of_large_values_is_finite() {
-    let out = swiglu(tensor(&[-200.0, 200.0], [2]), tensor(&[1.0, 1.0], [2]));
-    assert!(difference(&vec(out), &[0.0, 200.0]) < 1e-4);
+fn gated_activations_and_their_gradients() {
+    // Rows, so that what the runtime pads is padded; the factors are held, so that they are not changed.
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        for shape in [[2, 12], [1, 7], [3, 1000]] {
+            let count = shape[0] * shape[1];
+            let (a, b, g) = (random(count, 1), random(count, 2), random(count, 3));
+            let each = |f: &dyn Fn(f64, f64, [f64; 2]) -> f64| -> Vec<f32> {
+                let at = |i: usize| activation_in_f64(activation, a[i] as f64);
+                (0..count).map(|i| f(b[i] as f64, g[i] as f64, at(i)) as f32).collect()
+            };
+            let (ta, tb) = (tracked(&a, shape), tracked(&b, shape));
+            let out = gated(ta.clone(), tb.clone(), activation);
+            assert!(difference(&vec(out.clone()), &each(&|b, _, [value, _]| value * b)) < 1e-5);
+            let grads = (out * tensor(&g, shape)).sum().backward();
+            let da = each(&|b, g, [_, slope]| g * b * slope);
+            let db = each(&|_, g, [value, _]| g * value);
+            assert!(relative(&vec(ta.grad(&grads).unwrap()), &da) < 1e-5);
+            assert!(relative(&vec(tb.grad(&grads).unwrap()), &db) < 1e-5);
+            assert_eq!([vec(ta), vec(tb)], [a, b]);
+        }
+    }
+}
+
+#[test]
+fn gated_activations_of_large_values_are_finite() {
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let gate = tracked(&[-200.0, 200.0], [2]);
+        let out = gated(gate.clone(), tensor(&[1.0, 1.0], [2]), activation);
+        assert!(difference(&vec(out.clone()), &[0.0, 200.0]) < 1e-4);
+        let slope = vec(gate.grad(&out.sum().backward()).unwrap());
+        assert!(difference(&slope, &[0.0, 1.0]) < 1e-4);
+    }
+}
+
+#[test]
+fn an_offset_is_added_to_the_weight_of_a_norm() {
+    let (x, w, g) = (random(3 * 8, 1), random(8, 2), random(3 * 8, 3));
+    let run = |w: &[f32], offset| {
+        let (tx, tw) = (tracked(&x, [3, 8]), tracked(w, [8]));
+        let out = rms_norm(tx.clone(), tw.clone(), NormSpec { eps: 1e-5, offset });
+        let grads = (out.clone() * tensor(&g, [3, 8])).sum().backward();
+        [vec(out), vec(tx.grad(&grads).unwrap()), vec(tw.grad(&grads).unwrap())]
+    };
+    let shifted: Vec<f32> = w.iter().map(|w| w + 1.0).collect();
+    for (found, expected) in run(&w, 1.0).iter().zip(&run(&shifted, 0.0)) {
+        assert!(relative(found, expected) < 1e-6);
+    }
 }
 
 #[test]
@@ -75,12 +111,13 @@ fn rotation_and_its_gradient() {
     let [batch, length, heads, width] = [2, 5, 3, 8];
     let count = batch * length * heads * width;
     let (x, g) = (random(count, 1), random(count, 2));
-    let angles: Vec<f32> = (0..9 * width / 2).map(|i| i as f32 * 0.37).collect();
-    let table: Vec<f32> = angles
-        .chunks(width / 2)
-        .flat_map(|row| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())))
-        .collect();
-    for rows in [1, batch] {
+    // The whole head, or its first half.
+    for (rows, turned) in [(1, width), (batch, width), (batch, width / 2)] {
+        let angles: Vec<f32> = (0..9 * turned / 2).map(|i| i as f32 * 0.37).collect();
+        let table: Vec<f32> = angles
+            .chunks(turned / 2)
+            .flat_map(|row| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())))
+            .collect();
         let positions: Vec<i32> = (0..rows * length).map(|i| (i * 7 % 9) as i32).collect();
         let (mut y, mut dx) = (vec![0.0; count], vec![0.0; count]);
         for b in 0..batch {
@@ -89,9 +126,11 @@ fn rotation_and_its_gradient() {
                 for h in 0..heads {
                     let from = ((b * length + s) * heads + h) * width;
                     let to = ((b * heads + h) * length + s) * width;
-                    for i in 0..width / 2 {
-                        let j = i + width / 2;
-                        let (sin, cos) = angles[position * width / 2 + i].sin_cos();
+                    y[to + turned..to + width].copy_from_slice(&x[from + turned..from + width]);
+                    dx[from + turned..from + width].copy_from_slice(&g[to + turned..to + width]);
+                    for i in 0..turned / 2 {
+                        let j = i + turned / 2;
+                        let (sin, cos) = angles[position * turned / 2 + i].sin_cos();
                         y[to + i] = x[from + i] * cos - x[from + j] * sin;
                         y[to + j] = x[from + j] * cos + x[from + i] * sin;
                         dx[from + i] = g[to + i] * cos + g[to + j] * sin;
@@ -102,7 +141,7 @@ fn rotation_and_its_gradient() {
         }
         let tx = tracked(&x, [batch, length, heads, width]);
         let positions = int(positions, [rows, length], &device());
-        let out = rotate(tx.clone(), positions, tensor(&table, [9, width]));
+        let out = rotate(tx.clone(), positions, tensor(&table, [9, turned]));
         assert!(difference(&vec(out.clone()), &y) < 1e-5);
         let grads = (out * tensor(&g, [batch, heads, length, width])).sum().backward();
         assert!(difference(&vec(tx.grad(&grads).unwrap()), &dx) < 1e-5);
@@ -202,7 +241,7 @@ fn what_a_table_does_not_have_is_not_looked_up() {
 fn shapes_that_do_not_fit_are_refused() {
     let zeros = |shape: [usize; 2]| Tensor::<2>::zeros(shape, &device());
     panics("the widths of x", || rms_norm(zeros([2, 4]), tensor(&[1.0; 5], [5]), 1e-5));
-    panics("the shapes of gate and up", || swiglu(zeros([2, 4]), zeros([1, 4])));
+    panics("the shapes of gate and up", || gated(zeros([2, 4]), zeros([1, 4]), Activation::Silu));
     let targets = |count: usize| int(vec![0; count], [count], &device());
     panics("a target for each row", || cross_entropy(zeros([2, 4]), targets(3), 0.0));
     panics("a vocabulary of nothing", || cross_entropy(zeros([2, 0]), targets(2), 0.0));
@@ -213,7 +252,7 @@ fn shapes_that_do_not_fit_are_refused() {
     };
     panics("positions of 3 rows", || turn([3, 3], [5, 8], 8));
     panics("positions of a sequence", || turn([1, 4], [5, 8], 8));
-    panics("the widths of the table", || turn([1, 3], [5, 4], 8));
+    panics("wider than a head", || turn([1, 3], [5, 10], 8));
     panics("no two halves", || turn([1, 3], [5, 7], 7));
 }
 
@@ -225,7 +264,7 @@ fn what_is_empty_stays_empty() {
             rms_norm(zeros(shape), tensor(&vec![1.0; shape[1]], [shape[1]]), 1e-5).dims(),
             shape
         );
-        assert_eq!(swiglu(zeros(shape), zeros(shape)).dims(), shape);
+        assert_eq!(gated(zeros(shape), zeros(shape), Activation::Silu).dims(), shape);
     }
     let found = cross_entropy(zeros([0, 4]), int(vec![], [0], &device()), 0.0);
     assert_eq!((found.loss.dims(), found.grad.dims()), ([0], [0, 4]));
@@ -251,7 +290,7 @@ fn views_count_as_their_copies() {
             let targets = int((0..12).collect(), [12], &device).narrow(0, 4, 6);
             let positions = int((0..18).collect(), [3, 6], &device).narrow(0, 1, 1);
             let norm = rms_norm(x.clone(), x.clone().narrow(0, 1, 1).reshape([width]), 1e-5);
-            let gated = swiglu(x.clone(), norm.clone());
+            let gated = gated(x.clone(), norm.clone(), Activation::Silu);
             let loss = cross_entropy(x.clone(), targets, 0.1);
             let heads = x.clone().reshape([1, rows, 2, width / 2]).autodiff().require_grad();
             let table = of([18, width / 2 + 32], 6).slice([0..18, 0..width / 2]);
