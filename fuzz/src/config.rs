@@ -7,10 +7,9 @@ use std::str::from_utf8;
 
 pub(crate) fn run(data: &[u8]) {
     let Ok(Ok(config)) = from_utf8(data).map(LlamaConfig::from_json) else { return };
-    assert_eq!(config.windows.len(), config.num_hidden_layers);
-    for length in [0, 1, 100_000] {
-        let (frequencies, _) = config.rope.frequencies(length);
-        assert_eq!(frequencies.len(), config.head_dim / 2);
+    for (rope, length) in config.ropes.iter().flat_map(|rope| [0, 1, 100_000].map(|length| (rope, length))) {
+        let (frequencies, _) = rope.frequencies(length);
+        assert_eq!(frequencies.len(), rope.dim / 2);
     }
     let _ = config.eos_token_ids();
     let lora = LoraConfig::new(8, 16).all_linear();
@@ -37,5 +36,13 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let packed = json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true,
         "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": true,
         "bnb_4bit_compute_dtype": "float32"}, "torch_dtype": "bfloat16"});
-    [json!({}), llama3, yarn, mistral, qwen3, packed].map(|fields| settings(fields).into()).into()
+    let gemma3 = json!({"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
+        "layer_types": ["sliding_attention"], "query_pre_attn_scalar": 16, "sliding_window": 4,
+        "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0},
+        "sliding_attention": {"rope_theta": 1e4}}, "final_logit_softcapping": 30.0});
+    let factors = json!([1.0, 2.0, 3.0, 4.0]);
+    let phi3 = json!({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "head_dim": 16,
+        "partial_rotary_factor": 0.5, "original_max_position_embeddings": 16, "rope_scaling":
+        {"type": "longrope", "short_factor": factors, "long_factor": factors}});
+    [json!({}), llama3, yarn, mistral, qwen3, packed, gemma3, phi3].map(|fields| settings(fields).into()).into()
 }

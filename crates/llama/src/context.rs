@@ -136,7 +136,7 @@ impl Segments {
 
     /// Builds the context of the last `count` tokens of each row, whose keys include the tokens
     /// before.
-    pub(crate) fn context(&self, count: usize, table: Tensor<2>, device: &Device) -> Context {
+    pub(crate) fn context(&self, count: usize, tables: Vec<Tensor<2>>, device: &Device) -> Context {
         let rows = if self.is_whole() { &self.rows[..1.min(self.rows.len())] } else { &self.rows };
         let tokens: Vec<_> = rows
             .iter()
@@ -149,7 +149,7 @@ impl Segments {
         Context {
             positions: int(positions, [count_rows, count], device),
             spans: int(spans, [2, count_rows, count], device),
-            table,
+            tables,
             adapters: self.adapters.clone(),
         }
     }
@@ -168,32 +168,41 @@ pub struct Context {
     pub positions: Tensor<2, Int>,
     /// First key and one past the last that each token may see, `[2, rows, sequence]`.
     pub spans: Tensor<3, Int>,
-    /// Cosines and sines of positions, `[positions, head_dim]`.
-    pub table: Tensor<2>,
+    /// Cosines and sines of positions, `[positions, rotary_dim]`: a table for each of the model's
+    /// rotary embeddings.
+    pub tables: Vec<Tensor<2>>,
     /// Adapters of the batch; with `None`, those selected in the model are used.
     pub adapters: Option<ActiveAdapters>,
 }
 
-/// Cache of the last table of positions, which most batches can reuse.
+/// Cache of the last tables of positions, which most batches can reuse.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tables(Arc<Mutex<Option<(usize, Tensor<2>)>>>);
+pub(crate) struct Tables(Arc<Mutex<Vec<(usize, Tensor<2>)>>>);
 
 impl Tables {
-    /// Returns the table for the positions of a batch.
-    pub fn get(&self, rope: &RopeConfig, segments: &Segments, device: &Device) -> Tensor<2> {
+    /// Returns the tables for the positions of a batch.
+    pub fn get(
+        &self,
+        ropes: &[RopeConfig],
+        segments: &Segments,
+        device: &Device,
+    ) -> Vec<Tensor<2>> {
         let positions = segments.length.next_power_of_two().max(256);
-        let length = rope.length(segments.longest());
+        let longest = segments.longest();
         let mut kept = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let fits = |found: usize, table: &Tensor<2>| {
-            found == length && table.dims()[0] >= positions && table.device() == *device
-        };
-        match &*kept {
-            Some((found, table)) if fits(*found, table) => table.clone(),
-            _ => {
-                let table = rope.table(positions, length, device);
-                *kept = Some((length, table.clone()));
-                table
+        let get = |(index, rope): (usize, &RopeConfig)| {
+            let length = rope.length(longest);
+            let fits = |(found, table): &&(usize, Tensor<2>)| {
+                *found == length && table.dims()[0] >= positions && table.device() == *device
+            };
+            if let Some((_, table)) = kept.get(index).filter(fits) {
+                return table.clone();
             }
-        }
+            let table = rope.table(positions, length, device);
+            kept.truncate(index);
+            kept.push((length, table.clone()));
+            table
+        };
+        ropes.iter().enumerate().map(get).collect()
     }
 }

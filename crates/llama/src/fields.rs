@@ -6,24 +6,33 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::{fmt, path::Path};
 
-/// JSON object of a configuration file. A field that is `null` counts as missing.
-pub(crate) struct Fields<'a> {
+/// JSON object of a configuration file, whose errors name the file and the field. A field that is
+/// `null` counts as missing.
+pub struct ConfigFields<'a> {
     path: &'a Path,
     /// Prefix of field names in messages.
     prefix: String,
     map: &'a Map<String, Value>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> ConfigFields<'a> {
     /// Wraps the root object of a file.
-    pub fn new(path: &'a Path, value: &'a Value) -> Result<Self, LlamaError> {
+    pub(crate) fn new(path: &'a Path, value: &'a Value) -> Result<Self, LlamaError> {
         match value {
             Value::Object(map) => Ok(Self { path, prefix: String::new(), map }),
             _ => Err(LlamaError::format(path, "expected a JSON object")),
         }
     }
 
+    /// Returns the whole object.
+    pub(crate) fn json(&self) -> Value {
+        Value::Object(self.map.clone())
+    }
+
     /// Returns the object in a field.
+    ///
+    /// # Errors
+    /// [`LlamaError::Field`] if it is no object.
     pub fn object(&self, name: &str) -> Result<Option<Self>, LlamaError> {
         match self.value(name) {
             None => Ok(None),
@@ -51,17 +60,26 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns the value of a field, deserialized.
+    ///
+    /// # Errors
+    /// [`LlamaError::Field`] if it is of another type.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, LlamaError> {
         let Some(value) = self.value(name) else { return Ok(None) };
         T::deserialize(value).map(Some).map_err(|e| self.wrong(name, value, &brief(&e)))
     }
 
     /// Returns the value of a required field.
+    ///
+    /// # Errors
+    /// [`LlamaError::Field`] if it is missing, or of another type.
     pub fn required<T: DeserializeOwned>(&self, name: &str) -> Result<T, LlamaError> {
         self.get(name)?.ok_or_else(|| self.wrong(name, "missing", "the model needs it"))
     }
 
     /// Returns a number above 0.
+    ///
+    /// # Errors
+    /// [`LlamaError::Field`] if it is no number, or not above 0.
     pub fn positive(&self, name: &str) -> Result<Option<f64>, LlamaError> {
         match self.get::<f64>(name)? {
             Some(number) if number <= 0.0 => {
@@ -72,6 +90,9 @@ impl<'a> Fields<'a> {
     }
 
     /// Rejects any other value than this one.
+    ///
+    /// # Errors
+    /// [`LlamaError::Field`] if it is another one.
     pub fn equals<T>(&self, name: &str, expected: T) -> Result<(), LlamaError>
     where
         T: PartialEq + ToString + DeserializeOwned,

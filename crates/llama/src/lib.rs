@@ -3,6 +3,7 @@
 //! | what | where |
 //! |---|---|
 //! | a model | [`Llama`], [`LlamaConfig`] |
+//! | a family of models of one's own | [`ModelFamily`], [`spec`] |
 //! | a model with a classification head | [`SequenceClassifier`] |
 //! | reading a checkpoint | [`Llama::from_pretrained`], [`Loader`] |
 //! | models by id | [`hub`] |
@@ -16,12 +17,14 @@ mod classifier;
 mod config;
 mod context;
 mod error;
+mod families;
 mod fields;
 mod generate;
 mod gguf;
 pub mod layers;
 mod llama;
 mod rope;
+pub mod spec;
 mod vocabulary;
 mod weights;
 
@@ -32,9 +35,11 @@ pub use burn_lora_text::{
 };
 pub use cache::KvCache;
 pub use classifier::SequenceClassifier;
-pub use config::{Family, LlamaConfig};
+pub use config::{GgufFamily, LlamaConfig, ModelFamily};
 pub use context::{Context, Segments};
 pub use error::LlamaError;
+pub use families::ConfigDefaults;
+pub use fields::ConfigFields;
 pub use generate::{GenerateConfig, Generated, GeneratedText, Stopped};
 pub use llama::Llama;
 pub use rope::{RopeConfig, RopeScaling};

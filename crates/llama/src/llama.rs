@@ -4,16 +4,19 @@ use crate::{
     cache::KvCache,
     config::LlamaConfig,
     context::{Context, Segments, Tables},
-    layers::Decoder,
+    error::LlamaError,
+    layers::{Decoder, Parameters, Recorder, TensorSpec},
 };
 use burn::{
     module::Module,
     tensor::{Device, FloatDType, Int, Tensor},
 };
-use burn_lora_adapter::{AdaptedLinear, adaptable};
+use burn_lora_adapter::{AdaptedLinear, Base, adaptable};
+use half::{bf16, f16};
 
-/// Causal language model of the Llama stack. Every linear layer can carry adapters, under its
-/// Hugging Face path (`model.layers.0.self_attn.q_proj`).
+/// Causal language model: a decoder of any family, built from the specification in its
+/// configuration. Every linear layer can carry adapters, under its Hugging Face path
+/// (`model.layers.0.self_attn.q_proj`).
 ///
 /// ```no_run
 /// use burn::tensor::Device;
@@ -46,7 +49,36 @@ pub struct Llama {
 }
 adaptable!(Llama { model, lm_head });
 
+/// Head of a model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Head {
+    /// Output head: the logits of the next token.
+    Output,
+    /// Classification head of this many classes, `score`.
+    Classes(usize),
+}
+
 impl Llama {
+    /// Builds a model.
+    pub(crate) fn build(
+        from: &dyn Parameters,
+        config: &LlamaConfig,
+        head: Head,
+        dtype: FloatDType,
+    ) -> Result<Self, LlamaError> {
+        let model = Decoder::build(from, "model", config)?;
+        let hidden = config.hidden_size;
+        let lm_head = match head {
+            Head::Classes(count) => from.dense("score", [count, hidden], false)?,
+            // The same parameter, and so the same memory.
+            Head::Output if config.tie_word_embeddings => {
+                AdaptedLinear::new(Base::from_params(model.embed_tokens.weight.clone(), None))
+            }
+            Head::Output => from.dense("lm_head", [config.vocab_size, hidden], false)?,
+        };
+        Ok(Self { model, lm_head, config: config.clone(), dtype, tables: Tables::default() })
+    }
+
     /// Returns the logits of the next token at each position.
     ///
     /// # Shapes
@@ -88,8 +120,8 @@ impl Llama {
     /// Builds the context of a batch, which all layers share.
     pub fn context(&self, segments: &Segments) -> Context {
         let device = self.device();
-        let table = self.tables.get(&self.config.rope, segments, &device);
-        segments.context(segments.dims()[1], table, &device)
+        let tables = self.tables.get(&self.config.ropes, segments, &device);
+        segments.context(segments.dims()[1], tables, &device)
     }
 
     /// Returns the embeddings of tokens, in the dtype of the activations.
@@ -102,7 +134,12 @@ impl Llama {
         let hidden = self.model.embed_tokens.forward_with(tokens, context.adapters());
         // No autodiff graph across devices, unless the embeddings need gradients.
         let hidden = if hidden.is_tracked() { hidden } else { hidden.inner() };
-        hidden.cast(self.dtype).to_device(&self.device().inner())
+        let hidden = hidden.cast(self.dtype).to_device(&self.device().inner());
+        match self.config.embedding_multiplier {
+            1.0 => hidden,
+            // As in transformers, in the dtype of the model.
+            factor => hidden * rounded(factor as f32, self.dtype),
+        }
     }
 
     /// Returns the logits of hidden states after the final norm.
@@ -111,7 +148,24 @@ impl Llama {
     /// - hidden: `[batch, sequence, hidden]`
     /// - output: `[batch, sequence, vocabulary]`
     pub fn head(&self, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
-        self.lm_head.forward_with(hidden, context.adapters())
+        self.logits(hidden, context)
+    }
+
+    /// Returns the logits of hidden states after the final norm, in any shape.
+    ///
+    /// # Shapes
+    /// - hidden: `[.., hidden]`
+    /// - output: `[.., vocabulary]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<D>, context: &Context) -> Tensor<D> {
+        let logits = self.lm_head.forward_with(hidden, context.adapters());
+        let logits = match self.config.logits_scaling {
+            1.0 => logits,
+            divisor => logits / divisor,
+        };
+        match self.config.final_logit_softcapping {
+            None => logits,
+            Some(cap) => (logits / cap).tanh() * cap,
+        }
     }
 
     /// Returns the logits of each row's next token, given the cached keys and values of the tokens
@@ -136,8 +190,8 @@ impl Llama {
         let (found, layers) = (cache.layers(), self.model.layers.len());
         assert_eq!(found, layers, "the layers of the cache and of the model");
         let device = self.device();
-        let table = self.tables.get(&self.config.rope, segments, &device);
-        let context = segments.context(count, table, &device);
+        let tables = self.tables.get(&self.config.ropes, segments, &device);
+        let context = segments.context(count, tables, &device);
         let mut h = self.embed(tokens, &context);
         for (index, layer) in self.model.layers.iter().enumerate() {
             h = layer.forward(h, &context, Some(cache.layer(index)));
@@ -155,5 +209,33 @@ impl Llama {
     /// ([`host_embeddings`](crate::Loader::host_embeddings)).
     pub fn embedding_device(&self) -> Device {
         self.model.embed_tokens.weight.lazy_device().inner()
+    }
+}
+
+/// Rounds a number to a dtype.
+fn rounded(number: f32, dtype: FloatDType) -> f32 {
+    match dtype {
+        FloatDType::BF16 => bf16::from_f32(number).to_f32(),
+        FloatDType::F16 => f16::from_f32(number).to_f32(),
+        _ => number,
+    }
+}
+
+impl LlamaConfig {
+    /// Names and shapes of the tensors of a checkpoint that is not quantized.
+    ///
+    /// ```
+    /// use burn_lora_llama::LlamaConfig;
+    ///
+    /// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
+    /// let tensors = config.tensors();
+    /// assert_eq!(tensors[0].name, "model.embed_tokens.weight");
+    /// assert_eq!(tensors[0].shape, [config.vocab_size, config.hidden_size]);
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let recorder = Recorder::default();
+        Llama::build(&recorder, self, Head::Output, FloatDType::F32).expect("nothing is read");
+        recorder.into_tensors()
     }
 }

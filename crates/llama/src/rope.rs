@@ -1,27 +1,25 @@
 //! Rotary position embedding (arXiv:2104.09864), half-split as in transformers.
 
-use crate::{error::LlamaError, fields::Fields};
+use crate::{error::LlamaError, fields::ConfigFields};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde_json::Value;
 use std::f64::consts::TAU;
 
 /// Settings of rotary position embedding.
 ///
-/// The frequencies are `theta^(-2i / head_dim)` for `i` in `0..head_dim / 2`, then changed by
-/// `scaling`. Angles are position times frequency.
+/// The frequencies are `theta^(-2i / dim)` for `i` in `0..dim / 2`, then changed by `scaling`.
+/// Angles are position times frequency.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
     /// Base of the frequencies.
     pub theta: f64,
-    /// Width of a head.
-    pub head_dim: usize,
+    /// Width of the part of a head that is rotated: the whole head, except with
+    /// `partial_rotary_factor`.
+    pub dim: usize,
     /// `max_position_embeddings`.
     pub max_positions: usize,
     /// Scaling of the frequencies for long contexts.
     pub scaling: RopeScaling,
-    /// Divisors of the frequencies, in place of `scaling`: llama.cpp's `rope_freqs.weight`, and
-    /// transformers' `longrope` with one list for all lengths.
-    pub divisors: Option<Vec<f32>>,
 }
 
 /// Scaling of the frequencies for contexts longer than trained on, by transformers' names.
@@ -71,13 +69,43 @@ pub enum RopeScaling {
         /// DeepSeek's `mscale_all_dim`.
         mscale_all_dim: Option<f64>,
     },
+    /// LongRoPE (arXiv:2402.13753): a divisor of each frequency. llama.cpp's `rope_freqs.weight` is
+    /// one list for all lengths.
+    LongRope {
+        /// Divisors for sequences of at most the original length.
+        short: Vec<f32>,
+        /// Divisors for longer sequences.
+        long: Vec<f32>,
+        /// Context length trained on, in tokens.
+        original: f64,
+        /// Factor of cosine and sine.
+        attention_factor: f64,
+    },
+}
+
+/// What a family says of rotary positions beside `config.json`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeDefaults {
+    /// `rope_theta`.
+    pub theta: f64,
+    /// `original_max_position_embeddings`; `None` is `max_position_embeddings`.
+    pub original: Option<usize>,
+    /// `true` if the family has `partial_rotary_factor`.
+    pub partial: bool,
+}
+
+impl Default for RopeDefaults {
+    fn default() -> Self {
+        Self { theta: 10_000.0, original: None, partial: false }
+    }
 }
 
 impl RopeScaling {
     fn read(
-        config: &Fields<'_>,
-        fields: &Fields<'_>,
-        max_positions: usize,
+        config: &ConfigFields<'_>,
+        fields: &ConfigFields<'_>,
+        (dim, max_positions): (usize, usize),
+        default_original: Option<usize>,
     ) -> Result<Self, LlamaError> {
         let positive = |name: &str| {
             let missing = || fields.wrong(name, "missing", "this rope type needs it");
@@ -86,12 +114,17 @@ impl RopeScaling {
         let original = || {
             let field = "original_max_position_embeddings";
             let given = config.positive(field)?.or(fields.positive(field)?);
-            Ok::<_, LlamaError>(given.unwrap_or(max_positions as f64))
+            let default = default_original.unwrap_or(max_positions);
+            Ok::<_, LlamaError>(given.unwrap_or(default as f64))
         };
         let field = if fields.has("rope_type") { "rope_type" } else { "type" };
         let kind = fields.get::<String>(field)?;
+        // Names of older files for the last.
+        let long = matches!(kind.as_deref(), Some("longrope" | "su"))
+            || kind.as_deref() == Some("yarn") && fields.has("short_factor");
         match kind.as_deref() {
-            None | Some("default" | "longrope") => Ok(Self::Default),
+            _ if long => Self::read_long(fields, dim, max_positions, original()?),
+            None | Some("default") => Ok(Self::Default),
             Some("linear") => Ok(Self::Linear { factor: positive("factor")? }),
             // transformers does not read the original length here.
             Some("dynamic") => {
@@ -131,32 +164,31 @@ impl RopeScaling {
     }
 }
 
-/// Divisors of the frequencies, if the type is `longrope`.
-fn divisors(fields: &Fields<'_>, head_dim: usize) -> Result<Option<Vec<f32>>, LlamaError> {
-    let kind = fields.get::<String>("rope_type")?.or(fields.get("type")?);
-    if kind.as_deref() != Some("longrope") {
-        return Ok(None);
-    }
-    let list = |name: &str| {
-        let list: Vec<f32> = fields.required(name)?;
-        let expected = head_dim / 2;
-        if list.len() != expected || !list.iter().all(|value| value.is_finite() && *value > 0.0) {
-            let reason = format!("expected {expected} numbers above 0");
-            return Err(fields.wrong(name, format!("a list of {}", list.len()), &reason));
-        }
-        Ok(list)
-    };
-    let short = list("short_factor")?;
-    if list("long_factor")? != short {
-        let reason = "supported is the same list as in `short_factor`";
-        return Err(fields.wrong("long_factor", "another list", reason));
-    }
-    match fields.get("attention_factor")? {
-        Some(1.0) => Ok(Some(short)),
-        other => {
-            let found = other.map_or("missing".into(), |factor: f64| factor.to_string());
-            Err(fields.wrong("attention_factor", found, "supported with `longrope` is 1"))
-        }
+impl RopeScaling {
+    fn read_long(
+        fields: &ConfigFields<'_>,
+        dim: usize,
+        max_positions: usize,
+        original: f64,
+    ) -> Result<Self, LlamaError> {
+        let list = |name: &str| {
+            let list: Vec<f32> = fields.required(name)?;
+            let expected = dim / 2;
+            if list.len() != expected || !list.iter().all(|value| value.is_finite() && *value > 0.0)
+            {
+                let reason = format!("expected {expected} numbers above 0");
+                return Err(fields.wrong(name, format!("a list of {}", list.len()), &reason));
+            }
+            Ok(list)
+        };
+        let factor = fields.positive("factor")?.unwrap_or(max_positions as f64 / original);
+        let computed = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+        Ok(Self::LongRope {
+            short: list("short_factor")?,
+            long: list("long_factor")?,
+            original,
+            attention_factor: fields.positive("attention_factor")?.unwrap_or(computed),
+        })
     }
 }
 
@@ -166,33 +198,26 @@ impl RopeConfig {
     /// If a file has both, `rope_scaling` is used and nothing of the other, as in transformers; a
     /// `rope_theta` inside takes precedence over the one beside it.
     pub(crate) fn read(
-        config: &Fields<'_>,
+        config: &ConfigFields<'_>,
         head_dim: usize,
         max_positions: usize,
+        defaults: RopeDefaults,
     ) -> Result<Self, LlamaError> {
         let newer = config.object("rope_parameters")?;
         let older = config.object("rope_scaling")?.filter(|fields| fields.iter().next().is_some());
         let outer = config.positive("rope_theta")?;
-        config.equals("partial_rotary_factor", 1.0)?;
         let mut thetas = vec![];
         for fields in [&older, &newer].into_iter().flatten() {
             thetas.push(fields.positive("rope_theta")?);
-            fields.equals("partial_rotary_factor", 1.0)?;
-            // Parameters per type of layer: no family here has that.
+            // Parameters per type of layer, of a family that has them.
             if let Some((name, value)) = fields.iter().find(|(_, value)| value.is_object()) {
                 return Err(fields.wrong(name, value, "expected a number"));
             }
         }
         let name = if older.is_some() { "rope_scaling" } else { "rope_parameters" };
-        let (scaling, divisors) = match older.as_ref().or(newer.as_ref()) {
-            Some(fields) => {
-                let scaling = RopeScaling::read(config, fields, max_positions)?;
-                (scaling, divisors(fields, head_dim)?)
-            }
-            None => (RopeScaling::Default, None),
-        };
+        let parameters = older.as_ref().or(newer.as_ref());
         let inner = thetas.first().copied().flatten();
-        let theta = inner.or(outer).unwrap_or(10_000.0);
+        let theta = inner.or(outer).unwrap_or(defaults.theta);
         if thetas.len() == 2 && config.value("rope_scaling") != config.value("rope_parameters") {
             config.warn(format_args!(
                 "`rope_scaling` and `rope_parameters` differ: as in transformers it is the former, \
@@ -203,11 +228,46 @@ impl RopeConfig {
                 "there are two `rope_theta`: as in transformers it is the one in `{name}`, {theta}"
             ));
         }
-        let rope = Self { theta, head_dim, max_positions, scaling, divisors };
-        let (frequencies, factor) = rope.frequencies(max_positions);
+        let mut partial = 1.0;
+        for fields in [Some(config), newer.as_ref(), older.as_ref()].into_iter().flatten() {
+            if !defaults.partial {
+                fields.equals("partial_rotary_factor", 1.0)?;
+            } else if let Some(factor) = fields.positive("partial_rotary_factor")? {
+                partial = factor;
+            }
+        }
+        let dim = (head_dim as f64 * partial) as usize;
+        if !(2..=head_dim).contains(&dim) || !dim.is_multiple_of(2) {
+            let reason = format!("it gives {dim} of {head_dim} values of a head, not an even part");
+            return Err(config.wrong("partial_rotary_factor", partial, &reason));
+        }
+        Self { theta, dim, max_positions, scaling: RopeScaling::Default }.with_parameters(
+            config,
+            name,
+            parameters,
+            defaults.original,
+        )
+    }
+
+    /// Reads the scaling from the parameters in the field `name`.
+    pub(crate) fn with_parameters(
+        self,
+        config: &ConfigFields<'_>,
+        name: &str,
+        parameters: Option<&ConfigFields<'_>>,
+        default_original: Option<usize>,
+    ) -> Result<Self, LlamaError> {
+        let sizes = (self.dim, self.max_positions);
+        let scaling = match parameters {
+            Some(fields) => RopeScaling::read(config, fields, sizes, default_original)?,
+            None => RopeScaling::Default,
+        };
+        let rope = Self { scaling, ..self };
+        let (frequencies, factor) = rope.frequencies(rope.max_positions);
         if !(factor.is_finite() && frequencies.iter().all(|frequency| frequency.is_finite())) {
             let found = config.value(name).unwrap_or(&Value::Null);
-            let reason = format!("with a `rope_theta` of {theta} it gives infinite frequencies");
+            let reason =
+                format!("with a `rope_theta` of {} it gives infinite frequencies", rope.theta);
             return Err(config.wrong(name, found, &reason));
         }
         Ok(rope)
@@ -218,17 +278,12 @@ impl RopeConfig {
     ///
     /// Source: transformers, `modeling_rope_utils.py`.
     pub fn frequencies(&self, length: usize) -> (Vec<f32>, f32) {
-        let dim = self.head_dim as f64;
+        let dim = self.dim as f64;
         let powers = |theta: f64| -> Vec<f64> {
-            let exponents = (0..self.head_dim / 2).map(|i| (2 * i) as f64 / dim);
+            let exponents = (0..self.dim / 2).map(|i| (2 * i) as f64 / dim);
             exponents.map(|exponent| 1.0 / theta.powf(exponent)).collect()
         };
         let plain = powers(self.theta);
-        if let Some(divisors) = &self.divisors {
-            let divided =
-                plain.iter().zip(divisors).map(|(f, divisor)| (f / *divisor as f64) as f32);
-            return (divided.collect(), 1.0);
-        }
         let (frequencies, factor) = match &self.scaling {
             RopeScaling::Default => (plain, 1.0),
             RopeScaling::Linear { factor } => (plain.iter().map(|f| f / factor).collect(), 1.0),
@@ -253,6 +308,12 @@ impl RopeConfig {
                 (plain.iter().map(stretch).collect(), 1.0)
             }
             yarn @ RopeScaling::Yarn { .. } => self.yarn(yarn, &plain),
+            RopeScaling::LongRope { short, long, original, attention_factor } => {
+                let divisors = if length as f64 > *original { long } else { short };
+                let divided =
+                    plain.iter().zip(divisors).map(|(f, divisor)| f / f64::from(*divisor));
+                (divided.collect(), *attention_factor)
+            }
         };
         (frequencies.into_iter().map(|f| f as f32).collect(), factor as f32)
     }
@@ -280,7 +341,7 @@ impl RopeConfig {
             }
             _ => scale(1.0),
         });
-        let dim = self.head_dim as f64;
+        let dim = self.dim as f64;
         // The dimension whose frequency makes so many rotations over the original length.
         let dimension =
             |rotations: f64| dim * (original / (rotations * TAU)).ln() / (2.0 * self.theta.ln());
@@ -301,26 +362,31 @@ impl RopeConfig {
 
     /// Returns the same number for all sequence lengths that have the same frequencies.
     pub(crate) fn length(&self, length: usize) -> usize {
-        match self.scaling {
-            RopeScaling::Dynamic { .. } if self.divisors.is_none() => {
-                length.max(self.max_positions)
+        match &self.scaling {
+            RopeScaling::Dynamic { .. } => length.max(self.max_positions),
+            RopeScaling::LongRope { short, long, .. } if short == long => self.max_positions,
+            RopeScaling::LongRope { original, .. } if length as f64 <= *original => {
+                *original as usize
+            }
+            RopeScaling::LongRope { original, .. } => {
+                self.max_positions.max(*original as usize + 1)
             }
             _ => self.max_positions,
         }
     }
 
     /// Table of cosines and sines of the positions below `positions` in a sequence of `length`
-    /// tokens: `[positions, head_dim]`, the cosines in the first half of a row. Computed in float32
+    /// tokens: `[positions, dim]`, the cosines in the first half of a row. Computed in float32
     /// from float32 frequencies, as in transformers.
     pub(crate) fn table(&self, positions: usize, length: usize, device: &Device) -> Tensor<2> {
         let (frequencies, factor) = self.frequencies(length);
-        let mut table = Vec::with_capacity(positions * self.head_dim);
+        let mut table = Vec::with_capacity(positions * self.dim);
         for position in 0..positions {
             let angles = || frequencies.iter().map(|frequency| position as f32 * frequency);
             table.extend(angles().map(|angle| angle.cos() * factor));
             table.extend(angles().map(|angle| angle.sin() * factor));
         }
-        let data = TensorData::new(table, [positions, self.head_dim]);
+        let data = TensorData::new(table, [positions, self.dim]);
         Tensor::from_data(data, (device, DType::F32))
     }
 }

@@ -147,7 +147,7 @@ impl CausalLm for Llama {
     }
 
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
-        self.lm_head.forward_with(self.model.norm.forward(hidden, context), context.adapters())
+        self.logits(self.model.norm.forward(hidden, context), context)
     }
 
     fn vocabulary(&self) -> usize {

@@ -101,7 +101,7 @@ impl Llama {
         });
         let mut tokens = upload(padded.collect(), [prompts.len(), length], &device);
         let capacity = length.saturating_add(config.max_new_tokens - 1);
-        let mut cache = KvCache::new(model.config.num_hidden_layers, capacity);
+        let mut cache = KvCache::new(model.config.layers.len(), capacity);
         for new in 1..=config.max_new_tokens {
             let segments = Segments::ending_together(length, lengths.iter().map(|l| l + new - 1));
             let segments = match &config.adapters {

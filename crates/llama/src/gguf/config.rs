@@ -15,10 +15,10 @@ use std::path::Path;
 pub(super) fn config(gguf: &Gguf, divisors: Option<Vec<f32>>) -> Result<LlamaConfig, LlamaError> {
     let keys = Keys { gguf, prefix: architecture(gguf)? };
     let raw = keys.json()?;
-    let mut config = LlamaConfig::from_value(raw, gguf.path())?;
+    let mut config = LlamaConfig::from_value(&raw, gguf.path(), &[])?;
     // llama.cpp has the divisors beside the scaling, and applies both.
     if let Some(divisors) = divisors.filter(|divisors| divisors.iter().any(|value| *value != 1.0)) {
-        if config.rope.scaling != RopeScaling::Default {
+        if config.ropes[0].scaling != RopeScaling::Default {
             let key = "rope.scaling.type";
             let found = keys.get(key).map_or_else(String::new, Value::brief);
             return Err(keys.wrong(key, found, "not supported together with `rope_freqs.weight`"));
@@ -45,15 +45,16 @@ pub(super) fn architecture(gguf: &Gguf) -> Result<&str, LlamaError> {
 /// Applies the divisors of the frequencies: as Llama 3's scaling if its formula gives them, as in
 /// Hugging Face's files, else as `longrope`.
 fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<(), LlamaError> {
-    if divisors.len() != config.rope.head_dim / 2 {
+    let rope = config.ropes[0].clone();
+    if divisors.len() != rope.dim / 2 {
         return Err(LlamaError::Shape {
             path: path.into(),
             tensor: "rope_freqs.weight".into(),
             found: vec![divisors.len()],
-            expected: vec![config.rope.head_dim / 2],
+            expected: vec![rope.dim / 2],
         });
     }
-    let (plain, _) = config.rope.frequencies(0);
+    let (plain, _) = rope.frequencies(0);
     let fits = |(frequency, divisor): (&f32, &f32)| {
         divisor.is_finite() && *divisor > 0.0 && (frequency / divisor).is_finite()
     };
@@ -63,7 +64,7 @@ fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<
     }
     let factor = f64::from(divisors[divisors.len() - 1]);
     let found = (6..=20).map(|power| f64::from(1 << power)).find(|original| {
-        let mut rope = config.rope.clone();
+        let mut rope = rope.clone();
         rope.scaling = RopeScaling::Llama3 {
             factor,
             low_freq_factor: 1.0,
@@ -76,30 +77,33 @@ fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<
             .into_iter()
             .all(|((plain, stretched), divisor)| (plain / stretched / divisor - 1.0).abs() < 1e-4)
     });
-    let scaling = match found {
+    let (scaling, json) = match found {
         Some(original) => {
-            config.rope.scaling = RopeScaling::Llama3 {
-                factor,
-                low_freq_factor: 1.0,
-                high_freq_factor: 4.0,
-                original,
-            };
-            json!({
+            let json = json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0, "original_max_position_embeddings": original as u64,
-            })
+            });
+            let (low_freq_factor, high_freq_factor) = (1.0, 4.0);
+            (RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original }, json)
         }
         // transformers' type for arbitrary divisors, so that a saved model means the same.
         None => {
-            config.rope.divisors = Some(divisors.clone());
-            json!({
+            let json = json!({
                 "rope_type": "longrope", "short_factor": divisors, "long_factor": divisors,
                 "attention_factor": 1.0, "factor": 1.0,
                 "original_max_position_embeddings": config.max_position_embeddings,
-            })
+            });
+            let scaling = RopeScaling::LongRope {
+                short: divisors.clone(),
+                long: divisors,
+                original: config.max_position_embeddings as f64,
+                attention_factor: 1.0,
+            };
+            (scaling, json)
         }
     };
-    config.raw["rope_scaling"] = scaling;
+    config.ropes[0].scaling = scaling;
+    config.raw["rope_scaling"] = json;
     Ok(())
 }
 

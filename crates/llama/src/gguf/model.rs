@@ -73,10 +73,11 @@ impl GgufModel {
     /// Number of heads whose rows llama.cpp has permuted in this tensor, if it has.
     fn permuted_heads(&self, name: &str) -> Option<usize> {
         let (module, _) = name.rsplit_once('.')?;
+        let attention = &self.config.layers[0].attention;
         let heads = if module.ends_with("self_attn.q_proj") {
-            self.config.num_attention_heads
+            attention.num_heads
         } else if module.ends_with("self_attn.k_proj") {
-            self.config.num_key_value_heads
+            attention.num_kv_heads
         } else {
             return None;
         };
@@ -176,7 +177,10 @@ impl Source for GgufModel {
                 path: path.into(),
                 tensor: name.into(),
                 found: tensor.shape.clone(),
-                expected: vec![heads * self.config.head_dim, self.config.hidden_size],
+                expected: vec![
+                    heads * self.config.layers[0].attention.head_dim,
+                    self.config.hidden_size,
+                ],
             });
         }
         let (bytes, dtype) = (data.as_bytes(), data.dtype());

@@ -2,21 +2,18 @@
 
 use super::{normal, source::Source, stored, values::check_values};
 use crate::{
-    config::{Family, LlamaConfig},
+    config::LlamaConfig,
     error::LlamaError,
-    layers::{Attention, Decoder, DecoderLayer, Mlp, RmsNorm},
-    llama::Llama,
+    layers::Parameters,
+    llama::{Head, Llama},
 };
-use burn::{
-    module::Param,
-    tensor::{DType, Device, FloatDType, Tensor, TensorData},
-};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
 use burn_lora_io::shards::SINGLE;
 use burn_lora_quant::{Frozen, StorageFormat};
 use std::{collections::BTreeSet, path::Path};
 
-/// Builder of a model from the tensors of a source.
+/// Parameters of a model from the tensors of a source.
 pub(super) struct Builder<'a> {
     pub source: &'a dyn Source,
     /// File or folder of the checkpoint.
@@ -27,8 +24,7 @@ pub(super) struct Builder<'a> {
     pub device: &'a Device,
     /// Device of the embeddings.
     pub embedding_device: &'a Device,
-    /// Classes of a classification head in place of the output head.
-    pub num_labels: Option<usize>,
+    pub head: Head,
     /// Callback with the bytes of each finished tensor.
     pub progress: &'a dyn Fn(usize),
 }
@@ -46,98 +42,17 @@ impl Builder<'_> {
     /// Builds the whole model.
     pub fn build(&self) -> Result<Llama, LlamaError> {
         self.check_names()?;
-        let config = self.config;
-        let shape = [config.vocab_size, config.hidden_size];
-        let embed = self.embedding(self.embedding_name(), shape)?;
-        let layers = (0..config.num_hidden_layers).map(|layer| self.layer(layer));
-        let layers = layers.collect::<Result<_, _>>()?;
-        let norm = self.norm("model.norm", config.hidden_size)?;
-        let lm_head = if let Some(labels) = self.num_labels {
-            self.score([labels, config.hidden_size])?
-        } else if config.tie_word_embeddings {
-            // The same parameter, and so the same memory.
-            let weight = embed.weight.clone();
-            AdaptedLinear::new(Base::from_params(weight, None))
-        } else {
-            self.dense("lm_head", shape, false)?
-        };
-        Ok(Llama {
-            model: Decoder { embed_tokens: embed, layers, norm },
-            lm_head,
-            config: config.clone(),
-            dtype: self.dtype,
-            tables: Default::default(),
-        })
-    }
-
-    fn layer(&self, index: usize) -> Result<DecoderLayer, LlamaError> {
-        let config = self.config;
-        let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
-        let (q, kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
-        let path = |name: &str| format!("model.layers.{index}.{name}");
-        let linear = |name: &str, shape, bias| self.linear(&path(name), shape, bias);
-        let norm = |name: &str, width| self.norm(&path(name), width);
-        let head_norm = |name: &str| match config.family {
-            Family::Qwen3 => norm(name, dim).map(Some),
-            _ => Ok(None),
-        };
-        Ok(DecoderLayer {
-            self_attn: Attention {
-                q_proj: linear("self_attn.q_proj", [q, hidden], config.qkv_bias)?,
-                k_proj: linear("self_attn.k_proj", [kv, hidden], config.qkv_bias)?,
-                v_proj: linear("self_attn.v_proj", [kv, hidden], config.qkv_bias)?,
-                o_proj: linear("self_attn.o_proj", [hidden, q], config.o_bias)?,
-                q_norm: head_norm("self_attn.q_norm")?,
-                k_norm: head_norm("self_attn.k_norm")?,
-                head_dim: dim,
-                window: config.windows[index],
-            },
-            mlp: Mlp {
-                gate_proj: linear("mlp.gate_proj", [inner, hidden], config.mlp_bias)?,
-                up_proj: linear("mlp.up_proj", [inner, hidden], config.mlp_bias)?,
-                down_proj: linear("mlp.down_proj", [hidden, inner], config.mlp_bias)?,
-            },
-            input_layernorm: norm("input_layernorm", hidden)?,
-            post_attention_layernorm: norm("post_attention_layernorm", hidden)?,
-        })
-    }
-
-    /// Names of the tensors of a model, without those of quantization.
-    pub fn expected(config: &LlamaConfig) -> Vec<String> {
-        let mut names = vec!["model.embed_tokens.weight".to_owned(), "model.norm.weight".into()];
-        if !config.tie_word_embeddings {
-            names.push("lm_head.weight".into());
-        }
-        for layer in 0..config.num_hidden_layers {
-            let mut push = |name: &str, bias: bool| {
-                names.push(format!("model.layers.{layer}.{name}.weight"));
-                if bias {
-                    names.push(format!("model.layers.{layer}.{name}.bias"));
-                }
-            };
-            push("input_layernorm", false);
-            push("post_attention_layernorm", false);
-            for name in ["q_proj", "k_proj", "v_proj"] {
-                push(&format!("self_attn.{name}"), config.qkv_bias);
-            }
-            push("self_attn.o_proj", config.o_bias);
-            for name in ["gate_proj", "up_proj", "down_proj"] {
-                push(&format!("mlp.{name}"), config.mlp_bias);
-            }
-            if config.family == Family::Qwen3 {
-                push("self_attn.q_norm", false);
-                push("self_attn.k_norm", false);
-            }
-        }
-        names
+        Llama::build(self, self.config, self.head, self.dtype)
     }
 
     /// Checks, before anything is loaded, that all tensors are there and no others.
     fn check_names(&self) -> Result<(), LlamaError> {
-        let mut expected = Self::expected(self.config);
-        expected[0] = self.embedding_name().to_owned();
+        let mut expected: Vec<_> = self.config.tensors().into_iter().map(|t| t.name).collect();
+        let embedding = expected.iter_mut().find(|name| *name == EMBEDDING);
+        *embedding.expect("every model has embeddings") = self.embedding_name().to_owned();
         // A checkpoint may have either head, or none.
-        let is_head = |name: &str| self.num_labels.is_some() && (name == HEAD || name == SCORE);
+        let classes = matches!(self.head, Head::Classes(_));
+        let is_head = |name: &str| classes && (name == HEAD || name == SCORE);
         expected.retain(|name| !is_head(name));
         let missing: Vec<String> =
             expected.iter().filter(|name| self.source.shape(name).is_none()).cloned().collect();
@@ -177,29 +92,6 @@ impl Builder<'_> {
         }
     }
 
-    fn linear(
-        &self,
-        path: &str,
-        shape: [usize; 2],
-        bias: bool,
-    ) -> Result<AdaptedLinear, LlamaError> {
-        let name = format!("{path}.weight");
-        if let Some((stored, parts)) = stored::find(self.source, &name) {
-            let settings = &self.config.raw["quantization_config"];
-            let weight = stored.read(self.source, &name, settings, self.device)?;
-            if weight.shape() != shape {
-                return Err(self.misshapen(&name, weight.shape().to_vec(), &shape));
-            }
-            parts.iter().for_each(|part| self.done(part));
-            self.done(&name);
-            return self.frozen(path, weight, bias);
-        }
-        let Some(format) = &self.quantize else { return self.dense(path, shape, bias) };
-        let weight = format.store(self.upload::<2>(&name, shape, self.device)?)?;
-        self.done(&name);
-        self.frozen(path, weight, bias)
-    }
-
     fn frozen(&self, path: &str, weight: Frozen, bias: bool) -> Result<AdaptedLinear, LlamaError> {
         let bias = self.bias(path, weight.shape()[0], bias)?;
         Ok(AdaptedLinear::new(Base::new(weight, bias)))
@@ -209,21 +101,8 @@ impl Builder<'_> {
         bias.then(|| self.tensor(&format!("{path}.bias"), [out])).transpose()
     }
 
-    fn dense(
-        &self,
-        path: &str,
-        shape: [usize; 2],
-        bias: bool,
-    ) -> Result<AdaptedLinear, LlamaError> {
-        let weight = self.tensor(&format!("{path}.weight"), shape)?;
-        Ok(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?))
-    }
-
-    /// Loads the classification head, or creates one if the checkpoint has none.
-    fn score(&self, shape: [usize; 2]) -> Result<AdaptedLinear, LlamaError> {
-        if self.source.shape(SCORE).is_some() {
-            return self.dense("score", shape, false);
-        }
+    /// Creates a classification head for a checkpoint that has none.
+    fn random_score(&self, shape: [usize; 2]) -> Result<AdaptedLinear, LlamaError> {
         burn_lora_io::warn!(
             "{}: it has no `{SCORE}`: the head of classes starts from random numbers, and has to be trained",
             self.root.display()
@@ -232,19 +111,6 @@ impl Builder<'_> {
         let values = normal::normal(0, normal::deviation(self.config), shape.iter().product());
         let weight = Tensor::<2>::from_data(TensorData::new(values, shape), self.device);
         Ok(AdaptedLinear::dense(weight.cast(self.dtype), None))
-    }
-
-    fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
-        let weight = self.place(name, shape, self.embedding_device)?;
-        Ok(AdaptedEmbedding::new(weight))
-    }
-
-    fn norm(&self, path: &str, width: usize) -> Result<RmsNorm, LlamaError> {
-        let weight = self.tensor(&format!("{path}.weight"), [width])?;
-        Ok(RmsNorm {
-            weight: AdaptedVector::from_param(Param::from_tensor(weight)),
-            eps: self.config.rms_norm_eps,
-        })
     }
 
     /// Loads a tensor onto the device, in the dtype of the model.
@@ -310,41 +176,54 @@ impl Builder<'_> {
     }
 }
 
-impl LlamaConfig {
-    /// Names and shapes of the tensors of a checkpoint that is not quantized.
-    ///
-    /// ```
-    /// use burn_lora_llama::LlamaConfig;
-    ///
-    /// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
-    /// let tensors = config.tensors();
-    /// assert_eq!(tensors[0].0, "model.embed_tokens.weight");
-    /// assert_eq!(tensors[0].1, [config.vocab_size, config.hidden_size]);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
-    /// ```
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let names = Builder::expected(self).into_iter();
-        names.map(|name| (name.clone(), shape(self, &name))).collect()
+impl Parameters for Builder<'_> {
+    fn linear(
+        &self,
+        path: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<AdaptedLinear, LlamaError> {
+        let name = format!("{path}.weight");
+        if let Some((stored, parts)) = stored::find(self.source, &name) {
+            let settings = &self.config.raw["quantization_config"];
+            let weight = stored.read(self.source, &name, settings, self.device)?;
+            if weight.shape() != shape {
+                return Err(self.misshapen(&name, weight.shape().to_vec(), &shape));
+            }
+            parts.iter().for_each(|part| self.done(part));
+            self.done(&name);
+            return self.frozen(path, weight, bias);
+        }
+        let Some(format) = &self.quantize else { return self.dense(path, shape, bias) };
+        let weight = format.store(self.upload::<2>(&name, shape, self.device)?)?;
+        self.done(&name);
+        self.frozen(path, weight, bias)
     }
-}
 
-/// Shape of a tensor, by its name.
-fn shape(config: &LlamaConfig, name: &str) -> Vec<usize> {
-    let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
-    let (q, kv) = (config.num_attention_heads * dim, config.num_key_value_heads * dim);
-    let mut parts = name.rsplit('.');
-    let (is_bias, layer) = (parts.next() == Some("bias"), parts.next());
-    let [out, width] = match layer {
-        Some("embed_tokens" | "lm_head") => [config.vocab_size, hidden],
-        Some("q_proj") => [q, hidden],
-        Some("k_proj" | "v_proj") => [kv, hidden],
-        Some("o_proj") => [hidden, q],
-        Some("gate_proj" | "up_proj") => [inner, hidden],
-        Some("down_proj") => [hidden, inner],
-        Some("q_norm" | "k_norm") => return vec![dim],
-        _ => return vec![hidden],
-    };
-    if is_bias { vec![out] } else { vec![out, width] }
+    fn dense(
+        &self,
+        path: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<AdaptedLinear, LlamaError> {
+        if path == "score" && self.source.shape(SCORE).is_none() {
+            return self.random_score(shape);
+        }
+        let weight = self.tensor(&format!("{path}.weight"), shape)?;
+        Ok(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?))
+    }
+
+    fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
+        let name = match format!("{path}.weight") {
+            name if name == EMBEDDING => self.embedding_name().to_owned(),
+            name => name,
+        };
+        Ok(AdaptedEmbedding::new(self.place(&name, shape, self.embedding_device)?))
+    }
+
+    fn vector(&self, path: &str, length: usize) -> Result<AdaptedVector, LlamaError> {
+        Ok(AdaptedVector::new(self.tensor(&format!("{path}.weight"), [length])?))
+    }
 }
 
 /// Returns the configuration with `tie_word_embeddings` corrected by the tensors. As in

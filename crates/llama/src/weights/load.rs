@@ -2,12 +2,17 @@
 
 use super::{
     build::{Builder, settle_head},
+    renamed::Renamed,
     safetensors::SafetensorsFolder,
-    source::Source,
+    source::{FINAL_NORM, Source},
 };
 use crate::{
-    classifier::SequenceClassifier, config::LlamaConfig, error::LlamaError, gguf::GgufModel,
-    llama::Llama,
+    classifier::SequenceClassifier,
+    config::LlamaConfig,
+    config::ModelFamily,
+    error::LlamaError,
+    gguf::GgufModel,
+    llama::{Head, Llama},
 };
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_io::hub;
@@ -44,6 +49,7 @@ pub struct Loader {
     dtype: Option<FloatDType>,
     host_embeddings: bool,
     progress: bool,
+    families: Vec<&'static dyn ModelFamily>,
 }
 
 impl Llama {
@@ -56,8 +62,20 @@ impl Llama {
 
 impl Loader {
     pub(crate) fn new(source: &Path) -> Self {
-        let source = source.to_owned();
-        Self { source, quantize: None, dtype: None, host_embeddings: false, progress: false }
+        Self {
+            source: source.to_owned(),
+            quantize: None,
+            dtype: None,
+            host_embeddings: false,
+            progress: false,
+            families: vec![],
+        }
+    }
+
+    /// Adds a model family, which takes precedence over those of this crate.
+    pub fn family(mut self, family: &'static dyn ModelFamily) -> Self {
+        self.families.insert(0, family);
+        self
     }
 
     /// Quantizes the linear layers between embedding and output head (QLoRA). Weights that the
@@ -121,7 +139,7 @@ impl Loader {
     ///   or [`LlamaError::DType`] if the tensors are not those of the model.
     /// - [`LlamaError::Quant`] if the storage format rejects its settings or a weight.
     pub fn load(&self, device: &Device) -> Result<Llama, LlamaError> {
-        self.load_with(None, device)
+        self.load_with(Head::Output, device)
     }
 
     /// Loads the decoder with a classification head, `score`: the checkpoint's own, or a new one
@@ -134,20 +152,21 @@ impl Loader {
         num_labels: usize,
         device: &Device,
     ) -> Result<SequenceClassifier, LlamaError> {
-        let llama = self.load_with(Some(num_labels), device)?;
+        let llama = self.load_with(Head::Classes(num_labels), device)?;
         Ok(SequenceClassifier { llama })
     }
 
-    fn load_with(&self, num_labels: Option<usize>, device: &Device) -> Result<Llama, LlamaError> {
+    fn load_with(&self, head: Head, device: &Device) -> Result<Llama, LlamaError> {
         let root = &hub::resolve(&self.source, self.progress)?;
         if is_gguf(root) {
             let source = GgufModel::open(root)?;
-            return self.build(root, &source, source.config(), num_labels, device);
+            return self.build(root, &source, source.config(), head, device);
         }
-        let config = LlamaConfig::from_file(root.join("config.json"))?;
+        let config = LlamaConfig::from_file_with(root.join("config.json"), &self.families)?;
         let source = SafetensorsFolder::open(root)?;
+        let source = Renamed::new(&source, config.family, root)?;
         let config = settle_head(config, &source, root)?;
-        self.build(root, &source, &config, num_labels, device)
+        self.build(root, &source, &config, head, device)
     }
 
     fn build(
@@ -155,7 +174,7 @@ impl Loader {
         root: &Path,
         source: &dyn Source,
         config: &LlamaConfig,
-        num_labels: Option<usize>,
+        head: Head,
         device: &Device,
     ) -> Result<Llama, LlamaError> {
         if let Some(quantize) = &self.quantize {
@@ -172,7 +191,7 @@ impl Loader {
             dtype,
             device,
             embedding_device: &self.embedding_device(config, device)?,
-            num_labels,
+            head,
             progress: &progress,
         };
         let model = builder.build();
@@ -240,7 +259,7 @@ fn default_dtype(config: &LlamaConfig, source: &dyn Source, device: &Device) -> 
     let stored = source.dtype();
     let dtype = config.dtype().unwrap_or(stored);
     if dtype != stored {
-        let path = source.path("model.norm.weight").display();
+        let path = source.path(FINAL_NORM).display();
         burn_lora_io::warn!(
             "{path}: the weights are {}, and config.json says {}: it is loaded as that",
             stored.name(),

@@ -4,6 +4,7 @@ mod build;
 mod load;
 mod normal;
 mod random;
+mod renamed;
 mod safetensors;
 mod save;
 mod source;

@@ -5,7 +5,11 @@ use super::{
     normal::{deviation, normal},
     source::Source,
 };
-use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
+use crate::{
+    config::LlamaConfig,
+    error::LlamaError,
+    llama::{Head, Llama},
+};
 use burn::tensor::{DType, Device, FloatDType, TensorData};
 use std::{collections::BTreeMap, path::Path};
 
@@ -36,7 +40,7 @@ impl Llama {
             dtype: FloatDType::F32,
             device,
             embedding_device: device,
-            num_labels: None,
+            head: Head::Output,
             progress: &|_| (),
         };
         builder.build().expect("all tensors are there, of their shapes")
@@ -47,13 +51,16 @@ impl Llama {
 struct Random {
     shapes: BTreeMap<String, Vec<usize>>,
     deviation: f32,
+    /// Offset of the weights of norms.
+    offset: f64,
     seed: u64,
 }
 
 impl Random {
     fn new(config: &LlamaConfig, seed: u64) -> Self {
-        let shapes = config.tensors().into_iter().collect();
-        Self { shapes, deviation: deviation(config), seed }
+        let tensors = config.tensors().into_iter();
+        let shapes = tensors.map(|tensor| (tensor.name, tensor.shape)).collect();
+        Self { shapes, offset: config.norm.offset, deviation: deviation(config), seed }
     }
 }
 
@@ -82,7 +89,10 @@ impl Source for Random {
         let shape = self.shapes[name].clone();
         let count = shape.iter().product();
         let values = match shape.len() {
-            1 => vec![if name.ends_with(".bias") { 0.0 } else { 1.0 }; count],
+            1 => {
+                let norm = (1.0 - self.offset) as f32;
+                vec![if name.ends_with(".bias") { 0.0 } else { norm }; count]
+            }
             _ => {
                 let place = self.shapes.keys().position(|key| key == name);
                 let seed = self.seed ^ (place.unwrap_or(0) as u64) << 32;

@@ -4,6 +4,9 @@ use crate::error::LlamaError;
 use burn::tensor::{DType, TensorData};
 use std::path::Path;
 
+/// Name of the weight of the final norm.
+pub(super) const FINAL_NORM: &str = "model.norm.weight";
+
 /// Checkpoint whose tensors are read one by one.
 pub(crate) trait Source {
     /// Names of all tensors.
@@ -36,6 +39,6 @@ pub(crate) trait Source {
 
     /// Dtype that the model is stored in: that of its final norm.
     fn dtype(&self) -> DType {
-        self.read("model.norm.weight").map_or(DType::F32, |data| data.dtype())
+        self.read(FINAL_NORM).map_or(DType::F32, |data| data.dtype())
     }
 }

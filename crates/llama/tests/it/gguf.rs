@@ -72,7 +72,7 @@ fn a_model_of_blocks_agrees() {
     let folder = folder();
     let path = file.write(folder.path());
     let model = Llama::from_pretrained(path).quantize(QuantConfig::nf4()).load(&device()).unwrap();
-    assert!(model.model.layers[0].mlp.up_proj.base.weight.dense().is_none());
+    assert!(model.model.layers[0].mlp.up_proj.as_ref().unwrap().base.weight.dense().is_none());
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_saved_model_is_hugging_faces() {
         let again =
             Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device()).unwrap();
         assert_eq!(logits(&again, variant), logits(&model, variant));
-        assert_eq!(again.config.rms_norm_eps, 1e-5);
+        assert_eq!(again.config.norm.eps, 1e-5);
         assert_eq!(again.config.raw["eos_token_id"], 2);
     }
 }
@@ -120,11 +120,11 @@ fn rotary_divisors_are_found_again() {
             high_freq_factor: 4.0,
             original: original.into(),
         };
-        assert_eq!((model.config.rope.scaling, model.config.rope.divisors), (expected, None));
+        assert_eq!(model.config.ropes[0].scaling, expected);
     }
     // Ones change nothing.
     let plain = with(&[1.0; 16]).unwrap().config;
-    assert!(plain.rope.divisors.is_none() && plain.raw["rope_scaling"].is_null());
+    assert!(plain.ropes[0].scaling == RopeScaling::Default && plain.raw["rope_scaling"].is_null());
     // Others are kept, and saved as the type that can say them.
     let others: Vec<f32> = (1..=16).map(|i| i as f32).collect();
     let model = with(&others).unwrap();
@@ -133,8 +133,13 @@ fn rotary_divisors_are_found_again() {
     let out = folder();
     model.save_pretrained(out.path(), &SaveOptions::new().dtype(FloatDType::F32)).unwrap();
     let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device()).unwrap();
-    assert_eq!(again.config.rope, model.config.rope);
-    assert_eq!(again.config.rope.divisors, Some(others));
+    assert_eq!(again.config.ropes, model.config.ropes);
+    let RopeScaling::LongRope { short, long, attention_factor, .. } =
+        &again.config.ropes[0].scaling
+    else {
+        panic!("{:?}", again.config.ropes)
+    };
+    assert_eq!((short, long, *attention_factor), (&others, &others, 1.0));
     assert_eq!(logits(&again, "llama3"), logits(&model, "llama3"));
 
     let tiny = [vec![1e-39], vec![1.0; 15]].concat();
@@ -156,14 +161,14 @@ fn biases_decide_and_follow_the_rows() {
         }
     }
     let model = load(&file).unwrap();
-    assert!(model.config.qkv_bias && model.config.o_bias);
+    assert!(model.config.layers[0].attention.qkv_bias && model.config.layers[0].attention.o_bias);
     let attention = &model.model.layers[2].self_attn;
     let bias = |layer: &dyn AdaptedLayer| vec(layer.bias().unwrap().val());
     // Two rows of a head come from the same place of its halves, which are 8 long.
-    assert_eq!(bias(&attention.q_proj)[..4], [0.0, 2.0, 4.0, 6.0]);
-    assert_eq!(bias(&attention.q_proj)[24..28], [17.0, 19.0, 21.0, 23.0]);
-    assert_eq!(bias(&attention.k_proj)[8..10], [1.0, 3.0]);
-    assert_eq!(bias(&attention.v_proj), order[..32]);
+    assert_eq!(bias(attention.q_proj.as_ref().unwrap())[..4], [0.0, 2.0, 4.0, 6.0]);
+    assert_eq!(bias(attention.q_proj.as_ref().unwrap())[24..28], [17.0, 19.0, 21.0, 23.0]);
+    assert_eq!(bias(attention.k_proj.as_ref().unwrap())[8..10], [1.0, 3.0]);
+    assert_eq!(bias(attention.v_proj.as_ref().unwrap()), order[..32]);
 }
 
 #[test]
@@ -189,13 +194,13 @@ fn scaling_is_read() {
     file.set("llama.rope.scaling.type", text("yarn"));
     file.set("llama.rope.scaling.factor", writer::float(4.0));
     file.set("llama.rope.scaling.original_context_length", writer::int(64));
-    let scaling = load(&file).unwrap().config.rope.scaling;
+    let scaling = load(&file).unwrap().config.ropes.remove(0).scaling;
     assert!(
         matches!(scaling, RopeScaling::Yarn { factor: 4.0, original: 64.0, .. }),
         "{scaling:?}"
     );
     file.set("llama.rope.scaling.type", text("linear"));
-    let scaling = load(&file).unwrap().config.rope.scaling;
+    let scaling = load(&file).unwrap().config.ropes.remove(0).scaling;
     assert_eq!(scaling, RopeScaling::Linear { factor: 4.0 });
 }
 
@@ -273,8 +278,11 @@ fn a_real_file_knows_a_capital() {
     let device = device();
     let model = Llama::from_pretrained(&path).dtype(FloatDType::F32).load(&device).unwrap();
     let config = &model.config;
-    assert_eq!((config.num_hidden_layers, config.vocab_size), (30, 49152));
-    assert_eq!((config.num_attention_heads, config.num_key_value_heads), (9, 3));
+    assert_eq!((config.layers.len(), config.vocab_size), (30, 49152));
+    assert_eq!(
+        (config.layers[0].attention.num_heads, config.layers[0].attention.num_kv_heads),
+        (9, 3)
+    );
     assert!(config.tie_word_embeddings);
     // "The capital of France is", then " Paris".
     let tokens = int(vec![504, 3575, 282, 4649, 314], [1, 5], &device);

@@ -1,6 +1,7 @@
 //! The tests of this crate: one program, so that GPU code is linked once.
 
 mod common;
+mod decoders;
 mod families;
 mod generate;
 mod gguf;

@@ -143,14 +143,14 @@ fn check_config(json: &str) -> Result<(), TestCaseError> {
             prop_assert!(error.len() < 2000, "{} bytes of message", error.len());
         }
         Ok(config) => {
-            prop_assert!(config.windows.len() == config.num_hidden_layers);
-            prop_assert!(config.num_hidden_layers <= 4096);
-            prop_assert!(config.num_attention_heads * config.head_dim <= 1 << 28);
+            prop_assert!((1..=2).contains(&config.ropes.len()));
+            prop_assert!(config.layers.len() <= 4096);
+            prop_assert!(config.layers[0].attention.q_width() <= 1 << 28);
             for length in [0, 1, 100_000] {
-                let (frequencies, factor) = config.rope.frequencies(length);
-                prop_assert!(frequencies.len() == config.head_dim / 2);
+                let (frequencies, factor) = config.ropes[0].frequencies(length);
+                prop_assert!(frequencies.len() == config.ropes[0].dim / 2);
                 let finite = frequencies.iter().all(|frequency| frequency.is_finite());
-                prop_assert!(finite && factor.is_finite(), "{:?}", config.rope);
+                prop_assert!(finite && factor.is_finite(), "{:?}", config.ropes);
             }
         }
     }

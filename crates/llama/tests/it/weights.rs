@@ -43,7 +43,7 @@ fn what_cannot_be_loaded_is_named() {
     let cases = [
         ("LlamaForCausalLM", "GPT2LMHeadModel", "`architectures` is GPT2LMHeadModel"),
         ("\"silu\"", "\"gelu\"", "`hidden_act` is gelu"),
-        ("\"rope_type\": \"default\"", "\"rope_type\": \"su\"", "rope_type` is \"su\""),
+        ("\"rope_type\": \"default\"", "\"rope_type\": \"ntk\"", "rope_type` is \"ntk\""),
         ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "`num_key_value_heads` is 3"),
         ("\"hidden_size\": 64", "\"hidden_size\": 0", "`hidden_size` is 0"),
         ("\"vocab_size\": 128", "\"vocab_size\": 129", "`model.embed_tokens.weight` is [128, 64]"),

@@ -1,6 +1,5 @@
-//! Tensors alive at the moments at which a step may need most memory, counted from the code, each
-//! tensor of some size once. The letters are H, hidden; Q and K, all heads of queries, and of keys;
-//! I, the intermediate size of the MLP; V, the vocabulary.
+//! Tensors alive at the moments at which a step may need most memory: sums of what the modules of
+//! the llama crate say that they keep.
 
 use super::{
     memory::{Memory, Moment},
@@ -8,7 +7,11 @@ use super::{
 };
 use crate::{OptimizerConfig, TrainConfig, objective};
 use burn_lora_kernels::{Gemm, attention_scores};
-use burn_lora_llama::LlamaConfig;
+use burn_lora_llama::{
+    LlamaConfig,
+    layers::{LinearCosts, TokenCost},
+    spec::LayerSpec,
+};
 use std::ops::Range;
 
 /// A batch on its way through a model.
@@ -35,10 +38,14 @@ impl Account<'_> {
         (self.tokens() * a_token * self.size) as u64
     }
 
-    /// Returns Q and K.
-    fn heads(&self) -> [usize; 2] {
-        let LlamaConfig { num_attention_heads, num_key_value_heads, head_dim, .. } = *self.config;
-        [num_attention_heads * head_dim, num_key_value_heads * head_dim]
+    fn bytes(&self, cost: TokenCost) -> u64 {
+        cost.bytes(self.tokens(), self.size)
+    }
+
+    /// Returns the specification of a layer and what an adapter makes of its linear layers.
+    fn layer(&self, index: usize) -> (&LayerSpec, Costs<'_>) {
+        let costs = Costs { block: &self.shape.blocks[index], shape: self.shape };
+        (&self.config.layers[index], costs)
     }
 
     /// Returns every moment of a training step at which memory may peak. `begin` has what is always
@@ -72,8 +79,10 @@ impl Account<'_> {
             ..begin.clone()
         }];
         for (number, segment) in segments.iter().enumerate().rev() {
-            let blocks = self.tracked(segment, number == 0);
-            let Some((block, before)) = blocks.split_last() else { break };
+            let tracked = self.tracked(segment, number == 0);
+            let Some(last) = tracked.clone().next_back() else { break };
+            let before = tracked.start..last;
+            let blocks = &self.shape.blocks[tracked.clone()];
             let own = self.shape.gradient_bytes(blocks.iter().flat_map(Block::values));
             let embedding = match number {
                 0 => self.shape.gradient_bytes([&self.shape.embedding]),
@@ -89,13 +98,13 @@ impl Account<'_> {
                 scratch,
                 ..begin.clone()
             };
-            let activations = self.kept(blocks) + self.mlp_gradients(block);
-            moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(block))));
+            let activations = self.kept(tracked) + self.mlp_gradients(last);
+            moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
             // The input of this layer, if it is not that of the segment.
             let input = if before.is_empty() { 0 } else { self.config.hidden_size };
             let activations =
-                self.kept(before) + self.values(input) + self.attention_backward(block);
-            let scores = self.scores() * (2 * 4 + 2 * self.size as u64);
+                self.kept(before) + self.values(input) + self.attention_backward(last);
+            let scores = self.scores(last) * (2 * 4 + 2 * self.size as u64);
             moments.push(moment(Moment::Attention, activations, self.scratch(scores)));
         }
         // AdamW is one operation; Burn's optimizers allocate some intermediate vectors.
@@ -116,14 +125,14 @@ impl Account<'_> {
 
     /// Returns the moments of a pass without gradients, `step::evaluate`.
     pub fn evaluation(&self, begin: &Memory) -> Vec<Memory> {
-        let (hidden, [q, k]) = (self.config.hidden_size, self.heads());
-        let inside = self.config.intermediate_size;
-        let decoded = self.shape.blocks.iter().map(|block| self.decoded(block)).max();
-        // The residual and the norm's output; gate, up and their product.
-        let mlp = self.values(2 * hidden + 3 * inside);
-        // Those, queries and output, keys and values, and a contiguous copy of the values.
-        let attention = self.values(2 * hidden + 2 * q + 3 * k);
-        let scores = self.scores() * (4 + self.size as u64);
+        let hidden = self.config.hidden_size;
+        let all = 0..self.config.layers.len();
+        let most = |bytes: &dyn Fn(usize) -> u64| all.clone().map(bytes).max().unwrap_or(0);
+        let decoded = most(&|index| self.decoded(index));
+        let layers = &self.config.layers;
+        let mlp = most(&|index| self.bytes(layers[index].feed_forward.forward(hidden)));
+        let attention = most(&|index| self.bytes(layers[index].attention.forward(hidden)));
+        let scores = most(&|index| self.scores(index)) * (4 + self.size as u64);
         let moment = |moment, activations, loss, scratch| Memory {
             moment,
             activations,
@@ -133,7 +142,7 @@ impl Account<'_> {
         };
         let logits = self.logits(objective::chunk(self.config.vocab_size));
         vec![
-            moment(Moment::Mlp, mlp, 0, decoded.unwrap_or(0)),
+            moment(Moment::Mlp, mlp, 0, decoded),
             moment(Moment::Attention, attention, 0, scores),
             moment(Moment::Loss, self.values(hidden), logits, 0),
         ]
@@ -141,80 +150,29 @@ impl Account<'_> {
 
     /// Returns the layers of a segment that have a graph: in the first segment it begins at the
     /// first trained parameter.
-    fn tracked(&self, segment: &Range<usize>, is_first: bool) -> &[Block] {
+    fn tracked(&self, segment: &Range<usize>, is_first: bool) -> Range<usize> {
         let trains = |layer: &Layer| !layer.trained(self.shape.dora).is_empty();
-        let blocks = &self.shape.blocks[segment.clone()];
         if !is_first || trains(&self.shape.embedding) {
-            return blocks;
+            return segment.clone();
         }
-        let begin = blocks.iter().position(|block| block.values().any(trains));
-        &blocks[begin.unwrap_or(blocks.len())..]
+        let trains = |index: &usize| self.shape.blocks[*index].values().any(trains);
+        segment.clone().find(trains).unwrap_or(segment.end)..segment.end
     }
 
     /// Returns the bytes that layers with a graph keep for their backward pass, without the input
     /// of the first.
-    fn kept(&self, blocks: &[Block]) -> u64 {
-        let between = blocks.len().saturating_sub(1) * self.config.hidden_size;
-        let inside = blocks.iter().map(|block| {
-            let o_proj = &block["self_attn.o_proj"];
-            // The output, with the heads moved behind the sequence.
-            let output = if self.keeps_input(o_proj) { self.heads()[0] } else { 0 };
-            self.attention_kept(block)
-                + self.values(output + self.beside(o_proj))
-                + self.mlp_kept(block)
+    fn kept(&self, layers: Range<usize>) -> u64 {
+        let between = layers.len().saturating_sub(1) * self.config.hidden_size;
+        let inside = layers.map(|index| {
+            let (spec, costs) = self.layer(index);
+            self.bytes(spec.kept(self.config.hidden_size, &costs)) + self.casts(index)
         });
         self.values(between) + inside.sum::<u64>()
     }
 
-    /// Returns the bytes kept up to the attention: the norm's output, queries, keys, values, output
-    /// (`attention/autodiff.rs` of the kernels crate).
-    fn attention_kept(&self, block: &Block) -> u64 {
-        let [q, k] = self.heads();
-        let linears =
-            ["q_proj", "k_proj", "v_proj"].map(|name| &block[&format!("self_attn.{name}")]);
-        let normed =
-            if linears.iter().any(|l| self.keeps_input(l)) { self.config.hidden_size } else { 0 };
-        // Qwen 3: queries and keys before their norms, too.
-        let normed_heads = if block.contains_key("self_attn.q_norm") { q + k } else { 0 };
-        let beside: usize = linears.iter().map(|layer| self.beside(layer)).sum();
-        let sums = 4 * self.tokens() * self.config.num_attention_heads;
-        self.values(normed + 2 * q + 2 * k + normed_heads + beside)
-            + sums as u64
-            + self.casts(block)
-    }
-
-    /// Returns the bytes kept by the MLP: the input of the norm, its output, gate and up, and their
-    /// product.
-    fn mlp_kept(&self, block: &Block) -> u64 {
-        let [gate, up, down] =
-            ["gate_proj", "up_proj", "down_proj"].map(|name| &block[&format!("mlp.{name}")]);
-        let (hidden, inside) = (self.config.hidden_size, self.config.intermediate_size);
-        let normed = if self.keeps_input(gate) || self.keeps_input(up) { hidden } else { 0 };
-        let product = if self.keeps_input(down) { inside } else { 0 };
-        let beside: usize = [gate, up, down].iter().map(|layer| self.beside(layer)).sum();
-        self.values(hidden + normed + 2 * inside + product + beside)
-    }
-
-    /// Returns `true` if a layer keeps its input: for the gradient of A, or of a copy of the
-    /// weight.
-    fn keeps_input(&self, layer: &Layer) -> bool {
-        layer.is_copied() || layer.rank().is_some() && !self.shape.dropout
-    }
-
-    /// Returns the values per token that a layer keeps beside its input: `h = x · Aᵀ`; the dropout
-    /// mask and the masked input; for DoRA the scaled products.
-    fn beside(&self, layer: &Layer) -> usize {
-        let Some(rank) = layer.rank() else { return 0 };
-        let (dropped, scaled) = match self.shape.dropout {
-            true => (2 * layer.width, 2 * layer.out),
-            false => (0, layer.out),
-        };
-        rank + dropped + if self.shape.dora { scaled } else { 0 }
-    }
-
     /// Returns the bytes of the casts of trained weights to the compute dtype.
-    fn casts(&self, block: &Block) -> u64 {
-        block.values().map(|layer| self.cast(layer)).sum()
+    fn casts(&self, index: usize) -> u64 {
+        self.shape.blocks[index].values().map(|layer| self.cast(layer)).sum()
     }
 
     fn cast(&self, layer: &Layer) -> u64 {
@@ -222,49 +180,43 @@ impl Account<'_> {
         if self.size == 4 { 0 } else { (self.size * (layer.low_rank_values() + copied)) as u64 }
     }
 
-    /// Returns the bytes on top of the kept ones, backward through an MLP: the output (forward) and
-    /// its gradient; the gradient of the product, which reuses the memory of the product if that is
-    /// kept (those of gate and up reuse the memory of gate and up). The input of a dense layer with
-    /// an update has two gradients, which are added.
-    fn mlp_gradients(&self, block: &Block) -> u64 {
-        let down = &block["mlp.down_proj"];
-        let own = !self.keeps_input(down);
-        let twice = !self.packed && down.rank().is_some();
-        let products = usize::from(own) + usize::from(twice);
-        self.values(2 * self.config.hidden_size + products * self.config.intermediate_size)
+    /// Returns the bytes on top of the kept ones, backward through an MLP.
+    fn mlp_gradients(&self, index: usize) -> u64 {
+        let (spec, costs) = self.layer(index);
+        let twice = !self.packed && costs.block["mlp.down_proj"].rank().is_some();
+        self.bytes(spec.feed_forward.backward(self.config.hidden_size, &costs, twice))
     }
 
-    /// Returns the bytes of a layer backward in its attention: the kept ones, and those of the
-    /// gradients of the residual and of the output (made contiguous), of queries, of keys and
-    /// values (in float32, if blocks of scores are summed), of the contiguous values, and of
-    /// `delta`.
-    fn attention_backward(&self, block: &Block) -> u64 {
-        let ([q, k], tokens) = (self.heads(), self.tokens());
-        let delta = 4 * tokens * self.config.num_attention_heads;
-        let sums = if self.fused { self.values(2 * k) } else { (4 * tokens * 2 * k) as u64 };
-        let made = self.values(self.config.hidden_size + 2 * q + k) + sums + delta as u64;
-        self.attention_kept(block) + made
+    /// Returns the bytes of a layer backward in its attention, the kept ones with them.
+    fn attention_backward(&self, index: usize) -> u64 {
+        let (spec, costs) = self.layer(index);
+        let hidden = self.config.hidden_size;
+        let kept = self.bytes(spec.attention.kept(hidden, &costs)) + self.casts(index);
+        kept + self.bytes(spec.attention.backward(hidden, self.fused))
     }
 
     /// Returns the number of attention scores alive at a time.
-    fn scores(&self) -> u64 {
+    fn scores(&self, index: usize) -> u64 {
         if self.fused {
             return 0;
         }
-        let LlamaConfig { num_attention_heads, num_key_value_heads, .. } = *self.config;
-        attention_scores(self.rows, num_attention_heads, num_key_value_heads, self.length) as u64
+        let attention = &self.config.layers[index].attention;
+        let (heads, kv_heads) = (attention.num_heads, attention.num_kv_heads);
+        attention_scores(self.rows, heads, kv_heads, self.length) as u64
     }
 
     /// Returns the bytes of the largest weight of a layer, decoded.
-    fn decoded(&self, block: &Block) -> u64 {
-        let packed = block.values().filter(|layer| self.packed && !layer.is_copied());
+    fn decoded(&self, index: usize) -> u64 {
+        let layers = self.shape.blocks[index].values();
+        let packed = layers.filter(|layer| self.packed && !layer.is_copied());
         (self.size * packed.map(Layer::values).max().unwrap_or(0)) as u64
     }
 
-    /// Returns `more` plus what is always needed: cuBLASLt's workspace, the table of positions.
+    /// Returns `more` plus what is always needed: cuBLASLt's workspace, the tables of positions.
     fn scratch(&self, more: u64) -> u64 {
         let positions = self.length.next_power_of_two().max(256);
-        more + (Gemm::WORKSPACE_BYTES + 4 * positions * self.config.head_dim) as u64
+        let tables: usize = self.config.ropes.iter().map(|rope| rope.dim).sum();
+        more + (Gemm::WORKSPACE_BYTES + 4 * positions * tables) as u64
     }
 
     /// Returns the bytes of a chunk of tokens in the head: the states before and after the norm,
@@ -287,5 +239,29 @@ impl Account<'_> {
 
     fn all_gradients(&self) -> u64 {
         4 * self.shape.trained().sum::<usize>() as u64
+    }
+}
+
+/// What an adapter makes of the linear layers of a decoder layer.
+struct Costs<'a> {
+    block: &'a Block,
+    shape: &'a Shape,
+}
+
+impl LinearCosts for Costs<'_> {
+    fn keeps_input(&self, path: &str) -> bool {
+        let layer = &self.block[path];
+        layer.is_copied() || layer.rank().is_some() && !self.shape.dropout
+    }
+
+    /// `h = x · Aᵀ`; the dropout mask and the masked input; for DoRA the scaled products.
+    fn beside(&self, path: &str) -> usize {
+        let layer = &self.block[path];
+        let Some(rank) = layer.rank() else { return 0 };
+        let (dropped, scaled) = match self.shape.dropout {
+            true => (2 * layer.width, 2 * layer.out),
+            false => (0, layer.out),
+        };
+        rank + dropped + if self.shape.dora { scaled } else { 0 }
     }
 }

@@ -158,10 +158,10 @@ impl MemoryPlan {
             config: &self.config,
             shape: &self.shape,
             packed: self.quantize.is_some(),
-            fused: self
-                .device
-                .as_ref()
-                .is_some_and(|device| attention_is_fused(device, dtype, self.config.head_dim)),
+            fused: self.device.as_ref().is_some_and(|device| {
+                let mut layers = self.config.layers.iter().map(|layer| layer.attention.head_dim);
+                layers.all(|head_dim| attention_is_fused(device, dtype, head_dim))
+            }),
             size,
             rows: self.rows,
             length: self.length,

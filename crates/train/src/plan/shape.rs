@@ -2,7 +2,7 @@
 
 use crate::{OptimizerConfig, TrainError};
 use burn_lora_adapter::{Bias, LayerKind, LayerPlan, LoraConfig};
-use burn_lora_llama::LlamaConfig;
+use burn_lora_llama::{LlamaConfig, layers::TensorSpec};
 use burn_lora_quant::StorageFormat;
 use std::collections::BTreeMap;
 
@@ -85,7 +85,7 @@ impl Shape {
     /// [`TrainError::Adapter`] if the settings are invalid or match no layer.
     pub fn new(config: &LlamaConfig, lora: Option<&LoraConfig>) -> Result<Self, TrainError> {
         let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
-        for (name, shape) in config.tensors() {
+        for TensorSpec { name, shape, .. } in config.tensors() {
             if let Some(path) = name.strip_suffix(".bias") {
                 // After the weight of its layer.
                 layers.get_mut(path).expect("a layer with a weight").bias = true;
@@ -112,7 +112,7 @@ impl Shape {
         }
         let mut take = |path: &str| layers.remove(path).expect("every Llama has it");
         let (embedding, norm, head) = (take("model.embed_tokens"), take("model.norm"), take(HEAD));
-        let mut blocks = vec![Block::new(); config.num_hidden_layers];
+        let mut blocks = vec![Block::new(); config.layers.len()];
         for (path, layer) in layers {
             let path = path.strip_prefix("model.layers.").expect("what is left is a layer's");
             let (index, path) = path.split_once('.').expect("a number comes first");

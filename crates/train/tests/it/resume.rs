@@ -116,7 +116,7 @@ fn another_run_is_refused_by_what_differs() {
             let base = loader(&golden("gqa")).dtype(FloatDType::F16);
             with.model = base.load(&device()).unwrap().with_adapter(&lora()).unwrap();
         }),
-        change("model.config", |with| with.model.config.rms_norm_eps *= 2.0),
+        change("model.config", |with| with.model.config.norm.eps *= 2.0),
         change("model.layers.1.mlp.up_proj", |with| {
             // One value of one weight.
             let mut layers = with.model.layers_mut();

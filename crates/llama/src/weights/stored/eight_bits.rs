@@ -2,7 +2,7 @@
 //! (compressed-tensors).
 
 use super::Stored;
-use crate::{error::LlamaError, fields::Fields, weights::source::Source};
+use crate::{error::LlamaError, fields::ConfigFields, weights::source::Source};
 use burn::tensor::{DType, Device};
 use burn_lora_quant::{
     EightBitConfig, EightBitFormat, EightBitLayout, EightBitWeight, Frozen, StorageFormat,
@@ -20,7 +20,10 @@ fn layer(weight: &str) -> &str {
 }
 
 impl Stored for Int8 {
-    fn format(&self, settings: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
+    fn format(
+        &self,
+        settings: &ConfigFields<'_>,
+    ) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
         let method: Option<String> = settings.get("quant_method")?;
         let eight = settings.get("load_in_8bit")?.unwrap_or(false);
         let here = method.as_deref() == Some("bitsandbytes") && eight;
@@ -85,7 +88,10 @@ fn weights(groups: &Value) -> &Value {
 }
 
 impl Stored for Fp8 {
-    fn format(&self, settings: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
+    fn format(
+        &self,
+        settings: &ConfigFields<'_>,
+    ) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
         let method: Option<String> = settings.get("quant_method")?;
         match method.as_deref() {
             Some("fp8") => (),

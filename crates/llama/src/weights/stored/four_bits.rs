@@ -3,7 +3,7 @@
 use super::Stored;
 use crate::{
     error::LlamaError,
-    fields::Fields,
+    fields::ConfigFields,
     weights::{source::Source, values::check_values},
 };
 use burn::tensor::{Device, FloatDType};
@@ -14,7 +14,10 @@ use std::{cell::RefCell, sync::Arc};
 pub(super) struct FourBits;
 
 impl Stored for FourBits {
-    fn format(&self, settings: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
+    fn format(
+        &self,
+        settings: &ConfigFields<'_>,
+    ) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
         let method: Option<String> = settings.get("quant_method")?;
         let eight = settings.get("load_in_8bit")?.unwrap_or(false);
         if method.as_deref() != Some("bitsandbytes") || eight {

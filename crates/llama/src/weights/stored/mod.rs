@@ -4,7 +4,7 @@ mod eight_bits;
 mod four_bits;
 
 use super::source::Source;
-use crate::{error::LlamaError, fields::Fields};
+use crate::{error::LlamaError, fields::ConfigFields};
 use burn::tensor::Device;
 use burn_lora_quant::{Frozen, StorageFormat};
 use serde_json::Value;
@@ -17,7 +17,10 @@ pub(crate) trait Stored: Sync {
     ///
     /// # Errors
     /// [`LlamaError::Field`] if a setting cannot be used.
-    fn format(&self, settings: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError>;
+    fn format(
+        &self,
+        settings: &ConfigFields<'_>,
+    ) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError>;
 
     /// Names of the tensors beside the weight of this name, if it is stored this way.
     fn parts(&self, source: &dyn Source, weight: &str) -> Option<Vec<String>>;
@@ -42,7 +45,9 @@ const STORED: &[&dyn Stored] = &[&four_bits::FourBits, &eight_bits::Int8, &eight
 ///
 /// # Errors
 /// [`LlamaError::Field`] if a setting cannot be used, or no format here has these settings.
-pub(crate) fn format(fields: &Fields<'_>) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
+pub(crate) fn format(
+    fields: &ConfigFields<'_>,
+) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError> {
     let Some(settings) = fields.object("quantization_config")? else { return Ok(None) };
     for stored in STORED {
         if let Some(format) = stored.format(&settings)? {

@@ -136,30 +136,31 @@ const NAMES: [(&str, &str); 14] = [
 /// A golden checkpoint as llama.cpp would convert it for this architecture.
 pub fn converted(variant: &str, architecture: &str) -> File {
     let config = LlamaConfig::from_file(golden(variant).join("config.json")).unwrap();
+    let attention = &config.layers[0].attention;
     let mut file = File { version: 3, metadata: vec![], tensors: vec![] };
     file.set("general.architecture", text(architecture));
     let sizes = [
-        ("block_count", config.num_hidden_layers),
+        ("block_count", config.layers.len()),
         ("context_length", config.max_position_embeddings),
         ("embedding_length", config.hidden_size),
-        ("feed_forward_length", config.intermediate_size),
-        ("attention.head_count", config.num_attention_heads),
-        ("attention.head_count_kv", config.num_key_value_heads),
-        ("rope.dimension_count", config.head_dim),
+        ("feed_forward_length", config.layers[0].feed_forward.intermediate_size),
+        ("attention.head_count", attention.num_heads),
+        ("attention.head_count_kv", attention.num_kv_heads),
+        ("rope.dimension_count", attention.head_dim),
         ("vocab_size", config.vocab_size),
     ];
     for (key, size) in sizes {
         file.set(&format!("{architecture}.{key}"), int(size as u32));
     }
-    let eps = float(config.rms_norm_eps as f32);
+    let eps = float(config.norm.eps as f32);
     file.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), eps);
-    file.set(&format!("{architecture}.rope.freq_base"), float(config.rope.theta as f32));
+    file.set(&format!("{architecture}.rope.freq_base"), float(config.ropes[0].theta as f32));
     file.set("tokenizer.ggml.eos_token_id", int(2));
     for (name, (shape, values)) in tensors(&golden(variant).join("model.safetensors")) {
         let heads = match () {
             _ if architecture != "llama" => None,
-            _ if name.contains("q_proj") => Some(config.num_attention_heads),
-            _ if name.contains("k_proj") => Some(config.num_key_value_heads),
+            _ if name.contains("q_proj") => Some(attention.num_heads),
+            _ if name.contains("k_proj") => Some(attention.num_kv_heads),
             _ => None,
         };
         let values = heads.map_or(values.clone(), |heads| permute(&values, shape[0], heads));

@@ -1,0 +1,167 @@
+//! Causal self-attention.
+
+use super::{
+    LinearCosts, Parameters, RmsNorm, TokenCost,
+    cost::{all_beside, any_keeps_input},
+};
+use crate::{cache::LayerCache, context::Context, error::LlamaError, spec::SelfAttentionSpec};
+use burn::{module::Module, tensor::Tensor};
+use burn_lora_adapter::{AdaptedLinear, adaptable};
+use burn_lora_kernels::{AttentionSpec, NormSpec, attention, rotate};
+
+/// Causal grouped-query self-attention with rotary position embedding.
+///
+/// The projections of queries, keys and values are three layers, or one.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Projection of queries, keys and values (Phi), `[(heads + 2 * kv_heads) * head_dim, hidden]`.
+    pub qkv_proj: Option<AdaptedLinear>,
+    /// Query projection, `[heads * head_dim, hidden]`.
+    pub q_proj: Option<AdaptedLinear>,
+    /// Key projection, `[kv_heads * head_dim, hidden]`.
+    pub k_proj: Option<AdaptedLinear>,
+    /// Value projection, `[kv_heads * head_dim, hidden]`.
+    pub v_proj: Option<AdaptedLinear>,
+    /// Output projection, `[hidden, heads * head_dim]`.
+    pub o_proj: AdaptedLinear,
+    /// Norm of each query head (Qwen 3, Gemma 3).
+    pub q_norm: Option<RmsNorm>,
+    /// Norm of each key head (Qwen 3, Gemma 3).
+    pub k_norm: Option<RmsNorm>,
+    /// Specification.
+    #[module(skip)]
+    pub spec: SelfAttentionSpec,
+}
+adaptable!(Attention { qkv_proj, q_proj, k_proj, v_proj, o_proj, q_norm, k_norm });
+
+impl Attention {
+    pub(crate) fn build(
+        from: &dyn Parameters,
+        path: &str,
+        hidden: usize,
+        spec: &SelfAttentionSpec,
+        norm: NormSpec,
+    ) -> Result<Self, LlamaError> {
+        let path = |name: &str| format!("{path}.{name}");
+        let (q, kv) = (spec.q_width(), spec.kv_width());
+        let linear = |name: &str, out| from.linear(&path(name), [out, hidden], spec.qkv_bias);
+        let separate = |name, out| (!spec.fused).then(|| linear(name, out)).transpose();
+        let head_norm = |name| {
+            let norm = || RmsNorm::build(from, &path(name), spec.head_dim, norm);
+            spec.head_norms.then(norm).transpose()
+        };
+        Ok(Self {
+            qkv_proj: spec.fused.then(|| linear("qkv_proj", q + 2 * kv)).transpose()?,
+            q_proj: separate("q_proj", q)?,
+            k_proj: separate("k_proj", kv)?,
+            v_proj: separate("v_proj", kv)?,
+            o_proj: from.linear(&path("o_proj"), [hidden, q], spec.o_bias)?,
+            q_norm: head_norm("q_norm")?,
+            k_norm: head_norm("k_norm")?,
+            spec: spec.clone(),
+        })
+    }
+
+    /// Returns the output of the attention. With a cache, its keys and values are seen too, and
+    /// those of `x` are appended to it.
+    ///
+    /// # Shapes
+    /// - x, output: `[batch, sequence, hidden]`
+    ///
+    /// # Panics
+    /// If the cache is full.
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let [batch, length, _] = x.dims();
+        let head_dim = self.spec.head_dim;
+        let heads = |projected: Tensor<3>| {
+            let count = projected.dims()[2] / head_dim;
+            projected.reshape([batch, length, count, head_dim])
+        };
+        let normed = |x: Tensor<4>, norm: &Option<RmsNorm>| match norm {
+            Some(norm) => norm.forward(x, context),
+            None => x,
+        };
+        let table = &context.tables[self.spec.rope];
+        let rotated = |x| rotate(x, context.positions.clone(), table.clone());
+        let [q, k, v] = self.project(x, context);
+        let q = rotated(normed(heads(q), &self.q_norm));
+        let k = rotated(normed(heads(k), &self.k_norm));
+        let v = heads(v).swap_dims(1, 2);
+        let (k, v) = match cache {
+            None => (k, v),
+            Some(cache) => cache.append(k, v),
+        };
+        let spec = AttentionSpec { scale: self.spec.scale, window: self.spec.window };
+        let out = attention(q, k, v, context.spans.clone(), spec);
+        let width = out.dims()[1] * head_dim;
+        let out = out.swap_dims(1, 2).reshape([batch, length, width]);
+        self.o_proj.forward_with(out, context.adapters())
+    }
+
+    /// Returns queries, keys and values.
+    fn project(&self, x: Tensor<3>, context: &Context) -> [Tensor<3>; 3] {
+        let adapters = context.adapters();
+        if let Some(qkv) = &self.qkv_proj {
+            let (q, kv) = (self.spec.q_width(), self.spec.kv_width());
+            let all = qkv.forward_with(x, adapters);
+            return [(0, q), (q, kv), (q + kv, kv)]
+                .map(|(start, width)| all.clone().narrow(2, start, width));
+        }
+        [&self.q_proj, &self.k_proj, &self.v_proj].map(|layer| {
+            let layer = layer.as_ref().expect("three projections, or one");
+            layer.forward_with(x.clone(), adapters)
+        })
+    }
+}
+
+const OUTPUT: &str = "self_attn.o_proj";
+
+impl SelfAttentionSpec {
+    /// Projections of queries, keys and values.
+    fn projections(&self) -> &'static [&'static str] {
+        match self.fused {
+            true => &["self_attn.qkv_proj"],
+            false => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        }
+    }
+
+    /// Returns what is kept up to the attention: the norm's output, queries, keys, values, output
+    /// and the log-sum-exp of the scores (`attention/autodiff.rs` of the kernels crate).
+    pub fn kept(&self, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
+        let (q, kv) = (self.q_width(), self.kv_width());
+        let normed = if any_keeps_input(costs, self.projections()) { hidden } else { 0 };
+        // Queries and keys before their norms, too.
+        let normed_heads = if self.head_norms { q + kv } else { 0 };
+        // Values are a part of what the one projection gave.
+        let fused = if self.fused { q + kv } else { 0 };
+        let values = normed + 2 * q + 2 * kv + normed_heads + fused;
+        TokenCost { values: values + all_beside(costs, self.projections()), floats: self.num_heads }
+    }
+
+    /// Returns what the output projection keeps: the output, with the heads moved behind the
+    /// sequence.
+    pub fn output_kept(&self, costs: &dyn LinearCosts) -> TokenCost {
+        let output = if costs.keeps_input(OUTPUT) { self.q_width() } else { 0 };
+        TokenCost { values: output + costs.beside(OUTPUT), floats: 0 }
+    }
+
+    /// Returns what the backward pass has beside the kept: the gradients of the residual and of the
+    /// output (made contiguous), of queries, of keys and values (in float32, if blocks of scores
+    /// are summed), the contiguous values, and `delta`.
+    pub fn backward(&self, hidden: usize, scores_in_registers: bool) -> TokenCost {
+        let (q, kv) = (self.q_width(), self.kv_width());
+        let (values, floats) = if scores_in_registers { (2 * kv, 0) } else { (0, 2 * kv) };
+        TokenCost { values: hidden + 2 * q + kv + values, floats: floats + self.num_heads }
+    }
+
+    /// Returns what a pass without gradients has: the residual and the norm's output, queries and
+    /// output, keys and values, and a contiguous copy of the values.
+    pub fn forward(&self, hidden: usize) -> TokenCost {
+        TokenCost { values: 2 * hidden + 2 * self.q_width() + 3 * self.kv_width(), floats: 0 }
+    }
+}

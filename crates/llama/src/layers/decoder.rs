@@ -1,0 +1,163 @@
+//! Decoder layers, and the decoder that is made of them.
+
+use super::{Attention, LinearCosts, Mlp, Parameters, RmsNorm, TokenCost};
+use crate::{
+    cache::LayerCache,
+    config::LlamaConfig,
+    context::Context,
+    error::LlamaError,
+    spec::{LayerSpec, NormPlacement},
+};
+use burn::{module::Module, tensor::Tensor};
+use burn_lora_adapter::{AdaptedEmbedding, adaptable};
+use burn_lora_kernels::NormSpec;
+
+/// Decoder layer: attention and MLP, each with norms where the family has them, and added to its
+/// input.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    /// Attention.
+    pub self_attn: Attention,
+    /// MLP.
+    pub mlp: Mlp,
+    /// Norm before the attention.
+    pub input_layernorm: Option<RmsNorm>,
+    /// Norm after the attention; where the norms stand before the blocks only, that before the
+    /// MLP.
+    pub post_attention_layernorm: RmsNorm,
+    /// Norm before the MLP, where norms stand around the blocks.
+    pub pre_feedforward_layernorm: Option<RmsNorm>,
+    /// Norm after the MLP.
+    pub post_feedforward_layernorm: Option<RmsNorm>,
+    /// Where the norms stand.
+    #[module(skip)]
+    pub norms: NormPlacement,
+    /// Factor of what a block adds to its input.
+    #[module(skip)]
+    pub residual_multiplier: f64,
+}
+adaptable!(DecoderLayer {
+    self_attn,
+    mlp,
+    input_layernorm,
+    post_attention_layernorm,
+    pre_feedforward_layernorm,
+    post_feedforward_layernorm,
+});
+
+impl DecoderLayer {
+    pub(crate) fn build(
+        from: &dyn Parameters,
+        path: &str,
+        hidden: usize,
+        spec: &LayerSpec,
+        norm: NormSpec,
+    ) -> Result<Self, LlamaError> {
+        let path = |name: &str| format!("{path}.{name}");
+        let norm_of = |name: &str| RmsNorm::build(from, &path(name), hidden, norm);
+        let if_any = |there: bool, name| there.then(|| norm_of(name)).transpose();
+        let (before, after) = match spec.norms {
+            NormPlacement::Before => (true, false),
+            NormPlacement::Around => (true, true),
+            NormPlacement::After => (false, true),
+        };
+        Ok(Self {
+            self_attn: Attention::build(from, &path("self_attn"), hidden, &spec.attention, norm)?,
+            mlp: Mlp::build(from, &path("mlp"), hidden, &spec.feed_forward)?,
+            input_layernorm: if_any(before, "input_layernorm")?,
+            post_attention_layernorm: norm_of("post_attention_layernorm")?,
+            pre_feedforward_layernorm: if_any(before && after, "pre_feedforward_layernorm")?,
+            post_feedforward_layernorm: if_any(after, "post_feedforward_layernorm")?,
+            norms: spec.norms,
+            residual_multiplier: spec.residual_multiplier,
+        })
+    }
+
+    /// Returns the output of the layer. The cache is used as by [`Attention::forward`].
+    ///
+    /// # Shapes
+    /// - x, output: `[batch, sequence, hidden]`
+    ///
+    /// # Panics
+    /// If the cache is full.
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let ([before_attention, after_attention], [before_mlp, after_mlp]) = self.norms();
+        let normed = |x: Tensor<3>, norm: Option<&RmsNorm>| match norm {
+            Some(norm) => norm.forward(x, context),
+            None => x,
+        };
+        let added = |x: Tensor<3>, out: Tensor<3>| match self.residual_multiplier {
+            1.0 => x + out,
+            factor => x + out * factor,
+        };
+        let out = self.self_attn.forward(normed(x.clone(), before_attention), context, cache);
+        let x = added(x, normed(out, after_attention));
+        let out = self.mlp.forward(normed(x.clone(), before_mlp), context);
+        added(x, normed(out, after_mlp))
+    }
+
+    /// The norms before and after the attention, and before and after the MLP.
+    fn norms(&self) -> ([Option<&RmsNorm>; 2], [Option<&RmsNorm>; 2]) {
+        let input = self.input_layernorm.as_ref();
+        let middle = Some(&self.post_attention_layernorm);
+        let (before, after) =
+            (self.pre_feedforward_layernorm.as_ref(), self.post_feedforward_layernorm.as_ref());
+        match self.norms {
+            NormPlacement::Before => ([input, None], [middle, None]),
+            NormPlacement::Around | NormPlacement::After => ([input, middle], [before, after]),
+        }
+    }
+}
+
+/// Embedding, decoder layers and final norm.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Token embedding, `[vocabulary, hidden]`.
+    pub embed_tokens: AdaptedEmbedding,
+    /// Decoder layers.
+    pub layers: Vec<DecoderLayer>,
+    /// Norm after the last layer.
+    pub norm: RmsNorm,
+}
+adaptable!(Decoder { embed_tokens, layers, norm });
+
+impl Decoder {
+    pub(crate) fn build(
+        from: &dyn Parameters,
+        path: &str,
+        config: &LlamaConfig,
+    ) -> Result<Self, LlamaError> {
+        let (hidden, norm) = (config.hidden_size, config.norm);
+        let shape = [config.vocab_size, hidden];
+        let layers = config.layers.iter().enumerate().map(|(index, spec)| {
+            DecoderLayer::build(from, &format!("{path}.layers.{index}"), hidden, spec, norm)
+        });
+        Ok(Self {
+            embed_tokens: from.embedding(&format!("{path}.embed_tokens"), shape)?,
+            layers: layers.collect::<Result<_, _>>()?,
+            norm: RmsNorm::build(from, &format!("{path}.norm"), hidden, norm)?,
+        })
+    }
+}
+
+impl LayerSpec {
+    /// Returns what the layer keeps for its backward pass, its input left out.
+    pub fn kept(&self, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
+        let parts = [
+            self.attention.kept(hidden, costs),
+            self.attention.output_kept(costs),
+            self.feed_forward.kept(hidden, costs),
+        ];
+        // A norm after a block keeps the block's output.
+        let norms = if self.norms == NormPlacement::Before { 0 } else { 2 * hidden };
+        TokenCost {
+            values: parts.iter().map(|part| part.values).sum::<usize>() + norms,
+            floats: parts.iter().map(|part| part.floats).sum(),
+        }
+    }
+}

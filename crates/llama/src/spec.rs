@@ -1,0 +1,84 @@
+//! Specification of a decoder layer, as data.
+
+use burn_lora_kernels::Activation;
+
+/// Specification of a decoder layer: an attention and a feed-forward block, each added to its
+/// input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerSpec {
+    /// Self-attention.
+    pub attention: SelfAttentionSpec,
+    /// Feed-forward block.
+    pub feed_forward: GatedMlpSpec,
+    /// Where the norms stand.
+    pub norms: NormPlacement,
+    /// Factor of what a block adds to its input (Granite); 1 in most families.
+    pub residual_multiplier: f64,
+}
+
+/// Specification of a causal self-attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelfAttentionSpec {
+    /// Number of query heads.
+    pub num_heads: usize,
+    /// Number of key and value heads; each serves the same number of query heads.
+    pub num_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor of the scores; `1 / sqrt(head_dim)` in most families.
+    pub scale: f32,
+    /// Sliding window: number of keys that a query sees, itself included; `None` sees all.
+    pub window: Option<usize>,
+    /// Rotary table of the layer, by its index in [`LlamaConfig::ropes`](crate::LlamaConfig).
+    pub rope: usize,
+    /// `true` if queries, keys and values are one projection, `qkv_proj`, whose rows are theirs in
+    /// this order.
+    pub fused: bool,
+    /// `true` if the projections of queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// `true` if the output projection has a bias.
+    pub o_bias: bool,
+    /// `true` if each head of queries and keys goes through a norm before it is rotated.
+    pub head_norms: bool,
+}
+
+impl SelfAttentionSpec {
+    /// Values of all query heads of a token.
+    pub fn q_width(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Values of all key heads of a token, and of all value heads.
+    pub fn kv_width(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+}
+
+/// Specification of a gated MLP: `down(activation(gate(x)) · up(x))`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatedMlpSpec {
+    /// Width of gate and up.
+    pub intermediate_size: usize,
+    /// Activation of the gate.
+    pub activation: Activation,
+    /// `true` if gate and up are one projection, `gate_up_proj`, whose rows are theirs in this
+    /// order.
+    pub fused: bool,
+    /// `true` if the projections have biases.
+    pub bias: bool,
+}
+
+/// Where the norms of a decoder layer stand, and what they are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// Before each block: `x + block(norm(x))`, by `input_layernorm` and
+    /// `post_attention_layernorm` (Llama).
+    Before,
+    /// Before and after each block: `x + norm(block(norm(x)))`, by `input_layernorm` and
+    /// `post_attention_layernorm` around the attention, `pre_feedforward_layernorm` and
+    /// `post_feedforward_layernorm` around the feed-forward block (Gemma 2 and 3).
+    Around,
+    /// After each block: `x + norm(block(x))`, by `post_attention_layernorm` and
+    /// `post_feedforward_layernorm` (OLMo 2).
+    After,
+}

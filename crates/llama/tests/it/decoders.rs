@@ -1,0 +1,175 @@
+//! Families that are composed in other ways than Llama, against transformers
+//! (testdata/decoders/make.py): logits, loss, and the gradient of every parameter.
+
+use crate::common::*;
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{FloatDType, Gradients, Tensor, activation::log_softmax},
+};
+use burn_lora_adapter::{Adaptable, AdaptableExt};
+use burn_lora_llama::{Llama, LlamaConfig};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+fn folder(family: &str) -> PathBuf {
+    golden("decoders").join(family)
+}
+
+fn load(family: &str) -> Llama {
+    Llama::from_pretrained(folder(family)).dtype(FloatDType::F32).load(&device()).unwrap()
+}
+
+/// Runs the batch of a file, compares its logits and its loss, and returns the loss.
+fn run(model: &Llama, path: &Path) -> Tensor<1> {
+    let (tokens, segments, labels) = batch_of(path, &device());
+    let io = tensors(path);
+    let logits = model.forward(tokens, &segments);
+
+    let [_, length, vocabulary] = logits.dims();
+    let mask = &io["attention_mask"].1;
+    let real = |values: &[f32]| -> Vec<f32> {
+        let rows = values.chunks(vocabulary).zip(mask).filter(|(_, mask)| **mask != 0.0);
+        rows.flat_map(|(row, _)| row.iter().copied()).collect()
+    };
+    let found = difference(&real(&vec(logits.clone())), &real(&io["logits"].1));
+    assert!(found < 1e-4, "{}: logits differ by {found}", path.display());
+
+    let targets = (0..labels.len() - 1).filter(|at| at % length != length - 1).filter_map(|at| {
+        let target = usize::try_from(labels[at + 1]).ok()?;
+        Some((at * vocabulary + target) as i32)
+    });
+    let targets: Vec<i32> = targets.collect();
+    let count = targets.len();
+    let log = log_softmax(logits, 2).reshape([-1]);
+    let loss = -log.select(0, int(targets, [count], &device())).mean();
+    let found = (vec(loss.clone())[0] - io["loss"].1[0]).abs();
+    assert!(found < 1e-5, "{}: the loss differs by {found}", path.display());
+    loss
+}
+
+/// Gradients of all parameters, by their names in checkpoints.
+struct Read<'a> {
+    gradients: &'a Gradients,
+    path: Vec<String>,
+    found: BTreeMap<String, Vec<f32>>,
+}
+
+impl ModuleVisitor for Read<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".").replace(".base.", ".").replace("weight.weight", "weight");
+        let Some(grad) = param.val().grad(self.gradients) else { return };
+        self.found.insert(path, vec(grad));
+    }
+}
+
+/// Compares logits, losses and all gradients of a family.
+fn check(family: &str, more: &[&str]) {
+    for io in more {
+        run(&load(family), &folder(family).join(io));
+    }
+    let model = load(family).train().set_require_grad(true);
+    let gradients = run(&model, &folder(family).join("io.safetensors")).backward();
+    let mut read = Read { gradients: &gradients, path: vec![], found: BTreeMap::new() };
+    model.visit(&mut read);
+    if model.config.tie_word_embeddings {
+        // One parameter, in two places of the graph.
+        let head = read.found.remove("lm_head.weight").unwrap();
+        let embedding = read.found.get_mut("model.embed_tokens.weight").unwrap();
+        embedding.iter_mut().zip(head).for_each(|(sum, head)| *sum += head);
+    }
+    let expected = tensors(&folder(family).join("grads.safetensors"));
+    assert!(read.found.keys().eq(expected.keys()), "{family}: {:?}", read.found.keys());
+    for (name, (_, expected)) in &expected {
+        let found = relative(&read.found[name], expected);
+        assert!(found < 1e-4, "{family}: the gradient of {name} differs by {found}, relatively");
+    }
+}
+
+/// Compares logits, losses and all gradients of an adapter of a family.
+fn check_adapter(family: &str, adapter: &str) {
+    let folder = folder(family).join(adapter);
+    let mut model = load(family);
+    model.load_adapter("default", &folder).unwrap();
+    let model = model.train();
+    let gradients = run(&model, &folder.join("io.safetensors")).backward();
+    let mut found = BTreeMap::new();
+    for (path, layer) in model.layers() {
+        let Some(lora) = layer.adapters().lora("default") else { continue };
+        for (name, param) in [("lora_A", &lora.lora_a), ("lora_B", &lora.lora_b)] {
+            let grad = vec(param.val().grad(&gradients).unwrap());
+            found.insert(format!("base_model.model.{path}.{name}.weight"), grad);
+        }
+    }
+    let expected = tensors(&folder.join("grads.safetensors"));
+    assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
+    for (name, (_, expected)) in &expected {
+        let found = relative(&found[name], expected);
+        assert!(found < 1e-4, "{family}: the gradient of {name} differs by {found}, relatively");
+    }
+}
+
+#[test]
+fn gemma3_agrees() {
+    check("gemma3", &[]);
+    check_adapter("gemma3", "lora");
+}
+
+#[test]
+fn phi3_agrees() {
+    check("phi3", &[]);
+    check_adapter("phi3", "lora");
+    check("phi4_mini", &["io_short.safetensors", "io_padded.safetensors"]);
+}
+
+#[test]
+fn older_keys_mean_the_same() {
+    for family in ["gemma3", "phi3", "phi4_mini"] {
+        let new = LlamaConfig::from_file(folder(family).join("config.json")).unwrap();
+        let mut old = LlamaConfig::from_file(folder(family).join("config_old.json")).unwrap();
+        old.raw = new.raw.clone();
+        assert_eq!(old, new, "{family}");
+    }
+}
+
+/// A model of its own, or the text part of one with a vision tower, under each name that such files
+/// have had.
+#[test]
+fn the_text_part_of_a_multimodal_model_is_read() {
+    let text = folder("gemma3");
+    let expected = load("gemma3");
+    let tensors = std::fs::read(text.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&tensors).unwrap();
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(text.join("config.json")).unwrap()).unwrap();
+    let config = json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+        "text_config": json, "vision_config": {},
+    });
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("config.json"), config.to_string()).unwrap();
+        let mut named: Vec<_> =
+            tensors.iter().map(|(name, view)| (name.replacen("model.", prefix, 1), view)).collect();
+        let (_, some) = tensors.iter().next().unwrap();
+        named.push(("vision_tower.patch.weight".into(), some.clone()));
+        named.push(("model.multi_modal_projector.weight".into(), some));
+        safetensors::serialize_to_file(named, None, &other.path().join("model.safetensors"))
+            .unwrap();
+        let found = Llama::from_pretrained(other.path()).load(&device()).unwrap();
+        assert_eq!(found.config, expected.config, "{prefix}");
+        let [a, b] = [&found, &expected].map(|model| vec(model.model.embed_tokens.weight.val()));
+        assert_eq!(a, b, "{prefix}");
+    }
+}
