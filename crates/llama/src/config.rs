@@ -32,6 +32,12 @@ pub trait ModelFamily: fmt::Debug + Sync {
         Some(Cow::Borrowed(stored))
     }
 
+    /// Returns the name in a checkpoint of a tensor of the model: the inverse of
+    /// [`tensor_name`](Self::tensor_name).
+    fn stored_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        Cow::Borrowed(name)
+    }
+
     /// Names and metadata of the family in llama.cpp's files, if it has them.
     fn gguf(&self) -> Option<GgufFamily> {
         None

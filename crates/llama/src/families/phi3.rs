@@ -5,6 +5,7 @@ use crate::{
     config::{LlamaConfig, ModelFamily},
     error::LlamaError,
     fields::ConfigFields,
+    spec::GateUp,
 };
 
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl ModelFamily for Phi3 {
         config.each_layer(|layer| {
             layer.attention.fused = true;
             layer.attention.window = window;
-            layer.feed_forward.fused = true;
+            layer.feed_forward.mlp_mut().gate_up = GateUp::Fused;
         });
         Ok(config)
     }

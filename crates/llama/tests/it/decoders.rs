@@ -7,13 +7,17 @@ use burn::{
     tensor::{FloatDType, Gradients, Tensor, activation::log_softmax},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_llama::{Llama, LlamaConfig};
+use burn_lora_llama::{Llama, LlamaConfig, SaveOptions};
+use burn_lora_quant::QuantConfig;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
+
+const FAMILIES: [&str; 6] =
+    ["gemma3", "phi3", "phi4_mini", "mixtral", "qwen3_moe", "qwen3_moe_plain"];
 
 fn folder(family: &str) -> PathBuf {
     golden("decoders").join(family)
@@ -69,9 +73,25 @@ impl ModuleVisitor for Read<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".").replace(".base.", ".").replace("weight.weight", "weight");
+        // A field of another name than the layer's path.
+        let path = path.replace(".experts.router.", ".mlp.gate.");
+        let path = path.replace(".experts.experts.", ".mlp.experts.");
         let Some(grad) = param.val().grad(self.gradients) else { return };
         self.found.insert(path, vec(grad));
     }
+}
+
+/// Gradients of a model's parameters, by the names of a checkpoint, which has some of them in parts.
+fn stored(model: &Llama, found: BTreeMap<String, Vec<f32>>) -> BTreeMap<String, Vec<f32>> {
+    let tensors = model.config.tensors().into_iter().map(|tensor| {
+        let kind = if tensor.name.ends_with(".bias") { "bias" } else { "weight" };
+        let all = &found[&format!("{}.{kind}", tensor.layer)];
+        let width: usize = tensor.shape[1..].iter().product();
+        let rows = tensor.start * width..(tensor.start + tensor.shape[0]) * width;
+        let name = model.config.family.stored_name(&tensor.name).into_owned();
+        (name, all[rows].to_vec())
+    });
+    tensors.collect()
 }
 
 /// Compares logits, losses and all gradients of a family.
@@ -89,10 +109,11 @@ fn check(family: &str, more: &[&str]) {
         let embedding = read.found.get_mut("model.embed_tokens.weight").unwrap();
         embedding.iter_mut().zip(head).for_each(|(sum, head)| *sum += head);
     }
+    let found = stored(&model, read.found);
     let expected = tensors(&folder(family).join("grads.safetensors"));
-    assert!(read.found.keys().eq(expected.keys()), "{family}: {:?}", read.found.keys());
+    assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
     for (name, (_, expected)) in &expected {
-        let found = relative(&read.found[name], expected);
+        let found = relative(&found[name], expected);
         assert!(found < 1e-4, "{family}: the gradient of {name} differs by {found}, relatively");
     }
 }
@@ -134,8 +155,50 @@ fn phi3_agrees() {
 }
 
 #[test]
+fn mixtral_agrees() {
+    check("mixtral", &[]);
+}
+
+#[test]
+fn qwen3_moe_agrees() {
+    check("qwen3_moe", &[]);
+    check("qwen3_moe_plain", &[]);
+}
+
+/// What is saved has the names that it was read under, and the same logits.
+#[test]
+fn saved_models_are_the_same() {
+    for family in FAMILIES {
+        let model = load(family);
+        let out = tempfile::tempdir().unwrap();
+        let options = SaveOptions::new().dtype(FloatDType::F32);
+        model.save_pretrained(out.path(), &options).unwrap();
+        let [found, expected] = [out.path().to_owned(), folder(family)]
+            .map(|folder| tensors(&folder.join("model.safetensors")));
+        assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
+        assert!(found == expected, "{family}");
+        let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device());
+        run(&again.unwrap(), &folder(family).join("io.safetensors"));
+    }
+}
+
+/// Quantized on loading, the decoder's linear layers are packed, and no others.
+#[test]
+fn linear_layers_are_quantized() {
+    for family in FAMILIES {
+        let loader = Llama::from_pretrained(folder(family)).quantize(QuantConfig::nf4());
+        let model = loader.load(&device()).unwrap();
+        let quantizable: BTreeSet<_> =
+            model.config.tensors().into_iter().filter(|t| t.quantizable).map(|t| t.layer).collect();
+        for (path, layer) in model.layers() {
+            assert_eq!(layer.is_quantized(), quantizable.contains(&path), "{family}: {path}");
+        }
+    }
+}
+
+#[test]
 fn older_keys_mean_the_same() {
-    for family in ["gemma3", "phi3", "phi4_mini"] {
+    for family in FAMILIES {
         let new = LlamaConfig::from_file(folder(family).join("config.json")).unwrap();
         let mut old = LlamaConfig::from_file(folder(family).join("config_old.json")).unwrap();
         old.raw = new.raw.clone();

@@ -130,7 +130,7 @@ impl Account<'_> {
         let most = |bytes: &dyn Fn(usize) -> u64| all.clone().map(bytes).max().unwrap_or(0);
         let decoded = most(&|index| self.decoded(index));
         let layers = &self.config.layers;
-        let mlp = most(&|index| self.bytes(layers[index].feed_forward.forward(hidden)));
+        let mlp = most(&|index| self.bytes(layers[index].feed_forward_forward(hidden)));
         let attention = most(&|index| self.bytes(layers[index].attention.forward(hidden)));
         let scores = most(&|index| self.scores(index)) * (4 + self.size as u64);
         let moment = |moment, activations, loss, scratch| Memory {
@@ -183,8 +183,8 @@ impl Account<'_> {
     /// Returns the bytes on top of the kept ones, backward through an MLP.
     fn mlp_gradients(&self, index: usize) -> u64 {
         let (spec, costs) = self.layer(index);
-        let twice = !self.packed && costs.block["mlp.down_proj"].rank().is_some();
-        self.bytes(spec.feed_forward.backward(self.config.hidden_size, &costs, twice))
+        let twice = !self.packed && costs.block[spec.down_path()].rank().is_some();
+        self.bytes(spec.feed_forward_backward(self.config.hidden_size, &costs, twice))
     }
 
     /// Returns the bytes of a layer backward in its attention, the kept ones with them.

@@ -20,6 +20,8 @@ pub(super) struct Layer {
     pub bias: bool,
     /// Whether that bias is trained.
     pub trains_bias: bool,
+    /// Whether the base is quantized if that is asked for.
+    pub quantizable: bool,
     /// Whether its values are those of another layer: a tied head.
     pub shared: bool,
     pub plan: Option<LayerPlan>,
@@ -85,12 +87,16 @@ impl Shape {
     /// [`TrainError::Adapter`] if the settings are invalid or match no layer.
     pub fn new(config: &LlamaConfig, lora: Option<&LoraConfig>) -> Result<Self, TrainError> {
         let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
-        for TensorSpec { name, shape, .. } in config.tensors() {
-            if let Some(path) = name.strip_suffix(".bias") {
+        for TensorSpec { name, shape, layer: path, quantizable, .. } in config.tensors() {
+            match layers.get_mut(&path) {
                 // After the weight of its layer.
-                layers.get_mut(path).expect("a layer with a weight").bias = true;
-            } else if let Some(path) = name.strip_suffix(".weight") {
-                layers.insert(path.to_owned(), layer(path, &shape));
+                Some(layer) if name.ends_with(".bias") => layer.bias = true,
+                // One of several weights that are its rows.
+                Some(layer) => layer.out += shape[0],
+                None => {
+                    let layer = Layer { quantizable, ..layer(&path, &shape) };
+                    layers.insert(path, layer);
+                }
             }
         }
         if config.tie_word_embeddings {
@@ -134,9 +140,7 @@ impl Shape {
             let bias = if layer.bias { layer.out * size } else { 0 };
             let weight = match quantize {
                 _ if layer.shared => 0,
-                Some(format) if layer.kind == LayerKind::Linear => {
-                    format.bytes([layer.out, layer.width]).total()
-                }
+                Some(format) if layer.quantizable => format.bytes([layer.out, layer.width]).total(),
                 _ => layer.values() * size,
             };
             (weight + bias) as u64
@@ -182,5 +186,14 @@ fn layer(path: &str, shape: &[usize]) -> Layer {
         [out, width] => (LayerKind::Linear, out, width),
         _ => unreachable!("tensors of a Llama have one or two dimensions"),
     };
-    Layer { kind, out, width, bias: false, trains_bias: false, shared: false, plan: None }
+    Layer {
+        kind,
+        out,
+        width,
+        bias: false,
+        trains_bias: false,
+        quantizable: false,
+        shared: false,
+        plan: None,
+    }
 }
