@@ -2,11 +2,13 @@
 
 use super::common::{ConfigDefaults, set_experts, window};
 use crate::{
-    config::{LlamaConfig, ModelFamily},
+    config::{GgufFamily, LlamaConfig, ModelFamily},
     error::LlamaError,
     fields::ConfigFields,
+    gguf::GgufKeys,
     spec::RouterWeights,
 };
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 #[derive(Debug)]
@@ -51,6 +53,15 @@ impl ModelFamily for Mixtral {
             (["num_local_experts", "num_experts"], RouterWeights::NormalizedSoftmax);
         set_experts(&mut config, fields, [8, 2], &counts, width, weights, |_| true)?;
         Ok(config)
+    }
+
+    fn gguf(&self) -> Option<GgufFamily> {
+        let fields = |keys: &GgufKeys<'_>, raw: &mut Map<String, Value>| {
+            raw.insert("num_local_experts".into(), keys.required("expert_count")?.into());
+            raw.insert("num_experts_per_tok".into(), keys.required("expert_used_count")?.into());
+            Ok(())
+        };
+        Some(GgufFamily { permuted: true, experts: true, fields, ..GgufFamily::new("llama") })
     }
 
     fn tensor_name<'a>(&self, stored: &'a str) -> Option<Cow<'a, str>> {

@@ -5,11 +5,14 @@ use super::{
     qwen3::set_attention,
 };
 use crate::{
-    config::{LlamaConfig, ModelFamily},
+    config::{GgufFamily, LlamaConfig, ModelFamily},
     error::LlamaError,
     fields::ConfigFields,
+    gguf::GgufKeys,
     spec::RouterWeights,
 };
+
+use serde_json::{Map, Value};
 
 #[derive(Debug)]
 pub(super) struct Qwen3Moe;
@@ -60,5 +63,18 @@ impl ModelFamily for Qwen3Moe {
             !dense.contains(&index) && (index + 1).is_multiple_of(step)
         })?;
         Ok(config)
+    }
+
+    fn gguf(&self) -> Option<GgufFamily> {
+        let fields = |keys: &GgufKeys<'_>, raw: &mut Map<String, Value>| {
+            raw.insert("num_experts".into(), keys.required("expert_count")?.into());
+            raw.insert("num_experts_per_tok".into(), keys.required("expert_used_count")?.into());
+            let width = keys.required("expert_feed_forward_length")?;
+            raw.insert("moe_intermediate_size".into(), width.into());
+            // llama.cpp does it always.
+            raw.insert("norm_topk_prob".into(), true.into());
+            Ok(())
+        };
+        Some(GgufFamily { experts: true, fields, ..GgufFamily::new("qwen3moe") })
     }
 }

@@ -7,7 +7,7 @@ use burn::{
     tensor::{FloatDType, Gradients, Tensor, activation::log_softmax},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_llama::{Llama, LlamaConfig, SaveOptions};
+use burn_lora_llama::{Llama, LlamaConfig, RopeScaling, SaveOptions};
 use burn_lora_quant::QuantConfig;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -234,5 +234,26 @@ fn the_text_part_of_a_multimodal_model_is_read() {
         assert_eq!(found.config, expected.config, "{prefix}");
         let [a, b] = [&found, &expected].map(|model| vec(model.model.embed_tokens.weight.val()));
         assert_eq!(a, b, "{prefix}");
+    }
+}
+
+/// llama.cpp's names and metadata mean the same model.
+#[test]
+fn gguf_files_agree() {
+    for family in ["gemma3_gguf", "phi4_mini", "mixtral", "qwen3_moe_gguf"] {
+        let loader = Llama::from_pretrained(folder(family).join("model.gguf"));
+        let model = loader.dtype(FloatDType::F32).load(&device()).unwrap();
+        run(&model, &folder(family).join("io.safetensors"));
+        let theirs = LlamaConfig::from_file(folder(family).join("config.json")).unwrap();
+        // Metadata are float32.
+        let rounded = |mut config: LlamaConfig| {
+            for rope in &mut config.ropes {
+                if let RopeScaling::LongRope { attention_factor, .. } = &mut rope.scaling {
+                    *attention_factor = f64::from(*attention_factor as f32);
+                }
+            }
+            LlamaConfig { raw: Value::Null, ..config }
+        };
+        assert_eq!(rounded(model.config), rounded(theirs), "{family}");
     }
 }
