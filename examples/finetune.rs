@@ -317,7 +317,7 @@ fn plan(run: &RunFile, model: &Llama, longest: usize) -> Result<MemoryPlan, Box<
         .on(&model.device())
         .dtype(model.dtype)
         .host_embeddings(run.model.host_embeddings)
-        .adapter(&configs["default"])?
+        .adapter(&*configs["default"])?
         .train(&run.train)
         .length(run.train.batches.packing.unwrap_or(longest));
     if let Some(config) = run.model.quantize()? {

@@ -13,8 +13,8 @@ pub mod prelude {
     pub use burn::tensor::{Device, FloatDType, Tensor};
     pub use burn_lora_adapter::{
         ActiveAdapters, Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear,
-        AdaptedVector, AdapterError, BASE, Bias, Combine, Init, InputStats, LoraConfig,
-        MergeReport, PackedMerge, ParamGroups, Selection, Summary, adaptable,
+        AdaptedVector, AdapterError, BASE, Bias, Combine, FrozenLayer, Init, InputStats,
+        LoraConfig, MergeReport, Method, PackedMerge, ParamGroups, Selection, Summary, adaptable,
     };
     pub use burn_lora_llama::{
         GenerateConfig, Generated, GeneratedText, KvCache, Llama, LlamaConfig, LlamaError,

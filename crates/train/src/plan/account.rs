@@ -151,7 +151,7 @@ impl Account<'_> {
     /// Returns the layers of a segment that have a graph: in the first segment it begins at the
     /// first trained parameter.
     fn tracked(&self, segment: &Range<usize>, is_first: bool) -> Range<usize> {
-        let trains = |layer: &Layer| !layer.trained(self.shape.dora).is_empty();
+        let trains = |layer: &Layer| !layer.trained().is_empty();
         if !is_first || trains(&self.shape.embedding) {
             return segment.clone();
         }

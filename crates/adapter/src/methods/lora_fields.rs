@@ -2,8 +2,9 @@
 
 use super::settings::{Settings, is_on, shown};
 use crate::{
-    config::{Bias, LoraConfig, Targets},
+    config::LoraConfig,
     init::Init,
+    target::{Bias, OneOrMany, Targets},
 };
 use burn_lora_io::escaped;
 use burn_lora_quant::QuantConfig;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Version of PEFT whose file format this is.
-const PEFT_VERSION: &str = "0.21.2";
+pub(crate) const PEFT_VERSION: &str = "0.21.2";
 
 /// Every field of PEFT's `LoraConfig`, sorted as in its files.
 #[derive(Serialize, Deserialize)]
@@ -76,22 +77,6 @@ impl Serialize for Number {
             serializer.serialize_i64(integer)
         } else {
             serializer.serialize_f64(self.0)
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
-}
-
-impl<T> OneOrMany<T> {
-    fn many(self) -> Vec<T> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
         }
     }
 }
@@ -210,18 +195,13 @@ impl From<&LoraConfig> for Fields {
 }
 
 impl Fields {
-    /// Creates the fields that PEFT writes beside an adapter's tensors.
-    pub(super) fn for_file(config: &LoraConfig) -> Self {
-        Self { inference_mode: true, seed: None, ..Self::from(config) }
-    }
-
     /// Reads the known settings, as PEFT's reader does.
     ///
     /// `null` means the default, as in PEFT's code. An unknown setting that is off is ignored; one that
     /// is on is warned of.
     fn read(mut settings: Map<String, Value>) -> Result<Self, String> {
         if let Some(kind) = settings.get("peft_type").filter(|kind| **kind != "LORA") {
-            return Err(format!("peft_type is {}: only LORA is supported", shown(kind)));
+            return Err(format!("peft_type is {}: these are the settings of LORA", shown(kind)));
         }
         if settings.get("init_lora_weights").is_some_and(Value::is_null) {
             settings.insert("init_lora_weights".into(), false.into());
@@ -300,10 +280,10 @@ impl Fields {
     }
 }
 
-impl Settings {
-    /// Converts the settings of a saved adapter. Its initialisation matters only if it changed the base.
-    pub(super) fn of_a_file(mut self) -> Result<LoraConfig, String> {
-        if let Some(init) = self.0.get_mut("init_lora_weights")
+impl LoraConfig {
+    /// Reads the settings of a saved adapter. Its initialisation matters only if it changed the base.
+    pub(super) fn of_a_file(mut settings: Map<String, Value>) -> Result<Self, String> {
+        if let Some(init) = settings.get_mut("init_lora_weights")
             && *init == "mica"
         {
             burn_lora_io::warn!(
@@ -312,7 +292,7 @@ impl Settings {
             );
             *init = true.into();
         }
-        Fields::read(self.0)?.try_into()
+        Fields::read(settings)?.try_into()
     }
 }
 
