@@ -22,7 +22,7 @@ use std::{
 
 /// LoRA and QLoRA fine-tuning of language models.
 #[derive(Parser)]
-#[command(name = "burn-lora", version, max_term_width = 100)]
+#[command(name = "burn-lora", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -75,14 +75,14 @@ pub fn quantize(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         return Err(format!("{what}: its linear layers are quantized already").into());
     }
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    println!("{what} on {device:?}: {:.1} MiB in float32\n", mib(4 * values));
+    println!("{what} on {device:?}: {:.2} MiB in float32\n", mib(4 * values));
     println!(
         "{:<10} {:>9} {:>10} {:>10} {:>12} {:>14}",
         "format", "block", "bits", "MiB", "error", "error of x·W^T"
     );
     for row in rows {
         println!(
-            "{:<10} {:>9} {:>10.3} {:>10.1} {:>11.2}% {:>13.2}%",
+            "{:<10} {:>9} {:>10.3} {:>10.2} {:>11.2}% {:>13.2}%",
             row.name,
             row.block,
             (8 * row.bytes) as f64 / values as f64,

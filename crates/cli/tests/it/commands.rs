@@ -123,7 +123,7 @@ fn a_model_is_tuned_chatted_with_and_merged() {
 
     let shown = run(&[&words[..], &["--dry-run"]].concat()).unwrap();
     for part in
-        ["18 samples", "Memory estimate of a training step", "The run, as a file", "[train]"]
+        ["18 examples", "Memory estimate of a training step", "The run, as a file", "[train]"]
     {
         assert!(shown.contains(part), "no `{part}` in: {shown}");
     }
