@@ -181,6 +181,11 @@ fn what_is_missing_or_wrong_shows_before_anything_is_loaded() {
         ([&GIVEN[..], &["adapter.r=0"]].concat(), "[adapter]: "),
         ([&GIVEN[..], &["generate.top_p=2"]].concat(), "[generate]: "),
         ([&GIVEN[..], &["train.epochs=0"]].concat(), "[train]: `epochs`"),
+        ([&GIVEN[..], &["train.warmup.ratio=2"]].concat(), "[train]: `warmup` is 2"),
+        (
+            [&GIVEN[..], &["train.schedule=constant"]].concat(),
+            "[train]: `warmup` is 0.03: this schedule",
+        ),
         (
             [&GIVEN[..], &["model.block_size=48"]].concat(),
             "[model]: `nf4`: nf4 has no blocks of 48",
