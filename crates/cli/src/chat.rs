@@ -18,10 +18,9 @@ const HELP: &str = "\
 /help          this
 /quit          the end (or Ctrl-D)";
 
-/// Chats with a model, with and without its adapter. Each line is a turn; lines that begin with /
-/// are commands (/help).
+/// Chats with a model, with and without its adapter.
 ///
-/// Lines are also read from a pipe. A model without a chat template, such as a base model,
+/// Each line is a turn; lines that begin with / are commands (/help). Lines are also read from a pipe. A model without a chat template, such as a base model,
 /// continues each line as a text of its own.
 #[derive(Args)]
 pub struct Arguments {

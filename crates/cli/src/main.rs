@@ -20,9 +20,17 @@ use std::{
     process::ExitCode,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora train --model models/Llama-3.2-1B-Instruct --data chats.jsonl --output out
+  burn-lora chat models/Llama-3.2-1B-Instruct --adapter out --format nf4
+  burn-lora merge models/Llama-3.2-1B-Instruct out merged
+
+burn-lora help COMMAND shows the options of a command.";
+
 /// LoRA and QLoRA fine-tuning of language models.
 #[derive(Parser)]
-#[command(name = "burn-lora", version)]
+#[command(name = "burn-lora", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -5,8 +5,9 @@ use burn_lora::prelude::*;
 use clap::Args;
 use std::{error::Error, fs, path::PathBuf};
 
-/// Merges an adapter into the weights of its base model, and writes safetensors, `config.json` and
-/// the tokenizer's files.
+/// Merges an adapter into the weights of its base model.
+///
+/// It writes safetensors, config.json and the tokenizer's files.
 #[derive(Args)]
 pub struct Arguments {
     /// The model: a folder in Hugging Face's layout, a .gguf file, or an id (feature `hub`). Its

@@ -13,10 +13,9 @@ const LLAMA_3_1_8B: &str = r#"{
     "max_position_embeddings": 131072, "rope_theta": 500000.0
 }"#;
 
-/// Estimates the memory of a training run on a GPU, by parts, and how many rows or tokens fit:
-/// before anything is downloaded, from config.json alone.
+/// Estimates the memory of a training run, and how many rows or tokens fit a GPU.
 ///
-/// Without a run file it is QLoRA of rank 16 on all linear layers, in bfloat16, a row of 2,048
+/// It takes config.json alone, before anything is downloaded. Without a run file it is QLoRA of rank 16 on all linear layers, in bfloat16, a row of 2,048
 /// tokens at a time. Options override the file.
 #[derive(Args)]
 pub struct Arguments {
