@@ -22,13 +22,13 @@ pub mod prelude {
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,
-        QuantError, Storage, StorageFormat,
+        QuantError, Storage, StorageFormat, WeightFormat,
     };
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
-        BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Objective,
-        Observer, OptimizerConfig, Progress, Recompute, Report, Schedule, TrainConfig, TrainError,
-        Trainer, Warmup, evaluate,
+        BatchConfig, CausalLm, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan,
+        ModelConfig, Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute,
+        Report, RunConfig, RunData, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
     };
 }
 
