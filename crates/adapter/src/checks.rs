@@ -32,6 +32,13 @@ impl LoraConfig {
         check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
         let targets = self.target_config();
         targets.validate()?;
+        if !self.target_parameters.is_empty() {
+            let found = || self.target_parameters.join(", ");
+            let reason = "an expert's parameters cannot have dropout: set it to 0";
+            check(self.dropout == 0.0, "target_parameters", found(), reason)?;
+            let reason = "an expert's parameters cannot have DoRA: leave one of them out";
+            check(!self.dora, "target_parameters", found(), reason)?;
+        }
         if matches!(self.init, Init::Orthogonal) {
             let fits = self.ranks().all(|(_, rank)| rank.is_multiple_of(2));
             check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;

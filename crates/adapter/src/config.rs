@@ -46,6 +46,7 @@ pub struct LoraConfig {
     pub(crate) rank_pattern: BTreeMap<String, usize>,
     pub(crate) alpha_pattern: BTreeMap<String, f64>,
     pub(crate) modules_to_save: Vec<String>,
+    pub(crate) target_parameters: Vec<String>,
     pub(crate) init: Init,
     pub(crate) seed: u64,
     pub(crate) base_model: Option<String>,
@@ -218,6 +219,21 @@ impl LoraConfig {
         self
     }
 
+    /// Sets the parameters of experts to adapt, by path or by the last parts of it. Each expert has an A
+    /// and a B of its own. They cannot have dropout or DoRA, as in PEFT.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// let lora = LoraConfig::new(8, 16)
+    ///     .targets(["q_proj", "v_proj"])
+    ///     .target_parameters(["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]);
+    /// # assert!(lora.validate().is_ok());
+    /// ```
+    pub fn target_parameters(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.target_parameters = strings(names);
+        self
+    }
+
     /// Sets the initialisation of A and B.
     pub fn init(mut self, init: Init) -> Self {
         self.init = init;
@@ -286,6 +302,7 @@ impl LoraConfig {
             alpha: self.alpha,
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
+            parameters: self.target_parameters.clone(),
             beside: vec![],
         }
     }
@@ -314,6 +331,7 @@ impl Default for LoraConfig {
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             modules_to_save: vec![],
+            target_parameters: vec![],
             init: Init::Kaiming,
             seed: 0,
             base_model: None,

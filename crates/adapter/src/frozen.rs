@@ -24,6 +24,12 @@ pub enum LayerKind {
     Embedding,
     /// [`AdaptedVector`](crate::AdaptedVector): trained as a whole copy only.
     Vector,
+    /// [`AdaptedLinear`](crate::AdaptedLinear) of one expert of several. To PEFT it is a part of the
+    /// parameter that has all of them: `target_parameters` names it, and `target_modules` does not.
+    Expert,
+    /// [`AdaptedLinear`](crate::AdaptedLinear) that chooses experts: trained as a whole copy only, and
+    /// never quantized.
+    Router,
 }
 
 /// Frozen part of a layer, whatever it is and however its weight is stored: what an adapter method knows
@@ -112,4 +118,12 @@ pub trait FrozenLayer {
     fn base_mut(&mut self) -> Option<&mut Base> {
         None
     }
+}
+
+/// Path of the parameter that has the weights of all experts, by the path of one of them:
+/// `mlp.experts.gate_up_proj` of `mlp.experts.3.gate_up_proj`.
+pub(crate) fn parameter(path: &str) -> String {
+    let (module, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let (experts, _) = module.rsplit_once('.').unwrap_or((module, ""));
+    format!("{experts}.{name}")
 }

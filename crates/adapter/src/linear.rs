@@ -47,12 +47,24 @@ pub struct AdaptedLinear {
     /// Frozen base. Call [`refresh`](AdaptedLayer::refresh) after changing its weight.
     pub base: Base,
     adapters: Adapters,
+    #[module(skip)]
+    kind: LayerKind,
 }
 
 impl AdaptedLinear {
     /// Creates a layer without adapters.
     pub fn new(base: Base) -> Self {
-        Self { base, adapters: Adapters::default() }
+        Self { base, adapters: Adapters::default(), kind: LayerKind::Linear }
+    }
+
+    /// Makes it a layer of an expert, or of a router.
+    ///
+    /// # Panics
+    /// If it is no kind of a linear layer.
+    pub fn of_kind(self, kind: LayerKind) -> Self {
+        let linear = matches!(kind, LayerKind::Linear | LayerKind::Expert | LayerKind::Router);
+        assert!(linear, "a linear layer of the kind {kind:?}");
+        Self { kind, ..self }
     }
 
     /// Creates a layer with a dense weight `[out, in]` and a bias `[out]`, both frozen.
@@ -232,7 +244,7 @@ impl From<burn::nn::Linear> for AdaptedLinear {
 
 impl FrozenLayer for AdaptedLinear {
     fn kind(&self) -> LayerKind {
-        LayerKind::Linear
+        self.kind
     }
 
     fn shape(&self) -> [usize; 2] {

@@ -6,6 +6,7 @@ use crate::{
     combine::{self, Combine},
     config::LoraConfig,
     error::AdapterError,
+    frozen::LayerKind,
     groups::ParamGroups,
     init::eva::InputStats,
     layer::LayerAdapter,
@@ -502,7 +503,7 @@ pub trait AdaptableExt: Adaptable {
         format.validate()?;
         let head = self.output_head().to_owned();
         for (path, layer) in self.layers_mut() {
-            let dense = !layer.is_quantized() && path != head;
+            let dense = !layer.is_quantized() && path != head && layer.kind() != LayerKind::Router;
             let Some(base) = layer.base_mut().filter(|_| dense) else { continue };
             *base = base.with_stored(base.weight.dequantize(FloatDType::F32), format)?;
             layer.refresh();

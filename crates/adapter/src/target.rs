@@ -122,6 +122,8 @@ pub struct TargetConfig {
     pub rank_pattern: BTreeMap<String, usize>,
     /// Alphas of the layers whose path ends with a match: `alpha_pattern`.
     pub alpha_pattern: BTreeMap<String, f64>,
+    /// Parameters of experts to adapt, by path or by the last parts of it: `target_parameters`.
+    pub parameters: Vec<String>,
     /// Layers that the method adapts beside the targets, by name.
     pub beside: Vec<String>,
 }
@@ -140,6 +142,7 @@ impl TargetConfig {
             alpha: 0.0,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
+            parameters: vec![],
             beside: vec![],
         }
     }
@@ -157,13 +160,13 @@ impl TargetConfig {
         };
         match &self.targets {
             None => check(
-                false,
+                !self.parameters.is_empty(),
                 "target_modules",
                 "not set".into(),
                 "say .targets([\"q_proj\", \"v_proj\"]) or .all_linear()",
             )?,
             Some(Targets::Names(names)) => {
-                let others = [&self.modules_to_save, &self.beside];
+                let others = [&self.modules_to_save, &self.beside, &self.parameters];
                 let some = !names.is_empty() || others.iter().any(|names| !names.is_empty());
                 check(some, "target_modules", "empty".into(), "name at least one layer")?;
             }

@@ -2,12 +2,12 @@
 
 use crate::{
     error::AdapterError,
-    frozen::LayerKind,
+    frozen::{LayerKind, parameter},
     target::{TargetConfig, Targets},
 };
 use burn_lora_io::escaped;
 use fancy_regex::{Regex, RegexBuilder};
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 /// Compiled patterns of a [`TargetConfig`] that select layers.
 pub(crate) struct Matcher<'a> {
@@ -253,6 +253,7 @@ impl<'a> Matcher<'a> {
             targets: labels(&self.config.targets)
                 .into_iter()
                 .zip(used.targets)
+                .chain(self.config.parameters.iter().cloned().zip(used.parameters))
                 .chain(saved)
                 .collect(),
             adapted: of(|plan| matches!(plan, LayerPlan::Update { .. })),
@@ -276,6 +277,11 @@ impl<'a> Matcher<'a> {
         if !saves.is_empty() {
             saves.into_iter().for_each(|i| used.saves[i] += 1);
             return Ok(Some(LayerPlan::Save));
+        }
+        match layer.kind {
+            LayerKind::Router => return Ok(None),
+            LayerKind::Expert => return self.plan_expert(path, used),
+            _ => {}
         }
         let beside = indices(&self.config.beside, |name| Ok(is_suffix(path, name)))?;
         let beside: Vec<_> =
@@ -303,6 +309,22 @@ impl<'a> Matcher<'a> {
             used.layers.push(layer);
         }
         found.into_iter().for_each(|i| used.targets[i] += 1);
+        self.update(path, used).map(Some)
+    }
+
+    /// Plans the adapter of a layer of an expert, by the parameter that it is a part of.
+    fn plan_expert(&self, path: &str, used: &mut Used) -> Result<Option<LayerPlan>, AdapterError> {
+        let path = parameter(path);
+        let found = indices(&self.config.parameters, |name| Ok(is_suffix(&path, name)))?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        found.into_iter().for_each(|i| used.parameters[i] += 1);
+        self.update(&path, used).map(Some)
+    }
+
+    /// Plans an update, with the rank and the alpha that patterns say.
+    fn update(&self, path: &str, used: &mut Used) -> Result<LayerPlan, AdapterError> {
         let ranks = indices(&self.ranks, |(pattern, _)| pattern.matches(path))?;
         let alphas = indices(&self.alphas, |(pattern, _)| pattern.matches(path))?;
         let plan = LayerPlan::Update {
@@ -311,7 +333,7 @@ impl<'a> Matcher<'a> {
         };
         ranks.into_iter().for_each(|i| used.ranks[i] += 1);
         alphas.into_iter().for_each(|i| used.alphas[i] += 1);
-        Ok(Some(plan))
+        Ok(plan)
     }
 
     /// Checks that every name and pattern matched something, and returns the warnings.
@@ -349,6 +371,15 @@ impl<'a> Matcher<'a> {
         }
         for name in unused(self.config.modules_to_save.clone(), &used.saves) {
             miss("modules_to_save", &name, "layer", near(&name, layers));
+        }
+        for name in unused(self.config.parameters.clone(), &used.parameters) {
+            let there = layers.iter().filter(|layer| layer.kind == LayerKind::Expert);
+            let there: BTreeSet<_> = there.map(|layer| parameter(layer.path)).collect();
+            let near = match there.first() {
+                Some(first) => format!("its experts' parameters are such as `{first}`"),
+                None => "the model has no experts".into(),
+            };
+            miss("target_parameters", &name, "parameter", near);
         }
         for name in unused(self.config.beside.clone(), &used.beside) {
             miss("trainable_token_indices", &name, "layer", near(&name, layers));
@@ -406,6 +437,8 @@ struct Used {
     saves: Vec<usize>,
     /// Number of layers that each name beside the targets matched.
     beside: Vec<usize>,
+    /// Number of layers that each of `target_parameters` matched.
+    parameters: Vec<usize>,
     layers: Vec<usize>,
     /// Number of adapted layers that each pattern matched.
     ranks: Vec<usize>,
@@ -420,6 +453,7 @@ impl Used {
             excluded: vec![0; labels(&config.exclude).len()],
             saves: vec![0; matcher.save.len()],
             beside: vec![0; config.beside.len()],
+            parameters: vec![0; config.parameters.len()],
             layers: vec![],
             ranks: vec![0; matcher.ranks.len()],
             alphas: vec![0; matcher.alphas.len()],

@@ -1,7 +1,7 @@
 //! Loading of PEFT's files into a model, with checks of required and optional tensors.
 
 use super::{
-    Around, base_key,
+    Around, base_key, experts,
     file::{self, Files, HostTensors, Read, TENSORS},
     key, lora_of, shared_key, trains_bias,
 };
@@ -118,8 +118,11 @@ fn sort(
     if tensors.is_empty() {
         return Err(file::format(&path, "it has no tensors"));
     }
-    let mut file = Tensors { tensors, path, missing: vec![], wrong: None, vocabulary: None };
     let sites = attach::loaded_sites(layers, plans);
+    let mut tensors = tensors;
+    let updated = sites.iter().map(|(_, site)| (site.path, site.kind, site.rank, site.shape));
+    experts::unstack(&mut tensors, updated, &path)?;
+    let mut file = Tensors { tensors, path, missing: vec![], wrong: None, vocabulary: None };
     let mut all = vec![];
     let mut biases: Vec<String> = vec![];
     for (i, ((layer_path, layer), plan)) in layers.iter().zip(plans).enumerate() {

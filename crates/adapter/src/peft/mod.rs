@@ -1,5 +1,6 @@
 //! PEFT's adapter files: names of the tensors, and saving.
 
+mod experts;
 mod export;
 mod file;
 mod load;
@@ -10,6 +11,7 @@ pub(crate) use load::{load, load_as};
 use crate::{
     config::LoraConfig,
     error::AdapterError,
+    frozen::LayerKind,
     init::{Init, linalg::to_vec},
     layer::{AdaptedLayer, Part},
     layers::Layers,
@@ -123,6 +125,8 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<Gathered, AdapterError> {
     for (path, layer) in layers {
         let adapter = layer.adapters().get(name).filter(|adapter| !adapter.follows());
         match Around::of(*layer, name) {
+            // Named by its parameter.
+            _ if layer.kind() == LayerKind::Expert => {}
             Around::Update => adapted.push(path.as_str()),
             _ => others.push(path.as_str()),
         }
@@ -165,6 +169,8 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<Gathered, AdapterError> {
             "the file cannot say that LoftQ was made for {config:?}: load it onto a base packed so"
         );
     }
+    let updated = sites.iter().map(|(site, _)| (site.path, site.kind));
+    experts::stack(&mut tensors, updated);
     let mut settings = method.settings();
     if method.targets().targets == Some(Targets::AllLinear) {
         settings["target_modules"] = minimal(&adapted, &others).into();

@@ -10,7 +10,7 @@ use burn::{
     module::Module,
     tensor::{DType, Device, FloatDType, Int, Tensor, TensorData, activation::softmax},
 };
-use burn_lora_adapter::{Adaptable, AdaptedLinear, Layers, LayersMut, join};
+use burn_lora_adapter::{Adaptable, AdaptedLinear, LayerKind, Layers, LayersMut, join};
 use burn_lora_kernels::permute_rows;
 
 /// Mixture of experts: for each token the router chooses some experts, whose outputs are added up
@@ -49,10 +49,13 @@ impl SparseExperts {
         spec: &ExpertsSpec,
     ) -> Result<Self, LlamaError> {
         let router = format!("{path}.{}", spec.router.name);
-        let experts = (0..spec.num_experts)
-            .map(|index| Mlp::build(from, &format!("{path}.experts.{index}"), hidden, &spec.mlp));
+        let router = from.dense(&router, [spec.num_experts, hidden], spec.router.bias)?;
+        let experts = (0..spec.num_experts).map(|index| {
+            let mlp = Mlp::build(from, &format!("{path}.experts.{index}"), hidden, &spec.mlp)?;
+            Ok::<_, LlamaError>(mlp.of_expert())
+        });
         Ok(Self {
-            router: from.dense(&router, [spec.num_experts, hidden], spec.router.bias)?,
+            router: router.of_kind(LayerKind::Router),
             experts: experts.collect::<Result<_, _>>()?,
             spec: spec.clone(),
         })

@@ -10,7 +10,7 @@ use crate::{
     spec::{GateUp, GatedMlpSpec},
 };
 use burn::{module::Module, tensor::Tensor};
-use burn_lora_adapter::{AdaptedLinear, adaptable};
+use burn_lora_adapter::{AdaptedLinear, LayerKind, adaptable};
 use burn_lora_kernels::gated;
 
 /// Gated MLP: `down(activation(gate(x)) · up(x))`.
@@ -61,6 +61,15 @@ impl Mlp {
             down_proj: linear("down_proj", [hidden, inner])?,
             spec: spec.clone(),
         })
+    }
+
+    /// Makes it the MLP of an expert.
+    pub(crate) fn of_expert(mut self) -> Self {
+        let of = |linear: AdaptedLinear| linear.of_kind(LayerKind::Expert);
+        self.gate_up_proj = self.gate_up_proj.map(of);
+        self.gate_proj = self.gate_proj.map(of);
+        self.up_proj = self.up_proj.map(of);
+        Self { down_proj: of(self.down_proj), ..self }
     }
 
     /// Returns the output of the MLP.

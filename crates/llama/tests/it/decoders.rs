@@ -6,7 +6,7 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{FloatDType, Gradients, Tensor, activation::log_softmax},
 };
-use burn_lora_adapter::{Adaptable, AdaptableExt};
+use burn_lora_adapter::{Adaptable, AdaptableExt, LoraConfig};
 use burn_lora_llama::{Llama, LlamaConfig, RopeScaling, SaveOptions};
 use burn_lora_quant::QuantConfig;
 use safetensors::SafeTensors;
@@ -129,16 +129,69 @@ fn check_adapter(family: &str, adapter: &str) {
     for (path, layer) in model.layers() {
         let Some(lora) = layer.adapters().lora("default") else { continue };
         for (name, param) in [("lora_A", &lora.lora_a), ("lora_B", &lora.lora_b)] {
-            let grad = vec(param.val().grad(&gradients).unwrap());
-            found.insert(format!("base_model.model.{path}.{name}.weight"), grad);
+            // Of an expert that no token went through.
+            let zeros = || vec![0.0; param.val().shape().num_elements()];
+            let grad = param.val().grad(&gradients).map_or_else(zeros, vec);
+            found.insert(
+                format!("base_model.model.{path}.{name}.weight"),
+                (param.shape().dims(), grad),
+            );
         }
     }
+    let found = stacked(found);
     let expected = tensors(&folder.join("grads.safetensors"));
     assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
     for (name, (_, expected)) in &expected {
         let found = relative(&found[name], expected);
         assert!(found < 1e-4, "{family}: the gradient of {name} differs by {found}, relatively");
     }
+
+    // Saved again, it is the same.
+    let out = tempfile::tempdir().unwrap();
+    model.save_adapter("default", out.path()).unwrap();
+    let [ours, theirs] = [out.path(), &folder].map(|folder| {
+        let settings = std::fs::read(folder.join("adapter_config.json")).unwrap();
+        let settings: Value = serde_json::from_slice(&settings).unwrap();
+        let names = |field: &str| settings[field].as_array().cloned().unwrap_or_default();
+        (tensors(&folder.join("adapter_model.safetensors")), names("target_parameters"))
+    });
+    assert!(ours == theirs, "{family}");
+}
+
+/// Gradients as a file of PEFT's has the parameters: those of experts are stacked, A by expert, B by rank.
+fn stacked(found: BTreeMap<String, ([usize; 2], Vec<f32>)>) -> BTreeMap<String, Vec<f32>> {
+    let mut grads = BTreeMap::new();
+    let mut experts: BTreeMap<String, Vec<([usize; 2], Vec<f32>)>> = BTreeMap::new();
+    for (name, grad) in found {
+        match name.split_once(".experts.") {
+            None => {
+                grads.insert(name, grad.1);
+            }
+            Some((module, rest)) => {
+                // Fewer than ten experts, which are in order.
+                let (_, rest) = rest.split_once('.').unwrap();
+                let inner = if rest.starts_with("gate_up") { "base_layer." } else { "" };
+                let (_, rest) = rest.split_once('.').unwrap();
+                experts.entry(format!("{module}.experts.{inner}{rest}")).or_default().push(grad);
+            }
+        }
+    }
+    for (name, parts) in experts {
+        let [rows, columns] = parts[0].0;
+        let values = if name.contains("lora_A") {
+            parts.into_iter().flat_map(|part| part.1).collect()
+        } else {
+            let at =
+                |row: usize, column: usize| parts.iter().map(move |p| p.1[row * columns + column]);
+            (0..rows)
+                .flat_map(|row| {
+                    (0..columns).flat_map(move |column| at(row, column).collect::<Vec<_>>())
+                })
+                .collect()
+        };
+        grads.insert(name, values);
+    }
+    grads
 }
 
 #[test]
@@ -157,11 +210,13 @@ fn phi3_agrees() {
 #[test]
 fn mixtral_agrees() {
     check("mixtral", &[]);
+    check_adapter("mixtral", "lora_experts");
 }
 
 #[test]
 fn qwen3_moe_agrees() {
     check("qwen3_moe", &[]);
+    check_adapter("qwen3_moe", "lora_experts");
     check("qwen3_moe_plain", &[]);
 }
 
@@ -256,4 +311,24 @@ fn gguf_files_agree() {
         };
         assert_eq!(rounded(model.config), rounded(theirs), "{family}");
     }
+}
+
+/// What PEFT cannot do with experts is refused, and what names none of them.
+#[test]
+fn settings_for_experts_are_checked() {
+    let lora =
+        || LoraConfig::new(2, 4).targets(["o_proj"]).target_parameters(["experts.down_proj"]);
+    let error = |family: &str, lora: LoraConfig| {
+        load(family).add_adapter("default", &lora).unwrap_err().to_string()
+    };
+    assert!(error("mixtral", lora().dropout(0.1)).contains("dropout"));
+    assert!(error("mixtral", lora().dora(true)).contains("DoRA"));
+    assert!(error("phi3", lora()).contains("the model has no experts"));
+    let wrong = error("mixtral", lora().target_parameters(["experts.up_proj"]));
+    assert!(wrong.contains("model.layers.0.mlp.experts.down_proj"), "{wrong}");
+
+    // As in PEFT, experts are none of `all-linear`, and the router is neither.
+    let mut model = load("mixtral");
+    let report = model.add_adapter("default", &LoraConfig::new(2, 4).all_linear()).unwrap();
+    assert!(report.adapted.iter().all(|path| path.contains("self_attn")), "{report:?}");
 }

@@ -1,10 +1,10 @@
 //! Layers of a Llama with an adapter: their sizes, and their trained parameters.
 
 use crate::{OptimizerConfig, TrainError};
-use burn_lora_adapter::{Bias, LayerKind, LayerPlan, Method, Role, Site, UpdateTensor};
-use burn_lora_llama::{LlamaConfig, layers::TensorSpec};
+use burn_lora_adapter::{Adaptable, Bias, LayerKind, LayerPlan, Method, Role, Site, UpdateTensor};
+use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_quant::StorageFormat;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Path of the output head.
 const HEAD: &str = "lm_head";
@@ -87,23 +87,25 @@ impl Shape {
     /// # Errors
     /// [`TrainError::Adapter`] if the settings are invalid or match no layer.
     pub fn new(config: &LlamaConfig, method: Option<&dyn Method>) -> Result<Self, TrainError> {
-        let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
-        for TensorSpec { name, shape, layer: path, quantizable, .. } in config.tensors() {
-            match layers.get_mut(&path) {
-                // After the weight of its layer.
-                Some(layer) if name.ends_with(".bias") => layer.bias = true,
-                // One of several weights that are its rows.
-                Some(layer) => layer.out += shape[0],
-                None => {
-                    let layer = Layer { quantizable, ..layer(&path, &shape) };
-                    layers.insert(path, layer);
-                }
-            }
-        }
-        if config.tie_word_embeddings {
-            let head = layer(HEAD, &[config.vocab_size, config.hidden_size]);
-            layers.insert(HEAD.to_owned(), Layer { shared: true, ..head });
-        }
+        let quantizable = config.tensors().into_iter().filter(|tensor| tensor.quantizable);
+        let quantizable: BTreeSet<_> = quantizable.map(|tensor| tensor.layer).collect();
+        let model = Llama::shapes(config);
+        let layers = model.layers().into_iter().map(|(path, layer)| {
+            let ([out, width], kind) = (layer.shape(), layer.kind());
+            let layer = Layer {
+                kind,
+                out,
+                width,
+                bias: layer.bias().is_some(),
+                trains_bias: false,
+                quantizable: quantizable.contains(&path),
+                shared: path == HEAD && config.tie_word_embeddings,
+                plan: None,
+                tensors: vec![],
+            };
+            (path, layer)
+        });
+        let mut layers: BTreeMap<String, Layer> = layers.collect();
         let mut shared_bytes = 0;
         if let Some(method) = method {
             let found: Vec<_> = layers.iter().map(|(path, l)| (path.as_str(), l.kind)).collect();
@@ -190,27 +192,5 @@ impl Shape {
     pub fn gradient_bytes<'a>(&self, layers: impl IntoIterator<Item = &'a Layer>) -> u64 {
         let values = layers.into_iter().flat_map(|layer| layer.trained());
         4 * values.sum::<usize>() as u64
-    }
-}
-
-fn layer(path: &str, shape: &[usize]) -> Layer {
-    let (kind, out, width) = match *shape {
-        [length] => (LayerKind::Vector, length, 1),
-        [vocabulary, hidden] if path.ends_with("embed_tokens") => {
-            (LayerKind::Embedding, hidden, vocabulary)
-        }
-        [out, width] => (LayerKind::Linear, out, width),
-        _ => unreachable!("tensors of a Llama have one or two dimensions"),
-    };
-    Layer {
-        kind,
-        out,
-        width,
-        bias: false,
-        trains_bias: false,
-        quantizable: false,
-        shared: false,
-        plan: None,
-        tensors: vec![],
     }
 }
