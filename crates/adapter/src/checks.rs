@@ -1,6 +1,8 @@
 //! Validation of an adapter's settings.
 
-use crate::{config::LoraConfig, error::AdapterError, init::Init, targets::Matcher};
+use crate::{
+    config::LoraConfig, error::AdapterError, init::Init, target::check_tokens, targets::Matcher,
+};
 
 /// Largest rank that is accepted: beyond the size of any layer.
 const MOST: usize = 1 << 20;
@@ -32,6 +34,14 @@ impl LoraConfig {
         check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
         let targets = self.target_config();
         targets.validate()?;
+        for name in &targets.beside {
+            let both = !self.modules_to_save.contains(name);
+            let reason = "modules_to_save trains all of its tokens: say one of the two";
+            check(both, "trainable_token_indices", format!("of `{name}`"), reason)?;
+        }
+        for list in self.tokens.iter().flat_map(|tokens| tokens.lists()) {
+            check_tokens("LoraConfig", "trainable_token_indices", list)?;
+        }
         if matches!(self.init, Init::Orthogonal) {
             let fits = self.ranks().all(|(_, rank)| rank.is_multiple_of(2));
             check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;

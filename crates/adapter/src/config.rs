@@ -2,7 +2,7 @@
 
 use crate::{
     init::Init,
-    target::{Bias, TargetConfig, Targets},
+    target::{Bias, TargetConfig, Targets, TokenIndices},
 };
 use std::collections::BTreeMap;
 
@@ -46,6 +46,7 @@ pub struct LoraConfig {
     pub(crate) rank_pattern: BTreeMap<String, usize>,
     pub(crate) alpha_pattern: BTreeMap<String, f64>,
     pub(crate) modules_to_save: Vec<String>,
+    pub(crate) tokens: Option<TokenIndices>,
     pub(crate) init: Init,
     pub(crate) seed: u64,
     pub(crate) base_model: Option<String>,
@@ -218,6 +219,30 @@ impl LoraConfig {
         self
     }
 
+    /// Sets the tokens of which the adapter trains the rows of the input embedding (and of a head with
+    /// tied embeddings): new tokens of a chat format, without a copy of the whole embedding.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// let lora = LoraConfig::new(16, 32).all_linear().trainable_tokens([128_256, 128_257]);
+    /// # assert!(lora.validate().is_ok());
+    /// ```
+    pub fn trainable_tokens(mut self, tokens: impl IntoIterator<Item = usize>) -> Self {
+        self.tokens = Some(TokenIndices::OfEmbedding(tokens.into_iter().collect()));
+        self
+    }
+
+    /// Sets the tokens of which the adapter trains the rows, for each embedding or head by its path or
+    /// the last parts of it.
+    pub fn trainable_tokens_of(
+        mut self,
+        layers: impl IntoIterator<Item = (impl Into<String>, Vec<usize>)>,
+    ) -> Self {
+        let layers = layers.into_iter().map(|(name, tokens)| (name.into(), tokens));
+        self.tokens = Some(TokenIndices::ByLayer(layers.collect()));
+        self
+    }
+
     /// Sets the initialisation of A and B.
     pub fn init(mut self, init: Init) -> Self {
         self.init = init;
@@ -286,7 +311,7 @@ impl LoraConfig {
             alpha: self.alpha,
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
-            beside: vec![],
+            beside: self.tokens.as_ref().map(TokenIndices::layers).unwrap_or_default(),
         }
     }
 
@@ -314,6 +339,7 @@ impl Default for LoraConfig {
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             modules_to_save: vec![],
+            tokens: None,
             init: Init::Kaiming,
             seed: 0,
             base_model: None,

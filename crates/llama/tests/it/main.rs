@@ -7,6 +7,7 @@ mod gguf;
 mod golden;
 mod hub;
 mod merge;
+mod methods;
 mod stored;
 mod untrusted;
 mod weights;
