@@ -1,6 +1,8 @@
 //! Validation of an adapter's settings.
 
-use crate::{config::LoraConfig, error::AdapterError, init::Init, targets::Matcher};
+use crate::{
+    config::LoraConfig, error::AdapterError, init::Init, target::check_tokens, targets::Matcher,
+};
 
 /// Largest rank that is accepted: beyond the size of any layer.
 const MOST: usize = 1 << 20;
@@ -38,6 +40,14 @@ impl LoraConfig {
             check(self.dropout == 0.0, "target_parameters", found(), reason)?;
             let reason = "an expert's parameters cannot have DoRA: leave one of them out";
             check(!self.dora, "target_parameters", found(), reason)?;
+        }
+        for name in &targets.beside {
+            let both = !self.modules_to_save.contains(name);
+            let reason = "modules_to_save trains all of its tokens: say one of the two";
+            check(both, "trainable_token_indices", format!("of `{name}`"), reason)?;
+        }
+        for list in self.tokens.iter().flat_map(|tokens| tokens.lists()) {
+            check_tokens("LoraConfig", "trainable_token_indices", list)?;
         }
         if matches!(self.init, Init::Orthogonal) {
             let fits = self.ranks().all(|(_, rank)| rank.is_multiple_of(2));

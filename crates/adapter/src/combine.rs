@@ -11,14 +11,14 @@ use crate::{
     layer::{AdaptedLayer, Brought, LayerAdapter},
     layers::LayersMut,
     method::{Method, Site},
-    methods::lora::LoraAdapter,
+    methods::{lora::LoraAdapter, lora_method::lora_of},
     target::Targets,
     targets::minimal,
     update::BoxedUpdate,
 };
 use faer::{Mat, MatRef};
 use rand::RngExt;
-use std::{any::Any, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Method of combining adapters. Each has a weight `w`; `s` is its scaling.
 ///
@@ -232,10 +232,7 @@ pub(crate) fn combine(
     };
     let targets = Targets::Names(minimal(&adapted(true), &adapted(false)));
     let first = layers.iter().find_map(|(_, layer)| layer.adapters().get(names[0].0));
-    let template = first.and_then(|first| {
-        let method: &dyn Any = &**first.method();
-        method.downcast_ref::<LoraConfig>().cloned()
-    });
+    let template = first.and_then(|first| lora_of(&**first.method()).cloned());
     let config: Arc<dyn Method> = Arc::new(LoraConfig {
         rank,
         alpha: rank as f64,

@@ -2,7 +2,7 @@
 
 use crate::{
     init::Init,
-    target::{Bias, TargetConfig, Targets},
+    target::{Bias, TargetConfig, Targets, TokenIndices},
 };
 use std::collections::BTreeMap;
 
@@ -47,6 +47,7 @@ pub struct LoraConfig {
     pub(crate) alpha_pattern: BTreeMap<String, f64>,
     pub(crate) modules_to_save: Vec<String>,
     pub(crate) target_parameters: Vec<String>,
+    pub(crate) tokens: Option<TokenIndices>,
     pub(crate) init: Init,
     pub(crate) seed: u64,
     pub(crate) base_model: Option<String>,
@@ -234,6 +235,30 @@ impl LoraConfig {
         self
     }
 
+    /// Sets the tokens of which the adapter trains the rows of the input embedding (and of a head with
+    /// tied embeddings): new tokens of a chat format, without a copy of the whole embedding.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// let lora = LoraConfig::new(16, 32).all_linear().trainable_tokens([128_256, 128_257]);
+    /// # assert!(lora.validate().is_ok());
+    /// ```
+    pub fn trainable_tokens(mut self, tokens: impl IntoIterator<Item = usize>) -> Self {
+        self.tokens = Some(TokenIndices::OfEmbedding(tokens.into_iter().collect()));
+        self
+    }
+
+    /// Sets the tokens of which the adapter trains the rows, for each embedding or head by its path or
+    /// the last parts of it.
+    pub fn trainable_tokens_of(
+        mut self,
+        layers: impl IntoIterator<Item = (impl Into<String>, Vec<usize>)>,
+    ) -> Self {
+        let layers = layers.into_iter().map(|(name, tokens)| (name.into(), tokens));
+        self.tokens = Some(TokenIndices::ByLayer(layers.collect()));
+        self
+    }
+
     /// Sets the initialisation of A and B.
     pub fn init(mut self, init: Init) -> Self {
         self.init = init;
@@ -303,7 +328,7 @@ impl LoraConfig {
             rank_pattern: self.rank_pattern.clone(),
             alpha_pattern: self.alpha_pattern.clone(),
             parameters: self.target_parameters.clone(),
-            beside: vec![],
+            beside: self.tokens.as_ref().map(TokenIndices::layers).unwrap_or_default(),
         }
     }
 
@@ -332,6 +357,7 @@ impl Default for LoraConfig {
             alpha_pattern: BTreeMap::new(),
             modules_to_save: vec![],
             target_parameters: vec![],
+            tokens: None,
             init: Init::Kaiming,
             seed: 0,
             base_model: None,

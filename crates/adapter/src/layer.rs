@@ -194,9 +194,15 @@ impl LayerAdapter {
         &mut self.update
     }
 
-    /// Parameters of the update; none if they are those of another layer.
-    pub(crate) fn tensors(&self) -> &[UpdateTensor] {
+    /// Parameters of the update; none if they are those of another layer, which shares its weight.
+    pub fn tensors(&self) -> &[UpdateTensor] {
         if self.follows { &[] } else { &self.tensors }
+    }
+
+    /// Parameters of the update that are in files.
+    pub(crate) fn saved_tensors(&self) -> impl Iterator<Item = &UpdateTensor> {
+        let saved = !self.follows || self.method.saves_tied();
+        self.tensors.iter().filter(move |tensor| saved && tensor.is_trained())
     }
 
     /// Fields of the update that are trained parameters.

@@ -89,7 +89,12 @@ pub use layers::{Adaptable, Layers, LayersMut};
 pub use linear::AdaptedLinear;
 pub use merge::{LayerError, MergeReport, PackedMerge};
 pub use method::{Method, Origin, Role, SharedTensor, Site, UpdateTensor};
-pub use methods::{lora::LoraAdapter, whole::SavedModule};
+pub use methods::{
+    lora::LoraAdapter,
+    tokens::{TrainableTokens, TrainableTokensConfig},
+    vera::{VeraAdapter, VeraConfig},
+    whole::SavedModule,
+};
 pub use model::AdaptableExt;
 #[doc(hidden)]
 pub use paths::join;

@@ -4,7 +4,7 @@ use crate::{
     base::Base,
     error::AdapterError,
     init::linalg::to_vec,
-    layer::{AdaptedLayer, Merged},
+    layer::{AdaptedLayer, LayerAdapter, Merged, are_tied},
     layers::LayersMut,
     parameters,
     selection::Selection,
@@ -139,7 +139,13 @@ pub(crate) fn merge(
     }
     let mut report = MergeReport::default();
     let (mut sum, mut weights) = (0.0, 0);
-    for (path, layer) in &mut layers {
+    let leaders = leaders(&layers, &names);
+    for i in 0..layers.len() {
+        if let Some(leader) = leaders[i] {
+            share(&mut layers, leader, i);
+            continue;
+        }
+        let (path, layer) = &mut layers[i];
         let [mean, max] = match merge_layer(&mut **layer, &names, packed, path)? {
             None => continue,
             Some(errors) => errors,
@@ -152,6 +158,32 @@ pub(crate) fn merge(
     }
     report.mean = sum / weights.max(1) as f64;
     Ok(report)
+}
+
+/// For each layer whose updates are all those of a layer that it shares its weight with: that layer, if
+/// it comes before.
+fn leaders(layers: &LayersMut<'_>, names: &[String]) -> Vec<Option<usize>> {
+    let follows = |layer: &dyn AdaptedLayer| {
+        let mut updates = names.iter().filter_map(|name| layer.adapters().get(name)).peekable();
+        updates.peek().is_some() && updates.all(LayerAdapter::follows)
+    };
+    let leader = |i: usize| {
+        let tied = |j: &usize| are_tied(&*layers[*j].1, &*layers[i].1);
+        (0..i).find(tied).filter(|_| follows(&*layers[i].1))
+    };
+    (0..layers.len()).map(leader).collect()
+}
+
+/// Gives a layer the weight of another one again, which was merged or unmerged.
+fn share(layers: &mut LayersMut<'_>, from: usize, to: usize) {
+    let leader = &layers[from].1;
+    let (weight, merged) = (leader.weight_param().cloned(), leader.adapters().merged.clone());
+    let layer = &mut layers[to].1;
+    layer.adapters_mut().merged = merged;
+    if let (Some(own), Some(weight)) = (layer.weight_param_mut(), weight) {
+        *own = weight;
+    }
+    layer.refresh();
 }
 
 /// Merges updates into one layer; returns the mean and the largest error, `None` without an update.
@@ -220,8 +252,16 @@ fn sum_dtype(layer: &dyn AdaptedLayer, packed: PackedMerge) -> FloatDType {
 }
 
 /// Removes merged updates from the weights.
-pub(crate) fn unmerge(layers: LayersMut<'_>) {
-    for (_, layer) in layers {
+pub(crate) fn unmerge(mut layers: LayersMut<'_>) {
+    let names = layers.iter().flat_map(|(_, layer)| &layer.adapters().merged);
+    let names: Vec<_> = names.map(|merged| merged.name.clone()).collect();
+    let leaders = leaders(&layers, &names);
+    for i in 0..layers.len() {
+        if let Some(leader) = leaders[i] {
+            share(&mut layers, leader, i);
+            continue;
+        }
+        let layer = &mut layers[i].1;
         let merged = std::mem::take(&mut layer.adapters_mut().merged);
         let unmerged = layer.adapters_mut().unmerged.take();
         if let Some(weight) = unmerged

@@ -66,6 +66,11 @@ pub trait Method: Any + fmt::Debug + Send + Sync {
     /// Float parameters of the update of a layer: the trained ones and those that it keeps beside them.
     fn tensors(&self, site: &Site<'_>) -> Vec<UpdateTensor>;
 
+    /// Returns `true` if files have the parameters of a layer for those that share its weight, too.
+    fn saves_tied(&self) -> bool {
+        false
+    }
+
     /// Tensors that the updates of all layers share. They are not trained; they are made once for an
     /// adapter, and given to [`attach`](Self::attach).
     fn shared(&self, sites: &[Site<'_>]) -> Vec<SharedTensor> {

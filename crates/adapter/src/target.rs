@@ -67,6 +67,71 @@ impl<T> OneOrMany<T> {
     }
 }
 
+/// Name of the embedding whose tokens are meant if no layer is named.
+pub(crate) const EMBEDDING: &str = "embed_tokens";
+
+/// Tokens of which another method trains the rows: of the input embedding, or by layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum TokenIndices {
+    OfEmbedding(Vec<usize>),
+    ByLayer(BTreeMap<String, Vec<usize>>),
+}
+
+impl TokenIndices {
+    /// Names of the layers.
+    pub fn layers(&self) -> Vec<String> {
+        match self {
+            Self::OfEmbedding(_) => vec![EMBEDDING.into()],
+            Self::ByLayer(layers) => layers.keys().cloned().collect(),
+        }
+    }
+
+    /// Returns `true` if there are no tokens: the setting is off.
+    pub fn is_empty(&self) -> bool {
+        self.lists().iter().all(|list| list.is_empty())
+    }
+
+    /// Lists of the tokens.
+    pub fn lists(&self) -> Vec<&[usize]> {
+        match self {
+            Self::OfEmbedding(tokens) => vec![tokens],
+            Self::ByLayer(layers) => layers.values().map(Vec::as_slice).collect(),
+        }
+    }
+
+    /// Tokens of a layer, if it is named.
+    pub fn of(&self, path: &str) -> Option<&[usize]> {
+        let ends = |name: &str| {
+            path.strip_suffix(name).is_some_and(|head| head.is_empty() || head.ends_with('.'))
+        };
+        match self {
+            Self::OfEmbedding(tokens) => ends(EMBEDDING).then_some(tokens),
+            Self::ByLayer(layers) => {
+                layers.iter().find(|(name, _)| ends(name)).map(|(_, tokens)| tokens.as_slice())
+            }
+        }
+    }
+}
+
+/// Checks that there are tokens, and each once.
+pub(crate) fn check_tokens(
+    config: &'static str,
+    field: &'static str,
+    tokens: &[usize],
+) -> Result<(), AdapterError> {
+    let error = |found: String, reason: &str| {
+        Err(AdapterError::Config { config, field, found, reason: reason.into() })
+    };
+    if tokens.is_empty() {
+        return error("empty".into(), "name at least one token by its id");
+    }
+    match (1..tokens.len()).find(|&i| tokens[..i].contains(&tokens[i])) {
+        None => Ok(()),
+        Some(i) => error(format!("{tokens:?}"), &format!("token {} is there twice", tokens[i])),
+    }
+}
+
 /// Biases of the base to train.
 ///
 /// ```

@@ -1,19 +1,15 @@
 //! [`LoraConfig`] in the format of PEFT 0.21: `adapter_config.json`.
 
-use super::settings::{Settings, is_on, shown};
+use super::settings::{PEFT_VERSION, Settings, is_on, shown, typed};
 use crate::{
     config::LoraConfig,
     init::Init,
-    target::{Bias, OneOrMany, Targets},
+    target::{Bias, OneOrMany, Targets, TokenIndices},
 };
-use burn_lora_io::escaped;
 use burn_lora_quant::QuantConfig;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-
-/// Version of PEFT whose file format this is.
-pub(crate) const PEFT_VERSION: &str = "0.21.2";
 
 /// Every field of PEFT's `LoraConfig`, sorted as in its files.
 #[derive(Serialize, Deserialize)]
@@ -57,7 +53,7 @@ pub(super) struct Fields {
     target_modules: Option<OneOrMany<String>>,
     target_parameters: Option<Vec<String>>,
     task_type: Option<String>,
-    trainable_token_indices: Option<Value>,
+    trainable_token_indices: Option<TokenIndices>,
     use_bdlora: Option<Value>,
     use_dora: bool,
     use_qalora: bool,
@@ -184,7 +180,7 @@ impl From<&LoraConfig> for Fields {
             target_modules: targets(&config.targets),
             target_parameters: some(&config.target_parameters),
             task_type: Some(config.task_type.clone().unwrap_or_else(|| "CAUSAL_LM".into())),
-            trainable_token_indices: None,
+            trainable_token_indices: config.tokens.clone(),
             use_bdlora: None,
             use_dora: config.dora,
             use_qalora: false,
@@ -195,10 +191,7 @@ impl From<&LoraConfig> for Fields {
 }
 
 impl Fields {
-    /// Reads the known settings, as PEFT's reader does.
-    ///
-    /// `null` means the default, as in PEFT's code. An unknown setting that is off is ignored; one that
-    /// is on is warned of.
+    /// Reads the settings of a file, or of a user.
     fn read(mut settings: Map<String, Value>) -> Result<Self, String> {
         if let Some(kind) = settings.get("peft_type").filter(|kind| **kind != "LORA") {
             return Err(format!("peft_type is {}: these are the settings of LORA", shown(kind)));
@@ -206,34 +199,7 @@ impl Fields {
         if settings.get("init_lora_weights").is_some_and(Value::is_null) {
             settings.insert("init_lora_weights".into(), false.into());
         }
-        settings.retain(|name, value| !value.is_null() || matches!(&**name, "r" | "lora_alpha"));
-        let known = serde_json::to_value(Self::default()).map_err(|error| error.to_string())?;
-        // `runtime_config` belongs to a running program, and PEFT ignores it.
-        let known =
-            |name: &str| known.get(name).is_some() || matches!(name, "seed" | "runtime_config");
-        let unknown = settings.iter().filter(|(name, value)| !known(name) && is_on(value));
-        let unknown: Vec<_> = unknown
-            .map(|(name, value)| format!("`{}` = {}", escaped(name), shown(value)))
-            .collect();
-        if !unknown.is_empty() {
-            burn_lora_io::warn!(
-                "settings of an adapter that PEFT {PEFT_VERSION} does not know are passed over, and \
-                 what they do is not done: {}",
-                unknown.join(", ")
-            );
-        }
-        settings.retain(|name, _| known(name));
-        let settings = Value::Object(settings);
-        Self::deserialize(&settings).map_err(|error| {
-            // serde does not say which field it was.
-            let fields = settings.as_object().into_iter().flatten();
-            let alone = |(name, value): (&String, &Value)| {
-                let alone = Value::from_iter([(name.clone(), value.clone())]);
-                let error = Self::deserialize(&alone).err()?;
-                Some(format!("`{name}` is {}: {error}", shown(value)))
-            };
-            fields.into_iter().find_map(alone).unwrap_or_else(|| error.to_string())
-        })
+        typed(settings, &["r", "lora_alpha"])
     }
 
     /// First setting that is on and not supported here.
@@ -247,7 +213,6 @@ impl Fields {
             ("layer_replication", on(&self.layer_replication)),
             ("lora_bias", self.lora_bias),
             ("monteclora_config", on(&self.monteclora_config)),
-            ("trainable_token_indices", on(&self.trainable_token_indices)),
             ("use_bdlora", on(&self.use_bdlora)),
             ("use_qalora", self.use_qalora),
             ("velora_config", on(&self.velora_config)),
@@ -358,6 +323,7 @@ impl TryFrom<Fields> for LoraConfig {
             alpha_pattern: alphas.map(|(key, alpha)| (key, alpha.0)).collect(),
             modules_to_save: fields.modules_to_save.unwrap_or_default(),
             target_parameters: fields.target_parameters.unwrap_or_default(),
+            tokens: fields.trainable_token_indices.filter(|tokens| !tokens.is_empty()),
             init,
             seed: fields.seed.unwrap_or(0),
             base_model: fields.base_model_name_or_path,

@@ -1,6 +1,6 @@
 //! LoRA and DoRA as a method: how an update begins, and what it is called in files.
 
-use super::lora::LoraAdapter;
+use super::{lora::LoraAdapter, tokens::TrainableTokens};
 use crate::{
     config::LoraConfig,
     error::AdapterError,
@@ -17,7 +17,7 @@ use crate::{
 use burn::{module::Param, tensor::Tensor};
 use burn_lora_quant::{Frozen, PackedWeight};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 /// Rank that any layer may have. A rank larger than this and than both sides of the layer is a typing
 /// error, and would take the memory of many such layers.
@@ -53,6 +53,10 @@ impl Method for LoraConfig {
     }
 
     fn tensors(&self, site: &Site<'_>) -> Vec<UpdateTensor> {
+        if let Some(tokens) = self.tokens_of(site) {
+            let key = "token_adapter.trainable_tokens_delta";
+            return TrainableTokens::tensors(key, tokens.len(), site);
+        }
         let ([out, width], rank) = (site.shape, site.rank);
         let (a, b) = ([rank, width], [out, rank]);
         let [key_a, key_b] = keys(site.kind);
@@ -86,6 +90,19 @@ impl Method for LoraConfig {
         }
         let mut large: Vec<String> = vec![];
         for (site, layer) in layers {
+            if let Some(tokens) = self.tokens_of(site) {
+                if site.rank > 0 {
+                    return Err(AdapterError::Layer {
+                        layer: site.path.to_owned(),
+                        reason:
+                            "it is in target_modules and in trainable_token_indices: exclude it \
+                                 from one of them"
+                                .into(),
+                    });
+                }
+                TrainableTokens::check(site, tokens)?;
+                continue;
+            }
             let (path, rank, [out, width]) = (site.path, site.rank, site.shape);
             if rank > out.min(width) {
                 large.push(format!("{rank} at `{path}`, which is [{out}, {width}]"));
@@ -109,7 +126,10 @@ impl Method for LoraConfig {
         site: &Site<'_>,
         _shared: &[Param<Tensor<2>>],
     ) -> Result<BoxedUpdate, AdapterError> {
-        self.attach_lora(layer, site).map(BoxedUpdate::new)
+        match self.tokens_of(site) {
+            Some(tokens) => Ok(BoxedUpdate::new(TrainableTokens::new(layer, tokens))),
+            None => self.attach_lora(layer, site).map(BoxedUpdate::new),
+        }
     }
 
     fn detach(&self, layer: &mut dyn FrozenLayer, update: &BoxedUpdate) {
@@ -121,6 +141,11 @@ impl Method for LoraConfig {
     }
 }
 
+/// Settings of LoRA, if that is the method.
+pub(crate) fn lora_of(method: &dyn Method) -> Option<&LoraConfig> {
+    (method as &dyn Any).downcast_ref()
+}
+
 /// Names of A and B in files.
 pub(crate) fn keys(kind: LayerKind) -> [&'static str; 2] {
     match kind {
@@ -130,6 +155,11 @@ pub(crate) fn keys(kind: LayerKind) -> [&'static str; 2] {
 }
 
 impl LoraConfig {
+    /// Tokens of which rows are trained at a layer, in place of a low-rank update.
+    fn tokens_of(&self, site: &Site<'_>) -> Option<&[usize]> {
+        self.tokens.as_ref()?.of(site.path)
+    }
+
     /// Checks that the rank fits, the initialisation is supported, and the weight can be decomposed. For
     /// an adapter from a file the initialisation matters only if it changed the base.
     fn check_layer(&self, site: &Site<'_>, layer: &dyn FrozenLayer) -> Result<(), AdapterError> {

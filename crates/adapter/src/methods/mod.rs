@@ -4,13 +4,18 @@ mod dora;
 pub(crate) mod lora;
 pub(crate) mod lora_fields;
 pub(crate) mod lora_method;
+mod mersenne;
 pub(crate) mod settings;
+pub(crate) mod tokens;
+pub(crate) mod vera;
 pub(crate) mod whole;
 
 use crate::{config::LoraConfig, method::Method};
 use serde_json::{Map, Value};
-use settings::{Settings, shown};
+use settings::{Settings, shown, typed};
 use std::sync::Arc;
+use tokens::TrainableTokensConfig;
+use vera::VeraConfig;
 
 /// Settings of a file.
 type Fields = Map<String, Value>;
@@ -19,7 +24,11 @@ type Fields = Map<String, Value>;
 type Read = fn(Fields) -> Result<Arc<dyn Method>, String>;
 
 /// The methods, by PEFT's names.
-const METHODS: [(&str, Read); 1] = [("LORA", |fields| boxed(LoraConfig::of_a_file(fields)))];
+const METHODS: [(&str, Read); 3] = [
+    ("LORA", |fields| boxed(LoraConfig::of_a_file(fields))),
+    ("VERA", |fields| boxed(typed::<VeraConfig>(fields, &[]))),
+    ("TRAINABLE_TOKENS", |fields| boxed(typed::<TrainableTokensConfig>(fields, &[]))),
+];
 
 fn boxed<M: Method>(method: Result<M, String>) -> Result<Arc<dyn Method>, String> {
     method.map(|method| Arc::new(method) as Arc<dyn Method>)

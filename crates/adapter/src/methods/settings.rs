@@ -2,8 +2,8 @@
 
 use burn_lora_io::escaped;
 use serde::{
-    Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor},
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error, MapAccess, Visitor},
 };
 use serde_json::{Map, Value};
 use std::fmt;
@@ -27,6 +27,57 @@ pub(crate) fn shown(value: &Value) -> String {
     let cut = text.char_indices().nth(LENGTH).map_or(text.len(), |(at, _)| at);
     let more = if cut < text.len() { ".." } else { "" };
     format!("`{}{more}`", escaped(&text[..cut]))
+}
+
+/// Version of PEFT whose file format this is.
+pub(crate) const PEFT_VERSION: &str = "0.21.2";
+
+/// Settings that say nothing of an adapter's values, or nothing here.
+const OTHERS: [&str; 8] = [
+    "auto_mapping",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+    // It belongs to a running program, and PEFT ignores it.
+    "runtime_config",
+];
+
+/// Reads the known settings, as PEFT's reader does.
+///
+/// `null` means the default, as in PEFT's code, but for those in `nulls`. An unknown setting that is off
+/// is ignored; one that is on is warned of.
+pub(crate) fn typed<T: Default + Serialize + DeserializeOwned>(
+    mut settings: Map<String, Value>,
+    nulls: &[&str],
+) -> Result<T, String> {
+    settings.retain(|name, value| !value.is_null() || nulls.contains(&&**name));
+    let known = serde_json::to_value(T::default()).map_err(|error| error.to_string())?;
+    let known = |name: &str| known.get(name).is_some() || name == "seed" || OTHERS.contains(&name);
+    let unknown = settings.iter().filter(|(name, value)| !known(name) && is_on(value));
+    let unknown: Vec<_> =
+        unknown.map(|(name, value)| format!("`{}` = {}", escaped(name), shown(value))).collect();
+    if !unknown.is_empty() {
+        burn_lora_io::warn!(
+            "settings of an adapter that PEFT {PEFT_VERSION} does not know are passed over, and what \
+             they do is not done: {}",
+            unknown.join(", ")
+        );
+    }
+    settings.retain(|name, _| known(name));
+    let settings = Value::Object(settings);
+    T::deserialize(&settings).map_err(|error| {
+        // serde does not say which field it was.
+        let fields = settings.as_object().into_iter().flatten();
+        let alone = |(name, value): (&String, &Value)| {
+            let alone = Value::from_iter([(name.clone(), value.clone())]);
+            let error = T::deserialize(&alone).err()?;
+            Some(format!("`{name}` is {}: {error}", shown(value)))
+        };
+        fields.into_iter().find_map(alone).unwrap_or_else(|| error.to_string())
+    })
 }
 
 /// Settings of a file, each once.

@@ -1,6 +1,6 @@
 //! Adapter files for programs that support less than PEFT.
 
-use super::{Gathered, file, key, lora_of};
+use super::{file, key};
 use crate::{
     combine::stack,
     config::LoraConfig,
@@ -10,11 +10,14 @@ use crate::{
     layer::{Part, are_tied},
     layers::Layers,
     method::Method,
-    methods::{lora::LoraAdapter, lora_method::keys},
+    methods::{
+        lora::LoraAdapter,
+        lora_method::{keys, lora_of},
+    },
     target::Bias,
 };
 use faer::{Mat, Scale};
-use file::{HostTensor, HostTensors};
+use file::{Gathered, HostTensor, HostTensors};
 use std::{path::Path, sync::Arc};
 
 /// Exports an adapter with one rank and one alpha for all layers, and only A and B.

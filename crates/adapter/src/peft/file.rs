@@ -1,11 +1,14 @@
 //! Reading and writing of the two files of an adapter.
 
-use super::{Gathered, lora_of};
 use crate::{
     error::AdapterError,
     init::Init,
     method::Method,
-    methods::{self, lora_fields::PEFT_VERSION, settings::Settings},
+    methods::{
+        self,
+        lora_method::lora_of,
+        settings::{PEFT_VERSION, Settings},
+    },
 };
 use burn_lora_io::escaped;
 use half::{bf16, f16};
@@ -47,6 +50,13 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> AdapterError {
 
 pub(super) fn format(path: &Path, reason: impl Into<String>) -> AdapterError {
     AdapterError::Format { path: path.to_owned(), reason: reason.into() }
+}
+
+/// Content of the two files, to write.
+pub(super) struct Gathered {
+    pub method: Arc<dyn Method>,
+    pub settings: Value,
+    pub tensors: HostTensors,
 }
 
 /// Writes both files, the settings last: a folder with settings has its tensors.

@@ -3,7 +3,7 @@
 use super::{
     Around, base_key, experts,
     file::{self, Files, HostTensors, Read, TENSORS},
-    key, lora_of, shared_key, trains_bias,
+    key, shared_key, trains_bias,
 };
 use crate::{
     attach::{self, Shared},
@@ -16,7 +16,7 @@ use crate::{
     layer::{AdaptedLayer, Brought, Part, are_tied},
     layers::LayersMut,
     method::{Method, Origin, SharedTensor, Site, UpdateTensor},
-    methods::whole::SavedModule,
+    methods::{lora_method::lora_of, whole::SavedModule},
     parameters,
     target::Bias,
     targets::{LayerPlan, MatchReport},
@@ -147,7 +147,12 @@ fn sort(
             if keys.is_empty() {
                 continue;
             }
-            let names: Vec<_> = keys.iter().map(|name| key(layer_path, name)).collect();
+            let mut names: Vec<_> = keys.iter().map(|name| key(layer_path, name)).collect();
+            if method.saves_tied() {
+                let tied = layers.iter().filter(|(_, other)| are_tied(&**layer, &**other));
+                names.extend(tied.map(|(path, _)| key(path, &keys[0])));
+                names.dedup();
+            }
             values.extend(file.required(&names, shape)?.map(|values| (field, values)));
         }
         let mut names = vec![base_key(layer_path, around, Part::Weight)];

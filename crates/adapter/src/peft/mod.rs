@@ -16,15 +16,14 @@ use crate::{
     layer::{AdaptedLayer, Part},
     layers::Layers,
     method::{Method, SharedTensor, Site},
-    methods::lora_method::keys,
+    methods::lora_method::{keys, lora_of},
     parameters,
     target::{Bias, Targets},
     targets::minimal,
 };
 use burn::{module::Param, tensor::Tensor};
-use file::{HostTensor, HostTensors};
-use serde_json::Value;
-use std::{any::Any, path::Path, sync::Arc};
+use file::{Gathered, HostTensor, HostTensors};
+use std::{path::Path, sync::Arc};
 
 /// Name of a tensor of a layer.
 fn key(path: &str, rest: &str) -> String {
@@ -84,13 +83,6 @@ fn host<const D: usize>(param: &Param<Tensor<D>>, key: &str) -> Result<HostTenso
     Ok(HostTensor { shape: param.shape().to_vec(), values })
 }
 
-/// Content of an adapter's files.
-struct Gathered {
-    method: Arc<dyn Method>,
-    settings: Value,
-    tensors: HostTensors,
-}
-
 /// Saves an adapter; one that was initialised from a part of the weight is converted to a plain one.
 pub(crate) fn save(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(), AdapterError> {
     let mut gathered = gather(layers, name)?;
@@ -112,27 +104,21 @@ pub(crate) fn save_as_is(
     file::write(folder, gather(layers, name)?)
 }
 
-/// Settings of LoRA, if that is the method.
-fn lora_of(method: &dyn Method) -> Option<&LoraConfig> {
-    (method as &dyn Any).downcast_ref()
-}
-
 /// Gathers the settings and tensors of an adapter.
 fn gather(layers: &Layers<'_>, name: &str) -> Result<Gathered, AdapterError> {
     let mut tensors = HostTensors::new();
     let (mut adapted, mut others, mut sites) = (vec![], vec![], vec![]);
     let mut method = None;
     for (path, layer) in layers {
-        let adapter = layer.adapters().get(name).filter(|adapter| !adapter.follows());
         match Around::of(*layer, name) {
             // Named by its parameter.
             _ if layer.kind() == LayerKind::Expert => {}
             Around::Update => adapted.push(path.as_str()),
             _ => others.push(path.as_str()),
         }
-        let Some(adapter) = adapter else { continue };
+        let Some(adapter) = layer.adapters().get(name) else { continue };
         method = Some(adapter.method());
-        for tensor in adapter.tensors().iter().filter(|tensor| tensor.is_trained()) {
+        for tensor in adapter.saved_tensors() {
             // An optional field may be empty.
             if let Some(values) = adapter.read(tensor, path)? {
                 let host = HostTensor { shape: tensor.shape.clone(), values };

@@ -8,6 +8,7 @@ mod forward;
 mod init;
 mod interop;
 mod merge;
+mod method;
 mod peft;
 mod reparameterize;
 mod selection;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 const CASES: [&str; 5] = ["lora_qv", "lora_all", "rslora", "dora", "patterns"];
 
-fn loader(folder: &Path) -> Loader {
+pub fn loader(folder: &Path) -> Loader {
     Llama::from_pretrained(folder).dtype(FloatDType::F32)
 }
 
@@ -35,7 +35,13 @@ fn loss(logits: Tensor<3>, labels: &[i32], device: &Device) -> Tensor<1> {
 }
 
 /// Runs the batch of a golden model and compares logits and loss.
-fn check(model: &Llama, base: &Path, expected: &Path, device: &Device, what: &str) -> Tensor<1> {
+pub fn check(
+    model: &Llama,
+    base: &Path,
+    expected: &Path,
+    device: &Device,
+    what: &str,
+) -> Tensor<1> {
     let (tokens, segments, labels) = batch_of(&base.join("io.safetensors"), device);
     let io = tensors(expected);
     let logits = model.forward(tokens, &segments);

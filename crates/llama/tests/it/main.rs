@@ -8,6 +8,7 @@ mod gguf;
 mod golden;
 mod hub;
 mod merge;
+mod methods;
 mod stored;
 mod untrusted;
 mod weights;
