@@ -1,6 +1,6 @@
 //! Adapters of a batch, resolved once and used by each layer.
 
-use crate::selection::Selection;
+use crate::selection::{BASE, Selection};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -89,6 +89,25 @@ impl ActiveAdapters {
     pub(crate) fn names(&self) -> &[String] {
         let (Selection::Adapters(names) | Selection::Rows(names)) = &self.0.selection;
         names
+    }
+
+    /// Runs a part of a model that mixes the rows of a batch: with these adapters, or, if they are
+    /// selected by rows, once for each adapter with its rows. The results are put in the order of the
+    /// batch.
+    ///
+    /// # Panics
+    /// If the batch has a different number of rows.
+    pub fn each<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        mut run: impl FnMut(Tensor<D>, &Self) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let Some(rows) = self.rows(x.dims()[0], &x.device()) else { return run(x, self) };
+        rows.each(|names, indices| {
+            let names = names.iter().filter(|name| *name != BASE);
+            let active = Self::new(Selection::adapters(names));
+            run(x.clone().select(0, indices.clone()), &active)
+        })
     }
 
     /// Rows by adapter on a device, if the selection is by rows.

@@ -161,7 +161,7 @@ impl SelfAttentionSpec {
 
     /// Returns what a pass without gradients has: the residual and the norm's output, queries and
     /// output, keys and values, and a contiguous copy of the values.
-    pub fn forward(&self, hidden: usize) -> TokenCost {
+    pub fn inference(&self, hidden: usize) -> TokenCost {
         TokenCost { values: 2 * hidden + 2 * self.q_width() + 3 * self.kv_width(), floats: 0 }
     }
 }

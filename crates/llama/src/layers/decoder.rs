@@ -196,10 +196,10 @@ impl LayerSpec {
 
     /// Returns what the feed-forward block has of a token in a pass without gradients: the residual
     /// and the norm's output, and what the block has.
-    pub fn feed_forward_forward(&self, hidden: usize) -> TokenCost {
+    pub fn feed_forward_inference(&self, hidden: usize) -> TokenCost {
         let block = match &self.feed_forward {
-            FeedForwardSpec::Gated(mlp) => mlp.forward(),
-            FeedForwardSpec::Experts(experts) => experts.forward(hidden),
+            FeedForwardSpec::Gated(mlp) => mlp.inference(),
+            FeedForwardSpec::Experts(experts) => experts.inference(hidden),
         };
         block.plus_values(2 * hidden)
     }

@@ -69,6 +69,15 @@ impl SparseExperts {
     /// # Panics
     /// If the logits of the router cannot be read from the device.
     pub fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+        let Some(adapters) = context.adapters() else { return self.mix(x, context) };
+        adapters.each(x, |x, adapters| {
+            let adapters = Some(adapters.clone());
+            self.mix(x, &Context { adapters, ..context.clone() })
+        })
+    }
+
+    /// The weighted sum, for rows with the same adapters.
+    fn mix(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
         let [batch, length, hidden] = x.dims();
         let (tokens, chosen) = (batch * length, self.spec.experts_per_token);
         let logits = self.router.forward_with(x.clone(), context.adapters());
@@ -200,8 +209,8 @@ impl ExpertsSpec {
     }
 
     /// Returns what a pass without gradients has: the rows and outputs of each chosen expert.
-    pub fn forward(&self, hidden: usize) -> TokenCost {
-        let rows = self.mlp.forward().plus_values(3 * hidden).times(self.experts_per_token);
+    pub fn inference(&self, hidden: usize) -> TokenCost {
+        let rows = self.mlp.inference().plus_values(3 * hidden).times(self.experts_per_token);
         rows + TokenCost { values: 0, floats: self.experts_per_token * hidden }
     }
 }

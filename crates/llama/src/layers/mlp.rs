@@ -124,7 +124,7 @@ impl GatedMlpSpec {
     }
 
     /// Returns what a pass without gradients has: gate, up and their product.
-    pub fn forward(&self) -> TokenCost {
+    pub fn inference(&self) -> TokenCost {
         TokenCost { values: 3 * self.intermediate_size + self.parts(), floats: 0 }
     }
 }

@@ -130,8 +130,8 @@ impl Account<'_> {
         let most = |bytes: &dyn Fn(usize) -> u64| all.clone().map(bytes).max().unwrap_or(0);
         let decoded = most(&|index| self.decoded(index));
         let layers = &self.config.layers;
-        let mlp = most(&|index| self.bytes(layers[index].feed_forward_forward(hidden)));
-        let attention = most(&|index| self.bytes(layers[index].attention.forward(hidden)));
+        let mlp = most(&|index| self.bytes(layers[index].feed_forward_inference(hidden)));
+        let attention = most(&|index| self.bytes(layers[index].attention.inference(hidden)));
         let scores = most(&|index| self.scores(index)) * (4 + self.size as u64);
         let moment = |moment, activations, loss, scratch| Memory {
             moment,
