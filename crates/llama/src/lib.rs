@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a model | [`Llama`], [`LlamaConfig`] |
 //! | a family of models of one's own | [`ModelFamily`], [`spec`] |
+//! | another container of checkpoints | [`Source`] |
 //! | a model with a classification head | [`SequenceClassifier`] |
 //! | reading a checkpoint | [`Llama::from_pretrained`], [`Loader`] |
 //! | models by id | [`hub`] |
@@ -44,4 +45,4 @@ pub use generate::{GenerateConfig, Generated, GeneratedText, Stopped};
 pub use gguf::GgufKeys;
 pub use llama::Llama;
 pub use rope::{RopeConfig, RopeScaling};
-pub use weights::{Loader, SaveOptions};
+pub use weights::{Loader, SaveOptions, Source};

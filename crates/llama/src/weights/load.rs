@@ -156,6 +156,22 @@ impl Loader {
         Ok(SequenceClassifier { llama })
     }
 
+    /// Loads the model from a source of one's own. The path that the loader was created with is only
+    /// named in messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), as far as it is about tensors, and those of the source.
+    pub fn load_from(
+        &self,
+        source: &dyn Source,
+        config: &LlamaConfig,
+        device: &Device,
+    ) -> Result<Llama, LlamaError> {
+        let source = Renamed::new(source, config.family, &self.source)?;
+        let config = settle_head(config.clone(), &source, &self.source)?;
+        self.build(&self.source, &source, &config, Head::Output, device)
+    }
+
     fn load_with(&self, head: Head, device: &Device) -> Result<Llama, LlamaError> {
         let root = &hub::resolve(&self.source, self.progress)?;
         if is_gguf(root) {

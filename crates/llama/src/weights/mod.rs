@@ -14,4 +14,4 @@ mod write;
 
 pub use load::Loader;
 pub use save::SaveOptions;
-pub(crate) use source::Source;
+pub use source::Source;

@@ -7,8 +7,48 @@ use std::path::Path;
 /// Name of the weight of the final norm.
 pub(super) const FINAL_NORM: &str = "model.norm.weight";
 
-/// Checkpoint whose tensors are read one by one.
-pub(crate) trait Source {
+/// Checkpoint whose tensors are read one by one, under Hugging Face's names
+/// (`model.layers.0.self_attn.q_proj.weight`): the door of other containers than safetensors and GGUF.
+///
+/// ```
+/// use burn::tensor::{DType, Device, TensorData};
+/// use burn_lora_llama::{Llama, LlamaConfig, LlamaError, Source};
+/// use std::{collections::BTreeMap, path::Path};
+///
+/// struct InMemory(BTreeMap<String, TensorData>);
+///
+/// impl Source for InMemory {
+///     fn names(&self) -> Vec<&str> {
+///         self.0.keys().map(String::as_str).collect()
+///     }
+///     fn shape(&self, name: &str) -> Option<&[usize]> {
+///         self.0.get(name).map(|data| &data.shape()[..])
+///     }
+///     fn path(&self, _name: &str) -> &Path {
+///         Path::new("memory") // named in errors
+///     }
+///     fn bytes(&self, name: &str) -> usize {
+///         self.0[name].as_bytes().len()
+///     }
+///     fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
+///         Ok(self.0[name].clone())
+///     }
+///     fn dtypes(&self, name: &str) -> Vec<DType> {
+///         vec![self.0[name].dtype()]
+///     }
+/// }
+///
+/// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
+/// let tensors = config.tensors().into_iter().map(|tensor| {
+///     let values = vec![0.02f32; tensor.shape.iter().product()];
+///     (tensor.name, TensorData::new(values, tensor.shape))
+/// });
+/// let source = InMemory(tensors.collect());
+/// let model = Llama::from_pretrained("memory").load_from(&source, &config, &Device::default())?;
+/// assert_eq!(model.model.layers.len(), config.layers.len());
+/// # Ok::<_, LlamaError>(())
+/// ```
+pub trait Source {
     /// Names of all tensors.
     fn names(&self) -> Vec<&str>;
 
