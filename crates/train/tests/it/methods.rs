@@ -1,4 +1,4 @@
-//! Training with each adapter method: losses against peft, resuming, the memory plan.
+//! Training with each adapter method: resuming, the memory plan.
 
 use crate::{
     common::*,
@@ -32,7 +32,7 @@ fn resumes(variant: &str, method: &(impl Method + Clone)) {
         model.add_adapter("default", method).unwrap();
         let config = small(output).schedule(Schedule::Constant).save(Every::Steps(1)).epochs(4);
         let trainer = Trainer::new(config.max_steps(steps)).resume(resume);
-        let report = trainer.fit(&mut model, &data(0, 8), None).unwrap();
+        let report = trainer.fit(&mut model, &data(0, 6), None).unwrap();
         assert!(report.log.iter().all(|line| line.loss.is_finite()));
         std::fs::read(output.join("adapter_model.safetensors")).unwrap()
     };
@@ -60,8 +60,8 @@ fn plans_of_methods_are_those_of_a_model() {
         let plan = MemoryPlan::new(config).dtype(FloatDType::F32).adapter(method).unwrap();
         assert_eq!(plan.trainable(), summary.trainable);
         assert_eq!(plan.peak().adapter, summary.adapter_bytes as u64);
-        let more = plan.clone().train(&TrainConfig::new(1e-3).batch_size(2)).length(64);
-        assert!(more.total() > plan.total());
+        let train = plan.clone().train(&TrainConfig::new(1e-3).batch_size(1));
+        assert!(train.total() > plan.total());
     }
     for variant in ["gqa", "llama3"] {
         let config = LlamaConfig::from_file(golden(variant).join("config.json")).unwrap();
