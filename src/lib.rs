@@ -14,7 +14,8 @@ pub mod prelude {
     pub use burn_lora_adapter::{
         ActiveAdapters, Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear,
         AdaptedVector, AdapterError, BASE, Bias, Combine, FrozenLayer, Init, InputStats,
-        LoraConfig, MergeReport, Method, PackedMerge, ParamGroups, Selection, Summary, adaptable,
+        LoraConfig, MergeReport, Method, PackedMerge, ParamGroups, Selection, Summary,
+        TrainableTokensConfig, VeraConfig, adaptable,
     };
     pub use burn_lora_llama::{
         GenerateConfig, Generated, GeneratedText, KvCache, Llama, LlamaConfig, LlamaError,

@@ -3,7 +3,8 @@
 use crate::common::*;
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{
-    Adaptable, AdaptableExt, AdaptedLayer, Combine, Init, LoraConfig, PackedMerge, Selection,
+    Adaptable, AdaptableExt, AdaptedLayer, Combine, Init, LoraConfig, Method, PackedMerge,
+    Selection, Targets, TrainableTokensConfig, VeraConfig,
 };
 use burn_lora_quant::QuantConfig;
 use safetensors::{Dtype, tensor::TensorView};
@@ -35,6 +36,13 @@ fn write(mut model: Tiny, name: &str, folder: &Path, export: bool) {
     model.select(Selection::adapters([name])).unwrap();
     model.merge_and_unload(PackedMerge::Dense(FloatDType::F32)).unwrap();
     write_weights(&model, &folder.join("merged_model.safetensors"));
+}
+
+/// Writes a new adapter of a method.
+fn write_new(variant: &str, case: &str, method: &(impl Method + Clone), out: &Path) {
+    let mut model = Tiny::load(variant, &device());
+    model.add_adapter("default", method).unwrap();
+    write(model, "default", &out.join(variant).join(case), false);
 }
 
 #[test]
@@ -87,6 +95,25 @@ fn write_what_python_reads() {
         model.add_adapter("b", &lora().targets(["q_proj"]).seed(1)).unwrap();
         model.combine_adapters("cat", &[("a", 0.6), ("b", -0.3)], &Combine::cat()).unwrap();
         write(model, "cat", &folder.join("combined"), false);
+    }
+    for variant in VARIANTS {
+        let vera = VeraConfig {
+            r: 6,
+            target_modules: Some(Targets::AllLinear),
+            init_weights: false,
+            ..Default::default()
+        };
+        let key = VeraConfig { save_projection: false, projection_prng_key: 11, ..vera.clone() };
+        let tokens = TrainableTokensConfig {
+            token_indices: vec![7, 48],
+            init_weights: false,
+            ..Default::default()
+        };
+        write_new(variant, "new_vera", &vera, &out);
+        write_new(variant, "new_vera_key", &key, &out);
+        write_new(variant, "new_tokens", &tokens, &out);
+        let beside = lora().trainable_tokens_of([("embed_tokens", vec![11]), ("lm_head", vec![3])]);
+        write_new(variant, "new_lora_tokens", &beside, &out);
     }
     // Codes that PEFT's QLoRA would have: its output is compared with the packed base's here.
     let mut packed = Tiny::load("gqa", &device);

@@ -299,6 +299,10 @@ fn settings_are_read_as_peft_reads_them() {
             expected.clone().layers([1]).layers_pattern(["h"])
         }),
         (r#""layers_to_transform": [], "layers_pattern": ["h"]"#, expected.clone()),
+        (r#""trainable_token_indices": [3, 1]"#, expected.clone().trainable_tokens([3, 1])),
+        (r#""trainable_token_indices": {"lm_head": [1]}"#, {
+            expected.clone().trainable_tokens_of([("lm_head", vec![1])])
+        }),
         (r#""exclude_modules": ".*0.*""#, expected.clone().exclude_regex(".*0.*")),
         (r#""eva_config": {"rho": 3.0, "new": 1}, "init_lora_weights": "eva""#, {
             expected.clone().init(Init::Eva { rho: 3.0 })
@@ -328,7 +332,7 @@ fn settings_are_read_as_peft_reads_them() {
         (r#""lora_dropout": NaN"#, "`lora_dropout`"),
         (r#""lora_dropout": 1e400"#, "`lora_dropout`"),
         (r#""target_parameters": "experts""#, "target_parameters"),
-        (r#""trainable_token_indices": "all""#, "trainable_token_indices"),
+        (r#""trainable_token_indices": {"embed_tokens": [-1]}"#, "trainable_token_indices"),
         (r#""layer_replication": [[0, 2]]"#, "layer_replication"),
         (r#""alora_invocation_tokens": [1]"#, "alora_invocation_tokens"),
         (r#""lora_bias": true"#, "merge the adapter in Python"),

@@ -5,6 +5,7 @@ mod common;
 mod data;
 mod folder;
 mod golden;
+mod methods;
 mod neftune;
 mod optim;
 mod plan;
