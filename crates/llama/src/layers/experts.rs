@@ -131,7 +131,10 @@ impl Routing {
             ranked.clear();
             ranked.extend(0..count);
             // Of equal ones the first.
-            ranked.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            let largest_first =
+                |&a: &usize, &b: &usize| logits[b].total_cmp(&logits[a]).then(a.cmp(&b));
+            ranked.select_nth_unstable_by(chosen - 1, largest_first);
+            ranked[..chosen].sort_by(largest_first);
             experts.extend(&ranked[..chosen]);
         }
         let mut order: Vec<usize> = (0..experts.len()).collect();
