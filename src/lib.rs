@@ -17,8 +17,9 @@ pub mod prelude {
         MergeReport, PackedMerge, ParamGroups, Selection, Summary, adaptable,
     };
     pub use burn_lora_llama::{
-        GenerateConfig, Generated, GeneratedText, KvCache, Llama, LlamaConfig, LlamaError,
-        SaveOptions, Segments, SequenceClassifier, Stopped,
+        CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, KvCache,
+        LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments, SequenceClassifier,
+        Stopped,
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,
@@ -26,9 +27,9 @@ pub mod prelude {
     };
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
-        BatchConfig, CausalLm, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Objective,
-        Observer, OptimizerConfig, Progress, Recompute, Report, Schedule, TrainConfig, TrainError,
-        Trainer, Warmup, evaluate,
+        BatchConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Objective, Observer,
+        OptimizerConfig, Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer,
+        Warmup, evaluate,
     };
 }
 

@@ -8,6 +8,7 @@ mod gguf;
 mod golden;
 mod hub;
 mod merge;
+mod own_decoder;
 mod stored;
 mod untrusted;
 mod weights;
