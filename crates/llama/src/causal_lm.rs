@@ -126,16 +126,17 @@ pub trait Generate: CausalLm {
         None
     }
 
-    /// Returns `true` if the keys of `before` tokens cannot be used for a text of `length` tokens:
-    /// the text is then run again as a whole, once. LongRoPE needs it where it changes its
-    /// frequencies.
+    /// Returns `true` if the cached keys of `before` tokens cannot be used for a text of `length`
+    /// tokens, both of the longest row: the text is then run again as a whole. LongRoPE needs it
+    /// once, where it changes its frequencies.
     fn outdates_cache(&self, before: usize, length: usize) -> bool {
         let _ = (before, length);
         false
     }
 
     /// Returns the logits of each row's next token, given the cached keys and values of the tokens
-    /// before, and appends those of the new tokens to the cache.
+    /// before, and appends those of the new tokens to the cache. A cache that is
+    /// [outdated](Self::outdates_cache) has to be replaced by an empty one, and the whole text given.
     ///
     /// # Shapes
     /// - tokens: `[batch, new]`

@@ -49,10 +49,11 @@ pub(super) fn generate<M: Generate>(
     let device = model.embedding_device();
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let padding = |prompt: &[u32]| longest - prompt.len();
-    let mut texts: Vec<Vec<i32>> = prompts.iter().map(|prompt| vec![0; padding(prompt)]).collect();
-    for (text, prompt) in texts.iter_mut().zip(prompts) {
-        text.extend(prompt.iter().map(|token| *token as i32));
-    }
+    let padded = |prompt: &Vec<u32>| {
+        let padding = std::iter::repeat_n(0, padding(prompt));
+        padding.chain(prompt.iter().map(|token| *token as i32)).collect()
+    };
+    let mut texts: Vec<Vec<i32>> = prompts.iter().map(padded).collect();
     let capacity = longest.saturating_add(config.max_new_tokens - 1);
     let mut cache = KvCache::new(model.depth(), capacity);
     for length in longest..=capacity {
