@@ -265,32 +265,12 @@ impl Parts<'_> {
             |x| CausalLm::layer(model, 1, x, &context),
         );
         let (layer, layer_plain) = (&model.model.layers[1], &plain.model.layers[1]);
-        macro_rules! linear {
-            ($part:ident, $name:ident, $width:expr) => {
-                let of = |layer: &DecoderLayer| layer.$part.$name.clone();
-                // Some projections are there in some families only.
-                let (there, plain) = (Option::from(of(layer)), Option::from(of(layer_plain)));
-                let (there, plain): (Option<AdaptedLinear>, Option<AdaptedLinear>) = (there, plain);
-                if let (Some(there), Some(plain)) = (there, plain) {
-                    self.row(
-                        stringify!($name),
-                        layers,
-                        self.random([rows, length, $width]),
-                        |x| plain.forward(x),
-                        |x| there.forward(x),
-                    );
-                }
-            };
+        for ((name, linear), (_, plain)) in linears(layer).into_iter().zip(linears(layer_plain)) {
+            let x = self.random([rows, length, linear.base.shape()[1]]);
+            self.row(name, layers, x, |x| plain.forward(x), |x| linear.forward(x));
         }
-        let (attention_spec, mlp) = (&layer.self_attn.spec, &layer.mlp.spec);
-        let inner = mlp.intermediate_size;
-        linear!(self_attn, q_proj, config.hidden_size);
-        linear!(self_attn, k_proj, config.hidden_size);
-        linear!(self_attn, v_proj, config.hidden_size);
-        linear!(self_attn, o_proj, attention_spec.q_width());
-        linear!(mlp, gate_proj, config.hidden_size);
-        linear!(mlp, up_proj, config.hidden_size);
-        linear!(mlp, down_proj, inner);
+        let attention_spec = &layer.self_attn.spec;
+        let inner = config.layers[1].feed_forward.mlp().intermediate_size;
         let heads = |count| self.random([rows, count, length, attention_spec.head_dim]);
         let (k, v) = (heads(attention_spec.num_kv_heads), heads(attention_spec.num_kv_heads));
         let (k_grad, v_grad) =
@@ -334,4 +314,21 @@ impl Parts<'_> {
         let all = head * count as f64 * 1e3;
         println!("| head and loss of {tokens} tokens | {count} | | {:.2} | {all:.0} |", head * 1e3);
     }
+}
+
+/// Linear layers of a decoder layer.
+fn linears(layer: &DecoderLayer) -> Vec<(&'static str, AdaptedLinear)> {
+    let (attention, mlp) = (&layer.self_attn, layer.mlp.as_ref());
+    let all = [
+        ("qkv_proj", attention.qkv_proj.as_ref()),
+        ("q_proj", attention.q_proj.as_ref()),
+        ("k_proj", attention.k_proj.as_ref()),
+        ("v_proj", attention.v_proj.as_ref()),
+        ("o_proj", Some(&attention.o_proj)),
+        ("gate_up_proj", mlp.and_then(|mlp| mlp.gate_up_proj.as_ref())),
+        ("gate_proj", mlp.and_then(|mlp| mlp.gate_proj.as_ref())),
+        ("up_proj", mlp.and_then(|mlp| mlp.up_proj.as_ref())),
+        ("down_proj", mlp.map(|mlp| &mlp.down_proj)),
+    ];
+    all.into_iter().filter_map(|(name, linear)| Some((name, linear?.clone()))).collect()
 }

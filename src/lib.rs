@@ -13,8 +13,8 @@ pub mod prelude {
     pub use burn::tensor::{Device, FloatDType, Tensor};
     pub use burn_lora_adapter::{
         ActiveAdapters, Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear,
-        AdaptedVector, AdapterError, BASE, Bias, Combine, Init, InputStats, LoraConfig,
-        MergeReport, PackedMerge, ParamGroups, Selection, Summary, adaptable,
+        AdaptedVector, AdapterError, BASE, Bias, Combine, FrozenLayer, Init, InputStats,
+        LoraConfig, MergeReport, Method, PackedMerge, ParamGroups, Selection, Summary, adaptable,
     };
     pub use burn_lora_llama::{
         CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, KvCache,
@@ -23,13 +23,13 @@ pub mod prelude {
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,
-        QuantError, Storage, StorageFormat,
+        QuantError, Storage, StorageFormat, WeightFormat,
     };
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
-        BatchConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, Objective, Observer,
-        OptimizerConfig, Progress, Recompute, Report, Schedule, TrainConfig, TrainError, Trainer,
-        Warmup, evaluate,
+        BatchConfig, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, ModelConfig,
+        Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute, Report,
+        RunConfig, RunData, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
     };
 }
 

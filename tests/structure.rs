@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The crates, each above those that it may depend on.
-const LAYERS: [&str; 7] = ["io", "text", "kernels", "quant", "adapter", "llama", "train"];
+const LAYERS: [&str; 8] = ["io", "text", "kernels", "quant", "adapter", "llama", "train", "cli"];
 
 /// A module is named by its path: `["gguf", "header"]` of `gguf/header.rs`, none of `lib.rs`.
 type Module = Vec<String>;

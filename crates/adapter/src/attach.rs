@@ -2,40 +2,43 @@
 
 use crate::{
     active::ActiveAdapters,
-    config::{Bias, LoraConfig, Targets},
+    config::LoraConfig,
     error::AdapterError,
+    frozen::FrozenLayer,
     init::{
         Init,
         eva::{InputStats, redistribute},
-        linalg::{to_tensor, to_vec},
-        random, residual,
+        linalg::tensor,
     },
-    layer::{AdaptedLayer, LayerKind, SavedModule},
+    layer::{AdaptedLayer, LayerAdapter, are_tied},
     layers::LayersMut,
-    lora::LoraAdapter,
+    method::{Method, Origin, SharedTensor, Site},
     selection::{BASE, Selection},
+    target::{Bias, Targets},
     targets::{Candidate, LayerPlan, MatchReport, Matcher},
 };
 use burn::{module::Param, tensor::Tensor};
-use burn_lora_quant::{Frozen, PackedWeight};
 use std::{collections::BTreeMap, sync::Arc};
+
+/// Statistics of the inputs of layers, by path.
+type Inputs = BTreeMap<String, InputStats>;
 
 /// Plans the adapter of each layer, and warns of odd settings. With `strict`, a name that matches nothing
 /// is an error.
 pub(crate) fn plan(
     layers: &LayersMut<'_>,
     head: &str,
-    config: &LoraConfig,
+    method: &dyn Method,
     strict: bool,
 ) -> Result<(Vec<Option<LayerPlan>>, MatchReport), AdapterError> {
-    config.validate()?;
+    method.validate()?;
     let candidates: Vec<_> = layers
         .iter()
         .map(|(path, layer)| Candidate { path, kind: layer.kind(), is_head: path == head })
         .collect();
-    let resolved = Matcher::new(config)?.resolve(&candidates, strict)?;
-    config.warn_of_the_unusual();
-    resolved.warnings.iter().for_each(|warning| burn_lora_io::warn!("{warning}"));
+    let resolved = Matcher::new(&method.targets())?.resolve(&candidates, strict)?;
+    let warnings = method.unusual().into_iter().chain(resolved.warnings);
+    warnings.for_each(|warning| burn_lora_io::warn!("{warning}"));
     Ok((resolved.plans, resolved.report))
 }
 
@@ -49,7 +52,7 @@ pub(crate) fn check_name(layers: &LayersMut<'_>, name: &str) -> Result<(), Adapt
         return bad("it stands for the base without adapters");
     }
     let taken =
-        |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(known, _)| known == name);
+        |layer: &dyn AdaptedLayer| layer.adapters().methods().any(|(known, _)| known == name);
     if layers.iter().any(|(_, layer)| taken(&**layer)) {
         return Err(AdapterError::AdapterExists { name: name.to_owned() });
     }
@@ -58,38 +61,118 @@ pub(crate) fn check_name(layers: &LayersMut<'_>, name: &str) -> Result<(), Adapt
 
 /// Attaches a new adapter by its settings.
 pub(crate) fn add(
-    mut layers: LayersMut<'_>,
+    layers: LayersMut<'_>,
+    head: &str,
+    name: &str,
+    method: Arc<dyn Method>,
+) -> Result<MatchReport, AdapterError> {
+    let (plans, report) = plan(&layers, head, &*method, true)?;
+    attach_new(layers, name, &plans, method, &Inputs::new())?;
+    Ok(report)
+}
+
+/// Attaches a new LoRA adapter that is initialised from the inputs of the layers (EVA).
+pub(crate) fn add_with_inputs(
+    layers: LayersMut<'_>,
     head: &str,
     name: &str,
     config: &LoraConfig,
-    inputs: Option<&BTreeMap<String, InputStats>>,
+    inputs: &Inputs,
 ) -> Result<MatchReport, AdapterError> {
     let (mut plans, mut report) = plan(&layers, head, config, true)?;
-    check_name(&layers, name)?;
-    check_plans(&layers, &plans, config, false)?;
     let mut config = config.clone();
     if let Init::Eva { rho } = config.init {
-        let inputs = inputs.ok_or_else(|| AdapterError::State {
-            what: "eva".into(),
-            reason: "it needs the layers' inputs: use add_adapter_with_inputs".into(),
-        })?;
+        check_name(&layers, name)?;
         let paths: Vec<_> = layers.iter().map(|(path, _)| path.as_str()).collect();
+        let sites = sites(&layers, &plans, Origin::New, inputs);
+        config.check(&with_layers(&sites, &layers))?;
         redistribute(&paths, &mut plans, inputs, &config, rho)?;
         report.adapted = follow(&paths, &plans, &mut config);
     }
-    let config = Arc::new(config);
+    attach_new(layers, name, &plans, Arc::new(config), inputs)?;
+    Ok(report)
+}
+
+/// Layers to adapt: their indices, and what a method sees of them.
+fn sites<'a>(
+    layers: &'a LayersMut<'_>,
+    plans: &[Option<LayerPlan>],
+    origin: Origin,
+    inputs: &'a Inputs,
+) -> Vec<(usize, Site<'a>)> {
+    let planned = layers.iter().zip(plans).enumerate();
+    let sites = planned.filter_map(|(i, ((path, layer), plan))| match plan {
+        Some(LayerPlan::Update { rank, alpha }) => {
+            let site = site(path, &**layer, *rank, *alpha, origin);
+            Some((i, Site { inputs: inputs.get(path), ..site }))
+        }
+        _ => None,
+    });
+    sites.collect()
+}
+
+fn site<'a>(
+    path: &'a str,
+    layer: &dyn AdaptedLayer,
+    rank: usize,
+    alpha: f64,
+    origin: Origin,
+) -> Site<'a> {
+    Site { path, kind: layer.kind(), shape: layer.shape(), rank, alpha, origin, inputs: None }
+}
+
+fn with_layers<'a>(
+    sites: &[(usize, Site<'a>)],
+    layers: &'a LayersMut<'_>,
+) -> Vec<(Site<'a>, &'a dyn FrozenLayer)> {
+    sites.iter().map(|(i, site)| (*site, &*layers[*i].1 as &dyn FrozenLayer)).collect()
+}
+
+/// What a method sees of the layers that it adapts from a file.
+pub(crate) fn loaded_sites<'a>(
+    layers: &'a LayersMut<'_>,
+    plans: &[Option<LayerPlan>],
+) -> Vec<(usize, Site<'a>)> {
+    static NONE: Inputs = Inputs::new();
+    sites(layers, plans, Origin::File { weight: false }, &NONE)
+}
+
+/// Checks whether a method can adapt layers from a file.
+pub(crate) fn check_loaded(
+    layers: &LayersMut<'_>,
+    plans: &[Option<LayerPlan>],
+    method: &dyn Method,
+) -> Result<(), AdapterError> {
+    method.check(&with_layers(&loaded_sites(layers, plans), layers))
+}
+
+/// Attaches a new adapter as planned; on an error no layer has it.
+fn attach_new(
+    mut layers: LayersMut<'_>,
+    name: &str,
+    plans: &[Option<LayerPlan>],
+    method: Arc<dyn Method>,
+    inputs: &Inputs,
+) -> Result<(), AdapterError> {
+    check_name(&layers, name)?;
+    let sites = sites(&layers, plans, Origin::New, inputs);
+    method.check(&with_layers(&sites, &layers))?;
+    let of_method: Vec<_> = sites.iter().map(|(_, site)| *site).collect();
+    let shared = method.shared(&of_method);
+    let values = method.shared_values(&shared);
+    let mut shared = Shared::new(shared, values);
     for (i, plan) in plans.iter().enumerate() {
         let (path, layer) = &mut layers[i];
-        let stats = inputs.and_then(|inputs| inputs.get(path));
         let attached = match plan {
-            None => continue,
+            None => Ok(()),
             Some(LayerPlan::Save) => {
-                let saved = copy(&**layer, name, &config);
-                layer.adapters_mut().saved.push(saved);
+                attach_whole(&mut **layer, name, &method);
                 Ok(())
             }
-            Some(LayerPlan::Lora { rank, alpha }) => {
-                attach(&mut **layer, path, name, &config, *rank, *alpha, stats)
+            Some(LayerPlan::Update { rank, alpha }) => {
+                let site = site(path, &**layer, *rank, *alpha, Origin::New);
+                let site = Site { inputs: inputs.get(path), ..site };
+                attach(&mut **layer, name, &method, &site, &mut shared)
             }
         };
         if let Err(error) = attached {
@@ -98,75 +181,62 @@ pub(crate) fn add(
         }
     }
     finish(layers, name);
-    Ok(report)
-}
-
-/// Checks the plans against the layers: the rank fits, the initialisation is supported, and the weight
-/// can be decomposed. For an adapter that is `loaded` the initialisation matters only if it changed the
-/// base.
-pub(crate) fn check_plans(
-    layers: &LayersMut<'_>,
-    plans: &[Option<LayerPlan>],
-    config: &LoraConfig,
-    loaded: bool,
-) -> Result<(), AdapterError> {
-    let mut large: Vec<String> = vec![];
-    for ((path, layer), plan) in layers.iter().zip(plans) {
-        let Some(LayerPlan::Lora { rank, .. }) = plan else { continue };
-        let [out, width] = layer.shape();
-        if *rank > out.min(width) {
-            large.push(format!("{rank} at `{path}`, which is [{out}, {width}]"));
-        }
-        let error = |reason: String| Err(AdapterError::Layer { layer: path.clone(), reason });
-        let random = matches!(config.init, Init::Kaiming | Init::Random | Init::Gaussian);
-        if layer.kind() == LayerKind::Embedding && !random {
-            if loaded {
-                continue;
-            }
-            let name = config.init.name();
-            return error(format!("an embedding has no `{name}` initialisation: exclude it"));
-        }
-        let most = out.max(width).max(ALWAYS);
-        if !loaded && *rank > most {
-            return error(format!("rank {rank} of a weight [{out}, {width}]: at most {most}"));
-        }
-        let most = out.min(width);
-        let loftq = matches!(config.init, Init::Loftq { .. });
-        let decomposed = config.init.is_residual() || loftq;
-        let eva = matches!(config.init, Init::Eva { .. }) && !loaded;
-        if (decomposed || eva) && *rank > most {
-            return error(format!("rank {rank} of a weight [{out}, {width}]: at most {most}"));
-        }
-        if loftq && layer.is_quantized() && !loaded {
-            return error("LoftQ needs the weight that it quantizes: load the base dense".into());
-        }
-        if decomposed {
-            // Zero times a value that is not finite is NaN.
-            let sum = to_vec((layer.weight() * 0.0).sum(), path)?;
-            if sum[0] != 0.0 {
-                return error("its weight has values that are not finite".into());
-            }
-        }
-    }
-    if let Some(first) = large.first() {
-        let others = large.len() - 1;
-        let others =
-            if others == 0 { String::new() } else { format!(", and at {others} more layers") };
-        burn_lora_io::warn!("ranks beyond the weight's own, which add nothing: {first}{others}");
-    }
     Ok(())
 }
 
-/// Rank that any layer may have. A rank larger than this and than both sides of the layer is a typing
-/// error, and would take the memory of many such layers.
-const ALWAYS: usize = 1024;
+/// Tensors that the layers of an adapter share, on each device once.
+pub(crate) struct Shared {
+    tensors: Vec<(SharedTensor, Vec<f32>)>,
+    on: Vec<(burn::tensor::Device, Vec<Param<Tensor<2>>>)>,
+}
+
+impl Shared {
+    pub fn new(tensors: Vec<SharedTensor>, values: Vec<Vec<f32>>) -> Self {
+        Self { tensors: tensors.into_iter().zip(values).collect(), on: vec![] }
+    }
+
+    fn on(&mut self, device: &burn::tensor::Device) -> &[Param<Tensor<2>>] {
+        let at = self.on.iter().position(|(known, _)| known == device);
+        let at = at.unwrap_or_else(|| {
+            let params = self.tensors.iter().map(|(shared, values)| {
+                let tensor = tensor(values.clone(), shared.shape, device);
+                Param::from_tensor(tensor).set_require_grad(false)
+            });
+            self.on.push((device.clone(), params.collect()));
+            self.on.len() - 1
+        });
+        &self.on[at].1
+    }
+}
+
+/// Attaches the update of one layer.
+pub(crate) fn attach(
+    layer: &mut dyn AdaptedLayer,
+    name: &str,
+    method: &Arc<dyn Method>,
+    site: &Site<'_>,
+    shared: &mut Shared,
+) -> Result<(), AdapterError> {
+    let shared = shared.on(&layer.device());
+    let update = method.attach(layer, site, shared)?;
+    // Other adapters keep something of a weight that may have changed.
+    layer.refresh();
+    layer.adapters_mut().updates.push(LayerAdapter::new(name, method.clone(), site, update));
+    Ok(())
+}
+
+/// Attaches a trainable copy of a layer.
+pub(crate) fn attach_whole(layer: &mut dyn AdaptedLayer, name: &str, method: &Arc<dyn Method>) {
+    let whole = LayerAdapter::whole(name, method.clone(), layer);
+    layer.adapters_mut().updates.push(whole);
+}
 
 /// Updates the settings to the redistributed ranks and alphas; returns the paths of the adapted layers.
 fn follow(paths: &[&str], plans: &[Option<LayerPlan>], config: &mut LoraConfig) -> Vec<String> {
     let mut adapted = vec![];
     (config.rank_pattern, config.alpha_pattern) = Default::default();
     for (path, plan) in paths.iter().zip(plans) {
-        let Some(LayerPlan::Lora { rank, alpha }) = plan else { continue };
+        let Some(LayerPlan::Update { rank, alpha }) = plan else { continue };
         adapted.push((*path).to_owned());
         let key = || fancy_regex::escape(path).into_owned();
         if *rank != config.rank {
@@ -181,122 +251,36 @@ fn follow(paths: &[&str], plans: &[Option<LayerPlan>], config: &mut LoraConfig) 
     adapted
 }
 
-/// Attaches the initialised update of one layer; some initialisations change the base.
-pub(crate) fn attach(
-    layer: &mut dyn AdaptedLayer,
-    path: &str,
-    name: &str,
-    config: &Arc<LoraConfig>,
-    rank: usize,
-    alpha: f64,
-    stats: Option<&InputStats>,
-) -> Result<(), AdapterError> {
-    // The part subtracted from the base depends only on the base, so that it can be repeated.
-    let seed = if config.init.is_residual() { 0 } else { config.seed };
-    let mut rng = random::generator(seed, path);
-    let [out, width] = layer.shape();
-    let (a, b) = ([rank, width], [out, rank]);
-    let scaling = config.scaling(rank, alpha);
-    let [a, b] = match &config.init {
-        Init::Kaiming | Init::Gaussian if layer.kind() == LayerKind::Embedding => {
-            random::embedding(rank, layer, true, &mut rng)
-        }
-        Init::Random if layer.kind() == LayerKind::Embedding => {
-            random::embedding(rank, layer, false, &mut rng)
-        }
-        Init::Kaiming => [random::kaiming(a, layer, &mut rng), random::zeros(b, layer)],
-        Init::Random => [random::kaiming(a, layer, &mut rng), random::kaiming(b, layer, &mut rng)],
-        Init::Gaussian => {
-            let std = 1.0 / rank as f32;
-            [random::gaussian(a, std, layer, &mut rng), random::zeros(b, layer)]
-        }
-        Init::Orthogonal => random::orthogonal(rank, layer, &mut rng),
-        Init::Eva { .. } => {
-            let stats = stats.filter(|stats| stats.width() == width);
-            let stats = stats.ok_or_else(|| AdapterError::Layer {
-                layer: path.to_owned(),
-                reason: format!("its input statistics are not of width {width}"),
-            })?;
-            let a = to_tensor(stats.components(rank).as_ref(), &layer.device());
-            [a, random::zeros(b, layer)]
-        }
-        Init::Pissa | Init::PissaNiter(_) | Init::Olora => {
-            residual::factors(&config.init, layer, path, rank, scaling, &mut rng)?
-        }
-        Init::Loftq { iterations, config } => {
-            let weight = layer.weight();
-            let (packed, factors) =
-                residual::loftq(&weight, config, *iterations, path, rank, scaling, &mut rng)?;
-            pack(layer, packed);
-            factors
-        }
-    };
-    let mut lora = LoraAdapter::new(name, config.clone(), alpha, a, b);
-    if config.init.is_residual() {
-        layer.set_weight(layer.weight() - lora.delta_weight());
-        let host = |param: &Param<Tensor<2>>| to_vec(param.val(), path);
-        lora.initial = Some(Arc::new([host(&lora.lora_a)?, host(&lora.lora_b)?]));
-    }
-    push(layer, lora);
-    Ok(())
-}
-
-/// Replaces the weight of a linear layer by a packed one.
-fn pack(layer: &mut dyn AdaptedLayer, weight: PackedWeight) {
-    if let Some(base) = layer.base_mut() {
-        base.weight = Frozen::new(weight);
-    }
-    layer.refresh();
-}
-
-/// Packs the base as LoftQ does, for an update that comes from a file.
-pub(crate) fn pack_for_loftq(
-    layer: &mut dyn AdaptedLayer,
-    path: &str,
-    init: &Init,
-    rank: usize,
-    seed: u64,
-) -> Result<(), AdapterError> {
-    let Init::Loftq { iterations, config } = init else { return Ok(()) };
-    let mut rng = random::generator(seed, path);
-    let weight = layer.weight();
-    pack(layer, residual::loftq_base(&weight, config, *iterations, path, rank, &mut rng)?);
-    Ok(())
-}
-
-/// Adds an update to its layer, with a magnitude if DoRA is enabled.
-pub(crate) fn push(layer: &mut dyn AdaptedLayer, lora: LoraAdapter) {
-    let lora = if lora.config().dora { lora.with_magnitude(layer) } else { lora };
-    layer.adapters_mut().lora.push(lora);
-}
-
-/// Creates a trainable copy of a layer.
-pub(crate) fn copy(layer: &dyn AdaptedLayer, name: &str, config: &Arc<LoraConfig>) -> SavedModule {
-    let autodiff = layer.device().is_autodiff();
-    let weight = layer.file_layout(layer.weight());
-    let bias = layer.bias().map(|bias| bias.val().inner().cast(burn::tensor::FloatDType::F32));
-    // A copy, even if the base is float32: training must not overwrite the base's memory.
-    let weight = weight * 1.0;
-    let (weight, bias) =
-        if autodiff { (weight.autodiff(), bias.map(Tensor::autodiff)) } else { (weight, bias) };
-    SavedModule::new(name, config.clone(), weight, bias)
-}
-
 /// Undoes [`attach`].
 fn detach(layer: &mut dyn AdaptedLayer, name: &str) {
-    if let Some(lora) = layer.adapters().lora(name)
-        && lora.initial.is_some()
-    {
-        let weight = layer.weight() + lora.delta_weight();
-        layer.set_weight(weight);
+    if let Some(adapter) = layer.adapters().get(name) {
+        let (method, update) = (adapter.method().clone(), adapter.update.clone());
+        method.detach(layer, &update);
     }
     layer.adapters_mut().remove(name);
 }
 
-/// Selects the first adapter of a model; later ones stay frozen.
+/// Lets layers follow those whose weight they share, and selects the first adapter of a model; later
+/// ones stay frozen.
 pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str) {
+    for i in 0..layers.len() {
+        let Some(adapter) = layers[i].1.adapters().get(name).filter(|a| !a.follows()) else {
+            continue;
+        };
+        let adapter = adapter.clone();
+        for j in 0..layers.len() {
+            let tied = j != i && are_tied(&*layers[i].1, &*layers[j].1);
+            let layer = &mut layers[j].1;
+            if tied
+                && layer.adapters().get(name).is_none()
+                && let Some(update) = adapter.update.tied(&**layer)
+            {
+                layer.adapters_mut().updates.push(adapter.follower(update));
+            }
+        }
+    }
     let others =
-        |layer: &dyn AdaptedLayer| layer.adapters().configs().any(|(other, _)| other != name);
+        |layer: &dyn AdaptedLayer| layer.adapters().methods().any(|(other, _)| other != name);
     let first = !layers.iter().any(|(_, layer)| others(&**layer));
     if first {
         let active = ActiveAdapters::new(Selection::adapters([name]));
@@ -311,8 +295,8 @@ pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str) {
 pub(crate) fn train_selected(layers: LayersMut<'_>) {
     let mut biases: BTreeMap<String, Bias> = BTreeMap::new();
     for (_, layer) in &layers {
-        let configs = layer.adapters().configs();
-        biases.extend(configs.map(|(name, config)| (name.to_owned(), config.bias)));
+        let methods = layer.adapters().methods();
+        biases.extend(methods.map(|(name, method)| (name.to_owned(), method.bias())));
     }
     let none = biases.values().all(|bias| *bias == Bias::None);
     for (_, layer) in layers {
@@ -322,7 +306,7 @@ pub(crate) fn train_selected(layers: LayersMut<'_>) {
         let trains = |name: &&str| match biases.get(*name) {
             None | Some(Bias::None) => false,
             Some(Bias::All) => true,
-            Some(Bias::LoraOnly) => layer.adapters().lora(name).is_some(),
+            Some(Bias::LoraOnly) => layer.adapters().updates_weight(name),
         };
         let trained = selected.iter().any(trains);
         if !none && let Some(bias) = layer.bias_mut() {

@@ -1,11 +1,6 @@
 //! Validation of an adapter's settings.
 
-use crate::{
-    config::{LoraConfig, Targets},
-    error::AdapterError,
-    init::Init,
-    targets::Matcher,
-};
+use crate::{config::LoraConfig, error::AdapterError, init::Init, targets::Matcher};
 
 /// Largest rank that is accepted: beyond the size of any layer.
 const MOST: usize = 1 << 20;
@@ -18,7 +13,8 @@ impl LoraConfig {
     /// LoftQ's quantization settings do not go together.
     pub fn validate(&self) -> Result<(), AdapterError> {
         let check = |fits: bool, field, found: String, reason: &str| {
-            let error = || AdapterError::Config { field, found, reason: reason.into() };
+            let config = "LoraConfig";
+            let error = || AdapterError::Config { config, field, found, reason: reason.into() };
             if fits { Ok(()) } else { Err(error()) }
         };
         for (field, rank) in self.ranks() {
@@ -34,33 +30,21 @@ impl LoraConfig {
         }
         let fits = (0.0..1.0).contains(&self.dropout);
         check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
-        match &self.targets {
-            None => check(
-                false,
-                "target_modules",
-                "not set".into(),
-                "say .targets([\"q_proj\", \"v_proj\"]) or .all_linear()",
-            )?,
-            Some(Targets::Names(names)) => {
-                let some = !names.is_empty() || !self.modules_to_save.is_empty();
-                check(some, "target_modules", "empty".into(), "name at least one layer")?;
-            }
-            Some(Targets::Regex(_)) => {
-                let fits = self.layers.is_none() && self.layers_pattern.is_empty();
-                let reason = "it goes with names only; put the layers into the regular expression";
-                check(fits, "layers_to_transform", format!("{:?}", self.layers), reason)?;
-            }
-            Some(Targets::AllLinear) => {}
+        let targets = self.target_config();
+        targets.validate()?;
+        if !self.target_parameters.is_empty() {
+            let found = || self.target_parameters.join(", ");
+            let reason = "an expert's parameters cannot have dropout: set it to 0";
+            check(self.dropout == 0.0, "target_parameters", found(), reason)?;
+            let reason = "an expert's parameters cannot have DoRA: leave one of them out";
+            check(!self.dora, "target_parameters", found(), reason)?;
         }
-        let fits = self.layers_pattern.is_empty() || self.layers.is_some();
-        let found = format!("{:?}", self.layers_pattern);
-        check(fits, "layers_pattern", found, "it needs layers_to_transform")?;
         if matches!(self.init, Init::Orthogonal) {
             let fits = self.ranks().all(|(_, rank)| rank.is_multiple_of(2));
             check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;
         }
         self.init.validate()?;
-        Matcher::new(self).map(|_| ())
+        Matcher::new(&targets).map(drop)
     }
 
     /// The ranks, each with the name of its setting.
@@ -69,10 +53,11 @@ impl LoraConfig {
         std::iter::once(("r", self.rank)).chain(patterns)
     }
 
-    /// Warns of settings that are valid but unusual.
-    pub(crate) fn warn_of_the_unusual(&self) {
+    /// Warnings of settings that are valid but unusual.
+    pub(crate) fn unusual(&self) -> Vec<String> {
+        let mut found = vec![];
         for (field, rank) in self.ranks().filter(|(_, rank)| *rank > 256) {
-            burn_lora_io::warn!("{field} is {rank}: more than 256 seldom helps");
+            found.push(format!("{field} is {rank}: more than 256 seldom helps"));
         }
         let ranks = |key| self.rank_pattern.get(key).copied().unwrap_or(self.rank);
         let alphas = self.alpha_pattern.iter();
@@ -81,11 +66,12 @@ impl LoraConfig {
             std::iter::once(("lora_alpha", self.alpha, self.rank)).chain(alphas)
         {
             if alpha > 4.0 * rank as f64 {
-                burn_lora_io::warn!("{field} is {alpha}, over 4 times the rank {rank}");
+                found.push(format!("{field} is {alpha}, over 4 times the rank {rank}"));
             }
         }
         if self.dropout > 0.3 {
-            burn_lora_io::warn!("lora_dropout is {}: more than 0.3 is unusual", self.dropout);
+            found.push(format!("lora_dropout is {}: more than 0.3 is unusual", self.dropout));
         }
+        found
     }
 }

@@ -1,22 +1,24 @@
 //! Combining adapters into one: PEFT's `add_weighted_adapter`.
 
 use crate::{
-    attach,
-    config::{LoraConfig, Targets},
+    config::LoraConfig,
     error::AdapterError,
     init::{
         Init,
         linalg::{svd_accurate, to_mat, to_tensor},
         random::generator,
     },
-    layer::{AdaptedLayer, Brought},
+    layer::{AdaptedLayer, Brought, LayerAdapter},
     layers::LayersMut,
-    lora::LoraAdapter,
+    method::{Method, Site},
+    methods::lora::LoraAdapter,
+    target::Targets,
     targets::minimal,
+    update::BoxedUpdate,
 };
 use faer::{Mat, MatRef};
 use rand::RngExt;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{any::Any, collections::BTreeMap, sync::Arc};
 
 /// Method of combining adapters. Each has a weight `w`; `s` is its scaling.
 ///
@@ -34,14 +36,14 @@ use std::{collections::BTreeMap, sync::Arc};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Combine {
-    method: Method,
+    scheme: Scheme,
     rank: Option<usize>,
     frequency: bool,
     seed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Method {
+enum Scheme {
     Linear,
     Cat,
     Svd,
@@ -51,7 +53,7 @@ enum Method {
     MagnitudePrune(f64),
 }
 
-impl Method {
+impl Scheme {
     fn density(self) -> Option<f64> {
         match self {
             Self::Linear | Self::Cat | Self::Svd => None,
@@ -64,47 +66,47 @@ impl Method {
 }
 
 impl Combine {
-    const fn new(method: Method) -> Self {
-        Self { method, rank: None, frequency: false, seed: 0 }
+    const fn new(scheme: Scheme) -> Self {
+        Self { scheme, rank: None, frequency: false, seed: 0 }
     }
 
     /// Sums the factors: `A = Σ ±sqrt(|w·s|)·A`, and B likewise. Fast, but only roughly the sum of the
     /// updates. For adapters of equal rank.
     pub const fn linear() -> Self {
-        Self::new(Method::Linear)
+        Self::new(Scheme::Linear)
     }
 
     /// Concatenates A and B: exactly the sum of the updates, at the sum of the ranks.
     pub const fn cat() -> Self {
-        Self::new(Method::Cat)
+        Self::new(Scheme::Cat)
     }
 
     /// Takes the largest singular values of the sum of the updates, at the largest rank of the adapters
     /// unless [`rank`](Self::rank) sets another.
     pub const fn svd() -> Self {
-        Self::new(Method::Svd)
+        Self::new(Scheme::Svd)
     }
 
     /// TIES (arXiv:2306.01708): keeps the largest fraction `density` of the values of each matrix, and of
     /// these only the ones with the majority sign.
     pub const fn ties(density: f64) -> Self {
-        Self::new(Method::Ties(density))
+        Self::new(Scheme::Ties(density))
     }
 
     /// DARE (arXiv:2311.03099): keeps a random fraction `density` of the values of each matrix, rescaled
     /// by `1 / density`, and sums them.
     pub const fn dare_linear(density: f64) -> Self {
-        Self::new(Method::DareLinear(density))
+        Self::new(Scheme::DareLinear(density))
     }
 
     /// DARE's choice of values with TIES' election of signs.
     pub const fn dare_ties(density: f64) -> Self {
-        Self::new(Method::DareTies(density))
+        Self::new(Scheme::DareTies(density))
     }
 
     /// Keeps the largest fraction `density` of the values of each matrix, and sums them.
     pub const fn magnitude_prune(density: f64) -> Self {
-        Self::new(Method::MagnitudePrune(density))
+        Self::new(Scheme::MagnitudePrune(density))
     }
 
     /// Sets the rank, and applies the method to the updates `s·B·A`, not to A and B: the result is the
@@ -134,15 +136,15 @@ impl Combine {
         if let Some((name, weight)) = names.iter().find(|(_, weight)| !weight.is_finite()) {
             return error(format!("the weight of `{name}` is {weight}"));
         }
-        match self.method.density() {
+        match self.scheme.density() {
             Some(density) if !(density > 0.0 && density <= 1.0) => {
                 return error(format!("density {density}: it has to be in (0, 1]"));
             }
             _ => {}
         }
-        match (self.method, self.rank) {
+        match (self.scheme, self.rank) {
             (_, Some(0)) => error("rank 0".into()),
-            (Method::Cat | Method::Linear, Some(_)) => error("a rank goes with svd".into()),
+            (Scheme::Cat | Scheme::Linear, Some(_)) => error("a rank goes with svd".into()),
             _ => Ok(()),
         }
     }
@@ -150,11 +152,11 @@ impl Combine {
     /// Sums matrices, each with a factor, by the method.
     fn sum(&self, matrices: &[Mat<f32>], factors: &[f32], path: &str) -> Mat<f32> {
         let (rows, columns) = (matrices[0].nrows(), matrices[0].ncols());
-        let kept: Vec<Mat<f32>> = match self.method {
-            Method::Ties(density) | Method::MagnitudePrune(density) => {
+        let kept: Vec<Mat<f32>> = match self.scheme {
+            Scheme::Ties(density) | Scheme::MagnitudePrune(density) => {
                 matrices.iter().map(|matrix| prune_small(matrix.as_ref(), density)).collect()
             }
-            Method::DareLinear(density) | Method::DareTies(density) if density < 1.0 => {
+            Scheme::DareLinear(density) | Scheme::DareTies(density) if density < 1.0 => {
                 let mut rng = generator(self.seed, path);
                 let mut keep = |value: f32| {
                     if rng.random::<f64>() < density { value / density as f32 } else { 0.0 }
@@ -165,7 +167,7 @@ impl Combine {
             }
             _ => matrices.to_vec(),
         };
-        let elect = matches!(self.method, Method::Ties(_) | Method::DareTies(_));
+        let elect = matches!(self.scheme, Scheme::Ties(_) | Scheme::DareTies(_));
         Mat::from_fn(rows, columns, |i, j| {
             let values = || kept.iter().zip(factors).map(|(m, factor)| (m[(i, j)], factor));
             if !elect {
@@ -229,9 +231,12 @@ pub(crate) fn combine(
         chosen.map(|((path, _), _)| path.as_str()).collect::<Vec<_>>()
     };
     let targets = Targets::Names(minimal(&adapted(true), &adapted(false)));
-    let first = layers.iter().find_map(|(_, layer)| layer.adapters().lora(names[0].0));
-    let template = first.map(|lora| (**lora.config()).clone()).unwrap_or_default();
-    let config = Arc::new(LoraConfig {
+    let first = layers.iter().find_map(|(_, layer)| layer.adapters().get(names[0].0));
+    let template = first.and_then(|first| {
+        let method: &dyn Any = &**first.method();
+        method.downcast_ref::<LoraConfig>().cloned()
+    });
+    let config: Arc<dyn Method> = Arc::new(LoraConfig {
         rank,
         alpha: rank as f64,
         targets: Some(targets),
@@ -242,9 +247,9 @@ pub(crate) fn combine(
         exclude: None,
         layers: None,
         layers_pattern: vec![],
-        ..template
+        ..template.unwrap_or_default()
     });
-    for ((_, layer), update) in layers.into_iter().zip(updates) {
+    for ((path, layer), update) in layers.into_iter().zip(updates) {
         // Parts of the base that one of them replaced belong to the combination, too.
         let adapters = layer.adapters_mut();
         let parts = names.iter().flat_map(|(name, _)| adapters.brought(name));
@@ -252,9 +257,18 @@ pub(crate) fn combine(
         adapters.brought.extend(brought);
         let Some([a, b]) = update else { continue };
         let [a, b] = [a, b].map(|matrix| to_tensor(matrix.as_ref(), &layer.device()));
-        let mut lora = LoraAdapter::new(new, config.clone(), rank as f64, a, b);
-        lora.set_require_grad(false);
-        attach::push(layer, lora);
+        let site = Site {
+            path: &path,
+            kind: layer.kind(),
+            shape: layer.shape(),
+            rank,
+            alpha: rank as f64,
+            ..Site::default()
+        };
+        let update = BoxedUpdate::new(LoraAdapter::new(1.0, false, a, b));
+        let mut adapter = LayerAdapter::new(new, config.clone(), &site, update);
+        adapter.set_require_grad(false);
+        layer.adapters_mut().updates.push(adapter);
     }
     Ok(())
 }
@@ -271,7 +285,11 @@ fn factors(
         if layer.adapters().saved(name).is_some() {
             return error(format!("adapter `{name}` trains it whole: that cannot be combined"));
         }
-        let Some(lora) = layer.adapters().lora(name) else { continue };
+        let Some(adapter) = layer.adapters().get(name) else { continue };
+        let Some(lora) = adapter.update.downcast_ref::<LoraAdapter>() else {
+            let method = adapter.method().peft_type();
+            return error(format!("adapter `{name}` is {method}: only LoRA can be combined"));
+        };
         if lora.magnitude.is_some() {
             return error(format!("adapter `{name}` is DoRA: merge it instead"));
         }
@@ -290,10 +308,10 @@ fn rank(parts: &[Vec<Factors>], how: &Combine) -> Result<usize, AdapterError> {
     if largest == 0 {
         return error("the adapters have no low-rank updates".into());
     }
-    match (how.method, how.rank) {
+    match (how.scheme, how.rank) {
         (_, Some(rank)) => Ok(rank),
-        (Method::Svd, None) => Ok(largest),
-        (Method::Cat, None) => {
+        (Scheme::Svd, None) => Ok(largest),
+        (Scheme::Cat, None) => {
             let sums = parts.iter().map(|parts| parts.iter().map(|part| part.a.nrows()).sum());
             Ok(sums.max().unwrap_or(0))
         }
@@ -313,12 +331,12 @@ fn update(
 ) -> Result<[Mat<f32>; 2], AdapterError> {
     let a: Vec<_> = parts.iter().map(|part| part.a.clone()).collect();
     let b: Vec<_> = parts.iter().map(|part| part.b.clone()).collect();
-    if how.method == Method::Cat {
+    if how.scheme == Scheme::Cat {
         let scaled: Vec<_> =
             parts.iter().map(|p| &p.a * faer::Scale((p.weight * p.scaling) as f32)).collect();
         return Ok([stack(&scaled, rank), stack(&transposed(&b), rank).transpose().to_owned()]);
     }
-    if how.method != Method::Svd && how.rank.is_none() {
+    if how.scheme != Scheme::Svd && how.rank.is_none() {
         // Both sides get the square root of the weight, one of them its sign.
         let side = |part: &Factors| (part.weight * part.scaling).abs().sqrt();
         let sign = |part: &Factors| if part.weight * part.scaling < 0.0 { -1.0 } else { 1.0 };

@@ -1,6 +1,9 @@
 //! Settings of an adapter.
 
-use crate::init::Init;
+use crate::{
+    init::Init,
+    target::{Bias, TargetConfig, Targets},
+};
 use std::collections::BTreeMap;
 
 /// Settings of a LoRA adapter: targets, rank, scaling, initialisation.
@@ -43,51 +46,11 @@ pub struct LoraConfig {
     pub(crate) rank_pattern: BTreeMap<String, usize>,
     pub(crate) alpha_pattern: BTreeMap<String, f64>,
     pub(crate) modules_to_save: Vec<String>,
+    pub(crate) target_parameters: Vec<String>,
     pub(crate) init: Init,
     pub(crate) seed: u64,
     pub(crate) base_model: Option<String>,
     pub(crate) task_type: Option<String>,
-}
-
-/// Layers selected by name, by pattern or by kind.
-///
-/// ```
-/// use burn_lora_adapter::{LoraConfig, Targets};
-///
-/// let lora = LoraConfig::new(8, 16).all_linear();
-/// assert_eq!(lora.target_modules(), Some(&Targets::AllLinear));
-/// let lora = LoraConfig::new(8, 16).targets(["q_proj"]);
-/// assert_eq!(lora.target_modules(), Some(&Targets::Names(vec!["q_proj".into()])));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Targets {
-    /// Full paths, or their last parts: `q_proj`, `self_attn.q_proj`.
-    Names(Vec<String>),
-    /// Regular expression that has to match the full path.
-    Regex(String),
-    /// Every linear layer except the output head.
-    AllLinear,
-}
-
-/// Biases of the base to train.
-///
-/// ```
-/// use burn_lora_adapter::{Bias, LoraConfig};
-///
-/// let lora = LoraConfig::new(8, 16).all_linear().bias(Bias::LoraOnly);
-/// assert_eq!(serde_json::to_value(lora)?["bias"], "lora_only");
-/// # Ok::<_, serde_json::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bias {
-    /// No biases.
-    #[default]
-    None,
-    /// Biases of all linear layers.
-    All,
-    /// Biases of the layers that get an adapter.
-    LoraOnly,
 }
 
 /// Alpha, the numerator of the scaling: converts from any number.
@@ -256,6 +219,21 @@ impl LoraConfig {
         self
     }
 
+    /// Sets the parameters of experts to adapt, by path or by the last parts of it. Each expert has an A
+    /// and a B of its own. They cannot have dropout or DoRA, as in PEFT.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::LoraConfig;
+    /// let lora = LoraConfig::new(8, 16)
+    ///     .targets(["q_proj", "v_proj"])
+    ///     .target_parameters(["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]);
+    /// # assert!(lora.validate().is_ok());
+    /// ```
+    pub fn target_parameters(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        self.target_parameters = strings(names);
+        self
+    }
+
     /// Sets the initialisation of A and B.
     pub fn init(mut self, init: Init) -> Self {
         self.init = init;
@@ -311,6 +289,24 @@ impl LoraConfig {
         self.dropout > 0.0
     }
 
+    /// Which layers these settings adapt.
+    pub(crate) fn target_config(&self) -> TargetConfig {
+        TargetConfig {
+            config: "LoraConfig",
+            targets: self.targets.clone(),
+            exclude: self.exclude.clone(),
+            layers: self.layers.clone(),
+            layers_pattern: self.layers_pattern.clone(),
+            modules_to_save: self.modules_to_save.clone(),
+            rank: self.rank,
+            alpha: self.alpha,
+            rank_pattern: self.rank_pattern.clone(),
+            alpha_pattern: self.alpha_pattern.clone(),
+            parameters: self.target_parameters.clone(),
+            beside: vec![],
+        }
+    }
+
     /// Scaling of the update `B · A` at a rank and an alpha.
     pub(crate) fn scaling(&self, rank: usize, alpha: f64) -> f64 {
         let rank = rank as f64;
@@ -335,6 +331,7 @@ impl Default for LoraConfig {
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             modules_to_save: vec![],
+            target_parameters: vec![],
             init: Init::Kaiming,
             seed: 0,
             base_model: None,

@@ -2,13 +2,15 @@
 
 use crate::{
     active::ActiveAdapters,
-    base::broadcast,
-    layer::{AdaptedLayer, Adapters, LayerKind},
+    frozen::{FrozenLayer, LayerKind},
+    layer::{AdaptedLayer, Adapters},
+    lookup::look_up,
     selection::Selection,
+    update::TokenInput,
 };
 use burn::{
     module::{Module, Param},
-    tensor::{Device, FloatDType, Int, Tensor, module::embedding},
+    tensor::{Device, FloatDType, Int, Tensor},
 };
 use burn_lora_kernels::Gemm;
 
@@ -71,9 +73,7 @@ impl AdaptedEmbedding {
         active: Option<&ActiveAdapters>,
     ) -> Tensor<3> {
         let active = active.unwrap_or(&self.adapters.selected);
-        let here = |name: &String| {
-            self.adapters.lora(name).is_some() || self.adapters.saved(name).is_some()
-        };
+        let here = |name: &String| self.adapters.get(name).is_some();
         match active.rows(tokens.dims()[0], &tokens.device()) {
             None => self.forward_all(tokens, active.names()),
             Some(rows) if !rows.names().any(here) => self.forward_all(tokens, &[]),
@@ -84,46 +84,18 @@ impl AdaptedEmbedding {
 
     fn forward_all(&self, tokens: Tensor<2, Int>, names: &[String]) -> Tensor<3> {
         let weight = self.weight.val();
-        if let Some(saved) = self.adapters.active_saved(names) {
-            return look_up(saved.weight.val(), tokens).cast(weight.dtype());
+        if let Some(whole) = self.adapters.replacement(names) {
+            return look_up(whole.weight.val(), tokens).cast(weight.dtype());
         }
-        let y = look_up(weight, tokens.clone());
-        self.adapters.active(names).fold(y.clone(), |sum, lora| {
-            let h = look_up(lora.lora_a.val().transpose(), tokens.clone());
-            let b = lora.lora_b.val().unsqueeze();
-            let update = Gemm::new().trans_rhs().alpha(lora.scaling() as f32).run(h, b);
-            let update = update.cast(sum.dtype());
-            match lora.dora_factor(self) {
-                None => sum + update,
-                Some(factor) => {
-                    let factor = broadcast(factor, &sum);
-                    sum + y.clone() * (factor.clone() - 1.0) + update * factor
-                }
-            }
+        let rows = look_up(weight, tokens.clone());
+        self.adapters.active(names).fold(rows.clone(), |y, adapter| {
+            adapter
+                .add_rows(y, TokenInput { tokens: tokens.clone(), rows: rows.clone(), layer: self })
         })
     }
 }
 
-/// Rows of a table by index. Indices outside of it are caught here: Burn's kernels would read past
-/// its end.
-fn look_up(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
-    let rows = table.dims()[0];
-    assert!(rows > 0 || ids.shape().num_elements() == 0, "an embedding of no tokens");
-    #[cfg(feature = "cpu")]
-    if ids.device().inner() == Device::flex() {
-        let beyond = |id: &i64| usize::try_from(*id).map_or(true, |id| id >= rows);
-        if let Some(id) = ids.to_data().iter::<i64>().find(beyond) {
-            panic!("token {id} is not in a vocabulary of {rows}");
-        }
-        return embedding(table, ids);
-    }
-    let inside = ids.clone().clamp(0, rows.saturating_sub(1) as i64);
-    let found = embedding(table, inside.clone());
-    let beyond = ids.not_equal(inside).unsqueeze_dim::<3>(2).expand(found.shape());
-    found.mask_fill(beyond, f32::NAN)
-}
-
-impl AdaptedLayer for AdaptedEmbedding {
+impl FrozenLayer for AdaptedEmbedding {
     fn kind(&self) -> LayerKind {
         LayerKind::Embedding
     }
@@ -143,14 +115,6 @@ impl AdaptedLayer for AdaptedEmbedding {
 
     fn device(&self) -> Device {
         self.weight.lazy_device()
-    }
-
-    fn adapters(&self) -> &Adapters {
-        &self.adapters
-    }
-
-    fn adapters_mut(&mut self) -> &mut Adapters {
-        &mut self.adapters
     }
 
     fn weight(&self) -> Tensor<2> {
@@ -175,6 +139,16 @@ impl AdaptedLayer for AdaptedEmbedding {
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         let weight = self.weight.val().inner();
         Gemm::new().run(x.cast(weight.dtype()), weight).cast(FloatDType::F32)
+    }
+}
+
+impl AdaptedLayer for AdaptedEmbedding {
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
     }
 }
 
@@ -221,18 +195,24 @@ impl AdaptedVector {
     /// vector.
     pub fn val_with(&self, active: Option<&ActiveAdapters>) -> Tensor<1> {
         let active = active.unwrap_or(&self.adapters.selected);
-        match self.adapters.active_saved(active.names()) {
+        let names = active.names();
+        match self.adapters.replacement(names) {
             None => self.weight.val(),
-            Some(saved) => {
+            Some(whole) => {
                 let mixed = matches!(active.selection(), Selection::Rows(_));
-                assert!(!mixed, "adapter `{}` trains a norm: not by rows", saved.name());
-                saved.weight.val().squeeze_dim::<1>(1).cast(self.weight.val().dtype())
+                let name = || names.iter().find(|name| self.adapters.get(name).is_some());
+                assert!(
+                    !mixed,
+                    "adapter `{}` trains a norm: not by rows",
+                    name().expect("it has one")
+                );
+                whole.weight.val().squeeze_dim::<1>(1).cast(self.weight.val().dtype())
             }
         }
     }
 }
 
-impl AdaptedLayer for AdaptedVector {
+impl FrozenLayer for AdaptedVector {
     fn kind(&self) -> LayerKind {
         LayerKind::Vector
     }
@@ -249,14 +229,6 @@ impl AdaptedLayer for AdaptedVector {
         self.weight.lazy_device()
     }
 
-    fn adapters(&self) -> &Adapters {
-        &self.adapters
-    }
-
-    fn adapters_mut(&mut self) -> &mut Adapters {
-        &mut self.adapters
-    }
-
     fn weight(&self) -> Tensor<2> {
         self.weight.val().inner().cast(FloatDType::F32).unsqueeze_dim(1)
     }
@@ -270,5 +242,15 @@ impl AdaptedLayer for AdaptedVector {
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
         let weight = self.weight().cast(x.dtype());
         Gemm::new().trans_rhs().run(x, weight)
+    }
+}
+
+impl AdaptedLayer for AdaptedVector {
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
     }
 }

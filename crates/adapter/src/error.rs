@@ -19,8 +19,10 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum AdapterError {
     /// A setting has a value that cannot be used.
-    #[error("LoraConfig: {field} is {found}: {reason}")]
+    #[error("{config}: {field} is {found}: {reason}")]
     Config {
+        /// Name of the settings, such as `LoraConfig`.
+        config: &'static str,
         /// PEFT's name of the setting.
         field: &'static str,
         /// Value of the setting.

@@ -1,8 +1,9 @@
 //! Parameters of an adapter by role.
 
 use crate::{
-    layer::{LayerKind, is_trained},
     layers::Layers,
+    method::Role,
+    parameters::{self, is_trained},
 };
 use burn::module::{ParamGroup, ParamId};
 
@@ -28,30 +29,26 @@ pub struct ParamGroups {
     pub b: Vec<ParamId>,
     /// DoRA's magnitudes.
     pub magnitude: Vec<ParamId>,
-    /// A and B of embeddings.
+    /// Parameters of embeddings: A and B, rows of tokens.
     pub embedding: Vec<ParamId>,
     /// Layers that are trained whole.
     pub saved: Vec<ParamId>,
     /// Biases that are trained.
     pub bias: Vec<ParamId>,
+    /// Parameters of other roles.
+    pub other: Vec<ParamId>,
 }
 
 impl ParamGroups {
     pub(crate) fn of(layers: &Layers<'_>, name: &str) -> Self {
         let mut groups = Self::default();
         for (_, layer) in layers {
-            if let Some(lora) = layer.adapters().lora(name) {
-                if layer.kind() == LayerKind::Embedding {
-                    groups.embedding.extend([lora.lora_a.id, lora.lora_b.id]);
-                } else {
-                    groups.a.push(lora.lora_a.id);
-                    groups.b.push(lora.lora_b.id);
+            if let Some(adapter) = layer.adapters().get(name) {
+                let parameters = parameters::list(&adapter.update);
+                for tensor in adapter.tensors().iter().filter(|tensor| tensor.is_trained()) {
+                    let of = parameters.iter().filter(|param| param.field == tensor.field);
+                    groups.of_role(tensor.role).extend(of.map(|param| param.id));
                 }
-                groups.magnitude.extend(lora.magnitude.as_ref().map(|param| param.id));
-            }
-            if let Some(saved) = layer.adapters().saved(name) {
-                groups.saved.push(saved.weight.id);
-                groups.saved.extend(saved.bias.as_ref().map(|param| param.id));
             }
             let trained = layer.bias().filter(|bias| is_trained(bias));
             groups.bias.extend(trained.map(|bias| bias.id));
@@ -59,13 +56,24 @@ impl ParamGroups {
         groups
     }
 
-    /// Returns the groups of LoRA+ with their learning rates: A, embeddings and whole layers at `rate`; B,
-    /// magnitudes and biases at `ratio · rate`. They are disjoint.
+    fn of_role(&mut self, role: Role) -> &mut Vec<ParamId> {
+        match role {
+            Role::A => &mut self.a,
+            Role::B => &mut self.b,
+            Role::Magnitude => &mut self.magnitude,
+            Role::Embedding => &mut self.embedding,
+            Role::Saved => &mut self.saved,
+            Role::Other => &mut self.other,
+        }
+    }
+
+    /// Returns the groups of LoRA+ with their learning rates: B, magnitudes and biases at `ratio · rate`,
+    /// everything else at `rate`. They are disjoint.
     pub fn lora_plus(&self, rate: f64, ratio: f64) -> Vec<(ParamGroup, f64)> {
-        let group = |parts: [&[ParamId]; 3]| ParamGroup::from_ids(parts.concat());
+        let group = |parts: &[&[ParamId]]| ParamGroup::from_ids(parts.concat());
         vec![
-            (group([&self.a, &self.embedding, &self.saved]), rate),
-            (group([&self.b, &self.magnitude, &self.bias]), rate * ratio),
+            (group(&[&self.a, &self.embedding, &self.saved, &self.other]), rate),
+            (group(&[&self.b, &self.magnitude, &self.bias]), rate * ratio),
         ]
     }
 }

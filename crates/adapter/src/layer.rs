@@ -1,37 +1,22 @@
-//! Common interface of the layers that can carry adapters.
+//! Common interface of the layers that can carry adapters, and their adapters.
 
 use crate::{
     active::ActiveAdapters,
-    base::Base,
-    config::LoraConfig,
-    lora::{LoraAdapter, squared_norms},
+    error::AdapterError,
+    frozen::FrozenLayer,
+    method::{Method, Role, Site, UpdateTensor},
+    methods::{lora::LoraAdapter, whole::SavedModule},
+    parameters,
     selection::Selection,
+    update::{BoxedUpdate, LinearInput, LowRank, Replacement, TokenInput, Update},
 };
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor},
+    nn::{Dropout, DropoutConfig},
+    tensor::Tensor,
 };
-use burn_lora_quant::{Frozen, PackedWeight};
-use std::sync::Arc;
-
-/// Kind of a layer.
-///
-/// ```
-/// # use burn_lora_adapter::{*, doc};
-/// # let mut model = doc::model();
-/// let kinds: Vec<_> = model.layers().into_iter().map(|(path, l)| (path, l.kind())).collect();
-/// assert_eq!(kinds, [("linear".to_owned(), LayerKind::Linear)]);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LayerKind {
-    /// [`AdaptedLinear`](crate::AdaptedLinear).
-    Linear,
-    /// [`AdaptedEmbedding`](crate::AdaptedEmbedding).
-    Embedding,
-    /// [`AdaptedVector`](crate::AdaptedVector): trained as a whole copy, never by a low-rank update.
-    Vector,
-}
+use burn_lora_quant::Frozen;
+use std::{cell::OnceCell, sync::Arc};
 
 /// Layer that can carry adapters. The three layer types implement it; a model only lists its layers
 /// ([`Adaptable`](crate::Adaptable)).
@@ -49,96 +34,26 @@ pub enum LayerKind {
 /// }
 /// # Ok::<_, AdapterError>(())
 /// ```
-pub trait AdaptedLayer {
-    /// Kind of the layer.
-    fn kind(&self) -> LayerKind;
-
-    /// Shape of the frozen weight in terms of A `[rank, in]` and B `[out, rank]`: `[out, in]`. For an
-    /// embedding that is `[hidden, vocabulary]`, for a vector `[length, 1]`.
-    fn shape(&self) -> [usize; 2];
-
-    /// Shape of the weight in checkpoints: `[out, in]`, for an embedding `[vocabulary, hidden]`, for a
-    /// vector `[length]`.
-    fn file_shape(&self) -> Vec<usize> {
-        self.shape().to_vec()
-    }
-
-    /// Converts a weight of [`shape`](Self::shape) to the layout of checkpoints, or back: an embedding is
-    /// transposed there.
-    fn file_layout(&self, weight: Tensor<2>) -> Tensor<2> {
-        weight
-    }
-
-    /// Device of the layer.
-    fn device(&self) -> Device;
-
+pub trait AdaptedLayer: FrozenLayer {
     /// Adapters of the layer.
     fn adapters(&self) -> &Adapters;
 
     /// Adapters of the layer, mutable.
     fn adapters_mut(&mut self) -> &mut Adapters;
 
-    /// Returns the frozen weight, dequantized, in float32, with shape [`shape`](Self::shape).
-    fn weight(&self) -> Tensor<2>;
-
-    /// Replaces the frozen weight, keeping its dtype or quantization.
-    fn set_weight(&mut self, weight: Tensor<2>);
-
-    /// Frozen weight as a parameter, if it is a dense matrix: tied layers share it.
-    fn weight_param(&self) -> Option<&Param<Tensor<2>>> {
-        None
-    }
-
-    /// Frozen weight as a mutable parameter; call [`refresh`](Self::refresh) after changing it.
-    fn weight_param_mut(&mut self) -> Option<&mut Param<Tensor<2>>> {
-        None
-    }
-
-    /// Recomputes the norms of the frozen weight that DoRA keeps, after the weight was changed by other
-    /// means than [`set_weight`](Self::set_weight).
+    /// Renews what updates keep of the frozen weight, after the weight was changed by other means than
+    /// [`set_weight`](FrozenLayer::set_weight). Does nothing while updates are merged into it.
     fn refresh(&mut self) {
-        if self.adapters().lora.iter().any(|lora| lora.base_norm.is_some()) {
-            let norms = squared_norms(self.weight());
-            self.adapters_mut().lora.iter_mut().for_each(|lora| lora.refresh(&norms));
+        if !self.adapters().merged.is_empty() {
+            return;
         }
-    }
-
-    /// Returns the product of a few rows with the frozen weight, `x · Wᵀ`, without bias, in float32 and
-    /// without a copy of the weight.
-    ///
-    /// # Shapes
-    /// - x: `[rows, in]`
-    /// - output: `[rows, out]`
-    fn product(&self, x: Tensor<2>) -> Tensor<2>;
-
-    /// Bias of the base.
-    fn bias(&self) -> Option<&Param<Tensor<1>>> {
-        None
-    }
-
-    /// Bias of the base, mutable.
-    fn bias_mut(&mut self) -> Option<&mut Param<Tensor<1>>> {
-        None
-    }
-
-    /// Base of a linear layer, the only kind that can be quantized.
-    fn base(&self) -> Option<&Base> {
-        None
-    }
-
-    /// 4-bit weight, if the base is stored as one.
-    fn packed(&self) -> Option<&PackedWeight> {
-        self.base()?.weight.downcast_ref()
-    }
-
-    /// Returns `true` if the base is quantized, in any storage.
-    fn is_quantized(&self) -> bool {
-        self.base().is_some_and(|base| base.weight.dense().is_none())
-    }
-
-    /// Base of a linear layer, mutable; call [`refresh`](Self::refresh) after changing it.
-    fn base_mut(&mut self) -> Option<&mut Base> {
-        None
+        let mut updates = std::mem::take(&mut self.adapters_mut().updates);
+        let weight = OnceCell::new();
+        for adapter in &mut updates {
+            let weight = || weight.get_or_init(|| self.weight()).clone();
+            adapter.update.refresh(&weight);
+        }
+        self.adapters_mut().updates = updates;
     }
 }
 
@@ -157,8 +72,7 @@ pub trait AdaptedLayer {
 /// ```
 #[derive(Module, Debug, Default)]
 pub struct Adapters {
-    pub(crate) lora: Vec<LoraAdapter>,
-    pub(crate) saved: Vec<SavedModule>,
+    pub(crate) updates: Vec<LayerAdapter>,
     pub(crate) merged: Vec<Merged>,
     /// Quantized weight before adapters were merged into it.
     pub(crate) unmerged: Option<Frozen>,
@@ -168,6 +82,36 @@ pub struct Adapters {
     /// Selected adapters, for a batch without adapters of its own.
     #[module(skip)]
     pub(crate) selected: ActiveAdapters,
+}
+
+/// One adapter at one layer.
+///
+/// ```
+/// # use burn_lora_adapter::{*, doc};
+/// # let mut model = doc::model();
+/// model.add_adapter("default", &LoraConfig::new(2, 4).targets(["linear"]))?;
+/// let adapter = model.linear.adapters().get("default").unwrap();
+/// assert_eq!((adapter.name(), adapter.method().peft_type()), ("default", "LORA"));
+/// assert_eq!(adapter.update().downcast_ref::<LoraAdapter>().unwrap().rank(), 2);
+/// # Ok::<_, AdapterError>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct LayerAdapter {
+    pub(crate) update: BoxedUpdate,
+    dropout: Dropout,
+    #[module(skip)]
+    name: String,
+    #[module(skip)]
+    method: Arc<dyn Method>,
+    /// Parameters of the update.
+    #[module(skip)]
+    tensors: Vec<UpdateTensor>,
+    /// Whether the parameters are those of another layer, which shares its weight with this one.
+    #[module(skip)]
+    follows: bool,
+    /// Whether A stays frozen (LoRA-FA).
+    #[module(skip)]
+    frozen_a: bool,
 }
 
 /// Part of the base that came with an adapter's file, and is saved with the adapter again.
@@ -184,37 +128,50 @@ pub(crate) enum Part {
     Bias,
 }
 
-/// Copy of a whole layer that an adapter trains (`modules_to_save`).
-///
-/// ```
-/// # use burn_lora_adapter::{*, doc};
-/// # let mut model = doc::model();
-/// model.add_adapter("default", &LoraConfig::new(2, 4).targets([""; 0]).modules_to_save(["linear"]))?;
-/// let copy = model.linear.adapters().saved("default").unwrap();
-/// assert_eq!(copy.weight.dims(), [16, 16]);
-/// # Ok::<_, AdapterError>(())
-/// ```
+/// Update that is merged into the base's weight.
 #[derive(Module, Debug)]
-pub struct SavedModule {
-    /// Weight in float32, with the shape that it has in files.
-    pub weight: Param<Tensor<2>>,
-    /// Bias, `[out]`.
-    pub bias: Option<Param<Tensor<1>>>,
+pub(crate) struct Merged {
+    /// Factor of each row, for unmerging.
+    pub factor: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    name: String,
-    #[module(skip)]
-    config: Arc<LoraConfig>,
+    pub name: String,
 }
 
-impl SavedModule {
+impl LayerAdapter {
+    /// Creates an adapter from the update that its method made.
     pub(crate) fn new(
         name: &str,
-        config: Arc<LoraConfig>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
+        method: Arc<dyn Method>,
+        site: &Site<'_>,
+        update: BoxedUpdate,
     ) -> Self {
-        let bias = bias.map(Param::from_tensor);
-        Self { weight: Param::from_tensor(weight), bias, name: name.to_owned(), config }
+        let tensors = method.tensors(site);
+        Self::with_tensors(name, method, tensors, update)
+    }
+
+    /// Creates an adapter of a layer that is trained whole.
+    pub(crate) fn whole(name: &str, method: Arc<dyn Method>, layer: &dyn FrozenLayer) -> Self {
+        let tensors = SavedModule::tensors(&layer.file_shape(), layer.bias().is_some());
+        let update = BoxedUpdate::new(SavedModule::new(layer));
+        Self::with_tensors(name, method, tensors, update)
+    }
+
+    /// Creates the adapter of a layer that follows another one, whose weight it shares.
+    pub(crate) fn follower(&self, update: BoxedUpdate) -> Self {
+        let method = self.method.clone();
+        let adapter = Self::with_tensors(&self.name, method, self.tensors.clone(), update);
+        Self { follows: true, ..adapter }
+    }
+
+    fn with_tensors(
+        name: &str,
+        method: Arc<dyn Method>,
+        tensors: Vec<UpdateTensor>,
+        update: BoxedUpdate,
+    ) -> Self {
+        let dropout = DropoutConfig::new(method.dropout()).init();
+        let name = name.to_owned();
+        Self { update, dropout, name, method, tensors, follows: false, frozen_a: false }
     }
 
     /// Name of the adapter.
@@ -222,51 +179,146 @@ impl SavedModule {
         &self.name
     }
 
-    /// Settings of the adapter.
-    pub(crate) fn config(&self) -> &Arc<LoraConfig> {
-        &self.config
+    /// Method of the adapter, with its settings.
+    pub fn method(&self) -> &Arc<dyn Method> {
+        &self.method
     }
 
-    fn set_require_grad(&mut self, require_grad: bool) {
-        self.weight = self.weight.clone().set_require_grad(require_grad);
-        self.bias = self.bias.take().map(|bias| bias.set_require_grad(require_grad));
+    /// What the adapter trains of this layer.
+    pub fn update(&self) -> &BoxedUpdate {
+        &self.update
     }
-}
 
-/// Update that is merged into the base's weight.
-#[derive(Module, Debug)]
-pub(crate) struct Merged {
-    /// DoRA's factor of each row, for unmerging.
-    pub factor: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    pub name: String,
+    /// What the adapter trains of this layer, mutable.
+    pub fn update_mut(&mut self) -> &mut BoxedUpdate {
+        &mut self.update
+    }
+
+    /// Parameters of the update; none if they are those of another layer.
+    pub(crate) fn tensors(&self) -> &[UpdateTensor] {
+        if self.follows { &[] } else { &self.tensors }
+    }
+
+    /// Fields of the update that are trained parameters.
+    pub(crate) fn trained_fields(&self) -> Vec<&'static str> {
+        let trained = self.tensors.iter().filter(|tensor| tensor.is_trained());
+        trained.map(|tensor| tensor.field).collect()
+    }
+
+    /// Returns `true` if the parameters are those of another layer: the adapter is not saved then.
+    pub(crate) fn follows(&self) -> bool {
+        self.follows
+    }
+
+    /// Returns `true` if dropout is active for this input.
+    pub(crate) fn drops<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        let on_autodiff = || parameters::list(&self.update).iter().any(|p| p.on_autodiff);
+        self.dropout.prob > 0.0
+            && self.dropout.training.is_enabled()
+            && (x.is_autodiff() || on_autodiff())
+    }
+
+    /// Returns the low-rank product of the update, if it is one and the input is not dropped: it can be
+    /// computed together with the frozen product then.
+    pub(crate) fn low_rank<const D: usize>(&self, x: &Tensor<D>) -> Option<LowRank> {
+        self.update.low_rank().filter(|_| !self.drops(x))
+    }
+
+    /// Adds the update for `x` to `y`, the output of a linear layer without bias.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`
+    /// - product: `[..., out]`, `x · Wᵀ`
+    /// - y and output: `[..., out]`
+    pub(crate) fn add_to<const D: usize>(
+        &self,
+        y: Tensor<D>,
+        x: Tensor<D>,
+        product: Tensor<D>,
+        layer: &dyn FrozenLayer,
+    ) -> Tensor<D> {
+        // Burn's dropout checks whether the input's device is an autodiff one, which the input of a
+        // frozen first layer is not.
+        let (x, product) = match self.drops(&x) {
+            true => (self.dropout.forward(x.autodiff()), None),
+            false => (x, Some(product)),
+        };
+        self.update.forward(y, LinearInput { x, layer, product })
+    }
+
+    /// Adds the update of an embedding.
+    pub(crate) fn add_rows(&self, y: Tensor<3>, input: TokenInput<'_>) -> Tensor<3> {
+        self.update.look_up(y, input)
+    }
+
+    /// Freezes A permanently.
+    pub(crate) fn freeze_a(&mut self) {
+        self.frozen_a = true;
+        let a = self.tensors.iter().filter(|tensor| tensor.role == Role::A);
+        let a: Vec<_> = a.map(|tensor| tensor.field).collect();
+        parameters::train(&mut self.update, &a, false);
+    }
+
+    /// Sets whether the parameters are trained.
+    pub(crate) fn set_require_grad(&mut self, on: bool) {
+        let trained = self.tensors.iter().filter(|tensor| tensor.is_trained());
+        let (frozen, trained): (Vec<_>, Vec<_>) =
+            trained.partition(|tensor| self.frozen_a && tensor.role == Role::A);
+        let fields = |of: Vec<&UpdateTensor>| of.iter().map(|t| t.field).collect::<Vec<_>>();
+        let (frozen, trained) = (fields(frozen), fields(trained));
+        parameters::train(&mut self.update, &trained, on);
+        parameters::train(&mut self.update, &frozen, false);
+    }
+
+    /// Reads a parameter to the host.
+    pub(crate) fn read(
+        &self,
+        tensor: &UpdateTensor,
+        path: &str,
+    ) -> Result<Option<Vec<f32>>, AdapterError> {
+        parameters::read(&self.update, tensor.field, path)
+    }
 }
 
 impl Adapters {
-    /// Low-rank update of an adapter.
+    /// An adapter at this layer.
+    pub fn get(&self, name: &str) -> Option<&LayerAdapter> {
+        self.updates.iter().find(|adapter| adapter.name == name)
+    }
+
+    /// An adapter at this layer, mutable.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut LayerAdapter> {
+        self.updates.iter_mut().find(|adapter| adapter.name == name)
+    }
+
+    /// Update of an adapter, if it is of type `U`.
+    pub fn update<U: Update>(&self, name: &str) -> Option<&U> {
+        self.get(name)?.update.downcast_ref()
+    }
+
+    /// Update of an adapter, mutable, if it is of type `U`.
+    pub fn update_mut<U: Update>(&mut self, name: &str) -> Option<&mut U> {
+        self.get_mut(name)?.update.downcast_mut()
+    }
+
+    /// Low-rank update of an adapter: LoRA or DoRA.
     pub fn lora(&self, name: &str) -> Option<&LoraAdapter> {
-        self.lora.iter().find(|lora| lora.name() == name)
+        self.update(name)
     }
 
     /// Low-rank update of an adapter, mutable.
     pub fn lora_mut(&mut self, name: &str) -> Option<&mut LoraAdapter> {
-        self.lora.iter_mut().find(|lora| lora.name() == name)
+        self.update_mut(name)
     }
 
     /// Copy of the whole layer that an adapter trains.
     pub fn saved(&self, name: &str) -> Option<&SavedModule> {
-        self.saved.iter().find(|saved| saved.name() == name)
+        self.update(name)
     }
 
     /// Copy of the whole layer that an adapter trains, mutable.
     pub fn saved_mut(&mut self, name: &str) -> impl Iterator<Item = &mut SavedModule> {
-        self.saved.iter_mut().filter(move |saved| saved.name() == name)
-    }
-
-    /// Names of the adapters of this layer, with their settings.
-    pub(crate) fn configs(&self) -> impl Iterator<Item = (&str, &Arc<LoraConfig>)> {
-        let lora = self.lora.iter().map(|lora| (lora.name(), lora.config()));
-        lora.chain(self.saved.iter().map(|saved| (saved.name(), saved.config())))
+        self.update_mut(name).into_iter()
     }
 
     /// Selected adapters: those of a batch that is run without adapters of its own.
@@ -274,29 +326,39 @@ impl Adapters {
         self.selected.selection()
     }
 
-    /// Updates that are active for every row; none if one is merged into the base.
-    pub(crate) fn active(&self, names: &[String]) -> impl Iterator<Item = &LoraAdapter> {
-        names.iter().filter_map(|name| self.active_lora(name))
+    /// Updates of the frozen weight that are active for every row; none if one is merged into it.
+    pub(crate) fn active(&self, names: &[String]) -> impl Iterator<Item = &LayerAdapter> {
+        names.iter().filter_map(|name| self.active_update(name))
     }
 
-    /// Update of an adapter, unless one is merged into the base.
-    pub(crate) fn active_lora(&self, name: &str) -> Option<&LoraAdapter> {
-        self.lora(name).filter(|_| self.merged.is_empty())
+    /// Update of the frozen weight by an adapter, unless one is merged into it.
+    pub(crate) fn active_update(&self, name: &str) -> Option<&LayerAdapter> {
+        let updates = |adapter: &&LayerAdapter| {
+            self.merged.is_empty() && adapter.update.replacement().is_none()
+        };
+        self.get(name).filter(updates)
     }
 
-    /// Copy that replaces the base: that of the first of the adapters that has one.
-    pub(crate) fn active_saved(&self, names: &[String]) -> Option<&SavedModule> {
-        names.iter().find_map(|name| self.saved(name))
+    /// Returns `true` if an adapter has an update of the frozen weight here, and no copy of the layer.
+    pub(crate) fn updates_weight(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|adapter| adapter.update.replacement().is_none())
+    }
+
+    /// Names of the adapters of this layer, with their methods.
+    pub(crate) fn methods(&self) -> impl Iterator<Item = (&str, &Arc<dyn Method>)> {
+        self.updates.iter().map(|adapter| (adapter.name(), &adapter.method))
+    }
+
+    /// Layer that replaces the base: that of the first of the adapters that has one.
+    pub(crate) fn replacement(&self, names: &[String]) -> Option<Replacement<'_>> {
+        names.iter().find_map(|name| self.get(name)?.update.replacement())
     }
 
     /// Trains the named adapters and freezes the others.
     pub(crate) fn train_only(&mut self, names: &[&str]) {
-        for lora in &mut self.lora {
-            let on = names.contains(&lora.name());
-            lora.set_require_grad(on);
-        }
-        for saved in &mut self.saved {
-            saved.set_require_grad(names.contains(&saved.name.as_str()));
+        for adapter in &mut self.updates {
+            let on = names.contains(&adapter.name());
+            adapter.set_require_grad(on);
         }
     }
 
@@ -307,8 +369,7 @@ impl Adapters {
 
     pub(crate) fn remove(&mut self, name: &str) {
         self.brought.retain(|brought| brought.adapter != name);
-        self.lora.retain(|lora| lora.name() != name);
-        self.saved.retain(|saved| saved.name() != name);
+        self.updates.retain(|adapter| adapter.name() != name);
     }
 }
 
@@ -316,10 +377,4 @@ impl Adapters {
 pub(crate) fn are_tied(a: &dyn AdaptedLayer, b: &dyn AdaptedLayer) -> bool {
     let id = |layer: &dyn AdaptedLayer| layer.weight_param().map(|param| param.id);
     id(a).is_some() && id(a) == id(b)
-}
-
-/// Returns `true` if a parameter is trained, also where autodiff is off. A parameter that is not
-/// initialised yet counts as frozen, because checking it would initialise it.
-pub(crate) fn is_trained<const D: usize>(param: &Param<Tensor<D>>) -> bool {
-    param.is_initialized() && param.clone().train().is_require_grad()
 }

@@ -3,8 +3,9 @@
 use crate::{
     active::{ActiveAdapters, Rows, Stack},
     base::{Base, add_bias, broadcast, dense_product},
-    layer::{AdaptedLayer, Adapters, LayerKind},
-    lora::LoraAdapter,
+    frozen::{FrozenLayer, LayerKind},
+    layer::{AdaptedLayer, Adapters, LayerAdapter},
+    update::LowRank,
 };
 use burn::{
     module::{Module, Param},
@@ -46,12 +47,24 @@ pub struct AdaptedLinear {
     /// Frozen base. Call [`refresh`](AdaptedLayer::refresh) after changing its weight.
     pub base: Base,
     adapters: Adapters,
+    #[module(skip)]
+    kind: LayerKind,
 }
 
 impl AdaptedLinear {
     /// Creates a layer without adapters.
     pub fn new(base: Base) -> Self {
-        Self { base, adapters: Adapters::default() }
+        Self { base, adapters: Adapters::default(), kind: LayerKind::Linear }
+    }
+
+    /// Makes it a layer of an expert, or of a router.
+    ///
+    /// # Panics
+    /// If it is no kind of a linear layer.
+    pub fn of_kind(self, kind: LayerKind) -> Self {
+        let linear = matches!(kind, LayerKind::Linear | LayerKind::Expert | LayerKind::Router);
+        assert!(linear, "a linear layer of the kind {kind:?}");
+        Self { kind, ..self }
     }
 
     /// Creates a layer with a dense weight `[out, in]` and a bias `[out]`, both frozen.
@@ -116,58 +129,72 @@ impl AdaptedLinear {
 
     /// Applies the same adapters to the whole batch.
     fn forward_all<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
-        if let Some(saved) = self.adapters.active_saved(names) {
-            return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
+        if let Some(whole) = self.adapters.replacement(names) {
+            return add_bias(dense_product(x, whole.weight.val()), whole.bias);
         }
         let active: Vec<_> = self.adapters.active(names).collect();
         let y = match active.as_slice() {
             [] => self.base.weight.matmul(x),
-            [lora] if !lora.drops(&x) => self.forward_one(x, lora),
-            _ => {
-                let y = self.base.weight.matmul(x.clone());
-                active.into_iter().fold(y.clone(), |sum, lora| {
-                    lora.add_to(sum, x.clone(), y.clone(), self, |x| self.base.weight.matmul(x))
-                })
-            }
+            [one] => match one.low_rank(&x) {
+                Some(update) => self.forward_one(x, one, update),
+                None => self.add_all(x, &active),
+            },
+            _ => self.add_all(x, &active),
         };
         add_bias(y, self.base.bias.as_ref())
     }
 
-    /// Applies one adapter without dropout: base and update are one product.
-    fn forward_one<const D: usize>(&self, x: Tensor<D>, lora: &LoraAdapter) -> Tensor<D> {
-        let ([a, b], scaling) = (lora.factors(x.dtype()), lora.scaling() as f32);
-        let y = self.base.weight.matmul_low_rank(x, a, b, scaling);
-        match lora.dora_factor(self) {
+    /// Applies one low-rank update without dropout: base and update are one product.
+    fn forward_one<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        adapter: &LayerAdapter,
+        LowRank { a, b, scaling }: LowRank,
+    ) -> Tensor<D> {
+        let [a, b] = [a, b].map(|matrix| matrix.cast(x.dtype()));
+        let y = self.base.weight.matmul_low_rank(x, a, b, scaling as f32);
+        match adapter.update.factor(self) {
             None => y,
             Some(factor) => y.clone() * broadcast(factor, &y),
         }
     }
 
+    /// Applies updates one after the other.
+    fn add_all<const D: usize>(&self, x: Tensor<D>, active: &[&LayerAdapter]) -> Tensor<D> {
+        let y = self.base.weight.matmul(x.clone());
+        let add = |sum, adapter: &&LayerAdapter| adapter.add_to(sum, x.clone(), y.clone(), self);
+        active.iter().fold(y.clone(), add)
+    }
+
     /// Applies to each row of the batch its own adapter. The base runs once.
     fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: &Rows) -> Tensor<D> {
         let adapters = &self.adapters;
-        let here: Vec<_> = rows
-            .names()
-            .enumerate()
-            .filter_map(|(number, name)| Some((number, adapters.active_lora(name)?)))
+        let runs = |adapter: &&LayerAdapter| {
+            adapters.merged.is_empty() || adapter.update.replacement().is_some()
+        };
+        let here = rows.names().enumerate();
+        let here: Vec<_> = here
+            .filter_map(|(number, name)| Some((number, adapters.get(name).filter(runs)?)))
             .collect();
-        let saved = rows.names().any(|name| adapters.saved(name).is_some());
-        let plain = |lora: &LoraAdapter| lora.magnitude.is_none() && !lora.drops(&x);
-        if !saved && here.iter().all(|(_, lora)| plain(lora)) {
-            let y = self.base.weight.matmul(x.clone());
-            let y = if here.is_empty() { y } else { add_stacked(y, x, &here, rows) };
+        let y = self.base.weight.matmul(x.clone());
+        // A whole copy is no low-rank update.
+        let plain = |(number, adapter): &(usize, &LayerAdapter)| {
+            let update = adapter.low_rank(&x).filter(|_| !adapter.update.rescales())?;
+            Some((*number, update))
+        };
+        if let Some(updates) = here.iter().map(plain).collect::<Option<Vec<_>>>() {
+            let y = if updates.is_empty() { y } else { add_stacked(y, x, &updates, rows) };
             return add_bias(y, self.base.bias.as_ref());
         }
-        let base = self.base.weight.matmul(x.clone());
         rows.each(|name, rows| {
             let x = x.clone().select(0, rows.clone());
-            if let Some(saved) = adapters.active_saved(name) {
-                return add_bias(dense_product(x, saved.weight.val()), saved.bias.as_ref());
+            if let Some(whole) = adapters.replacement(name) {
+                return add_bias(dense_product(x, whole.weight.val()), whole.bias);
             }
-            let base = base.clone().select(0, rows.clone());
-            let y = adapters.active(name).fold(base.clone(), |y, lora| {
-                lora.add_to(y, x.clone(), base.clone(), self, |x| self.base.weight.matmul(x))
-            });
+            let base = y.clone().select(0, rows.clone());
+            let y = adapters
+                .active(name)
+                .fold(base.clone(), |y, adapter| adapter.add_to(y, x.clone(), base.clone(), self));
             add_bias(y, self.base.bias.as_ref())
         })
     }
@@ -178,19 +205,19 @@ impl AdaptedLinear {
 fn add_stacked<const D: usize>(
     y: Tensor<D>,
     x: Tensor<D>,
-    loras: &[(usize, &LoraAdapter)],
+    updates: &[(usize, LowRank)],
     rows: &Rows,
 ) -> Tensor<D> {
-    let part = |(number, lora): &(usize, &LoraAdapter)| {
-        (*number, lora.rank(), (lora.scaling() as f32).to_bits())
+    let part = |(number, update): &(usize, LowRank)| {
+        (*number, update.a.dims()[0], (update.scaling as f32).to_bits())
     };
     let Stack { others, scaling, scalings } =
-        rows.stack(&loras.iter().map(part).collect::<Vec<_>>());
-    let stacked = |of: fn(&LoraAdapter) -> &Param<Tensor<2>>, dim| {
-        let parts = loras.iter().map(|(_, lora)| of(lora).val());
+        rows.stack(&updates.iter().map(part).collect::<Vec<_>>());
+    let stacked = |of: fn(&LowRank) -> &Tensor<2>, dim| {
+        let parts = updates.iter().map(|(_, update)| of(update).clone());
         Tensor::cat(parts.collect(), dim).cast(x.dtype()).unsqueeze::<D>()
     };
-    let (a, b) = (stacked(|lora| &lora.lora_a, 0), stacked(|lora| &lora.lora_b, 1));
+    let (a, b) = (stacked(|update| &update.a, 0), stacked(|update| &update.b, 1));
     let h = Gemm::new().trans_rhs().run(x, a);
     let mut shape = [1; D];
     (shape[0], shape[D - 1]) = (others.dims()[0], others.dims()[1]);
@@ -215,9 +242,9 @@ impl From<burn::nn::Linear> for AdaptedLinear {
     }
 }
 
-impl AdaptedLayer for AdaptedLinear {
+impl FrozenLayer for AdaptedLinear {
     fn kind(&self) -> LayerKind {
-        LayerKind::Linear
+        self.kind
     }
 
     fn shape(&self) -> [usize; 2] {
@@ -226,14 +253,6 @@ impl AdaptedLayer for AdaptedLinear {
 
     fn device(&self) -> Device {
         self.base.device()
-    }
-
-    fn adapters(&self) -> &Adapters {
-        &self.adapters
-    }
-
-    fn adapters_mut(&mut self) -> &mut Adapters {
-        &mut self.adapters
     }
 
     fn weight(&self) -> Tensor<2> {
@@ -271,5 +290,15 @@ impl AdaptedLayer for AdaptedLinear {
 
     fn base_mut(&mut self) -> Option<&mut Base> {
         Some(&mut self.base)
+    }
+}
+
+impl AdaptedLayer for AdaptedLinear {
+    fn adapters(&self) -> &Adapters {
+        &self.adapters
+    }
+
+    fn adapters_mut(&mut self) -> &mut Adapters {
+        &mut self.adapters
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     init::linalg::to_vec,
     layer::{AdaptedLayer, Merged},
     layers::LayersMut,
-    lora::LoraAdapter,
+    parameters,
     selection::Selection,
 };
 use burn::{
@@ -126,13 +126,12 @@ pub(crate) fn merge(
         config.validate()?;
     }
     for (path, layer) in &layers {
-        for lora in layer.adapters().active(&names) {
-            let magnitude = lora.magnitude.as_ref().map(|m| m.val().unsqueeze::<2>());
-            let values = [lora.lora_a.val(), lora.lora_b.val()].into_iter().chain(magnitude);
-            for tensor in values {
-                if to_vec(tensor, path)?.iter().any(|value| !value.is_finite()) {
+        for adapter in layer.adapters().active(&names) {
+            for field in adapter.trained_fields() {
+                let values = parameters::read(&adapter.update, field, path)?.unwrap_or_default();
+                if values.iter().any(|value| !value.is_finite()) {
                     let reason =
-                        format!("adapter `{}` has values that are not finite", lora.name());
+                        format!("adapter `{}` has values that are not finite", adapter.name());
                     return Err(AdapterError::Layer { layer: path.clone(), reason });
                 }
             }
@@ -166,18 +165,19 @@ fn merge_layer(
     let weight = layer.weight().cast(dtype);
     let mut exact = weight.clone();
     let mut merged = vec![];
-    for lora in layer.adapters().active(names) {
-        let factor = lora.dora_factor(layer).map(Tensor::inner);
-        let update = update(lora, dtype);
-        exact = match &factor {
-            None => exact + update,
-            Some(factor) => {
-                let factor = factor.clone().cast(dtype).unsqueeze_dim::<2>(1);
-                exact + weight.clone() * (factor.clone() - 1.0) + update * factor
-            }
-        };
+    for adapter in layer.adapters().active(names) {
+        let factor = adapter.update.factor(layer).map(Tensor::inner);
+        let mut delta = adapter.update.delta(dtype);
+        if let Some(factor) = &factor {
+            let factor = factor.clone().cast(dtype).unsqueeze_dim::<2>(1);
+            exact = exact + weight.clone() * (factor.clone() - 1.0);
+            delta = delta.map(|delta| delta * factor);
+        }
+        if let Some(delta) = delta {
+            exact = exact + delta;
+        }
         let factor = factor.map(|factor| Param::from_tensor(factor).set_require_grad(false));
-        merged.push(Merged { factor, name: lora.name().to_owned() });
+        merged.push(Merged { factor, name: adapter.name().to_owned() });
     }
     if merged.is_empty() {
         return Ok(None);
@@ -193,10 +193,14 @@ fn merge_layer(
             };
             let before = std::mem::replace(base, with);
             layer.adapters_mut().unmerged = Some(before.weight);
+            layer.adapters_mut().merged = merged;
         }
-        _ => layer.set_weight(exact.clone()),
+        _ => {
+            // Before the weight changes: what updates keep of it stays that of the original one.
+            layer.adapters_mut().merged = merged;
+            layer.set_weight(exact.clone());
+        }
     }
-    layer.adapters_mut().merged = merged;
     let error = (layer.weight() - exact.cast(FloatDType::F32)).abs();
     let [mean, max] = [error.clone().mean(), error.max()];
     let read = |value: Tensor<1>| to_vec(value, path).map(|value| f64::from(value[0]));
@@ -215,15 +219,6 @@ fn sum_dtype(layer: &dyn AdaptedLayer, packed: PackedMerge) -> FloatDType {
     if wide { FloatDType::F64 } else { FloatDType::F32 }
 }
 
-/// Returns `scaling · B · A`.
-fn update(lora: &LoraAdapter, dtype: FloatDType) -> Tensor<2> {
-    if dtype == FloatDType::F32 {
-        return lora.delta_weight();
-    }
-    let [a, b] = [&lora.lora_a, &lora.lora_b].map(|param| param.val().inner().cast(dtype));
-    b.matmul(a) * lora.scaling()
-}
-
 /// Removes merged updates from the weights.
 pub(crate) fn unmerge(layers: LayersMut<'_>) {
     for (_, layer) in layers {
@@ -238,20 +233,20 @@ pub(crate) fn unmerge(layers: LayersMut<'_>) {
         if merged.is_empty() {
             continue;
         }
-        // The merged weight is `W + Σ (f - 1)·W + Σ f·s·B·A`, where f is 1 without DoRA.
+        // The merged weight is `W + Σ (f - 1)·W + Σ f·delta`, where f is 1 without a factor.
         let mut sum = layer.weight();
         let mut scale: Option<Tensor<2>> = None;
         for Merged { factor, name } in merged {
-            let lora = layer.adapters().lora(&name).expect("a merged adapter cannot be deleted");
-            sum = sum
-                - match factor.map(|factor| factor.val().inner().unsqueeze_dim::<2>(1)) {
-                    None => lora.delta_weight(),
-                    Some(factor) => {
-                        let more = factor.clone() - 1.0;
-                        scale = Some(scale.map_or(factor.clone(), |scale| scale + more));
-                        lora.delta_weight() * factor
-                    }
-                };
+            let adapter = layer.adapters().get(&name).expect("a merged adapter cannot be deleted");
+            let mut delta = adapter.update.delta(FloatDType::F32);
+            if let Some(factor) = factor.map(|factor| factor.val().inner().unsqueeze_dim::<2>(1)) {
+                let more = factor.clone() - 1.0;
+                scale = Some(scale.map_or(factor.clone(), |scale| scale + more));
+                delta = delta.map(|delta| delta * factor);
+            }
+            if let Some(delta) = delta {
+                sum = sum - delta;
+            }
         }
         layer.set_weight(match scale {
             None => sum,
@@ -265,12 +260,12 @@ pub(crate) fn unload(layers: LayersMut<'_>) {
     for (_, layer) in layers {
         let adapters = std::mem::take(layer.adapters_mut());
         let Selection::Adapters(names) = adapters.selection() else { continue };
-        let Some(saved) = adapters.active_saved(names) else { continue };
-        let weight = saved.weight.val().inner();
+        let Some(whole) = adapters.replacement(names) else { continue };
+        let weight = whole.weight.val().inner();
         if let Some(base) = layer.base_mut() {
             let dense = base.weight.dense();
             let dtype = dense.map_or(FloatDType::F32, |dense| dense.val().dtype().into());
-            let bias = saved.bias.as_ref().map(|bias| bias.val().inner());
+            let bias = whole.bias.map(|bias| bias.val().inner());
             *base = Base::dense(weight.cast(dtype), bias);
         } else {
             let weight = layer.file_layout(weight);

@@ -6,10 +6,14 @@ use crate::{
     combine::{self, Combine},
     config::LoraConfig,
     error::AdapterError,
+    frozen::LayerKind,
     groups::ParamGroups,
     init::eva::InputStats,
+    layer::LayerAdapter,
     layers::Adaptable,
     merge::{self, MergeReport, PackedMerge},
+    method::Method,
+    methods::settings::Settings,
     peft,
     selection::{BASE, Selection},
     summary::Summary,
@@ -17,6 +21,7 @@ use crate::{
 };
 use burn::{module::Module, tensor::FloatDType};
 use burn_lora_quant::StorageFormat;
+use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// Operations on the adapters of a model, for every [`Adaptable`].
@@ -52,11 +57,11 @@ pub trait AdaptableExt: Adaptable {
     fn add_adapter(
         &mut self,
         name: &str,
-        config: &LoraConfig,
+        method: &(impl Method + Clone),
     ) -> Result<MatchReport, AdapterError> {
         check_unmerged(self, "add_adapter")?;
         let head = self.output_head().to_owned();
-        attach::add(self.layers_mut(), &head, name, config, None)
+        attach::add(self.layers_mut(), &head, name, Arc::new(method.clone()))
     }
 
     /// Attaches a new adapter, initialised from the principal directions of each layer's inputs
@@ -87,7 +92,7 @@ pub trait AdaptableExt: Adaptable {
     ) -> Result<MatchReport, AdapterError> {
         check_unmerged(self, "add_adapter")?;
         let head = self.output_head().to_owned();
-        attach::add(self.layers_mut(), &head, name, config, Some(inputs))
+        attach::add_with_inputs(self.layers_mut(), &head, name, config, inputs)
     }
 
     /// Adds an adapter `default` to the model and freezes every other parameter.
@@ -105,12 +110,12 @@ pub trait AdaptableExt: Adaptable {
     ///
     /// # Errors
     /// As [`add_adapter`](Self::add_adapter).
-    fn with_adapter(self, config: &LoraConfig) -> Result<Self, AdapterError>
+    fn with_adapter(self, method: &(impl Method + Clone)) -> Result<Self, AdapterError>
     where
         Self: Module + Sized,
     {
         let mut model = self.no_grad();
-        model.add_adapter("default", config)?;
+        model.add_adapter("default", method)?;
         Ok(model)
     }
 
@@ -119,10 +124,10 @@ pub trait AdaptableExt: Adaptable {
         self.adapter_configs().into_keys().collect()
     }
 
-    /// Settings of all adapters, by name.
-    fn adapter_configs(&self) -> BTreeMap<String, Arc<LoraConfig>> {
+    /// Methods of all adapters, with their settings, by name.
+    fn adapter_configs(&self) -> BTreeMap<String, Arc<dyn Method>> {
         let layers = self.layers();
-        let configs = layers.iter().flat_map(|(_, layer)| layer.adapters().configs());
+        let configs = layers.iter().flat_map(|(_, layer)| layer.adapters().methods());
         configs.map(|(name, config)| (name.to_owned(), config.clone())).collect()
     }
 
@@ -341,8 +346,8 @@ pub trait AdaptableExt: Adaptable {
     fn freeze_a(&mut self, name: &str) -> Result<(), AdapterError> {
         check_known(self, name)?;
         for (_, layer) in self.layers_mut() {
-            if let Some(lora) = layer.adapters_mut().lora_mut(name) {
-                lora.freeze_a();
+            if let Some(adapter) = layer.adapters_mut().get_mut(name) {
+                adapter.freeze_a();
             }
         }
         Ok(())
@@ -423,6 +428,28 @@ pub trait AdaptableExt: Adaptable {
         peft::load(self.layers_mut(), &head, name, folder.as_ref())
     }
 
+    /// Loads an adapter of a method that this library does not know, from PEFT's files: `M` reads their
+    /// settings.
+    ///
+    /// # Errors
+    /// As [`load_adapter`](Self::load_adapter).
+    fn load_adapter_as<M: Method + DeserializeOwned>(
+        &mut self,
+        name: &str,
+        folder: impl AsRef<Path>,
+    ) -> Result<MatchReport, AdapterError>
+    where
+        Self: Sized,
+    {
+        check_unmerged(self, "load_adapter")?;
+        let head = self.output_head().to_owned();
+        let read = |settings: Settings| {
+            let method = M::deserialize(settings.into_value());
+            method.map(|method| Arc::new(method) as _).map_err(|error| error.to_string())
+        };
+        peft::load_as(self.layers_mut(), &head, name, folder.as_ref(), &read)
+    }
+
     /// Exports an adapter for programs that support neither rank-stabilised scaling nor patterns
     /// (llama.cpp's converter, vLLM), so that they compute the same: every layer has the same rank and
     /// the scaling `alpha / rank`.
@@ -476,7 +503,7 @@ pub trait AdaptableExt: Adaptable {
         format.validate()?;
         let head = self.output_head().to_owned();
         for (path, layer) in self.layers_mut() {
-            let dense = !layer.is_quantized() && path != head;
+            let dense = !layer.is_quantized() && path != head && layer.kind() != LayerKind::Router;
             let Some(base) = layer.base_mut().filter(|_| dense) else { continue };
             *base = base.with_stored(base.weight.dequantize(FloatDType::F32), format)?;
             layer.refresh();
@@ -536,6 +563,20 @@ fn check_selection(
     {
         let reason = "it goes with rows only; no adapters at all is Selection::base()";
         return Err(AdapterError::AdapterName { name: BASE.into(), reason });
+    }
+    let Selection::Adapters(names) = selection else { return Ok(()) };
+    for (path, layer) in model.layers() {
+        let here: Vec<_> = names.iter().filter_map(|name| layer.adapters().get(name)).collect();
+        for (i, one) in here.iter().enumerate() {
+            let conflict = |other: &&&LayerAdapter| {
+                Some((other.name().to_owned(), one.update.conflict(&other.update)?))
+            };
+            let Some((other, reason)) = here[..i].iter().find_map(|other| conflict(&other)) else {
+                continue;
+            };
+            let reason = format!("`{}` and `{other}` at `{path}`: {reason}", one.name());
+            return Err(AdapterError::State { what: "select".into(), reason });
+        }
     }
     Ok(())
 }

@@ -1,14 +1,17 @@
 //! LoRA on any Burn module, through Burn's own reparameterization: the model does not change.
 
 use crate::{
-    attach,
     base::Base,
     config::LoraConfig,
     error::AdapterError,
+    frozen::{FrozenLayer, LayerKind},
     init::Init,
-    layer::{AdaptedLayer, LayerKind},
+    layer::{AdaptedLayer, LayerAdapter},
     linear::AdaptedLinear,
+    method::Site,
+    methods::lora::LoraAdapter,
     targets::{Candidate, LayerPlan, MatchReport, Matcher},
+    update::{BoxedUpdate, Update},
 };
 use burn::{
     module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer},
@@ -79,6 +82,7 @@ impl LoraReparameterizer {
     /// too large for a weight that the initialization decomposes.
     pub fn new<M: Module>(model: &M, config: &LoraConfig) -> Result<Self, AdapterError> {
         let unsupported = |field: &'static str, found: String| AdapterError::Config {
+            config: "LoraConfig",
             field,
             found,
             reason: "a weight alone cannot do that: use an AdaptedLinear".into(),
@@ -101,13 +105,13 @@ impl LoraReparameterizer {
             Candidate { path, kind, is_head: false }
         });
         let candidates: Vec<_> = kinds.collect();
-        let resolved = Matcher::new(config)?.resolve(&candidates, true)?;
-        config.warn_of_the_unusual();
-        resolved.warnings.iter().for_each(|warning| burn_lora_io::warn!("{warning}"));
+        let resolved = Matcher::new(&config.target_config())?.resolve(&candidates, true)?;
+        let warnings = config.unusual().into_iter().chain(resolved.warnings);
+        warnings.for_each(|warning| burn_lora_io::warn!("{warning}"));
         let decomposed = config.init.is_residual() || matches!(config.init, Init::Loftq { .. });
         let mut plans = BTreeMap::new();
         for ((path, _, [width, out]), plan) in found.weights.iter().zip(&resolved.plans) {
-            let Some(LayerPlan::Lora { rank, alpha }) = plan else { continue };
+            let Some(LayerPlan::Update { rank, alpha }) = plan else { continue };
             let most = (*width).min(*out);
             if decomposed && *rank > most {
                 let reason = format!("rank {rank} of a weight [{width}, {out}]: at most {most}");
@@ -160,7 +164,7 @@ impl ModuleVisitor for Weights {
 
 impl LoraWeight {
     /// Low-rank update of the weight.
-    pub fn lora(&self) -> &crate::lora::LoraAdapter {
+    pub fn lora(&self) -> &LoraAdapter {
         self.linear.adapters().lora(NAME).expect("it is there from the start")
     }
 
@@ -175,7 +179,7 @@ impl LoraWeight {
         let [a, b] = [&lora.lora_a, &lora.lora_b].map(|param| param.val());
         let weight = if a.is_autodiff() { weight.autodiff() } else { weight };
         let sum = Gemm::new().alpha(lora.scaling() as f32).run_add(b, a, weight);
-        match lora.dora_factor(&self.linear) {
+        match lora.factor(&self.linear) {
             None => sum,
             Some(factor) => sum * factor.unsqueeze_dim::<2>(1),
         }
@@ -228,8 +232,12 @@ impl Reparameterizer for LoraReparameterizer {
         };
         let stored = stored.unwrap_or_else(|error| panic!("{path}: {error}"));
         let mut linear = AdaptedLinear::new(Base::new(stored, None));
-        attach::attach(&mut linear, layer, NAME, &self.config, rank, alpha, None)
-            .unwrap_or_else(|error| panic!("{error}"));
+        let (kind, shape) = (linear.kind(), linear.shape());
+        let site = Site { path: layer, kind, shape, rank, alpha, ..Site::default() };
+        let lora = self.config.attach_lora(&mut linear, &site);
+        let update = BoxedUpdate::new(lora.unwrap_or_else(|error| panic!("{error}")));
+        let adapter = LayerAdapter::new(NAME, self.config.clone(), &site, update);
+        linear.adapters_mut().updates.push(adapter);
         linear.adapters_mut().train_only(&[NAME]);
         let linear = if device.is_autodiff() { linear.train() } else { linear };
         let base = Tensor::zeros([1; D], (&device, dtype));

@@ -1,6 +1,9 @@
 //! Parameter counts and bytes of a model with adapters.
 
-use crate::{layer::is_trained, layers::Adaptable};
+use crate::{
+    layers::Adaptable,
+    parameters::{self, is_trained},
+};
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     tensor::Tensor,
@@ -39,7 +42,7 @@ pub struct Summary {
     pub scale_bytes: usize,
     /// Bytes of the dense parameters of the base.
     pub dense_bytes: usize,
-    /// Bytes of adapters: A, B, magnitudes with their norms, and layers that are trained whole.
+    /// Bytes of adapters: trained parameters, and what updates keep beside them.
     pub adapter_bytes: usize,
 }
 
@@ -52,17 +55,22 @@ struct Count {
     trainable: usize,
 }
 
+impl Count {
+    fn count(&mut self, id: ParamId, values: usize, size: usize, trained: bool) {
+        if self.seen.insert(id) {
+            self.values += values;
+            self.bytes += values * size;
+            self.trainable += if trained { values } else { 0 };
+        }
+    }
+}
+
 impl ModuleVisitor for Count {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if !self.seen.insert(param.id) {
-            return;
-        }
         let values = param.lazy_shape().num_elements();
-        self.values += values;
         // Only the shape of an uninitialised parameter is known; it will be float32.
         let size = if param.is_initialized() { param.val().dtype().size() } else { 4 };
-        self.bytes += values * size;
-        self.trainable += if is_trained(param) { values } else { 0 };
+        self.count(param.id, values, size, is_trained(param));
     }
 }
 
@@ -87,11 +95,15 @@ impl Summary {
                 // Its float tensors are counted above as bytes, and are no parameters.
                 base.weight.visit(&mut stored);
             }
-            for lora in &layer.adapters().lora {
-                lora.base_norm.visit(&mut kept);
-                lora.visit(&mut adapter);
+            for of_adapter in &layer.adapters().updates {
+                of_adapter.visit(&mut adapter);
+                let trained = of_adapter.trained_fields();
+                for param in parameters::list(&of_adapter.update) {
+                    if !trained.contains(&param.field.as_str()) {
+                        kept.count(param.id, param.shape.iter().product(), 4, false);
+                    }
+                }
             }
-            layer.adapters().saved.visit(&mut adapter);
             for merged in &layer.adapters().merged {
                 merged.visit(&mut kept);
                 merged.visit(&mut adapter);

@@ -1,17 +1,17 @@
 //! Matching of layers to settings: PEFT's rules, with an error where PEFT is silent.
 
 use crate::{
-    config::{LoraConfig, Targets},
     error::AdapterError,
-    layer::LayerKind,
+    frozen::{LayerKind, parameter},
+    target::{TargetConfig, Targets},
 };
 use burn_lora_io::escaped;
 use fancy_regex::{Regex, RegexBuilder};
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
-/// Compiled patterns of a [`LoraConfig`] that select layers.
+/// Compiled patterns of a [`TargetConfig`] that select layers.
 pub(crate) struct Matcher<'a> {
-    config: &'a LoraConfig,
+    config: &'a TargetConfig,
     targets: Names<'a>,
     exclude: Names<'a>,
     save: Vec<(&'a str, Pattern<'a>)>,
@@ -26,16 +26,24 @@ struct Pattern<'a> {
     /// The pattern as the user wrote it, for messages.
     shown: &'a str,
     field: &'static str,
+    config: &'static str,
 }
 
 impl<'a> Pattern<'a> {
     /// Compiles `regex`, which was built from `shown`.
-    fn new(regex: &str, shown: &'a str, field: &'static str) -> Result<Self, AdapterError> {
+    fn new(
+        config: &TargetConfig,
+        regex: &str,
+        shown: &'a str,
+        field: &'static str,
+    ) -> Result<Self, AdapterError> {
+        let config = config.config;
         // Files are untrusted, and a pattern can backtrack without end.
         const STEPS: usize = 100_000;
         match RegexBuilder::new(regex).backtrack_limit(STEPS).build() {
-            Ok(regex) => Ok(Self { regex, shown, field }),
+            Ok(regex) => Ok(Self { regex, shown, field, config }),
             Err(error) => Err(AdapterError::Config {
+                config,
                 field,
                 found: format!("`{}`", escaped(shown)),
                 reason: format!("no regular expression: {error}"),
@@ -49,6 +57,7 @@ impl<'a> Pattern<'a> {
 
     fn failed(&self, path: &str, error: &fancy_regex::Error) -> AdapterError {
         AdapterError::Config {
+            config: self.config,
             field: self.field,
             found: format!("`{}`", escaped(self.shown)),
             reason: format!("it cannot be compared with `{path}`, make it simpler: {error}"),
@@ -63,11 +72,15 @@ enum Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn new(targets: &'a Targets, field: &'static str) -> Result<Self, AdapterError> {
+    fn new(
+        config: &TargetConfig,
+        targets: &'a Targets,
+        field: &'static str,
+    ) -> Result<Self, AdapterError> {
         Ok(match targets {
             Targets::Names(names) => Self::List(names),
             Targets::Regex(pattern) => {
-                Self::Regex(Pattern::new(&format!("^(?:{pattern})$"), pattern, field)?)
+                Self::Regex(Pattern::new(config, &format!("^(?:{pattern})$"), pattern, field)?)
             }
             Targets::AllLinear => Self::AllLinear,
         })
@@ -98,49 +111,18 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('.').map(|(at, _)| &path[..at]).chain([path])
 }
 
-/// Planned adapter of one layer: see [`LoraConfig::plan`].
+/// Planned adapter of one layer: see [`Method::plan`](crate::Method::plan).
 #[derive(Clone, Debug, PartialEq)]
 pub enum LayerPlan {
-    /// A low-rank update.
-    Lora {
-        /// Rank of the update.
+    /// The update of the method.
+    Update {
+        /// Rank of the update, 0 if the method has none.
         rank: usize,
-        /// Alpha of the update.
+        /// Alpha of the update, 0 if the method has none.
         alpha: f64,
     },
     /// A copy of the whole layer, trained (`modules_to_save`).
     Save,
-}
-
-impl LoraConfig {
-    /// Plans an adapter for layers that are given by path and kind, without a model; `None` for a layer
-    /// that is not adapted. `head` is the path of the output head.
-    ///
-    /// ```
-    /// use burn_lora_adapter::{LayerKind, LayerPlan, LoraConfig};
-    ///
-    /// let lora = LoraConfig::new(4, 8).all_linear();
-    /// let layers = [("mlp.up", LayerKind::Linear), ("lm_head", LayerKind::Linear)];
-    /// let plans = lora.plan(&layers, "lm_head")?;
-    /// assert_eq!(plans, [Some(LayerPlan::Lora { rank: 4, alpha: 8.0 }), None]);
-    /// # Ok::<_, burn_lora_adapter::AdapterError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`AdapterError::Config`] if a setting cannot be used, [`AdapterError::NoMatch`] if one matches
-    /// nothing.
-    pub fn plan(
-        &self,
-        layers: &[(&str, LayerKind)],
-        head: &str,
-    ) -> Result<Vec<Option<LayerPlan>>, AdapterError> {
-        self.validate()?;
-        let candidates: Vec<_> = layers
-            .iter()
-            .map(|&(path, kind)| Candidate { path, kind, is_head: path == head })
-            .collect();
-        Ok(Matcher::new(self)?.resolve(&candidates, true)?.plans)
-    }
 }
 
 /// Report of the layers that each target matched.
@@ -170,7 +152,7 @@ impl LoraConfig {
 pub struct MatchReport {
     /// Each target (including `modules_to_save`) with the number of layers that it matched.
     pub targets: Vec<(String, usize)>,
-    /// Paths of the layers with a low-rank update.
+    /// Paths of the layers with an update of the method.
     pub adapted: Vec<String>,
     /// Paths of the layers of which a whole copy is trained.
     pub saved: Vec<String>,
@@ -196,27 +178,30 @@ pub(crate) struct Candidate<'a> {
 
 impl<'a> Matcher<'a> {
     /// Compiles the patterns.
-    pub fn new(config: &'a LoraConfig) -> Result<Self, AdapterError> {
+    pub fn new(config: &'a TargetConfig) -> Result<Self, AdapterError> {
         fn patterns<'a, T: Copy>(
+            config: &TargetConfig,
             map: &'a std::collections::BTreeMap<String, T>,
             field: &'static str,
         ) -> Result<Vec<(Pattern<'a>, T)>, AdapterError> {
             let compiled = map.iter().map(|(key, &value)| {
-                Ok((Pattern::new(&format!(r"^(?:.*\.)?(?:{key})$"), key, field)?, value))
+                let regex = format!(r"^(?:.*\.)?(?:{key})$");
+                Ok((Pattern::new(config, &regex, key, field)?, value))
             });
             compiled.collect()
         }
         let save = config.modules_to_save.iter();
         let layer_index = if config.layers_pattern.is_empty() {
-            vec![Pattern::new(r"^.*?\.[^.]*\.(\d+)\.", "", "layers_to_transform")?]
+            vec![Pattern::new(config, r"^.*?\.[^.]*\.(\d+)\.", "", "layers_to_transform")?]
         } else {
             let patterns = config.layers_pattern.iter().map(|pattern| {
-                Pattern::new(&format!(r"^(?:|.*?\.){pattern}\.(\d+)\."), pattern, "layers_pattern")
+                let regex = format!(r"^(?:|.*?\.){pattern}\.(\d+)\.");
+                Pattern::new(config, &regex, pattern, "layers_pattern")
             });
             patterns.collect::<Result<_, _>>()?
         };
         let names = |targets: &'a Option<Targets>, field| match targets {
-            Some(targets) => Names::new(targets, field),
+            Some(targets) => Names::new(config, targets, field),
             None => Ok(Names::List(&[])),
         };
         Ok(Self {
@@ -226,12 +211,12 @@ impl<'a> Matcher<'a> {
             save: save
                 .map(|name| {
                     let pattern = format!(r"^(?:|.*\.){name}(?:$|\..*)");
-                    Ok((name.as_str(), Pattern::new(&pattern, name, "modules_to_save")?))
+                    Ok((name.as_str(), Pattern::new(config, &pattern, name, "modules_to_save")?))
                 })
                 .collect::<Result<_, AdapterError>>()?,
             layer_index,
-            ranks: patterns(&config.rank_pattern, "rank_pattern")?,
-            alphas: patterns(&config.alpha_pattern, "alpha_pattern")?,
+            ranks: patterns(config, &config.rank_pattern, "rank_pattern")?,
+            alphas: patterns(config, &config.alpha_pattern, "alpha_pattern")?,
         })
     }
 
@@ -268,9 +253,10 @@ impl<'a> Matcher<'a> {
             targets: labels(&self.config.targets)
                 .into_iter()
                 .zip(used.targets)
+                .chain(self.config.parameters.iter().cloned().zip(used.parameters))
                 .chain(saved)
                 .collect(),
-            adapted: of(|plan| matches!(plan, LayerPlan::Lora { .. })),
+            adapted: of(|plan| matches!(plan, LayerPlan::Update { .. })),
             saved: of(|plan| *plan == LayerPlan::Save),
         };
         Ok(Resolved { plans, report, warnings })
@@ -292,36 +278,62 @@ impl<'a> Matcher<'a> {
             saves.into_iter().for_each(|i| used.saves[i] += 1);
             return Ok(Some(LayerPlan::Save));
         }
+        match layer.kind {
+            LayerKind::Router => return Ok(None),
+            LayerKind::Expert => return self.plan_expert(path, used),
+            _ => {}
+        }
+        let beside = indices(&self.config.beside, |name| Ok(is_suffix(path, name)))?;
+        let beside: Vec<_> =
+            beside.into_iter().filter(|_| layer.kind != LayerKind::Vector).collect();
+        beside.iter().for_each(|&i| used.beside[i] += 1);
         let adaptable = match (&self.targets, layer.kind) {
             (Names::AllLinear, kind) => kind == LayerKind::Linear && !layer.is_head,
             (_, kind) => kind != LayerKind::Vector,
         };
+        let alone = (!beside.is_empty()).then_some(LayerPlan::Update { rank: 0, alpha: 0.0 });
         if !excluded.is_empty() || !adaptable {
-            return Ok(None);
+            return Ok(alone);
         }
         let found = self.targets.find(path)?;
         if found.is_empty() {
-            return Ok(None);
+            return Ok(alone);
         }
         // A full path is meant in any layer.
         if let Some(wanted) = &self.config.layers
             && !self.targets.is_whole(path)
         {
             let Some(layer) = self.layer_of(path)?.filter(|layer| wanted.contains(layer)) else {
-                return Ok(None);
+                return Ok(alone);
             };
             used.layers.push(layer);
         }
         found.into_iter().for_each(|i| used.targets[i] += 1);
+        self.update(path, used).map(Some)
+    }
+
+    /// Plans the adapter of a layer of an expert, by the parameter that it is a part of.
+    fn plan_expert(&self, path: &str, used: &mut Used) -> Result<Option<LayerPlan>, AdapterError> {
+        let path = parameter(path);
+        let found = indices(&self.config.parameters, |name| Ok(is_suffix(&path, name)))?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        found.into_iter().for_each(|i| used.parameters[i] += 1);
+        self.update(&path, used).map(Some)
+    }
+
+    /// Plans an update, with the rank and the alpha that patterns say.
+    fn update(&self, path: &str, used: &mut Used) -> Result<LayerPlan, AdapterError> {
         let ranks = indices(&self.ranks, |(pattern, _)| pattern.matches(path))?;
         let alphas = indices(&self.alphas, |(pattern, _)| pattern.matches(path))?;
-        let plan = LayerPlan::Lora {
+        let plan = LayerPlan::Update {
             rank: ranks.first().map_or(self.config.rank, |&i| self.ranks[i].1),
             alpha: alphas.first().map_or(self.config.alpha, |&i| self.alphas[i].1),
         };
         ranks.into_iter().for_each(|i| used.ranks[i] += 1);
         alphas.into_iter().for_each(|i| used.alphas[i] += 1);
-        Ok(Some(plan))
+        Ok(plan)
     }
 
     /// Checks that every name and pattern matched something, and returns the warnings.
@@ -359,6 +371,18 @@ impl<'a> Matcher<'a> {
         }
         for name in unused(self.config.modules_to_save.clone(), &used.saves) {
             miss("modules_to_save", &name, "layer", near(&name, layers));
+        }
+        for name in unused(self.config.parameters.clone(), &used.parameters) {
+            let there = layers.iter().filter(|layer| layer.kind == LayerKind::Expert);
+            let there: BTreeSet<_> = there.map(|layer| parameter(layer.path)).collect();
+            let near = match there.first() {
+                Some(first) => format!("its experts' parameters are such as `{first}`"),
+                None => "the model has no experts".into(),
+            };
+            miss("target_parameters", &name, "parameter", near);
+        }
+        for name in unused(self.config.beside.clone(), &used.beside) {
+            miss("trainable_token_indices", &name, "layer", near(&name, layers));
         }
         let ranks = self.ranks.iter().map(|(pattern, _)| pattern).zip(&used.ranks);
         let alphas = self.alphas.iter().map(|(pattern, _)| pattern).zip(&used.alphas);
@@ -411,6 +435,10 @@ struct Used {
     excluded: Vec<usize>,
     /// Number of layers that each of `modules_to_save` matched.
     saves: Vec<usize>,
+    /// Number of layers that each name beside the targets matched.
+    beside: Vec<usize>,
+    /// Number of layers that each of `target_parameters` matched.
+    parameters: Vec<usize>,
     layers: Vec<usize>,
     /// Number of adapted layers that each pattern matched.
     ranks: Vec<usize>,
@@ -424,6 +452,8 @@ impl Used {
             targets: vec![0; labels(&config.targets).len()],
             excluded: vec![0; labels(&config.exclude).len()],
             saves: vec![0; matcher.save.len()],
+            beside: vec![0; config.beside.len()],
+            parameters: vec![0; config.parameters.len()],
             layers: vec![],
             ranks: vec![0; matcher.ranks.len()],
             alphas: vec![0; matcher.alphas.len()],

@@ -66,7 +66,7 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// Returns `true` if the layers draw random numbers in training: by default, if an adapter has
     /// dropout. A model with dropout of its own returns `true`.
     fn is_random(&self) -> bool {
-        self.adapter_configs().values().any(|config| config.has_dropout())
+        self.adapter_configs().values().any(|method| method.dropout() > 0.0)
     }
 
     /// Settings that the computation depends on beside parameters and adapters, such as an epsilon

@@ -1,12 +1,13 @@
 //! Model configuration, and the interface of model families.
 
 use crate::{
-    error::LlamaError, fields::ConfigFields, rope::RopeConfig, spec::LayerSpec, weights::stored,
+    error::LlamaError, fields::ConfigFields, gguf::GgufKeys, rope::RopeConfig, spec::LayerSpec,
+    weights::stored,
 };
 use burn::tensor::DType;
 use burn_lora_kernels::NormSpec;
 use burn_lora_quant::StorageFormat;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{borrow::Cow, fmt, path::Path, sync::Arc};
 
 /// Family of models: reads `config.json` into the specification of a decoder, and knows the names
@@ -32,6 +33,12 @@ pub trait ModelFamily: fmt::Debug + Sync {
         Some(Cow::Borrowed(stored))
     }
 
+    /// Returns the name in a checkpoint of a tensor of the model: the inverse of
+    /// [`tensor_name`](Self::tensor_name).
+    fn stored_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        Cow::Borrowed(name)
+    }
+
     /// Names and metadata of the family in llama.cpp's files, if it has them.
     fn gguf(&self) -> Option<GgufFamily> {
         None
@@ -44,24 +51,41 @@ impl PartialEq for dyn ModelFamily {
     }
 }
 
-/// A family in GGUF files.
-#[derive(Clone, Copy, Debug)]
+/// A family in llama.cpp's files (GGUF).
+#[derive(Clone, Copy)]
 pub struct GgufFamily {
     /// `general.architecture`.
     pub architecture: &'static str,
+    /// `true` if it has experts: one architecture may be a family with, and one without.
+    pub experts: bool,
     /// `true` if the rows of q and k are permuted, so that rotated values are neighbours (Llama).
     pub permuted: bool,
+    /// `true` if a part of each head is rotated: `rope.dimension_count` says how much.
+    pub partial_rotary: bool,
     /// Number that the weights of norms have been raised by (Gemma: 1).
     pub norm_offset: f32,
-    /// Modules of a layer that have another name than in Llama's files, or are not there: pairs of
-    /// llama.cpp's name and the model's.
+    /// Modules of a layer that have another name than in most files: pairs of llama.cpp's name and
+    /// the path in the layer.
     pub modules: &'static [(&'static str, &'static str)],
+    /// Tensors that are read as metadata, and are no parameters.
+    pub extra: &'static [&'static str],
+    /// Adds the fields of `config.json` that only this family has.
+    pub fields: fn(&GgufKeys<'_>, &mut Map<String, Value>) -> Result<(), LlamaError>,
 }
 
 impl GgufFamily {
     /// Creates a family whose tensors are called and stored as llama.cpp does it for most.
     pub const fn new(architecture: &'static str) -> Self {
-        Self { architecture, permuted: false, norm_offset: 0.0, modules: &[] }
+        Self {
+            architecture,
+            experts: false,
+            permuted: false,
+            partial_rotary: false,
+            norm_offset: 0.0,
+            modules: &[],
+            extra: &[],
+            fields: |_, _| Ok(()),
+        }
     }
 }
 

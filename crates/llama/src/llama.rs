@@ -81,6 +81,23 @@ impl Llama {
         Ok(Self { model, lm_head, config: config.clone(), dtype, tables: Tables::default() })
     }
 
+    /// Creates a model of which only the shapes may be used: its parameters have no memory.
+    ///
+    /// ```
+    /// use burn_lora_adapter::Adaptable;
+    /// use burn_lora_llama::{Llama, LlamaConfig};
+    ///
+    /// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
+    /// let shapes = Llama::shapes(&config);
+    /// let (path, layer) = &shapes.layers()[0];
+    /// assert_eq!((path.as_str(), layer.shape()), ("model.embed_tokens", [64, 128]));
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    pub fn shapes(config: &LlamaConfig) -> Self {
+        let recorder = Recorder::default();
+        Self::build(&recorder, config, Head::Output, FloatDType::F32).expect("nothing is read")
+    }
+
     /// Returns the logits of the next token at each position.
     ///
     /// # Shapes

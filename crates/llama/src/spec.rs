@@ -9,7 +9,7 @@ pub struct LayerSpec {
     /// Self-attention.
     pub attention: SelfAttentionSpec,
     /// Feed-forward block.
-    pub feed_forward: GatedMlpSpec,
+    pub feed_forward: FeedForwardSpec,
     /// Where the norms stand.
     pub norms: NormPlacement,
     /// Factor of what a block adds to its input (Granite); 1 in most families.
@@ -54,6 +54,66 @@ impl SelfAttentionSpec {
     }
 }
 
+/// Specification of a feed-forward block.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FeedForwardSpec {
+    /// A gated MLP.
+    Gated(GatedMlpSpec),
+    /// A mixture of gated MLPs.
+    Experts(ExpertsSpec),
+}
+
+impl FeedForwardSpec {
+    /// The MLP, or that of an expert.
+    pub fn mlp(&self) -> &GatedMlpSpec {
+        match self {
+            Self::Gated(mlp) | Self::Experts(ExpertsSpec { mlp, .. }) => mlp,
+        }
+    }
+
+    /// The MLP, or that of an expert, to change it.
+    pub fn mlp_mut(&mut self) -> &mut GatedMlpSpec {
+        match self {
+            Self::Gated(mlp) | Self::Experts(ExpertsSpec { mlp, .. }) => mlp,
+        }
+    }
+}
+
+/// Specification of a mixture of experts: a router chooses some of them for each token, whose
+/// outputs are added up with its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertsSpec {
+    /// Number of experts.
+    pub num_experts: usize,
+    /// Number of experts that a token goes through.
+    pub experts_per_token: usize,
+    /// An expert.
+    pub mlp: GatedMlpSpec,
+    /// Router.
+    pub router: RouterSpec,
+}
+
+/// Specification of the router of a mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterSpec {
+    /// Name of its linear layer.
+    pub name: &'static str,
+    /// `true` if it has a bias.
+    pub bias: bool,
+    /// How logits become the weights of the chosen experts.
+    pub weights: RouterWeights,
+}
+
+/// How a router makes weights of the logits of experts. The chosen ones are those with the largest
+/// logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterWeights {
+    /// Softmax over all experts; the chosen ones keep their parts.
+    Softmax,
+    /// Softmax over all experts; the parts of the chosen ones are divided by their sum.
+    NormalizedSoftmax,
+}
+
 /// Specification of a gated MLP: `down(activation(gate(x)) · up(x))`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatedMlpSpec {
@@ -61,11 +121,21 @@ pub struct GatedMlpSpec {
     pub intermediate_size: usize,
     /// Activation of the gate.
     pub activation: Activation,
-    /// `true` if gate and up are one projection, `gate_up_proj`, whose rows are theirs in this
-    /// order.
-    pub fused: bool,
+    /// Whether gate and up are one projection.
+    pub gate_up: GateUp,
     /// `true` if the projections have biases.
     pub bias: bool,
+}
+
+/// The projections of gate and up in an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateUp {
+    /// Two: `gate_proj` and `up_proj`.
+    Separate,
+    /// One, `gate_up_proj`, whose rows are those of gate and those of up.
+    Fused,
+    /// One, `gate_up_proj`, of which checkpoints have the two parts: experts.
+    Joined,
 }
 
 /// Where the norms of a decoder layer stand, and what they are called.

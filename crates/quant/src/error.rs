@@ -22,6 +22,15 @@ pub enum QuantError {
         format: &'static str,
     },
 
+    /// A name that no storage format has.
+    #[error("`{found}` is not a storage format: it has to be one of {known}")]
+    Name {
+        /// The name found.
+        found: String,
+        /// Names of all formats.
+        known: String,
+    },
+
     /// A missing tensor of a quantized weight.
     #[error("tensor `{tensor}` is missing: the weight was not saved whole, or not as {expected}")]
     MissingTensor {

@@ -10,6 +10,7 @@
 //! | a 4-bit weight on a device | [`PackedWeight`] |
 //! | a linear layer with it | [`PackedLinear`] |
 //! | 8-bit weights | [`EightBitConfig`], [`EightBitWeight`] |
+//! | storage formats by name | [`WeightFormat`] |
 //! | a frozen weight in any storage, and custom storages | [`Frozen`], [`Storage`] |
 //! | bitsandbytes' tensors | [`codec::Packed::from_bitsandbytes`], [`codec::Packed::to_bitsandbytes`] |
 //! | the scalar reference, without tensors | [`codec`] |
@@ -49,6 +50,7 @@ mod format;
 mod layout;
 mod linear;
 mod lowrank;
+mod named;
 mod ops;
 mod packed;
 mod scale;
@@ -62,6 +64,7 @@ pub use format::Format;
 pub use layout::Layout;
 pub use linear::PackedLinear;
 pub use lowrank::LowRankOps;
+pub use named::WeightFormat;
 pub use ops::{PackedOps, PackedTensors};
 pub use packed::PackedWeight;
 pub use scale::ScaleRule;

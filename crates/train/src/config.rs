@@ -167,6 +167,7 @@ mod zero_is_none {
 }
 
 impl Default for TrainConfig {
+    /// One epoch at a rate of 2e-4, one row per step; AdamW, a linear schedule without warm-up.
     fn default() -> Self {
         Self {
             learning_rate: 2e-4,
@@ -369,6 +370,7 @@ impl TrainConfig {
             check("load_best_at_end", &true, self.output.is_some(), "it needs `output`")?;
         }
         self.batches.validate()?;
+        self.schedule.validate(self.warmup, rate)?;
         self.optimizer.validate()
     }
 }

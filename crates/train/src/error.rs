@@ -49,6 +49,24 @@ pub enum TrainError {
         reason: String,
     },
 
+    /// A setting without which a run cannot begin is not set.
+    #[error("`{name}` is not set: {needed}")]
+    Missing {
+        /// Name of the setting.
+        name: &'static str,
+        /// What to set it to.
+        needed: &'static str,
+    },
+
+    /// Settings of a run cannot be read, or those of one of its sections are invalid.
+    #[error("{origin}: {reason}")]
+    Settings {
+        /// Section, or setting as it was given.
+        origin: String,
+        /// Description of the problem, and valid names or values.
+        reason: String,
+    },
+
     /// A loss or a gradient is infinite or not a number.
     #[error("step {step}: the {what} is {value}; the batch: {batch}. {advice}")]
     NotFinite {
@@ -93,6 +111,10 @@ impl TrainError {
 
     pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Self {
         Self::Format { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn settings(origin: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Settings { origin: origin.into(), reason: reason.to_string() }
     }
 
     pub(crate) fn device(what: impl ToString, reason: impl ToString) -> Self {

@@ -51,8 +51,8 @@ impl Identity {
         valid: Option<&Dataset>,
         micro_batches: usize,
     ) -> Result<Self, TrainError> {
-        let adapters = model.adapter_configs().into_iter().map(|(name, config)| {
-            let mut config = serde_json::to_value(&*config).expect("settings are plain values");
+        let adapters = model.adapter_configs().into_iter().map(|(name, method)| {
+            let mut config = method.settings();
             let fields = config.as_object_mut().into_iter();
             fields.for_each(|fields| fields.retain(|name, _| !NAMES.contains(&name.as_str())));
             (name, config)

@@ -3,7 +3,9 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | settings of a run | [`TrainConfig`], [`BatchConfig`], [`EarlyStopping`], [`Every`] |
+//! | whole run as a file: model, adapter, data, training | [`RunConfig`] |
+//! | devices by name | [`Place`] |
+//! | settings of the training | [`TrainConfig`], [`BatchConfig`], [`EarlyStopping`], [`Every`] |
 //! | training run | [`Trainer`], [`Report`] |
 //! | from files to batches | [`data`], [`Dataset`] |
 //! | training objective, built in or your own | [`Objective`] |
@@ -63,10 +65,12 @@ pub mod objective;
 pub mod optim;
 mod output;
 mod params;
+mod place;
 pub mod plan;
 mod recompute;
 mod replica;
 mod run;
+mod run_config;
 pub mod schedule;
 mod setup;
 mod step;
@@ -82,8 +86,10 @@ pub use evaluate::{evaluate, evaluate_with};
 pub use interrupt::Interrupt;
 pub use objective::Objective;
 pub use optim::OptimizerConfig;
+pub use place::Place;
 pub use plan::MemoryPlan;
 pub use recompute::Recompute;
+pub use run_config::{DataConfig, ModelConfig, Precision, RunConfig, RunData};
 pub use schedule::{Schedule, Warmup};
 pub use trainer::{Report, Trainer};
 pub use watch::{Observer, Progress};

@@ -144,7 +144,21 @@ impl Schedule {
         !matches!(self, Self::Constant | Self::ReduceLrOnPlateau { .. })
     }
 
-    fn check(&self, warmup: usize, base: f64, total_steps: usize) -> Result<(), TrainError> {
+    /// Checks the schedule with a warm-up and a base rate, as far as that does not depend on the
+    /// length of the run.
+    ///
+    /// ```
+    /// use burn_lora_train::{Schedule, Warmup};
+    ///
+    /// let polynomial = Schedule::Polynomial { power: -1.0, end: 0.0 };
+    /// let error = polynomial.validate(Warmup::Steps(0), 1e-4).unwrap_err();
+    /// assert_eq!(error.to_string(), "`power` is -1: it has to be above 0");
+    /// ```
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for the first setting that is out of its range.
+    pub fn validate(&self, warmup: Warmup, base: f64) -> Result<(), TrainError> {
+        warmup.check("warmup")?;
         let part = |name, value| {
             check(name, value, (0.0..=1.0).contains(&value), "it has to be between 0 and 1")
         };
@@ -155,7 +169,11 @@ impl Schedule {
         if !self.warms_up() {
             let reason = "this schedule has no warm-up: set it to 0, or the schedule to \
                           `constant_with_warmup`";
-            check("warmup", warmup as f64, warmup == 0, reason)?;
+            let length = match warmup {
+                Span::Steps(steps) => steps as f64,
+                Span::Ratio(ratio) => ratio,
+            };
+            check("warmup", length, length == 0.0, reason)?;
         }
         match *self {
             Self::CosineWithRestarts { cycles } => {
@@ -180,15 +198,19 @@ impl Schedule {
             Self::CosineWithMinLr { min: MinLr::Ratio(min) } => part("min", min),
             Self::WarmupStableDecay { decay, min_ratio, .. } => {
                 decay.check("decay")?;
-                part("min_ratio", min_ratio)?;
-                let decay = decay.of(total_steps);
-                let reason =
-                    format!("with a warm-up of {warmup} it is longer than the {total_steps} steps");
-                let all = warmup.saturating_add(decay);
-                check("decay", decay as f64, all <= total_steps, reason)
+                part("min_ratio", min_ratio)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks that the schedule fits into a run.
+    fn check_length(&self, warmup: usize, total_steps: usize) -> Result<(), TrainError> {
+        let Self::WarmupStableDecay { decay, .. } = self else { return Ok(()) };
+        let decay = decay.of(total_steps);
+        let reason =
+            format!("with a warm-up of {warmup} it is longer than the {total_steps} steps");
+        check("decay", decay as f64, warmup.saturating_add(decay) <= total_steps, reason)
     }
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn redistribute(
     let mut budget = 0;
     let mut candidates = vec![];
     for (i, (path, plan)) in paths.iter().zip(plans.iter()).enumerate() {
-        let Some(LayerPlan::Lora { rank, .. }) = plan else { continue };
+        let Some(LayerPlan::Update { rank, .. }) = plan else { continue };
         let error = |reason: String| AdapterError::Layer { layer: (*path).to_owned(), reason };
         let stats = inputs.get(*path);
         let stats = stats.ok_or_else(|| error("it has no input statistics for EVA".into()))?;
@@ -150,7 +150,7 @@ pub(crate) fn redistribute(
     let mut counts = vec![0; plans.len()];
     candidates.iter().take(budget).for_each(|&(_, i)| counts[i] += 1);
     for (plan, count) in plans.iter_mut().zip(counts) {
-        let Some(LayerPlan::Lora { rank, alpha }) = plan else { continue };
+        let Some(LayerPlan::Update { rank, alpha }) = plan else { continue };
         let scaling = config.scaling(*rank, *alpha);
         if count == 0 {
             *plan = None;

@@ -81,7 +81,12 @@ impl Init {
 
     pub(crate) fn validate(&self) -> Result<(), AdapterError> {
         let error = |found: String, reason: &str| {
-            Err(AdapterError::Config { field: "init_lora_weights", found, reason: reason.into() })
+            Err(AdapterError::Config {
+                config: "LoraConfig",
+                field: "init_lora_weights",
+                found,
+                reason: reason.into(),
+            })
         };
         match self {
             Self::PissaNiter(rounds) if *rounds > MOST_ROUNDS => {

@@ -1,7 +1,7 @@
 //! Random initialisations, determined by the seed and the layer's path.
 
 use super::linalg::{normal, tensor, to_tensor};
-use crate::layer::{AdaptedLayer, LayerKind};
+use crate::frozen::{FrozenLayer, LayerKind};
 use burn::tensor::Tensor;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use rand_distr::{Distribution, StandardNormal, Uniform};
@@ -18,7 +18,7 @@ pub(crate) fn generator(seed: u64, path: &str) -> Xoshiro256PlusPlus {
 fn fill<D: Distribution<f32>>(
     shape: [usize; 2],
     distribution: D,
-    layer: &dyn AdaptedLayer,
+    layer: &dyn FrozenLayer,
     rng: &mut Xoshiro256PlusPlus,
 ) -> Tensor<2> {
     let values = distribution.sample_iter(rng).take(shape[0] * shape[1]).collect();
@@ -29,7 +29,7 @@ fn fill<D: Distribution<f32>>(
 /// of its linear layers.
 pub(crate) fn kaiming(
     shape: [usize; 2],
-    layer: &dyn AdaptedLayer,
+    layer: &dyn FrozenLayer,
     rng: &mut Xoshiro256PlusPlus,
 ) -> Tensor<2> {
     let bound = 1.0 / (shape[1] as f32).sqrt();
@@ -40,21 +40,21 @@ pub(crate) fn kaiming(
 pub(crate) fn gaussian(
     shape: [usize; 2],
     std: f32,
-    layer: &dyn AdaptedLayer,
+    layer: &dyn FrozenLayer,
     rng: &mut Xoshiro256PlusPlus,
 ) -> Tensor<2> {
     fill(shape, StandardNormal.map(move |value: f32| value * std), layer, rng)
 }
 
 /// Zeros, in float32.
-pub(crate) fn zeros(shape: [usize; 2], layer: &dyn AdaptedLayer) -> Tensor<2> {
+pub(crate) fn zeros(shape: [usize; 2], layer: &dyn FrozenLayer) -> Tensor<2> {
     tensor(vec![0.0; shape[0] * shape[1]], shape, &layer.device())
 }
 
 /// A and B of an embedding: B from N(0, 1), A zero if `zero`, else from N(0, 1).
 pub(crate) fn embedding(
     rank: usize,
-    layer: &dyn AdaptedLayer,
+    layer: &dyn FrozenLayer,
     zero: bool,
     rng: &mut Xoshiro256PlusPlus,
 ) -> [Tensor<2>; 2] {
@@ -69,7 +69,7 @@ pub(crate) fn embedding(
 /// and neither of them is.
 pub(crate) fn orthogonal(
     rank: usize,
-    layer: &dyn AdaptedLayer,
+    layer: &dyn FrozenLayer,
     rng: &mut Xoshiro256PlusPlus,
 ) -> [Tensor<2>; 2] {
     let [out, width] = layer.shape();

@@ -4,7 +4,7 @@ use super::{
     Init,
     linalg::{Svd, svd, svd_accurate, svd_iterative, to_mat, to_tensor},
 };
-use crate::{error::AdapterError, layer::AdaptedLayer};
+use crate::{error::AdapterError, frozen::FrozenLayer};
 use burn::tensor::{FloatDType, Tensor};
 use burn_lora_kernels::Gemm;
 use burn_lora_quant::{PackedWeight, QuantConfig};
@@ -15,7 +15,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 /// (`B · A` is the first part of the QR decomposition).
 pub(crate) fn factors(
     init: &Init,
-    layer: &dyn AdaptedLayer,
+    layer: &dyn FrozenLayer,
     path: &str,
     rank: usize,
     scaling: f64,

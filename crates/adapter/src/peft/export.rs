@@ -1,23 +1,26 @@
 //! Adapter files for programs that support less than PEFT.
 
-use super::{Keys, file};
+use super::{Gathered, file, key, lora_of};
 use crate::{
     combine::stack,
-    config::{Bias, LoraConfig},
+    config::LoraConfig,
     error::AdapterError,
+    frozen::LayerKind,
     init::linalg::to_mat,
-    layer::{LayerKind, Part, are_tied},
+    layer::{Part, are_tied},
     layers::Layers,
-    lora::LoraAdapter,
+    method::Method,
+    methods::{lora::LoraAdapter, lora_method::keys},
+    target::Bias,
 };
 use faer::{Mat, Scale};
 use file::{HostTensor, HostTensors};
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// Exports an adapter with one rank and one alpha for all layers, and only A and B.
 pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(), AdapterError> {
-    let (config, _) = super::gather(layers, name)?;
-    refuse(layers, name, &config)?;
+    let gathered = super::gather(layers, name)?;
+    let config = refuse(layers, name, &*gathered.method)?.clone();
     let adapted = || {
         let lora = layers.iter().map(|(path, layer)| (path, *layer, layer.adapters().lora(name)));
         lora.filter_map(|(path, layer, lora)| Some((path, layer, lora?)))
@@ -41,7 +44,7 @@ pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(
     plain.alpha_pattern.clear();
     let mut tensors = HostTensors::new();
     for (path, layer, lora) in adapted() {
-        let keys = Keys { path, kind: layer.kind() };
+        let keys = keys(layer.kind()).map(|name| key(path, name));
         let mut a = vec![to_mat(lora.lora_a.val(), path)?];
         let mut b = vec![to_mat(lora.lora_b.val(), path)?.transpose().to_owned()];
         if let Some(initial) = &lora.initial {
@@ -51,10 +54,12 @@ pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(
         }
         let factor = Scale((lora.scaling() / scaling) as f32);
         let b = (stack(&b, rank).transpose().to_owned()) * factor;
-        tensors.insert(keys.a(), host(&stack(&a, rank)));
-        tensors.insert(keys.b(), host(&b));
+        tensors.insert(keys[0].clone(), host(&stack(&a, rank)));
+        tensors.insert(keys[1].clone(), host(&b));
     }
-    file::write(folder, &plain, &tensors)
+    let mut settings = plain.settings();
+    settings["target_modules"] = gathered.settings["target_modules"].clone();
+    file::write(folder, Gathered { method: Arc::new(plain), settings, tensors })
 }
 
 fn host(matrix: &Mat<f32>) -> HostTensor {
@@ -63,16 +68,24 @@ fn host(matrix: &Mat<f32>) -> HostTensor {
     HostTensor { shape: vec![rows, columns], values }
 }
 
-/// Refuses what llama.cpp's converter or vLLM cannot load.
-fn refuse(layers: &Layers<'_>, name: &str, config: &LoraConfig) -> Result<(), AdapterError> {
+/// Refuses what llama.cpp's converter or vLLM cannot load; returns the settings of what they can.
+fn refuse<'a>(
+    layers: &Layers<'_>,
+    name: &str,
+    method: &'a dyn Method,
+) -> Result<&'a LoraConfig, AdapterError> {
     let refused =
         |reason: String| Err(AdapterError::State { what: format!("export of `{name}`"), reason });
+    let Some(config) = lora_of(method) else {
+        let method = method.peft_type();
+        return refused(format!("neither llama.cpp nor vLLM knows {method}: merge it instead"));
+    };
     if config.dora {
         return refused("neither llama.cpp nor vLLM knows DoRA: merge it instead".into());
     }
     let embedding = layers.iter().find(|(_, layer)| layer.kind() == LayerKind::Embedding);
     for (path, layer) in layers {
-        let trained = super::trained_bias(path, *layer, name, config).is_some();
+        let trained = super::trained_bias(path, *layer, name, config.bias).is_some();
         if trained || layer.adapters().brought(name).any(|part| part == Part::Bias) {
             return refused(format!(
                 "it trains the bias of `{path}`, which neither llama.cpp nor vLLM loads: merge it instead"
@@ -99,5 +112,5 @@ fn refuse(layers: &Layers<'_>, name: &str, config: &LoraConfig) -> Result<(), Ad
             return refused(format!("`{path}` is an embedding, which they do not load"));
         }
     }
-    Ok(())
+    Ok(config)
 }

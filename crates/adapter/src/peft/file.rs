@@ -1,14 +1,21 @@
 //! Reading and writing of the two files of an adapter.
 
-use super::{fields::Fields, settings::Settings};
-use crate::{config::LoraConfig, error::AdapterError, init::Init};
+use super::{Gathered, lora_of};
+use crate::{
+    error::AdapterError,
+    init::Init,
+    method::Method,
+    methods::{self, lora_fields::PEFT_VERSION, settings::Settings},
+};
 use burn_lora_io::escaped;
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::Path,
+    sync::Arc,
 };
 
 /// File of the settings.
@@ -43,11 +50,8 @@ pub(super) fn format(path: &Path, reason: impl Into<String>) -> AdapterError {
 }
 
 /// Writes both files, the settings last: a folder with settings has its tensors.
-pub(super) fn write(
-    folder: &Path,
-    config: &LoraConfig,
-    tensors: &HostTensors,
-) -> Result<(), AdapterError> {
+pub(super) fn write(folder: &Path, gathered: Gathered) -> Result<(), AdapterError> {
+    let Gathered { method, settings, tensors } = gathered;
     fs::create_dir_all(folder).map_err(io(folder))?;
     let path = folder.join(TENSORS);
     let bytes: Vec<(&String, Vec<u8>, &[usize])> = tensors
@@ -62,7 +66,7 @@ pub(super) fn write(
     });
     let views = views.collect::<Result<Vec<_>, _>>();
     let mut metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    if matches!(config.init, Init::PissaNiter(_)) {
+    if lora_of(&*method).is_some_and(|config| matches!(config.init, Init::PissaNiter(_))) {
         metadata.insert(OWN_SVD[0].into(), OWN_SVD[1].into());
     }
     let file = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
@@ -70,21 +74,48 @@ pub(super) fn write(
     burn_lora_io::replace(&path, &bytes).map_err(io(&path))?;
 
     let path = folder.join(CONFIG);
-    let json = serde_json::to_vec_pretty(&Fields::for_file(config));
+    let json = serde_json::to_vec_pretty(&for_file(&*method, settings));
     let json = json.map_err(|error| format(&path, error.to_string()))?;
     burn_lora_io::replace(&path, &json).map_err(io(&path))
 }
 
+/// Settings as PEFT writes them beside an adapter's tensors, sorted.
+fn for_file(method: &dyn Method, settings: Value) -> BTreeMap<String, Value> {
+    let mut fields = BTreeMap::from([
+        ("auto_mapping".to_owned(), Value::Null),
+        ("base_model_name_or_path".to_owned(), Value::Null),
+        ("peft_type".to_owned(), method.peft_type().into()),
+        ("peft_version".to_owned(), PEFT_VERSION.into()),
+        ("revision".to_owned(), Value::Null),
+        ("task_type".to_owned(), json!("CAUSAL_LM")),
+    ]);
+    if let Value::Object(settings) = settings {
+        fields.extend(settings);
+    }
+    fields.insert("inference_mode".into(), true.into());
+    // Of a new adapter; no setting of PEFT's.
+    fields.remove("seed");
+    fields
+}
+
 /// Content of the two files.
 pub(super) struct Files {
-    pub config: LoraConfig,
+    pub method: Arc<dyn Method>,
     pub tensors: HostTensors,
     /// `true` if random decompositions of the base were made here, so that they can be repeated.
     pub own_svd: bool,
 }
 
-/// Reads both files.
+/// Reads settings of one method or of any.
+pub(crate) type Read<'a> = &'a dyn Fn(Settings) -> Result<Arc<dyn Method>, String>;
+
+/// Reads both files, the settings as those of any known method.
 pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
+    read_as(folder, &methods::read)
+}
+
+/// Reads both files.
+pub(super) fn read_as(folder: &Path, method: Read<'_>) -> Result<Files, AdapterError> {
     let path = folder.join(CONFIG);
     let json = burn_lora_io::read(&path).map_err(|error| match folders_in(folder).as_slice() {
         [] if folder.join("config.json").is_file() => format(
@@ -99,7 +130,7 @@ pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
     })?;
     let config = serde_json::from_slice::<Settings>(&json);
     let config = config.map_err(|error| format(&path, wrong_json(&json, &error)))?;
-    let config = config.of_a_file().map_err(|reason| format(&path, reason))?;
+    let method = method(config).map_err(|reason| format(&path, reason))?;
 
     let path = folder.join(TENSORS);
     if !path.exists() && folder.join(PICKLED).exists() {
@@ -132,7 +163,7 @@ pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
         Ok((name.to_owned(), HostTensor { shape: view.shape().to_vec(), values }))
     });
     let tensors = tensors.collect::<Result<_, AdapterError>>()?;
-    Ok(Files { config, tensors, own_svd })
+    Ok(Files { method, tensors, own_svd })
 }
 
 /// Names of the subfolders that hold adapters (checkpoints of a trainer, several adapters of PEFT).

@@ -1,68 +1,92 @@
 //! Loading of PEFT's files into a model, with checks of required and optional tensors.
 
 use super::{
-    Around, Keys,
-    file::{self, Files, HostTensors, TENSORS},
-    trains_bias,
+    Around, base_key, experts,
+    file::{self, Files, HostTensors, Read, TENSORS},
+    key, lora_of, shared_key, trains_bias,
 };
 use crate::{
-    attach,
-    config::{Bias, LoraConfig},
+    attach::{self, Shared},
     error::AdapterError,
+    frozen::LayerKind,
     init::{
         CONVERT, Init,
         linalg::{tensor, to_vec},
     },
-    layer::{AdaptedLayer, Brought, LayerKind, Part, are_tied},
+    layer::{AdaptedLayer, Brought, Part, are_tied},
     layers::LayersMut,
-    lora::LoraAdapter,
+    method::{Method, Origin, SharedTensor, Site, UpdateTensor},
+    methods::whole::SavedModule,
+    parameters,
+    target::Bias,
     targets::{LayerPlan, MatchReport},
 };
 use burn::tensor::{FloatDType, Tensor};
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-/// Loads an adapter from its files. The model does not change before both are checked.
+/// Loads an adapter of any known method from its files.
 pub(crate) fn load(
-    mut layers: LayersMut<'_>,
+    layers: LayersMut<'_>,
     head: &str,
     name: &str,
     folder: &Path,
 ) -> Result<MatchReport, AdapterError> {
-    let Files { config, tensors, own_svd } = file::read(folder)?;
+    attach_files(layers, head, name, folder, file::read(folder)?)
+}
+
+/// Loads an adapter from its files, whose settings `read` reads.
+pub(crate) fn load_as(
+    layers: LayersMut<'_>,
+    head: &str,
+    name: &str,
+    folder: &Path,
+    read: Read<'_>,
+) -> Result<MatchReport, AdapterError> {
+    attach_files(layers, head, name, folder, file::read_as(folder, read)?)
+}
+
+/// Attaches what files contain. The model does not change before both are checked.
+fn attach_files(
+    mut layers: LayersMut<'_>,
+    head: &str,
+    name: &str,
+    folder: &Path,
+    files: Files,
+) -> Result<MatchReport, AdapterError> {
+    let Files { method, tensors, own_svd } = files;
     attach::check_name(&layers, name)?;
-    let planned = attach::plan(&layers, head, &config, false);
+    let planned = attach::plan(&layers, head, &*method, false);
     let (plans, report) =
         planned.map_err(|error| file::format(&folder.join(file::CONFIG), error.to_string()))?;
-    attach::check_plans(&layers, &plans, &config, true)?;
-    let mut parts = sort(&layers, head, &plans, &config, tensors, folder.join(TENSORS))?;
-    if matches!(config.init, Init::PissaNiter(_)) && !own_svd {
-        check_decomposition(&layers, &plans, &parts, &config, folder)?;
+    attach::check_loaded(&layers, &plans, &*method)?;
+    let path = folder.join(TENSORS);
+    let (mut parts, mut shared) = sort(&layers, head, &plans, &*method, tensors, path)?;
+    if let Some(lora) = lora_of(&*method)
+        && matches!(lora.init, Init::PissaNiter(_))
+        && !own_svd
+    {
+        check_decomposition(&layers, &plans, &parts, &lora.init, folder)?;
     }
 
-    replace_base(&mut layers, name, &config, &mut parts)?;
-    let config = Arc::new(config);
+    replace_base(&mut layers, name, method.bias(), &mut parts)?;
     for (((path, layer), plan), parts) in layers.iter_mut().zip(plans).zip(parts) {
-        let device = layer.device();
         match plan {
-            Some(LayerPlan::Lora { alpha, .. }) => {
-                attach_loaded(&mut **layer, path, name, &config, alpha, parts)?;
+            Some(LayerPlan::Update { rank, alpha }) => {
+                let origin = Origin::File { weight: parts.base_weight.is_some() };
+                let (kind, shape) = (layer.kind(), layer.shape());
+                let site = Site { path, kind, shape, rank, alpha, origin, inputs: None };
+                attach::attach(&mut **layer, name, &method, &site, &mut shared)?;
             }
-            Some(LayerPlan::Save) => {
-                let mut saved = attach::copy(&**layer, name, &config);
-                let values = parts.weight.expect("it was checked");
-                let shape = saved.weight.shape().dims();
-                saved.weight = saved.weight.map(|_| tensor(values, shape, &device));
-                if let Some(values) = parts.bias {
-                    let shape = [values.len()];
-                    saved.bias = saved.bias.map(|b| b.map(|_| tensor(values, shape, &device)));
-                }
-                layer.adapters_mut().saved.push(saved);
-            }
-            None => {}
+            Some(LayerPlan::Save) => attach::attach_whole(&mut **layer, name, &method),
+            None => continue,
+        }
+        let device = layer.device();
+        let adapter = layer.adapters_mut().get_mut(name).expect("it was attached");
+        for (field, values) in parts.values {
+            parameters::write(&mut adapter.update, field, values, &device);
         }
     }
     attach::finish(layers, name);
@@ -70,15 +94,10 @@ pub(crate) fn load(
 }
 
 /// Tensors of a file for one layer.
-#[derive(Default)]
 struct Parts {
-    /// Low-rank update.
-    a: Option<Vec<f32>>,
-    b: Option<Vec<f32>>,
-    magnitude: Option<Vec<f32>>,
-    /// Whole copy that is trained.
-    weight: Option<Vec<f32>>,
-    bias: Option<Vec<f32>>,
+    around: Around,
+    /// Values of the fields of the update.
+    values: Vec<(&'static str, Vec<f32>)>,
     /// Parts that replace the base's own.
     base_weight: Option<Vec<f32>>,
     base_bias: Option<Vec<f32>>,
@@ -92,69 +111,66 @@ fn sort(
     layers: &LayersMut<'_>,
     head: &str,
     plans: &[Option<LayerPlan>],
-    config: &LoraConfig,
+    method: &dyn Method,
     tensors: HostTensors,
     path: PathBuf,
-) -> Result<Vec<Parts>, AdapterError> {
+) -> Result<(Vec<Parts>, Shared), AdapterError> {
     if tensors.is_empty() {
         return Err(file::format(&path, "it has no tensors"));
     }
+    let sites = attach::loaded_sites(layers, plans);
+    let mut tensors = tensors;
+    let updated = sites.iter().map(|(_, site)| (site.path, site.kind, site.rank, site.shape));
+    experts::unstack(&mut tensors, updated, &path)?;
     let mut file = Tensors { tensors, path, missing: vec![], wrong: None, vocabulary: None };
     let mut all = vec![];
     let mut biases: Vec<String> = vec![];
-    for ((layer_path, layer), plan) in layers.iter().zip(plans) {
-        let keys = Keys { path: layer_path, kind: layer.kind() };
+    for (i, ((layer_path, layer), plan)) in layers.iter().zip(plans).enumerate() {
         let [out, width] = layer.shape();
         let whole = layer.file_shape();
         file.vocabulary = match layer.kind() {
             LayerKind::Embedding => Some(width),
             _ => (layer_path == head).then_some(out),
         };
-        let mut parts = Parts::default();
-        let around = match plan {
-            None => Around::Nothing,
-            Some(LayerPlan::Save) => Around::Copy,
-            Some(LayerPlan::Lora { .. }) => Around::Update,
-        };
-        match plan {
-            Some(LayerPlan::Lora { rank, .. }) => {
-                parts.a = file.required(&[keys.a()], vec![*rank, width])?;
-                parts.b = file.required(&[keys.b()], vec![out, *rank])?;
-                if config.dora {
-                    let key = keys.magnitude();
-                    let names = [key.clone(), format!("{key}.weight")];
-                    parts.magnitude = file.required(&names, vec![out])?;
-                }
-            }
+        let (around, tensors) = match plan {
+            None => (Around::Nothing, vec![]),
             Some(LayerPlan::Save) => {
-                let names = |part| [keys.key(part), keys.key(&format!("modules_to_save.{part}"))];
-                parts.weight = file.required(&names("weight"), whole.clone())?;
-                if layer.bias().is_some() {
-                    parts.bias = file.required(&names("bias"), vec![out])?;
-                }
+                (Around::Copy, SavedModule::tensors(&whole, layer.bias().is_some()))
             }
-            None => {}
+            Some(LayerPlan::Update { .. }) => {
+                let site = sites.iter().find(|(at, _)| *at == i).expect("it is planned");
+                (Around::Update, method.tensors(&site.1))
+            }
+        };
+        let mut values = vec![];
+        for UpdateTensor { field, keys, shape, .. } in tensors {
+            if keys.is_empty() {
+                continue;
+            }
+            let names: Vec<_> = keys.iter().map(|name| key(layer_path, name)).collect();
+            values.extend(file.required(&names, shape)?.map(|values| (field, values)));
         }
-        let mut names = vec![keys.base(around, Part::Weight)];
+        let mut names = vec![base_key(layer_path, around, Part::Weight)];
         // Name from PEFT versions in which an adapted layer was a subclass of the linear layer.
         if around == Around::Update {
-            names.push(keys.base(Around::Nothing, Part::Weight));
+            names.push(base_key(layer_path, Around::Nothing, Part::Weight));
         }
-        parts.base_weight = file.optional(&names, whole)?;
+        let base_weight = file.optional(&names, whole)?;
+        let mut base_bias = None;
         if layer.bias().is_some() {
-            let mut names = vec![keys.base(around, Part::Bias)];
+            let mut names = vec![base_key(layer_path, around, Part::Bias)];
             if around == Around::Update {
-                names.push(keys.base(Around::Nothing, Part::Bias));
+                names.push(base_key(layer_path, Around::Nothing, Part::Bias));
             }
-            parts.base_bias = file.optional(&names, vec![out])?;
-            if parts.base_bias.is_none() && trains_bias(config, around) {
+            base_bias = file.optional(&names, vec![out])?;
+            if base_bias.is_none() && trains_bias(method.bias(), around) {
                 biases.push(names.swap_remove(0));
             }
         }
-        all.push(parts);
+        all.push(Parts { around, values, base_weight, base_bias });
     }
     let some = all.iter().any(|parts| parts.base_bias.is_some());
-    if config.bias == Bias::LoraOnly && !some && !biases.is_empty() {
+    if method.bias() == Bias::LoraOnly && !some && !biases.is_empty() {
         burn_lora_io::warn!(
             "{}: the biases of {} layers were trained (bias is lora_only), and are not in the file: PEFT up \
              to 0.19.1 left them out. Those of the base are used",
@@ -164,8 +180,11 @@ fn sort(
     } else {
         file.missing.extend(biases);
     }
+    file.vocabulary = None;
+    let sites: Vec<_> = sites.into_iter().map(|(_, site)| site).collect();
+    let shared = file.shared(method, method.shared(&sites))?;
     file.check()?;
-    Ok(all)
+    Ok((all, shared))
 }
 
 /// Tensors of a file that are not assigned to a layer yet.
@@ -191,6 +210,28 @@ impl Tensors {
             self.missing.push(names[0].clone());
         }
         Ok(found)
+    }
+
+    /// Takes the tensors that layers share, or makes those that files need not have.
+    fn shared(
+        &mut self,
+        method: &dyn Method,
+        tensors: Vec<SharedTensor>,
+    ) -> Result<Shared, AdapterError> {
+        let mut values = vec![];
+        for tensor in &tensors {
+            let (names, shape) = ([shared_key(tensor)], tensor.shape.to_vec());
+            values.push(match tensor.saved {
+                true => self.required(&names, shape)?,
+                false => self.optional(&names, shape)?,
+            });
+        }
+        let made = match values.iter().any(Option::is_none) {
+            true => method.shared_values(&tensors),
+            false => vec![vec![]; tensors.len()],
+        };
+        let values = values.into_iter().zip(made).map(|(found, made)| found.unwrap_or(made));
+        Ok(Shared::new(tensors, values.collect()))
     }
 
     /// Takes a tensor by any of its names; under several names it has to be the same.
@@ -260,11 +301,11 @@ fn check_decomposition(
     layers: &LayersMut<'_>,
     plans: &[Option<LayerPlan>],
     parts: &[Parts],
-    config: &LoraConfig,
+    init: &Init,
     folder: &Path,
 ) -> Result<(), AdapterError> {
     let changed = |((_, layer), plan): (&(String, &mut dyn AdaptedLayer), &Option<LayerPlan>)| {
-        layer.kind() == LayerKind::Linear && matches!(plan, Some(LayerPlan::Lora { .. }))
+        layer.kind() == LayerKind::Linear && matches!(plan, Some(LayerPlan::Update { .. }))
     };
     let mut changed = layers.iter().zip(plans).map(changed).zip(parts);
     if !changed.any(|(changed, parts)| changed && parts.base_weight.is_none()) {
@@ -273,7 +314,7 @@ fn check_decomposition(
     let reason = format!(
         "init_lora_weights is `{}`: a random decomposition was taken out of the base, and cannot be \
          repeated (PEFT takes another one out, and computes something else): {CONVERT}",
-        config.init.name()
+        init.name()
     );
     Err(file::format(&folder.join(file::CONFIG), reason))
 }
@@ -283,11 +324,11 @@ fn check_decomposition(
 fn replace_base(
     layers: &mut LayersMut<'_>,
     name: &str,
-    config: &LoraConfig,
+    biases: Bias,
     parts: &mut [Parts],
 ) -> Result<(), AdapterError> {
-    let configs = layers.iter().flat_map(|(_, layer)| layer.adapters().configs());
-    let others: BTreeSet<_> = configs.map(|(other, _)| other.to_owned()).collect();
+    let methods = layers.iter().flat_map(|(_, layer)| layer.adapters().methods());
+    let others: BTreeSet<_> = methods.map(|(other, _)| other.to_owned()).collect();
     let others = Vec::from_iter(others).join(", ");
     let bring = |layer: &mut dyn AdaptedLayer, path: &str, part: Part| {
         if !others.is_empty() {
@@ -298,13 +339,8 @@ fn replace_base(
         layer.adapters_mut().brought.push(Brought { adapter: name.to_owned(), part });
     };
     for i in 0..layers.len() {
-        let around = match &parts[i] {
-            Parts { a: Some(_), .. } => Around::Update,
-            Parts { weight: Some(_), .. } => Around::Copy,
-            _ => Around::Nothing,
-        };
         if let Some(values) = parts[i].base_bias.take() {
-            let trained = trains_bias(config, around);
+            let trained = trains_bias(biases, parts[i].around);
             let (path, layer) = &mut layers[i];
             let (path, device) = (path.clone(), layer.device());
             let Some(bias) = layer.bias_mut() else { continue };
@@ -358,39 +394,4 @@ fn replace_base(
 fn differ<const D: usize>(a: Tensor<D>, b: Tensor<D>, path: &str) -> Result<bool, AdapterError> {
     let [a, b] = [a, b].map(|tensor| tensor.inner().cast(FloatDType::F32));
     Ok(to_vec((a - b).abs().max(), path)?[0] != 0.0)
-}
-
-/// Attaches an update from a file to its layer. If its initialisation changed the base, the base is
-/// changed again, as PEFT does, unless the file contains the changed base.
-fn attach_loaded(
-    layer: &mut dyn AdaptedLayer,
-    path: &str,
-    name: &str,
-    config: &Arc<LoraConfig>,
-    alpha: f64,
-    parts: Parts,
-) -> Result<(), AdapterError> {
-    let ([out, width], device) = (layer.shape(), layer.device());
-    let values = |tensor: Option<Vec<f32>>| tensor.expect("it was checked");
-    let a = values(parts.a);
-    let rank = a.len() / width;
-    let a = tensor(a, [rank, width], &device);
-    let b = tensor(values(parts.b), [out, rank], &device);
-    let changes = layer.kind() == LayerKind::Linear && parts.base_weight.is_none();
-    if changes && config.init.is_residual() {
-        attach::attach(layer, path, name, config, rank, alpha, None)?;
-    } else {
-        if changes && !layer.is_quantized() {
-            attach::pack_for_loftq(layer, path, &config.init, rank, config.seed)?;
-        }
-        let lora = LoraAdapter::new(name, config.clone(), alpha, a.clone(), b.clone());
-        attach::push(layer, lora);
-    }
-    let lora = layer.adapters_mut().lora_mut(name).expect("it was attached");
-    lora.lora_a = lora.lora_a.clone().map(|_| a);
-    lora.lora_b = lora.lora_b.clone().map(|_| b);
-    if let (Some(param), Some(magnitude)) = (&mut lora.magnitude, parts.magnitude) {
-        *param = param.clone().map(|_| tensor(magnitude, [out], &device));
-    }
-    Ok(())
 }

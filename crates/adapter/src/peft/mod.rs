@@ -1,76 +1,59 @@
 //! PEFT's adapter files: names of the tensors, and saving.
 
+mod experts;
 mod export;
-mod fields;
 mod file;
 mod load;
-mod settings;
 
 pub(crate) use export::export;
-pub(crate) use load::load;
+pub(crate) use load::{load, load_as};
 
 use crate::{
-    config::{Bias, LoraConfig, Targets},
+    config::LoraConfig,
     error::AdapterError,
+    frozen::LayerKind,
     init::{Init, linalg::to_vec},
-    layer::{AdaptedLayer, LayerKind, Part},
+    layer::{AdaptedLayer, Part},
     layers::Layers,
+    method::{Method, SharedTensor, Site},
+    methods::lora_method::keys,
+    parameters,
+    target::{Bias, Targets},
     targets::minimal,
 };
 use burn::{module::Param, tensor::Tensor};
 use file::{HostTensor, HostTensors};
-use std::path::Path;
+use serde_json::Value;
+use std::{any::Any, path::Path, sync::Arc};
 
-/// Names of a layer's tensors.
-struct Keys<'a> {
-    path: &'a str,
-    kind: LayerKind,
+/// Name of a tensor of a layer.
+fn key(path: &str, rest: &str) -> String {
+    format!("base_model.model.{path}.{rest}")
 }
 
-impl Keys<'_> {
-    fn key(&self, rest: &str) -> String {
-        format!("base_model.model.{}.{rest}", self.path)
+/// Name of a part of the base, which lies below PEFT's wrapper of the layer.
+fn base_key(path: &str, around: Around, part: Part) -> String {
+    let part = match part {
+        Part::Weight => "weight",
+        Part::Bias => "bias",
+    };
+    match around {
+        Around::Nothing => key(path, part),
+        Around::Update => key(path, &format!("base_layer.{part}")),
+        Around::Copy => key(path, &format!("original_module.{part}")),
     }
+}
 
-    fn a(&self) -> String {
-        self.key(if self.kind == LayerKind::Embedding {
-            "lora_embedding_A"
-        } else {
-            "lora_A.weight"
-        })
-    }
-
-    fn b(&self) -> String {
-        self.key(if self.kind == LayerKind::Embedding {
-            "lora_embedding_B"
-        } else {
-            "lora_B.weight"
-        })
-    }
-
-    fn magnitude(&self) -> String {
-        self.key("lora_magnitude_vector")
-    }
-
-    /// Name of a part of the base, which lies below PEFT's wrapper of the layer.
-    fn base(&self, around: Around, part: Part) -> String {
-        let part = match part {
-            Part::Weight => "weight",
-            Part::Bias => "bias",
-        };
-        self.key(&match around {
-            Around::Nothing => part.to_owned(),
-            Around::Update => format!("base_layer.{part}"),
-            Around::Copy => format!("original_module.{part}"),
-        })
-    }
+/// Name of a tensor that the updates of all layers share.
+fn shared_key(tensor: &SharedTensor) -> String {
+    format!("base_model.{}", tensor.key)
 }
 
 /// Wrapper that an adapter puts around a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Around {
     Nothing,
-    /// Low-rank update.
+    /// Update of the frozen weight.
     Update,
     /// Whole copy that is trained.
     Copy,
@@ -78,10 +61,11 @@ enum Around {
 
 impl Around {
     fn of(layer: &dyn AdaptedLayer, name: &str) -> Self {
-        match (layer.adapters().lora(name), layer.adapters().saved(name)) {
-            (Some(_), _) => Self::Update,
-            (_, Some(_)) => Self::Copy,
-            _ => Self::Nothing,
+        let adapter = layer.adapters().get(name).filter(|adapter| !adapter.follows());
+        match adapter.map(|adapter| adapter.update.replacement().is_some()) {
+            Some(false) => Self::Update,
+            Some(true) => Self::Copy,
+            None => Self::Nothing,
         }
     }
 }
@@ -100,16 +84,23 @@ fn host<const D: usize>(param: &Param<Tensor<D>>, key: &str) -> Result<HostTenso
     Ok(HostTensor { shape: param.shape().to_vec(), values })
 }
 
+/// Content of an adapter's files.
+struct Gathered {
+    method: Arc<dyn Method>,
+    settings: Value,
+    tensors: HostTensors,
+}
+
 /// Saves an adapter; one that was initialised from a part of the weight is converted to a plain one.
 pub(crate) fn save(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(), AdapterError> {
-    let (mut config, mut tensors) = gather(layers, name)?;
+    let mut gathered = gather(layers, name)?;
     let converted = |layer: &dyn AdaptedLayer| {
         layer.adapters().lora(name).is_some_and(|lora| lora.initial.is_some())
     };
     if layers.iter().any(|(_, layer)| converted(*layer)) {
-        convert(layers, name, &mut config, &mut tensors)?;
+        convert(layers, name, &mut gathered)?;
     }
-    file::write(folder, &config, &tensors)
+    file::write(folder, gathered)
 }
 
 /// Saves an adapter without conversion.
@@ -118,62 +109,73 @@ pub(crate) fn save_as_is(
     name: &str,
     folder: &Path,
 ) -> Result<(), AdapterError> {
-    let (config, tensors) = gather(layers, name)?;
-    file::write(folder, &config, &tensors)
+    file::write(folder, gather(layers, name)?)
+}
+
+/// Settings of LoRA, if that is the method.
+fn lora_of(method: &dyn Method) -> Option<&LoraConfig> {
+    (method as &dyn Any).downcast_ref()
 }
 
 /// Gathers the settings and tensors of an adapter.
-fn gather(layers: &Layers<'_>, name: &str) -> Result<(LoraConfig, HostTensors), AdapterError> {
+fn gather(layers: &Layers<'_>, name: &str) -> Result<Gathered, AdapterError> {
     let mut tensors = HostTensors::new();
-    let mut config = None;
-    let (mut adapted, mut others) = (vec![], vec![]);
+    let (mut adapted, mut others, mut sites) = (vec![], vec![], vec![]);
+    let mut method = None;
     for (path, layer) in layers {
-        let keys = Keys { path, kind: layer.kind() };
-        let mut put = |key: String, param: Result<HostTensor, AdapterError>| {
-            param.map(|param| tensors.insert(key, param)).map(drop)
-        };
-        if let Some(lora) = layer.adapters().lora(name) {
-            adapted.push(path.as_str());
-            config = Some(lora.config());
-            put(keys.a(), host(&lora.lora_a, path))?;
-            put(keys.b(), host(&lora.lora_b, path))?;
-            if let Some(magnitude) = &lora.magnitude {
-                put(keys.magnitude(), host(magnitude, path))?;
-            }
-        } else {
-            others.push(path.as_str());
+        let adapter = layer.adapters().get(name).filter(|adapter| !adapter.follows());
+        match Around::of(*layer, name) {
+            // Named by its parameter.
+            _ if layer.kind() == LayerKind::Expert => {}
+            Around::Update => adapted.push(path.as_str()),
+            _ => others.push(path.as_str()),
         }
-        if let Some(saved) = layer.adapters().saved(name) {
-            config = Some(saved.config());
-            let weight = HostTensor { shape: layer.file_shape(), ..host(&saved.weight, path)? };
-            put(keys.key("weight"), Ok(weight))?;
-            if let Some(bias) = &saved.bias {
-                put(keys.key("bias"), host(bias, path))?;
+        let Some(adapter) = adapter else { continue };
+        method = Some(adapter.method());
+        for tensor in adapter.tensors().iter().filter(|tensor| tensor.is_trained()) {
+            // An optional field may be empty.
+            if let Some(values) = adapter.read(tensor, path)? {
+                let host = HostTensor { shape: tensor.shape.clone(), values };
+                tensors.insert(key(path, &tensor.keys[0]), host);
             }
+        }
+        if Around::of(*layer, name) == Around::Update {
+            let (kind, shape) = (layer.kind(), layer.shape());
+            sites.push((Site { path, kind, shape, ..Site::default() }, adapter));
         }
     }
-    let mut config = LoraConfig::clone(config.expect("the adapter is known"));
+    let method = method.expect("the adapter is known").clone();
+    if let Some((_, first)) = sites.first() {
+        let of_method: Vec<_> = sites.iter().map(|(site, _)| *site).collect();
+        for shared in method.shared(&of_method).into_iter().filter(|shared| shared.saved) {
+            let values = parameters::read(&first.update, shared.field, shared.key)?;
+            let (shape, values) = (shared.shape.to_vec(), values.expect("every update has it"));
+            tensors.insert(shared_key(&shared), HostTensor { shape, values });
+        }
+    }
     for (path, layer) in layers {
-        let keys = Keys { path, kind: layer.kind() };
         for part in layer.adapters().brought(name) {
-            let key = keys.base(Around::of(*layer, name), part);
+            let key = base_key(path, Around::of(*layer, name), part);
             tensors.insert(key, base(*layer, part, path)?);
         }
-        if let Some((key, bias)) = trained_bias(path, *layer, name, &config) {
+        if let Some((key, bias)) = trained_bias(path, *layer, name, method.bias()) {
             tensors.insert(key, host(bias, path)?);
         }
     }
-    if let Init::Loftq { config, .. } = config.init
-        && config != burn_lora_quant::QuantConfig::nf4()
+    if let Some(LoraConfig { init: Init::Loftq { config, .. }, .. }) = lora_of(&*method)
+        && *config != burn_lora_quant::QuantConfig::nf4()
     {
         burn_lora_io::warn!(
             "the file cannot say that LoftQ was made for {config:?}: load it onto a base packed so"
         );
     }
-    if config.targets == Some(Targets::AllLinear) {
-        config.targets = Some(Targets::Names(minimal(&adapted, &others)));
+    let updated = sites.iter().map(|(site, _)| (site.path, site.kind));
+    experts::stack(&mut tensors, updated);
+    let mut settings = method.settings();
+    if method.targets().targets == Some(Targets::AllLinear) {
+        settings["target_modules"] = minimal(&adapted, &others).into();
     }
-    Ok((config, tensors))
+    Ok(Gathered { method, settings, tensors })
 }
 
 /// Name and parameter of the base's bias, if an adapter trains it.
@@ -181,17 +183,16 @@ fn trained_bias<'a>(
     path: &str,
     layer: &'a dyn AdaptedLayer,
     name: &str,
-    config: &LoraConfig,
+    trained: Bias,
 ) -> Option<(String, &'a Param<Tensor<1>>)> {
     let around = Around::of(layer, name);
-    let keys = Keys { path, kind: layer.kind() };
-    let bias = layer.bias().filter(|_| trains_bias(config, around))?;
-    Some((keys.base(around, Part::Bias), bias))
+    let bias = layer.bias().filter(|_| trains_bias(trained, around))?;
+    Some((base_key(path, around, Part::Bias), bias))
 }
 
 /// Returns `true` if the base's bias is trained; a layer that is trained whole trains the copy's.
-fn trains_bias(config: &LoraConfig, around: Around) -> bool {
-    match config.bias {
+fn trains_bias(trained: Bias, around: Around) -> bool {
+    match trained {
         Bias::None => false,
         Bias::All => around != Around::Copy,
         Bias::LoraOnly => around == Around::Update,
@@ -203,9 +204,9 @@ fn trains_bias(config: &LoraConfig, around: Around) -> bool {
 fn convert(
     layers: &Layers<'_>,
     name: &str,
-    config: &mut LoraConfig,
-    tensors: &mut HostTensors,
+    Gathered { method, settings, tensors }: &mut Gathered,
 ) -> Result<(), AdapterError> {
+    let mut config = lora_of(&**method).expect("only LoRA has such initialisations").clone();
     for (path, layer) in layers {
         let Some(lora) = layer.adapters().lora(name) else { continue };
         let Some(initial) = &lora.initial else { continue };
@@ -215,13 +216,13 @@ fn convert(
                  another error than that of the residual comes with it"
             );
         }
-        let keys = Keys { path, kind: layer.kind() };
+        let keys = keys(layer.kind()).map(|name| key(path, name));
         let [a0, b0] = &**initial;
-        let a = tensors.get_mut(&keys.a()).expect("it was gathered");
+        let a = tensors.get_mut(&keys[0]).expect("it was gathered");
         let rank = a.shape[0];
         a.shape[0] *= 2;
         a.values.extend(a0);
-        let b = tensors.get_mut(&keys.b()).expect("it was gathered");
+        let b = tensors.get_mut(&keys[1]).expect("it was gathered");
         b.shape[1] *= 2;
         let rows = b.values.chunks(rank).zip(b0.chunks(rank));
         b.values =
@@ -233,5 +234,9 @@ fn convert(
     config.rank_pattern.values_mut().for_each(|rank| *rank *= 2);
     config.alpha_pattern.values_mut().for_each(|alpha| *alpha *= factor);
     config.init = Init::Kaiming;
+    let targets = settings["target_modules"].take();
+    *settings = config.settings();
+    settings["target_modules"] = targets;
+    *method = Arc::new(config);
     Ok(())
 }

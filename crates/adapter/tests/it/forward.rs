@@ -7,8 +7,8 @@ use burn::{
     tensor::{Device, Distribution, FloatDType, Int, Tensor, activation::gelu},
 };
 use burn_lora_adapter::{
-    Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, Init, LoraConfig,
-    Selection, adaptable,
+    Adaptable, AdaptableExt, AdaptedEmbedding, AdaptedLayer, AdaptedLinear, FrozenLayer, Init,
+    LoraConfig, Selection, adaptable,
 };
 use burn_lora_kernels::Gemm;
 use burn_lora_quant::QuantConfig;

@@ -327,7 +327,7 @@ fn settings_are_read_as_peft_reads_them() {
         (r#""layers_to_transform": [-1]"#, "`layers_to_transform`"),
         (r#""lora_dropout": NaN"#, "`lora_dropout`"),
         (r#""lora_dropout": 1e400"#, "`lora_dropout`"),
-        (r#""target_parameters": ["experts"]"#, "target_parameters"),
+        (r#""target_parameters": "experts""#, "target_parameters"),
         (r#""trainable_token_indices": {"embed_tokens": [1]}"#, "trainable_token_indices"),
         (r#""layer_replication": [[0, 2]]"#, "layer_replication"),
         (r#""alora_invocation_tokens": [1]"#, "alora_invocation_tokens"),

@@ -5,7 +5,10 @@ use crate::{
     error::LlamaError,
     fields::ConfigFields,
     rope::{RopeConfig, RopeDefaults},
-    spec::{GatedMlpSpec, LayerSpec, NormPlacement, SelfAttentionSpec},
+    spec::{
+        ExpertsSpec, FeedForwardSpec, GateUp, GatedMlpSpec, LayerSpec, NormPlacement, RouterSpec,
+        RouterWeights, SelfAttentionSpec,
+    },
     weights::stored,
 };
 use burn_lora_kernels::{Activation, NormSpec};
@@ -178,7 +181,12 @@ impl LlamaConfig {
                 o_bias: false,
                 head_norms: false,
             },
-            feed_forward: GatedMlpSpec { intermediate_size, activation, fused: false, bias: false },
+            feed_forward: FeedForwardSpec::Gated(GatedMlpSpec {
+                intermediate_size,
+                activation,
+                gate_up: GateUp::Separate,
+                bias: false,
+            }),
             norms: NormPlacement::Before,
             residual_multiplier: 1.0,
         };
@@ -216,6 +224,53 @@ fn activation(
         Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
         Some(other) => Err(fields.wrong(field, other, "supported are silu and gelu_pytorch_tanh")),
     }
+}
+
+/// Changes the layers for which `sparse` is true into mixtures of experts, from
+/// `num_experts_per_tok` and the number in the first of `count_fields` that is there.
+///
+/// # Errors
+/// [`LlamaError::Field`] if a number is missing, or does not fit the others.
+pub(super) fn set_experts(
+    config: &mut LlamaConfig,
+    fields: &ConfigFields<'_>,
+    [default_count, default_chosen]: [usize; 2],
+    count_fields: &[&str],
+    intermediate_size: usize,
+    weights: RouterWeights,
+    sparse: impl Fn(usize) -> bool,
+) -> Result<(), LlamaError> {
+    let mut count = None;
+    for field in count_fields {
+        count = count.or(fields.get::<usize>(field)?);
+    }
+    let num_experts = count.unwrap_or(default_count);
+    if !(1..=1 << 14).contains(&num_experts) {
+        let reason = "expected a number from 1";
+        return Err(fields.wrong(count_fields[0], num_experts, reason));
+    }
+    let experts_per_token = fields.get("num_experts_per_tok")?.unwrap_or(default_chosen);
+    if !(1..=num_experts).contains(&experts_per_token) {
+        let reason = format!("expected a number from 1 to {num_experts}, that of the experts");
+        return Err(fields.wrong("num_experts_per_tok", experts_per_token, &reason));
+    }
+    let parameters = (num_experts * config.layers.len())
+        .checked_mul(3 * intermediate_size)
+        .and_then(|width| width.checked_mul(config.hidden_size));
+    if parameters.is_none_or(|parameters| parameters > MOST_PARAMETERS) {
+        let reason = "with the other sizes it is a model of more parameters than can be handled";
+        return Err(fields.wrong(count_fields[0], num_experts, reason));
+    }
+    for (_, layer) in config.layers.iter_mut().enumerate().filter(|(index, _)| sparse(*index)) {
+        let mlp = layer.feed_forward.mlp();
+        layer.feed_forward = FeedForwardSpec::Experts(ExpertsSpec {
+            num_experts,
+            experts_per_token,
+            mlp: GatedMlpSpec { intermediate_size, gate_up: GateUp::Joined, ..mlp.clone() },
+            router: RouterSpec { name: "gate", bias: false, weights },
+        });
+    }
+    Ok(())
 }
 
 /// Value of a field that is true or false.

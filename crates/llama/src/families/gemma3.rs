@@ -2,13 +2,15 @@
 
 use super::common::{ConfigDefaults, flag, sliding_layers, window};
 use crate::{
-    config::{LlamaConfig, ModelFamily},
+    config::{GgufFamily, LlamaConfig, ModelFamily},
     error::LlamaError,
     fields::ConfigFields,
+    gguf::GgufKeys,
     rope::{RopeConfig, RopeScaling},
     spec::NormPlacement,
 };
 use burn_lora_kernels::Activation;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Gemma 3, text only.
@@ -79,6 +81,19 @@ impl ModelFamily for Gemma3 {
         Ok(config)
     }
 
+    fn gguf(&self) -> Option<GgufFamily> {
+        Some(GgufFamily {
+            norm_offset: 1.0,
+            modules: &[
+                ("post_attention_norm", "post_attention_layernorm"),
+                ("ffn_norm", "pre_feedforward_layernorm"),
+                ("post_ffw_norm", "post_feedforward_layernorm"),
+            ],
+            fields: gguf_fields,
+            ..GgufFamily::new("gemma3")
+        })
+    }
+
     fn tensor_name<'a>(&self, stored: &'a str) -> Option<Cow<'a, str>> {
         // Of models with a vision tower: names of several versions of transformers.
         let vision = ["vision_tower.", "multi_modal_projector."];
@@ -110,6 +125,28 @@ impl ModelFamily for Gemma3Multimodal {
         // What is saved is the language model alone.
         Gemma3.config(&fields.object("text_config")?.ok_or_else(missing)?)
     }
+}
+
+/// Fields that llama.cpp has under other names, or in its code.
+fn gguf_fields(keys: &GgufKeys<'_>, raw: &mut Map<String, Value>) -> Result<(), LlamaError> {
+    let [hidden, heads] =
+        ["embedding_length", "attention.head_count"].map(|key| keys.required(key));
+    let (hidden, heads) = (hidden?, heads?);
+    let head_dim = keys.integer("attention.key_length")?.unwrap_or(hidden / heads.max(1));
+    // That of the model with 27 billion parameters, which has 62 layers, is the mean width.
+    let scalar = if keys.required("block_count")? == 62 { hidden / heads.max(1) } else { head_dim };
+    raw.remove("hidden_act");
+    raw.insert("query_pre_attn_scalar".into(), scalar.into());
+    raw.insert("sliding_window_pattern".into(), 6.into());
+    let window = keys.integer("attention.sliding_window")?;
+    raw.insert("sliding_window".into(), window.map_or(Value::Null, Value::from));
+    if let Some(theta) = keys.number("rope.freq_base_swa")? {
+        raw.insert("rope_local_base_freq".into(), theta.into());
+    }
+    if let Some(cap) = keys.number("final_logit_softcapping")? {
+        raw.insert("final_logit_softcapping".into(), cap.into());
+    }
+    Ok(())
 }
 
 /// Reads the two rotary tables: newer files have the parameters of each type of layer.

@@ -26,7 +26,7 @@ impl ModelFamily for Llama {
         config.each_layer(|layer| {
             layer.attention.qkv_bias = attention_bias;
             layer.attention.o_bias = attention_bias;
-            layer.feed_forward.bias = mlp_bias;
+            layer.feed_forward.mlp_mut().bias = mlp_bias;
         });
         Ok(config)
     }

@@ -4,9 +4,11 @@ mod common;
 mod gemma3;
 mod llama;
 mod mistral;
+mod mixtral;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use crate::{
     config::{LlamaConfig, ModelFamily},
@@ -27,6 +29,8 @@ pub(crate) static FAMILIES: &[&dyn ModelFamily] = &[
     &gemma3::Gemma3,
     &gemma3::Gemma3Multimodal,
     &phi3::Phi3,
+    &mixtral::Mixtral,
+    &qwen3_moe::Qwen3Moe,
 ];
 
 impl LlamaConfig {

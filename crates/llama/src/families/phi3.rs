@@ -2,10 +2,14 @@
 
 use super::common::{ConfigDefaults, window};
 use crate::{
-    config::{LlamaConfig, ModelFamily},
+    config::{GgufFamily, LlamaConfig, ModelFamily},
     error::LlamaError,
     fields::ConfigFields,
+    gguf::GgufKeys,
+    spec::GateUp,
 };
+
+use serde_json::{Map, Value, json};
 
 #[derive(Debug)]
 pub(super) struct Phi3;
@@ -39,8 +43,40 @@ impl ModelFamily for Phi3 {
         config.each_layer(|layer| {
             layer.attention.fused = true;
             layer.attention.window = window;
-            layer.feed_forward.fused = true;
+            layer.feed_forward.mlp_mut().gate_up = GateUp::Fused;
         });
         Ok(config)
     }
+
+    fn gguf(&self) -> Option<GgufFamily> {
+        Some(GgufFamily {
+            partial_rotary: true,
+            modules: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
+            extra: &[LONG_FACTORS, SHORT_FACTORS],
+            fields: gguf_fields,
+            ..GgufFamily::new("phi3")
+        })
+    }
+}
+
+const LONG_FACTORS: &str = "rope_factors_long.weight";
+const SHORT_FACTORS: &str = "rope_factors_short.weight";
+
+/// Fields that llama.cpp has under other names, and LongRoPE's factors, which are tensors there.
+fn gguf_fields(keys: &GgufKeys<'_>, raw: &mut Map<String, Value>) -> Result<(), LlamaError> {
+    let window = keys.integer("attention.sliding_window")?.filter(|window| *window > 0);
+    raw.insert("sliding_window".into(), window.map_or(Value::Null, Value::from));
+    let original = keys.integer("rope.scaling.original_context_length")?;
+    if let Some(original) = original {
+        raw.insert("original_max_position_embeddings".into(), original.into());
+    }
+    if let (Some(long), Some(short)) = (keys.floats(LONG_FACTORS)?, keys.floats(SHORT_FACTORS)?) {
+        let mut scaling =
+            json!({ "rope_type": "longrope", "long_factor": long, "short_factor": short });
+        if let Some(factor) = keys.number("rope.scaling.attn_factor")? {
+            scaling["attention_factor"] = factor.into();
+        }
+        raw.insert("rope_scaling".into(), scaling);
+    }
+    Ok(())
 }

@@ -30,12 +30,7 @@ impl ModelFamily for Qwen3 {
             ..ConfigDefaults::default()
         };
         let mut config = LlamaConfig::uniform(self, fields, &defaults)?;
-        let bias = flag(fields, "attention_bias", false)?;
-        config.each_layer(|layer| {
-            layer.attention.head_norms = true;
-            layer.attention.qkv_bias = bias;
-            layer.attention.o_bias = bias;
-        });
+        set_attention(&mut config, fields)?;
         set_windows(&mut config, fields)?;
         Ok(config)
     }
@@ -43,4 +38,18 @@ impl ModelFamily for Qwen3 {
     fn gguf(&self) -> Option<GgufFamily> {
         Some(GgufFamily::new("qwen3"))
     }
+}
+
+/// Sets norms of the heads, and the biases.
+pub(super) fn set_attention(
+    config: &mut LlamaConfig,
+    fields: &ConfigFields<'_>,
+) -> Result<(), LlamaError> {
+    let bias = flag(fields, "attention_bias", false)?;
+    config.each_layer(|layer| {
+        layer.attention.head_norms = true;
+        layer.attention.qkv_bias = bias;
+        layer.attention.o_bias = bias;
+    });
+    Ok(())
 }

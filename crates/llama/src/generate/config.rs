@@ -2,6 +2,7 @@
 
 use crate::error::LlamaError;
 use burn_lora_adapter::ActiveAdapters;
+use serde::{Deserialize, Serialize};
 
 /// Generation settings. The defaults are greedy, as in transformers.
 ///
@@ -16,7 +17,19 @@ use burn_lora_adapter::ActiveAdapters;
 /// assert!(sampled.validate().is_ok());
 /// assert!(greedy.top_p(1.5).validate().is_err());
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+///
+/// In a file, fields have transformers' names. What is left out has its default; adapters are not
+/// part of it:
+///
+/// ```
+/// # use burn_lora_llama::GenerateConfig;
+/// let config: GenerateConfig =
+///     serde_json::from_str(r#"{"max_new_tokens": 64, "stop_strings": ["User:"]}"#)?;
+/// assert_eq!(config, GenerateConfig::new(64).stop("User:"));
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GenerateConfig {
     pub(crate) max_new_tokens: usize,
     pub(crate) temperature: f32,
@@ -27,7 +40,15 @@ pub struct GenerateConfig {
     pub(crate) seed: u64,
     pub(crate) stop_strings: Vec<String>,
     pub(crate) stop_tokens: Vec<u32>,
+    #[serde(skip)]
     pub(crate) adapters: Option<ActiveAdapters>,
+}
+
+impl Default for GenerateConfig {
+    /// Greedy, at most 128 new tokens.
+    fn default() -> Self {
+        Self::new(128)
+    }
 }
 
 impl GenerateConfig {

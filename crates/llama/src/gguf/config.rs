@@ -1,22 +1,34 @@
 //! Conversion of GGUF metadata to the equivalent `config.json`.
 
-use crate::{config::LlamaConfig, error::LlamaError, rope::RopeScaling};
+use super::keys::GgufKeys;
+use crate::{
+    config::{GgufFamily, LlamaConfig, ModelFamily},
+    error::LlamaError,
+    families::FAMILIES,
+    rope::RopeScaling,
+};
 use burn_lora_io::gguf::{Gguf, Value};
 use serde_json::{Map, Value as Json, json};
 use std::path::Path;
 
-/// Builds the configuration of the model.
+/// Tensor of the divisors of the rotary frequencies.
+pub(super) const DIVISORS: &str = "rope_freqs.weight";
+
+/// Builds the configuration of the model, and returns how its family is stored.
 ///
 /// # Errors
 /// - [`LlamaError::Field`], which names the key, if the architecture or a setting is not supported,
 ///   or a setting is missing or contradicts another.
 /// - [`LlamaError::Shape`] or [`LlamaError::Format`] if the divisors of the frequencies are
 ///   unusable.
-pub(super) fn config(gguf: &Gguf, divisors: Option<Vec<f32>>) -> Result<LlamaConfig, LlamaError> {
-    let keys = Keys { gguf, prefix: architecture(gguf)? };
-    let raw = keys.json()?;
-    let mut config = LlamaConfig::from_value(&raw, gguf.path(), &[])?;
+pub(super) fn config(gguf: &Gguf) -> Result<(LlamaConfig, GgufFamily), LlamaError> {
+    let (family, stored) = family(gguf)?;
+    let keys = GgufKeys::new(gguf, stored.architecture);
+    let mut raw = json(&keys, family, stored)?;
+    (stored.fields)(&keys, &mut raw)?;
+    let mut config = LlamaConfig::from_value(&raw.into(), gguf.path(), &[])?;
     // llama.cpp has the divisors beside the scaling, and applies both.
+    let divisors = keys.floats(DIVISORS)?;
     if let Some(divisors) = divisors.filter(|divisors| divisors.iter().any(|value| *value != 1.0)) {
         if config.ropes[0].scaling != RopeScaling::Default {
             let key = "rope.scaling.type";
@@ -25,21 +37,27 @@ pub(super) fn config(gguf: &Gguf, divisors: Option<Vec<f32>>) -> Result<LlamaCon
         }
         stretch(&mut config, divisors, gguf.path())?;
     }
-    Ok(config)
+    Ok((config, stored))
 }
 
-/// Returns `general.architecture`, which is also the prefix of most keys.
-pub(super) fn architecture(gguf: &Gguf) -> Result<&str, LlamaError> {
+/// Returns the family of `general.architecture`.
+fn family(gguf: &Gguf) -> Result<(&'static dyn ModelFamily, GgufFamily), LlamaError> {
     let found = gguf.get("general.architecture").and_then(Value::as_str).unwrap_or("missing");
-    match found {
-        "llama" | "qwen2" | "qwen3" => Ok(found),
-        _ => Err(LlamaError::Field {
+    let known = || FAMILIES.iter().filter_map(|family| Some((*family, family.gguf()?)));
+    // One architecture may be several families: Mixtral is a Llama with experts.
+    let experts = gguf.get(&format!("{found}.expert_count")).and_then(Value::as_u64).unwrap_or(0);
+    let fits = |stored: &GgufFamily| stored.architecture == found;
+    let exact = known().find(|(_, stored)| fits(stored) && stored.experts == (experts > 0));
+    exact.or_else(|| known().find(|(_, stored)| fits(stored))).ok_or_else(|| {
+        let mut names: Vec<_> = known().map(|(_, stored)| stored.architecture).collect();
+        names.dedup();
+        LlamaError::Field {
             path: gguf.path().into(),
             field: "general.architecture".into(),
             found: found.into(),
-            reason: "supported are llama (also Mistral and SmolLM2), qwen2 and qwen3".into(),
-        }),
-    }
+            reason: format!("supported are {}", names.join(", ")),
+        }
+    })
 }
 
 /// Applies the divisors of the frequencies: as Llama 3's scaling if its formula gives them, as in
@@ -107,154 +125,105 @@ fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<
     Ok(())
 }
 
-/// Metadata under the prefix of the architecture.
-struct Keys<'a> {
-    gguf: &'a Gguf,
-    prefix: &'a str,
+fn json(
+    keys: &GgufKeys<'_>,
+    family: &'static dyn ModelFamily,
+    stored: GgufFamily,
+) -> Result<Map<String, Json>, LlamaError> {
+    if !stored.experts {
+        keys.equals("expert_count", keys.number("expert_count")?, 0.0)?;
+    }
+    let layers = keys.required("block_count")?;
+    // A false number would cost memory before missing tensors are noticed.
+    let tensors = keys.gguf().tensors();
+    if layers > tensors.len() as u64 {
+        let reason = format!("the file has {} tensors: it is incomplete", tensors.len());
+        return Err(keys.wrong("block_count", layers, &reason));
+    }
+    let hidden = keys.required("embedding_length")?;
+    let heads = keys.required("attention.head_count")?;
+    if heads == 0 {
+        return Err(keys.wrong("attention.head_count", heads, "expected a number from 1"));
+    }
+    let width = keys.integer("attention.key_length")?.unwrap_or(hidden / heads);
+    keys.equals("attention.value_length", keys.number("attention.value_length")?, width as f64)?;
+    let rotated = keys.number("rope.dimension_count")?;
+    if !stored.partial_rotary {
+        keys.equals("rope.dimension_count", rotated, width as f64)?;
+    }
+    let embedding = tensors.get("token_embd.weight").and_then(|tensor| tensor.shape.first());
+    let vocabulary = match (keys.integer("vocab_size")?, embedding) {
+        (Some(size), _) => size,
+        (None, Some(rows)) => *rows as u64,
+        (None, None) => keys.required("vocab_size")?,
+    };
+    let eps = "attention.layer_norm_rms_epsilon";
+    let eps = keys.number(eps)?.ok_or_else(|| keys.wrong(eps, "missing", "the model needs it"))?;
+    let mut raw = json!({
+        "architectures": [family.class()],
+        "model_type": family.model_type(),
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": keys.required("feed_forward_length")?,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.integer("attention.head_count_kv")?.unwrap_or(heads),
+        "head_dim": width,
+        "rms_norm_eps": eps,
+        "max_position_embeddings": keys.required("context_length")?,
+        "rope_theta": keys.number("rope.freq_base")?.unwrap_or(10_000.0),
+        "rope_scaling": scaling(keys)?,
+        "hidden_act": "silu",
+        "attention_bias": keys.has("blk.0.attn_q.bias"),
+        "mlp_bias": keys.has("blk.0.ffn_gate.bias"),
+        "tie_word_embeddings": !keys.has("output.weight"),
+    });
+    for (field, key) in [("bos", "bos"), ("eos", "eos"), ("pad", "padding")] {
+        let id = keys.gguf().get(&format!("tokenizer.ggml.{key}_token_id"));
+        if let Some(id) = id.and_then(Value::as_u64) {
+            raw[format!("{field}_token_id")] = id.into();
+        }
+    }
+    if stored.partial_rotary
+        && let Some(rotated) = rotated
+    {
+        raw["partial_rotary_factor"] = (rotated / width as f64).into();
+    }
+    let Json::Object(raw) = raw else { unreachable!("it is made so") };
+    Ok(raw)
 }
 
-impl Keys<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.gguf.get(&format!("{}.{key}", self.prefix))
+/// Builds `rope_scaling`.
+fn scaling(keys: &GgufKeys<'_>) -> Result<Json, LlamaError> {
+    let key = |name: &str| format!("rope.scaling.{name}");
+    let kind = match keys.get(&key("type")) {
+        None => "none",
+        Some(kind) => kind.as_str().unwrap_or("of another type"),
+    };
+    if !matches!(kind, "none" | "linear" | "yarn") {
+        let reason = "supported are none, linear and yarn";
+        return Err(keys.wrong(&key("type"), kind, reason));
     }
-
-    fn wrong(&self, key: &str, found: impl ToString, reason: &str) -> LlamaError {
-        LlamaError::Field {
-            path: self.gguf.path().into(),
-            field: format!("{}.{key}", self.prefix),
-            found: found.to_string(),
-            reason: reason.into(),
+    let factor = keys.number(&key("factor"))?.unwrap_or(1.0);
+    if kind == "none" || factor == 1.0 {
+        return Ok(Json::Null);
+    }
+    let mut fields = Map::new();
+    fields.insert("rope_type".into(), kind.into());
+    fields.insert("factor".into(), factor.into());
+    if kind == "yarn" {
+        // llama.cpp multiplies by this what transformers computes; converters write 1.
+        for name in ["attn_factor", "yarn_attn_factor"] {
+            keys.equals(&key(name), keys.number(&key(name))?, 1.0)?;
         }
-    }
-
-    fn integer(&self, key: &str) -> Result<Option<u64>, LlamaError> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        // Some architectures have an array here: a number for each layer.
-        let reason = "expected one whole number for all layers";
-        value.as_u64().map(Some).ok_or_else(|| self.wrong(key, value.brief(), reason))
-    }
-
-    fn required(&self, key: &str) -> Result<u64, LlamaError> {
-        self.integer(key)?.ok_or_else(|| self.wrong(key, "missing", "the model needs it"))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>, LlamaError> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let number = match value {
-            // The decimal that was written, not the float64 next to it.
-            Value::F32(number) => number.to_string().parse().ok(),
-            other => other.as_f64(),
-        };
-        let number = number.filter(|number: &f64| number.is_finite());
-        number.map(Some).ok_or_else(|| self.wrong(key, value.brief(), "expected a number"))
-    }
-
-    fn equals(&self, key: &str, found: Option<f64>, expected: f64) -> Result<(), LlamaError> {
-        match found {
-            Some(found) if found != expected => {
-                Err(self.wrong(key, found, &format!("only {expected} is supported")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn has(&self, tensor: &str) -> bool {
-        self.gguf.tensors().contains_key(tensor)
-    }
-
-    fn json(&self) -> Result<Json, LlamaError> {
-        let (class, kind) = match self.prefix {
-            "qwen2" => ("Qwen2ForCausalLM", "qwen2"),
-            "qwen3" => ("Qwen3ForCausalLM", "qwen3"),
-            _ => ("LlamaForCausalLM", "llama"),
-        };
-        self.equals("expert_count", self.number("expert_count")?, 0.0)?;
-        let layers = self.required("block_count")?;
-        // A false number would cost memory before missing tensors are noticed.
-        let tensors = self.gguf.tensors();
-        if layers > tensors.len() as u64 {
-            let reason = format!("the file has {} tensors: it is incomplete", tensors.len());
-            return Err(self.wrong("block_count", layers, &reason));
-        }
-        let hidden = self.required("embedding_length")?;
-        let heads = self.required("attention.head_count")?;
-        if heads == 0 {
-            return Err(self.wrong("attention.head_count", heads, "expected a number from 1"));
-        }
-        let width = self.integer("attention.key_length")?.unwrap_or(hidden / heads);
-        for key in ["attention.value_length", "rope.dimension_count"] {
-            self.equals(key, self.number(key)?, width as f64)?;
-        }
-        let embedding = tensors.get("token_embd.weight").and_then(|tensor| tensor.shape.first());
-        let vocabulary = match (self.integer("vocab_size")?, embedding) {
-            (Some(size), _) => size,
-            (None, Some(rows)) => *rows as u64,
-            (None, None) => self.required("vocab_size")?,
-        };
-        let eps = "attention.layer_norm_rms_epsilon";
-        let eps =
-            self.number(eps)?.ok_or_else(|| self.wrong(eps, "missing", "the model needs it"))?;
-        let mut raw = json!({
-            "architectures": [class],
-            "model_type": kind,
-            "vocab_size": vocabulary,
-            "hidden_size": hidden,
-            "intermediate_size": self.required("feed_forward_length")?,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": self.integer("attention.head_count_kv")?.unwrap_or(heads),
-            "head_dim": width,
-            "rms_norm_eps": eps,
-            "max_position_embeddings": self.required("context_length")?,
-            "rope_theta": self.number("rope.freq_base")?.unwrap_or(10_000.0),
-            "rope_scaling": self.scaling()?,
-            "hidden_act": "silu",
-            "attention_bias": self.prefix != "qwen2" && self.has("blk.0.attn_q.bias"),
-            "mlp_bias": self.has("blk.0.ffn_gate.bias"),
-            "tie_word_embeddings": !self.has("output.weight"),
-        });
-        for (field, key) in [("bos", "bos"), ("eos", "eos"), ("pad", "padding")] {
-            let id = self.gguf.get(&format!("tokenizer.ggml.{key}_token_id"));
-            if let Some(id) = id.and_then(Value::as_u64) {
-                raw[format!("{field}_token_id")] = id.into();
+        for (name, field) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")] {
+            if let Some(number) = keys.number(&key(name))? {
+                fields.insert(field.into(), number.into());
             }
         }
-        Ok(raw)
+        if let Some(length) = keys.integer(&key("original_context_length"))? {
+            fields.insert("original_max_position_embeddings".into(), length.into());
+        }
     }
-
-    /// Builds `rope_scaling`.
-    fn scaling(&self) -> Result<Json, LlamaError> {
-        let key = |name: &str| format!("rope.scaling.{name}");
-        let kind = match self.get(&key("type")) {
-            None => "none",
-            Some(kind) => kind.as_str().unwrap_or("of another type"),
-        };
-        if !matches!(kind, "none" | "linear" | "yarn") {
-            let reason = "supported are none, linear and yarn";
-            return Err(self.wrong(&key("type"), kind, reason));
-        }
-        let factor = self.number(&key("factor"))?.unwrap_or(1.0);
-        if kind == "none" || factor == 1.0 {
-            return Ok(Json::Null);
-        }
-        let mut fields = Map::new();
-        fields.insert("rope_type".into(), kind.into());
-        fields.insert("factor".into(), factor.into());
-        if kind == "yarn" {
-            // llama.cpp multiplies by this what transformers computes; converters write 1.
-            for name in ["attn_factor", "yarn_attn_factor"] {
-                self.equals(&key(name), self.number(&key(name))?, 1.0)?;
-            }
-            for (name, field) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")]
-            {
-                if let Some(number) = self.number(&key(name))? {
-                    fields.insert(field.into(), number.into());
-                }
-            }
-            if let Some(length) = self.integer(&key("original_context_length"))? {
-                fields.insert("original_max_position_embeddings".into(), length.into());
-            }
-        }
-        Ok(fields.into())
-    }
+    Ok(fields.into())
 }

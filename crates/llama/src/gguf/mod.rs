@@ -2,6 +2,8 @@
 
 mod config;
 mod dequantize;
+mod keys;
 mod model;
 
+pub use keys::GgufKeys;
 pub(crate) use model::GgufModel;

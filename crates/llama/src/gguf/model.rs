@@ -4,23 +4,53 @@ use super::{
     config,
     dequantize::{dense, dequantize},
 };
-use crate::{config::LlamaConfig, error::LlamaError, weights::Source};
+use crate::{
+    config::{GgufFamily, LlamaConfig},
+    error::LlamaError,
+    weights::Source,
+};
 use burn::tensor::{DType, TensorData};
 use burn_lora_io::gguf::{Gguf, SUPPORTED, TensorInfo, type_name};
 use std::{collections::BTreeMap, path::Path};
 
-/// Tensor of the divisors of the rotary frequencies.
-const DIVISORS: &str = "rope_freqs.weight";
-
 /// Model in a GGUF file.
 pub(crate) struct GgufModel {
     gguf: Gguf,
-    /// Names in the file, by Hugging Face's names.
-    names: BTreeMap<String, String>,
+    /// Tensors by Hugging Face's names.
+    tensors: BTreeMap<String, Place>,
     config: LlamaConfig,
-    /// `true` if llama.cpp has permuted the rows of q and k.
-    permuted: bool,
+    family: GgufFamily,
 }
+
+/// Place of a tensor.
+struct Place {
+    /// Name in the file.
+    name: String,
+    /// Shape; that of one expert, if the tensor has those of all.
+    shape: Vec<usize>,
+    /// Number of an expert.
+    expert: Option<usize>,
+}
+
+/// Modules of a layer: llama.cpp's names, and the paths in the layer.
+const MODULES: [(&str, &str); 12] = [
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("ffn_gate_inp", "mlp.gate"),
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+];
+
+/// Weights of all experts in one tensor.
+const EXPERTS: [(&str, &str); 3] =
+    [("ffn_gate_exps", "gate_proj"), ("ffn_up_exps", "up_proj"), ("ffn_down_exps", "down_proj")];
 
 impl GgufModel {
     /// Opens a file; reads and checks all but the tensors.
@@ -29,7 +59,6 @@ impl GgufModel {
     /// As [`Gguf::open`]; also if the model or the type of a tensor is not supported.
     pub fn open(path: &Path) -> Result<Self, LlamaError> {
         let gguf = Gguf::open(path)?;
-        let permuted = config::architecture(&gguf)? == "llama";
         if let Some(parts) =
             gguf.get("split.count").and_then(|count| count.as_u64()).filter(|n| *n > 1)
         {
@@ -38,27 +67,23 @@ impl GgufModel {
             );
             return Err(LlamaError::format(path, reason));
         }
-        let mut names = BTreeMap::new();
+        let (config, family) = config::config(&gguf)?;
+        let mut tensors = BTreeMap::<String, Place>::new();
         for (name, tensor) in gguf.tensors() {
             if let Err(id) = tensor.dtype {
                 return Err(dtype(path, name, type_name(id), SUPPORTED));
             }
-            if name == DIVISORS {
+            if name == config::DIVISORS || family.extra.contains(&name.as_str()) {
                 continue;
             }
-            let theirs = hugging_face(name).unwrap_or_else(|| name.clone());
-            if let Some(other) = names.insert(theirs, name.clone()) {
-                let reason = format!("`{name}` and `{other}` are the same tensor");
-                return Err(LlamaError::format(path, reason));
+            for (theirs, place) in places(name, &tensor.shape, &family) {
+                if let Some(other) = tensors.insert(theirs, place) {
+                    let reason = format!("`{name}` and `{}` are the same tensor", other.name);
+                    return Err(LlamaError::format(path, reason));
+                }
             }
         }
-        let divisors = gguf.tensors().get(DIVISORS).map(|tensor| match tensor.dtype {
-            Ok(kind) if dense(kind) == Some(DType::F32) => Ok(dequantize(kind, gguf.data(tensor))),
-            Ok(kind) => Err(dtype(path, DIVISORS, kind.name(), "F32")),
-            Err(id) => Err(dtype(path, DIVISORS, type_name(id), "F32")),
-        });
-        let config = config::config(&gguf, divisors.transpose()?)?;
-        Ok(Self { gguf, names, config, permuted })
+        Ok(Self { gguf, tensors, config, family })
     }
 
     /// Shape and settings of the model.
@@ -67,7 +92,7 @@ impl GgufModel {
     }
 
     fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.gguf.tensors().get(self.names.get(name)?)
+        self.gguf.tensors().get(&self.tensors.get(name)?.name)
     }
 
     /// Number of heads whose rows llama.cpp has permuted in this tensor, if it has.
@@ -81,7 +106,21 @@ impl GgufModel {
         } else {
             return None;
         };
-        self.permuted.then_some(heads)
+        self.family.permuted.then_some(heads)
+    }
+
+    /// Bytes of a tensor, or of its expert.
+    fn data(&self, name: &str) -> &[u8] {
+        let Some(place) = self.tensors.get(name) else { return &[] };
+        let Some(tensor) = self.gguf.tensors().get(&place.name) else { return &[] };
+        let all = self.gguf.data(tensor);
+        match place.expert {
+            None => all,
+            Some(expert) => {
+                let size = all.len() / tensor.shape[0].max(1);
+                &all[expert * size..(expert + 1) * size]
+            }
+        }
     }
 }
 
@@ -89,38 +128,43 @@ fn dtype(path: &Path, tensor: &str, found: String, expected: &'static str) -> Ll
     LlamaError::DType { path: path.into(), tensor: tensor.into(), found, expected }
 }
 
-/// Hugging Face's name of a tensor, by llama.cpp's name.
-fn hugging_face(name: &str) -> Option<String> {
+/// Hugging Face's names of a tensor, which may have the weights of all experts: those of an unknown
+/// name are its own.
+fn places(name: &str, shape: &[usize], family: &GgufFamily) -> Vec<(String, Place)> {
+    let place = |shape: &[usize], expert| Place { name: name.into(), shape: shape.into(), expert };
+    let one = |theirs: String| vec![(theirs, place(shape, None))];
     let known = match name {
-        "token_embd.weight" => "model.embed_tokens.weight",
-        "output_norm.weight" => "model.norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => {
-            let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-            // Canonical only: `01` would be a second name of the same layer.
-            let layer = layer.parse::<usize>().ok().filter(|number| number.to_string() == layer)?;
-            let (module, kind) = rest.rsplit_once('.')?;
-            let module = match module {
-                "attn_q" => "self_attn.q_proj",
-                "attn_k" => "self_attn.k_proj",
-                "attn_v" => "self_attn.v_proj",
-                "attn_output" => "self_attn.o_proj",
-                "attn_q_norm" => "self_attn.q_norm",
-                "attn_k_norm" => "self_attn.k_norm",
-                "ffn_gate" => "mlp.gate_proj",
-                "ffn_up" => "mlp.up_proj",
-                "ffn_down" => "mlp.down_proj",
-                "attn_norm" => "input_layernorm",
-                "ffn_norm" => "post_attention_layernorm",
-                _ => return None,
-            };
-            if !matches!(kind, "weight" | "bias") {
-                return None;
-            }
-            return Some(format!("model.layers.{layer}.{module}.{kind}"));
-        }
+        "token_embd.weight" => Some("model.embed_tokens.weight"),
+        "output_norm.weight" => Some("model.norm.weight"),
+        "output.weight" => Some("lm_head.weight"),
+        _ => None,
     };
-    Some(known.into())
+    if let Some(known) = known {
+        return one(known.into());
+    }
+    let in_layer = || {
+        let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+        // Canonical only: `01` would be a second name of the same layer.
+        let layer = layer.parse::<usize>().ok().filter(|number| number.to_string() == layer)?;
+        let (module, kind) = rest.rsplit_once('.')?;
+        matches!(kind, "weight" | "bias").then_some((layer, module, kind))
+    };
+    let Some((layer, module, kind)) = in_layer() else { return one(name.into()) };
+    let find = |names: &[(&str, &'static str)]| {
+        names.iter().find(|(theirs, _)| *theirs == module).map(|(_, path)| *path)
+    };
+    if let Some(path) = find(family.modules).or_else(|| find(&MODULES)) {
+        return one(format!("model.layers.{layer}.{path}.{kind}"));
+    }
+    match (find(&EXPERTS), shape) {
+        (Some(path), [experts, shape @ ..]) if kind == "weight" => (0..*experts)
+            .map(|expert| {
+                let name = format!("model.layers.{layer}.mlp.experts.{expert}.{path}.weight");
+                (name, place(shape, Some(expert)))
+            })
+            .collect(),
+        _ => one(name.into()),
+    }
 }
 
 /// Undoes llama.cpp's order of rows: it interleaves the two halves of each head, since it rotates
@@ -142,11 +186,11 @@ fn unpermute(bytes: &[u8], row: usize, heads: usize) -> Vec<u8> {
 
 impl Source for GgufModel {
     fn names(&self) -> Vec<&str> {
-        self.names.keys().map(String::as_str).collect()
+        self.tensors.keys().map(String::as_str).collect()
     }
 
     fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensor(name).map(|tensor| tensor.shape.as_slice())
+        self.tensors.get(name).map(|place| place.shape.as_slice())
     }
 
     fn path(&self, _: &str) -> &Path {
@@ -154,7 +198,7 @@ impl Source for GgufModel {
     }
 
     fn bytes(&self, name: &str) -> usize {
-        self.tensor(name).map_or(0, |tensor| self.gguf.data(tensor).len())
+        self.data(name).len()
     }
 
     /// Reads a dense type as it is, and a block type as float32.
@@ -162,21 +206,26 @@ impl Source for GgufModel {
         let path = self.gguf.path();
         let missing =
             || LlamaError::MissingTensors { path: path.into(), tensors: vec![name.into()] };
-        let tensor = self.tensor(name).ok_or_else(missing)?;
+        let (place, tensor) = self.tensors.get(name).zip(self.tensor(name)).ok_or_else(missing)?;
         let kind = tensor.dtype.map_err(|id| dtype(path, name, type_name(id), SUPPORTED))?;
-        let bytes = self.gguf.data(tensor);
-        let shape = tensor.shape.clone();
+        let (bytes, shape) = (self.data(name), place.shape.clone());
         let data = match dense(kind) {
-            Some(dtype) => TensorData::from_bytes_vec(bytes.to_vec(), shape, dtype),
-            None => TensorData::new(dequantize(kind, bytes), shape),
+            Some(dtype) => TensorData::from_bytes_vec(bytes.to_vec(), shape.clone(), dtype),
+            None => TensorData::new(dequantize(kind, bytes), shape.clone()),
         };
+        let offset = self.family.norm_offset;
+        if offset != 0.0 && name.ends_with("norm.weight") {
+            let values = data.convert_dtype(DType::F32).try_into_vec::<f32>().expect("float32");
+            let values = values.into_iter().map(|value| value - offset).collect();
+            return Ok(TensorData::new::<f32, _>(values, shape));
+        }
         let Some(heads) = self.permuted_heads(name) else { return Ok(data) };
-        let rows = tensor.shape[0];
+        let rows = shape[0];
         if !rows.is_multiple_of(2 * heads) {
             return Err(LlamaError::Shape {
                 path: path.into(),
                 tensor: name.into(),
-                found: tensor.shape.clone(),
+                found: shape,
                 expected: vec![
                     heads * self.config.layers[0].attention.head_dim,
                     self.config.hidden_size,
@@ -185,7 +234,7 @@ impl Source for GgufModel {
         }
         let (bytes, dtype) = (data.as_bytes(), data.dtype());
         let bytes = unpermute(bytes, bytes.len() / rows, heads);
-        Ok(TensorData::from_bytes_vec(bytes, tensor.shape.clone(), dtype))
+        Ok(TensorData::from_bytes_vec(bytes, shape, dtype))
     }
 
     fn dtypes(&self, name: &str) -> Vec<DType> {

@@ -21,18 +21,36 @@ pub struct TokenCost {
 }
 
 impl TokenCost {
+    /// Returns this cost of several tokens.
+    pub fn times(self, count: usize) -> Self {
+        Self { values: self.values * count, floats: self.floats * count }
+    }
+
+    /// Returns the cost with so many more values in the compute dtype.
+    pub fn plus_values(self, values: usize) -> Self {
+        Self { values: self.values + values, ..self }
+    }
+
     /// Returns the bytes of this many tokens, with values of `size` bytes.
     pub fn bytes(&self, tokens: usize, size: usize) -> u64 {
         (tokens * (self.values * size + self.floats * 4)) as u64
     }
 }
 
+impl std::ops::Add for TokenCost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { values: self.values + other.values, floats: self.floats + other.floats }
+    }
+}
+
 /// Returns `true` if one of the layers keeps its input.
-pub(super) fn any_keeps_input(costs: &dyn LinearCosts, paths: &[&str]) -> bool {
-    paths.iter().any(|path| costs.keeps_input(path))
+pub(super) fn any_keeps_input(costs: &dyn LinearCosts, paths: &[impl AsRef<str>]) -> bool {
+    paths.iter().any(|path| costs.keeps_input(path.as_ref()))
 }
 
 /// Sum of what the layers keep beside their inputs.
-pub(super) fn all_beside(costs: &dyn LinearCosts, paths: &[&str]) -> usize {
-    paths.iter().map(|path| costs.beside(path)).sum()
+pub(super) fn all_beside(costs: &dyn LinearCosts, paths: &[impl AsRef<str>]) -> usize {
+    paths.iter().map(|path| costs.beside(path.as_ref())).sum()
 }

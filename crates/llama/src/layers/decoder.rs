@@ -1,12 +1,12 @@
 //! Decoder layers, and the decoder that is made of them.
 
-use super::{Attention, LinearCosts, Mlp, Parameters, RmsNorm, TokenCost};
+use super::{Attention, LinearCosts, Mlp, Parameters, RmsNorm, SparseExperts, TokenCost};
 use crate::{
     cache::LayerCache,
     config::LlamaConfig,
     context::Context,
     error::LlamaError,
-    spec::{LayerSpec, NormPlacement},
+    spec::{FeedForwardSpec, LayerSpec, NormPlacement},
 };
 use burn::{module::Module, tensor::Tensor};
 use burn_lora_adapter::{AdaptedEmbedding, adaptable};
@@ -18,8 +18,10 @@ use burn_lora_kernels::NormSpec;
 pub struct DecoderLayer {
     /// Attention.
     pub self_attn: Attention,
-    /// MLP.
-    pub mlp: Mlp,
+    /// MLP, unless there are experts.
+    pub mlp: Option<Mlp>,
+    /// Mixture of experts, in the place of the MLP and under its path.
+    pub experts: Option<SparseExperts>,
     /// Norm before the attention.
     pub input_layernorm: Option<RmsNorm>,
     /// Norm after the attention; where the norms stand before the blocks only, that before the
@@ -39,6 +41,7 @@ pub struct DecoderLayer {
 adaptable!(DecoderLayer {
     self_attn,
     mlp,
+    experts as "mlp",
     input_layernorm,
     post_attention_layernorm,
     pre_feedforward_layernorm,
@@ -61,9 +64,19 @@ impl DecoderLayer {
             NormPlacement::Around => (true, true),
             NormPlacement::After => (false, true),
         };
+        let self_attn = Attention::build(from, &path("self_attn"), hidden, &spec.attention, norm)?;
+        let (mlp, experts) = match &spec.feed_forward {
+            FeedForwardSpec::Gated(mlp) => {
+                (Some(Mlp::build(from, &path("mlp"), hidden, mlp)?), None)
+            }
+            FeedForwardSpec::Experts(experts) => {
+                (None, Some(SparseExperts::build(from, &path("mlp"), hidden, experts)?))
+            }
+        };
         Ok(Self {
-            self_attn: Attention::build(from, &path("self_attn"), hidden, &spec.attention, norm)?,
-            mlp: Mlp::build(from, &path("mlp"), hidden, &spec.feed_forward)?,
+            self_attn,
+            mlp,
+            experts,
             input_layernorm: if_any(before, "input_layernorm")?,
             post_attention_layernorm: norm_of("post_attention_layernorm")?,
             pre_feedforward_layernorm: if_any(before && after, "pre_feedforward_layernorm")?,
@@ -97,7 +110,12 @@ impl DecoderLayer {
         };
         let out = self.self_attn.forward(normed(x.clone(), before_attention), context, cache);
         let x = added(x, normed(out, after_attention));
-        let out = self.mlp.forward(normed(x.clone(), before_mlp), context);
+        let normed_x = normed(x.clone(), before_mlp);
+        let out = match (&self.mlp, &self.experts) {
+            (Some(mlp), _) => mlp.forward(normed_x, context),
+            (None, Some(experts)) => experts.forward(normed_x, context),
+            (None, None) => unreachable!("a layer has one of them"),
+        };
         added(x, normed(out, after_mlp))
     }
 
@@ -145,19 +163,53 @@ impl Decoder {
     }
 }
 
+const MLP: &str = "mlp";
+
 impl LayerSpec {
-    /// Returns what the layer keeps for its backward pass, its input left out.
+    /// Returns what the layer keeps of a token for its backward pass, its input left out.
     pub fn kept(&self, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
-        let parts = [
-            self.attention.kept(hidden, costs),
-            self.attention.output_kept(costs),
-            self.feed_forward.kept(hidden, costs),
-        ];
-        // A norm after a block keeps the block's output.
-        let norms = if self.norms == NormPlacement::Before { 0 } else { 2 * hidden };
-        TokenCost {
-            values: parts.iter().map(|part| part.values).sum::<usize>() + norms,
-            floats: parts.iter().map(|part| part.floats).sum(),
+        let parts = self.attention.kept(hidden, costs) + self.attention.output_kept(costs);
+        let feed_forward = match &self.feed_forward {
+            FeedForwardSpec::Gated(mlp) => mlp.kept(MLP, hidden, costs),
+            FeedForwardSpec::Experts(experts) => experts.kept(MLP, hidden, costs),
+        };
+        // The input of the norm before the block; a norm after a block keeps the block's output.
+        let norms = if self.norms == NormPlacement::Before { 1 } else { 3 };
+        (parts + feed_forward).plus_values(norms * hidden)
+    }
+
+    /// Returns what the backward pass through the feed-forward block has of a token beside the
+    /// kept: the output (forward), its gradient, and what the block has. `twice` is that of
+    /// [`GatedMlpSpec::backward`](crate::spec::GatedMlpSpec::backward).
+    pub fn feed_forward_backward(
+        &self,
+        hidden: usize,
+        costs: &dyn LinearCosts,
+        twice: bool,
+    ) -> TokenCost {
+        let block = match &self.feed_forward {
+            FeedForwardSpec::Gated(mlp) => mlp.backward(MLP, costs, twice),
+            FeedForwardSpec::Experts(experts) => experts.backward(MLP, hidden, costs, twice),
+        };
+        block.plus_values(2 * hidden)
+    }
+
+    /// Returns what the feed-forward block has of a token in a pass without gradients: the residual
+    /// and the norm's output, and what the block has.
+    pub fn feed_forward_forward(&self, hidden: usize) -> TokenCost {
+        let block = match &self.feed_forward {
+            FeedForwardSpec::Gated(mlp) => mlp.forward(),
+            FeedForwardSpec::Experts(experts) => experts.forward(hidden),
+        };
+        block.plus_values(2 * hidden)
+    }
+
+    /// Path of the last projection of the feed-forward block, of the first expert if there are
+    /// some.
+    pub fn down_path(&self) -> &'static str {
+        match &self.feed_forward {
+            FeedForwardSpec::Gated(_) => "mlp.down_proj",
+            FeedForwardSpec::Experts(_) => "mlp.experts.0.down_proj",
         }
     }
 }

@@ -4,14 +4,18 @@ use super::{
     LinearCosts, Parameters, TokenCost,
     cost::{all_beside, any_keeps_input},
 };
-use crate::{context::Context, error::LlamaError, spec::GatedMlpSpec};
+use crate::{
+    context::Context,
+    error::LlamaError,
+    spec::{GateUp, GatedMlpSpec},
+};
 use burn::{module::Module, tensor::Tensor};
-use burn_lora_adapter::{AdaptedLinear, adaptable};
+use burn_lora_adapter::{AdaptedLinear, LayerKind, adaptable};
 use burn_lora_kernels::gated;
 
 /// Gated MLP: `down(activation(gate(x)) · up(x))`.
 ///
-/// The projections of gate and up are two layers, or one.
+/// The projections of gate and up are two layers, or one ([`GateUp`]).
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// Projection of gate and up (Phi), `[2 * intermediate, hidden]`.
@@ -37,10 +41,21 @@ impl Mlp {
     ) -> Result<Self, LlamaError> {
         let inner = spec.intermediate_size;
         let linear = |name: &str, shape| from.linear(&format!("{path}.{name}"), shape, spec.bias);
-        let separate = |name| (!spec.fused).then(|| linear(name, [inner, hidden])).transpose();
-        let both = spec.fused.then(|| linear("gate_up_proj", [2 * inner, hidden]));
+        let separate = |name| {
+            let is = spec.gate_up == GateUp::Separate;
+            is.then(|| linear(name, [inner, hidden])).transpose()
+        };
+        let both = match spec.gate_up {
+            GateUp::Separate => None,
+            GateUp::Fused => Some(linear("gate_up_proj", [2 * inner, hidden])?),
+            GateUp::Joined => {
+                let parts = ["gate_proj", "up_proj"].map(|name| format!("{path}.{name}"));
+                let path = format!("{path}.gate_up_proj");
+                Some(from.joined(&path, &parts, [inner, hidden])?)
+            }
+        };
         Ok(Self {
-            gate_up_proj: both.transpose()?,
+            gate_up_proj: both,
             gate_proj: separate("gate_proj")?,
             up_proj: separate("up_proj")?,
             down_proj: linear("down_proj", [hidden, inner])?,
@@ -48,16 +63,25 @@ impl Mlp {
         })
     }
 
+    /// Makes it the MLP of an expert.
+    pub(crate) fn of_expert(mut self) -> Self {
+        let of = |linear: AdaptedLinear| linear.of_kind(LayerKind::Expert);
+        self.gate_up_proj = self.gate_up_proj.map(of);
+        self.gate_proj = self.gate_proj.map(of);
+        self.up_proj = self.up_proj.map(of);
+        Self { down_proj: of(self.down_proj), ..self }
+    }
+
     /// Returns the output of the MLP.
     ///
     /// # Shapes
-    /// - x, output: `[batch, sequence, hidden]`
-    pub fn forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+    /// - x, output: `[.., hidden]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
         let adapters = context.adapters();
         let [gate, up] = match &self.gate_up_proj {
             Some(both) => {
                 let (all, width) = (both.forward_with(x, adapters), self.spec.intermediate_size);
-                [0, width].map(|start| all.clone().narrow(2, start, width))
+                [0, width].map(|start| all.clone().narrow(D - 1, start, width))
             }
             None => [&self.gate_proj, &self.up_proj].map(|layer| {
                 let layer = layer.as_ref().expect("two projections, or one");
@@ -68,40 +92,39 @@ impl Mlp {
     }
 }
 
-const DOWN: &str = "mlp.down_proj";
-
 impl GatedMlpSpec {
-    /// Projections of gate and up.
-    fn projections(&self) -> &'static [&'static str] {
-        match self.fused {
-            true => &["mlp.gate_up_proj"],
-            false => &["mlp.gate_proj", "mlp.up_proj"],
-        }
+    /// Number of values of gate and up that are parts of one tensor, which are copied.
+    fn parts(&self) -> usize {
+        if self.gate_up == GateUp::Separate { 0 } else { 2 * self.intermediate_size }
     }
 
-    /// Returns what is kept: the input of the norm, its output, gate and up, and their product.
-    pub fn kept(&self, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
-        let inner = self.intermediate_size;
-        let normed = if any_keeps_input(costs, self.projections()) { hidden } else { 0 };
-        let product = if costs.keeps_input(DOWN) { inner } else { 0 };
-        let beside = all_beside(costs, self.projections()) + costs.beside(DOWN);
-        TokenCost { values: hidden + normed + 2 * inner + product + beside, floats: 0 }
+    /// Returns what is kept of a token for the backward pass: the input, gate and up, and their
+    /// product. `path` is the MLP's in its layer.
+    pub fn kept(&self, path: &str, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
+        let projections: &[&str] = match self.gate_up {
+            GateUp::Separate => &["gate_proj", "up_proj"],
+            GateUp::Fused | GateUp::Joined => &["gate_up_proj"],
+        };
+        let paths = projections.iter().map(|name| format!("{path}.{name}"));
+        let (paths, down) = (paths.collect::<Vec<_>>(), format!("{path}.down_proj"));
+        let input = if any_keeps_input(costs, &paths) { hidden } else { 0 };
+        let product = if costs.keeps_input(&down) { self.intermediate_size } else { 0 };
+        let beside = all_beside(costs, &paths) + costs.beside(&down);
+        TokenCost { values: input + 2 * self.intermediate_size + product + beside, floats: 0 }
     }
 
-    /// Returns what the backward pass has beside the kept: the output (forward) and its gradient;
-    /// the gradient of the product, which reuses the memory of the product if that is kept (those
-    /// of gate and up reuse the memory of gate and up, unless they are parts of one tensor). The
-    /// input of a dense layer with an update (`twice`) has two gradients, which are added.
-    pub fn backward(&self, hidden: usize, costs: &dyn LinearCosts, twice: bool) -> TokenCost {
-        let products = usize::from(!costs.keeps_input(DOWN)) + usize::from(twice);
-        let parts = if self.fused { 2 } else { 0 };
-        TokenCost { values: 2 * hidden + (products + parts) * self.intermediate_size, floats: 0 }
+    /// Returns what the backward pass of a token has beside the kept: the gradient of the product,
+    /// which reuses the memory of the product if that is kept (those of gate and up reuse the memory
+    /// of gate and up, unless they are parts of one tensor). The input of a dense layer with an
+    /// update (`twice`) has two gradients, which are added.
+    pub fn backward(&self, path: &str, costs: &dyn LinearCosts, twice: bool) -> TokenCost {
+        let own = !costs.keeps_input(&format!("{path}.down_proj"));
+        let products = usize::from(own) + usize::from(twice);
+        TokenCost { values: products * self.intermediate_size + self.parts(), floats: 0 }
     }
 
-    /// Returns what a pass without gradients has: the residual and the norm's output; gate, up and
-    /// their product.
-    pub fn forward(&self, hidden: usize) -> TokenCost {
-        let parts = if self.fused { 5 } else { 3 };
-        TokenCost { values: 2 * hidden + parts * self.intermediate_size, floats: 0 }
+    /// Returns what a pass without gradients has: gate, up and their product.
+    pub fn forward(&self) -> TokenCost {
+        TokenCost { values: 3 * self.intermediate_size + self.parts(), floats: 0 }
     }
 }

@@ -4,6 +4,7 @@
 mod attention;
 mod cost;
 mod decoder;
+mod experts;
 mod mlp;
 mod norm;
 mod parameters;
@@ -11,6 +12,7 @@ mod parameters;
 pub use attention::Attention;
 pub use cost::{LinearCosts, TokenCost};
 pub use decoder::{Decoder, DecoderLayer};
+pub use experts::SparseExperts;
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use parameters::TensorSpec;

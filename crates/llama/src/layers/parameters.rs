@@ -21,6 +21,15 @@ pub(crate) trait Parameters {
         bias: bool,
     ) -> Result<AdaptedLinear, LlamaError>;
 
+    /// Linear layer whose rows are those of some weights of the checkpoint, each `[out, in]`;
+    /// quantized if that is asked for.
+    fn joined(
+        &self,
+        path: &str,
+        parts: &[String],
+        shape: [usize; 2],
+    ) -> Result<AdaptedLinear, LlamaError>;
+
     /// Linear layer `[out, in]` that is never quantized.
     fn dense(&self, path: &str, shape: [usize; 2], bias: bool)
     -> Result<AdaptedLinear, LlamaError>;
@@ -39,6 +48,10 @@ pub struct TensorSpec {
     pub name: String,
     /// Shape.
     pub shape: Vec<usize>,
+    /// Path of the layer that it is a part of.
+    pub layer: String,
+    /// Its first row in the layer.
+    pub start: usize,
     /// `true` if it is the weight of a linear layer that is quantized if that is asked for.
     pub quantizable: bool,
 }
@@ -53,18 +66,22 @@ impl Recorder {
         self.0.into_inner()
     }
 
+    fn tensor(&self, layer: &str, name: String, shape: &[usize], quantizable: bool) {
+        let (shape, layer) = (shape.to_vec(), layer.to_owned());
+        self.0.borrow_mut().push(TensorSpec { name, shape, layer, start: 0, quantizable });
+    }
+
     fn weight(&self, path: &str, shape: &[usize], quantizable: bool) {
-        let name = format!("{path}.weight");
-        self.0.borrow_mut().push(TensorSpec { name, shape: shape.to_vec(), quantizable });
+        self.tensor(path, format!("{path}.weight"), shape, quantizable);
     }
 
     fn layer(&self, path: &str, shape: [usize; 2], bias: bool, quantizable: bool) -> AdaptedLinear {
         self.weight(path, &shape, quantizable);
-        let bias = bias.then(|| {
-            let (name, shape) = (format!("{path}.bias"), vec![shape[0]]);
-            self.0.borrow_mut().push(TensorSpec { name, shape, quantizable: false });
-        });
-        AdaptedLinear::new(Base::from_params(unset(shape), bias.map(|()| unset([shape[0]]))))
+        if bias {
+            self.tensor(path, format!("{path}.bias"), &shape[..1], false);
+        }
+        let bias = bias.then(|| unset([shape[0]]));
+        AdaptedLinear::new(Base::from_params(unset(shape), bias))
     }
 }
 
@@ -82,6 +99,20 @@ impl Parameters for Recorder {
         bias: bool,
     ) -> Result<AdaptedLinear, LlamaError> {
         Ok(self.layer(path, shape, bias, true))
+    }
+
+    fn joined(
+        &self,
+        path: &str,
+        parts: &[String],
+        [out, width]: [usize; 2],
+    ) -> Result<AdaptedLinear, LlamaError> {
+        for (index, part) in parts.iter().enumerate() {
+            self.tensor(path, format!("{part}.weight"), &[out, width], true);
+            self.0.borrow_mut().last_mut().expect("just pushed").start = index * out;
+        }
+        let weight = unset([parts.len() * out, width]);
+        Ok(AdaptedLinear::new(Base::from_params(weight, None)))
     }
 
     fn dense(

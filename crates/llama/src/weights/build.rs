@@ -10,7 +10,7 @@ use crate::{
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
 use burn_lora_io::shards::SINGLE;
-use burn_lora_quant::{Frozen, StorageFormat};
+use burn_lora_quant::{DenseWeight, Frozen, StorageFormat};
 use std::{collections::BTreeSet, path::Path};
 
 /// Parameters of a model from the tensors of a source.
@@ -177,6 +177,33 @@ impl Builder<'_> {
 }
 
 impl Parameters for Builder<'_> {
+    fn joined(
+        &self,
+        path: &str,
+        parts: &[String],
+        shape: [usize; 2],
+    ) -> Result<AdaptedLinear, LlamaError> {
+        let names = parts.iter().map(|part| format!("{part}.weight"));
+        let weights = names.map(|name| {
+            if stored::find(self.source, &name).is_some() {
+                let reason = format!(
+                    "`{name}` is stored quantized, and would be a part of `{path}`: load the \
+                     checkpoint that is not quantized, and quantize it on loading"
+                );
+                return Err(LlamaError::format(self.source.path(&name), reason));
+            }
+            let weight = self.upload::<2>(&name, shape, self.device)?;
+            self.done(&name);
+            Ok(weight)
+        });
+        let weight = Tensor::cat(weights.collect::<Result<Vec<_>, _>>()?, 0);
+        let weight = match self.quantize {
+            Some(format) => format.store(weight)?,
+            None => Frozen::new(DenseWeight::new(weight.cast(self.dtype))),
+        };
+        Ok(AdaptedLinear::new(Base::new(weight, None)))
+    }
+
     fn linear(
         &self,
         path: &str,

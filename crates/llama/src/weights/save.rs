@@ -1,7 +1,7 @@
 //! Saving of a model as a checkpoint in Hugging Face's layout.
 
 use super::write::{Lazy, write};
-use crate::{error::LlamaError, llama::Llama};
+use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt};
 use burn_lora_io::shards::{INDEX, SINGLE};
@@ -77,22 +77,17 @@ impl Llama {
         fs::create_dir_all(folder).map_err(LlamaError::io(folder))?;
         let tied = self.is_tied();
         let layers = self.layers();
-        let mut named = vec![];
-        for (path, layer) in &layers {
-            if !(tied && path == "lm_head") {
-                named.push((format!("{path}.weight"), *layer, false));
-                if layer.bias().is_some() {
-                    named.push((format!("{path}.bias"), *layer, true));
-                }
-            }
-        }
-        let tensors: Vec<Lazy<'_>> = named
-            .iter()
-            .map(|(name, layer, bias)| {
-                let shape = if *bias { vec![layer.shape()[0]] } else { layer.file_shape() };
-                Lazy { layer: *layer, name, bias: *bias, dtype: options.dtype, shape }
-            })
-            .collect();
+        let layers: BTreeMap<_, _> = layers.into_iter().collect();
+        let config = LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() };
+        let tensors = config.tensors().into_iter().map(|tensor| Lazy {
+            layer: layers[&tensor.layer],
+            name: config.family.stored_name(&tensor.name).into_owned(),
+            bias: tensor.name.ends_with(".bias"),
+            dtype: options.dtype,
+            shape: tensor.shape,
+            start: tensor.start,
+        });
+        let tensors: Vec<Lazy<'_>> = tensors.collect();
 
         write_shards(folder, &tensors, options.max_shard_bytes)?;
         let mut config = self.config.raw.clone();
@@ -137,7 +132,7 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
             remove(&index)?;
         }
         write(&path, shard)?;
-        map.extend(shard.iter().map(|tensor| (tensor.name, file.clone())));
+        map.extend(shard.iter().map(|tensor| (&tensor.name, file.clone())));
     }
     if count > 1 {
         let total: usize = tensors.iter().map(Lazy::bytes).sum();

@@ -17,10 +17,12 @@ use std::{
 /// Tensor that is read from the device when it is written.
 pub(super) struct Lazy<'a> {
     pub(super) layer: &'a dyn AdaptedLayer,
-    pub(super) name: &'a str,
+    pub(super) name: String,
     pub(super) bias: bool,
     pub(super) dtype: FloatDType,
     pub(super) shape: Vec<usize>,
+    /// First row of the tensor in the layer.
+    pub(super) start: usize,
 }
 
 impl Lazy<'_> {
@@ -43,10 +45,15 @@ impl Lazy<'_> {
             read(bias.val().inner().cast(self.dtype))
         } else {
             let weight = self.layer.file_layout(self.layer.weight());
+            let weight = match self.shape.first() {
+                // Of a layer that checkpoints have in several parts.
+                Some(&rows) if rows < weight.dims()[0] => weight.narrow(0, self.start, rows),
+                _ => weight,
+            };
             read(weight.cast(self.dtype))
         };
         let bytes =
-            data.map_err(|reason| LlamaError::Device { tensor: self.name.into(), reason })?;
+            data.map_err(|reason| LlamaError::Device { tensor: self.name.clone(), reason })?;
         if self.dtype == FloatDType::F16
             && bytes.as_chunks().0.iter().any(|&bytes| !f16::from_le_bytes(bytes).is_finite())
         {

@@ -6,14 +6,18 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{FloatDType, Gradients, Tensor, activation::log_softmax},
 };
-use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_llama::{Llama, LlamaConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, LoraConfig};
+use burn_lora_llama::{Llama, LlamaConfig, RopeScaling, SaveOptions};
+use burn_lora_quant::QuantConfig;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
+
+const FAMILIES: [&str; 6] =
+    ["gemma3", "phi3", "phi4_mini", "mixtral", "qwen3_moe", "qwen3_moe_plain"];
 
 fn folder(family: &str) -> PathBuf {
     golden("decoders").join(family)
@@ -69,9 +73,25 @@ impl ModuleVisitor for Read<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".").replace(".base.", ".").replace("weight.weight", "weight");
+        // A field of another name than the layer's path.
+        let path = path.replace(".experts.router.", ".mlp.gate.");
+        let path = path.replace(".experts.experts.", ".mlp.experts.");
         let Some(grad) = param.val().grad(self.gradients) else { return };
         self.found.insert(path, vec(grad));
     }
+}
+
+/// Gradients of a model's parameters, by the names of a checkpoint, which has some of them in parts.
+fn stored(model: &Llama, found: BTreeMap<String, Vec<f32>>) -> BTreeMap<String, Vec<f32>> {
+    let tensors = model.config.tensors().into_iter().map(|tensor| {
+        let kind = if tensor.name.ends_with(".bias") { "bias" } else { "weight" };
+        let all = &found[&format!("{}.{kind}", tensor.layer)];
+        let width: usize = tensor.shape[1..].iter().product();
+        let rows = tensor.start * width..(tensor.start + tensor.shape[0]) * width;
+        let name = model.config.family.stored_name(&tensor.name).into_owned();
+        (name, all[rows].to_vec())
+    });
+    tensors.collect()
 }
 
 /// Compares logits, losses and all gradients of a family.
@@ -89,10 +109,11 @@ fn check(family: &str, more: &[&str]) {
         let embedding = read.found.get_mut("model.embed_tokens.weight").unwrap();
         embedding.iter_mut().zip(head).for_each(|(sum, head)| *sum += head);
     }
+    let found = stored(&model, read.found);
     let expected = tensors(&folder(family).join("grads.safetensors"));
-    assert!(read.found.keys().eq(expected.keys()), "{family}: {:?}", read.found.keys());
+    assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
     for (name, (_, expected)) in &expected {
-        let found = relative(&read.found[name], expected);
+        let found = relative(&found[name], expected);
         assert!(found < 1e-4, "{family}: the gradient of {name} differs by {found}, relatively");
     }
 }
@@ -108,16 +129,69 @@ fn check_adapter(family: &str, adapter: &str) {
     for (path, layer) in model.layers() {
         let Some(lora) = layer.adapters().lora("default") else { continue };
         for (name, param) in [("lora_A", &lora.lora_a), ("lora_B", &lora.lora_b)] {
-            let grad = vec(param.val().grad(&gradients).unwrap());
-            found.insert(format!("base_model.model.{path}.{name}.weight"), grad);
+            // Of an expert that no token went through.
+            let zeros = || vec![0.0; param.val().shape().num_elements()];
+            let grad = param.val().grad(&gradients).map_or_else(zeros, vec);
+            found.insert(
+                format!("base_model.model.{path}.{name}.weight"),
+                (param.shape().dims(), grad),
+            );
         }
     }
+    let found = stacked(found);
     let expected = tensors(&folder.join("grads.safetensors"));
     assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
     for (name, (_, expected)) in &expected {
         let found = relative(&found[name], expected);
         assert!(found < 1e-4, "{family}: the gradient of {name} differs by {found}, relatively");
     }
+
+    // Saved again, it is the same.
+    let out = tempfile::tempdir().unwrap();
+    model.save_adapter("default", out.path()).unwrap();
+    let [ours, theirs] = [out.path(), &folder].map(|folder| {
+        let settings = std::fs::read(folder.join("adapter_config.json")).unwrap();
+        let settings: Value = serde_json::from_slice(&settings).unwrap();
+        let names = |field: &str| settings[field].as_array().cloned().unwrap_or_default();
+        (tensors(&folder.join("adapter_model.safetensors")), names("target_parameters"))
+    });
+    assert!(ours == theirs, "{family}");
+}
+
+/// Gradients as a file of PEFT's has the parameters: those of experts are stacked, A by expert, B by rank.
+fn stacked(found: BTreeMap<String, ([usize; 2], Vec<f32>)>) -> BTreeMap<String, Vec<f32>> {
+    let mut grads = BTreeMap::new();
+    let mut experts: BTreeMap<String, Vec<([usize; 2], Vec<f32>)>> = BTreeMap::new();
+    for (name, grad) in found {
+        match name.split_once(".experts.") {
+            None => {
+                grads.insert(name, grad.1);
+            }
+            Some((module, rest)) => {
+                // Fewer than ten experts, which are in order.
+                let (_, rest) = rest.split_once('.').unwrap();
+                let inner = if rest.starts_with("gate_up") { "base_layer." } else { "" };
+                let (_, rest) = rest.split_once('.').unwrap();
+                experts.entry(format!("{module}.experts.{inner}{rest}")).or_default().push(grad);
+            }
+        }
+    }
+    for (name, parts) in experts {
+        let [rows, columns] = parts[0].0;
+        let values = if name.contains("lora_A") {
+            parts.into_iter().flat_map(|part| part.1).collect()
+        } else {
+            let at =
+                |row: usize, column: usize| parts.iter().map(move |p| p.1[row * columns + column]);
+            (0..rows)
+                .flat_map(|row| {
+                    (0..columns).flat_map(move |column| at(row, column).collect::<Vec<_>>())
+                })
+                .collect()
+        };
+        grads.insert(name, values);
+    }
+    grads
 }
 
 #[test]
@@ -134,8 +208,52 @@ fn phi3_agrees() {
 }
 
 #[test]
+fn mixtral_agrees() {
+    check("mixtral", &[]);
+    check_adapter("mixtral", "lora_experts");
+}
+
+#[test]
+fn qwen3_moe_agrees() {
+    check("qwen3_moe", &[]);
+    check_adapter("qwen3_moe", "lora_experts");
+    check("qwen3_moe_plain", &[]);
+}
+
+/// What is saved has the names that it was read under, and the same logits.
+#[test]
+fn saved_models_are_the_same() {
+    for family in FAMILIES {
+        let model = load(family);
+        let out = tempfile::tempdir().unwrap();
+        let options = SaveOptions::new().dtype(FloatDType::F32);
+        model.save_pretrained(out.path(), &options).unwrap();
+        let [found, expected] = [out.path().to_owned(), folder(family)]
+            .map(|folder| tensors(&folder.join("model.safetensors")));
+        assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
+        assert!(found == expected, "{family}");
+        let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device());
+        run(&again.unwrap(), &folder(family).join("io.safetensors"));
+    }
+}
+
+/// Quantized on loading, the decoder's linear layers are packed, and no others.
+#[test]
+fn linear_layers_are_quantized() {
+    for family in FAMILIES {
+        let loader = Llama::from_pretrained(folder(family)).quantize(QuantConfig::nf4());
+        let model = loader.load(&device()).unwrap();
+        let quantizable: BTreeSet<_> =
+            model.config.tensors().into_iter().filter(|t| t.quantizable).map(|t| t.layer).collect();
+        for (path, layer) in model.layers() {
+            assert_eq!(layer.is_quantized(), quantizable.contains(&path), "{family}: {path}");
+        }
+    }
+}
+
+#[test]
 fn older_keys_mean_the_same() {
-    for family in ["gemma3", "phi3", "phi4_mini"] {
+    for family in FAMILIES {
         let new = LlamaConfig::from_file(folder(family).join("config.json")).unwrap();
         let mut old = LlamaConfig::from_file(folder(family).join("config_old.json")).unwrap();
         old.raw = new.raw.clone();
@@ -172,4 +290,45 @@ fn the_text_part_of_a_multimodal_model_is_read() {
         let [a, b] = [&found, &expected].map(|model| vec(model.model.embed_tokens.weight.val()));
         assert_eq!(a, b, "{prefix}");
     }
+}
+
+/// llama.cpp's names and metadata mean the same model.
+#[test]
+fn gguf_files_agree() {
+    for family in ["gemma3_gguf", "phi4_mini", "mixtral", "qwen3_moe_gguf"] {
+        let loader = Llama::from_pretrained(folder(family).join("model.gguf"));
+        let model = loader.dtype(FloatDType::F32).load(&device()).unwrap();
+        run(&model, &folder(family).join("io.safetensors"));
+        let theirs = LlamaConfig::from_file(folder(family).join("config.json")).unwrap();
+        // Metadata are float32.
+        let rounded = |mut config: LlamaConfig| {
+            for rope in &mut config.ropes {
+                if let RopeScaling::LongRope { attention_factor, .. } = &mut rope.scaling {
+                    *attention_factor = f64::from(*attention_factor as f32);
+                }
+            }
+            LlamaConfig { raw: Value::Null, ..config }
+        };
+        assert_eq!(rounded(model.config), rounded(theirs), "{family}");
+    }
+}
+
+/// What PEFT cannot do with experts is refused, and what names none of them.
+#[test]
+fn settings_for_experts_are_checked() {
+    let lora =
+        || LoraConfig::new(2, 4).targets(["o_proj"]).target_parameters(["experts.down_proj"]);
+    let error = |family: &str, lora: LoraConfig| {
+        load(family).add_adapter("default", &lora).unwrap_err().to_string()
+    };
+    assert!(error("mixtral", lora().dropout(0.1)).contains("dropout"));
+    assert!(error("mixtral", lora().dora(true)).contains("DoRA"));
+    assert!(error("phi3", lora()).contains("the model has no experts"));
+    let wrong = error("mixtral", lora().target_parameters(["experts.up_proj"]));
+    assert!(wrong.contains("model.layers.0.mlp.experts.down_proj"), "{wrong}");
+
+    // As in PEFT, experts are none of `all-linear`, and the router is neither.
+    let mut model = load("mixtral");
+    let report = model.add_adapter("default", &LoraConfig::new(2, 4).all_linear()).unwrap();
+    assert!(report.adapted.iter().all(|path| path.contains("self_attn")), "{report:?}");
 }

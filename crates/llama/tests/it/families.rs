@@ -140,7 +140,7 @@ fn defaults_are_those_of_transformers() {
     let qwen3 = config("qwen3", "");
     assert_eq!((qwen3.family.model_type(), qwen3.layers[0].attention.head_dim), ("qwen3", 128));
     // These have no such biases, whatever the file says.
-    assert!(!config("qwen3", r#", "mlp_bias": true"#).layers[0].feed_forward.bias);
+    assert!(!config("qwen3", r#", "mlp_bias": true"#).layers[0].feed_forward.mlp().bias);
     assert!(!config("qwen2", r#", "attention_bias": true"#).layers[0].attention.o_bias);
 }
 

@@ -72,7 +72,19 @@ fn a_model_of_blocks_agrees() {
     let folder = folder();
     let path = file.write(folder.path());
     let model = Llama::from_pretrained(path).quantize(QuantConfig::nf4()).load(&device()).unwrap();
-    assert!(model.model.layers[0].mlp.up_proj.as_ref().unwrap().base.weight.dense().is_none());
+    assert!(
+        model.model.layers[0]
+            .mlp
+            .as_ref()
+            .unwrap()
+            .up_proj
+            .as_ref()
+            .unwrap()
+            .base
+            .weight
+            .dense()
+            .is_none()
+    );
 }
 
 #[test]

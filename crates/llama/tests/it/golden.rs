@@ -120,7 +120,19 @@ fn quantized_models_agree() {
             &device,
             &format!("{variant}, by bitsandbytes"),
         );
-        assert!(theirs.model.layers[0].mlp.up_proj.as_ref().unwrap().base.weight.dense().is_none());
+        assert!(
+            theirs.model.layers[0]
+                .mlp
+                .as_ref()
+                .unwrap()
+                .up_proj
+                .as_ref()
+                .unwrap()
+                .base
+                .weight
+                .dense()
+                .is_none()
+        );
         // Quantized here: the same codes, but for scales that bitsandbytes' CPU library looks up in
         // a table (docs/NUMERICS.md), which are one code off.
         let ours = loader(&golden(variant)).quantize(nf4()).load(&device).unwrap();
@@ -210,7 +222,8 @@ fn eight_bits_agree() {
     for name in ["int8", "fp8", "channel"] {
         let folder = Path::new("../../testdata/eight_bit").join(name);
         let model = loader(&folder).load(&device).unwrap();
-        let weight = &model.model.layers[0].mlp.up_proj.as_ref().unwrap().base.weight;
+        let weight =
+            &model.model.layers[0].mlp.as_ref().unwrap().up_proj.as_ref().unwrap().base.weight;
         assert!(model.config.quantized && weight.dense().is_none());
         let format = model.config.stored_format().unwrap();
         assert_eq!(format.bytes(weight.shape()), weight.bytes(), "{name}");

@@ -35,6 +35,7 @@ use serde_json::{Value, json};
 /// # Ok::<_, burn_lora_quant::QuantError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EightBitConfig {
     /// Format of the codes.
     pub format: EightBitFormat,

@@ -82,6 +82,7 @@ const fn lion_beta2() -> f64 {
 }
 
 impl Default for OptimizerConfig {
+    /// [`adamw`](Self::adamw).
     fn default() -> Self {
         Self::adamw()
     }
@@ -98,7 +99,11 @@ impl OptimizerConfig {
         Self::AdamW8bit { beta1: beta1(), beta2: beta2(), eps: eps() }
     }
 
-    pub(crate) fn validate(&self) -> Result<(), TrainError> {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for the first setting that is out of its range.
+    pub fn validate(&self) -> Result<(), TrainError> {
         let (betas, eps) = match *self {
             Self::AdamW { beta1, beta2, eps } | Self::AdamW8bit { beta1, beta2, eps } => {
                 ([("beta1", beta1), ("beta2", beta2)], eps)

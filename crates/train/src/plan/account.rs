@@ -130,7 +130,7 @@ impl Account<'_> {
         let most = |bytes: &dyn Fn(usize) -> u64| all.clone().map(bytes).max().unwrap_or(0);
         let decoded = most(&|index| self.decoded(index));
         let layers = &self.config.layers;
-        let mlp = most(&|index| self.bytes(layers[index].feed_forward.forward(hidden)));
+        let mlp = most(&|index| self.bytes(layers[index].feed_forward_forward(hidden)));
         let attention = most(&|index| self.bytes(layers[index].attention.forward(hidden)));
         let scores = most(&|index| self.scores(index)) * (4 + self.size as u64);
         let moment = |moment, activations, loss, scratch| Memory {
@@ -151,7 +151,7 @@ impl Account<'_> {
     /// Returns the layers of a segment that have a graph: in the first segment it begins at the
     /// first trained parameter.
     fn tracked(&self, segment: &Range<usize>, is_first: bool) -> Range<usize> {
-        let trains = |layer: &Layer| !layer.trained(self.shape.dora).is_empty();
+        let trains = |layer: &Layer| !layer.trained().is_empty();
         if !is_first || trains(&self.shape.embedding) {
             return segment.clone();
         }
@@ -183,8 +183,8 @@ impl Account<'_> {
     /// Returns the bytes on top of the kept ones, backward through an MLP.
     fn mlp_gradients(&self, index: usize) -> u64 {
         let (spec, costs) = self.layer(index);
-        let twice = !self.packed && costs.block["mlp.down_proj"].rank().is_some();
-        self.bytes(spec.feed_forward.backward(self.config.hidden_size, &costs, twice))
+        let twice = !self.packed && costs.block[spec.down_path()].rank().is_some();
+        self.bytes(spec.feed_forward_backward(self.config.hidden_size, &costs, twice))
     }
 
     /// Returns the bytes of a layer backward in its attention, the kept ones with them.

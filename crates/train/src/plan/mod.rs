@@ -9,7 +9,7 @@ pub use memory::{Memory, Moment};
 use crate::{TrainConfig, TrainError};
 use account::Account;
 use burn::tensor::{DType, Device, FloatDType};
-use burn_lora_adapter::LoraConfig;
+use burn_lora_adapter::Method;
 use burn_lora_kernels::attention_is_fused;
 use burn_lora_llama::LlamaConfig;
 use burn_lora_quant::StorageFormat;
@@ -107,8 +107,8 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// [`TrainError::Adapter`] if the settings are invalid or match no layer of the model.
-    pub fn adapter(mut self, lora: &LoraConfig) -> Result<Self, TrainError> {
-        self.shape = Shape::new(&self.config, Some(lora))?;
+    pub fn adapter(mut self, method: &dyn Method) -> Result<Self, TrainError> {
+        self.shape = Shape::new(&self.config, Some(method))?;
         Ok(self)
     }
 

@@ -1,10 +1,10 @@
 //! Layers of a Llama with an adapter: their sizes, and their trained parameters.
 
 use crate::{OptimizerConfig, TrainError};
-use burn_lora_adapter::{Bias, LayerKind, LayerPlan, LoraConfig};
-use burn_lora_llama::{LlamaConfig, layers::TensorSpec};
+use burn_lora_adapter::{Adaptable, Bias, LayerKind, LayerPlan, Method, Role, Site, UpdateTensor};
+use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_quant::StorageFormat;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Path of the output head.
 const HEAD: &str = "lm_head";
@@ -20,9 +20,13 @@ pub(super) struct Layer {
     pub bias: bool,
     /// Whether that bias is trained.
     pub trains_bias: bool,
+    /// Whether the base is quantized if that is asked for.
+    pub quantizable: bool,
     /// Whether its values are those of another layer: a tied head.
     pub shared: bool,
     pub plan: Option<LayerPlan>,
+    /// Parameters of its update.
+    pub tensors: Vec<UpdateTensor>,
 }
 
 impl Layer {
@@ -33,7 +37,7 @@ impl Layer {
     /// Returns the rank of its update, if it has one.
     pub fn rank(&self) -> Option<usize> {
         match self.plan {
-            Some(LayerPlan::Lora { rank, .. }) => Some(rank),
+            Some(LayerPlan::Update { rank, .. }) if rank > 0 => Some(rank),
             _ => None,
         }
     }
@@ -49,12 +53,9 @@ impl Layer {
     }
 
     /// Returns the lengths of the trained parameters.
-    pub fn trained(&self, dora: bool) -> Vec<usize> {
-        let mut lengths = Vec::new();
-        if let Some(rank) = self.rank() {
-            lengths.extend([rank * self.width, rank * self.out]);
-            lengths.extend(dora.then_some(self.out));
-        }
+    pub fn trained(&self) -> Vec<usize> {
+        let trained = self.tensors.iter().filter(|tensor| tensor.is_trained());
+        let mut lengths: Vec<_> = trained.map(UpdateTensor::values).collect();
         if self.is_copied() {
             lengths.push(self.values());
             lengths.extend(self.bias.then_some(self.out));
@@ -74,6 +75,8 @@ pub(super) struct Shape {
     pub blocks: Vec<Block>,
     pub norm: Layer,
     pub head: Layer,
+    /// Bytes of the tensors that updates share.
+    pub shared_bytes: usize,
     pub dora: bool,
     pub dropout: bool,
 }
@@ -83,32 +86,48 @@ impl Shape {
     ///
     /// # Errors
     /// [`TrainError::Adapter`] if the settings are invalid or match no layer.
-    pub fn new(config: &LlamaConfig, lora: Option<&LoraConfig>) -> Result<Self, TrainError> {
-        let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
-        for TensorSpec { name, shape, .. } in config.tensors() {
-            if let Some(path) = name.strip_suffix(".bias") {
-                // After the weight of its layer.
-                layers.get_mut(path).expect("a layer with a weight").bias = true;
-            } else if let Some(path) = name.strip_suffix(".weight") {
-                layers.insert(path.to_owned(), layer(path, &shape));
-            }
-        }
-        if config.tie_word_embeddings {
-            let head = layer(HEAD, &[config.vocab_size, config.hidden_size]);
-            layers.insert(HEAD.to_owned(), Layer { shared: true, ..head });
-        }
-        if let Some(lora) = lora {
+    pub fn new(config: &LlamaConfig, method: Option<&dyn Method>) -> Result<Self, TrainError> {
+        let quantizable = config.tensors().into_iter().filter(|tensor| tensor.quantizable);
+        let quantizable: BTreeSet<_> = quantizable.map(|tensor| tensor.layer).collect();
+        let model = Llama::shapes(config);
+        let layers = model.layers().into_iter().map(|(path, layer)| {
+            let ([out, width], kind) = (layer.shape(), layer.kind());
+            let layer = Layer {
+                kind,
+                out,
+                width,
+                bias: layer.bias().is_some(),
+                trains_bias: false,
+                quantizable: quantizable.contains(&path),
+                shared: path == HEAD && config.tie_word_embeddings,
+                plan: None,
+                tensors: vec![],
+            };
+            (path, layer)
+        });
+        let mut layers: BTreeMap<String, Layer> = layers.collect();
+        let mut shared_bytes = 0;
+        if let Some(method) = method {
             let found: Vec<_> = layers.iter().map(|(path, l)| (path.as_str(), l.kind)).collect();
-            let plans = lora.plan(&found, HEAD)?;
-            for (layer, plan) in layers.values_mut().zip(plans) {
+            let plans = method.plan(&found, HEAD)?;
+            let mut sites = vec![];
+            for ((path, layer), plan) in layers.iter_mut().zip(plans) {
                 layer.trains_bias = layer.bias
-                    && match lora.trained_bias() {
+                    && match method.bias() {
                         Bias::None => false,
                         Bias::All => true,
-                        Bias::LoraOnly => matches!(plan, Some(LayerPlan::Lora { .. })),
+                        Bias::LoraOnly => matches!(plan, Some(LayerPlan::Update { .. })),
                     };
+                if let Some(LayerPlan::Update { rank, alpha }) = plan {
+                    let (kind, shape) = (layer.kind, [layer.out, layer.width]);
+                    let site = Site { path, kind, shape, rank, alpha, ..Site::default() };
+                    layer.tensors = method.tensors(&site);
+                    sites.push(site);
+                }
                 layer.plan = plan;
             }
+            let shared = method.shared(&sites);
+            shared_bytes = shared.iter().map(|tensor| 4 * tensor.shape[0] * tensor.shape[1]).sum();
         }
         let mut take = |path: &str| layers.remove(path).expect("every Llama has it");
         let (embedding, norm, head) = (take("model.embed_tokens"), take("model.norm"), take(HEAD));
@@ -118,8 +137,12 @@ impl Shape {
             let (index, path) = path.split_once('.').expect("a number comes first");
             blocks[index.parse::<usize>().expect("a number")].insert(path.to_owned(), layer);
         }
-        let (dora, dropout) = lora.map_or((false, false), |l| (l.is_dora(), l.has_dropout()));
-        Ok(Self { embedding, blocks, norm, head, dora, dropout })
+        let dropout = method.is_some_and(|method| method.dropout() > 0.0);
+        let mut shape = Self { embedding, blocks, norm, head, shared_bytes, dora: false, dropout };
+        let magnitude = |tensor: &UpdateTensor| tensor.role == Role::Magnitude;
+        let dora = shape.layers().any(|layer| layer.tensors.iter().any(magnitude));
+        shape.dora = dora;
+        Ok(shape)
     }
 
     fn layers(&self) -> impl Iterator<Item = &Layer> {
@@ -134,9 +157,7 @@ impl Shape {
             let bias = if layer.bias { layer.out * size } else { 0 };
             let weight = match quantize {
                 _ if layer.shared => 0,
-                Some(format) if layer.kind == LayerKind::Linear => {
-                    format.bytes([layer.out, layer.width]).total()
-                }
+                Some(format) if layer.quantizable => format.bytes([layer.out, layer.width]).total(),
                 _ => layer.values() * size,
             };
             (weight + bias) as u64
@@ -146,20 +167,21 @@ impl Shape {
         blocks + bytes(&self.norm, None) + bytes(&self.head, None)
     }
 
-    /// Returns the bytes of the adapter, in float32: the trained parameters, and the row norms that
-    /// DoRA keeps. Biases are trained in place.
+    /// Returns the bytes of the adapter, in float32: the trained parameters, and what updates keep
+    /// beside them. Biases are trained in place.
     pub fn adapter_bytes(&self) -> u64 {
         let of = |layer: &Layer| {
-            let norms = if self.dora && layer.rank().is_some() { layer.out } else { 0 };
+            let kept = layer.tensors.iter().filter(|tensor| !tensor.is_trained());
+            let kept: usize = kept.map(UpdateTensor::values).sum();
             let in_place = if layer.trains_bias { layer.out } else { 0 };
-            layer.trained(self.dora).iter().sum::<usize>() + norms - in_place
+            layer.trained().iter().sum::<usize>() + kept - in_place
         };
-        4 * self.layers().map(of).sum::<usize>() as u64
+        (4 * self.layers().map(of).sum::<usize>() + self.shared_bytes) as u64
     }
 
     /// Returns the lengths of all trained parameters.
     pub fn trained(&self) -> impl Iterator<Item = usize> {
-        self.layers().flat_map(|layer| layer.trained(self.dora))
+        self.layers().flat_map(|layer| layer.trained())
     }
 
     pub fn optimizer_bytes(&self, optimizer: &OptimizerConfig) -> u64 {
@@ -168,19 +190,7 @@ impl Shape {
 
     /// Returns the bytes of the gradients of some layers, in float32.
     pub fn gradient_bytes<'a>(&self, layers: impl IntoIterator<Item = &'a Layer>) -> u64 {
-        let values = layers.into_iter().flat_map(|layer| layer.trained(self.dora));
+        let values = layers.into_iter().flat_map(|layer| layer.trained());
         4 * values.sum::<usize>() as u64
     }
-}
-
-fn layer(path: &str, shape: &[usize]) -> Layer {
-    let (kind, out, width) = match *shape {
-        [length] => (LayerKind::Vector, length, 1),
-        [vocabulary, hidden] if path.ends_with("embed_tokens") => {
-            (LayerKind::Embedding, hidden, vocabulary)
-        }
-        [out, width] => (LayerKind::Linear, out, width),
-        _ => unreachable!("tensors of a Llama have one or two dimensions"),
-    };
-    Layer { kind, out, width, bias: false, trains_bias: false, shared: false, plan: None }
 }

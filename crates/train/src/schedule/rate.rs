@@ -52,10 +52,10 @@ impl LearningRate {
         total_steps: usize,
     ) -> Result<Self, TrainError> {
         check("learning_rate", base, base > 0.0 && base.is_finite(), "it has to be above 0")?;
-        warmup.check("warmup")?;
+        schedule.validate(warmup, base)?;
         let plateau = Plateau { rate: base, best: None, bad: 0, cooldown: 0 };
         let warmup = warmup.of(total_steps);
-        schedule.check(warmup, base, total_steps)?;
+        schedule.check_length(warmup, total_steps)?;
         if warmup > total_steps {
             burn_lora_io::warn!(
                 "the warm-up of {warmup} steps is longer than the run of {total_steps}: the learning \

@@ -3,7 +3,7 @@
 
 use crate::common::*;
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
-use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer, LoraConfig};
+use burn_lora_adapter::{Adaptable, AdaptableExt, FrozenLayer, LoraConfig};
 use burn_lora_llama::{Llama, Segments, SequenceClassifier, Tokenizer};
 use burn_lora_train::{
     BatchConfig, Dataset, Schedule, TrainConfig, Trainer, data::Sample, evaluate_with,

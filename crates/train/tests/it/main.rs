@@ -10,6 +10,7 @@ mod optim;
 mod plan;
 mod resume;
 mod run;
+mod run_config;
 mod runs;
 mod schedule;
 mod step;

@@ -87,7 +87,7 @@ fn peaks_are_those_of_the_h100() {
 #[test]
 fn scores_count_where_they_pass_through_memory() {
     let mut config = LlamaConfig::from_file(golden("gqa").join("config.json")).unwrap();
-    config.each_layer(|layer| layer.feed_forward.intermediate_size = 8);
+    config.each_layer(|layer| layer.feed_forward.mlp_mut().intermediate_size = 8);
     for (dtype, head_dim) in [(FloatDType::F32, 16), (FloatDType::BF16, 64)] {
         config.each_layer(|layer| layer.attention.head_dim = head_dim);
         let train = batch(8).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
@@ -143,16 +143,27 @@ fn same_as_a_model(config: &LlamaConfig, quantize: Option<QuantConfig>, lora: Lo
 
 #[test]
 fn bytes_are_those_of_a_model() {
-    let variants =
-        ["gqa", "families/qwen2", "families/qwen3", "decoders/gemma3", "decoders/phi4_mini"];
+    let variants = [
+        "gqa",
+        "families/qwen2",
+        "families/qwen3",
+        "decoders/gemma3",
+        "decoders/phi4_mini",
+        "decoders/mixtral",
+        "decoders/qwen3_moe",
+    ];
     for variant in variants {
         let file = golden(variant).join("config.json");
         let config = LlamaConfig::from_file(&file).unwrap();
         let nf4 = Some(QuantConfig::nf4().double_quant(true));
         same_as_a_model(&config, None, lora(4));
         same_as_a_model(&config, nf4, lora(4).dora(true));
-        let patterns = lora(4).rank_pattern([("down_proj", 8)]);
+        let patterns = lora(4).rank_pattern([("o_proj", 8)]);
         same_as_a_model(&config, nf4, patterns);
+        if variant.contains("mixtral") || variant.contains("moe") {
+            let experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"];
+            same_as_a_model(&config, nf4, lora(4).target_parameters(experts));
+        }
         let saved = LoraConfig::new(2, 4).targets(["o_proj"]).modules_to_save(["lm_head", "norm"]);
         same_as_a_model(&config, None, saved.bias(burn_lora_adapter::Bias::All));
     }

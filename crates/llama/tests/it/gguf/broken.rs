@@ -26,7 +26,7 @@ fn metadata_that_cannot_be_used_is_named() {
         ("general.architecture", text("gemma2"), "is gemma2: supported are llama"),
         ("general.architecture", text("mistral3"), "`general.architecture` is mistral3"),
         ("general.alignment", int(24), "`general.alignment` is 24"),
-        ("llama.expert_count", int(8), "`llama.expert_count` is 8"),
+        ("llama.expert_count", int(8), "`llama.expert_used_count` is missing"),
         ("llama.block_count", int(1 << 28), "`llama.block_count` is 268435456"),
         ("llama.block_count", int(4), "9 tensors are missing"),
         ("llama.block_count", int(2), "9 tensors are unexpected"),

@@ -143,7 +143,7 @@ pub fn converted(variant: &str, architecture: &str) -> File {
         ("block_count", config.layers.len()),
         ("context_length", config.max_position_embeddings),
         ("embedding_length", config.hidden_size),
-        ("feed_forward_length", config.layers[0].feed_forward.intermediate_size),
+        ("feed_forward_length", config.layers[0].feed_forward.mlp().intermediate_size),
         ("attention.head_count", attention.num_heads),
         ("attention.head_count_kv", attention.num_kv_heads),
         ("rope.dimension_count", attention.head_dim),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 /// Returns `true` if a setting is on: not `null`, `false`, 0 or empty.
-pub(super) fn is_on(value: &Value) -> bool {
+pub(crate) fn is_on(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(on) => *on,
@@ -21,7 +21,7 @@ pub(super) fn is_on(value: &Value) -> bool {
 }
 
 /// Formats a value for a message.
-pub(super) fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     const LENGTH: usize = 60;
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let cut = text.char_indices().nth(LENGTH).map_or(text.len(), |(at, _)| at);
@@ -30,7 +30,14 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 /// Settings of a file, each once.
-pub(super) struct Settings(pub(super) Map<String, Value>);
+pub(crate) struct Settings(pub(crate) Map<String, Value>);
+
+impl Settings {
+    /// Settings as one value.
+    pub(crate) fn into_value(self) -> Value {
+        Value::Object(self.0)
+    }
+}
 
 /// JSON value, or a number that JSON does not allow.
 #[derive(Deserialize)]

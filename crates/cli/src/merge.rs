@@ -1,26 +1,14 @@
-//! Merges an adapter into its base model, and saves a model that any program loads.
-//!
-//! ```sh
-//! cargo run --release --example merge -- models/Llama-3.2-1B-Instruct out merged
-//! ```
+//! `burn-lora merge`.
 
-#[macro_use]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/place.rs"]
-mod place;
-#[path = "support/precision.rs"]
-mod precision;
-
+use crate::options;
 use burn_lora::prelude::*;
-use clap::Parser;
-use place::Place;
-use precision::Precision;
-use std::{error::Error, fs, path::PathBuf, process::ExitCode};
+use clap::Args;
+use std::{error::Error, fs, path::PathBuf};
 
-/// Merges an adapter into the weights of its base model, and writes safetensors, `config.json` and
-/// the tokenizer's files.
-#[derive(Parser)]
+/// Merges an adapter into the weights of its base model.
+///
+/// It writes safetensors, config.json and the tokenizer's files.
+#[derive(Args)]
 pub struct Arguments {
     /// The model: a folder in Hugging Face's layout, a .gguf file, or an id (feature `hub`). Its
     /// 16-bit weights are better than packed ones, also for an adapter that was trained on these
@@ -31,7 +19,7 @@ pub struct Arguments {
     output: PathBuf,
     /// Dtype of the weights that are written; if left out, the model's. Another one than the
     /// model's takes the memory of f32, in which the weights are computed
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = options::dtype())]
     dtype: Option<Precision>,
     /// Device of the computation: auto, cuda, cuda:1, vulkan, wgpu, metal or cpu
     #[arg(long, default_value = "cpu")]
@@ -39,10 +27,6 @@ pub struct Arguments {
     /// Write into a folder that has files already
     #[arg(long)]
     force: bool,
-}
-
-fn main() -> ExitCode {
-    program::run(|| merge(&Arguments::parse()))
 }
 
 /// Runs the merge.

@@ -1,47 +1,27 @@
-//! Fine-tunes a model on your data: LoRA or QLoRA, from a run file, options, or both.
-//!
-//! ```sh
-//! cargo run --release --features cuda --example finetune -- \
-//!     --config examples/configs/llama-3.1-8b-qlora-24gb.toml \
-//!     --model models/Llama-3.1-8B-Instruct --data chats.jsonl --valid-split 0.05 --output out
-//! ```
+//! `burn-lora train`.
 
-#[macro_use]
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/answer.rs"]
-mod answer;
-#[path = "support/place.rs"]
-mod place;
-#[path = "support/precision.rs"]
-mod precision;
-#[path = "support/run_file.rs"]
-pub(crate) mod run_file;
-#[path = "support/weights.rs"]
-mod weights;
-
-use answer::{Question, answer};
+use crate::{
+    answer::{Question, answer},
+    options,
+    program::Output,
+};
 use burn_lora::{
     prelude::*,
     train::{plan::device_memory, watch::StopReason},
 };
-use clap::{Parser, ValueEnum};
-use place::Place;
-use program::Output;
-use run_file::RunFile;
+use clap::Args;
 use std::{
     error::Error,
     io::{IsTerminal, stdout},
     path::PathBuf,
     process::ExitCode,
 };
-use weights::WeightFormat;
 
 /// Fine-tunes a model on your data with LoRA, its weights in 4 bits (QLoRA) or as they are.
 ///
 /// All settings are those of a run file; --print-config shows them with their values. Options
 /// override the file, and --set overrides any setting.
-#[derive(Parser)]
+#[derive(Args)]
 pub struct Arguments {
     /// Run file; examples/configs has some
     #[arg(long, value_name = "FILE")]
@@ -61,8 +41,8 @@ pub struct Arguments {
     /// Folder for adapter, checkpoints, metrics and loss plot
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu; cuda:0,cuda:1 trains on both
-    #[arg(long, value_delimiter = ',', default_value = "auto")]
+    /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu; cuda:0,cuda:1 trains on both [default: auto]
+    #[arg(long, value_delimiter = ',')]
     device: Vec<Place>,
     /// Passes over the data
     #[arg(long)]
@@ -89,7 +69,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Storage format of the linear layers
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = options::format())]
     format: Option<WeightFormat>,
     /// Seed of everything random
     #[arg(long)]
@@ -119,36 +99,42 @@ pub struct Arguments {
 
 impl Arguments {
     /// Builds the run from its layers: defaults, file, options, `--set`.
-    pub fn run(&self) -> Result<RunFile, String> {
-        let mut run = RunFile::default();
-        if let Some(file) = &self.config {
-            run = run.with_file(file)?;
+    fn run(&self) -> Result<RunConfig, Box<dyn Error>> {
+        let mut run = match &self.config {
+            Some(file) => RunConfig::from_file(file)?,
+            None => RunConfig::default(),
+        };
+        if let Some(rank) = self.rank {
+            run = run.with("adapter.r", rank)?;
+        }
+        if let Some(alpha) = self.alpha {
+            run = run.with("adapter.lora_alpha", alpha)?;
         }
         self.apply(&mut run);
         for setting in &self.set {
-            run = run.with_setting(setting)?;
+            run = run.with_setting(setting).map_err(|error| format!("--set {error}"))?;
         }
-        let validates = run.data.valid_split > 0.0 || !run.data.valid.is_empty();
-        if validates && run.train.evaluate.is_none() {
-            run.train.evaluate = Some(Every::Epochs(1));
-        }
-        Ok(run)
+        Ok(run.completed())
     }
 
     /// Applies the options to a run.
-    fn apply(&self, run: &mut RunFile) {
+    fn apply(&self, run: &mut RunConfig) {
         fn set<T: Clone, S: From<T>>(setting: &mut S, given: &Option<T>) {
             if let Some(value) = given {
                 *setting = value.clone().into();
             }
         }
-        let RunFile { model, adapter, data, train } = run;
+        let RunConfig { devices, model, adapter, data, train, .. } = run;
+        if !self.device.is_empty() {
+            devices.clone_from(&self.device);
+        }
         set(&mut model.path, &self.model);
         set(&mut model.format, &self.format);
         set(&mut model.adapter, &self.adapter);
-        set(&mut adapter.r, &self.rank);
-        set(&mut adapter.lora_alpha, &self.alpha);
-        set(&mut adapter.seed, &self.seed);
+        if let Some(seed) = self.seed {
+            *adapter = adapter.clone().seed(seed);
+            *train = train.clone().seed(seed);
+        }
         if !self.data.is_empty() {
             data.files.clone_from(&self.data);
         }
@@ -165,12 +151,16 @@ impl Arguments {
         set(&mut train.learning_rate, &self.lr);
         set(&mut train.batches.size, &self.batch_size);
         set(&mut train.gradient_accumulation_steps, &self.gradient_accumulation_steps);
-        set(&mut train.seed, &self.seed);
-        set(&mut train.batches.seed, &self.seed);
     }
 
     /// Answers `--sample` or continues `--sample-text`, if there is one.
-    fn sample(&self, when: &str, model: &Llama, tokenizer: &Tokenizer) -> Result<(), LlamaError> {
+    fn sample(
+        &self,
+        when: &str,
+        model: &Llama,
+        tokenizer: &Tokenizer,
+        config: &GenerateConfig,
+    ) -> Result<(), LlamaError> {
         let message;
         let question = match (&self.sample, &self.sample_text) {
             (Some(question), _) => {
@@ -181,19 +171,15 @@ impl Arguments {
             _ => return Ok(()),
         };
         println!("\n{when}:");
-        answer(model, tokenizer, question, &GenerateConfig::new(128), &mut Output::new())?;
+        answer(model, tokenizer, question, config, &mut Output::new())?;
         println!("\n");
         Ok(())
     }
 }
 
-fn main() -> ExitCode {
-    program::run(|| finetune(&Arguments::parse(), Interrupt::on_ctrl_c))
-}
-
 /// Runs the fine-tuning. `interrupt` is called when there is something to interrupt; a run that a
 /// signal ended has the exit status that shells expect.
-pub fn finetune(
+pub fn train(
     arguments: &Arguments,
     interrupt: impl FnOnce() -> Result<Interrupt, TrainError>,
 ) -> Result<ExitCode, Box<dyn Error>> {
@@ -202,35 +188,17 @@ pub fn finetune(
         print!("{}", run.to_toml()?);
         return Ok(ExitCode::SUCCESS);
     }
-    run.check()?;
-    let devices: Result<Vec<_>, _> = arguments.device.iter().map(|place| place.device()).collect();
-    let devices = devices?;
-    let device = devices.first().ok_or("--device names none")?;
-    let path = run.model.path.as_ref().ok_or("no model")?;
-
-    let output = run.train.output.clone().ok_or("no output")?;
-    let mut trainer = Trainer::new(run.train.clone()).resume(arguments.resume);
+    run.validate().map_err(with_option)?;
+    let devices = run.devices()?;
+    let device = &devices[0];
+    let mut trainer = run.trainer()?.resume(arguments.resume);
     if !arguments.dry_run {
         // What is wrong with the folder shows at once.
         trainer = trainer.claim()?;
     }
 
     // The data first: what is wrong with them shows before a large model is read.
-    let tokenizer = Tokenizer::from_pretrained(path)?;
-    let data = run.data.load(&run.data.files, &tokenizer)?;
-    let (train, valid) = match run.data.valid.as_slice() {
-        [] if run.data.valid_split == 0.0 => (data, None),
-        [] => {
-            let (train, valid) = data.split(run.data.valid_split, run.data.split_seed);
-            if valid.is_empty() || train.is_empty() {
-                let (part, all) = (run.data.valid_split, data.len());
-                let reason = format!("of {all} examples this leaves one side empty");
-                return Err(format!("`data.valid_split` is {part}: {reason}").into());
-            }
-            (train, Some(valid))
-        }
-        files => (data, Some(run.data.load(files, &tokenizer)?)),
-    };
+    let RunData { tokenizer, train, valid } = run.load_data()?;
     println!("{}", train.report());
     if let Some(valid) = &valid {
         println!("to validate on: {}", valid.report());
@@ -238,107 +206,71 @@ pub fn finetune(
     println!("\nThe first example; what is trained is marked:");
     println!("{}\n", train.preview(0, &tokenizer, stdout().is_terminal())?);
 
-    let mut model = load(&run, device)?;
+    let mut model = run.load_model(device)?;
     model.check_tokenizer(&tokenizer);
     println!("{}\n", model.summary());
-    let a_step = run.train.gradient_accumulation_steps * devices.len();
-    let steps = train.epoch(&run.train.batches, 0)?.len().div_ceil(a_step);
-    println!("{steps} steps per epoch on {device:?}\n");
+    println!("{} steps per epoch on {device:?}\n", run.steps_per_epoch(&train)?);
     if arguments.dry_run {
-        match plan(&run, &model, train.report().longest) {
-            Ok(plan) => {
-                println!("Memory estimate of a training step, on a GPU:\n{plan}\n");
-                if let Some(bytes) = device_memory(device) {
-                    let fits = if plan.fits(bytes) { "it fits" } else { "it does not fit" };
-                    println!(
-                        "This one has {:.2} GiB: {fits}.\n",
-                        bytes as f64 / (1u64 << 30) as f64
-                    );
-                }
-            }
-            Err(error) => println!("No memory estimate of a training step: {error}\n"),
-        }
+        show_plan(&run, &model, train.report().longest);
         println!("The run, as a file:\n\n{}", run.to_toml()?);
         return Ok(ExitCode::SUCCESS);
     }
 
-    arguments.sample("The model before", &model, &tokenizer)?;
+    arguments.sample("The model before", &model, &tokenizer, &run.generate)?;
     let interrupt = interrupt()?;
     let trainer = trainer.observe(Progress::new().lines(1)).interrupt(interrupt.clone());
     #[cfg(feature = "tensorboard")]
-    let trainer = trainer.observe(burn_lora::train::watch::TensorBoard::new(output.join("runs")));
-    let trainer = if devices.len() > 1 { trainer.devices(devices.clone()) } else { trainer };
+    let trainer = match &run.train.output {
+        Some(output) => {
+            trainer.observe(burn_lora::train::watch::TensorBoard::new(output.join("runs")))
+        }
+        None => trainer,
+    };
     let report = trainer.fit(&mut model, &train, valid.as_ref())?;
-    arguments.sample("The model now", &model, &tokenizer)?;
+    arguments.sample("The model now", &model, &tokenizer, &run.generate)?;
 
     let finished = &report.finished;
     println!("{}: {} steps, {:.0} s", finished.reason, finished.steps, finished.seconds);
-    let folder = output.display();
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let [folder, path] =
+        [&run.train.output, &run.model.path].map(|path| shown(path).unwrap_or_default());
     println!("{folder}/adapter_model.safetensors  the adapter, with adapter_config.json");
     println!("{folder}/metrics.jsonl              the metrics");
     println!("{folder}/loss.svg                   a picture of the loss");
     if finished.reason == StopReason::Interrupted {
         println!("The same command with --resume goes on.");
     }
-    let format = run.model.format.to_possible_value();
-    let format = format.as_ref().map_or("none", |format| format.get_name());
-    let (command, path) = (command("chat"), path.display());
-    println!("\nChat with it:\n  {command} {path} --adapter {folder} --format {format}");
+    let format = run.model.format;
+    println!("\nChat with it:\n  burn-lora chat {path} --adapter {folder} --format {format}");
     Ok(match interrupt.signal() {
         Some(signal) if finished.reason == StopReason::Interrupted => ExitCode::from(128 + signal),
         _ => ExitCode::SUCCESS,
     })
 }
 
-/// Loads the model with its adapter.
-fn load(run: &RunFile, device: &Device) -> Result<Llama, Box<dyn Error>> {
-    let settings = &run.model;
-    let path = settings.path.as_ref().ok_or("no model")?;
-    let mut loader =
-        Llama::from_pretrained(path).progress(true).host_embeddings(settings.host_embeddings);
-    if let Some(config) = settings.quantize()? {
-        loader = loader.quantize(config);
+/// Prints the memory estimate of a step with rows of `longest` tokens.
+fn show_plan(run: &RunConfig, model: &Llama, longest: usize) {
+    let device = model.device();
+    match run.plan(&model.config, longest) {
+        Ok(plan) => {
+            let plan = plan.on(&device).dtype(model.dtype);
+            println!("Memory estimate of a training step, on a GPU:\n{plan}\n");
+            if let Some(bytes) = device_memory(&device) {
+                let fits = if plan.fits(bytes) { "it fits" } else { "it does not fit" };
+                println!("This one has {:.2} GiB: {fits}.\n", bytes as f64 / (1u64 << 30) as f64);
+            }
+        }
+        Err(error) => println!("No memory estimate of a training step: {error}\n"),
     }
-    if let Some(dtype) = settings.dtype {
-        loader = loader.dtype(dtype.into());
-    }
-    let mut model = loader.load(device)?;
-    match &settings.adapter {
-        Some(folder) => model.load_adapter("default", folder)?,
-        None => model.add_adapter("default", &run.lora()?)?,
-    };
-    Ok(model)
 }
 
-/// Memory estimate of a run whose longest example has `longest` tokens.
-fn plan(run: &RunFile, model: &Llama, longest: usize) -> Result<MemoryPlan, Box<dyn Error>> {
-    let configs = model.adapter_configs();
-    let mut plan = MemoryPlan::new(&model.config)
-        .on(&model.device())
-        .dtype(model.dtype)
-        .host_embeddings(run.model.host_embeddings)
-        .adapter(&configs["default"])?
-        .train(&run.train)
-        .length(run.train.batches.packing.unwrap_or(longest));
-    if let Some(config) = run.model.quantize()? {
-        plan = plan.quantize(config);
-    }
-    Ok(plan)
-}
-
-/// Command that starts another example, built as this one.
-fn command(example: &str) -> String {
-    let features = [
-        ("cuda", cfg!(feature = "cuda")),
-        ("vulkan", cfg!(feature = "vulkan")),
-        ("metal", cfg!(feature = "metal")),
-        ("wgpu", cfg!(feature = "wgpu")),
-        ("hub", cfg!(feature = "hub")),
-    ];
-    let features: Vec<_> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    let features = match features.as_slice() {
-        [] => String::new(),
-        names => format!("--features {} ", names.join(",")),
+/// An error of the settings, with the option that sets what is missing.
+fn with_option(error: TrainError) -> Box<dyn Error> {
+    let option = match &error {
+        TrainError::Missing { name: "model.path", .. } => "--model FOLDER",
+        TrainError::Missing { name: "data.files", .. } => "--data FILE",
+        TrainError::Missing { name: "train.output", .. } => "--output FOLDER",
+        _ => return error.into(),
     };
-    format!("cargo run --release {features}--example {example} --")
+    format!("{error} ({option})").into()
 }

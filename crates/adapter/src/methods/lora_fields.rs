@@ -2,8 +2,9 @@
 
 use super::settings::{Settings, is_on, shown};
 use crate::{
-    config::{Bias, LoraConfig, Targets},
+    config::LoraConfig,
     init::Init,
+    target::{Bias, OneOrMany, Targets},
 };
 use burn_lora_io::escaped;
 use burn_lora_quant::QuantConfig;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// Version of PEFT whose file format this is.
-const PEFT_VERSION: &str = "0.21.2";
+pub(crate) const PEFT_VERSION: &str = "0.21.2";
 
 /// Every field of PEFT's `LoraConfig`, sorted as in its files.
 #[derive(Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub(super) struct Fields {
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     target_modules: Option<OneOrMany<String>>,
-    target_parameters: Option<Value>,
+    target_parameters: Option<Vec<String>>,
     task_type: Option<String>,
     trainable_token_indices: Option<Value>,
     use_bdlora: Option<Value>,
@@ -76,22 +77,6 @@ impl Serialize for Number {
             serializer.serialize_i64(integer)
         } else {
             serializer.serialize_f64(self.0)
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
-}
-
-impl<T> OneOrMany<T> {
-    fn many(self) -> Vec<T> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
         }
     }
 }
@@ -197,7 +182,7 @@ impl From<&LoraConfig> for Fields {
             revision: None,
             seed: (config.seed != 0).then_some(config.seed),
             target_modules: targets(&config.targets),
-            target_parameters: None,
+            target_parameters: some(&config.target_parameters),
             task_type: Some(config.task_type.clone().unwrap_or_else(|| "CAUSAL_LM".into())),
             trainable_token_indices: None,
             use_bdlora: None,
@@ -210,18 +195,13 @@ impl From<&LoraConfig> for Fields {
 }
 
 impl Fields {
-    /// Creates the fields that PEFT writes beside an adapter's tensors.
-    pub(super) fn for_file(config: &LoraConfig) -> Self {
-        Self { inference_mode: true, seed: None, ..Self::from(config) }
-    }
-
     /// Reads the known settings, as PEFT's reader does.
     ///
     /// `null` means the default, as in PEFT's code. An unknown setting that is off is ignored; one that
     /// is on is warned of.
     fn read(mut settings: Map<String, Value>) -> Result<Self, String> {
         if let Some(kind) = settings.get("peft_type").filter(|kind| **kind != "LORA") {
-            return Err(format!("peft_type is {}: only LORA is supported", shown(kind)));
+            return Err(format!("peft_type is {}: these are the settings of LORA", shown(kind)));
         }
         if settings.get("init_lora_weights").is_some_and(Value::is_null) {
             settings.insert("init_lora_weights".into(), false.into());
@@ -267,7 +247,6 @@ impl Fields {
             ("layer_replication", on(&self.layer_replication)),
             ("lora_bias", self.lora_bias),
             ("monteclora_config", on(&self.monteclora_config)),
-            ("target_parameters", on(&self.target_parameters)),
             ("trainable_token_indices", on(&self.trainable_token_indices)),
             ("use_bdlora", on(&self.use_bdlora)),
             ("use_qalora", self.use_qalora),
@@ -300,10 +279,10 @@ impl Fields {
     }
 }
 
-impl Settings {
-    /// Converts the settings of a saved adapter. Its initialisation matters only if it changed the base.
-    pub(super) fn of_a_file(mut self) -> Result<LoraConfig, String> {
-        if let Some(init) = self.0.get_mut("init_lora_weights")
+impl LoraConfig {
+    /// Reads the settings of a saved adapter. Its initialisation matters only if it changed the base.
+    pub(super) fn of_a_file(mut settings: Map<String, Value>) -> Result<Self, String> {
+        if let Some(init) = settings.get_mut("init_lora_weights")
             && *init == "mica"
         {
             burn_lora_io::warn!(
@@ -312,7 +291,7 @@ impl Settings {
             );
             *init = true.into();
         }
-        Fields::read(self.0)?.try_into()
+        Fields::read(settings)?.try_into()
     }
 }
 
@@ -378,6 +357,7 @@ impl TryFrom<Fields> for LoraConfig {
             rank_pattern: fields.rank_pattern,
             alpha_pattern: alphas.map(|(key, alpha)| (key, alpha.0)).collect(),
             modules_to_save: fields.modules_to_save.unwrap_or_default(),
+            target_parameters: fields.target_parameters.unwrap_or_default(),
             init,
             seed: fields.seed.unwrap_or(0),
             base_model: fields.base_model_name_or_path,

@@ -1,0 +1,83 @@
+//! The program `burn-lora`: fine-tunes a model, talks to it, merges its adapter; and says before
+//! what formats and runs will cost. What it does is the library's.
+
+#[macro_use]
+mod program;
+mod answer;
+mod chat;
+mod generate;
+mod merge;
+mod options;
+mod plan;
+mod quantize;
+mod train;
+
+use burn_lora::prelude::Interrupt;
+use clap::{Parser, Subcommand};
+use program::Output;
+use std::{
+    io::{IsTerminal, stdin},
+    process::ExitCode,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora train --model models/Llama-3.2-1B-Instruct --data chats.jsonl --output out
+  burn-lora chat models/Llama-3.2-1B-Instruct --adapter out --format nf4
+  burn-lora merge models/Llama-3.2-1B-Instruct out merged
+
+burn-lora help COMMAND shows the options of a command.";
+
+/// LoRA and QLoRA fine-tuning of language models.
+#[derive(Parser)]
+#[command(name = "burn-lora", version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(Box<train::Arguments>),
+    Generate(generate::Arguments),
+    Chat(chat::Arguments),
+    Merge(merge::Arguments),
+    Quantize(quantize::Arguments),
+    Plan(plan::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
+    match Arguments::parse().command {
+        Command::Train(arguments) => {
+            program::run(|| train::train(&arguments, Interrupt::on_ctrl_c))
+        }
+        Command::Generate(arguments) => {
+            program::run(|| generate::generate(&arguments, &mut Output::new()).map(done))
+        }
+        Command::Chat(arguments) => {
+            let (input, typed) = (stdin(), stdin().is_terminal());
+            program::run(|| {
+                chat::chat(&arguments, input.lock(), &mut Output::new(), typed).map(done)
+            })
+        }
+        Command::Merge(arguments) => program::run(|| merge::merge(&arguments).map(done)),
+        Command::Quantize(arguments) => program::run(|| quantize::quantize(&arguments).map(done)),
+        Command::Plan(arguments) => program::run(|| plan::plan(&arguments).map(done)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_lines_are_consistent() {
+        Arguments::command().debug_assert();
+        for device in ["cuda:x", "gpu", "cpu:1"] {
+            let words = ["burn-lora", "train", "--device", device];
+            assert!(Arguments::try_parse_from(words).is_err(), "{device}");
+        }
+    }
+}

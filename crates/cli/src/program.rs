@@ -1,0 +1,137 @@
+//! Shared by all programs: errors shown as messages, and output that nobody may be reading.
+//!
+//! The macros of the standard library panic if the reader is gone (`| head`) or the disk is full.
+//! Those of the same names here replace them in a program that begins with
+//! `#[macro_use] mod program`: it continues without output.
+
+#![allow(dead_code, unused_macros)]
+
+use std::{
+    error::Error,
+    fmt::{Arguments, Write as _},
+    io::{self, ErrorKind, IsTerminal, Write, stderr, stdout},
+    process::{ExitCode, Termination},
+    sync::OnceLock,
+};
+
+/// Prints to standard output, if somebody reads it.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::program::print(format_args!($($text)*)) };
+}
+
+/// Prints a line to standard output, if somebody reads it.
+macro_rules! println {
+    () => { $crate::program::print(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::program::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints to standard error, if somebody reads it.
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::program::print_error(format_args!($($text)*)) };
+}
+
+/// Prints a line to standard error, if somebody reads it.
+macro_rules! eprintln {
+    () => { $crate::program::print_error(format_args!("\n")) };
+    ($($text:tt)*) => { $crate::program::print_error(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Reason why nothing more is written to standard output; `None` if its reader has left.
+static FAILED: OnceLock<Option<String>> = OnceLock::new();
+
+/// Runs the `main` of a program. An error is shown as a message, and so is an output that could not
+/// be written. That the reader of the output has left is no error.
+pub fn run<T: Termination, E: Into<Box<dyn Error>>>(
+    program: impl FnOnce() -> Result<T, E>,
+) -> ExitCode {
+    let result = program().map_err(|error| message(error.into().as_ref()));
+    if let Err(error) = stdout().flush() {
+        failed(&error);
+    }
+    match (result, FAILED.get().cloned().flatten()) {
+        (Ok(result), None) => result.report(),
+        (Err(error), _) | (Ok(_), Some(error)) => {
+            print_error(format_args!("error: {error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Message of an error with its causes, as far as it does not name them itself. Control characters,
+/// which may come from a file, are escaped.
+fn message(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            _ = write!(text, ": {more}");
+        }
+        source = cause.source();
+    }
+    shown(&text)
+}
+
+/// Foreign text for a terminal: tabs and newlines are kept, other control characters escaped.
+pub fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for part in text.split_inclusive(['\n', '\t']) {
+        let end = part.trim_end_matches(['\n', '\t']).len();
+        _ = write!(shown, "{}{}", burn_lora_io::escaped(&part[..end]), &part[end..]);
+    }
+    shown
+}
+
+/// Implementation of [`print!`].
+pub fn print(text: Arguments<'_>) {
+    if cfg!(test) {
+        std::print!("{text}");
+    } else if FAILED.get().is_none()
+        && let Err(error) = stdout().write_fmt(text)
+    {
+        failed(&error);
+    }
+}
+
+/// Implementation of [`eprint!`].
+pub fn print_error(text: Arguments<'_>) {
+    _ = stderr().write_fmt(text);
+}
+
+fn failed(error: &io::Error) {
+    let reason = match error.kind() {
+        ErrorKind::BrokenPipe => None,
+        _ => Some(format!("standard output: {error}")),
+    };
+    FAILED.get_or_init(|| reason);
+}
+
+/// Standard output for what a model writes: on a terminal, control characters are escaped. Errors
+/// are those of writing, and [`run`] reports them.
+pub struct Output {
+    terminal: bool,
+}
+
+impl Output {
+    pub fn new() -> Self {
+        Self { terminal: stdout().is_terminal() }
+    }
+
+    fn send(&self, text: &[u8]) -> io::Result<()> {
+        let result = match self.terminal {
+            true => stdout().write_all(shown(&String::from_utf8_lossy(text)).as_bytes()),
+            false => stdout().write_all(text),
+        };
+        result.inspect_err(failed)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.send(text).map(|()| text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stdout().flush().inspect_err(failed)
+    }
+}

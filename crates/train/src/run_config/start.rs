@@ -1,0 +1,194 @@
+//! From settings to a run.
+
+use super::RunConfig;
+use crate::{
+    data::Dataset,
+    error::TrainError,
+    plan::MemoryPlan,
+    trainer::{Report, Trainer},
+    watch::Progress,
+};
+use burn::tensor::Device;
+use burn_lora_adapter::{AdaptableExt, LoraConfig};
+use burn_lora_llama::{GenerateExt, Llama, LlamaConfig};
+use burn_lora_text::Tokenizer;
+use std::fs;
+
+/// Data of a run, with the tokenizer that read them.
+#[derive(Clone, Debug)]
+pub struct RunData {
+    /// Tokenizer of the model.
+    pub tokenizer: Tokenizer,
+    /// Data to train on.
+    pub train: Dataset,
+    /// Data to validate on.
+    pub valid: Option<Dataset>,
+}
+
+impl RunConfig {
+    /// Runs all of it, from nothing to the adapter in the output folder, and shows the progress on
+    /// standard error.
+    ///
+    /// A run that is to be resumed or interrupted, or that is shown otherwise, consists of the same
+    /// parts. The output folder is claimed first, and the data are read before the model, so that
+    /// errors show early:
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), burn_lora_train::TrainError> {
+    /// use burn_lora_train::{Interrupt, Progress, RunConfig};
+    ///
+    /// let run = RunConfig::from_file("run.toml")?;
+    /// run.validate()?;
+    /// let trainer = run.trainer()?.resume(true).claim()?;
+    /// let data = run.load_data()?;
+    /// println!("{}", data.train.report());
+    /// let mut model = run.load_model(&run.devices()?[0])?;
+    /// let trainer = trainer.observe(Progress::new()).interrupt(Interrupt::on_ctrl_c()?);
+    /// trainer.fit(&mut model, &data.train, data.valid.as_ref())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`validate`](Self::validate), [`trainer`](Self::trainer),
+    /// [`load_data`](Self::load_data), [`load_model`](Self::load_model) and
+    /// [`Trainer::fit`].
+    pub fn run(&self) -> Result<Report, TrainError> {
+        self.validate()?;
+        let trainer = self.trainer()?.claim()?;
+        let data = self.load_data()?;
+        let device = self.devices()?.swap_remove(0);
+        let mut model = self.load_model(&device)?;
+        model.check_tokenizer(&data.tokenizer);
+        trainer.observe(Progress::new()).fit(&mut model, &data.train, data.valid.as_ref())
+    }
+
+    /// Returns the devices of the run: one at least, that of the model first.
+    ///
+    /// # Errors
+    /// [`TrainError::Device`] for one that is not there or whose backend is not compiled in;
+    /// [`TrainError::Missing`] if none is named.
+    pub fn devices(&self) -> Result<Vec<Device>, TrainError> {
+        if self.devices.is_empty() {
+            let needed = "name one at least, such as `auto`";
+            return Err(TrainError::Missing { name: "devices", needed });
+        }
+        self.devices.iter().map(|place| place.device()).collect()
+    }
+
+    /// Returns the trainer.
+    ///
+    /// # Errors
+    /// As [`devices`](Self::devices).
+    pub fn trainer(&self) -> Result<Trainer<'static>, TrainError> {
+        let devices = self.devices()?;
+        let trainer = Trainer::new(self.completed().train);
+        Ok(if devices.len() > 1 { trainer.devices(devices) } else { trainer })
+    }
+
+    /// Reads the data, with the model's tokenizer, and splits off what is to validate on.
+    ///
+    /// # Errors
+    /// - [`TrainError::Missing`] without a model
+    /// - [`TrainError::Text`] if the tokenizer cannot be read
+    /// - [`TrainError::Setting`] if the split leaves one side empty
+    /// - those of [`DatasetBuilder::load`](crate::data::DatasetBuilder::load)
+    pub fn load_data(&self) -> Result<RunData, TrainError> {
+        let needed = "its tokenizer reads the data";
+        let path = self.model.path.as_ref();
+        let path = path.ok_or(TrainError::Missing { name: "model.path", needed })?;
+        let tokenizer = Tokenizer::from_pretrained(path)?;
+        let data = self.data.builder(&self.data.files).load(&tokenizer)?;
+        let (train, valid) = match self.data.valid.as_slice() {
+            [] if self.data.valid_split == 0.0 => (data, None),
+            [] => {
+                let (train, valid) = data.split(self.data.valid_split, self.data.split_seed);
+                if valid.is_empty() || train.is_empty() {
+                    let reason = format!("of {} examples this leaves one side empty", data.len());
+                    let part = self.data.valid_split;
+                    return Err(TrainError::setting("data.valid_split", part, reason));
+                }
+                (train, Some(valid))
+            }
+            files => (data, Some(self.data.builder(files).load(&tokenizer)?)),
+        };
+        Ok(RunData { tokenizer, train, valid })
+    }
+
+    /// Loads the model with its adapter, which is named `default`.
+    ///
+    /// # Errors
+    /// [`TrainError::Llama`] if the model cannot be loaded, [`TrainError::Adapter`] if the adapter
+    /// cannot be added, and as [`ModelConfig::loader`](super::ModelConfig::loader).
+    pub fn load_model(&self, device: &Device) -> Result<Llama, TrainError> {
+        let mut model = self.model.loader()?.load(device)?;
+        match &self.model.adapter {
+            Some(folder) => model.load_adapter("default", folder)?,
+            None => model.add_adapter("default", &self.lora())?,
+        };
+        Ok(model)
+    }
+
+    /// Returns the settings of the new adapter, with the model's path as the name of its base if
+    /// they have none.
+    pub fn lora(&self) -> LoraConfig {
+        let lora = self.adapter.clone();
+        let fields = serde_json::to_value(&lora).unwrap_or_default();
+        match &self.model.path {
+            Some(path) if fields["base_model_name_or_path"].is_null() => {
+                lora.base_model(path.display().to_string())
+            }
+            _ => lora,
+        }
+    }
+
+    /// Memory estimate of a training step of a model, with samples of `longest` tokens at most.
+    ///
+    /// ```
+    /// use burn_lora_llama::LlamaConfig;
+    /// use burn_lora_train::RunConfig;
+    ///
+    /// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
+    /// let plan = RunConfig::default().plan(&config, 1024)?;
+    /// assert!(plan.fits(24 << 30));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`TrainError::Settings`] or [`TrainError::Setting`] for invalid settings of the model
+    /// - [`TrainError::Adapter`] if the adapter matches no layer of the model
+    /// - [`TrainError::Io`] or [`TrainError::Format`] if that of
+    ///   [`ModelConfig::adapter`](super::ModelConfig::adapter) cannot be read
+    pub fn plan(&self, config: &LlamaConfig, longest: usize) -> Result<MemoryPlan, TrainError> {
+        let lora = match &self.model.adapter {
+            None => self.lora(),
+            Some(folder) => {
+                let path = folder.join("adapter_config.json");
+                let text = fs::read(&path).map_err(|error| TrainError::io(&path, error))?;
+                serde_json::from_slice(&text)
+                    .map_err(|error| TrainError::format(&path, error.to_string()))?
+            }
+        };
+        let mut plan = MemoryPlan::new(config)
+            .host_embeddings(self.model.host_embeddings)
+            .adapter(&lora)?
+            .train(&self.train)
+            .length(self.train.batches.packing.unwrap_or(longest));
+        if let Some(dtype) = self.model.dtype {
+            plan = plan.dtype(dtype.into());
+        }
+        if let Some(format) = self.model.storage()? {
+            plan = plan.quantize(format);
+        }
+        Ok(plan)
+    }
+
+    /// Number of optimizer steps of an epoch.
+    ///
+    /// # Errors
+    /// As [`Dataset::epoch`].
+    pub fn steps_per_epoch(&self, train: &Dataset) -> Result<usize, TrainError> {
+        let a_step = self.train.gradient_accumulation_steps * self.devices.len();
+        Ok(train.epoch(&self.train.batches, 0)?.len().div_ceil(a_step))
+    }
+}
