@@ -11,7 +11,7 @@ mod support;
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor, TensorData};
 use burn_lora_kernels::{Activation, AttentionSpec, attention, gated, rms_norm, rotate};
-use burn_lora_llama::{GenerateConfig, Llama, Segments};
+use burn_lora_llama::{GenerateConfig, GenerateExt, Llama, Segments};
 use burn_lora_quant::QuantConfig;
 use std::{cell::Cell, ops::ControlFlow, time::Instant};
 use support::device;

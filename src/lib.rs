@@ -18,8 +18,9 @@ pub mod prelude {
         TrainableTokensConfig, VeraConfig, adaptable,
     };
     pub use burn_lora_llama::{
-        GenerateConfig, Generated, GeneratedText, KvCache, Llama, LlamaConfig, LlamaError,
-        SaveOptions, Segments, SequenceClassifier, Stopped,
+        CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, KvCache,
+        LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments, SequenceClassifier,
+        Stopped,
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,
@@ -27,9 +28,9 @@ pub mod prelude {
     };
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
-        BatchConfig, CausalLm, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan,
-        ModelConfig, Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute,
-        Report, RunConfig, RunData, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
+        BatchConfig, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, ModelConfig,
+        Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute, Report,
+        RunConfig, RunData, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
     };
 }
 

@@ -1,6 +1,8 @@
 //! Answers of a model, written as they come.
 
-use burn_lora::prelude::{GenerateConfig, GeneratedText, Llama, LlamaError, Message, Tokenizer};
+use burn_lora::prelude::{
+    GenerateConfig, GenerateExt, GeneratedText, Llama, LlamaError, Message, Tokenizer,
+};
 use std::{io::Write, ops::ControlFlow};
 
 /// Prompt of a model.

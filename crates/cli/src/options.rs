@@ -1,8 +1,8 @@
 //! Options that several commands have.
 
 use burn_lora::prelude::{
-    Device, GenerateConfig, Llama, ModelConfig, Place, Precision, Tokenizer, TrainError,
-    WeightFormat,
+    Device, GenerateConfig, GenerateExt, Llama, ModelConfig, Place, Precision, Tokenizer,
+    TrainError, WeightFormat,
 };
 use clap::{
     Args,

@@ -36,7 +36,8 @@ impl KvCache {
         self.layers.first().map_or(0, |layer| layer.length)
     }
 
-    pub(crate) fn layers(&self) -> usize {
+    /// Number of layers.
+    pub fn depth(&self) -> usize {
         self.layers.len()
     }
 
@@ -45,7 +46,11 @@ impl KvCache {
         self.capacity
     }
 
-    pub(crate) fn layer(&mut self, index: usize) -> &mut LayerCache {
+    /// Returns the cache of a layer.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn layer(&mut self, index: usize) -> &mut LayerCache {
         &mut self.layers[index]
     }
 }
@@ -53,10 +58,27 @@ impl KvCache {
 impl LayerCache {
     /// Appends the keys and values of new tokens and returns those of all tokens.
     ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use burn_lora_llama::KvCache;
+    ///
+    /// let mut cache = KvCache::new(1, 64);
+    /// for new in [5, 1] {
+    ///     let keys = Tensor::<4>::zeros([1, 2, new, 16], &Device::default());
+    ///     let (keys, _values) = cache.layer(0).append(keys.clone(), keys);
+    ///     assert_eq!(keys.dims(), [1, 2, cache.length(), 16]);
+    /// }
+    /// assert_eq!(cache.length(), 6);
+    /// ```
+    ///
+    /// # Shapes
+    /// - k, v: `[batch, kv_heads, new, head_dim]`
+    /// - output: `[batch, kv_heads, before + new, head_dim]`
+    ///
     /// # Panics
     /// If the tokens exceed the capacity, keys and values differ in shape, or rows, heads, width,
     /// dtype or device differ from those before.
-    pub(crate) fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+    pub fn append(&mut self, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [batch, heads, count, width] = k.dims();
         let (start, end) = (self.length, self.length + count);
         assert!(end <= self.capacity, "a cache of {} tokens, {end} wanted", self.capacity);

@@ -1,14 +1,16 @@
 //! Decoder with a classification head.
 
 use crate::{
+    causal_lm::CausalLm,
     context::{Context, Segments},
     llama::Llama,
 };
 use burn::{
     module::Module,
-    tensor::{Int, Tensor},
+    tensor::{Device, Int, Tensor},
 };
 use burn_lora_adapter::{Adaptable, Layers, LayersMut, join};
+use serde_json::Value;
 
 /// Decoder of a [`Llama`] with a classification head in place of the output head: transformers'
 /// `ForSequenceClassification`. Its paths are `model.layers.0.self_attn.q_proj` and so on, and
@@ -71,5 +73,45 @@ impl Adaptable for SequenceClassifier {
 
     fn output_head(&self) -> &str {
         "score"
+    }
+}
+
+impl CausalLm for SequenceClassifier {
+    type Context = Context;
+
+    fn context(&self, segments: &Segments) -> Context {
+        self.llama.context(segments)
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
+        self.llama.embed(tokens, context)
+    }
+
+    fn depth(&self) -> usize {
+        CausalLm::depth(&self.llama)
+    }
+
+    fn layer(&self, index: usize, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
+        CausalLm::layer(&self.llama, index, hidden, context)
+    }
+
+    fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
+        CausalLm::head(&self.llama, hidden, context)
+    }
+
+    fn vocabulary(&self) -> usize {
+        CausalLm::vocabulary(&self.llama)
+    }
+
+    fn device(&self) -> Device {
+        self.llama.device()
+    }
+
+    fn embedding_device(&self) -> Device {
+        self.llama.embedding_device()
+    }
+
+    fn settings(&self) -> Value {
+        CausalLm::settings(&self.llama)
     }
 }

@@ -134,9 +134,29 @@ impl Segments {
         self.rows.iter().flatten().map(|(first, end)| end - first).max().unwrap_or(0)
     }
 
-    /// Builds the context of the last `count` tokens of each row, whose keys include the tokens
-    /// before.
-    pub(crate) fn context(&self, count: usize, tables: Vec<Tensor<2>>, device: &Device) -> Context {
+    /// Adapters of this batch, if it has its own.
+    pub fn adapters(&self) -> Option<&ActiveAdapters> {
+        self.adapters.as_ref()
+    }
+
+    /// Builds the context of the last `count` tokens of each row, whose keys include those of the
+    /// tokens before. It has no tables of rotary positions.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use burn_lora_llama::Segments;
+    ///
+    /// let padded = Segments::from_mask(&[vec![1, 1, 1, 1], vec![0, 0, 1, 1]])?;
+    /// let next = padded.context(1, &Device::default()); // the first three are in a cache
+    /// assert_eq!(next.positions.into_data().iter::<i32>().collect::<Vec<_>>(), [3, 1]);
+    /// assert_eq!(next.spans.into_data().iter::<i32>().collect::<Vec<_>>(), [0, 2, 4, 4]);
+    /// # Ok::<_, String>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If a row has fewer tokens than `count`, padding included.
+    pub fn context(&self, count: usize, device: &Device) -> Context {
+        assert!(count <= self.length, "{count} tokens at the end of {}", self.length);
         let rows = if self.is_whole() { &self.rows[..1.min(self.rows.len())] } else { &self.rows };
         let tokens: Vec<_> = rows
             .iter()
@@ -149,7 +169,7 @@ impl Segments {
         Context {
             positions: int(positions, [count_rows, count], device),
             spans: int(spans, [2, count_rows, count], device),
-            tables,
+            tables: vec![],
             adapters: self.adapters.clone(),
         }
     }
@@ -159,7 +179,7 @@ fn int<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> 
     Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
 }
 
-/// Context of a batch, which all layers share.
+/// Context of a batch, which all layers share ([`Segments::context`]).
 ///
 /// `rows` is 1 if no row has padding or a second sample: all rows are alike.
 #[derive(Clone, Debug)]

@@ -9,11 +9,13 @@
 //! | reading a checkpoint | [`Llama::from_pretrained`], [`Loader`] |
 //! | models by id | [`hub`] |
 //! | samples and padding in a batch | [`Segments`] |
-//! | generating tokens and text | [`Llama::generate`], [`Llama::generate_text`] |
+//! | generating tokens and text | [`GenerateExt::generate`], [`GenerateExt::generate_text`] |
+//! | a decoder of one's own that trains, and one that generates | [`CausalLm`], [`Generate`] |
 //! | tokenizing text and chats | [`Tokenizer`], [`ChatTemplate`], [`Message`] |
 //! | writing a checkpoint | [`Llama::save_pretrained`] |
 
 mod cache;
+mod causal_lm;
 mod classifier;
 mod config;
 mod context;
@@ -34,14 +36,15 @@ pub use burn_lora_text::{
     ChatMap, ChatOptions, ChatTemplate, ChatValue, DecodeStream, EncodedChat, Message, TextError,
     Tokenizer,
 };
-pub use cache::KvCache;
+pub use cache::{KvCache, LayerCache};
+pub use causal_lm::{CausalLm, Generate};
 pub use classifier::SequenceClassifier;
 pub use config::{GgufFamily, LlamaConfig, ModelFamily};
 pub use context::{Context, Segments};
 pub use error::LlamaError;
 pub use families::ConfigDefaults;
 pub use fields::ConfigFields;
-pub use generate::{GenerateConfig, Generated, GeneratedText, Stopped};
+pub use generate::{GenerateConfig, GenerateExt, Generated, GeneratedText, Stopped};
 pub use gguf::GgufKeys;
 pub use llama::Llama;
 pub use rope::{RopeConfig, RopeScaling};

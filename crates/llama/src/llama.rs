@@ -1,7 +1,8 @@
 //! The Llama model.
 
 use crate::{
-    cache::KvCache,
+    cache::LayerCache,
+    causal_lm::{CausalLm, Generate},
     config::LlamaConfig,
     context::{Context, Segments, Tables},
     error::LlamaError,
@@ -13,6 +14,7 @@ use burn::{
 };
 use burn_lora_adapter::{AdaptedLinear, Base, adaptable};
 use half::{bf16, f16};
+use serde_json::{Value, json};
 
 /// Causal language model: a decoder of any family, built from the specification in its
 /// configuration. Every linear layer can carry adapters, under its Hugging Face path
@@ -136,9 +138,7 @@ impl Llama {
 
     /// Builds the context of a batch, which all layers share.
     pub fn context(&self, segments: &Segments) -> Context {
-        let device = self.device();
-        let tables = self.tables.get(&self.config.ropes, segments, &device);
-        segments.context(segments.dims()[1], tables, &device)
+        self.context_of_last(segments, segments.dims()[1])
     }
 
     /// Returns the embeddings of tokens, in the dtype of the activations.
@@ -185,38 +185,6 @@ impl Llama {
         }
     }
 
-    /// Returns the logits of each row's next token, given the cached keys and values of the tokens
-    /// before, and appends those of the new tokens to the cache.
-    ///
-    /// # Shapes
-    /// - tokens: `[batch, new]`
-    /// - segments: of all tokens so far, `[batch, before + new]`
-    /// - output: `[batch, vocabulary]`
-    ///
-    /// # Panics
-    /// If the shapes do not fit, there is no new token, or the cache is full or of another model.
-    pub fn step(
-        &self,
-        tokens: Tensor<2, Int>,
-        segments: &Segments,
-        cache: &mut KvCache,
-    ) -> Tensor<2> {
-        let [batch, count] = tokens.dims();
-        assert!(count > 0, "a step of no tokens");
-        assert_eq!(segments.dims(), [batch, cache.length() + count], "the segments of all tokens");
-        let (found, layers) = (cache.layers(), self.model.layers.len());
-        assert_eq!(found, layers, "the layers of the cache and of the model");
-        let device = self.device();
-        let tables = self.tables.get(&self.config.ropes, segments, &device);
-        let context = segments.context(count, tables, &device);
-        let mut h = self.embed(tokens, &context);
-        for (index, layer) in self.model.layers.iter().enumerate() {
-            h = layer.forward(h, &context, Some(cache.layer(index)));
-        }
-        let last = h.narrow(1, count - 1, 1);
-        self.head(self.model.norm.forward(last, &context), &context).squeeze_dim::<2>(1)
-    }
-
     /// Device of the model.
     pub fn device(&self) -> Device {
         self.model.norm.weight.weight.lazy_device()
@@ -226,6 +194,78 @@ impl Llama {
     /// ([`host_embeddings`](crate::Loader::host_embeddings)).
     pub fn embedding_device(&self) -> Device {
         self.model.embed_tokens.weight.lazy_device().inner()
+    }
+}
+
+impl CausalLm for Llama {
+    type Context = Context;
+
+    fn context(&self, segments: &Segments) -> Context {
+        Llama::context(self, segments)
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
+        Llama::embed(self, tokens, context)
+    }
+
+    fn depth(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    fn layer(&self, index: usize, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
+        self.model.layers[index].forward(hidden, context, None)
+    }
+
+    fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
+        self.logits(self.model.norm.forward(hidden, context), context)
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn device(&self) -> Device {
+        Llama::device(self)
+    }
+
+    fn embedding_device(&self) -> Device {
+        Llama::embedding_device(self)
+    }
+
+    fn settings(&self) -> Value {
+        // Fields of the file that this library does not read do not matter.
+        let config = LlamaConfig { raw: Value::Null, ..self.config.clone() };
+        json!({ "dtype": format!("{:?}", self.dtype), "config": format!("{config:?}") })
+    }
+}
+
+impl Generate for Llama {
+    fn context_of_last(&self, segments: &Segments, count: usize) -> Context {
+        let device = self.device();
+        let tables = self.tables.get(&self.config.ropes, segments, &device);
+        Context { tables, ..segments.context(count, &device) }
+    }
+
+    fn cached_layer(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        cache: &mut LayerCache,
+    ) -> Tensor<3> {
+        self.model.layers[index].forward(hidden, context, Some(cache))
+    }
+
+    fn eos_token_ids(&self) -> Vec<u32> {
+        self.config.eos_token_ids()
+    }
+
+    fn bos_token_id(&self) -> Option<u32> {
+        self.config.raw["bos_token_id"].as_u64().and_then(|id| id.try_into().ok())
+    }
+
+    fn outdates_cache(&self, before: usize, length: usize) -> bool {
+        self.config.ropes.iter().any(|rope| rope.outdates_keys(before, length))
     }
 }
 

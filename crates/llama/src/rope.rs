@@ -375,6 +375,16 @@ impl RopeConfig {
         }
     }
 
+    /// Returns `true` if keys rotated for a sequence of `before` tokens cannot be used for one of
+    /// `length`: LongRoPE changes all frequencies at once. Those of `dynamic` grow with the length,
+    /// and keys stay as they are, as in transformers.
+    ///
+    /// Source: transformers, `prepare_inputs_for_generation` of Phi-3.
+    pub(crate) fn outdates_keys(&self, before: usize, length: usize) -> bool {
+        matches!(self.scaling, RopeScaling::LongRope { .. })
+            && self.length(before) != self.length(length)
+    }
+
     /// Table of cosines and sines of the positions below `positions` in a sequence of `length`
     /// tokens: `[positions, dim]`, the cosines in the first half of a row. Computed in float32
     /// from float32 frequencies, as in transformers.

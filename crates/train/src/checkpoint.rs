@@ -8,12 +8,12 @@
 use crate::{
     TrainError,
     identity::Identity,
-    model::CausalLm,
     optim::State,
     params::{self, Flat},
     schedule::Plateau,
 };
 use burn::tensor::{DType, Tensor, TensorData};
+use burn_lora_llama::CausalLm;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};

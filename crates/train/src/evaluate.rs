@@ -3,12 +3,12 @@
 use crate::{
     TrainError,
     data::{BatchConfig, Dataset},
-    model::CausalLm,
     objective::{NextToken, Objective},
     step,
     watch::EvalMetrics,
 };
 use burn::tensor::{DType, Tensor};
+use burn_lora_llama::CausalLm;
 
 /// Evaluates a model on a data set: the mean loss of the target tokens, the perplexity `exp(loss)`,
 /// and the fraction of target tokens that the model ranks first. Padding, order and batch size make

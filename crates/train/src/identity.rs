@@ -1,12 +1,13 @@
 //! Identity of a run: everything that determines what is learned, as values written into its
 //! checkpoints. A resumed run must match them.
 
-use crate::{TrainConfig, TrainError, data::Dataset, model::CausalLm, objective::Objective};
+use crate::{TrainConfig, TrainError, data::Dataset, objective::Objective};
 use burn::{
     module::{Module, ModuleVisitor, Param, ParamId},
     tensor::{Bool, DType, Int, Tensor, TensorData, kind::Basic},
 };
 use burn_lora_adapter::{AdaptableExt, Init};
+use burn_lora_llama::CausalLm;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

@@ -3,7 +3,6 @@
 use crate::{
     TrainConfig, TrainError,
     data::Batch,
-    model::CausalLm,
     objective::{GradientSums, Objective},
     optim::{Optimizer, State, Update},
     params::{self, Trained},
@@ -18,6 +17,7 @@ use burn::{
     },
 };
 use burn_lora_kernels::optimizer::sum_of_squares;
+use burn_lora_llama::CausalLm;
 use std::{
     collections::HashMap,
     path::PathBuf,

@@ -7,7 +7,6 @@ use crate::{
     evaluate::evaluate_with,
     identity::Identity,
     interrupt::Interrupt,
-    model::CausalLm,
     objective::Objective,
     output::Output,
     params,
@@ -18,6 +17,7 @@ use crate::{
     watch::{EvalMetrics, Finished, Observer, Started, StepMetrics, StopReason},
 };
 use burn::tensor::{Device, Tensor};
+use burn_lora_llama::CausalLm;
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 mod resume;

@@ -1,10 +1,9 @@
 //! Preparation of a run, before its first step.
 
-use crate::{
-    TrainConfig, TrainError, config::MOST_STEPS, data::Dataset, model::CausalLm, params::Trained,
-};
+use crate::{TrainConfig, TrainError, config::MOST_STEPS, data::Dataset, params::Trained};
 use burn::{module::ParamId, tensor::Device};
 use burn_lora_adapter::AdaptableExt;
+use burn_lora_llama::CausalLm;
 use std::collections::HashMap;
 
 /// Returns the number of optimizer steps of an epoch, and of the whole run.

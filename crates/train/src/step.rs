@@ -2,13 +2,13 @@
 
 use crate::{
     data::Batch,
-    model::CausalLm,
     objective::{GradientSums, Objective, Outcome},
     params,
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_lora_kernels::pull_back;
+use burn_lora_llama::CausalLm;
 
 /// Settings of the computation of a micro-batch.
 #[derive(Clone, Debug, PartialEq)]

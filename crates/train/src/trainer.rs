@@ -4,13 +4,13 @@ use crate::{
     TrainConfig, TrainError,
     data::Dataset,
     interrupt::Interrupt,
-    model::CausalLm,
     objective::Objective,
     output::Output,
     run::{Observers, Run},
     watch::{EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, plot_metrics},
 };
 use burn::tensor::Device;
+use burn_lora_llama::CausalLm;
 use std::{path::PathBuf, sync::Arc};
 
 /// Results of a run.

@@ -109,7 +109,7 @@ impl GenerateConfig {
     }
 
     /// Adds a stop string, which ends the row and is not part of the result. Only
-    /// [`generate_text`](crate::Llama::generate_text) and [`chat`](crate::Llama::chat) use it.
+    /// [`generate_text`](crate::GenerateExt::generate_text) and [`chat`](crate::GenerateExt::chat) use it.
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stop_strings.push(text.into());
         self
@@ -123,7 +123,8 @@ impl GenerateConfig {
 
     /// Sets the adapters, in place of those selected in the model: for all prompts, or by rows one
     /// for each ([`activate`](burn_lora_adapter::AdaptableExt::activate)). Several threads can thus
-    /// use one model with adapters of their own.
+    /// use one model with adapters of their own. A model of your own finds them in
+    /// [`Segments::adapters`](crate::Segments::adapters).
     pub fn adapters(mut self, adapters: ActiveAdapters) -> Self {
         self.adapters = Some(adapters);
         self

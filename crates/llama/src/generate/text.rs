@@ -1,12 +1,13 @@
-//! Text generation.
+//! Generation of text.
 
 use super::{
     GenerateConfig, Stopped,
     config::wrong,
     stop::{Found, StopText},
+    tokens,
 };
-use crate::{error::LlamaError, llama::Llama};
-use burn_lora_text::{ChatOptions, DecodeStream, Message, Tokenizer};
+use crate::{causal_lm::Generate, error::LlamaError};
+use burn_lora_text::{DecodeStream, Tokenizer};
 use std::ops::ControlFlow;
 
 /// Generated text of one prompt.
@@ -20,125 +21,51 @@ pub struct GeneratedText {
     pub stopped: Stopped,
 }
 
-impl Llama {
-    /// Continues texts, all in one batch. In addition to [`generate`](Self::generate), a row ends
-    /// at the end-of-text tokens of the tokenizer's files, at the token with which the chat
-    /// template ends an answer, and at the stop strings of the settings. `on_text` is called with
-    /// the row and its text as it comes, and may end the row.
-    ///
-    /// ```no_run
-    /// # let model: burn_lora_llama::Llama = unimplemented!();
-    /// use burn_lora_llama::{GenerateConfig, Tokenizer};
-    /// use std::ops::ControlFlow;
-    ///
-    /// let tokenizer = Tokenizer::from_pretrained("models/SmolLM2-135M")?;
-    /// let config = GenerateConfig::new(64).temperature(0.7).top_p(0.9).seed(1).stop("\n\n");
-    /// let found = model.generate_text(&tokenizer, &["Once upon a time"], &config, |_, text| {
-    ///     print!("{text}");
-    ///     ControlFlow::Continue(())
-    /// })?;
-    /// println!("{:?}", found[0].stopped);
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// - [`LlamaError::Generate`] if a setting is outside its range, a text gives no token, or the
-    ///   tokenizer is of another model: a token is not in the vocabulary.
-    /// - [`LlamaError::Text`] if the tokenizer fails.
-    /// - [`LlamaError::Device`] if the logits cannot be read from the device.
-    pub fn generate_text(
-        &self,
-        tokenizer: &Tokenizer,
-        prompts: &[impl AsRef<str>],
-        config: &GenerateConfig,
-        on_text: impl FnMut(usize, &str) -> ControlFlow<()>,
-    ) -> Result<Vec<GeneratedText>, LlamaError> {
-        let prompts = prompts.iter().map(|prompt| tokenizer.encode(prompt.as_ref(), true));
-        self.generate_decoded(tokenizer, &prompts.collect::<Result<Vec<_>, _>>()?, config, on_text)
+/// Continues prompts that the tokenizer has encoded.
+pub(super) fn generate<M: Generate>(
+    model: &M,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    config: &GenerateConfig,
+    mut on_text: impl FnMut(usize, &str) -> ControlFlow<()>,
+) -> Result<Vec<GeneratedText>, LlamaError> {
+    let mut ends = model.eos_token_ids();
+    ends.extend(tokenizer.eos_token_ids());
+    // Models are trained to end an answer with it, though files may not say so.
+    ends.extend(tokenizer.end_of_turn());
+    let rows = model.vocabulary();
+    if let Some(id) = prompts.iter().flatten().find(|id| **id as usize >= rows) {
+        let token = tokenizer.id_to_token(*id).unwrap_or_default();
+        let reason = format!("the model's embedding has {rows} rows: is this its tokenizer?");
+        return Err(wrong("prompt", format!("a text with token {id}, `{token}`"), &reason));
     }
-
-    /// Answers a chat; otherwise like [`generate_text`](Self::generate_text).
-    ///
-    /// ```no_run
-    /// # let model: burn_lora_llama::Llama = unimplemented!();
-    /// use burn_lora_llama::{GenerateConfig, Message, Tokenizer};
-    /// use std::ops::ControlFlow;
-    ///
-    /// let tokenizer = Tokenizer::from_pretrained("SmolLM2-135M-Instruct.Q4_1.gguf")?;
-    /// let chat = [Message::user("What is the capital of France?")];
-    /// let answer = model.chat(&tokenizer, &chat, &GenerateConfig::new(64), |text| {
-    ///     print!("{text}");
-    ///     ControlFlow::Continue(())
-    /// })?;
-    /// # Ok::<_, burn_lora_llama::LlamaError>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`generate_text`](Self::generate_text); [`LlamaError::Text`] also if the tokenizer has no
-    /// chat template, or the template rejects the messages.
-    pub fn chat(
-        &self,
-        tokenizer: &Tokenizer,
-        messages: &[Message],
-        config: &GenerateConfig,
-        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
-    ) -> Result<GeneratedText, LlamaError> {
-        let options = ChatOptions::new().add_generation_prompt(true);
-        let prompt = tokenizer.apply_chat_template(messages, &options)?;
-        // The template has written the special tokens.
-        let prompts = [tokenizer.encode(&prompt, false)?];
-        let mut found =
-            self.generate_decoded(tokenizer, &prompts, config, |_, text| on_text(text))?;
-        Ok(found.remove(0))
+    let stops = &config.stop_strings;
+    let mut rows: Vec<_> = prompts.iter().map(|_| TextRow::new(tokenizer, stops)).collect();
+    let mut failed = None;
+    let found = tokens::generate(model, prompts, config, &ends, |number, token| {
+        let row = &mut rows[number];
+        let new = row.push(token).unwrap_or_else(|error| {
+            failed.get_or_insert(error);
+            row.stopped = true;
+            String::new()
+        });
+        let go_on = if new.is_empty() { ControlFlow::Continue(()) } else { on_text(number, &new) };
+        if row.stopped { ControlFlow::Break(()) } else { go_on }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
     }
-
-    fn generate_decoded(
-        &self,
-        tokenizer: &Tokenizer,
-        prompts: &[Vec<u32>],
-        config: &GenerateConfig,
-        mut on_text: impl FnMut(usize, &str) -> ControlFlow<()>,
-    ) -> Result<Vec<GeneratedText>, LlamaError> {
-        let mut ends = self.config.eos_token_ids();
-        ends.extend(tokenizer.eos_token_ids());
-        // Models are trained to end an answer with it, though files may not say so.
-        ends.extend(tokenizer.end_of_turn());
-        let rows = self.config.vocab_size;
-        if let Some(id) = prompts.iter().flatten().find(|id| **id as usize >= rows) {
-            let token = tokenizer.id_to_token(*id).unwrap_or_default();
-            let reason = format!("the model's embedding has {rows} rows: is this its tokenizer?");
-            return Err(wrong("prompt", format!("a text with token {id}, `{token}`"), &reason));
+    let rows = rows.into_iter().zip(found).enumerate();
+    rows.map(|(number, (row, found))| {
+        let stopped = if row.stopped { Stopped::Text } else { found.stopped };
+        let (text, rest) = row.finish()?;
+        if !rest.is_empty() {
+            let _ = on_text(number, &rest);
         }
-        let stops = &config.stop_strings;
-        let mut rows: Vec<_> = prompts.iter().map(|_| TextRow::new(tokenizer, stops)).collect();
-        let mut failed = None;
-        let found = self.generate_until(prompts, config, &ends, |number, token| {
-            let row = &mut rows[number];
-            let new = row.push(token).unwrap_or_else(|error| {
-                failed.get_or_insert(error);
-                row.stopped = true;
-                String::new()
-            });
-            let go_on =
-                if new.is_empty() { ControlFlow::Continue(()) } else { on_text(number, &new) };
-            if row.stopped { ControlFlow::Break(()) } else { go_on }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let rows = rows.into_iter().zip(found).enumerate();
-        rows.map(|(number, (row, found))| {
-            let stopped = if row.stopped { Stopped::Text } else { found.stopped };
-            let (text, rest) = row.finish()?;
-            if !rest.is_empty() {
-                let _ = on_text(number, &rest);
-            }
-            Ok(GeneratedText { text, tokens: found.tokens, stopped })
-        })
-        .collect()
-    }
+        Ok(GeneratedText { text, tokens: found.tokens, stopped })
+    })
+    .collect()
 }
-
 /// Text of one row in progress.
 struct TextRow<'a> {
     stream: DecodeStream,

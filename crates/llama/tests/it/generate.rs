@@ -3,7 +3,9 @@
 use crate::common::*;
 use burn::{module::Module, tensor::FloatDType};
 use burn_lora_adapter::{AdaptableExt, BASE, Init, LoraConfig, Selection};
-use burn_lora_llama::{GenerateConfig, Generated, Llama, Segments, Stopped, Tokenizer};
+use burn_lora_llama::{
+    GenerateConfig, GenerateExt, Generated, Llama, Segments, Stopped, Tokenizer,
+};
 use burn_lora_quant::QuantConfig;
 use std::ops::ControlFlow;
 
@@ -49,6 +51,26 @@ fn a_cache_and_padding_change_nothing() {
             assert_eq!(alone[0], *found);
         }
     }
+}
+
+/// LongRoPE changes its frequencies after 16 tokens: keys from before are those of another table
+/// (testdata/decoders/generate.py).
+#[test]
+fn a_cache_is_filled_anew_when_frequencies_change() {
+    let folder = golden("decoders").join("phi4_mini");
+    let model = Llama::from_pretrained(&folder).dtype(FloatDType::F32).load(&device()).unwrap();
+    let text = std::fs::read_to_string(folder.join("generated.json")).unwrap();
+    let found: std::collections::HashMap<String, Vec<Vec<u32>>> =
+        serde_json::from_str(&text).unwrap();
+    let config = GenerateConfig::new(12);
+    for (prompt, expected) in found["prompts"].iter().zip(&found["alone"]) {
+        assert_eq!(without_cache(&model, prompt, 12), *expected);
+        let alone = run(&model, std::slice::from_ref(prompt), &config);
+        assert_eq!(alone[0].tokens, *expected, "{prompt:?}");
+    }
+    let together = run(&model, &found["uneven"], &config);
+    let together: Vec<_> = together.into_iter().map(|row| row.tokens).collect();
+    assert_eq!(together, found["together"]);
 }
 
 /// Several requests use one model, each with adapters of its own.

@@ -6,7 +6,7 @@ use burn::{
     tensor::{Device, FloatDType, Tensor, activation::log_softmax},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_llama::{KvCache, Llama, Loader, Segments};
+use burn_lora_llama::{Generate, KvCache, Llama, Loader, Segments};
 use burn_lora_quant::QuantConfig;
 use std::path::Path;
 

@@ -9,6 +9,7 @@ mod golden;
 mod hub;
 mod merge;
 mod methods;
+mod own_decoder;
 mod stored;
 mod untrusted;
 mod weights;

@@ -4,10 +4,10 @@ use super::{GradientSums, Objective, Outcome, ints};
 use crate::{
     TrainError,
     data::{Batch, Dataset},
-    model::CausalLm,
 };
 use burn::tensor::{IndexingUpdateOp, Tensor};
 use burn_lora_kernels::{cross_entropy, pull_back};
+use burn_lora_llama::CausalLm;
 use serde_json::{Value, json};
 
 /// Mean cross-entropy of each sample's label, given the logits of its last token: transformers'

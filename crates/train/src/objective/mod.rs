@@ -10,10 +10,10 @@ pub(crate) use next_token::chunk;
 use crate::{
     TrainError,
     data::{Batch, Dataset},
-    model::CausalLm,
     params::{self, Flat},
 };
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use burn_lora_llama::CausalLm;
 use serde_json::Value;
 
 /// A loss over the hidden states of the last layer, with its gradient and metrics.

@@ -1,9 +1,10 @@
 //! Next-token cross-entropy.
 
 use super::{GradientSums, Objective, Outcome, ints};
-use crate::{data::Batch, model::CausalLm};
+use crate::data::Batch;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_lora_kernels::{cross_entropy, pull_back};
+use burn_lora_llama::CausalLm;
 use serde_json::{Value, json};
 
 /// Loss of language models: the mean cross-entropy of the target tokens given those before them.

@@ -5,9 +5,9 @@ use crate::{
     TrainError,
     checkpoint::{self, Checkpoint, Damage, TrainerState},
     identity::Identity,
-    model::CausalLm,
     replica::{Replica, Resumed},
 };
+use burn_lora_llama::CausalLm;
 use std::collections::BTreeMap;
 
 impl<M: CausalLm> Run<'_, M> {

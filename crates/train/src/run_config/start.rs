@@ -10,7 +10,7 @@ use crate::{
 };
 use burn::tensor::Device;
 use burn_lora_adapter::{AdaptableExt, LoraConfig};
-use burn_lora_llama::{Llama, LlamaConfig};
+use burn_lora_llama::{GenerateExt, Llama, LlamaConfig};
 use burn_lora_text::Tokenizer;
 use std::fs;
 

@@ -1,0 +1,162 @@
+//! Interfaces of models that can be trained, and of those that also generate.
+
+use crate::{
+    cache::{KvCache, LayerCache},
+    context::Segments,
+};
+use burn::{
+    module::Module,
+    tensor::{Device, Int, Tensor},
+};
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError};
+use serde_json::Value;
+use std::path::Path;
+
+/// A trainable decoder: embedding, layers one after the other, head.
+///
+/// The three are separate so that the trainer can keep only the input of each layer and run the
+/// layer again in the backward pass, and can run the head on a few tokens at a time. Dropout in a
+/// layer has to come from Burn's generator, which the trainer sets to the same state both times.
+///
+/// Implemented for [`Llama`](crate::Llama) and [`SequenceClassifier`](crate::SequenceClassifier);
+/// `docs/your-own-model.md` shows an implementation for a model of your own. A model that also
+/// generates implements [`Generate`].
+pub trait CausalLm: Module + Adaptable + 'static {
+    /// Data of a batch that the layers need: positions, masks. [`Context`](crate::Context) has
+    /// these.
+    type Context;
+
+    /// Creates the context, once per batch.
+    fn context(&self, segments: &Segments) -> Self::Context;
+
+    /// Embeddings of tokens.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, sequence]`
+    /// - output: `[batch, sequence, hidden]`
+    fn embed(&self, tokens: Tensor<2, Int>, context: &Self::Context) -> Tensor<3>;
+
+    /// Number of layers.
+    fn depth(&self) -> usize;
+
+    /// Forward pass of one layer.
+    ///
+    /// # Shapes
+    /// - hidden, output: `[batch, sequence, hidden]`
+    fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
+
+    /// Logits of tokens after the last layer: the last norm and the output head.
+    ///
+    /// # Shapes
+    /// - hidden: `[tokens, hidden]`
+    /// - output: `[tokens, vocabulary]`
+    fn head(&self, hidden: Tensor<2>, context: &Self::Context) -> Tensor<2>;
+
+    /// Size of the vocabulary: logits per token.
+    fn vocabulary(&self) -> usize;
+
+    /// Device of the model.
+    fn device(&self) -> Device;
+
+    /// Device of the embeddings, where [`embed`](Self::embed) takes tokens.
+    fn embedding_device(&self) -> Device {
+        self.device().inner()
+    }
+
+    /// Returns `true` if the layers draw random numbers in training: by default, if an adapter has
+    /// dropout. A model with dropout of its own returns `true`.
+    fn is_random(&self) -> bool {
+        self.adapter_configs().values().any(|method| method.dropout() > 0.0)
+    }
+
+    /// Settings that the computation depends on beside parameters and adapters, such as an epsilon
+    /// or the dtype. They must be the same when a run is resumed.
+    fn settings(&self) -> Value {
+        Value::Null
+    }
+
+    /// Saves the trained adapters for other programs, in PEFT's format: a single adapter into the
+    /// folder itself, several into subfolders of their names. A checkpoint stores all trained
+    /// parameters beside it.
+    ///
+    /// # Errors
+    /// As [`save_adapter`](AdaptableExt::save_adapter).
+    fn save_trained(&self, folder: &Path) -> Result<(), AdapterError> {
+        let names = self.adapter_names();
+        for name in &names {
+            let folder = if names.len() == 1 { folder.to_owned() } else { folder.join(name) };
+            self.save_adapter(name, folder)?;
+        }
+        Ok(())
+    }
+}
+
+/// A decoder that generates: its layers take keys and values from a cache.
+///
+/// [`GenerateExt`](crate::GenerateExt) is what such a model can do: tokens, text, chats.
+/// Implemented for [`Llama`](crate::Llama); `docs/your-own-model.md` shows an implementation for a
+/// model of your own.
+pub trait Generate: CausalLm {
+    /// Creates the context of the last `count` tokens of each row, which see the tokens before
+    /// them. Rows of a batch end together: shorter ones have padding on the left.
+    /// [`Segments::context`] has their positions and the keys that they may see.
+    fn context_of_last(&self, segments: &Segments, count: usize) -> Self::Context;
+
+    /// Forward pass of one layer over new tokens: their keys and values are appended to the cache
+    /// ([`LayerCache::append`]), and attention sees all that it holds.
+    ///
+    /// # Shapes
+    /// - hidden, output: `[batch, new, hidden]`
+    fn cached_layer(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Self::Context,
+        cache: &mut LayerCache,
+    ) -> Tensor<3>;
+
+    /// Ids of the end-of-text tokens, which end a generation.
+    fn eos_token_ids(&self) -> Vec<u32> {
+        vec![]
+    }
+
+    /// Id of the beginning-of-text token that the model was trained with, to check a tokenizer
+    /// against.
+    fn bos_token_id(&self) -> Option<u32> {
+        None
+    }
+
+    /// Returns `true` if the cached keys of `before` tokens cannot be used for a text of `length`
+    /// tokens, both of the longest row: the text is then run again as a whole. LongRoPE needs it
+    /// once, where it changes its frequencies.
+    fn outdates_cache(&self, before: usize, length: usize) -> bool {
+        let _ = (before, length);
+        false
+    }
+
+    /// Returns the logits of each row's next token, given the cached keys and values of the tokens
+    /// before, and appends those of the new tokens to the cache. A cache that is
+    /// [outdated](Self::outdates_cache) has to be replaced by an empty one, and the whole text given.
+    ///
+    /// # Shapes
+    /// - tokens: `[batch, new]`
+    /// - segments: of all tokens so far, `[batch, before + new]`
+    /// - output: `[batch, vocabulary]`
+    ///
+    /// # Panics
+    /// If the shapes do not fit, there is no new token, or the cache is full or of another model.
+    fn step(&self, tokens: Tensor<2, Int>, segments: &Segments, cache: &mut KvCache) -> Tensor<2> {
+        let [batch, count] = tokens.dims();
+        assert!(count > 0, "a step of no tokens");
+        assert_eq!(segments.dims(), [batch, cache.length() + count], "the segments of all tokens");
+        let (found, depth) = (cache.depth(), self.depth());
+        assert_eq!(found, depth, "the layers of the cache and of the model");
+        let context = self.context_of_last(segments, count);
+        let mut hidden = self.embed(tokens, &context);
+        for index in 0..depth {
+            hidden = self.cached_layer(index, hidden, &context, cache.layer(index));
+        }
+        let last = hidden.narrow(1, count - 1, 1).squeeze_dim::<2>(1);
+        self.head(last, &context)
+    }
+}
