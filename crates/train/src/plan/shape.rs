@@ -25,6 +25,8 @@ pub(super) struct Layer {
     pub plan: Option<LayerPlan>,
     /// Parameters of its update.
     pub tensors: Vec<UpdateTensor>,
+    /// Float32 values that its update copies from parameters.
+    pub copied: usize,
 }
 
 impl Layer {
@@ -114,6 +116,7 @@ impl Shape {
                     let (kind, shape) = (layer.kind, [layer.out, layer.width]);
                     let site = Site { path, kind, shape, rank, alpha, ..Site::default() };
                     layer.tensors = method.tensors(&site);
+                    layer.copied = method.copied(&site);
                     sites.push(site);
                 }
                 layer.plan = plan;
@@ -199,5 +202,5 @@ fn layer(path: &str, shape: &[usize]) -> Layer {
         _ => unreachable!("tensors of a Llama have one or two dimensions"),
     };
     let (bias, trains_bias, shared) = (false, false, false);
-    Layer { kind, out, width, bias, trains_bias, shared, plan: None, tensors: vec![] }
+    Layer { kind, out, width, bias, trains_bias, shared, plan: None, tensors: vec![], copied: 0 }
 }
