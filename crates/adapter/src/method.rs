@@ -84,6 +84,13 @@ pub trait Method: Any + fmt::Debug + Send + Sync {
         vec![]
     }
 
+    /// Number of float32 values that [`low_rank`](crate::Update::low_rank) copies from parameters and
+    /// keeps for the backward pass, for a memory plan: of A and B where they are made anew each time.
+    fn copied(&self, site: &Site<'_>) -> usize {
+        let _ = site;
+        0
+    }
+
     /// Checks whether layers can be adapted, before any of them is.
     ///
     /// # Errors

@@ -219,6 +219,11 @@ impl Method for VeraConfig {
         vec![tensor("vera_lambda_d", site.rank), tensor("vera_lambda_b", site.shape[0])]
     }
 
+    /// The layer's parts of A and B.
+    fn copied(&self, site: &Site<'_>) -> usize {
+        site.rank * (site.shape[0] + site.shape[1])
+    }
+
     fn shared(&self, sites: &[Site<'_>]) -> Vec<SharedTensor> {
         let most = |side: usize| sites.iter().map(|site| site.shape[side]).max().unwrap_or(0);
         let saved = self.save_projection;

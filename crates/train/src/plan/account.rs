@@ -177,7 +177,13 @@ impl Account<'_> {
 
     fn cast(&self, layer: &Layer) -> u64 {
         let copied = if layer.is_copied() { layer.values() } else { 0 };
-        if self.size == 4 { 0 } else { (self.size * (layer.low_rank_values() + copied)) as u64 }
+        // What an update makes of its copies is kept, too, unless its cast is.
+        let made = 4 * layer.copied;
+        let bytes = match self.size {
+            4 => 2 * made,
+            size => made + size * (layer.low_rank_values() + copied),
+        };
+        bytes as u64
     }
 
     /// Returns the bytes on top of the kept ones, backward through an MLP.

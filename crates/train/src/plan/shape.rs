@@ -27,6 +27,8 @@ pub(super) struct Layer {
     pub plan: Option<LayerPlan>,
     /// Parameters of its update.
     pub tensors: Vec<UpdateTensor>,
+    /// Float32 values that its update copies from parameters.
+    pub copied: usize,
 }
 
 impl Layer {
@@ -102,6 +104,7 @@ impl Shape {
                 shared: path == HEAD && config.tie_word_embeddings,
                 plan: None,
                 tensors: vec![],
+                copied: 0,
             };
             (path, layer)
         });
@@ -122,6 +125,7 @@ impl Shape {
                     let (kind, shape) = (layer.kind, [layer.out, layer.width]);
                     let site = Site { path, kind, shape, rank, alpha, ..Site::default() };
                     layer.tensors = method.tensors(&site);
+                    layer.copied = method.copied(&site);
                     sites.push(site);
                 }
                 layer.plan = plan;

@@ -63,6 +63,15 @@ fn plans_of_methods_are_those_of_a_model() {
         let train = plan.clone().train(&TrainConfig::new(1e-3).batch_size(1));
         assert!(train.total() > plan.total());
     }
+    let config = LlamaConfig::from_file(golden("gqa").join("config.json")).unwrap();
+    let peak = |method: &dyn Method| {
+        let plan = MemoryPlan::new(&config).adapter(method).unwrap().length(64);
+        plan.train(&TrainConfig::new(1e-3).batch_size(1)).peak()
+    };
+    // Fewer parameters, but A and B are made of them in each pass.
+    let lora = peak(&LoraConfig::new(6, 12).all_linear());
+    assert!(peak(&vera()).optimizer < lora.optimizer);
+    assert!(peak(&vera()).activations > lora.activations);
     for variant in ["gqa", "llama3"] {
         let config = LlamaConfig::from_file(golden(variant).join("config.json")).unwrap();
         same(&config, &vera());
