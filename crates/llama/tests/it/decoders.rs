@@ -158,10 +158,13 @@ fn check_adapter(family: &str, adapter: &str) {
     assert!(ours == theirs, "{family}");
 }
 
+/// Shape and values.
+type Matrix = ([usize; 2], Vec<f32>);
+
 /// Gradients as a file of PEFT's has the parameters: those of experts are stacked, A by expert, B by rank.
-fn stacked(found: BTreeMap<String, ([usize; 2], Vec<f32>)>) -> BTreeMap<String, Vec<f32>> {
+fn stacked(found: BTreeMap<String, Matrix>) -> BTreeMap<String, Vec<f32>> {
     let mut grads = BTreeMap::new();
-    let mut experts: BTreeMap<String, Vec<([usize; 2], Vec<f32>)>> = BTreeMap::new();
+    let mut experts: BTreeMap<String, Vec<Matrix>> = BTreeMap::new();
     for (name, grad) in found {
         match name.split_once(".experts.") {
             None => {
@@ -337,7 +340,7 @@ fn settings_for_experts_are_checked() {
 #[test]
 fn rows_may_have_other_adapters() {
     let mut model = load("mixtral");
-    model.load_adapter("theirs", &folder("mixtral").join("lora_experts")).unwrap();
+    model.load_adapter("theirs", folder("mixtral").join("lora_experts")).unwrap();
     let lora = LoraConfig::new(2, 4).targets(["o_proj"]).target_parameters(["experts.down_proj"]);
     model.add_adapter("ours", &lora.init(Init::Random)).unwrap();
     let (tokens, segments, _) = batch_of(&folder("mixtral").join("io.safetensors"), &device());
