@@ -39,6 +39,13 @@ pub trait ModelFamily: fmt::Debug + Sync {
         Cow::Borrowed(name)
     }
 
+    /// `true` if checkpoints have the weights of all experts in one tensor: `experts.down_proj`,
+    /// `[experts, in, out]`, and `experts.down_proj_bias`, `[experts, out]`, which an expert of the
+    /// model has as `experts.3.down_proj.weight` and `.bias`.
+    fn stacked_experts(&self) -> bool {
+        false
+    }
+
     /// Names and metadata of the family in llama.cpp's files, if it has them.
     fn gguf(&self) -> Option<GgufFamily> {
         None
