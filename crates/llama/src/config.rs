@@ -158,6 +158,19 @@ impl LlamaConfig {
         stored::format(&fields).ok()?
     }
 
+    /// Returns `true` if the checkpoint has the linear layer at a path in
+    /// [`stored_format`](Self::stored_format): if it has one, and `modules_to_not_convert` does not
+    /// name the layer or a module around it.
+    pub fn is_stored_quantized(&self, path: &str) -> bool {
+        let others = &self.raw["quantization_config"]["modules_to_not_convert"];
+        let covers = |pattern: &str| {
+            let mut parts = path.split('.');
+            pattern.split('.').all(|name| parts.next().is_some_and(|p| name == "*" || name == p))
+        };
+        let mut others = others.as_array().into_iter().flatten().filter_map(Value::as_str);
+        self.quantized && !others.any(covers)
+    }
+
     /// Sliding window of each layer.
     pub fn windows(&self) -> Vec<Option<usize>> {
         self.layers.iter().map(|layer| layer.attention.window).collect()
