@@ -4,7 +4,7 @@
 //! | what | where |
 //! |---|---|
 //! | matrix product | [`Gemm`] |
-//! | causal attention | [`attention()`] |
+//! | causal attention | [`attention()`], [`attention_with_sinks`] |
 //! | RMSNorm, rotary positions, SwiGLU and GeGLU | [`rms_norm`], [`rotate`], [`gated`] |
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | permutation of rows | [`permute_rows`] |
@@ -38,7 +38,10 @@ mod permute;
 mod pull_back;
 mod rotary;
 
-pub use attention::{AttentionOps, AttentionSpec, attention, attention_is_fused, attention_scores};
+pub use attention::{
+    AttentionOps, AttentionSpec, SinkOps, attention, attention_is_fused, attention_scores,
+    attention_with_sinks,
+};
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
 pub use gated::{Activation, GatedOps, gated};
 pub use gemm::{Gemm, GemmOps};

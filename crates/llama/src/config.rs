@@ -39,6 +39,13 @@ pub trait ModelFamily: fmt::Debug + Sync {
         Cow::Borrowed(name)
     }
 
+    /// `true` if checkpoints have the weights of all experts in one tensor: `experts.down_proj`,
+    /// `[experts, in, out]`, and `experts.down_proj_bias`, `[experts, out]`, which an expert of the
+    /// model has as `experts.3.down_proj.weight` and `.bias`.
+    fn stacked_experts(&self) -> bool {
+        false
+    }
+
     /// Names and metadata of the family in llama.cpp's files, if it has them.
     fn gguf(&self) -> Option<GgufFamily> {
         None
@@ -149,6 +156,19 @@ impl LlamaConfig {
         // Its errors were those of reading the file.
         let fields = ConfigFields::new(Path::new("config.json"), &self.raw).ok()?;
         stored::format(&fields).ok()?
+    }
+
+    /// Returns `true` if the checkpoint has the linear layer at a path in
+    /// [`stored_format`](Self::stored_format): if it has one, and `modules_to_not_convert` does not
+    /// name the layer or a module around it.
+    pub fn is_stored_quantized(&self, path: &str) -> bool {
+        let others = &self.raw["quantization_config"]["modules_to_not_convert"];
+        let covers = |pattern: &str| {
+            let mut parts = path.split('.');
+            pattern.split('.').all(|name| parts.next().is_some_and(|p| name == "*" || name == p))
+        };
+        let mut others = others.as_array().into_iter().flatten().filter_map(Value::as_str);
+        self.quantized && !others.any(covers)
     }
 
     /// Sliding window of each layer.

@@ -40,6 +40,8 @@ pub struct SelfAttentionSpec {
     pub o_bias: bool,
     /// `true` if each head of queries and keys goes through a norm before it is rotated.
     pub head_norms: bool,
+    /// `true` if each query head has a sink, a learned score beside those of the keys (gpt-oss).
+    pub sinks: bool,
 }
 
 impl SelfAttentionSpec {
@@ -112,6 +114,8 @@ pub enum RouterWeights {
     Softmax,
     /// Softmax over all experts; the parts of the chosen ones are divided by their sum.
     NormalizedSoftmax,
+    /// Softmax over the chosen experts.
+    SoftmaxOfChosen,
 }
 
 /// Specification of a gated MLP: `down(activation(gate(x)) · up(x))`.
@@ -123,6 +127,9 @@ pub struct GatedMlpSpec {
     pub activation: Activation,
     /// Whether gate and up are one projection.
     pub gate_up: GateUp,
+    /// Limit of gate and up (gpt-oss):
+    /// `down(activation(min(gate(x), limit)) · (clamp(up(x), -limit, limit) + 1))`.
+    pub limit: Option<f64>,
     /// `true` if the projections have biases.
     pub bias: bool,
 }
@@ -136,6 +143,9 @@ pub enum GateUp {
     Fused,
     /// One, `gate_up_proj`, of which checkpoints have the two parts: experts.
     Joined,
+    /// One, `gate_up_proj`, whose even rows are those of gate and whose odd rows those of up
+    /// (gpt-oss).
+    Interleaved,
 }
 
 /// Where the norms of a decoder layer stand, and what they are called.

@@ -6,7 +6,7 @@
 //! `X.weight.quant_state.bitsandbytes__nf4` (or `__fp4`), the bytes of a JSON document.
 
 use crate::{
-    codec::Packed,
+    codec::{Packed, to_words},
     config::QuantConfig,
     error::QuantError,
     format::Format,
@@ -188,15 +188,6 @@ impl Packed {
         tensors.push((&state, TensorData::new(json, [len])));
         Ok(tensors.into_iter().map(|(part, data)| (format!("{name}{part}"), data)).collect())
     }
-}
-
-/// Packs bytes into little-endian words, padded with zeros.
-fn to_words(bytes: &[u8]) -> Vec<u32> {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut last = [0; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    let rest = (!rest.is_empty()).then_some(&last);
-    words.iter().chain(rest).map(|word| u32::from_le_bytes(*word)).collect()
 }
 
 fn torch_name(dtype: FloatDType) -> &'static str {

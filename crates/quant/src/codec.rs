@@ -138,6 +138,15 @@ fn to_bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
+/// Packs bytes into little-endian words, padded with zeros.
+pub(crate) fn to_words(bytes: &[u8]) -> Vec<u32> {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let rest = (!rest.is_empty()).then_some(&last);
+    words.iter().chain(rest).map(|word| u32::from_le_bytes(*word)).collect()
+}
+
 /// Encodes up to 8 elements that share a scale into a word.
 pub(crate) fn encode_word(format: Format, values: &[f32], normalizer: f32) -> u32 {
     let nibble = |word, (i, value): (usize, &f32)| {

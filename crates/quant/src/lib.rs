@@ -50,6 +50,7 @@ mod format;
 mod layout;
 mod linear;
 mod lowrank;
+mod mxfp4;
 mod named;
 mod ops;
 mod packed;

@@ -7,6 +7,7 @@ mod blocks;
 mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
+mod sinks;
 
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
@@ -19,6 +20,7 @@ use burn::{
 };
 
 pub use blocks::attention_scores;
+pub use sinks::{SinkOps, attention_with_sinks};
 
 /// Settings of an attention that depend on neither batch nor position.
 #[derive(Clone, Copy, Debug, PartialEq)]

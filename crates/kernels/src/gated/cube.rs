@@ -1,6 +1,6 @@
 //! Gated activations on CubeCL's runtimes, element by element.
 
-use super::{Activation, CUBIC, GELU, GatedOps};
+use super::{Activation, CUBIC, GELU, GatedOps, QUICK};
 use crate::cube::{UNITS, buffer, elem, empty, own, vector_size};
 use burn::backend::{TensorMetadata, tensor::FloatTensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous};
@@ -18,6 +18,7 @@ fn factor(x: f32, #[comptime] activation: Activation) -> f32 {
     match activation {
         Activation::Silu => sigmoid(x),
         Activation::GeluTanh => sigmoid(GELU * (x + CUBIC * x * x * x)),
+        Activation::QuickGelu => sigmoid(QUICK * x),
     }
 }
 
@@ -27,6 +28,7 @@ fn inner(x: f32, #[comptime] activation: Activation) -> f32 {
     match activation {
         Activation::Silu => 1.0f32.runtime(),
         Activation::GeluTanh => GELU * (1.0f32 + 3.0f32 * CUBIC * x * x),
+        Activation::QuickGelu => QUICK.runtime(),
     }
 }
 

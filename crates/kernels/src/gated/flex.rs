@@ -1,6 +1,6 @@
 //! Gated activations on the CPU: on all cores, in float32 for every dtype.
 
-use super::{Activation, CUBIC, GELU, GatedOps};
+use super::{Activation, CUBIC, GELU, GatedOps, QUICK};
 use crate::flex::{TASK, from_f32, to_f32};
 use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use rayon::prelude::*;
@@ -15,6 +15,7 @@ impl Activation {
         match self {
             Self::Silu => sigmoid(x),
             Self::GeluTanh => sigmoid(GELU * (x + CUBIC * x * x * x)),
+            Self::QuickGelu => sigmoid(QUICK * x),
         }
     }
 
@@ -23,6 +24,7 @@ impl Activation {
         match self {
             Self::Silu => 1.0,
             Self::GeluTanh => GELU * (1.0 + 3.0 * CUBIC * x * x),
+            Self::QuickGelu => QUICK,
         }
     }
 }

@@ -20,6 +20,9 @@ const GELU: f32 = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
 /// Factor of the cube in it.
 const CUBIC: f32 = 0.044_715;
 
+/// Factor in the other approximation of GELU, `x · sigmoid(QUICK · x)`.
+const QUICK: f32 = 1.702;
+
 /// Activation of the gate in a gated feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -28,6 +31,9 @@ pub enum Activation {
     /// `z / 2 · (1 + tanh(sqrt(2 / π) · (z + 0.044715 z³)))`: the approximation of GELU by tanh
     /// (PyTorch's `gelu_pytorch_tanh`), for GeGLU.
     GeluTanh,
+    /// `z / (1 + exp(-1.702 z))`: the approximation of GELU by a sigmoid (transformers'
+    /// `quick_gelu`; the activation of gpt-oss).
+    QuickGelu,
 }
 
 /// Gated activation (arXiv:2002.05202): `activation(gate) · up`, computed in float32 for every

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_kernels::{AttentionSpec, attention, attention_is_fused};
+use burn_lora_kernels::{AttentionSpec, attention, attention_is_fused, attention_with_sinks};
 
 struct Case {
     batch: usize,
@@ -25,12 +25,18 @@ impl Case {
         j <= own && near && (start..end).contains(&(j as i32))
     }
 
-    /// Output and the gradients of q, k and v for the gradient `g` of the output.
-    fn expected(&self, q: &[f32], k: &[f32], v: &[f32], g: &[f32]) -> [Vec<f32>; 4] {
+    /// Output and the gradients of q, k, v and the sinks, if there are some, for the gradient `g` of
+    /// the output.
+    fn expected(
+        &self,
+        [q, k, v, g]: [&[f32]; 4],
+        sinks: Option<&[f32]>,
+    ) -> ([Vec<f32>; 4], Vec<f32>) {
         let &Self { batch, heads, kv_heads, length, keys, width, .. } = self;
         let scale = (width as f64).sqrt().recip();
         let mut out = vec![0.0f64; q.len()];
         let mut grads = [vec![0.0f64; q.len()], vec![0.0f64; k.len()], vec![0.0f64; v.len()]];
+        let mut of_sinks = vec![0.0f64; heads];
         for b in 0..batch {
             for h in 0..heads {
                 let kv = b * kv_heads + h / (heads / kv_heads);
@@ -44,13 +50,16 @@ impl Case {
                     let qi = &q[at..at + width];
                     let score = |j: usize| dot(qi, &k[key(j)..key(j) + width]) * scale;
                     let scores: Vec<f64> = seen.iter().map(|&j| score(j)).collect();
-                    let max = scores.iter().copied().fold(f64::MIN, f64::max);
-                    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                    let sink = sinks.map(|sinks| sinks[h] as f64);
+                    let max = scores.iter().copied().chain(sink).fold(f64::MIN, f64::max);
+                    let all = scores.iter().copied().chain(sink);
+                    let sum: f64 = all.map(|s| (s - max).exp()).sum();
                     let p: Vec<f64> = scores.iter().map(|s| (s - max).exp() / sum).collect();
                     let gi = &g[at..at + width];
                     let dp: Vec<f64> =
                         seen.iter().map(|&j| dot(gi, &v[key(j)..key(j) + width])).collect();
                     let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
+                    of_sinks[h] -= sink.map_or(0.0, |sink| (sink - max).exp() / sum * delta);
                     for (n, &j) in seen.iter().enumerate() {
                         let ds = p[n] * (dp[n] - delta) * scale;
                         for d in 0..width {
@@ -65,16 +74,23 @@ impl Case {
         }
         let f32 = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<_>>();
         let [q, k, v] = grads;
-        [f32(out), f32(q), f32(k), f32(v)]
+        ([f32(out), f32(q), f32(k), f32(v)], f32(of_sinks))
     }
 
     fn check(&self) {
         self.check_in(FloatDType::F32, [1e-5, 2e-5], false);
+        // Of a size that most of the weight is theirs, or hardly any, or all.
+        let sinks: Vec<f32> = (0..self.heads).map(|head| [1.5, -3.0, 40.0][head % 3]).collect();
+        self.check_with(Some(&sinks), FloatDType::F32, [1e-5, 2e-5], false);
     }
 
     /// In a dtype, with the largest differences of the output and of gradients, and whether heads lie
     /// behind the sequence in memory, as a linear layer gives them.
     fn check_in(&self, dtype: FloatDType, most: [f32; 2], behind: bool) {
+        self.check_with(None, dtype, most, behind);
+    }
+
+    fn check_with(&self, sinks: Option<&[f32]>, dtype: FloatDType, most: [f32; 2], behind: bool) {
         let device = device();
         let q_shape = [self.batch, self.heads, self.length, self.width];
         let k_shape = [self.batch, self.kv_heads, self.keys, self.width];
@@ -82,7 +98,7 @@ impl Case {
         let random = |count, seed| rounded(random(count, seed), dtype);
         let (q, g) = (random(count(q_shape), 1), random(count(q_shape), 4));
         let (k, v) = (random(count(k_shape), 2), random(count(k_shape), 3));
-        let expected = self.expected(&q, &k, &v, &g);
+        let (expected, of_sinks) = self.expected([&q, &k, &v, &g], sinks);
         let rows = self.spans.len() / self.length;
         let ends = |end: usize| self.spans.iter().map(move |span| span[end]);
         let spans = int(ends(0).chain(ends(1)).collect(), [2, rows, self.length], &device);
@@ -93,7 +109,13 @@ impl Case {
             let tensor = tensor.clone().cast(dtype);
             if behind { heads_behind(tensor) } else { tensor }
         });
-        let out = attention(qt, kt, vt, spans, spec).cast(FloatDType::F32);
+        let sinks = sinks
+            .map(|sinks| float(sinks.to_vec(), [self.heads], &device).autodiff().require_grad());
+        let out = match sinks.clone() {
+            None => attention(qt, kt, vt, spans, spec),
+            Some(sinks) => attention_with_sinks(qt, kt, vt, sinks.cast(dtype), spans, spec),
+        };
+        let out = out.cast(FloatDType::F32);
         let found = difference(&vec(out.clone()), &expected[0]);
         assert!(found < most[0], "the output differs by {found}");
         let grads = (out * float(g, q_shape, &device)).sum().backward();
@@ -104,6 +126,13 @@ impl Case {
             // Not relative: a query that sees one key alone has the gradient 0.
             let found = difference(&grad(tensor), expected);
             assert!(found < most[1], "the gradient of {name} differs by {found}");
+        }
+        if let Some(sinks) = sinks {
+            let found = difference(&vec(sinks.grad(&grads).unwrap()), &of_sinks);
+            // A sum over all rows.
+            let rows = (self.batch * self.length) as f32;
+            let most = most[1] * rows.sqrt();
+            assert!(found < most, "the gradient of the sinks differs by {found}");
         }
     }
 }
@@ -269,6 +298,12 @@ fn shapes_that_do_not_fit_are_refused() {
     for spans in [[1, 2, 3], [2, 3, 3], [2, 0, 3], [2, 2, 4]] {
         panics("attention: spans", || run(q, k, k, spans, None));
     }
+    panics("a sink for each head", || {
+        let sinks = Tensor::zeros([2], &device);
+        let spec = AttentionSpec { scale: 1.0, window: None };
+        let spans = int(vec![0; 12], [2, 2, 3], &device);
+        attention_with_sinks(zeros(q), zeros(k), zeros(k), sinks, spans, spec)
+    });
     panics("a window of no keys", || run(q, k, k, [2, 2, 3], Some(0)));
     panics("heads of no width", || run([2, 4, 3, 0], [2, 2, 5, 0], [2, 2, 5, 0], [2, 2, 3], None));
 }
@@ -286,8 +321,11 @@ fn fused() {
                 for width in [64, 128] {
                     for behind in [false, true] {
                         let spans = spans.clone();
-                        Case { batch, heads, kv_heads, length, keys, width, window, spans }
-                            .check_in(dtype, [error, 2.0 * error], behind);
+                        let case =
+                            Case { batch, heads, kv_heads, length, keys, width, window, spans };
+                        case.check_in(dtype, [error, 2.0 * error], behind);
+                        let sinks: Vec<f32> = (0..heads).map(|head| head as f32 - 1.0).collect();
+                        case.check_with(Some(&sinks), dtype, [error, 2.0 * error], behind);
                     }
                 }
             }

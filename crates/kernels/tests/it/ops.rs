@@ -40,12 +40,19 @@ fn rms_norm_and_its_gradients() {
     }
 }
 
+const ACTIVATIONS: [Activation; 3] =
+    [Activation::Silu, Activation::GeluTanh, Activation::QuickGelu];
+
 /// The activation of a gate, and its derivative.
 fn activation_in_f64(activation: Activation, x: f64) -> [f64; 2] {
     match activation {
         Activation::Silu => {
             let sigmoid = 1.0 / (1.0 + (-x).exp());
             [x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))]
+        }
+        Activation::QuickGelu => {
+            let sigmoid = 1.0 / (1.0 + (-1.702 * x).exp());
+            [x * sigmoid, sigmoid * (1.0 + 1.702 * x * (1.0 - sigmoid))]
         }
         Activation::GeluTanh => {
             let scale = (2.0 / std::f64::consts::PI).sqrt();
@@ -59,7 +66,7 @@ fn activation_in_f64(activation: Activation, x: f64) -> [f64; 2] {
 #[test]
 fn gated_activations_and_their_gradients() {
     // Rows, so that what the runtime pads is padded; the factors are held, so that they are not changed.
-    for activation in [Activation::Silu, Activation::GeluTanh] {
+    for activation in ACTIVATIONS {
         for shape in [[2, 12], [1, 7], [3, 1000]] {
             let count = shape[0] * shape[1];
             let (a, b, g) = (random(count, 1), random(count, 2), random(count, 3));
@@ -82,7 +89,7 @@ fn gated_activations_and_their_gradients() {
 
 #[test]
 fn gated_activations_of_large_values_are_finite() {
-    for activation in [Activation::Silu, Activation::GeluTanh] {
+    for activation in ACTIVATIONS {
         let gate = tracked(&[-200.0, 200.0], [2]);
         let out = gated(gate.clone(), tensor(&[1.0, 1.0], [2]), activation);
         assert!(difference(&vec(out.clone()), &[0.0, 200.0]) < 1e-4);

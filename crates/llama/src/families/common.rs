@@ -180,11 +180,13 @@ impl LlamaConfig {
                 qkv_bias: false,
                 o_bias: false,
                 head_norms: false,
+                sinks: false,
             },
             feed_forward: FeedForwardSpec::Gated(GatedMlpSpec {
                 intermediate_size,
                 activation,
                 gate_up: GateUp::Separate,
+                limit: None,
                 bias: false,
             }),
             norms: NormPlacement::Before,

@@ -2,6 +2,7 @@
 
 mod common;
 mod gemma3;
+mod gpt_oss;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -31,6 +32,7 @@ pub(crate) static FAMILIES: &[&dyn ModelFamily] = &[
     &phi3::Phi3,
     &mixtral::Mixtral,
     &qwen3_moe::Qwen3Moe,
+    &gpt_oss::GptOss,
 ];
 
 impl LlamaConfig {

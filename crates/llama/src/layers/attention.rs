@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{cache::LayerCache, context::Context, error::LlamaError, spec::SelfAttentionSpec};
 use burn::{module::Module, tensor::Tensor};
-use burn_lora_adapter::{AdaptedLinear, adaptable};
-use burn_lora_kernels::{AttentionSpec, NormSpec, attention, rotate};
+use burn_lora_adapter::{AdaptedLinear, AdaptedVector, adaptable};
+use burn_lora_kernels::{AttentionSpec, NormSpec, attention, attention_with_sinks, rotate};
 
 /// Causal grouped-query self-attention with rotary position embedding.
 ///
@@ -28,11 +28,13 @@ pub struct Attention {
     pub q_norm: Option<RmsNorm>,
     /// Norm of each key head (Qwen 3, Gemma 3).
     pub k_norm: Option<RmsNorm>,
+    /// Sink of each query head (gpt-oss), `[heads]`.
+    pub sinks: Option<AdaptedVector>,
     /// Specification.
     #[module(skip)]
     pub spec: SelfAttentionSpec,
 }
-adaptable!(Attention { qkv_proj, q_proj, k_proj, v_proj, o_proj, q_norm, k_norm });
+adaptable!(Attention { qkv_proj, q_proj, k_proj, v_proj, o_proj, q_norm, k_norm, sinks });
 
 impl Attention {
     pub(crate) fn build(
@@ -50,6 +52,7 @@ impl Attention {
             let norm = || RmsNorm::build(from, &path(name), spec.head_dim, norm);
             spec.head_norms.then(norm).transpose()
         };
+        let sinks = || from.vector(&path("sinks"), &path("sinks"), spec.num_heads);
         Ok(Self {
             qkv_proj: spec.fused.then(|| linear("qkv_proj", q + 2 * kv)).transpose()?,
             q_proj: separate("q_proj", q)?,
@@ -58,6 +61,7 @@ impl Attention {
             o_proj: from.linear(&path("o_proj"), [hidden, q], spec.o_bias)?,
             q_norm: head_norm("q_norm")?,
             k_norm: head_norm("k_norm")?,
+            sinks: spec.sinks.then(sinks).transpose()?,
             spec: spec.clone(),
         })
     }
@@ -97,7 +101,13 @@ impl Attention {
             Some(cache) => cache.append(k, v),
         };
         let spec = AttentionSpec { scale: self.spec.scale, window: self.spec.window };
-        let out = attention(q, k, v, context.spans.clone(), spec);
+        let spans = context.spans.clone();
+        let out = match &self.sinks {
+            None => attention(q, k, v, spans, spec),
+            Some(sinks) => {
+                attention_with_sinks(q, k, v, sinks.val_with(context.adapters()), spans, spec)
+            }
+        };
         let width = out.dims()[1] * head_dim;
         let out = out.swap_dims(1, 2).reshape([batch, length, width]);
         self.o_proj.forward_with(out, context.adapters())
@@ -160,8 +170,10 @@ impl SelfAttentionSpec {
     }
 
     /// Returns what a pass without gradients has: the residual and the norm's output, queries and
-    /// output, keys and values, and a contiguous copy of the values.
+    /// output, keys and values, and a contiguous copy of the values; with sinks also the output in
+    /// float32, and scaled.
     pub fn inference(&self, hidden: usize) -> TokenCost {
-        TokenCost { values: 2 * hidden + 2 * self.q_width() + 3 * self.kv_width(), floats: 0 }
+        let floats = if self.sinks { 2 * self.q_width() } else { 0 };
+        TokenCost { values: 2 * hidden + 2 * self.q_width() + 3 * self.kv_width(), floats }
     }
 }

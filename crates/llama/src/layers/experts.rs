@@ -101,10 +101,14 @@ impl SparseExperts {
 
     /// Weights of the chosen experts of each token, `[tokens, chosen]`.
     fn weights(&self, logits: Tensor<2>, routing: &Routing) -> Tensor<2> {
-        let parts = softmax(logits, 1).gather(1, routing.experts.clone());
+        let chosen = |values: Tensor<2>| values.gather(1, routing.experts.clone());
         match self.spec.router.weights {
-            RouterWeights::Softmax => parts,
-            RouterWeights::NormalizedSoftmax => parts.clone() / parts.sum_dim(1),
+            RouterWeights::Softmax => chosen(softmax(logits, 1)),
+            RouterWeights::NormalizedSoftmax => {
+                let parts = chosen(softmax(logits, 1));
+                parts.clone() / parts.sum_dim(1)
+            }
+            RouterWeights::SoftmaxOfChosen => softmax(chosen(logits), 1),
         }
     }
 }

@@ -18,7 +18,7 @@ use burn_lora_kernels::gated;
 /// The projections of gate and up are two layers, or one ([`GateUp`]).
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// Projection of gate and up (Phi), `[2 * intermediate, hidden]`.
+    /// Projection of gate and up (Phi, experts), `[2 * intermediate, hidden]`.
     pub gate_up_proj: Option<AdaptedLinear>,
     /// Gate projection, `[intermediate, hidden]`.
     pub gate_proj: Option<AdaptedLinear>,
@@ -47,7 +47,9 @@ impl Mlp {
         };
         let both = match spec.gate_up {
             GateUp::Separate => None,
-            GateUp::Fused => Some(linear("gate_up_proj", [2 * inner, hidden])?),
+            GateUp::Fused | GateUp::Interleaved => {
+                Some(linear("gate_up_proj", [2 * inner, hidden])?)
+            }
             GateUp::Joined => {
                 let parts = ["gate_proj", "up_proj"].map(|name| format!("{path}.{name}"));
                 let path = format!("{path}.gate_up_proj");
@@ -80,15 +82,31 @@ impl Mlp {
         let adapters = context.adapters();
         let [gate, up] = match &self.gate_up_proj {
             Some(both) => {
-                let (all, width) = (both.forward_with(x, adapters), self.spec.intermediate_size);
-                [0, width].map(|start| all.clone().narrow(D - 1, start, width))
+                let all = both.forward_with(x, adapters);
+                [0, 1].map(|part| self.part(all.clone(), part))
             }
             None => [&self.gate_proj, &self.up_proj].map(|layer| {
                 let layer = layer.as_ref().expect("two projections, or one");
                 layer.forward_with(x.clone(), adapters)
             }),
         };
+        let (gate, up) = match self.spec.limit {
+            None => (gate, up),
+            Some(limit) => (gate.clamp_max(limit), up.clamp(-limit, limit) + 1.0),
+        };
         self.down_proj.forward_with(gated(gate, up, self.spec.activation), adapters)
+    }
+
+    /// Returns gate (0) or up (1) of what their one projection gave.
+    fn part<const D: usize>(&self, all: Tensor<D>, part: usize) -> Tensor<D> {
+        let width = self.spec.intermediate_size;
+        if self.spec.gate_up != GateUp::Interleaved {
+            return all.narrow(D - 1, part * width, width);
+        }
+        let mut shape = all.dims();
+        shape[D - 1] = width;
+        let rows = shape[..D - 1].iter().product::<usize>();
+        all.reshape([rows, width, 2]).narrow(2, part, 1).reshape(shape)
     }
 }
 
@@ -98,19 +116,26 @@ impl GatedMlpSpec {
         if self.gate_up == GateUp::Separate { 0 } else { 2 * self.intermediate_size }
     }
 
+    /// Number of values of gate and up beside those within their limit.
+    fn limited(&self) -> usize {
+        if self.limit.is_some() { 2 * self.intermediate_size } else { 0 }
+    }
+
     /// Returns what is kept of a token for the backward pass: the input, gate and up, and their
     /// product. `path` is the MLP's in its layer.
     pub fn kept(&self, path: &str, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
         let projections: &[&str] = match self.gate_up {
             GateUp::Separate => &["gate_proj", "up_proj"],
-            GateUp::Fused | GateUp::Joined => &["gate_up_proj"],
+            GateUp::Fused | GateUp::Joined | GateUp::Interleaved => &["gate_up_proj"],
         };
         let paths = projections.iter().map(|name| format!("{path}.{name}"));
         let (paths, down) = (paths.collect::<Vec<_>>(), format!("{path}.down_proj"));
         let input = if any_keeps_input(costs, &paths) { hidden } else { 0 };
         let product = if costs.keeps_input(&down) { self.intermediate_size } else { 0 };
         let beside = all_beside(costs, &paths) + costs.beside(&down);
-        TokenCost { values: input + 2 * self.intermediate_size + product + beside, floats: 0 }
+        // Which values of gate and up were beyond their limits: three masks, in words at most.
+        let floats = if self.limit.is_some() { 3 * self.intermediate_size } else { 0 };
+        TokenCost { values: input + 2 * self.intermediate_size + product + beside, floats }
     }
 
     /// Returns what the backward pass of a token has beside the kept: the gradient of the product,
@@ -120,11 +145,13 @@ impl GatedMlpSpec {
     pub fn backward(&self, path: &str, costs: &dyn LinearCosts, twice: bool) -> TokenCost {
         let own = !costs.keeps_input(&format!("{path}.down_proj"));
         let products = usize::from(own) + usize::from(twice);
-        TokenCost { values: products * self.intermediate_size + self.parts(), floats: 0 }
+        let values = products * self.intermediate_size + self.parts() + self.limited();
+        TokenCost { values, floats: 0 }
     }
 
     /// Returns what a pass without gradients has: gate, up and their product.
     pub fn inference(&self) -> TokenCost {
-        TokenCost { values: 3 * self.intermediate_size + self.parts(), floats: 0 }
+        let values = 3 * self.intermediate_size + self.parts() + self.limited();
+        TokenCost { values, floats: 0 }
     }
 }

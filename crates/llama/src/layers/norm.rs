@@ -23,7 +23,7 @@ impl RmsNorm {
         width: usize,
         spec: NormSpec,
     ) -> Result<Self, LlamaError> {
-        Ok(Self { weight: from.vector(path, width)?, spec })
+        Ok(Self { weight: from.vector(path, &format!("{path}.weight"), width)?, spec })
     }
 
     /// Returns `x / sqrt(mean(x²) + eps) · (weight + offset)`, over the last dimension.

@@ -37,14 +37,14 @@ pub(crate) trait Parameters {
     /// Embedding `[vocabulary, hidden]`.
     fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError>;
 
-    /// Vector, such as the weight of a norm.
-    fn vector(&self, path: &str, length: usize) -> Result<AdaptedVector, LlamaError>;
+    /// Vector, such as the weight of a norm, with the full name of its tensor.
+    fn vector(&self, path: &str, name: &str, length: usize) -> Result<AdaptedVector, LlamaError>;
 }
 
 /// Tensor of a checkpoint that is not quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Full name: the path of its module, and `weight` or `bias`.
+    /// Full name: the path of its module, and `weight` or `bias` unless it is a parameter itself.
     pub name: String,
     /// Shape.
     pub shape: Vec<usize>,
@@ -129,8 +129,8 @@ impl Parameters for Recorder {
         Ok(AdaptedEmbedding::from_param(unset(shape)))
     }
 
-    fn vector(&self, path: &str, length: usize) -> Result<AdaptedVector, LlamaError> {
-        self.weight(path, &[length], false);
+    fn vector(&self, path: &str, name: &str, length: usize) -> Result<AdaptedVector, LlamaError> {
+        self.tensor(path, name.to_owned(), &[length], false);
         Ok(AdaptedVector::from_param(unset([length])))
     }
 }

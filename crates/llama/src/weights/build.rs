@@ -54,8 +54,11 @@ impl Builder<'_> {
         let classes = matches!(self.head, Head::Classes(_));
         let is_head = |name: &str| classes && (name == HEAD || name == SCORE);
         expected.retain(|name| !is_head(name));
-        let missing: Vec<String> =
-            expected.iter().filter(|name| self.source.shape(name).is_none()).cloned().collect();
+        // A quantized weight may be there under the names of its parts only.
+        let is_missing = |name: &&String| {
+            self.source.shape(name).is_none() && stored::find(self.source, name).is_none()
+        };
+        let missing: Vec<String> = expected.iter().filter(is_missing).cloned().collect();
         if missing == [HEAD] {
             let reason = "`lm_head.weight` is missing: if the output head is the embedding, set \
                           `tie_word_embeddings` in config.json to true";
@@ -248,8 +251,8 @@ impl Parameters for Builder<'_> {
         Ok(AdaptedEmbedding::new(self.place(&name, shape, self.embedding_device)?))
     }
 
-    fn vector(&self, path: &str, length: usize) -> Result<AdaptedVector, LlamaError> {
-        Ok(AdaptedVector::new(self.tensor(&format!("{path}.weight"), [length])?))
+    fn vector(&self, _path: &str, name: &str, length: usize) -> Result<AdaptedVector, LlamaError> {
+        Ok(AdaptedVector::new(self.tensor(name, [length])?))
     }
 }
 

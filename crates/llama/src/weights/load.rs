@@ -5,6 +5,7 @@ use super::{
     renamed::Renamed,
     safetensors::SafetensorsFolder,
     source::{FINAL_NORM, Source},
+    stacked::StackedExperts,
 };
 use crate::{
     classifier::SequenceClassifier,
@@ -79,7 +80,7 @@ impl Loader {
     }
 
     /// Quantizes the linear layers between embedding and output head (QLoRA). Weights that the
-    /// checkpoint stores quantized (bitsandbytes, FP8) stay as they are.
+    /// checkpoint stores quantized (bitsandbytes, FP8, MXFP4) stay as they are.
     pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
         self.quantize = Some(Arc::new(format));
         self
@@ -182,6 +183,10 @@ impl Loader {
         let source = SafetensorsFolder::open(root)?;
         let source = Renamed::new(&source, config.family, root)?;
         let config = settle_head(config, &source, root)?;
+        if config.family.stacked_experts() {
+            let source = StackedExperts::new(&source, &config)?;
+            return self.build(root, &source, &config, head, device);
+        }
         self.build(root, &source, &config, head, device)
     }
 
@@ -247,7 +252,7 @@ impl Loader {
 fn stored_dtypes(source: &dyn Source) -> Vec<FloatDType> {
     let mut found: Vec<(DType, usize)> = vec![];
     let names = source.names().into_iter();
-    let matrices = names.filter(|name| source.shape(name).is_some_and(|shape| shape.len() == 2));
+    let matrices = names.filter(|name| source.shape(name).is_some_and(|shape| shape.len() >= 2));
     for (name, (i, dtype)) in matrices
         .flat_map(|name| source.dtypes(name).into_iter().enumerate().map(move |d| (name, d)))
     {

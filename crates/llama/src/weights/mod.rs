@@ -8,6 +8,7 @@ mod renamed;
 mod safetensors;
 mod save;
 mod source;
+mod stacked;
 pub(crate) mod stored;
 mod values;
 mod write;

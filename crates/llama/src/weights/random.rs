@@ -89,10 +89,8 @@ impl Source for Random {
         let shape = self.shapes[name].clone();
         let count = shape.iter().product();
         let values = match shape.len() {
-            1 => {
-                let norm = (1.0 - self.offset) as f32;
-                vec![if name.ends_with(".bias") { 0.0 } else { norm }; count]
-            }
+            1 if name.ends_with(".bias") => vec![0.0; count],
+            1 if name.ends_with(".weight") => vec![(1.0 - self.offset) as f32; count],
             _ => {
                 let place = self.shapes.keys().position(|key| key == name);
                 let seed = self.seed ^ (place.unwrap_or(0) as u64) << 32;

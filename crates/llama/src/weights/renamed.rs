@@ -60,6 +60,10 @@ impl Source for Renamed<'_> {
         self.source.read(self.stored(name))
     }
 
+    fn read_part(&self, name: &str, index: usize) -> Result<TensorData, LlamaError> {
+        self.source.read_part(self.stored(name), index)
+    }
+
     fn dtypes(&self, name: &str) -> Vec<DType> {
         self.source.dtypes(self.stored(name))
     }

@@ -184,6 +184,24 @@ impl Source for SafetensorsFolder {
     }
 
     fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
+        self.read_as(name, |data, shape| (data, shape.to_vec()))
+    }
+
+    fn read_part(&self, name: &str, index: usize) -> Result<TensorData, LlamaError> {
+        self.read_as(name, |data, shape| {
+            let size = data.len() / shape[0];
+            (&data[index * size..(index + 1) * size], shape[1..].to_vec())
+        })
+    }
+}
+
+impl SafetensorsFolder {
+    /// Reads what `part` takes of the bytes and the shape of a tensor.
+    fn read_as(
+        &self,
+        name: &str,
+        part: impl for<'a> Fn(&'a [u8], &[usize]) -> (&'a [u8], Vec<usize>),
+    ) -> Result<TensorData, LlamaError> {
         let missing = || LlamaError::MissingTensors {
             path: self.path(name).to_owned(),
             tensors: vec![name.to_owned()],
@@ -206,7 +224,7 @@ impl Source for SafetensorsFolder {
                 });
             }
         };
-        let data = file.data(name).ok_or_else(missing)?;
-        Ok(TensorData::from_bytes_vec(data.to_vec(), info.shape.clone(), dtype))
+        let (data, shape) = part(file.data(name).ok_or_else(missing)?, &info.shape);
+        Ok(TensorData::from_bytes_vec(data.to_vec(), shape, dtype))
     }
 }

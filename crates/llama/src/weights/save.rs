@@ -1,6 +1,9 @@
 //! Saving of a model as a checkpoint in Hugging Face's layout.
 
-use super::write::{Lazy, write};
+use super::{
+    stacked::stacked_name,
+    write::{Lazy, write},
+};
 use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt};
@@ -80,14 +83,20 @@ impl Llama {
         let layers: BTreeMap<_, _> = layers.into_iter().collect();
         let config = LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() };
         let tensors = config.tensors().into_iter().map(|tensor| Lazy {
-            layer: layers[&tensor.layer],
-            name: config.family.stored_name(&tensor.name).into_owned(),
+            layers: vec![layers[&tensor.layer]],
+            name: tensor.name.clone(),
             bias: tensor.name.ends_with(".bias"),
             dtype: options.dtype,
             shape: tensor.shape,
             start: tensor.start,
         });
-        let tensors: Vec<Lazy<'_>> = tensors.collect();
+        let mut tensors: Vec<Lazy<'_>> = tensors.collect();
+        if config.family.stacked_experts() {
+            tensors = stack(tensors);
+        }
+        for tensor in &mut tensors {
+            tensor.name = config.family.stored_name(&tensor.name).into_owned();
+        }
 
         write_shards(folder, &tensors, options.max_shard_bytes)?;
         let mut config = self.config.raw.clone();
@@ -105,6 +114,33 @@ impl Llama {
         let head = self.lm_head.base.weight.dense();
         head.is_some_and(|head| head.id == self.model.embed_tokens.weight.id)
     }
+}
+
+/// Makes one tensor of those of all experts, in their order.
+fn stack(tensors: Vec<Lazy<'_>>) -> Vec<Lazy<'_>> {
+    let mut stacks: Vec<Lazy<'_>> = vec![];
+    let mut places = BTreeMap::new();
+    for mut tensor in tensors {
+        let Some(name) = stacked_name(&tensor.name) else {
+            stacks.push(tensor);
+            continue;
+        };
+        match places.get(&name) {
+            Some(&at) => {
+                let stack: &mut Lazy<'_> = &mut stacks[at];
+                stack.layers.append(&mut tensor.layers);
+                stack.shape[0] += 1;
+            }
+            None => {
+                places.insert(name.clone(), stacks.len());
+                // `[out, in]` is stored transposed.
+                tensor.shape.reverse();
+                tensor.shape.insert(0, 1);
+                stacks.push(Lazy { name, ..tensor });
+            }
+        }
+    }
+    stacks
 }
 
 fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(), LlamaError> {

@@ -68,6 +68,21 @@ pub trait Source {
     /// - [`LlamaError::DType`] if its dtype is not supported.
     fn read(&self, name: &str) -> Result<TensorData, LlamaError>;
 
+    /// Reads the part of a tensor at an index of its first dimension.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    ///
+    /// # Panics
+    /// If the tensor has no such index.
+    fn read_part(&self, name: &str, index: usize) -> Result<TensorData, LlamaError> {
+        let data = self.read(name)?;
+        let (bytes, shape, dtype) = (data.as_bytes(), data.shape(), data.dtype());
+        let size = bytes.len() / shape[0];
+        let part = bytes[index * size..(index + 1) * size].to_vec();
+        Ok(TensorData::from_bytes_vec(part, shape[1..].to_vec(), dtype))
+    }
+
     /// Dtype that a tensor is stored in and, if it is another one, that it is read in; none if it
     /// is no float.
     fn dtypes(&self, name: &str) -> Vec<DType>;

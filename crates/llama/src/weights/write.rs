@@ -16,7 +16,8 @@ use std::{
 
 /// Tensor that is read from the device when it is written.
 pub(super) struct Lazy<'a> {
-    pub(super) layer: &'a dyn AdaptedLayer,
+    /// Layer that it is of; several, if it has the transposed weights or the biases of all experts.
+    pub(super) layers: Vec<&'a dyn AdaptedLayer>,
     pub(super) name: String,
     pub(super) bias: bool,
     pub(super) dtype: FloatDType,
@@ -40,20 +41,11 @@ impl Lazy<'_> {
 
     /// Reads the bytes to write.
     pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, LlamaError> {
-        let data = if self.bias {
-            let bias = self.layer.bias().expect("listed because it is there");
-            read(bias.val().inner().cast(self.dtype))
-        } else {
-            let weight = self.layer.file_layout(self.layer.weight());
-            let weight = match self.shape.first() {
-                // Of a layer that checkpoints have in several parts.
-                Some(&rows) if rows < weight.dims()[0] => weight.narrow(0, self.start, rows),
-                _ => weight,
-            };
-            read(weight.cast(self.dtype))
-        };
-        let bytes =
-            data.map_err(|reason| LlamaError::Device { tensor: self.name.clone(), reason })?;
+        let parts = self.layers.iter().map(|layer| self.read_layer(*layer));
+        let bytes = parts
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|reason| LlamaError::Device { tensor: self.name.clone(), reason })?
+            .concat();
         if self.dtype == FloatDType::F16
             && bytes.as_chunks().0.iter().any(|&bytes| !f16::from_le_bytes(bytes).is_finite())
         {
@@ -64,6 +56,23 @@ impl Lazy<'_> {
             return Err(LlamaError::format(path, reason));
         }
         Ok(bytes)
+    }
+}
+
+impl Lazy<'_> {
+    fn read_layer(&self, layer: &dyn AdaptedLayer) -> Result<Vec<u8>, String> {
+        if self.bias {
+            let bias = layer.bias().expect("listed because it is there");
+            return read(bias.val().inner().cast(self.dtype));
+        }
+        let weight = layer.file_layout(layer.weight());
+        let weight = match self.shape[..] {
+            [_, _, _] => weight.transpose(),
+            // Of a layer that checkpoints have in several parts.
+            [rows, ..] if rows < weight.dims()[0] => weight.narrow(0, self.start, rows),
+            _ => weight,
+        };
+        read(weight.cast(self.dtype))
     }
 }
 

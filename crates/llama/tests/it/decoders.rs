@@ -7,7 +7,7 @@ use burn::{
     tensor::{FloatDType, Gradients, Tensor, activation::log_softmax},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt, BASE, Init, LoraConfig, Selection};
-use burn_lora_llama::{Llama, LlamaConfig, RopeScaling, SaveOptions};
+use burn_lora_llama::{Llama, LlamaConfig, RopeScaling, SaveOptions, spec::FeedForwardSpec};
 use burn_lora_quant::QuantConfig;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -16,8 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FAMILIES: [&str; 6] =
-    ["gemma3", "phi3", "phi4_mini", "mixtral", "qwen3_moe", "qwen3_moe_plain"];
+const FAMILIES: [&str; 7] =
+    ["gemma3", "phi3", "phi4_mini", "mixtral", "qwen3_moe", "qwen3_moe_plain", "gpt_oss"];
 
 fn folder(family: &str) -> PathBuf {
     golden("decoders").join(family)
@@ -59,6 +59,8 @@ fn run(model: &Llama, path: &Path) -> Tensor<1> {
 struct Read<'a> {
     gradients: &'a Gradients,
     path: Vec<String>,
+    /// Name of the router.
+    router: &'a str,
     found: BTreeMap<String, Vec<f32>>,
 }
 
@@ -74,24 +76,41 @@ impl ModuleVisitor for Read<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".").replace(".base.", ".").replace("weight.weight", "weight");
         // A field of another name than the layer's path.
-        let path = path.replace(".experts.router.", ".mlp.gate.");
+        let path = path.replace(".experts.router.", &format!(".mlp.{}.", self.router));
         let path = path.replace(".experts.experts.", ".mlp.experts.");
         let Some(grad) = param.val().grad(self.gradients) else { return };
         self.found.insert(path, vec(grad));
     }
 }
 
-/// Gradients of a model's parameters, by the names of a checkpoint, which has some of them in parts.
+/// Gradients of a model's parameters, by the names of a checkpoint, which has some of them in parts,
+/// and those of all experts in one.
 fn stored(model: &Llama, found: BTreeMap<String, Vec<f32>>) -> BTreeMap<String, Vec<f32>> {
-    let tensors = model.config.tensors().into_iter().map(|tensor| {
+    let mut grads = BTreeMap::<String, Vec<f32>>::new();
+    for tensor in model.config.tensors() {
         let kind = if tensor.name.ends_with(".bias") { "bias" } else { "weight" };
-        let all = &found[&format!("{}.{kind}", tensor.layer)];
+        // A packed weight has none.
+        let Some(all) = found.get(&format!("{}.{kind}", tensor.layer)) else { continue };
         let width: usize = tensor.shape[1..].iter().product();
-        let rows = tensor.start * width..(tensor.start + tensor.shape[0]) * width;
+        let rows = &all[tensor.start * width..(tensor.start + tensor.shape[0]) * width];
         let name = model.config.family.stored_name(&tensor.name).into_owned();
-        (name, all[rows].to_vec())
-    });
-    tensors.collect()
+        match name.split_once(".experts.").filter(|_| model.config.family.stacked_experts()) {
+            None => {
+                grads.insert(name, rows.to_vec());
+            }
+            Some((module, rest)) => {
+                // Fewer than ten experts, which are in order.
+                let (parameter, suffix) = match kind {
+                    "bias" => (rest[2..].trim_end_matches(".bias"), "_bias"),
+                    _ => (rest[2..].trim_end_matches(".weight"), ""),
+                };
+                let stack = grads.entry(format!("{module}.experts.{parameter}{suffix}"));
+                let columns = (0..width).flat_map(|at| rows[at..].iter().step_by(width));
+                stack.or_default().extend(columns);
+            }
+        }
+    }
+    grads
 }
 
 /// Compares logits, losses and all gradients of a family.
@@ -101,7 +120,12 @@ fn check(family: &str, more: &[&str]) {
     }
     let model = load(family).train().set_require_grad(true);
     let gradients = run(&model, &folder(family).join("io.safetensors")).backward();
-    let mut read = Read { gradients: &gradients, path: vec![], found: BTreeMap::new() };
+    let router = model.config.layers.iter().find_map(|layer| match &layer.feed_forward {
+        FeedForwardSpec::Experts(experts) => Some(experts.router.name),
+        FeedForwardSpec::Gated(_) => None,
+    });
+    let router = router.unwrap_or_default();
+    let mut read = Read { gradients: &gradients, path: vec![], router, found: BTreeMap::new() };
     model.visit(&mut read);
     if model.config.tie_word_embeddings {
         // One parameter, in two places of the graph.
@@ -223,6 +247,106 @@ fn qwen3_moe_agrees() {
     check("qwen3_moe_plain", &[]);
 }
 
+#[test]
+fn gpt_oss_agrees() {
+    check("gpt_oss", &[]);
+    check_adapter("gpt_oss", "lora_experts");
+    check("gpt_oss_mxfp4", &[]);
+    check_adapter("gpt_oss_mxfp4", "lora_experts");
+}
+
+/// Experts in MXFP4 stay as they are stored, whatever else is quantized; saved, they are dense.
+#[test]
+fn mxfp4_stays() {
+    let folder = folder("gpt_oss_mxfp4");
+    let loader = Llama::from_pretrained(&folder).dtype(FloatDType::F32);
+    let model = loader.clone().load(&device()).unwrap();
+    let mxfp4 = model.config.stored_format().unwrap();
+    let quantized = loader.quantize(QuantConfig::nf4()).load(&device()).unwrap();
+    for ((path, a), (_, b)) in model.layers().into_iter().zip(quantized.layers()) {
+        let expert = path.contains(".experts.");
+        assert_eq!(a.is_quantized(), expert, "{path}");
+        assert_eq!(b.is_quantized(), expert || path.contains("_proj"), "{path}");
+        let stored = model.config.is_stored_quantized(&path);
+        assert!(stored == expert || path.ends_with("norm"), "{path}");
+    }
+    let experts = |model: &Llama| {
+        let mixture = model.model.layers[0].experts.as_ref().unwrap().experts[3].clone();
+        [mixture.gate_up_proj.unwrap(), mixture.down_proj].map(|layer| layer.base.weight)
+    };
+    for (a, b) in experts(&model).iter().zip(&experts(&quantized)) {
+        assert_eq!(mxfp4.bytes(a.shape()), a.bytes());
+        assert_eq!(vec(a.dequantize(FloatDType::F32)), vec(b.dequantize(FloatDType::F32)));
+    }
+
+    let out = tempfile::tempdir().unwrap();
+    model.save_pretrained(out.path(), &SaveOptions::new()).unwrap();
+    let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device()).unwrap();
+    assert!(!again.config.quantized);
+    run(&again, &folder.join("io.safetensors"));
+}
+
+/// Damaged stacks and scales are named.
+#[test]
+fn stacks_that_do_not_fit_are_refused() {
+    let changed = |family: &str, name: &str, shape: Vec<usize>, byte: Option<u8>| {
+        let out = tempfile::tempdir().unwrap();
+        let config = folder(family).join("config.json");
+        std::fs::copy(config, out.path().join("config.json")).unwrap();
+        let file = std::fs::read(folder(family).join("model.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let view = file.tensor(name).unwrap();
+        let size: usize = view.data().len() / view.shape().iter().product::<usize>();
+        let mut data = view.data()[..shape.iter().product::<usize>() * size].to_vec();
+        if let Some(byte) = byte {
+            data[5] = byte;
+        }
+        let new = safetensors::tensor::TensorView::new(view.dtype(), shape, &data).unwrap();
+        let all = file.iter().map(|(other, view)| {
+            (other.to_owned(), if other == name { new.clone() } else { view })
+        });
+        let path = out.path().join("model.safetensors");
+        safetensors::serialize_to_file(all.collect::<Vec<_>>(), None, &path).unwrap();
+        let error = Llama::from_pretrained(out.path()).load(&device()).unwrap_err().to_string();
+        assert!(error.contains("safetensors"), "{error}");
+        error
+    };
+    let experts = "model.layers.1.mlp.experts";
+    let down = format!("{experts}.down_proj");
+    for shape in [vec![3, 16, 32], vec![4, 16 * 32]] {
+        let error = changed("gpt_oss", &down, shape, None);
+        assert!(error.contains(&format!("`{down}` is [")), "{error}");
+    }
+    let error = changed("gpt_oss", &down, vec![4, 15, 32], None);
+    assert!(
+        error.contains("experts.0.down_proj.weight` is [32, 15], expected [32, 16]"),
+        "{error}"
+    );
+    let scales = format!("{experts}.gate_up_proj_scales");
+    let error = changed("gpt_oss_mxfp4", &scales, vec![4, 192, 2], Some(255));
+    assert!(
+        error.contains("experts.0.gate_up_proj.weight`: the scale of block 5 is 255"),
+        "{error}"
+    );
+    let error = changed("gpt_oss_mxfp4", &scales, vec![4, 190, 2], None);
+    assert!(error.contains("[190, 2], expected [192, 2]"), "{error}");
+    let blocks = format!("{experts}.gate_up_proj_blocks");
+    let error = changed("gpt_oss_mxfp4", &blocks, vec![4, 192, 2, 8], None);
+    assert!(error.contains("[192, 2, 8], expected [192, 2, 16]"), "{error}");
+}
+
+#[test]
+fn defaults_of_gpt_oss() {
+    let config = LlamaConfig::from_json(r#"{ "model_type": "gpt_oss" }"#).unwrap();
+    let FeedForwardSpec::Experts(experts) = &config.layers[1].feed_forward else { panic!() };
+    assert_eq!((config.layers.len(), experts.num_experts, experts.experts_per_token), (36, 128, 4));
+    assert_eq!(config.layers[0].attention.window, Some(128));
+    assert_eq!(config.layers[1].attention.window, None);
+    assert!(matches!(config.ropes[0].scaling, RopeScaling::Yarn { factor: 32.0, .. }));
+    let json = r#"{ "model_type": "gpt_oss", "swiglu_alpha": 1.5 }"#;
+    assert!(LlamaConfig::from_json(json).unwrap_err().to_string().contains("only 1.702"));
+}
+
 /// What is saved has the names that it was read under, and the same logits.
 #[test]
 fn saved_models_are_the_same() {
@@ -256,7 +380,7 @@ fn linear_layers_are_quantized() {
 
 #[test]
 fn older_keys_mean_the_same() {
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().chain(["gpt_oss_mxfp4"]) {
         let new = LlamaConfig::from_file(folder(family).join("config.json")).unwrap();
         let mut old = LlamaConfig::from_file(folder(family).join("config_old.json")).unwrap();
         old.raw = new.raw.clone();

@@ -45,6 +45,9 @@ use std::{fmt, sync::Arc};
 pub struct MemoryPlan {
     config: LlamaConfig,
     shape: Shape,
+    /// Format of the layers that the checkpoint stores quantized.
+    stored: Option<Arc<dyn StorageFormat>>,
+    /// That of the others.
     quantize: Option<Arc<dyn StorageFormat>>,
     dtype: FloatDType,
     host_embeddings: bool,
@@ -63,7 +66,8 @@ impl MemoryPlan {
     pub fn new(config: &LlamaConfig) -> Self {
         Self {
             shape: Shape::new(config, None).expect("nothing is asked of it"),
-            quantize: config.stored_format(),
+            stored: config.stored_format(),
+            quantize: None,
             config: config.clone(),
             dtype: FloatDType::BF16,
             host_embeddings: false,
@@ -75,11 +79,9 @@ impl MemoryPlan {
     }
 
     /// Quantizes the linear layers, as [`Loader::quantize`](burn_lora_llama::Loader::quantize)
-    /// does; a quantized checkpoint stays as it is.
+    /// does; what the checkpoint stores quantized stays as it is.
     pub fn quantize(mut self, format: impl StorageFormat + 'static) -> Self {
-        if !self.config.quantized {
-            self.quantize = Some(Arc::new(format));
-        }
+        self.quantize = Some(Arc::new(format));
         self
     }
 
@@ -145,7 +147,8 @@ impl MemoryPlan {
         let on_host = self.host_embeddings && !self.config.tie_word_embeddings;
         let (here, host) = if on_host { (0, embedding) } else { (embedding, 0) };
         let begin = Memory {
-            base: self.shape.base_bytes(self.quantize.as_deref(), size) + here,
+            base: self.shape.base_bytes(self.stored.as_deref(), self.quantize.as_deref(), size)
+                + here,
             adapter: self.shape.adapter_bytes(),
             optimizer: match &self.train {
                 Some(train) => self.shape.optimizer_bytes(&train.optimizer),
@@ -157,7 +160,7 @@ impl MemoryPlan {
         let account = Account {
             config: &self.config,
             shape: &self.shape,
-            packed: self.quantize.is_some(),
+            packed: self.stored.is_some() || self.quantize.is_some(),
             fused: self.device.as_ref().is_some_and(|device| {
                 let mut layers = self.config.layers.iter().map(|layer| layer.attention.head_dim);
                 layers.all(|head_dim| attention_is_fused(device, dtype, head_dim))

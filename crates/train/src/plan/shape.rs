@@ -22,6 +22,8 @@ pub(super) struct Layer {
     pub trains_bias: bool,
     /// Whether the base is quantized if that is asked for.
     pub quantizable: bool,
+    /// Whether the checkpoint has it quantized.
+    pub stored: bool,
     /// Whether its values are those of another layer: a tied head.
     pub shared: bool,
     pub plan: Option<LayerPlan>,
@@ -101,6 +103,7 @@ impl Shape {
                 bias: layer.bias().is_some(),
                 trains_bias: false,
                 quantizable: quantizable.contains(&path),
+                stored: config.is_stored_quantized(&path),
                 shared: path == HEAD && config.tie_word_embeddings,
                 plan: None,
                 tensors: vec![],
@@ -156,10 +159,15 @@ impl Shape {
 
     /// Returns the bytes of the frozen model without the embeddings: `weights/build.rs` of the
     /// llama crate packs the linear layers of the decoder, and keeps the rest in the model's dtype.
-    pub fn base_bytes(&self, quantize: Option<&dyn StorageFormat>, size: usize) -> u64 {
-        let bytes = |layer: &Layer, quantize: Option<&dyn StorageFormat>| {
+    pub fn base_bytes(
+        &self,
+        stored: Option<&dyn StorageFormat>,
+        quantize: Option<&dyn StorageFormat>,
+        size: usize,
+    ) -> u64 {
+        let bytes = |layer: &Layer| {
             let bias = if layer.bias { layer.out * size } else { 0 };
-            let weight = match quantize {
+            let weight = match stored.filter(|_| layer.stored).or(quantize) {
                 _ if layer.shared => 0,
                 Some(format) if layer.quantizable => format.bytes([layer.out, layer.width]).total(),
                 _ => layer.values() * size,
@@ -167,8 +175,7 @@ impl Shape {
             (weight + bias) as u64
         };
         let blocks = self.blocks.iter().flat_map(BTreeMap::values);
-        let blocks: u64 = blocks.map(|layer| bytes(layer, quantize)).sum();
-        blocks + bytes(&self.norm, None) + bytes(&self.head, None)
+        blocks.chain([&self.norm, &self.head]).map(bytes).sum()
     }
 
     /// Returns the bytes of the adapter, in float32: the trained parameters, and what updates keep

@@ -151,6 +151,7 @@ fn bytes_are_those_of_a_model() {
         "decoders/phi4_mini",
         "decoders/mixtral",
         "decoders/qwen3_moe",
+        "decoders/gpt_oss",
     ];
     for variant in variants {
         let file = golden(variant).join("config.json");
@@ -160,12 +161,30 @@ fn bytes_are_those_of_a_model() {
         same_as_a_model(&config, nf4, lora(4).dora(true));
         let patterns = lora(4).rank_pattern([("o_proj", 8)]);
         same_as_a_model(&config, nf4, patterns);
-        if variant.contains("mixtral") || variant.contains("moe") {
+        if ["mixtral", "moe", "gpt_oss"].iter().any(|name| variant.contains(name)) {
             let experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"];
             same_as_a_model(&config, nf4, lora(4).target_parameters(experts));
         }
         let saved = LoraConfig::new(2, 4).targets(["o_proj"]).modules_to_save(["lm_head", "norm"]);
         same_as_a_model(&config, None, saved.bias(burn_lora_adapter::Bias::All));
+    }
+}
+
+/// What the checkpoint stores quantized, and what it does not.
+#[test]
+fn bytes_are_those_of_a_stored_model() {
+    let folder = golden("decoders/gpt_oss_mxfp4");
+    let config = LlamaConfig::from_file(folder.join("config.json")).unwrap();
+    for quantize in [None, Some(QuantConfig::nf4())] {
+        let mut loader = Llama::from_pretrained(&folder).dtype(FloatDType::F32);
+        let mut plan = MemoryPlan::new(&config).dtype(FloatDType::F32);
+        if let Some(quantize) = quantize {
+            loader = loader.quantize(quantize);
+            plan = plan.quantize(quantize);
+        }
+        let summary = loader.load(&device()).unwrap().summary();
+        let expected = summary.code_bytes + summary.scale_bytes + summary.dense_bytes;
+        assert_eq!(plan.peak().base, expected as u64, "{quantize:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod eight_bits;
 mod four_bits;
+mod mxfp4;
 
 use super::source::Source;
 use crate::{error::LlamaError, fields::ConfigFields};
@@ -22,7 +23,8 @@ pub(crate) trait Stored: Sync {
         settings: &ConfigFields<'_>,
     ) -> Result<Option<Arc<dyn StorageFormat>>, LlamaError>;
 
-    /// Names of the tensors beside the weight of this name, if it is stored this way.
+    /// Names of the tensors beside the weight of this name, if it is stored this way; the weight
+    /// itself need not be there.
     fn parts(&self, source: &dyn Source, weight: &str) -> Option<Vec<String>>;
 
     /// Reads a weight that is stored this way. `settings` is `quantization_config`.
@@ -39,7 +41,8 @@ pub(crate) trait Stored: Sync {
 }
 
 /// All ways to store quantized weights.
-const STORED: &[&dyn Stored] = &[&four_bits::FourBits, &eight_bits::Int8, &eight_bits::Fp8];
+const STORED: &[&dyn Stored] =
+    &[&four_bits::FourBits, &eight_bits::Int8, &eight_bits::Fp8, &mxfp4::Mxfp4];
 
 /// Format that `quantization_config` declares, if it is there.
 ///
@@ -55,7 +58,7 @@ pub(crate) fn format(
         }
     }
     let method: String = settings.get("quant_method")?.unwrap_or_else(|| "missing".into());
-    let reason = "bitsandbytes (4 bits, or 8), fp8 and compressed-tensors (float-quantized) are read; take \
+    let reason = "bitsandbytes (4 bits, or 8), fp8, mxfp4 and compressed-tensors (float-quantized) are read; take \
                   the checkpoint that is not quantized, and quantize it on loading";
     Err(settings.wrong("quant_method", method, reason))
 }

@@ -1,0 +1,99 @@
+//! gpt-oss: experts in all layers, attention with sinks, a window in every second layer.
+
+use super::common::{ConfigDefaults, flag, set_experts, sliding_layers, window};
+use crate::{
+    config::{LlamaConfig, ModelFamily},
+    error::LlamaError,
+    fields::ConfigFields,
+    rope::RopeScaling,
+    spec::{FeedForwardSpec, GateUp, RouterSpec, RouterWeights},
+};
+use burn_lora_kernels::Activation;
+
+#[derive(Debug)]
+pub(super) struct GptOss;
+
+impl ModelFamily for GptOss {
+    fn model_type(&self) -> &'static str {
+        "gpt_oss"
+    }
+
+    fn class(&self) -> &'static str {
+        "GptOssForCausalLM"
+    }
+
+    fn config(&'static self, fields: &ConfigFields<'_>) -> Result<LlamaConfig, LlamaError> {
+        let defaults = ConfigDefaults {
+            vocab_size: Some(201_088),
+            hidden_size: Some(2880),
+            intermediate_size: Some(2880),
+            num_hidden_layers: Some(36),
+            num_attention_heads: Some(64),
+            num_key_value_heads: Some(8),
+            head_dim: Some(64),
+            max_position_embeddings: 131_072,
+            rms_norm_eps: 1e-5,
+            rope_theta: 150_000.0,
+            reads: &["num_local_experts", "num_experts"],
+            ..ConfigDefaults::default()
+        };
+        let mut config = LlamaConfig::uniform(self, fields, &defaults)?;
+        if !fields.has("rope_parameters") && !fields.has("rope_scaling") {
+            config.ropes[0].scaling = YARN;
+        }
+        set_attention(&mut config, fields)?;
+
+        let (counts, weights) =
+            (["num_local_experts", "num_experts"], RouterWeights::SoftmaxOfChosen);
+        let width = config.layers[0].feed_forward.mlp().intermediate_size;
+        set_experts(&mut config, fields, [128, 4], &counts, width, weights, |_| true)?;
+        // Of the activation; `hidden_act` is not read.
+        fields.equals("swiglu_alpha", 1.702)?;
+        let limit = fields.positive("swiglu_limit")?.unwrap_or(7.0);
+        config.each_layer(|layer| {
+            let FeedForwardSpec::Experts(experts) = &mut layer.feed_forward else {
+                unreachable!("all layers have experts")
+            };
+            experts.router = RouterSpec { name: "router", bias: true, weights };
+            experts.mlp.gate_up = GateUp::Interleaved;
+            experts.mlp.bias = true;
+            experts.mlp.activation = Activation::QuickGelu;
+            experts.mlp.limit = Some(limit);
+        });
+        Ok(config)
+    }
+
+    fn stacked_experts(&self) -> bool {
+        true
+    }
+}
+
+/// Scaling of rotary positions where `config.json` has none.
+const YARN: RopeScaling = RopeScaling::Yarn {
+    factor: 32.0,
+    original: 4096.0,
+    beta_fast: 32.0,
+    beta_slow: 1.0,
+    truncate: false,
+    attention_factor: None,
+    mscale: None,
+    mscale_all_dim: None,
+};
+
+/// Sets sinks, biases and windows.
+fn set_attention(config: &mut LlamaConfig, fields: &ConfigFields<'_>) -> Result<(), LlamaError> {
+    let bias = flag(fields, "attention_bias", true)?;
+    let window = window(fields, Some(128))?;
+    let count = config.layers.len();
+    let sliding = match sliding_layers(fields, count)? {
+        Some(sliding) => sliding,
+        None => (0..count).map(|layer| layer % 2 == 0).collect(),
+    };
+    for (layer, sliding) in config.layers.iter_mut().zip(sliding) {
+        layer.attention.sinks = true;
+        layer.attention.qkv_bias = bias;
+        layer.attention.o_bias = bias;
+        layer.attention.window = window.filter(|_| sliding);
+    }
+    Ok(())
+}
