@@ -6,15 +6,19 @@ Each folder <variant>/<case>/ holds
   adapter_config.json, adapter_model.safetensors   an adapter as PEFT writes it, trained values other than at the start
   io.safetensors                                   logits and loss with it on the batch of ../<variant>/io.safetensors,
                                                    and "grad.<key>" of every trained tensor
-  curve.json, trained.safetensors                  losses of 6 steps, and the adapter after them
+  curve.json, trained.safetensors                  losses and norms of the gradients of 6 steps, and the adapter after them
 """
 import json, pathlib, shutil
 import torch
+import peft.optimizers.lorafa
 from peft import LoraConfig, TrainableTokensConfig, VeraConfig, get_peft_model
 from peft.optimizers import create_lorafa_optimizer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
+
+# LoRA-FA multiplies the gradient under autocast to bfloat16 where it can: in float32, as everything here.
+peft.optimizers.lorafa.is_bf16_available = lambda: False
 
 HERE = pathlib.Path(__file__).resolve().parent
 ATTN = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -64,11 +68,12 @@ def main():
         for n, p in m.named_parameters():
             if p.requires_grad: t["grad." + key(n)] = p.grad.clone()
         save_file({k: v.contiguous() for k, v in t.items()}, out / "io.safetensors")
-        opt.zero_grad(); losses = []
+        opt.zero_grad(); losses, norms = [], []
         for _ in range(6):
             _, loss = loss_of(m, io); loss.backward(); losses.append(loss.item())
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in m.parameters() if p.grad is not None]).item())
             opt.step(); opt.zero_grad()
-        json.dump(dict(lr=1e-2, weight_decay=0.01, losses=losses), open(out / "curve.json", "w"), indent=1)
+        json.dump(dict(lr=1e-2, weight_decay=0.01, losses=losses, grad_norms=norms), open(out / "curve.json", "w"), indent=1)
         save_file({k: v.detach().float().contiguous().clone() for k, v in get_peft_model_state_dict(m).items()}, out / "trained.safetensors")
         print(variant, case, losses[0], losses[-1])
 

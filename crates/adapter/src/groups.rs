@@ -10,7 +10,8 @@ use burn::module::{ParamGroup, ParamId};
 /// Parameters of an adapter by role, for an optimizer with a learning rate per group.
 ///
 /// LoRA+ (arXiv:2402.12354) trains B (and magnitudes and biases) at a multiple of A's learning rate;
-/// the paper uses 16. LoRA-FA freezes A: [`freeze_a`](crate::AdaptableExt::freeze_a).
+/// the paper uses 16. LoRA-FA freezes A ([`freeze_a`](crate::AdaptableExt::freeze_a)) and multiplies
+/// B's gradient ([`lora_fa`](crate::AdaptableExt::lora_fa)).
 ///
 /// ```
 /// # use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, doc};

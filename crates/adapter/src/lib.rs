@@ -61,6 +61,7 @@ mod layer;
 mod layers;
 mod linear;
 mod lookup;
+mod lora_fa;
 mod merge;
 mod method;
 mod methods;

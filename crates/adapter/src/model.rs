@@ -11,6 +11,7 @@ use crate::{
     init::eva::InputStats,
     layer::LayerAdapter,
     layers::Adaptable,
+    lora_fa,
     merge::{self, MergeReport, PackedMerge},
     method::Method,
     methods::settings::Settings,
@@ -19,10 +20,17 @@ use crate::{
     summary::Summary,
     targets::MatchReport,
 };
-use burn::{module::Module, tensor::FloatDType};
+use burn::{
+    module::{Module, ParamId},
+    tensor::{FloatDType, TensorData},
+};
 use burn_lora_quant::StorageFormat;
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 /// Operations on the adapters of a model, for every [`Adaptable`].
 ///
@@ -328,7 +336,8 @@ pub trait AdaptableExt: Adaptable {
         Ok(ParamGroups::of(&self.layers(), name))
     }
 
-    /// Freezes A of an adapter, so that only B is trained (LoRA-FA, arXiv:2308.03303).
+    /// Freezes A of an adapter, so that only B is trained (LoRA-FA, arXiv:2308.03303, which also
+    /// [multiplies](Self::lora_fa) B's gradient).
     ///
     /// ```
     /// # use burn_lora_adapter::{*, doc};
@@ -351,6 +360,36 @@ pub trait AdaptableExt: Adaptable {
             }
         }
         Ok(())
+    }
+
+    /// Computes the factor by which LoRA-FA multiplies B's gradient at each LoRA layer of an adapter
+    /// (arXiv:2308.03303): with `s` the scaling, `(A · Aᵀ + 1e-8 · I)⁺ / s²`, `[rank, rank]`, by the
+    /// id of B. Of all steps of B `[out, rank]`, that along `gradient · factor` changes `s · B · A`
+    /// most like a step of the whole weight along its own gradient. A has to stay
+    /// [frozen](Self::freeze_a).
+    ///
+    /// ```
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
+    /// let lora = LoraConfig::new(2, 4).targets(["linear"]).init(Init::Random);
+    ///
+    /// model.add_adapter("default", &lora)?;
+    /// model.freeze_a("default")?;
+    /// let factors = model.lora_fa("default")?;
+    /// let b = model.linear.adapters().lora("default").unwrap().lora_b.id;
+    /// assert_eq!(factors[&b].shape().to_vec(), [2, 2]);
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`AdapterError::UnknownAdapter`] if there is no such adapter;
+    /// - [`AdapterError::State`] if A is not frozen (A of an embedding never is), if a layer has DoRA,
+    ///   or if none has LoRA;
+    /// - [`AdapterError::Layer`] if a scaling is 0, or A is not finite;
+    /// - [`AdapterError::Device`] if A cannot be read.
+    fn lora_fa(&self, name: &str) -> Result<HashMap<ParamId, TensorData>, AdapterError> {
+        check_known(self, name)?;
+        lora_fa::factors(&self.layers(), name)
     }
 
     /// Saves an adapter in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, in

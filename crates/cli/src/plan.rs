@@ -55,7 +55,7 @@ pub struct Arguments {
     #[arg(long)]
     offload: bool,
     /// The optimizer
-    #[arg(long, value_parser = ["adamw", "adamw8bit", "lion", "sgd"])]
+    #[arg(long, value_parser = ["adamw", "adamw8bit", "lorafa", "lion", "sgd"])]
     optimizer: Option<String>,
     /// Tokens whose logits are computed at a time
     #[arg(long, value_parser = number(1 << 24))]

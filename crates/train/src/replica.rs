@@ -45,6 +45,8 @@ pub(crate) struct Replica<'a, M> {
     pub params: Arc<Vec<Trained>>,
     /// Learning rate factor and weight decay of each parameter.
     pub groups: Arc<HashMap<ParamId, (f64, f64)>>,
+    /// LoRA-FA's factor of the gradient of each B, `[rank, rank]`.
+    pub factors: HashMap<ParamId, Tensor<2>>,
     pub optimizer: Box<dyn Optimizer>,
     pub device: Device,
     /// All devices, and the index of this one.
@@ -91,6 +93,10 @@ impl<M: CausalLm> Replica<'_, M> {
         let model = params::update(self.model.clone(), |id, param| {
             let Some(grad) = sums.remove(&id) else { return param };
             let (ratio, decay) = self.groups[&id];
+            let grad = match self.factors.get(&id) {
+                Some(factor) => times(grad, factor.clone()),
+                None => grad,
+            };
             let (path, factor, rate) = (paths[&id], factor.clone(), work.rate * ratio);
             self.optimizer.update(Update { path, param, grad, factor, rate, decay })
         });
@@ -112,6 +118,8 @@ impl<M: CausalLm> Replica<'_, M> {
             let mut model = self.model.clone().fork(&device.clone().autodiff());
             let (device, devices) = (device.clone(), self.devices.clone());
             let (params, groups) = (self.params.clone(), self.groups.clone());
+            let factors = self.factors.iter();
+            let factors = factors.map(|(id, f)| (*id, f.clone().to_device(&device))).collect();
             let (config, objective) = (self.config.clone(), self.objective.clone());
             let resumed = resumed.cloned();
             team.join(format!("{device:?}"), move |work: Receiver<Arc<Work>>| {
@@ -126,6 +134,7 @@ impl<M: CausalLm> Replica<'_, M> {
                     model,
                     params,
                     groups,
+                    factors,
                     optimizer,
                     device,
                     devices,
@@ -143,6 +152,12 @@ impl<M: CausalLm> Replica<'_, M> {
         }
         team
     }
+}
+
+/// Returns the gradient of B `[out, rank]`, as a vector, times a factor `[rank, rank]`.
+fn times(grad: Tensor<1>, factor: Tensor<2>) -> Tensor<1> {
+    let ([count], [rank, _]) = (grad.dims(), factor.dims());
+    grad.reshape([count / rank, rank]).matmul(factor).reshape([count])
 }
 
 /// Optimizer state of a checkpoint.

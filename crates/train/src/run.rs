@@ -1,7 +1,7 @@
 //! The training loop.
 
 use crate::{
-    Every, TrainConfig, TrainError,
+    Every, OptimizerConfig, TrainConfig, TrainError,
     checkpoint::{self, Checkpoint, Damage, TrainerState},
     data::{Batch, Dataset, Rows},
     evaluate::evaluate_with,
@@ -18,7 +18,7 @@ use crate::{
 };
 use burn::tensor::{Device, Tensor};
 use burn_lora_llama::CausalLm;
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
 mod resume;
 
@@ -125,8 +125,13 @@ impl<'a, M: CausalLm> Run<'a, M> {
             plateau: rate.state().clone(),
             run: identity,
         };
+        let factors = match config.optimizer {
+            OptimizerConfig::LoraFa { .. } => setup::lora_fa(&*model, &device)?,
+            _ => HashMap::new(),
+        };
         let replica = Replica {
             config,
+            factors,
             objective,
             groups: Arc::new(setup::groups(config, &*model, &params)),
             params: Arc::new(params),

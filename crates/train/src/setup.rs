@@ -1,10 +1,18 @@
 //! Preparation of a run, before its first step.
 
-use crate::{TrainConfig, TrainError, config::MOST_STEPS, data::Dataset, params::Trained};
-use burn::{module::ParamId, tensor::Device};
-use burn_lora_adapter::AdaptableExt;
+use crate::{
+    TrainConfig, TrainError,
+    config::MOST_STEPS,
+    data::Dataset,
+    params::{self, Trained},
+};
+use burn::{
+    module::ParamId,
+    tensor::{DType, Device, Tensor},
+};
+use burn_lora_adapter::{AdaptableExt, AdapterError, ParamGroups};
 use burn_lora_llama::CausalLm;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Returns the number of optimizer steps of an epoch, and of the whole run.
 pub(crate) fn steps(
@@ -68,6 +76,37 @@ pub(crate) fn groups<M: CausalLm>(
         (param.id, (ratio, if decays { config.weight_decay } else { 0.0 }))
     };
     params.iter().map(group).collect()
+}
+
+/// Names of the adapters whose parameters are trained.
+fn trained_adapters<M: CausalLm>(model: &M) -> Vec<String> {
+    let trained: HashSet<_> = params::trained(model).into_iter().map(|param| param.id).collect();
+    let mut names = model.adapter_names();
+    names.retain(|name| {
+        let groups = model.param_groups(name).expect("the model has named it");
+        let ParamGroups { a, b, magnitude, embedding, saved, other, .. } = groups;
+        let mut all = [a, b, magnitude, embedding, saved, other].concat().into_iter();
+        all.any(|id| trained.contains(&id))
+    });
+    names
+}
+
+/// Freezes A of the trained adapters.
+pub(crate) fn freeze_a<M: CausalLm>(model: &mut M) -> Result<(), AdapterError> {
+    trained_adapters(model).iter().try_for_each(|name| model.freeze_a(name))
+}
+
+/// LoRA-FA's factors of the trained adapters.
+pub(crate) fn lora_fa<M: CausalLm>(
+    model: &M,
+    device: &Device,
+) -> Result<HashMap<ParamId, Tensor<2>>, TrainError> {
+    let mut all = HashMap::new();
+    for name in trained_adapters(model) {
+        let factors = model.lora_fa(&name)?.into_iter();
+        all.extend(factors.map(|(id, f)| (id, Tensor::from_data(f, (device, DType::F32)))));
+    }
+    Ok(all)
 }
 
 /// Seed of a micro-batch (the finaliser of SplitMix64).

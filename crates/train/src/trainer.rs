@@ -1,12 +1,13 @@
 //! Training of a model.
 
 use crate::{
-    TrainConfig, TrainError,
+    OptimizerConfig, TrainConfig, TrainError,
     data::Dataset,
     interrupt::Interrupt,
     objective::Objective,
     output::Output,
     run::{Observers, Run},
+    setup,
     watch::{EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, plot_metrics},
 };
 use burn::tensor::Device;
@@ -169,6 +170,9 @@ impl<'a> Trainer<'a> {
         }
         let mut observers = Observers(observers);
         *model = model.clone().train();
+        if let OptimizerConfig::LoraFa { .. } = config.optimizer {
+            setup::freeze_a(model)?;
+        }
         let objective = Arc::new(objective);
         let mut run =
             Run::new(&config, objective, model, (train, valid), &devices, output, resume)?;

@@ -1,4 +1,4 @@
-//! AdamW, with moments in float32 or in 8 bits.
+//! AdamW, with moments in float32 or in 8 bits, in the arithmetic of each reference.
 
 use super::optimizer::{Optimizer, State, Update, all_taken, take};
 use crate::{TrainError, params::own};
@@ -12,13 +12,23 @@ use std::{collections::BTreeMap, path::Path};
 /// Parameters with fewer elements keep their moments in float32, as in bitsandbytes.
 const CODED_FROM: usize = 4096;
 
+/// Whose arithmetic a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arithmetic {
+    PyTorch,
+    /// With moments in 8 bits; the decay comes after the step.
+    BitsAndBytes,
+    /// That of transformers' former AdamW: the decay comes after the step, and eps is added to the
+    /// root before the correction of its bias.
+    Transformers,
+}
+
 /// AdamW over vectors in float32.
 pub(super) struct AdamW {
     beta1: f64,
     beta2: f64,
     eps: f64,
-    /// Whether the moments are in 8 bits.
-    coded: bool,
+    arithmetic: Arithmetic,
     /// Steps done.
     step: usize,
     moments: BTreeMap<String, Moments>,
@@ -34,8 +44,8 @@ enum Moments {
 }
 
 impl AdamW {
-    pub fn new(beta1: f64, beta2: f64, eps: f64, coded: bool) -> Self {
-        Self { beta1, beta2, eps, coded, step: 0, moments: BTreeMap::new(), maps: None }
+    pub fn new(beta1: f64, beta2: f64, eps: f64, arithmetic: Arithmetic) -> Self {
+        Self { beta1, beta2, eps, arithmetic, step: 0, moments: BTreeMap::new(), maps: None }
     }
 
     /// Returns the bytes of both moments of a parameter of `len` elements: see
@@ -50,7 +60,7 @@ impl AdamW {
 
     /// Returns `true` if the moments of a parameter of `len` elements are in 8 bits.
     fn is_coded(&self, len: usize) -> bool {
-        self.coded && len >= CODED_FROM
+        self.arithmetic == Arithmetic::BitsAndBytes && len >= CODED_FROM
     }
 
     fn zeros(&self, len: usize, device: &Device) -> Moments {
@@ -67,9 +77,14 @@ impl AdamW {
     fn numbers(&self, rate: f64, decay: f64) -> Step {
         let [correction1, correction2] =
             [self.beta1, self.beta2].map(|beta| 1.0 - beta.powi(self.step as i32));
-        let (keep, size) = (1.0 - rate * decay, rate / correction1);
-        // bitsandbytes decays after the step: `(p - x) · keep` for PyTorch's `p · keep - x`.
-        let size = if self.coded { size * keep } else { size };
+        let (keep, size, root) =
+            (1.0 - rate * decay, rate / correction1, correction2.sqrt().recip());
+        // A decay after the step: `(p - x) · keep` for PyTorch's `p · keep - x`.
+        let (size, root) = match self.arithmetic {
+            Arithmetic::PyTorch => (size, root),
+            Arithmetic::BitsAndBytes => (size * keep, root),
+            Arithmetic::Transformers => (size * keep * correction2.sqrt(), 1.0),
+        };
         Step {
             beta1: self.beta1 as f32,
             rest1: (1.0 - self.beta1) as f32,
@@ -77,7 +92,7 @@ impl AdamW {
             rest2: (1.0 - self.beta2) as f32,
             keep: keep as f32,
             size: size as f32,
-            root: correction2.sqrt().recip() as f32,
+            root: root as f32,
             eps: self.eps as f32,
         }
     }

@@ -7,7 +7,7 @@ mod simple;
 pub use optimizer::{Optimizer, State, Update};
 
 use crate::TrainError;
-use adamw::AdamW;
+use adamw::{AdamW, Arithmetic};
 use burn::optim::{LionConfig, SgdConfig, momentum::MomentumConfig};
 use serde::{Deserialize, Serialize};
 use simple::Simple;
@@ -45,6 +45,24 @@ pub enum OptimizerConfig {
         #[serde(default = "eps")]
         eps: f64,
     },
+    /// LoRA-FA (arXiv:2308.03303) as PEFT's `create_lorafa_optimizer` has it. A run with it freezes A
+    /// of the trained adapters ([`freeze_a`](burn_lora_adapter::AdaptableExt::freeze_a)) and multiplies
+    /// the gradient of each B, once it is clipped, by
+    /// [`(A · Aᵀ + 1e-8 · I)⁺ / s²`](burn_lora_adapter::AdaptableExt::lora_fa), with `s` the scaling of
+    /// the adapter. The step of every parameter is that of the AdamW which transformers had:
+    /// `p ← (p - rate · sqrt(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (sqrt(v) + eps)) · (1 - rate · decay)`.
+    /// The adapter has to be LoRA of linear layers, without DoRA.
+    LoraFa {
+        /// Decay of the average of gradients.
+        #[serde(default = "beta1")]
+        beta1: f64,
+        /// Decay of the average of their squares.
+        #[serde(default = "beta2")]
+        beta2: f64,
+        /// Added to the root of the average of squares.
+        #[serde(default = "lora_fa_eps")]
+        eps: f64,
+    },
     /// Lion (arXiv:2302.06675), Burn's: with `m` an average of gradients,
     /// `p ← p · (1 - rate · decay) - rate · sign(β₁ m + (1 - β₁) g)`, `m ← β₂ m + (1 - β₂) g`. Rates
     /// are about a tenth of AdamW's.
@@ -77,6 +95,10 @@ const fn eps() -> f64 {
     1e-8
 }
 
+const fn lora_fa_eps() -> f64 {
+    1e-6
+}
+
 const fn lion_beta2() -> f64 {
     0.99
 }
@@ -99,15 +121,20 @@ impl OptimizerConfig {
         Self::AdamW8bit { beta1: beta1(), beta2: beta2(), eps: eps() }
     }
 
+    /// LoRA-FA with PEFT's defaults: betas 0.9 and 0.999, eps 1e-6.
+    pub const fn lora_fa() -> Self {
+        Self::LoraFa { beta1: beta1(), beta2: beta2(), eps: lora_fa_eps() }
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
     /// [`TrainError::Setting`] for the first setting that is out of its range.
     pub fn validate(&self) -> Result<(), TrainError> {
         let (betas, eps) = match *self {
-            Self::AdamW { beta1, beta2, eps } | Self::AdamW8bit { beta1, beta2, eps } => {
-                ([("beta1", beta1), ("beta2", beta2)], eps)
-            }
+            Self::AdamW { beta1, beta2, eps }
+            | Self::AdamW8bit { beta1, beta2, eps }
+            | Self::LoraFa { beta1, beta2, eps } => ([("beta1", beta1), ("beta2", beta2)], eps),
             Self::Lion { beta1, beta2 } => ([("beta1", beta1), ("beta2", beta2)], 0.0),
             Self::Sgd { momentum } => ([("momentum", momentum); 2], 0.0),
         };
@@ -125,7 +152,7 @@ impl OptimizerConfig {
     /// Returns the bytes of the state of a parameter of `len` elements.
     pub(crate) fn state_bytes(&self, len: usize) -> usize {
         match self {
-            Self::AdamW { .. } => AdamW::state_bytes(len, false),
+            Self::AdamW { .. } | Self::LoraFa { .. } => AdamW::state_bytes(len, false),
             Self::AdamW8bit { .. } => AdamW::state_bytes(len, true),
             Self::Lion { .. } => 4 * len,
             Self::Sgd { momentum } => {
@@ -138,11 +165,19 @@ impl OptimizerConfig {
         }
     }
 
-    /// Creates the optimizer, before its first step.
+    /// Creates the optimizer, before its first step. That of LoRA-FA takes the gradients that its run
+    /// has multiplied.
     pub fn init(self) -> Box<dyn Optimizer> {
         match self {
-            Self::AdamW { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, false)),
-            Self::AdamW8bit { beta1, beta2, eps } => Box::new(AdamW::new(beta1, beta2, eps, true)),
+            Self::AdamW { beta1, beta2, eps } => {
+                Box::new(AdamW::new(beta1, beta2, eps, Arithmetic::PyTorch))
+            }
+            Self::AdamW8bit { beta1, beta2, eps } => {
+                Box::new(AdamW::new(beta1, beta2, eps, Arithmetic::BitsAndBytes))
+            }
+            Self::LoraFa { beta1, beta2, eps } => {
+                Box::new(AdamW::new(beta1, beta2, eps, Arithmetic::Transformers))
+            }
             Self::Lion { beta1, beta2 } => {
                 let config = LionConfig::new().with_beta_1(beta1 as f32);
                 Box::new(Simple::new(config.with_beta_2(beta2 as f32).build(), 1))

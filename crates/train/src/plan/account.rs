@@ -110,6 +110,8 @@ impl Account<'_> {
         // AdamW is one operation; Burn's optimizers allocate some intermediate vectors.
         let vectors = match train.optimizer {
             OptimizerConfig::AdamW { .. } | OptimizerConfig::AdamW8bit { .. } => 1,
+            // And the gradient that it multiplies.
+            OptimizerConfig::LoraFa { .. } => 2,
             _ => 4,
         };
         moments.push(Memory {

@@ -6,7 +6,7 @@ mod shape;
 
 pub use memory::{Memory, Moment};
 
-use crate::{TrainConfig, TrainError};
+use crate::{OptimizerConfig, TrainConfig, TrainError};
 use account::Account;
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::Method;
@@ -117,6 +117,7 @@ impl MemoryPlan {
     /// Sets the training settings, and the rows of a batch from them.
     pub fn train(mut self, config: &TrainConfig) -> Self {
         self.rows = config.batches.size;
+        self.shape.freeze_a(matches!(config.optimizer, OptimizerConfig::LoraFa { .. }));
         self.train = Some(config.clone());
         self
     }

@@ -29,6 +29,8 @@ pub(super) struct Layer {
     pub plan: Option<LayerPlan>,
     /// Parameters of its update.
     pub tensors: Vec<UpdateTensor>,
+    /// Whether A is frozen (LoRA-FA).
+    pub frozen_a: bool,
     /// Float32 values that its update copies from parameters.
     pub copied: usize,
 }
@@ -56,9 +58,13 @@ impl Layer {
         self.rank().unwrap_or(0) * (self.out + self.width)
     }
 
+    fn is_trained(&self, tensor: &UpdateTensor) -> bool {
+        tensor.is_trained() && !(self.frozen_a && tensor.role == Role::A)
+    }
+
     /// Returns the lengths of the trained parameters.
     pub fn trained(&self) -> Vec<usize> {
-        let trained = self.tensors.iter().filter(|tensor| tensor.is_trained());
+        let trained = self.tensors.iter().filter(|tensor| self.is_trained(tensor));
         let mut lengths: Vec<_> = trained.map(UpdateTensor::values).collect();
         if self.is_copied() {
             lengths.push(self.values());
@@ -107,6 +113,7 @@ impl Shape {
                 shared: path == HEAD && config.tie_word_embeddings,
                 plan: None,
                 tensors: vec![],
+                frozen_a: false,
                 copied: 0,
             };
             (path, layer)
@@ -152,6 +159,13 @@ impl Shape {
         Ok(shape)
     }
 
+    /// Sets whether A is frozen in all layers.
+    pub fn freeze_a(&mut self, frozen: bool) {
+        let others = [&mut self.embedding, &mut self.norm, &mut self.head];
+        let all = self.blocks.iter_mut().flat_map(BTreeMap::values_mut).chain(others);
+        all.for_each(|layer| layer.frozen_a = frozen);
+    }
+
     fn layers(&self) -> impl Iterator<Item = &Layer> {
         let others = [&self.embedding, &self.norm, &self.head];
         self.blocks.iter().flat_map(BTreeMap::values).chain(others)
@@ -182,7 +196,7 @@ impl Shape {
     /// beside them. Biases are trained in place.
     pub fn adapter_bytes(&self) -> u64 {
         let of = |layer: &Layer| {
-            let kept = layer.tensors.iter().filter(|tensor| !tensor.is_trained());
+            let kept = layer.tensors.iter().filter(|tensor| !layer.is_trained(tensor));
             let kept: usize = kept.map(UpdateTensor::values).sum();
             let in_place = if layer.trains_bias { layer.out } else { 0 };
             layer.trained().iter().sum::<usize>() + kept - in_place

@@ -281,7 +281,8 @@ fn lengths(len: usize) -> BTreeMap<String, usize> {
     BTreeMap::from([("p".to_owned(), len)])
 }
 
-const ALL: [OptimizerConfig; 4] = [
+const ALL: [OptimizerConfig; 5] = [
+    OptimizerConfig::lora_fa(),
     OptimizerConfig::adamw(),
     OptimizerConfig::adamw_8bit(),
     OptimizerConfig::Lion { beta1: 0.9, beta2: 0.99 },
@@ -308,7 +309,9 @@ fn a_resumed_run_is_the_unbroken_one() {
             let (expected, state) = train(optimizer, len, &device);
             let ours = matches!(
                 optimizer,
-                OptimizerConfig::AdamW { .. } | OptimizerConfig::AdamW8bit { .. }
+                OptimizerConfig::AdamW { .. }
+                    | OptimizerConfig::AdamW8bit { .. }
+                    | OptimizerConfig::LoraFa { .. }
             );
             if ours || std::env::var_os("BURN_LORA_GPU").is_none() {
                 assert_eq!(floats(&param.into_data()), expected, "{optimizer:?}");
@@ -388,6 +391,7 @@ fn burns_optimizers_follow_their_formulas() {
 fn settings_are_written_as_they_are_read() {
     let read = |text: &str| serde_json::from_str::<OptimizerConfig>(text).unwrap();
     assert_eq!(read(r#"{"name": "adamw8bit"}"#), OptimizerConfig::adamw_8bit());
+    assert_eq!(read(r#"{"name": "lorafa"}"#), OptimizerConfig::lora_fa());
     assert_eq!(read(r#"{"name": "lion"}"#), OptimizerConfig::Lion { beta1: 0.9, beta2: 0.99 });
     assert_eq!(read(r#"{"name": "sgd"}"#), OptimizerConfig::Sgd { momentum: 0.0 });
     for optimizer in ALL {

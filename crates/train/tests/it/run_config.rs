@@ -2,7 +2,7 @@
 
 use burn_lora_adapter::{AdaptableExt, Init, LoraConfig};
 use burn_lora_quant::WeightFormat;
-use burn_lora_train::{Every, RunConfig, TrainError, Warmup};
+use burn_lora_train::{Every, OptimizerConfig, RunConfig, TrainError, Warmup};
 use std::{fs, path::PathBuf};
 
 fn run_files() -> Vec<PathBuf> {
@@ -32,6 +32,13 @@ fn run_files_are_valid_and_make_steps_of_16_384_tokens() {
         assert_eq!(step, 16_384, "{}", file.display());
         assert_eq!(data.max_length, row, "{}", file.display());
     }
+}
+
+#[test]
+fn a_run_can_be_one_of_lora_fa() {
+    let run = with(GIVEN.into_iter().chain(["train.optimizer.name=lorafa"]));
+    run.validate().unwrap();
+    assert_eq!(run.train.optimizer, OptimizerConfig::lora_fa());
 }
 
 #[test]
