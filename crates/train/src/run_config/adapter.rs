@@ -20,6 +20,9 @@ struct Fields {
     use_dora: bool,
     bias: Bias,
     modules_to_save: Option<Vec<String>>,
+    target_parameters: Option<Vec<String>>,
+    /// Tokens of the input embedding, or tokens by layer.
+    trainable_token_indices: Option<Value>,
     init_lora_weights: Value,
     seed: u64,
     base_model_name_or_path: Option<String>,
@@ -52,6 +55,8 @@ impl Default for Fields {
             use_dora: false,
             bias: Bias::None,
             modules_to_save: None,
+            target_parameters: None,
+            trainable_token_indices: None,
             init_lora_weights: true.into(),
             seed: 0,
             base_model_name_or_path: None,

@@ -64,6 +64,8 @@ fn a_written_run_is_the_same_when_it_is_read() {
         "adapter.init_lora_weights=loftq",
         "adapter.loftq_config.loftq_iter=3",
         "adapter.modules_to_save=['lm_head']",
+        "adapter.target_parameters=['experts.down_proj']",
+        "adapter.trainable_token_indices=[5, 6]",
         "adapter.bias=lora_only",
         "adapter.seed=7",
         "adapter.task_type=SEQ_CLS",
