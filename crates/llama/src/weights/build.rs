@@ -95,6 +95,14 @@ impl Builder<'_> {
         }
     }
 
+    /// Stores a weight as is asked for: quantized, or in the dtype of the model.
+    fn store(&self, weight: Tensor<2>) -> Result<Frozen, LlamaError> {
+        Ok(match self.quantize {
+            Some(format) => format.store(weight)?,
+            None => Frozen::new(DenseWeight::new(weight.cast(self.dtype))),
+        })
+    }
+
     fn frozen(&self, path: &str, weight: Frozen, bias: bool) -> Result<AdaptedLinear, LlamaError> {
         let bias = self.bias(path, weight.shape()[0], bias)?;
         Ok(AdaptedLinear::new(Base::new(weight, bias)))
@@ -200,11 +208,7 @@ impl Parameters for Builder<'_> {
             Ok(weight)
         });
         let weight = Tensor::cat(weights.collect::<Result<Vec<_>, _>>()?, 0);
-        let weight = match self.quantize {
-            Some(format) => format.store(weight)?,
-            None => Frozen::new(DenseWeight::new(weight.cast(self.dtype))),
-        };
-        Ok(AdaptedLinear::new(Base::new(weight, None)))
+        self.frozen(path, self.store(weight)?, false)
     }
 
     fn linear(
@@ -224,8 +228,7 @@ impl Parameters for Builder<'_> {
             self.done(&name);
             return self.frozen(path, weight, bias);
         }
-        let Some(format) = &self.quantize else { return self.dense(path, shape, bias) };
-        let weight = format.store(self.upload::<2>(&name, shape, self.device)?)?;
+        let weight = self.store(self.upload::<2>(&name, shape, self.device)?)?;
         self.done(&name);
         self.frozen(path, weight, bias)
     }

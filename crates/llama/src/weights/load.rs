@@ -2,15 +2,13 @@
 
 use super::{
     build::{Builder, settle_head},
-    renamed::Renamed,
     safetensors::SafetensorsFolder,
     source::{FINAL_NORM, Source},
-    stacked::StackedExperts,
+    view::View,
 };
 use crate::{
     classifier::SequenceClassifier,
-    config::LlamaConfig,
-    config::ModelFamily,
+    config::{LlamaConfig, ModelFamily},
     error::LlamaError,
     gguf::GgufModel,
     llama::{Head, Llama},
@@ -168,7 +166,7 @@ impl Loader {
         config: &LlamaConfig,
         device: &Device,
     ) -> Result<Llama, LlamaError> {
-        let source = Renamed::new(source, config.family, &self.source)?;
+        let source = View::new(source, config, &self.source)?;
         let config = settle_head(config.clone(), &source, &self.source)?;
         self.build(&self.source, &source, &config, Head::Output, device)
     }
@@ -181,12 +179,8 @@ impl Loader {
         }
         let config = LlamaConfig::from_file_with(root.join("config.json"), &self.families)?;
         let source = SafetensorsFolder::open(root)?;
-        let source = Renamed::new(&source, config.family, root)?;
+        let source = View::new(&source, &config, root)?;
         let config = settle_head(config, &source, root)?;
-        if config.family.stacked_experts() {
-            let source = StackedExperts::new(&source, &config)?;
-            return self.build(root, &source, &config, head, device);
-        }
         self.build(root, &source, &config, head, device)
     }
 

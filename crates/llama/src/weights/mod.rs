@@ -4,13 +4,13 @@ mod build;
 mod load;
 mod normal;
 mod random;
-mod renamed;
 mod safetensors;
 mod save;
 mod source;
 mod stacked;
 pub(crate) mod stored;
 mod values;
+mod view;
 mod write;
 
 pub use load::Loader;
