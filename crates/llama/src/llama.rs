@@ -162,18 +162,9 @@ impl Llama {
     /// Returns the logits of hidden states after the final norm.
     ///
     /// # Shapes
-    /// - hidden: `[batch, sequence, hidden]`
-    /// - output: `[batch, sequence, vocabulary]`
-    pub fn head(&self, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
-        self.logits(hidden, context)
-    }
-
-    /// Returns the logits of hidden states after the final norm, in any shape.
-    ///
-    /// # Shapes
     /// - hidden: `[.., hidden]`
     /// - output: `[.., vocabulary]`
-    pub fn logits<const D: usize>(&self, hidden: Tensor<D>, context: &Context) -> Tensor<D> {
+    pub fn head<const D: usize>(&self, hidden: Tensor<D>, context: &Context) -> Tensor<D> {
         let logits = self.lm_head.forward_with(hidden, context.adapters());
         let logits = match self.config.logits_scaling {
             1.0 => logits,
@@ -217,7 +208,7 @@ impl CausalLm for Llama {
     }
 
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
-        self.logits(self.model.norm.forward(hidden, context), context)
+        Llama::head(self, self.model.norm.forward(hidden, context), context)
     }
 
     fn vocabulary(&self) -> usize {

@@ -158,7 +158,4 @@ pub enum NormPlacement {
     /// `post_attention_layernorm` around the attention, `pre_feedforward_layernorm` and
     /// `post_feedforward_layernorm` around the feed-forward block (Gemma 2 and 3).
     Around,
-    /// After each block: `x + norm(block(x))`, by `post_attention_layernorm` and
-    /// `post_feedforward_layernorm` (OLMo 2).
-    After,
 }

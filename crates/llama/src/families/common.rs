@@ -228,8 +228,11 @@ fn activation(
     }
 }
 
+/// Fields with the number of experts: newer files have the first.
+pub(super) const EXPERT_COUNTS: [&str; 2] = ["num_local_experts", "num_experts"];
+
 /// Changes the layers for which `sparse` is true into mixtures of experts, from
-/// `num_experts_per_tok` and the number in the first of `count_fields` that is there.
+/// `num_experts_per_tok` and the first of [`EXPERT_COUNTS`] that is there.
 ///
 /// # Errors
 /// [`LlamaError::Field`] if a number is missing, or does not fit the others.
@@ -237,19 +240,15 @@ pub(super) fn set_experts(
     config: &mut LlamaConfig,
     fields: &ConfigFields<'_>,
     [default_count, default_chosen]: [usize; 2],
-    count_fields: &[&str],
     intermediate_size: usize,
     weights: RouterWeights,
     sparse: impl Fn(usize) -> bool,
 ) -> Result<(), LlamaError> {
-    let mut count = None;
-    for field in count_fields {
-        count = count.or(fields.get::<usize>(field)?);
-    }
-    let num_experts = count.unwrap_or(default_count);
+    let there = EXPERT_COUNTS.into_iter().find(|field| fields.value(field).is_some());
+    let field = there.unwrap_or(EXPERT_COUNTS[0]);
+    let num_experts = fields.get(field)?.unwrap_or(default_count);
     if !(1..=1 << 14).contains(&num_experts) {
-        let reason = "expected a number from 1";
-        return Err(fields.wrong(count_fields[0], num_experts, reason));
+        return Err(fields.wrong(field, num_experts, "expected a number from 1"));
     }
     let experts_per_token = fields.get("num_experts_per_tok")?.unwrap_or(default_chosen);
     if !(1..=num_experts).contains(&experts_per_token) {
@@ -261,7 +260,7 @@ pub(super) fn set_experts(
         .and_then(|width| width.checked_mul(config.hidden_size));
     if parameters.is_none_or(|parameters| parameters > MOST_PARAMETERS) {
         let reason = "with the other sizes it is a model of more parameters than can be handled";
-        return Err(fields.wrong(count_fields[0], num_experts, reason));
+        return Err(fields.wrong(field, num_experts, reason));
     }
     for (_, layer) in config.layers.iter_mut().enumerate().filter(|(index, _)| sparse(*index)) {
         let mlp = layer.feed_forward.mlp();
@@ -305,15 +304,18 @@ pub(super) fn window(
     }
 }
 
-/// Reads `layer_types`: for each layer whether it is a sliding one.
+/// Returns for each layer whether it is a sliding one: by `layer_types`, or else by its index.
 ///
 /// # Errors
-/// [`LlamaError::Field`] if their number is another than that of the layers, or a type is not known.
+/// [`LlamaError::Field`] if the types are of another number of layers, or one is not known.
 pub(super) fn sliding_layers(
     fields: &ConfigFields<'_>,
     layers: usize,
-) -> Result<Option<Vec<bool>>, LlamaError> {
-    let Some(types) = fields.get::<Vec<String>>("layer_types")? else { return Ok(None) };
+    otherwise: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>, LlamaError> {
+    let Some(types) = fields.get::<Vec<String>>("layer_types")? else {
+        return Ok((0..layers).map(otherwise).collect());
+    };
     if types.len() != layers {
         let reason = format!("expected one for each of {layers} layers");
         return Err(fields.wrong("layer_types", types.len(), &reason));
@@ -323,5 +325,5 @@ pub(super) fn sliding_layers(
         "sliding_attention" => Ok(true),
         _ => Err(fields.wrong("layer_types", name, "only full and sliding attention")),
     });
-    sliding.collect::<Result<_, _>>().map(Some)
+    sliding.collect()
 }

@@ -59,13 +59,9 @@ impl ModelFamily for Gemma3 {
         let scalar = fields.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
         let window = window(fields, Some(4096))?;
         let count = config.layers.len();
-        let sliding = match sliding_layers(fields, count)? {
-            Some(sliding) => sliding,
-            None => {
-                let pattern = fields.get("sliding_window_pattern")?.unwrap_or(6).max(1);
-                (1..=count).map(|layer| !layer.is_multiple_of(pattern)).collect()
-            }
-        };
+        let pattern = fields.get("sliding_window_pattern")?.unwrap_or(6).max(1);
+        let by_pattern = |layer: usize| !(layer + 1).is_multiple_of(pattern);
+        let sliding = sliding_layers(fields, count, by_pattern)?;
         for (layer, sliding) in config.layers.iter_mut().zip(sliding) {
             layer.norms = NormPlacement::Around;
             let attention = &mut layer.attention;

@@ -1,6 +1,6 @@
 //! gpt-oss: experts in all layers, attention with sinks, a window in every second layer.
 
-use super::common::{ConfigDefaults, flag, set_experts, sliding_layers, window};
+use super::common::{ConfigDefaults, EXPERT_COUNTS, flag, set_experts, sliding_layers, window};
 use crate::{
     config::{LlamaConfig, ModelFamily},
     error::LlamaError,
@@ -34,7 +34,7 @@ impl ModelFamily for GptOss {
             max_position_embeddings: 131_072,
             rms_norm_eps: 1e-5,
             rope_theta: 150_000.0,
-            reads: &["num_local_experts", "num_experts"],
+            reads: &EXPERT_COUNTS,
             ..ConfigDefaults::default()
         };
         let mut config = LlamaConfig::uniform(self, fields, &defaults)?;
@@ -43,10 +43,9 @@ impl ModelFamily for GptOss {
         }
         set_attention(&mut config, fields)?;
 
-        let (counts, weights) =
-            (["num_local_experts", "num_experts"], RouterWeights::SoftmaxOfChosen);
+        let weights = RouterWeights::SoftmaxOfChosen;
         let width = config.layers[0].feed_forward.mlp().intermediate_size;
-        set_experts(&mut config, fields, [128, 4], &counts, width, weights, |_| true)?;
+        set_experts(&mut config, fields, [128, 4], width, weights, |_| true)?;
         // Of the activation; `hidden_act` is not read.
         fields.equals("swiglu_alpha", 1.702)?;
         let limit = fields.positive("swiglu_limit")?.unwrap_or(7.0);
@@ -85,10 +84,7 @@ fn set_attention(config: &mut LlamaConfig, fields: &ConfigFields<'_>) -> Result<
     let bias = flag(fields, "attention_bias", true)?;
     let window = window(fields, Some(128))?;
     let count = config.layers.len();
-    let sliding = match sliding_layers(fields, count)? {
-        Some(sliding) => sliding,
-        None => (0..count).map(|layer| layer % 2 == 0).collect(),
-    };
+    let sliding = sliding_layers(fields, count, |layer| layer % 2 == 0)?;
     for (layer, sliding) in config.layers.iter_mut().zip(sliding) {
         layer.attention.sinks = true;
         layer.attention.qkv_bias = bias;

@@ -1,6 +1,6 @@
 //! Mixtral: Mistral with experts.
 
-use super::common::{ConfigDefaults, set_experts, window};
+use super::common::{ConfigDefaults, EXPERT_COUNTS, set_experts, window};
 use crate::{
     config::{GgufFamily, LlamaConfig, ModelFamily},
     error::LlamaError,
@@ -42,16 +42,15 @@ impl ModelFamily for Mixtral {
             max_position_embeddings: 4096 * 32,
             rms_norm_eps: 1e-5,
             rope_theta: 1e6,
-            reads: &["num_local_experts", "num_experts"],
+            reads: &EXPERT_COUNTS,
             ..ConfigDefaults::default()
         };
         let mut config = LlamaConfig::uniform(self, fields, &defaults)?;
         let window = window(fields, None)?;
         config.each_layer(|layer| layer.attention.window = window);
         let width = config.layers[0].feed_forward.mlp().intermediate_size;
-        let (counts, weights) =
-            (["num_local_experts", "num_experts"], RouterWeights::NormalizedSoftmax);
-        set_experts(&mut config, fields, [8, 2], &counts, width, weights, |_| true)?;
+        let weights = RouterWeights::NormalizedSoftmax;
+        set_experts(&mut config, fields, [8, 2], width, weights, |_| true)?;
         Ok(config)
     }
 

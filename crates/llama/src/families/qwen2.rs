@@ -45,14 +45,9 @@ pub(super) fn set_windows(
 ) -> Result<(), LlamaError> {
     let used = flag(fields, "use_sliding_window", false)?;
     let window = if used { window(fields, Some(4096))? } else { None };
-    let sliding = match sliding_layers(fields, config.layers.len())? {
-        Some(sliding) => sliding,
-        None => {
-            let first = fields.get("max_window_layers")?.unwrap_or(28);
-            let sliding = (0..config.layers.len()).map(|layer| layer >= first);
-            sliding.map(|sliding| sliding && window.is_some()).collect()
-        }
-    };
+    let first = fields.get("max_window_layers")?.unwrap_or(28);
+    let from_first = |layer| layer >= first && window.is_some();
+    let sliding = sliding_layers(fields, config.layers.len(), from_first)?;
     if window.is_none() && sliding.contains(&true) {
         let reason = "`sliding_window` does not give its length";
         return Err(fields.wrong("layer_types", "sliding_attention", reason));

@@ -1,7 +1,7 @@
 //! Qwen 3 with experts in all layers, or in some.
 
 use super::{
-    common::{ConfigDefaults, flag, set_experts, window},
+    common::{ConfigDefaults, EXPERT_COUNTS, flag, set_experts, window},
     qwen3::set_attention,
 };
 use crate::{
@@ -35,7 +35,7 @@ impl ModelFamily for Qwen3Moe {
             num_attention_heads: Some(32),
             num_key_value_heads: Some(4),
             max_position_embeddings: 32_768,
-            reads: &["num_local_experts", "num_experts"],
+            reads: &EXPERT_COUNTS,
             ..ConfigDefaults::default()
         };
         let mut config = LlamaConfig::uniform(self, fields, &defaults)?;
@@ -57,9 +57,7 @@ impl ModelFamily for Qwen3Moe {
             true => RouterWeights::NormalizedSoftmax,
             false => RouterWeights::Softmax,
         };
-        // Newer files have the first name.
-        let counts = ["num_local_experts", "num_experts"];
-        set_experts(&mut config, fields, [128, 8], &counts, width, weights, |index: usize| {
+        set_experts(&mut config, fields, [128, 8], width, weights, |index: usize| {
             !dense.contains(&index) && (index + 1).is_multiple_of(step)
         })?;
         Ok(config)

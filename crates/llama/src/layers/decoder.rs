@@ -23,7 +23,7 @@ pub struct DecoderLayer {
     /// Mixture of experts, in the place of the MLP and under its path.
     pub experts: Option<SparseExperts>,
     /// Norm before the attention.
-    pub input_layernorm: Option<RmsNorm>,
+    pub input_layernorm: RmsNorm,
     /// Norm after the attention; where the norms stand before the blocks only, that before the
     /// MLP.
     pub post_attention_layernorm: RmsNorm,
@@ -31,9 +31,6 @@ pub struct DecoderLayer {
     pub pre_feedforward_layernorm: Option<RmsNorm>,
     /// Norm after the MLP.
     pub post_feedforward_layernorm: Option<RmsNorm>,
-    /// Where the norms stand.
-    #[module(skip)]
-    pub norms: NormPlacement,
     /// Factor of what a block adds to its input.
     #[module(skip)]
     pub residual_multiplier: f64,
@@ -58,12 +55,7 @@ impl DecoderLayer {
     ) -> Result<Self, LlamaError> {
         let path = |name: &str| format!("{path}.{name}");
         let norm_of = |name: &str| RmsNorm::build(from, &path(name), hidden, norm);
-        let if_any = |there: bool, name| there.then(|| norm_of(name)).transpose();
-        let (before, after) = match spec.norms {
-            NormPlacement::Before => (true, false),
-            NormPlacement::Around => (true, true),
-            NormPlacement::After => (false, true),
-        };
+        let around = |name| (spec.norms == NormPlacement::Around).then(|| norm_of(name));
         let self_attn = Attention::build(from, &path("self_attn"), hidden, &spec.attention, norm)?;
         let (mlp, experts) = match &spec.feed_forward {
             FeedForwardSpec::Gated(mlp) => {
@@ -77,11 +69,10 @@ impl DecoderLayer {
             self_attn,
             mlp,
             experts,
-            input_layernorm: if_any(before, "input_layernorm")?,
+            input_layernorm: norm_of("input_layernorm")?,
             post_attention_layernorm: norm_of("post_attention_layernorm")?,
-            pre_feedforward_layernorm: if_any(before && after, "pre_feedforward_layernorm")?,
-            post_feedforward_layernorm: if_any(after, "post_feedforward_layernorm")?,
-            norms: spec.norms,
+            pre_feedforward_layernorm: around("pre_feedforward_layernorm").transpose()?,
+            post_feedforward_layernorm: around("post_feedforward_layernorm").transpose()?,
             residual_multiplier: spec.residual_multiplier,
         })
     }
@@ -121,13 +112,10 @@ impl DecoderLayer {
 
     /// The norms before and after the attention, and before and after the MLP.
     fn norms(&self) -> ([Option<&RmsNorm>; 2], [Option<&RmsNorm>; 2]) {
-        let input = self.input_layernorm.as_ref();
-        let middle = Some(&self.post_attention_layernorm);
-        let (before, after) =
-            (self.pre_feedforward_layernorm.as_ref(), self.post_feedforward_layernorm.as_ref());
-        match self.norms {
-            NormPlacement::Before => ([input, None], [middle, None]),
-            NormPlacement::Around | NormPlacement::After => ([input, middle], [before, after]),
+        let (input, middle) = (Some(&self.input_layernorm), Some(&self.post_attention_layernorm));
+        match (&self.pre_feedforward_layernorm, &self.post_feedforward_layernorm) {
+            (None, None) => ([input, None], [middle, None]),
+            (before, after) => ([input, middle], [before.as_ref(), after.as_ref()]),
         }
     }
 }
