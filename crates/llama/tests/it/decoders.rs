@@ -4,55 +4,22 @@
 use crate::common::*;
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{FloatDType, Gradients, Tensor, activation::log_softmax},
+    tensor::{FloatDType, Gradients, Tensor},
 };
-use burn_lora_adapter::{Adaptable, AdaptableExt, BASE, Init, LoraConfig, Selection};
-use burn_lora_llama::{Llama, LlamaConfig, RopeScaling, SaveOptions, spec::FeedForwardSpec};
-use burn_lora_quant::QuantConfig;
-use safetensors::SafeTensors;
-use serde_json::{Value, json};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use burn_lora_adapter::{Adaptable, AdaptableExt};
+use burn_lora_llama::{Llama, LlamaConfig, RopeScaling, spec::FeedForwardSpec};
+use serde_json::Value;
+use std::{collections::BTreeMap, path::PathBuf};
 
-const FAMILIES: [&str; 7] =
+pub const FAMILIES: [&str; 7] =
     ["gemma3", "phi3", "phi4_mini", "mixtral", "qwen3_moe", "qwen3_moe_plain", "gpt_oss"];
 
-fn folder(family: &str) -> PathBuf {
+pub fn folder(family: &str) -> PathBuf {
     golden("decoders").join(family)
 }
 
-fn load(family: &str) -> Llama {
+pub fn load(family: &str) -> Llama {
     Llama::from_pretrained(folder(family)).dtype(FloatDType::F32).load(&device()).unwrap()
-}
-
-/// Runs the batch of a file, compares its logits and its loss, and returns the loss.
-fn run(model: &Llama, path: &Path) -> Tensor<1> {
-    let (tokens, segments, labels) = batch_of(path, &device());
-    let io = tensors(path);
-    let logits = model.forward(tokens, &segments);
-
-    let [_, length, vocabulary] = logits.dims();
-    let mask = &io["attention_mask"].1;
-    let real = |values: &[f32]| -> Vec<f32> {
-        let rows = values.chunks(vocabulary).zip(mask).filter(|(_, mask)| **mask != 0.0);
-        rows.flat_map(|(row, _)| row.iter().copied()).collect()
-    };
-    let found = difference(&real(&vec(logits.clone())), &real(&io["logits"].1));
-    assert!(found < 1e-4, "{}: logits differ by {found}", path.display());
-
-    let targets = (0..labels.len() - 1).filter(|at| at % length != length - 1).filter_map(|at| {
-        let target = usize::try_from(labels[at + 1]).ok()?;
-        Some((at * vocabulary + target) as i32)
-    });
-    let targets: Vec<i32> = targets.collect();
-    let count = targets.len();
-    let log = log_softmax(logits, 2).reshape([-1]);
-    let loss = -log.select(0, int(targets, [count], &device())).mean();
-    let found = (vec(loss.clone())[0] - io["loss"].1[0]).abs();
-    assert!(found < 1e-5, "{}: the loss differs by {found}", path.display());
-    loss
 }
 
 /// Gradients of all parameters, by their names in checkpoints.
@@ -116,10 +83,10 @@ fn stored(model: &Llama, found: BTreeMap<String, Vec<f32>>) -> BTreeMap<String, 
 /// Compares logits, losses and all gradients of a family.
 fn check(family: &str, more: &[&str]) {
     for io in more {
-        run(&load(family), &folder(family).join(io));
+        compare(&load(family), &folder(family).join(io));
     }
     let model = load(family).train().set_require_grad(true);
-    let gradients = run(&model, &folder(family).join("io.safetensors")).backward();
+    let gradients = compare(&model, &folder(family).join("io.safetensors")).backward();
     let router = model.config.layers.iter().find_map(|layer| match &layer.feed_forward {
         FeedForwardSpec::Experts(experts) => Some(experts.router.name),
         FeedForwardSpec::Gated(_) => None,
@@ -148,7 +115,7 @@ fn check_adapter(family: &str, adapter: &str) {
     let mut model = load(family);
     model.load_adapter("default", &folder).unwrap();
     let model = model.train();
-    let gradients = run(&model, &folder.join("io.safetensors")).backward();
+    let gradients = compare(&model, &folder.join("io.safetensors")).backward();
     let mut found = BTreeMap::new();
     for (path, layer) in model.layers() {
         let Some(lora) = layer.adapters().lora("default") else { continue };
@@ -255,86 +222,6 @@ fn gpt_oss_agrees() {
     check_adapter("gpt_oss_mxfp4", "lora_experts");
 }
 
-/// Experts in MXFP4 stay as they are stored, whatever else is quantized; saved, they are dense.
-#[test]
-fn mxfp4_stays() {
-    let folder = folder("gpt_oss_mxfp4");
-    let loader = Llama::from_pretrained(&folder).dtype(FloatDType::F32);
-    let model = loader.clone().load(&device()).unwrap();
-    let mxfp4 = model.config.stored_format().unwrap();
-    let quantized = loader.quantize(QuantConfig::nf4()).load(&device()).unwrap();
-    for ((path, a), (_, b)) in model.layers().into_iter().zip(quantized.layers()) {
-        let expert = path.contains(".experts.");
-        assert_eq!(a.is_quantized(), expert, "{path}");
-        assert_eq!(b.is_quantized(), expert || path.contains("_proj"), "{path}");
-        let stored = model.config.is_stored_quantized(&path);
-        assert!(stored == expert || path.ends_with("norm"), "{path}");
-    }
-    let experts = |model: &Llama| {
-        let mixture = model.model.layers[0].experts.as_ref().unwrap().experts[3].clone();
-        [mixture.gate_up_proj.unwrap(), mixture.down_proj].map(|layer| layer.base.weight)
-    };
-    for (a, b) in experts(&model).iter().zip(&experts(&quantized)) {
-        assert_eq!(mxfp4.bytes(a.shape()), a.bytes());
-        assert_eq!(vec(a.dequantize(FloatDType::F32)), vec(b.dequantize(FloatDType::F32)));
-    }
-
-    let out = tempfile::tempdir().unwrap();
-    model.save_pretrained(out.path(), &SaveOptions::new()).unwrap();
-    let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device()).unwrap();
-    assert!(!again.config.quantized);
-    run(&again, &folder.join("io.safetensors"));
-}
-
-/// Damaged stacks and scales are named.
-#[test]
-fn stacks_that_do_not_fit_are_refused() {
-    let changed = |family: &str, name: &str, shape: Vec<usize>, byte: Option<u8>| {
-        let out = tempfile::tempdir().unwrap();
-        let config = folder(family).join("config.json");
-        std::fs::copy(config, out.path().join("config.json")).unwrap();
-        let file = std::fs::read(folder(family).join("model.safetensors")).unwrap();
-        let file = SafeTensors::deserialize(&file).unwrap();
-        let view = file.tensor(name).unwrap();
-        let size: usize = view.data().len() / view.shape().iter().product::<usize>();
-        let mut data = view.data()[..shape.iter().product::<usize>() * size].to_vec();
-        if let Some(byte) = byte {
-            data[5] = byte;
-        }
-        let new = safetensors::tensor::TensorView::new(view.dtype(), shape, &data).unwrap();
-        let all = file.iter().map(|(other, view)| {
-            (other.to_owned(), if other == name { new.clone() } else { view })
-        });
-        let path = out.path().join("model.safetensors");
-        safetensors::serialize_to_file(all.collect::<Vec<_>>(), None, &path).unwrap();
-        let error = Llama::from_pretrained(out.path()).load(&device()).unwrap_err().to_string();
-        assert!(error.contains("safetensors"), "{error}");
-        error
-    };
-    let experts = "model.layers.1.mlp.experts";
-    let down = format!("{experts}.down_proj");
-    for shape in [vec![3, 16, 32], vec![4, 16 * 32]] {
-        let error = changed("gpt_oss", &down, shape, None);
-        assert!(error.contains(&format!("`{down}` is [")), "{error}");
-    }
-    let error = changed("gpt_oss", &down, vec![4, 15, 32], None);
-    assert!(
-        error.contains("experts.0.down_proj.weight` is [32, 15], expected [32, 16]"),
-        "{error}"
-    );
-    let scales = format!("{experts}.gate_up_proj_scales");
-    let error = changed("gpt_oss_mxfp4", &scales, vec![4, 192, 2], Some(255));
-    assert!(
-        error.contains("experts.0.gate_up_proj.weight`: the scale of block 5 is 255"),
-        "{error}"
-    );
-    let error = changed("gpt_oss_mxfp4", &scales, vec![4, 190, 2], None);
-    assert!(error.contains("[190, 2], expected [192, 2]"), "{error}");
-    let blocks = format!("{experts}.gate_up_proj_blocks");
-    let error = changed("gpt_oss_mxfp4", &blocks, vec![4, 192, 2, 8], None);
-    assert!(error.contains("[192, 2, 8], expected [192, 2, 16]"), "{error}");
-}
-
 #[test]
 fn defaults_of_gpt_oss() {
     let config = LlamaConfig::from_json(r#"{ "model_type": "gpt_oss" }"#).unwrap();
@@ -347,37 +234,6 @@ fn defaults_of_gpt_oss() {
     assert!(LlamaConfig::from_json(json).unwrap_err().to_string().contains("only 1.702"));
 }
 
-/// What is saved has the names that it was read under, and the same logits.
-#[test]
-fn saved_models_are_the_same() {
-    for family in FAMILIES {
-        let model = load(family);
-        let out = tempfile::tempdir().unwrap();
-        let options = SaveOptions::new().dtype(FloatDType::F32);
-        model.save_pretrained(out.path(), &options).unwrap();
-        let [found, expected] = [out.path().to_owned(), folder(family)]
-            .map(|folder| tensors(&folder.join("model.safetensors")));
-        assert!(found.keys().eq(expected.keys()), "{family}: {:?}", found.keys());
-        assert!(found == expected, "{family}");
-        let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device());
-        run(&again.unwrap(), &folder(family).join("io.safetensors"));
-    }
-}
-
-/// Quantized on loading, the decoder's linear layers are packed, and no others.
-#[test]
-fn linear_layers_are_quantized() {
-    for family in FAMILIES {
-        let loader = Llama::from_pretrained(folder(family)).quantize(QuantConfig::nf4());
-        let model = loader.load(&device()).unwrap();
-        let quantizable: BTreeSet<_> =
-            model.config.tensors().into_iter().filter(|t| t.quantizable).map(|t| t.layer).collect();
-        for (path, layer) in model.layers() {
-            assert_eq!(layer.is_quantized(), quantizable.contains(&path), "{family}: {path}");
-        }
-    }
-}
-
 #[test]
 fn older_keys_mean_the_same() {
     for family in FAMILIES.into_iter().chain(["gpt_oss_mxfp4"]) {
@@ -385,101 +241,5 @@ fn older_keys_mean_the_same() {
         let mut old = LlamaConfig::from_file(folder(family).join("config_old.json")).unwrap();
         old.raw = new.raw.clone();
         assert_eq!(old, new, "{family}");
-    }
-}
-
-/// A model of its own, or the text part of one with a vision tower, under each name that such files
-/// have had.
-#[test]
-fn the_text_part_of_a_multimodal_model_is_read() {
-    let text = folder("gemma3");
-    let expected = load("gemma3");
-    let tensors = std::fs::read(text.join("model.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&tensors).unwrap();
-    let json: Value =
-        serde_json::from_slice(&std::fs::read(text.join("config.json")).unwrap()).unwrap();
-    let config = json!({
-        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
-        "text_config": json, "vision_config": {},
-    });
-    for prefix in ["language_model.model.", "model.language_model."] {
-        let other = tempfile::tempdir().unwrap();
-        std::fs::write(other.path().join("config.json"), config.to_string()).unwrap();
-        let mut named: Vec<_> =
-            tensors.iter().map(|(name, view)| (name.replacen("model.", prefix, 1), view)).collect();
-        let (_, some) = tensors.iter().next().unwrap();
-        named.push(("vision_tower.patch.weight".into(), some.clone()));
-        named.push(("model.multi_modal_projector.weight".into(), some));
-        safetensors::serialize_to_file(named, None, &other.path().join("model.safetensors"))
-            .unwrap();
-        let found = Llama::from_pretrained(other.path()).load(&device()).unwrap();
-        assert_eq!(found.config, expected.config, "{prefix}");
-        let [a, b] = [&found, &expected].map(|model| vec(model.model.embed_tokens.weight.val()));
-        assert_eq!(a, b, "{prefix}");
-    }
-}
-
-/// llama.cpp's names and metadata mean the same model.
-#[test]
-fn gguf_files_agree() {
-    for family in ["gemma3_gguf", "phi4_mini", "mixtral", "qwen3_moe_gguf"] {
-        let loader = Llama::from_pretrained(folder(family).join("model.gguf"));
-        let model = loader.dtype(FloatDType::F32).load(&device()).unwrap();
-        run(&model, &folder(family).join("io.safetensors"));
-        let theirs = LlamaConfig::from_file(folder(family).join("config.json")).unwrap();
-        // Metadata are float32.
-        let rounded = |mut config: LlamaConfig| {
-            for rope in &mut config.ropes {
-                if let RopeScaling::LongRope { attention_factor, .. } = &mut rope.scaling {
-                    *attention_factor = f64::from(*attention_factor as f32);
-                }
-            }
-            LlamaConfig { raw: Value::Null, ..config }
-        };
-        assert_eq!(rounded(model.config), rounded(theirs), "{family}");
-    }
-}
-
-/// What PEFT cannot do with experts is refused, and what names none of them.
-#[test]
-fn settings_for_experts_are_checked() {
-    let lora =
-        || LoraConfig::new(2, 4).targets(["o_proj"]).target_parameters(["experts.down_proj"]);
-    let error = |family: &str, lora: LoraConfig| {
-        load(family).add_adapter("default", &lora).unwrap_err().to_string()
-    };
-    assert!(error("mixtral", lora().dropout(0.1)).contains("dropout"));
-    assert!(error("mixtral", lora().dora(true)).contains("DoRA"));
-    assert!(error("phi3", lora()).contains("the model has no experts"));
-    let wrong = error("mixtral", lora().target_parameters(["experts.up_proj"]));
-    assert!(wrong.contains("model.layers.0.mlp.experts.down_proj"), "{wrong}");
-
-    // As in PEFT, experts are none of `all-linear`, and the router is neither.
-    let mut model = load("mixtral");
-    let report = model.add_adapter("default", &LoraConfig::new(2, 4).all_linear()).unwrap();
-    assert!(report.adapted.iter().all(|path| path.contains("self_attn")), "{report:?}");
-}
-
-/// Rows of a batch with other adapters each, on experts too, have what each has alone.
-#[test]
-fn rows_may_have_other_adapters() {
-    let mut model = load("mixtral");
-    model.load_adapter("theirs", folder("mixtral").join("lora_experts")).unwrap();
-    let lora = LoraConfig::new(2, 4).targets(["o_proj"]).target_parameters(["experts.down_proj"]);
-    model.add_adapter("ours", &lora.init(Init::Random)).unwrap();
-    let (tokens, segments, _) = batch_of(&folder("mixtral").join("io.safetensors"), &device());
-    let run = |selection: Selection| {
-        let segments = segments.clone().with_adapters(model.activate(selection).unwrap());
-        model.forward(tokens.clone(), &segments)
-    };
-    let rows = ["ours", BASE, "theirs"];
-    let mixed = run(Selection::rows(rows));
-    for (row, name) in rows.into_iter().enumerate() {
-        let alone = match name {
-            BASE => run(Selection::base()),
-            name => run(Selection::adapters([name])),
-        };
-        let [found, expected] = [&mixed, &alone].map(|all| vec(all.clone().narrow(0, row, 1)));
-        assert!(difference(&found, &expected) < 1e-5, "{name}");
     }
 }

@@ -1,7 +1,7 @@
 //! The other families and each kind of rotary scaling, against transformers (testdata/families.py).
 
 use crate::common::*;
-use burn::tensor::{FloatDType, activation::log_softmax};
+use burn::tensor::FloatDType;
 use burn_lora_io::collect;
 use burn_lora_llama::{Llama, LlamaConfig, RopeScaling};
 use serde_json::Value;
@@ -11,34 +11,10 @@ fn folder(family: &str) -> PathBuf {
     golden("families").join(family)
 }
 
-/// Logits of the tokens that are not padding, and the loss.
+/// Compares logits and losses of a family.
 fn check(family: &str, file: &str) {
-    let device = device();
-    let path = folder(family).join(file);
-    let (tokens, segments, labels) = batch_of(&path, &device);
-    let io = tensors(&path);
-    let model =
-        Llama::from_pretrained(folder(family)).dtype(FloatDType::F32).load(&device).unwrap();
-    let logits = model.forward(tokens, &segments);
-
-    let [_, length, vocabulary] = logits.dims();
-    let mask = &io["attention_mask"].1;
-    let real = |values: &[f32]| -> Vec<f32> {
-        let rows = values.chunks(vocabulary).zip(mask).filter(|(_, mask)| **mask != 0.0);
-        rows.flat_map(|(row, _)| row.iter().copied()).collect()
-    };
-    let found = difference(&real(&vec(logits.clone())), &real(&io["logits"].1));
-    assert!(found < 1e-4, "{family}/{file}: logits differ by {found}");
-
-    let log = vec(log_softmax(logits, 2));
-    let losses = (0..labels.len() - 1).filter(|at| at % length != length - 1).filter_map(|at| {
-        let target = usize::try_from(labels[at + 1]).ok()?;
-        Some(-f64::from(log[at * vocabulary + target]))
-    });
-    let losses: Vec<f64> = losses.collect();
-    let loss = (losses.iter().sum::<f64>() / losses.len() as f64) as f32;
-    let found = (loss - io["loss"].1[0]).abs();
-    assert!(found < 1e-5, "{family}/{file}: the loss differs by {found}");
+    let loader = Llama::from_pretrained(folder(family)).dtype(FloatDType::F32);
+    compare(&loader.load(&device()).unwrap(), &folder(family).join(file));
 }
 
 #[test]

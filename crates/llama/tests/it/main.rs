@@ -1,7 +1,9 @@
 //! The tests of this crate: one program, so that GPU code is linked once.
 
+mod checkpoints;
 mod common;
 mod decoders;
+mod experts;
 mod families;
 mod generate;
 mod gguf;
