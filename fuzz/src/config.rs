@@ -7,7 +7,9 @@ use std::str::from_utf8;
 
 pub(crate) fn run(data: &[u8]) {
     let Ok(Ok(config)) = from_utf8(data).map(LlamaConfig::from_json) else { return };
-    for (rope, length) in config.ropes.iter().flat_map(|rope| [0, 1, 100_000].map(|length| (rope, length))) {
+    for (rope, length) in
+        config.ropes.iter().flat_map(|rope| [0, 1, 100_000].map(|length| (rope, length)))
+    {
         let (frequencies, _) = rope.frequencies(length);
         assert_eq!(frequencies.len(), rope.dim / 2);
     }
@@ -44,5 +46,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let phi3 = json!({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "head_dim": 16,
         "partial_rotary_factor": 0.5, "original_max_position_embeddings": 16, "rope_scaling":
         {"type": "longrope", "short_factor": factors, "long_factor": factors}});
-    [json!({}), llama3, yarn, mistral, qwen3, packed, gemma3, phi3].map(|fields| settings(fields).into()).into()
+    [json!({}), llama3, yarn, mistral, qwen3, packed, gemma3, phi3]
+        .map(|fields| settings(fields).into())
+        .into()
 }
