@@ -1,11 +1,12 @@
 //! Validation of an adapter's settings.
 
 use crate::{
-    config::LoraConfig, error::AdapterError, init::Init, target::check_tokens, targets::Matcher,
+    config::LoraConfig,
+    error::AdapterError,
+    init::Init,
+    target::{check_rank, check_tokens},
+    targets::Matcher,
 };
-
-/// Largest rank that is accepted: beyond the size of any layer.
-const MOST: usize = 1 << 20;
 
 impl LoraConfig {
     /// Validates the settings.
@@ -20,9 +21,7 @@ impl LoraConfig {
             if fits { Ok(()) } else { Err(error()) }
         };
         for (field, rank) in self.ranks() {
-            check(rank > 0, field, rank.to_string(), "a rank is at least 1 (8 to 64 are usual)")?;
-            let reason = format!("a rank is at most {MOST} (8 to 64 are usual)");
-            check(rank <= MOST, field, rank.to_string(), &reason)?;
+            check_rank("LoraConfig", field, rank, "8 to 64 are usual")?;
         }
         let alphas = self.alpha_pattern.values().map(|&alpha| ("alpha_pattern", alpha));
         for (field, alpha) in std::iter::once(("lora_alpha", self.alpha)).chain(alphas) {
@@ -33,7 +32,7 @@ impl LoraConfig {
         let fits = (0.0..1.0).contains(&self.dropout);
         check(fits, "lora_dropout", self.dropout.to_string(), "it has to be in [0, 1)")?;
         let targets = self.target_config();
-        targets.validate()?;
+        Matcher::new(&targets)?;
         if !self.target_parameters.is_empty() {
             let found = || self.target_parameters.join(", ");
             let reason = "an expert's parameters cannot have dropout: set it to 0";
@@ -53,8 +52,7 @@ impl LoraConfig {
             let fits = self.ranks().all(|(_, rank)| rank.is_multiple_of(2));
             check(fits, "r", self.rank.to_string(), "orthogonal initialisation needs even ranks")?;
         }
-        self.init.validate()?;
-        Matcher::new(&targets).map(drop)
+        self.init.validate()
     }
 
     /// The ranks, each with the name of its setting.

@@ -227,7 +227,7 @@ impl LayerAdapter {
     /// Returns the low-rank product of the update, if it is one and the input is not dropped: it can be
     /// computed together with the frozen product then.
     pub(crate) fn low_rank<const D: usize>(&self, x: &Tensor<D>) -> Option<LowRank> {
-        self.update.low_rank().filter(|_| !self.drops(x))
+        if self.drops(x) { None } else { self.update.low_rank() }
     }
 
     /// Adds the update for `x` to `y`, the output of a linear layer without bias.

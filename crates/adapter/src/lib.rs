@@ -68,6 +68,7 @@ mod methods;
 mod model;
 mod parameters;
 mod paths;
+mod patterns;
 mod peft;
 mod reparameterize;
 mod selection;
@@ -99,6 +100,7 @@ pub use methods::{
 pub use model::AdaptableExt;
 #[doc(hidden)]
 pub use paths::join;
+pub use peft::saved_method;
 pub use reparameterize::{LoraReparameterizer, LoraWeight};
 pub use selection::{BASE, Selection};
 pub use summary::Summary;

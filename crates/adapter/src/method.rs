@@ -43,9 +43,7 @@ pub trait Method: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// [`AdapterError::Config`] for the first setting that cannot be used.
     fn validate(&self) -> Result<(), AdapterError> {
-        let targets = self.targets();
-        targets.validate()?;
-        Matcher::new(&targets).map(drop)
+        Matcher::new(&self.targets()).map(drop)
     }
 
     /// Warnings of settings that are valid but unusual.

@@ -114,6 +114,22 @@ impl TokenIndices {
     }
 }
 
+/// Checks that a rank is at least 1, and not beyond the size of any layer.
+pub(crate) fn check_rank(
+    config: &'static str,
+    field: &'static str,
+    rank: usize,
+    usual: &str,
+) -> Result<(), AdapterError> {
+    const MOST: usize = 1 << 20;
+    let reason = match rank {
+        0 => format!("a rank is at least 1 ({usual})"),
+        1..=MOST => return Ok(()),
+        _ => format!("a rank is at most {MOST} ({usual})"),
+    };
+    Err(AdapterError::Config { config, field, found: rank.to_string(), reason })
+}
+
 /// Checks that there are tokens, and each once.
 pub(crate) fn check_tokens(
     config: &'static str,

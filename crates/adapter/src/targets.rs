@@ -3,10 +3,10 @@
 use crate::{
     error::AdapterError,
     frozen::{LayerKind, parameter},
+    patterns::{Names, Pattern, indices, is_suffix},
     target::{TargetConfig, Targets},
 };
 use burn_lora_io::escaped;
-use fancy_regex::{Regex, RegexBuilder};
 use std::{collections::BTreeSet, fmt};
 
 /// Compiled patterns of a [`TargetConfig`] that select layers.
@@ -18,92 +18,6 @@ pub(crate) struct Matcher<'a> {
     layer_index: Vec<Pattern<'a>>,
     ranks: Vec<(Pattern<'a>, usize)>,
     alphas: Vec<(Pattern<'a>, f64)>,
-}
-
-/// Regular expression of the settings.
-struct Pattern<'a> {
-    regex: Regex,
-    /// The pattern as the user wrote it, for messages.
-    shown: &'a str,
-    field: &'static str,
-    config: &'static str,
-}
-
-impl<'a> Pattern<'a> {
-    /// Compiles `regex`, which was built from `shown`.
-    fn new(
-        config: &TargetConfig,
-        regex: &str,
-        shown: &'a str,
-        field: &'static str,
-    ) -> Result<Self, AdapterError> {
-        let config = config.config;
-        // Files are untrusted, and a pattern can backtrack without end.
-        const STEPS: usize = 100_000;
-        match RegexBuilder::new(regex).backtrack_limit(STEPS).build() {
-            Ok(regex) => Ok(Self { regex, shown, field, config }),
-            Err(error) => Err(AdapterError::Config {
-                config,
-                field,
-                found: format!("`{}`", escaped(shown)),
-                reason: format!("no regular expression: {error}"),
-            }),
-        }
-    }
-
-    fn matches(&self, path: &str) -> Result<bool, AdapterError> {
-        self.regex.is_match(path).map_err(|error| self.failed(path, &error))
-    }
-
-    fn failed(&self, path: &str, error: &fancy_regex::Error) -> AdapterError {
-        AdapterError::Config {
-            config: self.config,
-            field: self.field,
-            found: format!("`{}`", escaped(self.shown)),
-            reason: format!("it cannot be compared with `{path}`, make it simpler: {error}"),
-        }
-    }
-}
-
-enum Names<'a> {
-    List(&'a [String]),
-    Regex(Pattern<'a>),
-    AllLinear,
-}
-
-impl<'a> Names<'a> {
-    fn new(
-        config: &TargetConfig,
-        targets: &'a Targets,
-        field: &'static str,
-    ) -> Result<Self, AdapterError> {
-        Ok(match targets {
-            Targets::Names(names) => Self::List(names),
-            Targets::Regex(pattern) => {
-                Self::Regex(Pattern::new(config, &format!("^(?:{pattern})$"), pattern, field)?)
-            }
-            Targets::AllLinear => Self::AllLinear,
-        })
-    }
-
-    /// Indices of the names that match.
-    fn find(&self, path: &str) -> Result<Vec<usize>, AdapterError> {
-        match self {
-            Self::List(names) => indices(names, |name| Ok(is_suffix(path, name))),
-            Self::Regex(pattern) => Ok(Vec::from_iter(pattern.matches(path)?.then_some(0))),
-            Self::AllLinear => Ok(vec![0]),
-        }
-    }
-
-    /// Returns `true` if the full path is a name.
-    fn is_whole(&self, path: &str) -> bool {
-        matches!(self, Self::List(names) if names.iter().any(|name| name == path))
-    }
-}
-
-/// Returns `true` if `path` is `name`, or ends with it after a dot.
-fn is_suffix(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|head| head.is_empty() || head.ends_with('.'))
 }
 
 /// Path of a layer and of each module that contains it.
@@ -177,8 +91,9 @@ pub(crate) struct Candidate<'a> {
 }
 
 impl<'a> Matcher<'a> {
-    /// Compiles the patterns.
+    /// Validates the settings and compiles their patterns.
     pub fn new(config: &'a TargetConfig) -> Result<Self, AdapterError> {
+        config.validate()?;
         fn patterns<'a, T: Copy>(
             config: &TargetConfig,
             map: &'a std::collections::BTreeMap<String, T>,
@@ -459,20 +374,6 @@ impl Used {
             alphas: vec![0; matcher.alphas.len()],
         }
     }
-}
-
-/// Indices of the items that match.
-fn indices<T>(
-    items: &[T],
-    matches: impl Fn(&T) -> Result<bool, AdapterError>,
-) -> Result<Vec<usize>, AdapterError> {
-    let mut found = vec![];
-    for (i, item) in items.iter().enumerate() {
-        if matches(item)? {
-            found.push(i);
-        }
-    }
-    Ok(found)
 }
 
 /// Hint with the names of the model that are nearest to one that matched nothing.

@@ -8,6 +8,7 @@ use crate::{
     lookup::look_up,
     method::{Method, Origin, Role, Site, UpdateTensor},
     target::{EMBEDDING, TargetConfig, Targets, check_tokens},
+    targets::Matcher,
     update::{BoxedUpdate, LinearInput, TokenInput, Update},
 };
 use burn::{
@@ -210,8 +211,7 @@ impl Method for TrainableTokensConfig {
     fn validate(&self) -> Result<(), AdapterError> {
         let targets = self.targets();
         check_tokens(targets.config, "token_indices", &self.token_indices)?;
-        targets.validate()?;
-        crate::targets::Matcher::new(&targets).map(drop)
+        Matcher::new(&targets).map(drop)
     }
 
     fn tensors(&self, site: &Site<'_>) -> Vec<UpdateTensor> {

@@ -6,7 +6,8 @@ use crate::{
     frozen::{FrozenLayer, LayerKind},
     init::{linalg::tensor, random},
     method::{Method, Origin, Role, SharedTensor, Site, UpdateTensor},
-    target::{Bias, OneOrMany, TargetConfig, Targets},
+    target::{Bias, OneOrMany, TargetConfig, Targets, check_rank},
+    targets::Matcher,
     update::{BoxedUpdate, LowRank, Update},
 };
 use burn::{
@@ -186,14 +187,7 @@ impl Method for VeraConfig {
     }
 
     fn validate(&self) -> Result<(), AdapterError> {
-        const MOST: usize = 1 << 20;
-        if !(1..=MOST).contains(&self.r) {
-            return Err(Self::error(
-                "r",
-                self.r.to_string(),
-                "a rank is at least 1 (256 is usual)",
-            ));
-        }
+        check_rank("VeraConfig", "r", self.r, "256 is usual")?;
         if !(0.0..1.0).contains(&self.vera_dropout) {
             let found = self.vera_dropout.to_string();
             return Err(Self::error("vera_dropout", found, "it has to be in [0, 1)"));
@@ -201,9 +195,7 @@ impl Method for VeraConfig {
         if !self.d_initial.is_finite() {
             return Err(Self::error("d_initial", self.d_initial.to_string(), "it is no number"));
         }
-        let targets = self.targets();
-        targets.validate()?;
-        crate::targets::Matcher::new(&targets).map(drop)
+        Matcher::new(&self.targets()).map(drop)
     }
 
     fn dropout(&self) -> f64 {

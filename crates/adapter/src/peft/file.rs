@@ -124,8 +124,25 @@ pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
     read_as(folder, &methods::read)
 }
 
-/// Reads both files.
-pub(super) fn read_as(folder: &Path, method: Read<'_>) -> Result<Files, AdapterError> {
+/// Reads the settings of a saved adapter, whose method is any of those known here.
+///
+/// ```
+/// use burn_lora_adapter::saved_method;
+///
+/// let method = saved_method("../../testdata/gqa/lora_qv")?;
+/// assert_eq!(method.peft_type(), "LORA");
+/// # Ok::<_, burn_lora_adapter::AdapterError>(())
+/// ```
+///
+/// # Errors
+/// [`AdapterError::Io`] or [`AdapterError::Format`] if the folder is none of an adapter, or its
+/// settings cannot be read.
+pub fn saved_method(folder: impl AsRef<Path>) -> Result<Arc<dyn Method>, AdapterError> {
+    settings(folder.as_ref(), &methods::read)
+}
+
+/// Reads the file of the settings.
+fn settings(folder: &Path, method: Read<'_>) -> Result<Arc<dyn Method>, AdapterError> {
     let path = folder.join(CONFIG);
     let json = burn_lora_io::read(&path).map_err(|error| match folders_in(folder).as_slice() {
         [] if folder.join("config.json").is_file() => format(
@@ -140,8 +157,12 @@ pub(super) fn read_as(folder: &Path, method: Read<'_>) -> Result<Files, AdapterE
     })?;
     let config = serde_json::from_slice::<Settings>(&json);
     let config = config.map_err(|error| format(&path, wrong_json(&json, &error)))?;
-    let method = method(config).map_err(|reason| format(&path, reason))?;
+    method(config).map_err(|reason| format(&path, reason))
+}
 
+/// Reads both files.
+pub(super) fn read_as(folder: &Path, method: Read<'_>) -> Result<Files, AdapterError> {
+    let method = settings(folder, method)?;
     let path = folder.join(TENSORS);
     if !path.exists() && folder.join(PICKLED).exists() {
         let reason = format!(

@@ -6,6 +6,7 @@ mod file;
 mod load;
 
 pub(crate) use export::export;
+pub use file::saved_method;
 pub(crate) use load::{load, load_as};
 
 use crate::{

@@ -12,17 +12,17 @@ use burn::backend::{
     tensor::{FloatTensor, IntTensor},
 };
 
-/// State of the backward pass, with `q`, `k` and `v` by id.
+/// State of the backward pass, with the inputs by id: `q`, `k`, `v`, and sinks if there are.
 #[derive(Debug)]
-struct Attended<B: Backend> {
-    saved: [NodeId; 3],
-    out: FloatTensor<B>,
-    lse: FloatTensor<B>,
-    spans: IntTensor<B>,
-    spec: AttentionSpec,
+pub(super) struct Attended<B: Backend, const N: usize> {
+    pub saved: [NodeId; N],
+    pub out: FloatTensor<B>,
+    pub lse: FloatTensor<B>,
+    pub spans: IntTensor<B>,
+    pub spec: AttentionSpec,
 }
 
-impl<B: Backend> Clone for Attended<B> {
+impl<B: Backend, const N: usize> Clone for Attended<B, N> {
     fn clone(&self) -> Self {
         let Self { saved, out, lse, spans, spec } = self;
         let (out, lse, spans) = (out.clone(), lse.clone(), spans.clone());
@@ -42,7 +42,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         struct Attention;
 
         impl<B: AttentionOps> Backward<B, 3> for Attention {
-            type State = Attended<B>;
+            type State = Attended<B, 3>;
 
             fn backward(
                 self,

@@ -53,29 +53,14 @@ pub trait PermuteOps: Backend {
         x: FloatTensor<Self>,
         order: IntTensor<Self>,
         inverse: IntTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        let _ = inverse;
+        Self::float_select(x, 0, order)
+    }
 }
 
 #[cfg(feature = "cpu")]
-impl PermuteOps for burn::backend::Flex {
-    fn permute_rows(
-        x: FloatTensor<Self>,
-        order: IntTensor<Self>,
-        _inverse: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        use burn::backend::ops::FloatTensorOps;
-        Self::float_select(x, 0, order)
-    }
-}
+impl PermuteOps for burn::backend::Flex {}
 
 #[cfg(feature = "cubecl")]
-impl PermuteOps for burn_cubecl::CubeBackend {
-    fn permute_rows(
-        x: FloatTensor<Self>,
-        order: IntTensor<Self>,
-        _inverse: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        use burn::backend::ops::FloatTensorOps;
-        Self::float_select(x, 0, order)
-    }
-}
+impl PermuteOps for burn_cubecl::CubeBackend {}

@@ -1,11 +1,10 @@
 //! The gradients of attention with sinks.
 
-use super::{AttentionSpec, SinkOps, by_row};
+use super::{super::autodiff::Attended, AttentionSpec, SinkOps, by_row};
 use burn::{
     backend::{
-        Autodiff, Backend, TensorMetadata,
+        Autodiff, TensorMetadata,
         autodiff::{
-            NodeId,
             checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
             grads::Gradients,
             ops::{Backward, Ops, OpsKind},
@@ -14,24 +13,6 @@ use burn::{
     },
     tensor::FloatDType,
 };
-
-/// State of the backward pass, with `q`, `k`, `v` and the sinks by id.
-#[derive(Debug)]
-struct Attended<B: Backend> {
-    saved: [NodeId; 4],
-    out: FloatTensor<B>,
-    lse: FloatTensor<B>,
-    spans: IntTensor<B>,
-    spec: AttentionSpec,
-}
-
-impl<B: Backend> Clone for Attended<B> {
-    fn clone(&self) -> Self {
-        let Self { saved, out, lse, spans, spec } = self;
-        let (out, lse, spans) = (out.clone(), lse.clone(), spans.clone());
-        Self { saved: *saved, out, lse, spans, spec: *spec }
-    }
-}
 
 impl<B: SinkOps, C: CheckpointStrategy> SinkOps for Autodiff<B, C> {
     fn attention_with_sinks(
@@ -46,7 +27,7 @@ impl<B: SinkOps, C: CheckpointStrategy> SinkOps for Autodiff<B, C> {
         struct Attention;
 
         impl<B: SinkOps> Backward<B, 4> for Attention {
-            type State = Attended<B>;
+            type State = Attended<B, 4>;
 
             fn backward(
                 self,

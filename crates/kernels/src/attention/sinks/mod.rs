@@ -76,42 +76,20 @@ pub trait SinkOps: AttentionOps {
         sinks: FloatTensor<Self>,
         spans: IntTensor<Self>,
         spec: AttentionSpec,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (out, lse) = Self::causal_attention(q, k, v, spans, spec);
+        with_sinks::<Self>(out, lse, sinks)
+    }
 }
 
 #[cfg(feature = "cpu")]
-impl SinkOps for burn::backend::Flex {
-    fn attention_with_sinks(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        sinks: FloatTensor<Self>,
-        spans: IntTensor<Self>,
-        spec: AttentionSpec,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (out, lse) = Self::causal_attention(q, k, v, spans, spec);
-        with_sinks::<Self>(out, lse, sinks)
-    }
-}
+impl SinkOps for burn::backend::Flex {}
 
 #[cfg(feature = "cubecl")]
-impl SinkOps for burn_cubecl::CubeBackend {
-    fn attention_with_sinks(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        sinks: FloatTensor<Self>,
-        spans: IntTensor<Self>,
-        spec: AttentionSpec,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (out, lse) = Self::causal_attention(q, k, v, spans, spec);
-        with_sinks::<Self>(out, lse, sinks)
-    }
-}
+impl SinkOps for burn_cubecl::CubeBackend {}
 
 /// Takes sinks into the results of an attention: with `lse' = log(exp(lse) + exp(sink))`, the output
 /// is `out · exp(lse - lse')`. That of a query that sees no key stays zero.
-#[cfg(any(feature = "cpu", feature = "cubecl"))]
 fn with_sinks<B: AttentionOps>(
     out: FloatTensor<B>,
     lse: FloatTensor<B>,
