@@ -43,6 +43,8 @@ MODELS = {
     "qwen3_moe": ("Qwen3Moe", dict(QWEN3_MOE, num_hidden_layers=3, norm_topk_prob=True, mlp_only_layers=[1])),
     "qwen3_moe_plain": ("Qwen3Moe", dict(QWEN3_MOE, decoder_sparse_step=2, norm_topk_prob=False, attention_bias=True)),
     "gpt_oss": ("GptOss", dict(GPT_OSS, intermediate_size=16, head_dim=12)),
+    # a Llama with four factors
+    "granite": ("Granite", dict(embedding_multiplier=3.0, attention_multiplier=0.4, residual_multiplier=0.6, logits_scaling=2.0)),
     # blocks of 32 values: two per row of the one expert's matrix, three of the other's
     "gpt_oss_mxfp4": ("GptOss", dict(GPT_OSS, hidden_size=64, intermediate_size=96, head_dim=16)),
 }
