@@ -104,10 +104,8 @@ impl Kernel {
 
     fn compile(&self) -> Result<Module, String> {
         let defines = self.defines.iter().map(|(name, value)| format!("-D{name}={value}"));
-        // The least architecture that passes `has_tensor_cores`; the driver compiles for the
-        // device.
         let options = nvrtc::CompileOptions {
-            arch: Some("compute_80"),
+            arch: Some(architecture().map_err(|error| self.failed(error))?),
             options: defines.chain(["--std=c++17".to_owned()]).collect(),
             ..nvrtc::CompileOptions::default()
         };
@@ -139,6 +137,24 @@ impl Kernel {
     fn failed(&self, reason: impl Display) -> String {
         format!("{}: {reason}", self.name)
     }
+}
+
+/// Architecture to compile for, for the current context: that of compute capability 9.0 with all of its
+/// features (`wgmma`), which no other device runs, or else the least one that passes
+/// [`has_tensor_cores`](super::has_tensor_cores). The driver compiles for the device.
+fn architecture() -> Result<&'static str, result::DriverError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let mut device = 0;
+    // SAFETY: the context of the device's thread is current.
+    let capability = unsafe {
+        sys::cuCtxGetDevice(&mut device).result()?;
+        let attribute = |which| result::device::get_attribute(device, which);
+        (attribute(MAJOR)?, attribute(MINOR)?)
+    };
+    Ok(if capability == (9, 0) { "compute_90a" } else { "compute_80" })
 }
 
 /// Pointer to a parameter in the driver's form; the driver only reads it.

@@ -59,16 +59,17 @@ impl<'a> Call<'a> {
             check(&q.client, tensor, q.dtype);
         }
         assert_eq!(apart(k), apart(v), "attention: how k and v are laid out");
-        // The kernels' counters have 32 bits and run to the end of a tile.
-        let most = len(spans).max(k.shape()[2]);
-        assert!(most < i32::MAX as usize - TILE, "attention: {most} keys are too many");
+        // The kernels' counters have 32 bits, and a grid has 65,535 tiles at most.
+        let (most, keys) = (i32::MAX as usize, k.shape()[2]);
+        let fits = len(spans) < most && keys <= usize::from(u16::MAX) * TILE;
+        assert!(fits, "attention: {keys} keys are too many");
         Self { q, k, spans, spec }
     }
 }
 
 impl Call<'_> {
-    /// Creates a kernel with `tiles` tiles in shared memory, and 16 bytes for each row of two tiles
-    /// of queries: lse, delta and range.
+    /// Creates a kernel with `tiles` tiles in shared memory, from a multiple of 1024 bytes on, and 16
+    /// bytes for each row of two tiles of queries: lse, delta and range.
     fn kernel(&self, name: &'static str, tiles: usize) -> Kernel {
         let (head, bf16) = (self.q.shape()[3], usize::from(self.q.dtype == DType::BF16));
         Kernel {
@@ -76,7 +77,7 @@ impl Call<'_> {
             defines: vec![("HEAD", head), ("BF16", bf16), ("TILE", TILE)],
             name,
             threads: TILE / 16 * 32,
-            shared_bytes: (tiles * head + 16) * 2 * TILE,
+            shared_bytes: (tiles * head + 16) * 2 * TILE + 1024,
         }
     }
 
@@ -97,10 +98,11 @@ impl Call<'_> {
     }
 }
 
-/// Grid with one block per tile of queries, or of keys.
+/// Grid with one block per tile of queries, or of keys. Tiles come last: those with the most work
+/// start first, in all heads.
 fn grid(tensor: &CubeTensor) -> [usize; 3] {
     let shape = tensor.shape();
-    [shape[2].div_ceil(TILE), shape[1], shape[0]]
+    [shape[1], shape[0], shape[2].div_ceil(TILE)]
 }
 
 /// [`AttentionOps::causal_attention`](crate::attention::AttentionOps::causal_attention).
