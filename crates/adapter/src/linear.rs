@@ -11,7 +11,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::Gemm;
+use burn_lora_kernels::{Gemm, pull_back};
 use burn_lora_quant::{Frozen, PackedWeight, QuantError, StorageFormat};
 
 /// Drop-in replacement for Burn's `Linear`: a frozen base, dense or packed, with any number of adapters.
@@ -125,6 +125,42 @@ impl AdaptedLinear {
             Some(rows) => self.forward_rows(x, &rows),
             None => self.forward_all(x, active.names()),
         }
+    }
+
+    /// Returns `pull_back(forward_with(x, active), grad)`: a zero, `[1]`, whose `backward()` starts
+    /// from `grad` as the gradient of the output. The output itself is computed only if the gradients
+    /// need it, as with DoRA or dropout.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`
+    /// - grad: `[..., out]`, in the dtype of `x`
+    ///
+    /// # Panics
+    /// As [`forward_with`](Self::forward_with), or if `grad` is not like its output.
+    pub fn pull_back<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        active: Option<&ActiveAdapters>,
+        grad: Tensor<D>,
+    ) -> Tensor<1> {
+        let selected = active.unwrap_or(&self.adapters.selected);
+        let bias = self.base.bias.as_ref().is_some_and(|bias| bias.is_require_grad());
+        let whole = self.adapters.replacement(selected.names()).is_some();
+        if D > 1 && !bias && !whole && selected.rows(x.dims()[0], &x.device()).is_none() {
+            let active: Vec<_> = self.adapters.active(selected.names()).collect();
+            match active.as_slice() {
+                [] => return self.base.weight.pull_back(x, grad),
+                [one] if !one.update.rescales() => {
+                    if let Some(LowRank { a, b, scaling }) = one.low_rank(&x) {
+                        let [a, b] = [a, b].map(|matrix| matrix.cast(x.dtype()));
+                        let weight = &self.base.weight;
+                        return weight.pull_back_low_rank(x, a, b, scaling as f32, grad);
+                    }
+                }
+                _ => {}
+            }
+        }
+        pull_back(self.forward_with(x, active), grad)
     }
 
     /// Applies the same adapters to the whole batch.

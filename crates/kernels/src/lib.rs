@@ -8,7 +8,7 @@
 //! | RMSNorm, rotary positions, SwiGLU and GeGLU | [`rms_norm`], [`rotate`], [`gated`] |
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | permutation of rows | [`permute_rows`] |
-//! | a backward pass from a given gradient | [`pull_back()`] |
+//! | a backward pass from given gradients | [`pull_back()`], [`pull_back_with`] |
 //! | parameter update, norm of gradients | [`optimizer`] |
 //! | bitsandbytes' 8-bit format | [`dynamic`] |
 //!
@@ -47,5 +47,5 @@ pub use gated::{Activation, GatedOps, gated};
 pub use gemm::{Gemm, GemmOps};
 pub use norm::{NormOps, NormSpec, rms_norm};
 pub use permute::{PermuteOps, permute_rows};
-pub use pull_back::{PullBackOps, pull_back};
+pub use pull_back::{PullBackOps, pull_back, pull_back_with};
 pub use rotary::{RotaryOps, rotate};

@@ -9,6 +9,7 @@ use burn::{
     tensor::{Device, Int, Tensor},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError};
+use burn_lora_kernels::pull_back;
 use serde_json::Value;
 use std::path::Path;
 
@@ -44,6 +45,23 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// # Shapes
     /// - hidden, output: `[batch, sequence, hidden]`
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
+
+    /// Returns `pull_back(layer(index, hidden, context), grad)`
+    /// ([`pull_back`](burn_lora_kernels::pull_back())): a zero, `[1]`, whose `backward()` starts from
+    /// `grad` as the gradient of the layer's output. The trainer runs layers again so, whose output
+    /// nobody needs: a model can leave out its last product.
+    ///
+    /// # Shapes
+    /// - hidden, grad: `[batch, sequence, hidden]`
+    fn layer_pull_back(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Self::Context,
+        grad: Tensor<3>,
+    ) -> Tensor<1> {
+        pull_back(self.layer(index, hidden, context), grad)
+    }
 
     /// Logits of tokens after the last layer: the last norm and the output head.
     ///

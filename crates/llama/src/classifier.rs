@@ -95,6 +95,16 @@ impl CausalLm for SequenceClassifier {
         CausalLm::layer(&self.llama, index, hidden, context)
     }
 
+    fn layer_pull_back(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        grad: Tensor<3>,
+    ) -> Tensor<1> {
+        CausalLm::layer_pull_back(&self.llama, index, hidden, context, grad)
+    }
+
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
         CausalLm::head(&self.llama, hidden, context)
     }

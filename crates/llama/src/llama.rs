@@ -207,6 +207,16 @@ impl CausalLm for Llama {
         self.model.layers[index].forward(hidden, context, None)
     }
 
+    fn layer_pull_back(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        grad: Tensor<3>,
+    ) -> Tensor<1> {
+        self.model.layers[index].pull_back(hidden, context, grad)
+    }
+
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {
         Llama::head(self, self.model.norm.forward(hidden, context), context)
     }

@@ -1,15 +1,10 @@
-//! Backward pass from a given gradient.
+//! Backward pass from given gradients.
 
 mod autodiff;
 
-#[cfg(feature = "fusion")]
-use burn::{
-    backend::fusion::custom::TensorSpec,
-    tensor::{DType, Shape},
-};
 use burn::{
     backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 
 /// Returns a zero, `[1]`, whose `backward()` starts from `grad` as the gradient of `y`: a
@@ -29,12 +24,22 @@ use burn::{
 /// # Panics
 /// If the shapes or dtypes differ.
 pub fn pull_back<const D: usize>(y: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
-    assert_eq!(y.dims(), grad.dims(), "pull_back: the shapes of y and its gradient");
-    assert_eq!(y.dtype(), grad.dtype(), "pull_back: the dtypes of y and its gradient");
-    Tensor::from_dispatch(Dispatch::pull_back(y.into_dispatch(), grad.autodiff().into_dispatch()))
+    let zero = Tensor::zeros([1], (&y.device(), DType::F32));
+    pull_back_with(zero, y, grad)
 }
 
-/// [`pull_back`] on primitives, whose shapes it has checked.
+/// Returns the zero of [`pull_back`] with one more gradient, that of another `y`, to start from.
+///
+/// # Panics
+/// If the shapes or dtypes of `y` and `grad` differ.
+pub fn pull_back_with<const D: usize>(zero: Tensor<1>, y: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
+    assert_eq!(y.dims(), grad.dims(), "pull_back: the shapes of y and its gradient");
+    assert_eq!(y.dtype(), grad.dtype(), "pull_back: the dtypes of y and its gradient");
+    let grad = grad.autodiff().into_dispatch();
+    Tensor::from_dispatch(Dispatch::pull_back(zero.into_dispatch(), y.into_dispatch(), grad))
+}
+
+/// [`pull_back_with`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
     Cube: cfg(feature = "cubecl"),
@@ -42,28 +47,20 @@ pub fn pull_back<const D: usize>(y: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
     Autodiff
 )]
 pub trait PullBackOps: Backend {
-    /// Returns a zero whose backward pass starts from `grad` as the gradient of `y`.
-    #[fusion(meta = |_y, _grad| TensorSpec::new(Shape::new([1]), DType::F32))]
-    fn pull_back(y: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
-}
-
-/// The zero of a backend without a graph.
-#[cfg(any(feature = "cpu", feature = "cubecl"))]
-fn zero<B: Backend>(y: &FloatTensor<B>) -> FloatTensor<B> {
-    use burn::backend::TensorMetadata;
-    B::float_zeros([1].into(), &y.device(), burn::tensor::FloatDType::F32)
+    /// Returns the zero, whose backward pass starts from `grad`, too, as the gradient of `y`.
+    #[fusion(meta = |zero, _y, _grad| zero.clone())]
+    fn pull_back(
+        zero: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let _ = (y, grad);
+        zero
+    }
 }
 
 #[cfg(feature = "cpu")]
-impl PullBackOps for burn::backend::Flex {
-    fn pull_back(y: FloatTensor<Self>, _grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        zero::<Self>(&y)
-    }
-}
+impl PullBackOps for burn::backend::Flex {}
 
 #[cfg(feature = "cubecl")]
-impl PullBackOps for burn_cubecl::CubeBackend {
-    fn pull_back(y: FloatTensor<Self>, _grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        zero::<Self>(&y)
-    }
-}
+impl PullBackOps for burn_cubecl::CubeBackend {}

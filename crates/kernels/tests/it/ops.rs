@@ -2,7 +2,9 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_kernels::{Activation, NormSpec, cross_entropy, gated, pull_back, rms_norm, rotate};
+use burn_lora_kernels::{
+    Activation, NormSpec, cross_entropy, gated, pull_back, pull_back_with, rms_norm, rotate,
+};
 
 fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
     float(values.to_vec(), shape, &device())
@@ -319,4 +321,20 @@ fn a_backward_pass_starts_from_a_given_gradient() {
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).collect::<Vec<_>>();
     assert!(difference(&vec(tx.grad(&grads).unwrap()), &product(&g, &w)) < 1e-6);
     assert!(difference(&vec(tw.grad(&grads).unwrap()), &product(&g, &x)) < 1e-6);
+}
+
+#[test]
+fn a_backward_pass_starts_from_several_gradients() {
+    let (x, g, h) = (random(12, 1), random(12, 2), random(12, 3));
+    let (tx, other) = (tracked(&x, [3, 4]), tracked(&x, [12]));
+    let zero = pull_back(tx.clone() * 2.0, tensor(&g, [3, 4]));
+    // One that nothing is trained in, the same once more, and another.
+    let zero = pull_back_with(zero, tensor(&x, [12]), tensor(&h, [12]));
+    let zero = pull_back_with(zero, tx.clone(), tensor(&h, [3, 4]));
+    let zero = pull_back_with(zero, other.clone(), tensor(&g, [12]));
+    assert_eq!(vec(zero.clone()), [0.0]);
+    let grads = zero.backward();
+    let sum: Vec<f32> = g.iter().zip(&h).map(|(g, h)| 2.0 * g + h).collect();
+    assert!(difference(&vec(tx.grad(&grads).unwrap()), &sum) < 1e-6);
+    assert_eq!(vec(other.grad(&grads).unwrap()), g);
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 use burn::{module::Module, tensor::Tensor};
 use burn_lora_adapter::{AdaptedEmbedding, adaptable};
-use burn_lora_kernels::NormSpec;
+use burn_lora_kernels::{NormSpec, pull_back, pull_back_with};
 
 /// Decoder layer: attention and MLP, each with norms where the family has them, and added to its
 /// input.
@@ -90,24 +90,54 @@ impl DecoderLayer {
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
-        let ([before_attention, after_attention], [before_mlp, after_mlp]) = self.norms();
-        let normed = |x: Tensor<3>, norm: Option<&RmsNorm>| match norm {
-            Some(norm) => norm.forward(x, context),
-            None => x,
-        };
-        let added = |x: Tensor<3>, out: Tensor<3>| match self.residual_multiplier {
-            1.0 => x + out,
-            factor => x + out * factor,
-        };
-        let out = self.self_attn.forward(normed(x.clone(), before_attention), context, cache);
-        let x = added(x, normed(out, after_attention));
-        let normed_x = normed(x.clone(), before_mlp);
+        let (_, [before, after]) = self.norms();
+        let x = self.attended(x, context, cache);
+        let normed_x = normed(x.clone(), before, context);
         let out = match (&self.mlp, &self.experts) {
             (Some(mlp), _) => mlp.forward(normed_x, context),
             (None, Some(experts)) => experts.forward(normed_x, context),
             (None, None) => unreachable!("a layer has one of them"),
         };
-        added(x, normed(out, after_mlp))
+        self.added(x, normed(out, after, context))
+    }
+
+    /// Returns `pull_back(forward(x, context, None), grad)`: a zero, `[1]`, whose `backward()` starts
+    /// from `grad` as the gradient of the output. The last product, which no gradient needs, is not
+    /// computed where the layer ends with an MLP.
+    ///
+    /// # Shapes
+    /// - x, grad: `[batch, sequence, hidden]`
+    pub fn pull_back(&self, x: Tensor<3>, context: &Context, grad: Tensor<3>) -> Tensor<1> {
+        let (Some(mlp), (_, [before, None])) = (&self.mlp, self.norms()) else {
+            return pull_back(self.forward(x, context, None), grad);
+        };
+        let x = self.attended(x, context, None);
+        let of_block = match self.residual_multiplier {
+            1.0 => grad.clone(),
+            factor => grad.clone() * factor,
+        };
+        let zero = mlp.pull_back(normed(x.clone(), before, context), context, of_block);
+        pull_back_with(zero, x, grad)
+    }
+
+    /// Returns the sum of the layer's input and the attention.
+    fn attended(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        cache: Option<&mut LayerCache>,
+    ) -> Tensor<3> {
+        let ([before, after], _) = self.norms();
+        let out = self.self_attn.forward(normed(x.clone(), before, context), context, cache);
+        self.added(x, normed(out, after, context))
+    }
+
+    /// Adds the output of a block to its input.
+    fn added(&self, x: Tensor<3>, out: Tensor<3>) -> Tensor<3> {
+        match self.residual_multiplier {
+            1.0 => x + out,
+            factor => x + out * factor,
+        }
     }
 
     /// The norms before and after the attention, and before and after the MLP.
@@ -117,6 +147,14 @@ impl DecoderLayer {
             (None, None) => ([input, None], [middle, None]),
             (before, after) => ([input, middle], [before.as_ref(), after.as_ref()]),
         }
+    }
+}
+
+/// Applies a norm, if there is one.
+fn normed(x: Tensor<3>, norm: Option<&RmsNorm>, context: &Context) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x, context),
+        None => x,
     }
 }
 

@@ -79,6 +79,26 @@ impl Mlp {
     /// # Shapes
     /// - x, output: `[.., hidden]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
+        let inner = self.inner(x, context);
+        self.down_proj.forward_with(inner, context.adapters())
+    }
+
+    /// Returns `pull_back(forward(x, context), grad)`, without the last product.
+    ///
+    /// # Shapes
+    /// - x, grad: `[.., hidden]`
+    pub fn pull_back<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        context: &Context,
+        grad: Tensor<D>,
+    ) -> Tensor<1> {
+        let inner = self.inner(x, context);
+        self.down_proj.pull_back(inner, context.adapters(), grad)
+    }
+
+    /// Returns the input of the last projection.
+    fn inner<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
         let adapters = context.adapters();
         let [gate, up] = match &self.gate_up_proj {
             Some(both) => {
@@ -94,7 +114,7 @@ impl Mlp {
             None => (gate, up),
             Some(limit) => (gate.clamp_max(limit), up.clamp(-limit, limit) + 1.0),
         };
-        self.down_proj.forward_with(gated(gate, up, self.spec.activation), adapters)
+        gated(gate, up, self.spec.activation)
     }
 
     /// Returns gate (0) or up (1) of what their one projection gave.

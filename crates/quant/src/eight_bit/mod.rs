@@ -17,6 +17,7 @@ use burn::{
     module::{Module, Param, ParamId},
     tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
 };
+use burn_lora_kernels::pull_back;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -227,6 +228,10 @@ impl Storage for EightBitWeight {
 
     fn matmul<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.product(x, false)
+    }
+
+    fn pull_back<const D: usize>(&self, x: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
+        pull_back(x, self.matmul_transposed(grad))
     }
 
     fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError> {

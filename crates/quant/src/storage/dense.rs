@@ -6,7 +6,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::Gemm;
+use burn_lora_kernels::{Gemm, pull_back};
 use serde_json::{Value, json};
 
 /// A dense weight `[out, in]`, in the layout of checkpoints.
@@ -55,6 +55,16 @@ impl Storage for DenseWeight {
     fn matmul<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let weight = self.weight.val().cast(x.dtype()).unsqueeze();
         Gemm::new().trans_rhs().run(x, weight)
+    }
+
+    fn pull_back<const D: usize>(&self, x: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
+        let weight = self.weight.val();
+        if weight.is_tracked() {
+            // A model of which everything is trained.
+            return pull_back(self.matmul(x), grad);
+        }
+        let weight = weight.inner().cast(x.dtype()).unsqueeze();
+        pull_back(x, Gemm::new().run(grad, weight))
     }
 
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2> {

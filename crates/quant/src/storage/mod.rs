@@ -11,7 +11,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::Gemm;
+use burn_lora_kernels::{Gemm, pull_back, pull_back_with};
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 
@@ -65,6 +65,40 @@ pub trait Storage: Module + Sync + 'static {
         let y = self.matmul(x.clone());
         let h = Gemm::new().trans_rhs().run(x, a.unsqueeze());
         Gemm::new().trans_rhs().alpha(scale).run_add(h, b.unsqueeze(), y)
+    }
+
+    /// Returns `pull_back(matmul(x), grad)`: a zero, `[1]`, whose `backward()` starts from `grad` as
+    /// the gradient of the product. The product itself is not needed; by default it is computed.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`, of rank 2 or more
+    /// - grad: `[..., out]`, in the dtype of `x`
+    fn pull_back<const D: usize>(&self, x: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
+        pull_back(self.matmul(x), grad)
+    }
+
+    /// Returns `pull_back(matmul_low_rank(x, a, b, scale), grad)`: a zero, `[1]`, whose
+    /// `backward()` starts from `grad` as the gradient of the product with a low-rank update. By
+    /// default made of [`pull_back`](Self::pull_back).
+    ///
+    /// # Shapes
+    /// - x, a, b: as those of [`matmul_low_rank`](Self::matmul_low_rank)
+    /// - grad: `[..., out]`, in the dtype of `x`
+    fn pull_back_low_rank<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+        grad: Tensor<D>,
+    ) -> Tensor<1> {
+        let zero = self.pull_back(x.clone(), grad.clone());
+        let h = Gemm::new().trans_rhs().run(x, a.unsqueeze());
+        let scaled = Gemm::new().alpha(scale);
+        let h_grad = scaled.run(grad.clone(), b.clone().inner().unsqueeze());
+        let [grad, rows] = [grad, h.clone().inner()].map(|tensor| tensor.flatten(0, D - 2));
+        let b_grad: Tensor<2> = scaled.trans_lhs().run(grad, rows);
+        pull_back_with(pull_back_with(zero, h, h_grad), b, b_grad)
     }
 
     /// `x · Wᵀ` of a few rows in float32, without a gradient, and without a copy of the weight if
@@ -179,6 +213,16 @@ pub trait DynStorage: ErasedStorage {
         b: Tensor<2>,
         scale: f32,
     ) -> DispatchTensor;
+    fn pull_back(&self, rank: usize, x: DispatchTensor, grad: DispatchTensor) -> Tensor<1>;
+    fn pull_back_low_rank(
+        &self,
+        rank: usize,
+        x: DispatchTensor,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+        grad: DispatchTensor,
+    ) -> Tensor<1>;
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2>;
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError>;
     fn dense(&self) -> Option<&Param<Tensor<2>>>;
@@ -220,6 +264,28 @@ impl<S: Storage> DynStorage for S {
     ) -> DispatchTensor {
         with_rank!(rank, D => {
             Storage::matmul_low_rank::<D>(self, Tensor::from_dispatch(x), a, b, scale).into_dispatch()
+        })
+    }
+
+    fn pull_back(&self, rank: usize, x: DispatchTensor, grad: DispatchTensor) -> Tensor<1> {
+        with_rank!(rank, D => {
+            let [x, grad] = [x, grad].map(Tensor::<D>::from_dispatch);
+            Storage::pull_back(self, x, grad)
+        })
+    }
+
+    fn pull_back_low_rank(
+        &self,
+        rank: usize,
+        x: DispatchTensor,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+        grad: DispatchTensor,
+    ) -> Tensor<1> {
+        with_rank!(rank, D => {
+            let [x, grad] = [x, grad].map(Tensor::<D>::from_dispatch);
+            Storage::pull_back_low_rank(self, x, a, b, scale, grad)
         })
     }
 
@@ -296,6 +362,32 @@ impl Frozen {
         scale: f32,
     ) -> Tensor<D> {
         Tensor::from_dispatch(self.0.matmul_low_rank(D, x.into_dispatch(), a, b, scale))
+    }
+
+    /// Zero whose backward pass starts from the gradient of the product: see
+    /// [`Storage::pull_back`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit or the dtypes differ.
+    pub fn pull_back<const D: usize>(&self, x: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
+        self.0.pull_back(D, x.into_dispatch(), grad.into_dispatch())
+    }
+
+    /// Zero whose backward pass starts from the gradient of the product with a low-rank update: see
+    /// [`Storage::pull_back_low_rank`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit or the dtypes differ.
+    pub fn pull_back_low_rank<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+        grad: Tensor<D>,
+    ) -> Tensor<1> {
+        let (x, grad) = (x.into_dispatch(), grad.into_dispatch());
+        self.0.pull_back_low_rank(D, x, a, b, scale, grad)
     }
 
     /// `x · Wᵀ` of a few rows in float32: see [`Storage::few_rows`].

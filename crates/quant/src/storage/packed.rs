@@ -3,6 +3,7 @@
 use super::{Frozen, Storage, StorageBytes, StorageFormat};
 use crate::{config::QuantConfig, error::QuantError, layout::Layout, packed::PackedWeight};
 use burn::tensor::{Device, FloatDType, Tensor};
+use burn_lora_kernels::pull_back;
 use serde_json::{Value, json};
 
 impl Storage for PackedWeight {
@@ -40,6 +41,21 @@ impl Storage for PackedWeight {
         scale: f32,
     ) -> Tensor<D> {
         self.matmul_low_rank(x, a, b, scale)
+    }
+
+    fn pull_back<const D: usize>(&self, x: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
+        pull_back(x, self.matmul_transposed(grad))
+    }
+
+    fn pull_back_low_rank<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        a: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+        grad: Tensor<D>,
+    ) -> Tensor<1> {
+        self.pull_back_low_rank(x, a, b, scale, grad)
     }
 
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2> {

@@ -9,3 +9,4 @@ mod golden;
 mod lowrank;
 mod packed;
 mod properties;
+mod pull_back;
