@@ -16,11 +16,14 @@ use crate::{
     team::Team,
     watch::{EvalMetrics, Finished, Observer, Started, StepMetrics, StopReason},
 };
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use burn_lora_llama::CausalLm;
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
 mod resume;
+mod unread;
+
+use unread::{Line, Measured, Unread};
 
 pub(crate) struct Observers<'a>(pub Vec<Box<dyn Observer + 'a>>);
 
@@ -53,25 +56,6 @@ pub(crate) struct Run<'a, M> {
     pub log: Vec<StepMetrics>,
     pub evaluations: Vec<EvalMetrics>,
     pub checkpoint: Option<PathBuf>,
-}
-
-/// Measurements not yet read from the device, since the last line of the log.
-#[derive(Default)]
-struct Unread {
-    steps: Vec<Measured>,
-    since: Option<Instant>,
-}
-
-/// Measurements of one optimizer step.
-struct Measured {
-    step: usize,
-    /// Mean loss, norm of the gradients, and sums of the metrics.
-    values: Tensor<1>,
-    /// Number of items that the sums are over.
-    count: usize,
-    tokens: usize,
-    rate: f64,
-    samples: Vec<usize>,
 }
 
 impl<'a, M: CausalLm> Run<'a, M> {
@@ -223,10 +207,15 @@ impl<'a, M: CausalLm> Run<'a, M> {
             let steps: Vec<_> = micro_batches.chunks(self.micro_batches).collect();
             while self.progress.position < steps.len() && self.progress.step < self.progress.steps {
                 self.step(steps[self.progress.position], steps.len(), team)?;
+                self.log_line(observers)?;
                 let step = self.progress.step;
                 let epoch_ends = self.progress.position == steps.len();
                 if self.is_logged(step) {
-                    self.read_log(observers)?;
+                    self.unread.end_line();
+                    // A GPU has not finished the step: its line comes while it computes the next.
+                    if !setup::is_gpu(&self.replica.device) {
+                        self.log_line(observers)?;
+                    }
                 }
                 let mut better = false;
                 if self.is_due(self.config.evaluate, epoch_ends) {
@@ -272,7 +261,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         steps_of_epoch: usize,
         team: &Team<Arc<Work>>,
     ) -> Result<(), TrainError> {
-        self.unread.since.get_or_insert_with(Instant::now);
+        self.unread.begin();
         let batches: Vec<(Batch, u64)> = rows
             .iter()
             .zip(0..)
@@ -292,29 +281,35 @@ impl<'a, M: CausalLm> Run<'a, M> {
         self.progress.step += 1;
         self.progress.position += 1;
         self.progress.tokens += tokens as u64;
-        self.unread.steps.push(Measured {
+        self.epoch =
+            self.progress.epoch as f64 + self.progress.position as f64 / steps_of_epoch as f64;
+        self.unread.push(Measured {
             step: self.progress.step,
             values,
             count,
             tokens,
             rate,
             samples: rows.iter().flatten().flatten().copied().collect(),
+            epoch: self.epoch,
+            all_tokens: self.progress.tokens,
         });
-        self.epoch =
-            self.progress.epoch as f64 + self.progress.position as f64 / steps_of_epoch as f64;
         Ok(())
     }
 
-    /// Reads the measurements of the steps since the last log line, and logs their mean.
+    /// Logs all steps so far: what follows may rely on their values.
     fn read_log(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
-        let Unread { steps, since } = std::mem::take(&mut self.unread);
-        let (Some(last), Some(since)) = (steps.last(), since) else { return Ok(()) };
-        let values = Tensor::cat(steps.iter().map(|step| step.values.clone()).collect(), 0);
-        let values = values
-            .try_into_data()
-            .map_err(|error| TrainError::device(format!("step {}", last.step), error))?;
-        let values: Vec<f32> = values.try_into_vec().expect("float32");
-        let seconds = since.elapsed().as_secs_f64();
+        self.log_line(observers)?;
+        self.unread.end_line();
+        self.log_line(observers)?;
+        self.unread.pause();
+        Ok(())
+    }
+
+    /// Logs the mean of the steps whose line has ended, once their values are there.
+    fn log_line(&mut self, observers: &mut Observers<'_>) -> Result<(), TrainError> {
+        let line = self.unread.line()?;
+        let Some(Line { steps, values, seconds }) = line else { return Ok(()) };
+        let Some(last) = steps.last() else { return Ok(()) };
         let names = self.replica.objective.metrics();
         let each = || steps.iter().zip(values.chunks(2 + names.len()));
         for (step, values) in each() {
@@ -334,11 +329,11 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let metrics = names.iter().zip(2..).map(|(name, at)| (*name, mean(at, &|_| 1.0))).collect();
         let metrics = StepMetrics {
             step: last.step,
-            epoch: self.epoch,
+            epoch: last.epoch,
             loss: mean(0, &|step| step.count as f64),
             grad_norm: f64::from(last_values[1]),
             learning_rate: last.rate,
-            num_tokens: self.progress.tokens,
+            num_tokens: last.all_tokens,
             metrics,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             step_seconds: seconds / steps.len() as f64,

@@ -9,6 +9,7 @@ use crate::{
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_lora_kernels::pull_back;
 use burn_lora_llama::CausalLm;
+use std::ops::Range;
 
 /// Settings of the computation of a micro-batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,8 +68,8 @@ impl Kept {
 ///
 /// Each segment of layers is a graph of its own. In the forward pass, all but the last run without
 /// a graph and leave their inputs; in the backward pass, each is run again with a graph, which maps
-/// the gradient of its output to those of its input and its parameters. The embedding belongs to
-/// the first segment.
+/// the gradient of its output to those of its input and its parameters; that output is not needed
+/// ([`CausalLm::layer_pull_back`]). The embedding belongs to the first segment.
 pub(crate) fn run<M: CausalLm>(
     model: &Pair<'_, M>,
     objective: &dyn Objective<M>,
@@ -80,7 +81,8 @@ pub(crate) fn run<M: CausalLm>(
     let device = model.plain.device().inner();
     let context = model.tracked.context(&batch.segments);
     let segments = config.recompute.segments(model.tracked.depth());
-    let segment = |part: &M, number: usize, input: Option<Tensor<3>>| {
+    // The given layers of a segment, its first ones.
+    let run = |part: &M, number: usize, layers: Range<usize>, input: Option<Tensor<3>>| {
         if model.random || config.neftune.is_some() {
             // The same numbers when it is run again.
             device.seed(seed.wrapping_add(number as u64));
@@ -92,35 +94,40 @@ pub(crate) fn run<M: CausalLm>(
                 None => hidden,
             }
         });
-        segments[number].clone().fold(hidden, |hidden, layer| part.layer(layer, hidden, &context))
+        layers.fold(hidden, |hidden, layer| part.layer(layer, hidden, &context))
     };
 
     let last = segments.len() - 1;
     let mut kept = Vec::with_capacity(last);
     let mut hidden = None;
-    for number in 0..last {
-        let output = segment(&model.plain, number, hidden).inner();
+    for (number, layers) in segments[..last].iter().enumerate() {
+        let output = run(&model.plain, number, layers.clone(), hidden).inner();
         kept.push(Kept::new(output.clone(), config.offload));
         hidden = Some(output);
     }
     let mut input = hidden.map(|hidden| hidden.autodiff().require_grad());
-    let mut output = segment(model.tracked, last, input.clone());
+    let output = run(model.tracked, last, segments[last].clone(), input.clone());
     let hidden = output.clone().inner();
     let mut outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
-    let mut grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
+    let grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
+    let mut pulled = pull_back(output, grad);
 
     kept.pop();
     for number in (0..=last).rev() {
-        if !output.is_tracked() {
+        if !pulled.is_tracked() {
             break; // Nothing is trained in the first segment.
         }
-        let mut found = pull_back(output, grad).backward();
+        let mut found = pulled.backward();
+        drop(pulled);
         sums.add(model.tracked, &mut found);
         let Some(before) = input else { break };
-        grad = before.grad_remove(&mut found).expect("the input of a segment has a gradient");
+        let grad = before.grad_remove(&mut found).expect("the input of a segment has a gradient");
         drop((before, found));
         input = kept.pop().map(|kept| kept.back(&device).autodiff().require_grad());
-        output = segment(model.tracked, number - 1, input.clone());
+        // Not the last segment: it has layers.
+        let Range { start, end } = segments[number - 1].clone();
+        let hidden = run(model.tracked, number - 1, start..end - 1, input.clone());
+        pulled = model.tracked.layer_pull_back(end - 1, hidden, &context, grad);
     }
     outcome
 }

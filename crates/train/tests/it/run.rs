@@ -123,7 +123,9 @@ fn an_interrupted_run_goes_on_bit_for_bit() {
             let report =
                 trainer.observe(Stop(stop, interrupt)).fit(&mut model(), &train, None).unwrap();
             assert_eq!(report.finished.reason, StopReason::Interrupted);
-            assert_eq!(report.finished.steps, stop);
+            // A GPU computes the next step while the line of this one is read.
+            let late = usize::from(std::env::var_os("BURN_LORA_GPU").is_some());
+            assert_eq!(report.finished.steps, stop + late);
         }
         Trainer::new(run(&parts)).resume(true).fit(&mut model(), &train, None).unwrap();
         assert_eq!(losses(&parts), losses(&whole), "{optimizer:?}");
