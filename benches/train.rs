@@ -130,6 +130,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
         match word.split_once('=').unwrap_or((word, "")) {
             ("steps", n) => steps = n.parse().expect("a number"),
             ("recompute", "none") => config.recompute = Recompute::None,
+            ("allbut", n) => config.recompute = Recompute::AllBut(n.parse().expect("a number")),
             ("recompute", n) => config.recompute = Recompute::Every(n.parse().expect("a number")),
             ("chunk", n) => config.loss_chunk = Some(n.parse().expect("a number")),
             ("offload", "") => config.offload = true,

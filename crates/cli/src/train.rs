@@ -208,6 +208,8 @@ pub fn train(
 
     let mut model = run.load_model(device)?;
     model.check_tokenizer(&tokenizer);
+    let run = run.within_budget(&model, train.report().longest)?;
+    trainer = trainer.recompute(run.train.recompute);
     println!("{}\n", model.summary());
     println!("{} steps per epoch on {device:?}\n", run.steps_per_epoch(&train)?);
     if arguments.dry_run {

@@ -137,7 +137,7 @@ mod choice {
     }
 
     pub fn recompute<'de, D: Deserializer<'de>>(from: D) -> Result<Recompute, D::Error> {
-        one_of(from, "`none`, `every_layer` or `{ every = 2 }`")
+        one_of(from, "`none`, `every_layer`, `{ every = 2 }` or `{ all_but = 8 }`")
     }
 
     pub fn schedule<'de, D: Deserializer<'de>>(from: D) -> Result<Schedule, D::Error> {

@@ -18,19 +18,25 @@ pub enum Recompute {
     /// Keeps the input of every n-th layer: fewer inputs, but the activations of n layers at a
     /// time.
     Every(usize),
+    /// Keeps the activations of the last n layers, and of the others the input of every layer:
+    /// [`MemoryPlan::recompute_within`](crate::MemoryPlan::recompute_within) has the n for a memory.
+    AllBut(usize),
 }
 
 impl Recompute {
     /// Segments of `depth` layers. The activations of the last are always kept: its backward pass
     /// comes at once.
     pub(crate) fn segments(self, depth: usize) -> Vec<Range<usize>> {
-        let length = match self {
+        let kept = match self {
             Self::None => depth,
             Self::EveryLayer => 1,
-            Self::Every(count) => count,
+            Self::AllBut(kept) => kept.max(1),
+            Self::Every(count) => {
+                let starts = (0..depth.max(1)).step_by(count.max(1));
+                return starts.map(|start| start..start.saturating_add(count).min(depth)).collect();
+            }
         };
-        let length = length.max(1);
-        let starts = (0..depth.max(1)).step_by(length);
-        starts.map(|start| start..start.saturating_add(length).min(depth)).collect()
+        let from = depth.saturating_sub(kept);
+        (0..from).map(|layer| layer..layer + 1).chain([from..depth]).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Training of a model.
 
 use crate::{
-    OptimizerConfig, TrainConfig, TrainError,
+    OptimizerConfig, Recompute, TrainConfig, TrainError,
     data::Dataset,
     interrupt::Interrupt,
     objective::Objective,
@@ -63,6 +63,12 @@ impl<'a> Trainer<'a> {
     pub fn new(config: TrainConfig) -> Self {
         let (observers, interrupt) = (Vec::new(), Interrupt::default());
         Self { config, observers, interrupt, devices: Vec::new(), resume: false, output: None }
+    }
+
+    /// Sets which layers are run again, in place of what the settings say.
+    pub fn recompute(mut self, recompute: Recompute) -> Self {
+        self.config.recompute = recompute;
+        self
     }
 
     /// Adds an observer of the run. Without one, no progress is printed.

@@ -1,12 +1,14 @@
 //! Memory estimate of a run, before it starts.
 
 mod account;
+mod budget;
 mod memory;
 mod shape;
 
+pub use budget::MemoryBudget;
 pub use memory::{Memory, Moment};
 
-use crate::{OptimizerConfig, TrainConfig, TrainError};
+use crate::{OptimizerConfig, Recompute, TrainConfig, TrainError};
 use account::Account;
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::Method;
@@ -190,6 +192,36 @@ impl MemoryPlan {
     /// Returns `true` if the run fits a GPU with this many bytes.
     pub fn fits(&self, device: u64) -> bool {
         self.needed() <= device
+    }
+
+    /// Returns the recomputation with which a GPU with this many bytes runs fewest layers again:
+    /// [`Recompute::AllBut`] as many as fit. `None` if the step does not fit even if all of them run
+    /// again.
+    ///
+    /// ```
+    /// use burn_lora_adapter::LoraConfig;
+    /// use burn_lora_llama::LlamaConfig;
+    /// use burn_lora_train::{MemoryPlan, Recompute, TrainConfig};
+    ///
+    /// let config = LlamaConfig::from_file("../../testdata/gqa/config.json")?;
+    /// let plan = MemoryPlan::new(&config)
+    ///     .adapter(&LoraConfig::new(8, 16).all_linear())?
+    ///     .train(&TrainConfig::new(1e-4));
+    /// assert_eq!(plan.recompute_within(24 << 30), Some(Recompute::None));
+    /// assert_eq!(plan.recompute_within(1 << 20), None);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recompute_within(&self, device: u64) -> Option<Recompute> {
+        let (depth, train) = (self.config.layers.len(), self.train.clone().unwrap_or_default());
+        let fits = |kept| self.clone().train(&train.clone().recompute(kept)).fits(device);
+        if !fits(Recompute::EveryLayer) {
+            return None;
+        }
+        Some(match largest(depth, |kept| fits(Recompute::AllBut(kept))) {
+            0 | 1 => Recompute::EveryLayer,
+            kept if kept == depth => Recompute::None,
+            kept => Recompute::AllBut(kept),
+        })
     }
 
     /// Returns the maximum number of rows of this length that fit a GPU with this many bytes; 0 if

@@ -14,6 +14,7 @@ use crate::{
     config::{Every, TrainConfig},
     error::TrainError,
     place::Place,
+    plan::MemoryBudget,
     schedule::Warmup,
 };
 use burn_lora_adapter::LoraConfig;
@@ -63,6 +64,10 @@ pub struct RunConfig {
     /// Devices to train on: several are used side by side
     /// ([`Trainer::devices`](crate::Trainer::devices)).
     pub devices: Vec<Place>,
+    /// Memory that a step may take: with one, layers whose activations fit are not run again, as
+    /// many as [`within_budget`](Self::within_budget) finds. It decides in place of
+    /// [`TrainConfig::recompute`].
+    pub memory_budget: Option<MemoryBudget>,
     /// `[model]`: the base, and how it is loaded.
     pub model: ModelConfig,
     /// `[adapter]`: a new adapter. In a file it has PEFT's names, and an unknown one is an error.
@@ -82,6 +87,7 @@ impl Default for RunConfig {
     fn default() -> Self {
         Self {
             devices: vec![Place::default()],
+            memory_budget: None,
             model: ModelConfig::default(),
             adapter: LoraConfig::new(16, 32).all_linear(),
             data: DataConfig::default(),

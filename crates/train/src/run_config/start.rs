@@ -5,14 +5,15 @@ use crate::{
     data::Dataset,
     error::TrainError,
     plan::MemoryPlan,
+    recompute::Recompute,
     trainer::{Report, Trainer},
     watch::Progress,
 };
 use burn::tensor::Device;
-use burn_lora_adapter::{AdaptableExt, LoraConfig};
+use burn_lora_adapter::{AdaptableExt, LoraConfig, Method, saved_method};
 use burn_lora_llama::{GenerateExt, Llama, LlamaConfig};
 use burn_lora_text::Tokenizer;
-use std::fs;
+use std::sync::Arc;
 
 /// Data of a run, with the tokenizer that read them.
 #[derive(Clone, Debug)]
@@ -60,6 +61,8 @@ impl RunConfig {
         let device = self.devices()?.swap_remove(0);
         let mut model = self.load_model(&device)?;
         model.check_tokenizer(&data.tokenizer);
+        let fitted = self.within_budget(&model, data.train.report().longest)?;
+        let trainer = trainer.recompute(fitted.train.recompute);
         trainer.observe(Progress::new()).fit(&mut model, &data.train, data.valid.as_ref())
     }
 
@@ -156,22 +159,16 @@ impl RunConfig {
     ///
     /// # Errors
     /// - [`TrainError::Settings`] or [`TrainError::Setting`] for invalid settings of the model
-    /// - [`TrainError::Adapter`] if the adapter matches no layer of the model
-    /// - [`TrainError::Io`] or [`TrainError::Format`] if that of
+    /// - [`TrainError::Adapter`] if the adapter matches no layer of the model, or that of
     ///   [`ModelConfig::adapter`](super::ModelConfig::adapter) cannot be read
     pub fn plan(&self, config: &LlamaConfig, longest: usize) -> Result<MemoryPlan, TrainError> {
-        let lora = match &self.model.adapter {
-            None => self.lora(),
-            Some(folder) => {
-                let path = folder.join("adapter_config.json");
-                let text = fs::read(&path).map_err(|error| TrainError::io(&path, error))?;
-                serde_json::from_slice(&text)
-                    .map_err(|error| TrainError::format(&path, error.to_string()))?
-            }
+        let method: Arc<dyn Method> = match &self.model.adapter {
+            None => Arc::new(self.lora()),
+            Some(folder) => saved_method(folder)?,
         };
         let mut plan = MemoryPlan::new(config)
             .host_embeddings(self.model.host_embeddings)
-            .adapter(&lora)?
+            .adapter(&*method)?
             .train(&self.train)
             .length(self.train.batches.packing.unwrap_or(longest));
         if let Some(dtype) = self.model.dtype {
@@ -181,6 +178,32 @@ impl RunConfig {
             plan = plan.quantize(format);
         }
         Ok(plan)
+    }
+
+    /// Returns these settings with the recomputation that the [memory
+    /// budget](Self::memory_budget) allows, for samples of `longest` tokens at most.
+    ///
+    /// # Errors
+    /// - [`TrainError::Setting`] if a step does not fit even if all layers run again, or if the
+    ///   budget is that of a device whose memory is not known
+    /// - as [`plan`](Self::plan)
+    pub fn within_budget(&self, model: &Llama, longest: usize) -> Result<Self, TrainError> {
+        let mut run = self.clone();
+        if let Some(budget) = self.memory_budget {
+            let device = model.device().inner();
+            let bytes = budget.bytes(&device)?;
+            let plan = self.plan(&model.config, longest)?.dtype(model.dtype).on(&device);
+            run.train.recompute = plan.recompute_within(bytes).ok_or_else(|| {
+                let plan = plan.clone().train(&self.train.clone().recompute(Recompute::EveryLayer));
+                let needed = plan.needed() as f64 / (1u64 << 30) as f64;
+                let reason = format!(
+                    "a step needs {needed:.2} GiB even if all layers run again: set a smaller \
+                     `train.batches.size` or `data.max_length`, or a larger budget"
+                );
+                TrainError::setting("memory_budget", budget, reason)
+            })?;
+        }
+        Ok(run)
     }
 
     /// Number of optimizer steps of an epoch.

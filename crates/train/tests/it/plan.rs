@@ -297,3 +297,21 @@ fn the_table_adds_up() {
     assert!((parts.iter().sum::<f64>() - total).abs() < 0.05, "{text}");
     assert!(needed > total);
 }
+
+#[test]
+fn a_budget_keeps_as_many_layers_as_fit() {
+    let needed = |recompute| measured_run().train(&batch(4).recompute(recompute)).needed();
+    let within = |bytes| measured_run().recompute_within(bytes);
+    let (least, most) = (needed(Recompute::EveryLayer), needed(Recompute::None));
+    assert_eq!(within(least - 1), None);
+    assert_eq!(within(least), Some(Recompute::EveryLayer));
+    assert_eq!(within(most - 1), Some(Recompute::AllBut(31)));
+    assert_eq!(within(most), Some(Recompute::None));
+    let mut last = 0;
+    for gib in [13, 24, 36] {
+        let Some(Recompute::AllBut(kept)) = within(gib << 30) else { panic!("{gib} GiB") };
+        assert!(kept > last && needed(Recompute::AllBut(kept)) <= gib << 30);
+        assert!(needed(Recompute::AllBut(kept + 1)) > gib << 30, "{gib} GiB: {kept}");
+        last = kept;
+    }
+}

@@ -1,8 +1,12 @@
 //! Whole runs as settings: files, layers, checks.
 
-use burn_lora_adapter::{AdaptableExt, Init, LoraConfig};
+use crate::common::{device, golden};
+use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, saved_method};
+use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_quant::WeightFormat;
-use burn_lora_train::{Every, OptimizerConfig, RunConfig, TrainError, Warmup};
+use burn_lora_train::{
+    Every, MemoryPlan, OptimizerConfig, Recompute, RunConfig, TrainError, Warmup,
+};
 use std::{fs, path::PathBuf};
 
 fn run_files() -> Vec<PathBuf> {
@@ -230,4 +234,43 @@ fn formats_by_name_quantize_a_model() {
     }
     let dense = sizes[0].0;
     sizes[1..].iter().for_each(|(bytes, name)| assert!(*bytes < dense, "{name}: {bytes}"));
+}
+
+#[test]
+fn a_memory_budget_decides_what_runs_again() {
+    let mut model = Llama::from_pretrained(golden("gqa")).load(&device()).unwrap();
+    model.add_adapter("default", &LoraConfig::new(16, 32).all_linear()).unwrap();
+    let fitted = |budget: &str| with([format!("memory_budget={budget}").as_str()]);
+    let recompute =
+        |budget: &str| fitted(budget).within_budget(&model, 64).map(|run| run.train.recompute);
+    assert_eq!(recompute("24 GiB").unwrap(), Recompute::None);
+    let error = recompute("0.01 GiB").unwrap_err().to_string();
+    assert!(error.contains("memory_budget") && error.contains("train.batches.size"), "{error}");
+    let error = RunConfig::default().with_setting("memory_budget=24").unwrap_err().to_string();
+    assert!(error.contains("24 GiB"), "{error}");
+    if burn_lora_train::plan::device_memory(&device()).is_none() {
+        assert!(recompute("device").unwrap_err().to_string().contains("say how many GiB"));
+    }
+    // Without a budget the settings decide.
+    let run = with(["train.recompute={ all_but = 3 }"]).within_budget(&model, 64).unwrap();
+    assert_eq!(run.train.recompute, Recompute::AllBut(3));
+    // As it was written.
+    let written = fitted("13.3 GB").to_toml().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, written).unwrap();
+    assert_eq!(RunConfig::from_file(file.path()).unwrap(), fitted("13.3 GB"));
+}
+
+#[test]
+fn a_plan_knows_the_method_of_a_given_adapter() {
+    let config = LlamaConfig::from_file(golden("gqa").join("config.json")).unwrap();
+    for name in ["vera", "tokens", "lorafa"] {
+        let folder = golden("methods").join("gqa").join(name);
+        let mut run = RunConfig::default();
+        run.model.adapter = Some(folder.clone());
+        let method = saved_method(&folder).unwrap();
+        let expected = MemoryPlan::new(&config).adapter(&*method).unwrap();
+        let plan = run.plan(&config, 64).unwrap();
+        assert_eq!(plan.peak().adapter, expected.peak().adapter, "{name}");
+    }
 }

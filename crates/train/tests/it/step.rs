@@ -117,7 +117,7 @@ fn recomputation_makes_no_difference() {
             if dropout > 0.0 { config.neftune(5.0).label_smoothing(0.1) } else { config }
         };
         let expected = after(model(dropout), settings(Recompute::EveryLayer));
-        for recompute in [Recompute::Every(2), Recompute::Every(9)] {
+        for recompute in [Recompute::Every(2), Recompute::Every(9), Recompute::AllBut(1)] {
             // Without random numbers; with them the stretches draw others.
             if dropout == 0.0 {
                 same(&format!("{recompute:?}"), after(model(0.0), settings(recompute)), &expected);
@@ -156,6 +156,9 @@ fn noise_is_the_same_when_layers_are_run_again() {
     let settings = |recompute| config(4, 2).neftune(5.0).recompute(recompute);
     let expected = after(model(0.0), settings(Recompute::None));
     same("every layer", after(model(0.0), settings(Recompute::EveryLayer)), &expected);
+    for kept in 0..5 {
+        same("all but some", after(model(0.0), settings(Recompute::AllBut(kept))), &expected);
+    }
     let silent = after(model(0.0), config(4, 2));
     assert!((silent.0 - expected.0).abs() > 1e-4, "there is no noise: {}", expected.0);
 }
