@@ -3,9 +3,10 @@
 //! `cargo bench --features cuda --bench train -- cuda MODEL ROWSxLENGTH..`
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
-//! `,steps=N`, `,recompute=none|N`, `,offload`, `,adamw8bit`, `,chunk=TOKENS`, `,peak` to look at the
-//! memory in use every millisecond, `,parts` for a table of times. With `HOST_EMBEDDINGS` set the
-//! embeddings stay on the host. Tokens are random, every one is a target.
+//! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,adamw8bit`,
+//! `,chunk=TOKENS`, `,peak` to look at the memory in use every millisecond, `,parts` for a table of
+//! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host. Tokens are random, every one is
+//! a target.
 
 #[path = "support/device.rs"]
 mod support;
@@ -125,13 +126,14 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     let (rows, length) = words.next().and_then(|s| s.split_once('x')).expect("ROWSxLENGTH");
     let [rows, length] = [rows, length].map(|n| n.parse::<usize>().expect("a number"));
     let mut config = TrainConfig::new(1e-4).schedule(Schedule::Constant).max_grad_norm(1.0);
-    let (mut steps, mut parts, mut peak) = (6, false, false);
+    let (mut steps, mut parts, mut peak, mut budget) = (6, false, false, None);
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("steps", n) => steps = n.parse().expect("a number"),
             ("recompute", "none") => config.recompute = Recompute::None,
             ("allbut", n) => config.recompute = Recompute::AllBut(n.parse().expect("a number")),
             ("recompute", n) => config.recompute = Recompute::Every(n.parse().expect("a number")),
+            ("budget", gib) => budget = Some(gib.parse::<u64>().expect("a number") << 30),
             ("chunk", n) => config.loss_chunk = Some(n.parse().expect("a number")),
             ("offload", "") => config.offload = true,
             ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),
@@ -165,7 +167,14 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
         .expect("it was attached")
         .train(&config)
         .length(length);
-    println!("planned: {plan}");
+    let plan = match budget {
+        None => plan,
+        Some(bytes) => {
+            config.recompute = plan.recompute_within(bytes).expect("a step fits");
+            plan.train(&config)
+        }
+    };
+    println!("{:?}, planned: {plan}", config.recompute);
     let watch = peak.then(|| Watch::start(device));
     let report = Trainer::new(config).observe(Print(device.clone())).fit(model, &data, None);
     if let Some(watch) = watch {
