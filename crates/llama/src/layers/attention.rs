@@ -154,18 +154,19 @@ impl SelfAttentionSpec {
     }
 
     /// Returns what the output projection keeps: the output, with the heads moved behind the
-    /// sequence.
-    pub fn output_kept(&self, costs: &dyn LinearCosts) -> TokenCost {
-        let output = if costs.keeps_input(OUTPUT) { self.q_width() } else { 0 };
+    /// sequence. Fused kernels (`scores_in_registers`) write it so at once.
+    pub fn output_kept(&self, costs: &dyn LinearCosts, scores_in_registers: bool) -> TokenCost {
+        let moved = costs.keeps_input(OUTPUT) && !scores_in_registers;
+        let output = if moved { self.q_width() } else { 0 };
         TokenCost { values: output + costs.beside(OUTPUT), floats: 0 }
     }
 
     /// Returns what the backward pass has beside the kept: the gradients of the residual and of the
-    /// output (made contiguous), of queries, of keys and values (in float32, if blocks of scores
-    /// are summed), the contiguous values, and `delta`.
+    /// output, of queries, of keys and values (in float32, if blocks of scores are summed), the
+    /// contiguous values (for blocks of scores), and `delta`.
     pub fn backward(&self, hidden: usize, scores_in_registers: bool) -> TokenCost {
         let (q, kv) = (self.q_width(), self.kv_width());
-        let (values, floats) = if scores_in_registers { (2 * kv, 0) } else { (0, 2 * kv) };
+        let (values, floats) = if scores_in_registers { (kv, 0) } else { (0, 2 * kv) };
         TokenCost { values: hidden + 2 * q + kv + values, floats: floats + self.num_heads }
     }
 

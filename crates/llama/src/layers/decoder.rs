@@ -192,9 +192,18 @@ impl Decoder {
 const MLP: &str = "mlp";
 
 impl LayerSpec {
-    /// Returns what the layer keeps of a token for its backward pass, its input left out.
-    pub fn kept(&self, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
-        let parts = self.attention.kept(hidden, costs) + self.attention.output_kept(costs);
+    /// Returns what the layer keeps of a token for its backward pass, its input left out, with
+    /// `scores_in_registers` or not ([`SelfAttentionSpec::output_kept`]).
+    ///
+    /// [`SelfAttentionSpec::output_kept`]: crate::spec::SelfAttentionSpec::output_kept
+    pub fn kept(
+        &self,
+        hidden: usize,
+        costs: &dyn LinearCosts,
+        scores_in_registers: bool,
+    ) -> TokenCost {
+        let output = self.attention.output_kept(costs, scores_in_registers);
+        let parts = self.attention.kept(hidden, costs) + output;
         let feed_forward = match &self.feed_forward {
             FeedForwardSpec::Gated(mlp) => mlp.kept(MLP, hidden, costs),
             FeedForwardSpec::Experts(experts) => experts.kept(MLP, hidden, costs),

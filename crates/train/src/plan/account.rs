@@ -167,7 +167,7 @@ impl Account<'_> {
         let between = layers.len().saturating_sub(1) * self.config.hidden_size;
         let inside = layers.map(|index| {
             let (spec, costs) = self.layer(index);
-            self.bytes(spec.kept(self.config.hidden_size, &costs)) + self.casts(index)
+            self.bytes(spec.kept(self.config.hidden_size, &costs, self.fused)) + self.casts(index)
         });
         self.values(between) + inside.sum::<u64>()
     }

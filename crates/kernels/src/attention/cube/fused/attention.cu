@@ -69,30 +69,24 @@ __device__ __forceinline__ void copy_chunk(u32 to, const u16 *from, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
 }
 
-// Starts to copy a tile; rows from `count` on become zeros.
-__device__ __forceinline__ void load_tile(u32 tile, const u16 *from, int count) {
+// Starts to copy a tile, whose rows are `stride` apart; rows from `count` on become zeros.
+__device__ __forceinline__ void load_tile(u32 tile, const u16 *from, size_t stride, int count) {
     // What differs from turn to turn is known when this is compiled.
     constexpr int ROWS = THREADS / CHUNKS, BYTES = WGMMA ? 128 : HEAD * 2;
     int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     u32 to = place(tile, row, chunk);
-    const u16 *source = from + (size_t)row * HEAD + chunk * 8;
+    const u16 *source = from + row * stride + chunk * 8;
     if (count >= TILE) {
 #pragma unroll
         for (int i = 0; i < TILE / ROWS; i++)
-            copy_chunk(to + i * ROWS * BYTES, source + i * ROWS * HEAD, 16);
+            copy_chunk(to + i * ROWS * BYTES, source + i * ROWS * stride, 16);
         return;
     }
 #pragma unroll
     for (int i = 0; i < TILE / ROWS; i++) {
         bool there = row + i * ROWS < count;
-        copy_chunk(to + i * ROWS * BYTES, there ? source + i * ROWS * HEAD : from, there ? 16 : 0);
+        copy_chunk(to + i * ROWS * BYTES, there ? source + i * ROWS * stride : from, there ? 16 : 0);
     }
-}
-
-// The same of two tensors, whose tiles lie one after the other.
-__device__ __forceinline__ void load_pair(u32 tiles, const u16 *a, const u16 *b, size_t from, int count) {
-    load_tile(tiles, a + from, count);
-    load_tile(tiles + TILE_BYTES, b + from, count);
 }
 
 // Waits for all copies of all threads, and for all threads.
@@ -311,7 +305,7 @@ __device__ __forceinline__ void end_products() {}
 
 // Writes 16 rows of a block's tile, each half of them times a factor.
 __device__ __forceinline__ void store(
-    u16 *to, const float (&x)[HEAD / 8][4], int row, int count, int lane, float upper, float lower) {
+    u16 *to, size_t stride, const float (&x)[HEAD / 8][4], int row, int count, int lane, float upper, float lower) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int r = row + lane / 4 + half * 8;
@@ -319,7 +313,7 @@ __device__ __forceinline__ void store(
         if (r < count)
 #pragma unroll
             for (int n = 0; n < HEAD / 8; n++)
-                *(u32 *)(to + (size_t)r * HEAD + n * 8 + lane % 4 * 2) =
+                *(u32 *)(to + r * stride + n * 8 + lane % 4 * 2) =
                     pack(x[n][half * 2] * factor, x[n][half * 2 + 1] * factor);
     }
 }
@@ -361,7 +355,12 @@ __device__ __forceinline__ void hide(float (&x)[TILE / 8][4], const Range (&seen
         }
 }
 
-#define SIZES int heads, int kv_heads, int length, int keys, long long kv_stride, int span_rows, int window, float scale
+// Strides of keys and values; the other tensors have no gaps. Queries, their gradients, those of keys and the
+// log-sum-exp have a sequence a head; the output, its gradient, delta and the gradients of values have the heads of
+// a token side by side, as the projections around the attention have them.
+#define SIZES                                                                                      \
+    int heads, int kv_heads, int length, int keys, long long k_batch, long long k_head, long long k_row, \
+        long long v_batch, long long v_head, long long v_row, int span_rows, int window, float scale
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
     const u16 *q, const u16 *k, const u16 *v, const int *spans, u16 *out, float *lse, SIZES) {
@@ -371,7 +370,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
     // The longest rows first.
     int start = (gridDim.z - 1 - blockIdx.z) * TILE, head = blockIdx.x, batch = blockIdx.y;
     size_t rows = ((size_t)batch * heads + head) * length + start;
-    size_t matrix = (batch * kv_heads + head / (heads / kv_heads)) * kv_stride;
+    int kv_head = head / (heads / kv_heads);
+    k += batch * k_batch + kv_head * k_head, v += batch * v_batch + kv_head * v_head;
+    out += (((size_t)batch * length + start) * heads + head) * HEAD;
     spans += batch % span_rows * length;
     Range seen[2];
     for (int i = 0; i < 2; i++)
@@ -381,13 +382,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
     float sums[HEAD / 8][4] = {}, largest[2] = {-INFINITY, -INFINITY}, total[2] = {};
     float log2_scale = scale * LOG2E;
     Left queries;
-    load_tile(own, q + rows * HEAD, length - start);
+    load_tile(own, q + rows * HEAD, HEAD, length - start);
     for (int tile = tiles.first, stage = 0; tile <= tiles.end; tile++, stage ^= 1) {
         // The copies of a tile go on while the one before it is worked on.
         arrive();
         if (tile < tiles.end) {
-            size_t from = matrix + (size_t)tile * TILE * HEAD;
-            load_pair(streams + stage * 2 * TILE_BYTES, k, v, from, keys - tile * TILE);
+            u32 to = streams + stage * 2 * TILE_BYTES;
+            load_tile(to, k + tile * TILE * k_row, k_row, keys - tile * TILE);
+            load_tile(to + TILE_BYTES, v + tile * TILE * v_row, v_row, keys - tile * TILE);
         }
         if (tile == tiles.first) {
             queries.load(own, row, lane);
@@ -442,7 +444,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
         if (lane % 4 == 0 && start + r < length)
             lse[rows + r] = sum > 0 ? largest[half] * scale + logf(sum) : 0;
     }
-    store(out + rows * HEAD, sums, row, length - start, lane, factor[0], factor[1]);
+    store(out, (size_t)heads * HEAD, sums, row, length - start, lane, factor[0], factor[1]);
 }
 
 // From a score its probability, and from the gradient of that the one of the score, over the scale.
@@ -459,7 +461,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16;
     int start = (gridDim.z - 1 - blockIdx.z) * TILE, head = blockIdx.x, batch = blockIdx.y;
     size_t rows = ((size_t)batch * heads + head) * length + start;
-    size_t matrix = (batch * kv_heads + head / (heads / kv_heads)) * kv_stride;
+    int kv_head = head / (heads / kv_heads);
+    k += batch * k_batch + kv_head * k_head, v += batch * v_batch + kv_head * v_head;
+    out_grad += (((size_t)batch * length + start) * heads + head) * HEAD;
+    delta += (size_t)batch * length * heads + head;
     spans += batch % span_rows * length;
     Range seen[2];
     float row_lse[2], row_delta[2];
@@ -467,19 +472,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
         int query = start + row + lane / 4 + i * 8;
         seen[i] = range_of(spans, span_rows, window, length, keys, query);
         row_lse[i] = query < length ? lse[rows - start + query] * LOG2E : 0;
-        row_delta[i] = query < length ? delta[rows - start + query] : 0;
+        row_delta[i] = query < length ? delta[(size_t)query * heads] : 0;
     }
     Range tiles = tiles_of(seen);
 
     float sums[HEAD / 8][4] = {};
     float log2_scale = scale * LOG2E;
     Left queries, grads;
-    load_pair(own, q, out_grad, rows * HEAD, length - start);
+    load_tile(own, q + rows * HEAD, HEAD, length - start);
+    load_tile(own + TILE_BYTES, out_grad, (size_t)heads * HEAD, length - start);
     for (int tile = tiles.first, stage = 0; tile <= tiles.end; tile++, stage ^= 1) {
         arrive();
         if (tile < tiles.end) {
-            size_t from = matrix + (size_t)tile * TILE * HEAD;
-            load_pair(streams + stage * 2 * TILE_BYTES, k, v, from, keys - tile * TILE);
+            u32 to = streams + stage * 2 * TILE_BYTES;
+            load_tile(to, k + tile * TILE * k_row, k_row, keys - tile * TILE);
+            load_tile(to + TILE_BYTES, v + tile * TILE * v_row, v_row, keys - tile * TILE);
         }
         if (tile == tiles.first) {
             queries.load(own, row, lane);
@@ -507,7 +514,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
         end_products();
         settle(sums);
     }
-    store(q_grad + rows * HEAD, sums, row, length - start, lane, scale, scale);
+    store(q_grad + rows * HEAD, HEAD, sums, row, length - start, lane, scale, scale);
 }
 
 // What the gradients of keys need of a query.
@@ -525,7 +532,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_key_grads(
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16;
     // The keys that most queries see first.
     int start = blockIdx.z * TILE, kv_head = blockIdx.x, batch = blockIdx.y;
-    size_t matrix = (batch * kv_heads + kv_head) * kv_stride + (size_t)start * HEAD;
+    k += batch * k_batch + kv_head * k_head + start * k_row;
+    v += batch * v_batch + kv_head * v_head + start * v_row;
     int groups = heads / kv_heads;
 
     spans += batch % span_rows * length;
@@ -541,25 +549,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_key_grads(
 
     float k_sums[HEAD / 8][4] = {}, v_sums[HEAD / 8][4] = {};
     float log2_scale = scale * LOG2E;
-    load_pair(own, k, v, matrix, keys - start);
+    load_tile(own, k, k_row, keys - start);
+    load_tile(own + TILE_BYTES, v, v_row, keys - start);
     // Heads of the group, and tiles of queries in each, one after the other.
     int turns = groups * tile_count, from = reached.first / TILE * TILE;
-    size_t queries = ((size_t)batch * heads + kv_head * groups) * length;
+    int head = kv_head * groups;
+    q += ((size_t)batch * heads + head) * length * HEAD, lse += ((size_t)batch * heads + head) * length;
+    out_grad += ((size_t)batch * length * heads + head) * HEAD, delta += (size_t)batch * length * heads + head;
     for (int turn = 0, tile = 0; turn <= turns; turn++) {
         int stage = turn % 2;
         arrive();
         Query column;
         if (turn < turns) {
-            load_pair(streams + stage * 2 * TILE_BYTES, q, out_grad, (queries + from) * HEAD, length - from);
+            u32 to = streams + stage * 2 * TILE_BYTES;
+            load_tile(to, q + (size_t)from * HEAD, HEAD, length - from);
+            load_tile(to + TILE_BYTES, out_grad + (size_t)from * heads * HEAD, (size_t)heads * HEAD, length - from);
             if (threadIdx.x < TILE) {
                 int query = from + threadIdx.x;
                 column.seen = range_of(spans, span_rows, window, length, keys, query);
-                column.log2_lse = query < length ? lse[queries + query] : 0;
-                column.delta = query < length ? delta[queries + query] : 0;
+                column.log2_lse = query < length ? lse[query] : 0;
+                column.delta = query < length ? delta[(size_t)query * heads] : 0;
             }
             from += TILE;
             if (++tile == tile_count)
-                tile = 0, from -= tile_count * TILE, queries += length;
+                // The next head.
+                tile = 0, from -= tile_count * TILE, q += (size_t)length * HEAD, lse += length, out_grad += HEAD, delta++;
         }
         if (turn > 0) {
             u32 query_tile = streams + (stage ^ 1) * 2 * TILE_BYTES;
@@ -603,6 +617,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_key_grads(
         }
     }
     size_t rows = ((size_t)batch * kv_heads + kv_head) * keys + start;
-    store(k_grad + rows * HEAD, k_sums, row, keys - start, lane, scale, scale);
-    store(v_grad + rows * HEAD, v_sums, row, keys - start, lane, 1, 1);
+    store(k_grad + rows * HEAD, HEAD, k_sums, row, keys - start, lane, scale, scale);
+    v_grad += (((size_t)batch * keys + start) * kv_heads + kv_head) * HEAD;
+    store(v_grad, (size_t)kv_heads * HEAD, v_sums, row, keys - start, lane, 1, 1);
 }

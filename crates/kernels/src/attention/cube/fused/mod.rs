@@ -7,7 +7,7 @@ use crate::{
     cuda::{Kernel, Scalar, has_tensor_cores},
 };
 use burn::{
-    backend::TensorMetadata,
+    backend::{TensorMetadata, ops::FloatTensorOps},
     tensor::{DType, Shape},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
@@ -36,12 +36,13 @@ pub(super) fn takes(q: &CubeTensor) -> bool {
 struct Call<'a> {
     q: &'a CubeTensor,
     k: &'a CubeTensor,
+    v: &'a CubeTensor,
     spans: &'a CubeTensor,
     spec: AttentionSpec,
 }
 
 impl<'a> Call<'a> {
-    /// Checks the kernels' requirements: the shapes, `k` and `v` in the same layout, and the other
+    /// Checks the kernels' requirements: the shapes, heads of `k` and `v` without gaps, and the other
     /// tensors contiguous, each with the given number of elements.
     fn new(
         [q, k, v]: [&'a CubeTensor; 3],
@@ -58,12 +59,12 @@ impl<'a> Call<'a> {
         for tensor in [k, v] {
             check(&q.client, tensor, q.dtype);
         }
-        assert_eq!(apart(k), apart(v), "attention: how k and v are laid out");
+        assert!([k, v].into_iter().all(has_rows), "attention: how k and v are laid out");
         // The kernels' counters have 32 bits, and a grid has 65,535 tiles at most.
         let (most, keys) = (i32::MAX as usize, k.shape()[2]);
         let fits = len(spans) < most && keys <= usize::from(u16::MAX) * TILE;
         assert!(fits, "attention: {keys} keys are too many");
-        Self { q, k, spans, spec }
+        Self { q, k, v, spans, spec }
     }
 }
 
@@ -85,16 +86,14 @@ impl Call<'_> {
     fn sizes(&self) -> Vec<Scalar> {
         let (q, k) = (self.q.shape(), self.k.shape());
         let int = |value: usize| Scalar::I32(value as i32);
-        vec![
-            int(q[1]),
-            int(k[1]),
-            int(q[2]),
-            int(k[2]),
-            Scalar::I64(apart(self.k) as i64),
-            int(self.spans.shape()[1]),
-            int(self.spec.window.unwrap_or(k[2]).min(k[2])),
-            Scalar::F32(self.spec.scale),
-        ]
+        let strides = [self.k, self.v].map(|tensor| {
+            let strides = tensor.meta.strides();
+            [strides[0], strides[1], strides[2]].map(|stride| Scalar::I64(stride as i64))
+        });
+        let sizes = [q[1], k[1], q[2], k[2]].map(int);
+        let window = self.spec.window.unwrap_or(k[2]).min(k[2]);
+        let rest = [int(self.spans.shape()[1]), int(window), Scalar::F32(self.spec.scale)];
+        [&sizes[..], strides.as_flattened(), &rest].concat()
     }
 }
 
@@ -114,9 +113,9 @@ pub(super) fn forward(
     spec: AttentionSpec,
 ) -> (CubeTensor, CubeTensor) {
     let [q, spans] = [q, spans].map(into_contiguous);
-    let [k, v] = keys_and_values(k, v);
+    let [k, v] = [k, v].map(rows);
     let (shape, call) = (q.shape(), Call::new([&q, &k, &v], &spans, &[], spec));
-    let out = empty(&q, shape.clone(), q.dtype);
+    let out = tokens_first(&q);
     let lse = empty(&q, Shape::from(shape[..3].to_vec()), DType::F32);
     let read = [&q, &k, &v, &spans].map(|tensor| tensor.handle.clone()).to_vec();
     let written = vec![out.handle.clone(), lse.handle.clone()];
@@ -126,7 +125,7 @@ pub(super) fn forward(
         let kernel = call.kernel("attention_forward", 5);
         kernel.launch(&q.client, grid(&q), read, written, call.sizes());
     }
-    (out, lse)
+    (exchanged(out), lse)
 }
 
 /// [`AttentionOps::causal_attention_grad`](crate::attention::AttentionOps::causal_attention_grad).
@@ -141,14 +140,16 @@ pub(super) fn backward(
     spans: CubeTensor,
     spec: AttentionSpec,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let [grad, q, out, lse, spans] = [grad, q, out, lse, spans].map(into_contiguous);
-    let [k, v] = keys_and_values(k, v);
+    let [q, lse, spans] = [q, lse, spans].map(into_contiguous);
+    let [grad, out] = [grad, out].map(|tensor| into_contiguous(exchanged(tensor)));
+    let [k, v] = [k, v].map(rows);
     let delta = CubeBackend::row_dot(grad.clone(), out);
     let len = q.shape().num_elements();
     let rows = len / q.shape()[3];
     let others = [(&grad, q.dtype, len), (&lse, DType::F32, rows), (&delta, DType::F32, rows)];
     let call = Call::new([&q, &k, &v], &spans, &others, spec);
-    let [q_grad, k_grad, v_grad] = [&q, &k, &v].map(|of| empty(of, of.shape(), of.dtype));
+    let [q_grad, k_grad] = [&q, &k].map(|of| empty(of, of.shape(), of.dtype));
+    let v_grad = tokens_first(&v);
     let read = [&q, &k, &v, &grad, &lse, &delta, &spans].map(|tensor| tensor.handle.clone());
     let written = |grads: &[&CubeTensor]| grads.iter().map(|grad| grad.handle.clone()).collect();
     // SAFETY: as above.
@@ -160,24 +161,30 @@ pub(super) fn backward(
         let written_to = written(&[&k_grad, &v_grad]);
         kernel.launch(&q.client, grid(&k), read.to_vec(), written_to, call.sizes());
     }
-    (q_grad, k_grad, v_grad)
+    (q_grad, k_grad, exchanged(v_grad))
 }
 
-/// Makes the rows of both contiguous, with the same distance between matrices in both, and aligned
-/// to loads of 16 bytes.
-fn keys_and_values(k: CubeTensor, v: CubeTensor) -> [CubeTensor; 2] {
-    let [k, v] = [k, v].map(CubeBackend::batched);
-    let alike = apart(&k) == apart(&v) && apart(&k).is_multiple_of(8);
-    if alike { [k, v] } else { [k, v].map(into_contiguous) }
+/// Creates a tensor for a result of this shape, `[batch, heads, sequence, head_dim]`, with the heads of
+/// a token side by side: `[batch, sequence, heads, head_dim]`.
+fn tokens_first(like: &CubeTensor) -> CubeTensor {
+    let shape = like.shape();
+    let shape = Shape::new([shape[0], shape[2], shape[1], shape[3]]);
+    empty(like, shape, like.dtype)
 }
 
-/// Number of elements from one matrix to the next. The stride of a dimension of size 1 has no
-/// meaning.
-fn apart(tensor: &CubeTensor) -> usize {
-    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
-    match (shape[0], shape[1]) {
-        (1, 1) => shape[2] * shape[3],
-        (_, 1) => strides[0],
-        _ => strides[1],
-    }
+/// Exchanges heads and sequence, without a copy.
+fn exchanged(tensor: CubeTensor) -> CubeTensor {
+    CubeBackend::float_swap_dims(tensor, 1, 2)
+}
+
+/// Makes the rows contiguous, and aligned to loads of 16 bytes, if they are not.
+fn rows(tensor: CubeTensor) -> CubeTensor {
+    if has_rows(&tensor) { tensor } else { into_contiguous(tensor) }
+}
+
+/// Returns `true` if the rows are contiguous, and aligned to loads of 16 bytes.
+fn has_rows(tensor: &CubeTensor) -> bool {
+    let (strides, start) = (tensor.meta.strides(), tensor.handle.offset_start.unwrap_or(0));
+    let aligned = strides[..3].iter().all(|stride| stride.is_multiple_of(8));
+    strides[3] == 1 && aligned && start.is_multiple_of(16) && !tensor.meta.is_tiled()
 }
