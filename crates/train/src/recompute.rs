@@ -37,6 +37,6 @@ impl Recompute {
             }
         };
         let from = depth.saturating_sub(kept);
-        (0..from).map(|layer| layer..layer + 1).chain([from..depth]).collect()
+        (0..from).map(|layer| layer..layer + 1).chain(std::iter::once(from..depth)).collect()
     }
 }

@@ -16,7 +16,7 @@ use burn::{
         distributed::{ReduceOperation, all_reduce},
     },
 };
-use burn_lora_kernels::optimizer::sum_of_squares;
+use burn_lora_kernels::{Gemm, optimizer::sum_of_squares};
 use burn_lora_llama::CausalLm;
 use std::{
     collections::HashMap,
@@ -157,7 +157,8 @@ impl<M: CausalLm> Replica<'_, M> {
 /// Returns the gradient of B `[out, rank]`, as a vector, times a factor `[rank, rank]`.
 fn times(grad: Tensor<1>, factor: Tensor<2>) -> Tensor<1> {
     let ([count], [rank, _]) = (grad.dims(), factor.dims());
-    grad.reshape([count / rank, rank]).matmul(factor).reshape([count])
+    // (Burn's own product may round float32 to TF32.)
+    Gemm::new().run(grad.reshape([count / rank, rank]), factor).reshape([count])
 }
 
 /// Optimizer state of a checkpoint.

@@ -11,6 +11,7 @@ use burn::{
 use burn_lora_adapter::{
     Adaptable, AdaptableExt, Init, LoraConfig, Method, Targets, TrainableTokensConfig, VeraConfig,
 };
+use burn_lora_kernels::Gemm;
 use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_train::{
     BatchConfig, Every, MemoryPlan, OptimizerConfig, Schedule, TrainConfig, Trainer,
@@ -104,7 +105,9 @@ fn the_factor_of_lora_fa_inverts_the_product_of_a() {
         let Some(lora) = layer.adapters().lora("default") else { continue };
         let factor = Tensor::<2>::from_data(factors[&lora.lora_b.id].clone(), &device());
         let a = lora.lora_a.val().inner();
-        let product = a.clone().matmul(a.transpose()).matmul(factor);
+        // Not Burn's matmul, which may round float32 to TF32.
+        let product = Gemm::new().trans_rhs().run(a.clone(), a);
+        let product = Gemm::new().run(product, factor);
         let one = Tensor::<2>::eye(4, &product.device()) / lora.scaling().powi(2);
         let off = (product - one).abs().max().into_scalar::<f32>();
         assert!(off < 1e-5, "{path}: {off}");
