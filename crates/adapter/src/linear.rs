@@ -51,6 +51,13 @@ pub struct AdaptedLinear {
     kind: LayerKind,
 }
 
+/// Base and adapters of a layer as one product.
+#[expect(clippy::large_enum_variant, reason = "taken apart at once")]
+enum Product<'a> {
+    Base,
+    Updated(&'a LayerAdapter, LowRank),
+}
+
 impl AdaptedLinear {
     /// Creates a layer without adapters.
     pub fn new(base: Base) -> Self {
@@ -147,15 +154,12 @@ impl AdaptedLinear {
         let bias = self.base.bias.as_ref().is_some_and(|bias| bias.is_require_grad());
         let whole = self.adapters.replacement(selected.names()).is_some();
         if D > 1 && !bias && !whole && selected.rows(x.dims()[0], &x.device()).is_none() {
-            let active: Vec<_> = self.adapters.active(selected.names()).collect();
-            match active.as_slice() {
-                [] => return self.base.weight.pull_back(x, grad),
-                [one] if !one.update.rescales() => {
-                    if let Some(LowRank { a, b, scaling }) = one.low_rank(&x) {
-                        let [a, b] = [a, b].map(|matrix| matrix.cast(x.dtype()));
-                        let weight = &self.base.weight;
-                        return weight.pull_back_low_rank(x, a, b, scaling as f32, grad);
-                    }
+            let weight = &self.base.weight;
+            match self.product_of(&x, selected.names()) {
+                Some(Product::Base) => return weight.pull_back(x, grad),
+                Some(Product::Updated(one, update)) if !one.update.rescales() => {
+                    let LowRank { a, b, scaling } = update.cast(x.dtype());
+                    return weight.pull_back_low_rank(x, a, b, scaling as f32, grad);
                 }
                 _ => {}
             }
@@ -163,19 +167,26 @@ impl AdaptedLinear {
         pull_back(self.forward_with(x, active), grad)
     }
 
+    /// Returns the one product that base and adapters are, if they are one: without adapters, or with
+    /// one low-rank update without dropout.
+    fn product_of<const D: usize>(&self, x: &Tensor<D>, names: &[String]) -> Option<Product<'_>> {
+        let mut active = self.adapters.active(names);
+        match (active.next(), active.next()) {
+            (None, _) => Some(Product::Base),
+            (Some(one), None) => one.low_rank(x).map(|update| Product::Updated(one, update)),
+            _ => None,
+        }
+    }
+
     /// Applies the same adapters to the whole batch.
     fn forward_all<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
         if let Some(whole) = self.adapters.replacement(names) {
             return add_bias(dense_product(x, whole.weight.val()), whole.bias);
         }
-        let active: Vec<_> = self.adapters.active(names).collect();
-        let y = match active.as_slice() {
-            [] => self.base.weight.matmul(x),
-            [one] => match one.low_rank(&x) {
-                Some(update) => self.forward_one(x, one, update),
-                None => self.add_all(x, &active),
-            },
-            _ => self.add_all(x, &active),
+        let y = match self.product_of(&x, names) {
+            Some(Product::Base) => self.base.weight.matmul(x),
+            Some(Product::Updated(one, update)) => self.forward_one(x, one, update),
+            None => self.add_all(x, names),
         };
         add_bias(y, self.base.bias.as_ref())
     }
@@ -185,9 +196,9 @@ impl AdaptedLinear {
         &self,
         x: Tensor<D>,
         adapter: &LayerAdapter,
-        LowRank { a, b, scaling }: LowRank,
+        update: LowRank,
     ) -> Tensor<D> {
-        let [a, b] = [a, b].map(|matrix| matrix.cast(x.dtype()));
+        let LowRank { a, b, scaling } = update.cast(x.dtype());
         let y = self.base.weight.matmul_low_rank(x, a, b, scaling as f32);
         match adapter.update.factor(self) {
             None => y,
@@ -196,10 +207,10 @@ impl AdaptedLinear {
     }
 
     /// Applies updates one after the other.
-    fn add_all<const D: usize>(&self, x: Tensor<D>, active: &[&LayerAdapter]) -> Tensor<D> {
+    fn add_all<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
         let y = self.base.weight.matmul(x.clone());
-        let add = |sum, adapter: &&LayerAdapter| adapter.add_to(sum, x.clone(), y.clone(), self);
-        active.iter().fold(y.clone(), add)
+        let add = |sum, adapter: &LayerAdapter| adapter.add_to(sum, x.clone(), y.clone(), self);
+        self.adapters.active(names).fold(y.clone(), add)
     }
 
     /// Applies to each row of the batch its own adapter. The base runs once.

@@ -4,7 +4,7 @@ use crate::{base::broadcast, frozen::FrozenLayer, lookup::look_up};
 use burn::{
     backend::DispatchTensor,
     module::{Module, Param},
-    tensor::{FloatDType, Int, Tensor},
+    tensor::{DType, FloatDType, Int, Tensor},
 };
 use burn_lora_kernels::Gemm;
 use burn_lora_quant::{erased_module, with_rank};
@@ -133,6 +133,11 @@ pub struct LowRank {
 }
 
 impl LowRank {
+    /// Returns the update with A and B in another dtype.
+    pub(crate) fn cast(self, dtype: DType) -> Self {
+        Self { a: self.a.cast(dtype), b: self.b.cast(dtype), ..self }
+    }
+
     /// Returns `scaling · B · A`, `[out, in]`, without a gradient.
     pub fn product(self, dtype: FloatDType) -> Tensor<2> {
         let [a, b] = [self.a, self.b].map(|m| m.inner().cast(dtype));

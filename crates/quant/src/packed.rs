@@ -13,7 +13,6 @@ use burn::{
     module::{Module, Param, ParamId},
     tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
 };
-use burn_lora_kernels::{Gemm, pull_back, pull_back_with};
 
 /// A 4-bit weight of logical shape `[out, in]`, as a Burn module.
 ///
@@ -206,49 +205,16 @@ impl PackedWeight {
         Tensor::from_dispatch(y)
     }
 
-    /// Returns a zero, `[1]`, whose `backward()` starts from `grad` as the gradient of
-    /// [`matmul_low_rank`](Self::matmul_low_rank), which is not computed.
-    ///
-    /// # Panics
-    /// If the shapes do not fit or the dtypes differ.
-    pub(crate) fn pull_back_low_rank<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        a: Tensor<2>,
-        b: Tensor<2>,
-        scale: f32,
-        grad: Tensor<D>,
-    ) -> Tensor<1> {
-        self.check_low_rank(&x, &a, &b);
-        let values = x.clone().inner();
-        let [a_values, b_values] = [&a, &b].map(|matrix| matrix.clone().inner());
-        let rows: Tensor<2> = values.clone().flatten(0, D - 2);
-        let h = Gemm::new().trans_rhs().run(rows, a_values.clone()).into_dispatch();
-        let (dy, values) = (grad.into_dispatch(), values.into_dispatch());
-        let (h_grad, a_grad, b_grad) = <Dispatch as LowRankOps>::low_rank_grads(
-            dy.clone(),
-            values,
-            h,
-            b_values.into_dispatch(),
-            scale,
-        );
-        let x_grad = <Dispatch as LowRankOps>::packed_low_rank_input_grad(
-            dy,
-            h_grad,
-            self.tensors(),
-            self.layout,
-            a_values.into_dispatch(),
-        );
-        let zero = pull_back(x, Tensor::from_dispatch(x_grad));
-        let zero = pull_back_with(zero, a, Tensor::from_dispatch(a_grad));
-        pull_back_with(zero, b, Tensor::from_dispatch(b_grad))
-    }
-
     /// Checks the input, A and B of a product with a low-rank update.
     ///
     /// # Panics
     /// If the shapes do not fit or the dtypes differ.
-    fn check_low_rank<const D: usize>(&self, x: &Tensor<D>, a: &Tensor<2>, b: &Tensor<2>) {
+    pub(crate) fn check_low_rank<const D: usize>(
+        &self,
+        x: &Tensor<D>,
+        a: &Tensor<2>,
+        b: &Tensor<2>,
+    ) {
         let ([out, width], [rank, _]) = (self.layout.shape, a.dims());
         assert_eq!(x.dims()[D - 1], width, "x is {:?}, the weight is [{out}, {width}]", x.dims());
         assert_eq!(a.dims(), [rank, width], "A of the weight [{out}, {width}]");
@@ -267,7 +233,7 @@ impl PackedWeight {
 
     /// Returns the tensors for an operation. They fit the layout, whatever loaded or mapped the
     /// module.
-    fn tensors(&self) -> PackedTensors<Dispatch> {
+    pub(crate) fn tensors(&self) -> PackedTensors<Dispatch> {
         let layout = &self.layout;
         let words = |name: &str, param: &Param<Tensor<1, Int>>, expected: usize| {
             let words = param.val();

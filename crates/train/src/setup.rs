@@ -45,10 +45,11 @@ pub(crate) fn steps(
 /// Returns `true` if the device is a CUDA device.
 pub(crate) fn is_cuda(device: &Device) -> bool {
     #[cfg(feature = "cubecl")]
-    return matches!(
-        device.clone().inner().as_dispatch(),
-        AnyDevice::Cube(cubecl::Device::Cuda(_))
-    );
+    {
+        use burn::backend::{BackendTypes, Dispatch};
+        type AnyDevice = <Dispatch as BackendTypes>::Device;
+        matches!(device.clone().inner().as_dispatch(), AnyDevice::Cube(cubecl::Device::Cuda(_)))
+    }
     #[cfg(not(feature = "cubecl"))]
     {
         let _ = device;
@@ -59,16 +60,15 @@ pub(crate) fn is_cuda(device: &Device) -> bool {
 /// Returns `true` if the device computes while the host goes on: a GPU.
 pub(crate) fn is_gpu(device: &Device) -> bool {
     #[cfg(feature = "cubecl")]
-    return matches!(device.clone().inner().as_dispatch(), AnyDevice::Cube(_));
+    {
+        burn_lora_kernels::cube::client(device).is_some()
+    }
     #[cfg(not(feature = "cubecl"))]
     {
         let _ = device;
         false
     }
 }
-
-#[cfg(feature = "cubecl")]
-type AnyDevice = <burn::backend::Dispatch as burn::backend::BackendTypes>::Device;
 
 /// Learning rate factor (LoRA+) and weight decay (none for biases and norms) of each parameter.
 pub(crate) fn groups<M: CausalLm>(

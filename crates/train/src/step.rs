@@ -82,7 +82,7 @@ pub(crate) fn run<M: CausalLm>(
     let context = model.tracked.context(&batch.segments);
     let segments = config.recompute.segments(model.tracked.depth());
     // The given layers of a segment, its first ones.
-    let run = |part: &M, number: usize, layers: Range<usize>, input: Option<Tensor<3>>| {
+    let forward = |part: &M, number: usize, layers: Range<usize>, input: Option<Tensor<3>>| {
         if model.random || config.neftune.is_some() {
             // The same numbers when it is run again.
             device.seed(seed.wrapping_add(number as u64));
@@ -101,12 +101,12 @@ pub(crate) fn run<M: CausalLm>(
     let mut kept = Vec::with_capacity(last);
     let mut hidden = None;
     for (number, layers) in segments[..last].iter().enumerate() {
-        let output = run(&model.plain, number, layers.clone(), hidden).inner();
+        let output = forward(&model.plain, number, layers.clone(), hidden).inner();
         kept.push(Kept::new(output.clone(), config.offload));
         hidden = Some(output);
     }
     let mut input = hidden.map(|hidden| hidden.autodiff().require_grad());
-    let output = run(model.tracked, last, segments[last].clone(), input.clone());
+    let output = forward(model.tracked, last, segments[last].clone(), input.clone());
     let hidden = output.clone().inner();
     let mut outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
     let grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
@@ -126,7 +126,7 @@ pub(crate) fn run<M: CausalLm>(
         input = kept.pop().map(|kept| kept.back(&device).autodiff().require_grad());
         // Not the last segment: it has layers.
         let Range { start, end } = segments[number - 1].clone();
-        let hidden = run(model.tracked, number - 1, start..end - 1, input.clone());
+        let hidden = forward(model.tracked, number - 1, start..end - 1, input.clone());
         pulled = model.tracked.layer_pull_back(end - 1, hidden, &context, grad);
     }
     outcome

@@ -1,9 +1,15 @@
 //! 4-bit storage of a weight.
 
 use super::{Frozen, Storage, StorageBytes, StorageFormat};
-use crate::{config::QuantConfig, error::QuantError, layout::Layout, packed::PackedWeight};
-use burn::tensor::{Device, FloatDType, Tensor};
-use burn_lora_kernels::pull_back;
+use crate::{
+    config::QuantConfig, error::QuantError, layout::Layout, lowrank::LowRankOps,
+    packed::PackedWeight,
+};
+use burn::{
+    backend::Dispatch,
+    tensor::{Device, FloatDType, Tensor},
+};
+use burn_lora_kernels::{Gemm, pull_back, pull_back_with};
 use serde_json::{Value, json};
 
 impl Storage for PackedWeight {
@@ -55,7 +61,29 @@ impl Storage for PackedWeight {
         scale: f32,
         grad: Tensor<D>,
     ) -> Tensor<1> {
-        self.pull_back_low_rank(x, a, b, scale, grad)
+        self.check_low_rank(&x, &a, &b);
+        let values = x.clone().inner();
+        let [a_values, b_values] = [&a, &b].map(|matrix| matrix.clone().inner());
+        let rows: Tensor<2> = values.clone().flatten(0, D - 2);
+        let h = Gemm::new().trans_rhs().run(rows, a_values.clone()).into_dispatch();
+        let (dy, values) = (grad.into_dispatch(), values.into_dispatch());
+        let (h_grad, a_grad, b_grad) = <Dispatch as LowRankOps>::low_rank_grads(
+            dy.clone(),
+            values,
+            h,
+            b_values.into_dispatch(),
+            scale,
+        );
+        let x_grad = <Dispatch as LowRankOps>::packed_low_rank_input_grad(
+            dy,
+            h_grad,
+            self.tensors(),
+            *self.layout(),
+            a_values.into_dispatch(),
+        );
+        let zero = pull_back(x, Tensor::from_dispatch(x_grad));
+        let zero = pull_back_with(zero, a, Tensor::from_dispatch(a_grad));
+        pull_back_with(zero, b, Tensor::from_dispatch(b_grad))
     }
 
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2> {
