@@ -5,6 +5,8 @@
 //! Forward and backward of a packed layer [4096, 4096], alone and with adapters. The two are run in
 //! turn, ten calls each, so that a change of the clock meets both; the median of the rounds counts.
 //! One row of the table alone (`rank 16`) runs 20 steps and says what memory the pool has reserved.
+//!
+//! At last a step of generation, eight rows of one token: with one adapter, and with one for each row.
 
 #[path = "support/device.rs"]
 mod support;
@@ -13,7 +15,7 @@ use burn::{
     module::Module,
     tensor::{Distribution, Tensor},
 };
-use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, adaptable};
+use burn_lora_adapter::{AdaptableExt, AdaptedLinear, Init, LoraConfig, Selection, adaptable};
 use burn_lora_quant::{PackedWeight, QuantConfig, codec::Packed};
 use std::time::Instant;
 use support::device;
@@ -96,5 +98,48 @@ fn main() {
     for ((name, _), time) in models.iter().zip(&times) {
         let more = 100.0 * ((time - times[0]) / (times[1] - times[0]) - 1.0);
         println!("{name}: {:.4} ms, {more:+.1} % without the loss", time * 1e3);
+    }
+    generation(base, random([8, size]).reshape([8, 1, size]));
+}
+
+/// Times a forward pass of eight rows with one adapter and with several: on the host, until the call
+/// returns, and with the device.
+fn generation(mut model: Model, x: Tensor<3>) {
+    let names: Vec<String> = (0..8).map(|number| number.to_string()).collect();
+    for name in &names {
+        let lora = LoraConfig::new(16, 32).targets(["linear"]).init(Init::Random);
+        model.add_adapter(name, &lora).expect("valid settings");
+    }
+    let rows = |count: usize| Selection::rows((0..8).map(|row| &names[row % count]));
+    let selections = [
+        ("one adapter", Selection::adapters(&names[..1])),
+        ("rows of 2 adapters", rows(2)),
+        ("rows of 8 adapters", rows(8)),
+    ];
+    let active = selections.map(|(name, of)| (name, model.activate(of).expect("known adapters")));
+    let device = x.device();
+    let calls = 100;
+    let mut times = [const { vec![] }; 3];
+    for round in 0..13 {
+        for ((_, active), times) in active.iter().zip(&mut times) {
+            device.sync().expect("the device failed");
+            let start = Instant::now();
+            for _ in 0..calls {
+                model.linear.forward_with(x.clone(), Some(active));
+            }
+            let host = start.elapsed().as_secs_f64();
+            device.sync().expect("the device failed");
+            if round >= 2 {
+                times.push((host, start.elapsed().as_secs_f64()));
+            }
+        }
+    }
+    for ((name, _), times) in active.iter().zip(&mut times) {
+        let median = |of: fn(&(f64, f64)) -> f64| {
+            let mut times: Vec<f64> = times.iter().map(of).collect();
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2] / calls as f64 * 1e6
+        };
+        println!("{name}: {:.1} us on the host, {:.1} in all", median(|t| t.0), median(|t| t.1));
     }
 }

@@ -48,21 +48,8 @@ pub(crate) struct Rows {
     position: Tensor<1, Int>,
     /// Index of the adapter of each row.
     row_group: Vec<usize>,
-    stacks: Mutex<Vec<(Vec<Part>, Stack)>>,
-}
-
-/// One of several stacked updates: index of its adapter, rank, and bits of the scaling.
-pub(crate) type Part = (usize, usize, u32);
-
-/// Mask and scaling that give each row its own update in a product with several stacked ones.
-#[derive(Clone, Debug)]
-pub(crate) struct Stack {
-    /// `true` where `h = x · Aᵀ` belongs to another adapter than the row's, `[rows, ranks]`.
-    pub others: Tensor<2, Bool>,
-    /// Scaling of all updates; 1 if they differ.
-    pub scaling: f32,
-    /// Scaling per item of `h`, `[ranks]`, if they differ.
-    pub scalings: Option<Tensor<1>>,
+    /// Known masks of stacked updates: see [`others`](Self::others).
+    masks: Mutex<Vec<(Vec<(usize, usize)>, Tensor<2, Bool>)>>,
 }
 
 impl ActiveAdapters {
@@ -156,7 +143,7 @@ impl Rows {
             groups: groups.collect(),
             position: index(&position),
             row_group,
-            stacks: Mutex::default(),
+            masks: Mutex::default(),
         }
     }
 
@@ -174,28 +161,19 @@ impl Rows {
         Tensor::cat(parts.collect(), 0).select(0, self.position.clone())
     }
 
-    /// Returns the mask and scaling for these updates, stacked.
-    pub fn stack(&self, parts: &[Part]) -> Stack {
-        let mut known = lock(&self.stacks);
-        if let Some((_, stack)) = known.iter().find(|(other, _)| other == parts) {
-            return stack.clone();
+    /// Returns the mask of stacked updates, each the number of its adapter and a rank: `true` where a
+    /// rank belongs to another adapter than the row's, `[rows, ranks]`.
+    pub fn others(&self, updates: &[(usize, usize)]) -> Tensor<2, Bool> {
+        let mut known = lock(&self.masks);
+        if let Some((_, mask)) = known.iter().find(|(other, _)| other == updates) {
+            return mask.clone();
         }
-        let items = || parts.iter().flat_map(|part| std::iter::repeat_n(part, part.1));
-        let ranks = items().count();
-        let others = self.row_group.iter().flat_map(|group| items().map(move |p| p.0 != *group));
-        let others = TensorData::new(others.collect::<Vec<bool>>(), [self.count, ranks]);
-        let one = parts.iter().all(|part| part.2 == parts[0].2);
-        let scalings = (!one).then(|| {
-            let scalings: Vec<f32> = items().map(|part| f32::from_bits(part.2)).collect();
-            Tensor::from_data(TensorData::new(scalings, [ranks]), &self.device)
-        });
-        let stack = Stack {
-            others: Tensor::from_data(others, &self.device),
-            scaling: if one { f32::from_bits(parts[0].2) } else { 1.0 },
-            scalings,
-        };
-        known.push((parts.to_vec(), stack.clone()));
-        stack
+        let ranks = || updates.iter().flat_map(|&(number, rank)| std::iter::repeat_n(number, rank));
+        let mask = self.row_group.iter().flat_map(|group| ranks().map(move |own| own != *group));
+        let mask = TensorData::new(mask.collect::<Vec<bool>>(), [self.count, ranks().count()]);
+        let mask = Tensor::from_data(mask, &self.device);
+        known.push((updates.to_vec(), mask.clone()));
+        mask
     }
 }
 

@@ -72,6 +72,7 @@ mod patterns;
 mod peft;
 mod reparameterize;
 mod selection;
+mod stacked;
 mod summary;
 mod target;
 mod targets;

@@ -1,18 +1,20 @@
 //! Linear layer that can carry adapters.
 
 use crate::{
-    active::{ActiveAdapters, Rows, Stack},
+    active::{ActiveAdapters, Rows},
     base::{Base, add_bias, broadcast, dense_product},
     frozen::{FrozenLayer, LayerKind},
     layer::{AdaptedLayer, Adapters, LayerAdapter},
+    stacked::{LastStack, Stack},
     update::LowRank,
 };
 use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::{Gemm, pull_back};
+use burn_lora_kernels::pull_back;
 use burn_lora_quant::{Frozen, PackedWeight, QuantError, StorageFormat};
+use std::sync::Arc;
 
 /// Drop-in replacement for Burn's `Linear`: a frozen base, dense or packed, with any number of adapters.
 ///
@@ -47,6 +49,7 @@ pub struct AdaptedLinear {
     /// Frozen base. Call [`refresh`](AdaptedLayer::refresh) after changing its weight.
     pub base: Base,
     adapters: Adapters,
+    stacked: LastStack,
     #[module(skip)]
     kind: LayerKind,
 }
@@ -61,7 +64,12 @@ enum Product<'a> {
 impl AdaptedLinear {
     /// Creates a layer without adapters.
     pub fn new(base: Base) -> Self {
-        Self { base, adapters: Adapters::default(), kind: LayerKind::Linear }
+        Self {
+            base,
+            adapters: Adapters::default(),
+            stacked: LastStack::default(),
+            kind: LayerKind::Linear,
+        }
     }
 
     /// Makes it a layer of an expert, or of a router.
@@ -214,23 +222,14 @@ impl AdaptedLinear {
     }
 
     /// Applies to each row of the batch its own adapter. The base runs once.
-    fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: &Rows) -> Tensor<D> {
+    fn forward_rows<const D: usize>(&self, x: Tensor<D>, rows: &Arc<Rows>) -> Tensor<D> {
         let adapters = &self.adapters;
-        let runs = |adapter: &&LayerAdapter| {
-            adapters.merged.is_empty() || adapter.update.replacement().is_some()
-        };
-        let here = rows.names().enumerate();
-        let here: Vec<_> = here
-            .filter_map(|(number, name)| Some((number, adapters.get(name).filter(runs)?)))
-            .collect();
         let y = self.base.weight.matmul(x.clone());
-        // A whole copy is no low-rank update.
-        let plain = |(number, adapter): &(usize, &LayerAdapter)| {
-            let update = adapter.low_rank(&x).filter(|_| !adapter.update.rescales())?;
-            Some((*number, update))
-        };
-        if let Some(updates) = here.iter().map(plain).collect::<Option<Vec<_>>>() {
-            let y = if updates.is_empty() { y } else { add_stacked(y, x, &updates, rows) };
+        if let Some(stack) = self.stack(&x, rows) {
+            let y = match stack {
+                None => y,
+                Some(stack) => stack.add_to(y, x),
+            };
             return add_bias(y, self.base.bias.as_ref());
         }
         rows.each(|name, rows| {
@@ -245,40 +244,34 @@ impl AdaptedLinear {
             add_bias(y, self.base.bias.as_ref())
         })
     }
-}
 
-/// Adds to each row of `y` the update of its adapter. All updates are one product, in which the ranks
-/// of other adapters are masked to zero, so that host work does not grow with the number of adapters.
-fn add_stacked<const D: usize>(
-    y: Tensor<D>,
-    x: Tensor<D>,
-    updates: &[(usize, LowRank)],
-    rows: &Rows,
-) -> Tensor<D> {
-    let part = |(number, update): &(usize, LowRank)| {
-        (*number, update.a.dims()[0], (update.scaling as f32).to_bits())
-    };
-    let Stack { others, scaling, scalings } =
-        rows.stack(&updates.iter().map(part).collect::<Vec<_>>());
-    let stacked = |of: fn(&LowRank) -> &Tensor<2>, dim| {
-        let parts = updates.iter().map(|(_, update)| of(update).clone());
-        Tensor::cat(parts.collect(), dim).cast(x.dtype()).unsqueeze::<D>()
-    };
-    let (a, b) = (stacked(|update| &update.a, 0), stacked(|update| &update.b, 1));
-    let h = Gemm::new().trans_rhs().run(x, a);
-    let mut shape = [1; D];
-    (shape[0], shape[D - 1]) = (others.dims()[0], others.dims()[1]);
-    let others = others.reshape(shape).expand(h.shape());
-    // Masked, not multiplied by 0: an infinite item of another adapter's ranks would become NaN.
-    let h = h.mask_fill(others, 0.0);
-    let h = match scalings {
-        None => h,
-        Some(scalings) => {
-            let scalings = broadcast(scalings, &h);
-            h * scalings
+    /// Returns the updates of a batch by rows as one product, if each is a low-rank one: `Some(None)`
+    /// without any here.
+    fn stack<const D: usize>(&self, x: &Tensor<D>, rows: &Arc<Rows>) -> Option<Option<Stack>> {
+        if !x.is_autodiff()
+            && let Some(stack) = self.stacked.get(rows, x.dtype())
+        {
+            return Some(stack);
         }
-    };
-    Gemm::new().trans_rhs().alpha(scaling).run_add(h, b, y)
+        let adapters = &self.adapters;
+        let mut updates = vec![];
+        for (number, name) in rows.names().enumerate() {
+            match adapters.get(name) {
+                // A whole copy is no low-rank update.
+                Some(adapter) if adapter.update.replacement().is_some() => return None,
+                Some(adapter) if adapters.merged.is_empty() => {
+                    let update = adapter.low_rank(x).filter(|_| !adapter.update.rescales())?;
+                    updates.push((number, update));
+                }
+                _ => {}
+            }
+        }
+        let stack = Stack::new(&updates, rows, x.dtype());
+        if !updates.iter().any(|(_, update)| update.a.is_autodiff() || update.b.is_autodiff()) {
+            self.stacked.set(rows, x.dtype(), stack.clone());
+        }
+        Some(stack)
+    }
 }
 
 impl From<burn::nn::Linear> for AdaptedLinear {
@@ -346,6 +339,7 @@ impl AdaptedLayer for AdaptedLinear {
     }
 
     fn adapters_mut(&mut self) -> &mut Adapters {
+        self.stacked.forget();
         &mut self.adapters
     }
 }

@@ -2,12 +2,13 @@
 
 use crate::common::*;
 use burn::{
-    module::Module,
+    module::{Module, Param},
     nn::LinearConfig,
     tensor::{Device, Distribution, Gradients, Int, Tensor},
 };
 use burn_lora_adapter::{
-    Adaptable, AdaptableExt, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig, Selection,
+    Adaptable, AdaptableExt, AdaptedLayer, AdaptedLinear, BASE, Init, LoraConfig, PackedMerge,
+    Selection,
 };
 use burn_lora_quant::QuantConfig;
 use std::collections::BTreeMap;
@@ -177,6 +178,57 @@ fn an_update_that_overflows_spoils_its_own_row_alone() {
     let y = model.linear.forward_with(Tensor::<2>::ones([3, 16], &device), Some(&mixed));
     let y: Vec<f32> = y.into_data().try_into_vec().unwrap();
     assert!(!y[0].is_finite() && y[16..].iter().all(|value| value.is_finite()), "{y:?}");
+}
+
+/// The stacked updates of a batch are those of the layer as it is now, however it was changed.
+#[test]
+fn a_batch_sees_each_change_of_the_layer() {
+    let device = device();
+    let x = Tensor::<3>::random([3, 2, 16], Distribution::Normal(0.0, 1.0), &device);
+    let mut model = One { linear: LinearConfig::new(16, 16).init(&device).into() };
+    for (name, alpha) in [("a", 4.0), ("b", 6.0)] {
+        let lora = LoraConfig::new(2, alpha).targets(["linear"]).init(Init::Random);
+        model.add_adapter(name, &lora).unwrap();
+    }
+    let names = ["b", BASE, "a"];
+    let mixed = model.activate(Selection::rows(names)).unwrap();
+    let check = |model: &One, what: &str| {
+        for _ in 0..2 {
+            let y = model.linear.forward_with(x.clone(), Some(&mixed));
+            for (row, name) in names.into_iter().enumerate() {
+                let of = if name == BASE { Selection::base() } else { Selection::adapters([name]) };
+                let of = model.activate(of).unwrap();
+                let alone = model.linear.forward_with(x.clone().narrow(0, row, 1), Some(&of));
+                let worst = max_difference(y.clone().narrow(0, row, 1), alone);
+                assert!(worst < 1e-5, "{what}, row {row}: {worst}");
+            }
+        }
+    };
+    check(&model, "new");
+    struct Twice;
+    impl burn::module::ModuleMapper for Twice {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|value| value * 2.0)
+        }
+    }
+    let before = model.clone();
+    let mut model = model.map(&mut Twice);
+    check(&model, "mapped");
+    model.linear.adapters_mut().lora_mut("a").unwrap().set_scaling(0.5);
+    check(&model, "scaled");
+    let lora = model.linear.adapters_mut().lora_mut("b").unwrap();
+    lora.lora_b = lora.lora_b.clone().map(|b| b * -3.0);
+    check(&model, "a parameter of its own");
+    let mut model = model.load_record(before.clone().into_record());
+    check(&model, "loaded");
+    model.merge(PackedMerge::Requantize).unwrap();
+    let y = model.linear.forward_with(x.clone(), Some(&mixed));
+    let merged = model.linear.forward(x.clone());
+    assert!(max_difference(y, merged) < 1e-5, "merged");
+    model.unmerge();
+    check(&model, "unmerged");
+    check(&model.train().valid(), "trained");
+    check(&before, "as before");
 }
 
 #[test]
