@@ -5,8 +5,8 @@
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
 //! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,adamw8bit`,
 //! `,chunk=TOKENS`, `,peak` to look at the memory in use every millisecond, `,parts` for a table of
-//! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host. Tokens are random, every one is
-//! a target.
+//! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
+//! weights are in FP8. Tokens are random, every one is a target.
 
 #[path = "support/device.rs"]
 mod support;
@@ -49,6 +49,7 @@ fn main() {
         .quantize(QuantConfig::nf4().double_quant(true))
         .dtype(dtype)
         .host_embeddings(host_embeddings())
+        .fp8(fp8())
         .load(&device)
         .expect("the model loads")
         .with_adapter(&lora())
@@ -68,6 +69,10 @@ fn lora() -> LoraConfig {
 
 fn host_embeddings() -> bool {
     std::env::var_os("HOST_EMBEDDINGS").is_some()
+}
+
+fn fp8() -> bool {
+    std::env::var_os("FP8").is_some()
 }
 
 fn memory(device: &Device) -> String {
@@ -163,6 +168,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
         .quantize(QuantConfig::nf4().double_quant(true))
         .dtype(model.dtype)
         .host_embeddings(host_embeddings())
+        .fp8(fp8())
         .adapter(&lora())
         .expect("it was attached")
         .train(&config)

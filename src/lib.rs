@@ -28,9 +28,9 @@ pub mod prelude {
     };
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
-        BatchConfig, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan, ModelConfig,
-        Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute, Report,
-        RunConfig, RunData, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
+        BatchConfig, Compute, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan,
+        ModelConfig, Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute,
+        Report, RunConfig, RunData, Schedule, TrainConfig, TrainError, Trainer, Warmup, evaluate,
     };
 }
 

@@ -24,7 +24,7 @@ use burn::{
     module::{Module, ParamId},
     tensor::{FloatDType, TensorData},
 };
-use burn_lora_quant::StorageFormat;
+use burn_lora_quant::{QuantError, StorageFormat};
 use serde::de::DeserializeOwned;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -548,6 +548,46 @@ pub trait AdaptableExt: Adaptable {
             layer.refresh();
         }
         Ok(())
+    }
+
+    /// Computes the products with 4-bit bases in FP8 ([`PackedWeight::with_fp8`]), and returns the
+    /// number of these layers. Adapters and all other layers are computed as before.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
+    /// use burn_lora_quant::QuantConfig;
+    ///
+    /// model.quantize_base(&QuantConfig::nf4())?;
+    /// assert_eq!(model.compute_in_fp8()?, 1);
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AdapterError::Quant`] if the device has no such products or not for one of the weights, or if
+    /// no base has 4 bits.
+    ///
+    /// [`PackedWeight::with_fp8`]: burn_lora_quant::PackedWeight::with_fp8
+    fn compute_in_fp8(&mut self) -> Result<usize, AdapterError> {
+        let mut found = vec![];
+        for (path, layer) in self.layers() {
+            let Some(base) = layer.base() else { continue };
+            if let Some(weight) = base.weight.with_fp8()? {
+                found.push((path, weight));
+            }
+        }
+        if found.is_empty() {
+            let reason = "no layer has a base of 4 bits: quantize the model first".to_owned();
+            return Err(QuantError::Fp8 { reason }.into());
+        }
+        let count = found.len();
+        let mut found = found.into_iter().peekable();
+        for (path, layer) in self.layers_mut() {
+            if let Some((_, weight)) = found.next_if(|(known, _)| *known == path) {
+                layer.base_mut().expect("it has one").weight = weight;
+            }
+        }
+        Ok(count)
     }
 
     /// Dequantizes every quantized base, in `dtype`.

@@ -44,6 +44,8 @@ pub use attention::{
 };
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
 pub use gated::{Activation, GatedOps, gated};
+#[cfg(feature = "cuda")]
+pub use gemm::Fp8Matrix;
 pub use gemm::{Gemm, GemmOps};
 pub use norm::{NormOps, NormSpec, rms_norm};
 pub use permute::{PermuteOps, permute_rows};

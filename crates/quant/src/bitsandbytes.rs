@@ -165,7 +165,10 @@ impl Packed {
         ];
         if double_quant {
             tensors.push((".absmax", bytes(&self.scales, blocks, vec![blocks])));
-            tensors.push((".nested_absmax", floats(&self.tables[Layout::OFFSET + 1..])));
+            tensors.push((
+                ".nested_absmax",
+                floats(&self.tables[Layout::OFFSET + 1..][..layout.outer_len()]),
+            ));
             tensors.push((".nested_quant_map", floats(&self.tables[16..272])));
         } else {
             tensors.push((".absmax", floats(&self.scales)));

@@ -125,7 +125,7 @@ pub(crate) fn encode_scales(layout: &Layout, absmax: &[f32]) -> (Vec<u32>, Vec<u
         }
     };
     if matches!(layout.scales, ScaleRule::E8m0 | ScaleRule::E4m3) {
-        let coded = |code: &u8| tables_scale(map[usize::from(*code)], tables[outer], 0.0);
+        let coded = |code: &u8| map[usize::from(*code)] * tables[outer];
         normalizers = codes.iter().map(coded).map(normalizer).collect();
     }
     let words = codes
@@ -190,6 +190,12 @@ impl<'a> PackedView<'a> {
         &self.layout
     }
 
+    /// Scale of the E4M3 weight, if products are computed in FP8.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn fp8_scale(&self) -> Option<f32> {
+        self.layout.fp8.then(|| f32::from_bits(self.tables[self.tables.len() - 1]))
+    }
+
     /// Returns the scale of a block.
     ///
     /// # Panics
@@ -201,13 +207,7 @@ impl<'a> PackedView<'a> {
 
     /// Returns the scale of an existing block.
     fn known_scale(&self, block: usize) -> f32 {
-        if !self.layout.scales.is_coded() {
-            return f32::from_bits(self.scales[block]);
-        }
-        let code = self.scales[block / 4] >> (8 * (block % 4)) & 0xff;
-        let table = |i: usize| f32::from_bits(self.tables[i]);
-        let outer = table(Layout::OFFSET + 1 + self.layout.outer_of(block));
-        tables_scale(table(16 + code as usize), outer, table(Layout::OFFSET))
+        self.layout.scale(self.scales, self.tables, block)
     }
 
     /// Decodes the elements from `start` on into `out`, as many as it holds.
@@ -253,9 +253,4 @@ impl<'a> PackedView<'a> {
             }
         }
     }
-}
-
-/// Value of a coded scale. bitsandbytes rounds after the product, so this is no fused multiply-add.
-fn tables_scale(value: f32, outer: f32, offset: f32) -> f32 {
-    value * outer + offset
 }

@@ -86,6 +86,13 @@ pub enum QuantError {
         reason: String,
     },
 
+    /// A weight, or a device, without products in FP8.
+    #[error("no products in FP8: {reason}")]
+    Fp8 {
+        /// What is missing.
+        reason: String,
+    },
+
     /// A device that failed to return a tensor.
     #[error("`{tensor}` could not be read from the device: {reason}")]
     Device {

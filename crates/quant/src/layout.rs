@@ -12,7 +12,7 @@ use crate::{
 ///   weight, whatever its row length.
 /// - scales: float32 bits, one per block, or 8-bit codes, 4 per word, lowest byte first.
 /// - tables: float32 bits: the codebook (16), and with coded scales their map (256), the offset
-///   and the outer float32s.
+///   and the outer float32s; with products in FP8 at last the scale of the E4M3 weight.
 ///
 /// Words are integers even where they hold float32 bits, so that nothing that processes the float
 /// parameters of a model (a cast, an optimizer) changes them.
@@ -26,6 +26,8 @@ pub struct Layout {
     pub block_size: usize,
     /// Logical shape of the weight, `[out, in]`.
     pub shape: [usize; 2],
+    /// Whether products are computed in FP8 ([`PackedWeight::with_fp8`](crate::PackedWeight::with_fp8)).
+    pub fp8: bool,
 }
 
 impl Layout {
@@ -38,7 +40,7 @@ impl Layout {
         block_size: usize,
         shape: [usize; 2],
     ) -> Self {
-        Self { format, scales, block_size, shape }
+        Self { format, scales, block_size, shape, fp8: false }
     }
 
     /// Number of elements.
@@ -71,7 +73,8 @@ impl Layout {
 
     /// Number of words of tables.
     pub const fn table_words(&self) -> usize {
-        if self.scales.is_coded() { Self::OFFSET + 1 + self.outer_len() } else { 16 }
+        let scales = if self.scales.is_coded() { Self::OFFSET + 1 + self.outer_len() } else { 16 };
+        scales + self.fp8 as usize
     }
 
     /// Number of outer float32s.
@@ -83,12 +86,16 @@ impl Layout {
         }
     }
 
-    /// Index of the outer float32 that a block's scale is multiplied by.
-    pub(crate) const fn outer_of(&self, block: usize) -> usize {
-        match self.scales {
-            ScaleRule::DoubleQuant => block / NESTED_BLOCK,
-            _ => 0,
+    /// Returns the scale of a block from the words of scales and tables.
+    pub(crate) fn scale(&self, scales: &[u32], tables: &[u32], block: usize) -> f32 {
+        if !self.scales.is_coded() {
+            return f32::from_bits(scales[block]);
         }
+        let code = scales[block / 4] >> (8 * (block % 4)) & 0xff;
+        let table = |i: usize| f32::from_bits(tables[i]);
+        let outer = if self.scales == ScaleRule::DoubleQuant { block / NESTED_BLOCK } else { 0 };
+        // bitsandbytes rounds after the product, so this is no fused multiply-add.
+        table(16 + code as usize) * table(Self::OFFSET + 1 + outer) + table(Self::OFFSET)
     }
 
     /// Initial tables, independent of the weight: codebook and map, offset 0, outer float32s 1.

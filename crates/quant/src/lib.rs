@@ -47,6 +47,7 @@ mod eight_bit;
 pub mod erased;
 mod error;
 mod format;
+mod fp8;
 mod layout;
 mod linear;
 mod lowrank;

@@ -4,9 +4,10 @@ use crate::{
     codec::Packed,
     config::QuantConfig,
     error::QuantError,
+    fp8::weight_scale,
     layout::Layout,
     lowrank::LowRankOps,
-    ops::{PackedOps, PackedTensors},
+    ops::{PackedOps, PackedTensors, supports_fp8},
 };
 use burn::{
     backend::Dispatch,
@@ -81,17 +82,39 @@ impl PackedWeight {
     /// # Errors
     /// [`QuantError::Device`] if the device fails to return a tensor.
     pub fn to_packed(&self) -> Result<Packed, QuantError> {
-        let read = |tensor: &Param<Tensor<1, Int>>, name: &str| {
-            let failed = |reason: String| QuantError::Device { tensor: name.into(), reason };
-            let data = tensor.val().try_into_data().map_err(|error| failed(error.to_string()))?;
-            data.try_into_vec::<u32>().map_err(|error| failed(format!("{error:?}")))
-        };
         Ok(Packed {
             layout: self.layout,
             codes: read(&self.codes, "codes")?,
             scales: read(&self.scales, "scales")?,
             tables: read(&self.tables, "tables")?,
         })
+    }
+
+    /// Computes products in FP8: the weight is decoded to E4M3 with one scale, and the rows of the
+    /// other factor are rounded to E4M3, each with a scale of its own; sums are float32. Products of up
+    /// to 8 rows, decoding and what is stored stay as they are. `y` and the gradient of `x` differ
+    /// from those of the dtype by 3 to 4 % of their norm.
+    ///
+    /// On CUDA it needs compute capability 8.9 or later (Ada, Hopper); a CPU computes the same,
+    /// slower than without.
+    ///
+    /// # Errors
+    /// [`QuantError::Fp8`] if the device is another one, or if a side of the weight is no multiple
+    /// of 16; [`QuantError::Device`] if the device fails to return the scales.
+    pub fn with_fp8(self) -> Result<Self, QuantError> {
+        if self.layout.fp8 {
+            return Ok(self);
+        }
+        let device = self.device();
+        supports_fp8(&device)?;
+        let [scales, tables] = [(&self.scales, "scales"), (&self.tables, "tables")]
+            .map(|(words, name)| read(words, name));
+        let scale = weight_scale(&self.layout, &scales?, &tables?)?;
+        let word = TensorData::new(vec![scale.to_bits()], [1]);
+        let word = Tensor::<1, Int>::from_data(word, (&device, DType::U32));
+        let tables = Tensor::cat(vec![self.tables.val(), word], 0);
+        let layout = Layout { fp8: true, ..self.layout };
+        Ok(Self { tables: Param::initialized(self.tables.id, tables), layout, ..self })
     }
 
     fn from_tensors(
@@ -247,4 +270,11 @@ impl PackedWeight {
             tables: words("tables", &self.tables, layout.table_words()),
         }
     }
+}
+
+/// Reads the words of a tensor.
+fn read(words: &Param<Tensor<1, Int>>, name: &str) -> Result<Vec<u32>, QuantError> {
+    let failed = |reason: String| QuantError::Device { tensor: name.into(), reason };
+    let data = words.val().try_into_data().map_err(|error| failed(error.to_string()))?;
+    data.try_into_vec::<u32>().map_err(|error| failed(format!("{error:?}")))
 }

@@ -89,7 +89,7 @@ pub use optim::OptimizerConfig;
 pub use place::Place;
 pub use plan::MemoryPlan;
 pub use recompute::Recompute;
-pub use run_config::{DataConfig, ModelConfig, Precision, RunConfig, RunData};
+pub use run_config::{Compute, DataConfig, ModelConfig, Precision, RunConfig, RunData};
 pub use schedule::{Schedule, Warmup};
 pub use trainer::{Report, Trainer};
 pub use watch::{Observer, Progress};

@@ -1,6 +1,6 @@
 //! Kernels in CUDA C++, compiled at first use.
 
-use super::enqueue;
+use super::{capability_of, enqueue};
 use cubecl::{client::Client, server::Handle};
 use cudarc::{
     driver::{result, sys},
@@ -140,21 +140,17 @@ impl Kernel {
 }
 
 /// Architecture to compile for, for the current context: that of compute capability 9.0 with all of its
-/// features (`wgmma`), which no other device runs, or else the least one that passes
-/// [`has_tensor_cores`](super::has_tensor_cores). The driver compiles for the device.
+/// features (`wgmma`), which no other device runs, or else the least one that has what the kernels use.
+/// The driver compiles for the device.
 fn architecture() -> Result<&'static str, result::DriverError> {
-    use sys::CUdevice_attribute::{
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
-    };
     let mut device = 0;
     // SAFETY: the context of the device's thread is current.
-    let capability = unsafe {
-        sys::cuCtxGetDevice(&mut device).result()?;
-        let attribute = |which| result::device::get_attribute(device, which);
-        (attribute(MAJOR)?, attribute(MINOR)?)
-    };
-    Ok(if capability == (9, 0) { "compute_90a" } else { "compute_80" })
+    unsafe { sys::cuCtxGetDevice(&mut device) }.result()?;
+    Ok(match capability_of(device)? {
+        (9, 0) => "compute_90a",
+        (8, 9) | (9.., _) => "compute_89",
+        _ => "compute_80",
+    })
 }
 
 /// Pointer to a parameter in the driver's form; the driver only reads it.

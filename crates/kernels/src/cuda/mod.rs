@@ -20,7 +20,10 @@ use cubecl_server::{
     runtime::Runtime,
     stream::{ExecuteScope, WriteScoped},
 };
-use cudarc::driver::sys::CUstream;
+use cudarc::driver::{
+    self, DriverError,
+    sys::{self, CUdevice, CUstream},
+};
 use std::any::TypeId;
 
 /// CubeCL's CUDA server: its module is private, this associated type is not.
@@ -37,6 +40,29 @@ pub fn has_tensor_cores(client: &Client) -> bool {
     let mut products = client.properties().features.matmul.mma.iter();
     let bf16 = ElemType::Float(FloatKind::BF16);
     runs(client) && products.any(|p| p.a_type == bf16 && [p.m, p.n, p.k] == [16, 8, 16])
+}
+
+/// Returns `true` if the device has tensor cores for E4M3: compute capability 8.9 and above.
+pub fn has_fp8(client: &Client) -> bool {
+    let mut products = client.properties().features.matmul.mma.iter();
+    let e4m3 = ElemType::Float(FloatKind::E4M3);
+    runs(client) && products.any(|p| p.a_type == e4m3)
+}
+
+/// Compute capability of the client's CUDA device, major and minor.
+pub(crate) fn compute_capability(client: &Client) -> Result<(i32, i32), DriverError> {
+    let ordinal = i32::from(client.service_id().device.index_id);
+    capability_of(driver::result::device::get(ordinal)?)
+}
+
+fn capability_of(device: CUdevice) -> Result<(i32, i32), DriverError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    // SAFETY: the driver gave the device.
+    let attribute = |which| unsafe { driver::result::device::get_attribute(device, which) };
+    Ok((attribute(MAJOR)?, attribute(MINOR)?))
 }
 
 /// Sends work to the device's thread, in order after the kernels launched so far. `body` gets the

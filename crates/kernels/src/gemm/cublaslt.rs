@@ -1,9 +1,10 @@
 //! The matrix product by cuBLASLt.
 
-use super::{Dims, Gemm, output_shape};
+use super::{Dims, Fp8Matrix, Gemm, output_shape};
 use crate::{cube::empty, cuda};
 use burn::tensor::DType;
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::client::Client;
 use cudarc::cublaslt::{
     result::{self, CublasError},
     sys,
@@ -121,6 +122,7 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
         dtype: data_type(dtype).expect("checked by `supports`"),
         out_dtype: data_type(out_dtype).expect("float32, or the same"),
         tf32: gemm.tf32,
+        scaled: false,
         alignment: 256,
     };
     let mut read = vec![lhs.handle, rhs.handle];
@@ -133,6 +135,63 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
         let problem = Problem { alignment: 1 << alignment.trailing_zeros(), ..problem };
         let run = |lt: &mut CublasLt| {
             lt.plan(problem)?.run(addresses, [gemm.alpha, beta], workspace, stream.cast())
+        };
+        CUBLASLT
+            .with_borrow_mut(run)
+            .map_err(|error| format!("cuBLASLt: {error:?} for {problem:?}"))
+    });
+    out
+}
+
+/// Returns `true` if a product of E4M3 matrices takes a scale for each row of either.
+pub(super) fn scales_rows(client: &Client) -> bool {
+    // CUDA 12.9
+    const VERSION: usize = 12_09_00;
+    // SAFETY: the call has no requirements.
+    library_is_present()
+        && unsafe { sys::cublasLtGetVersion() } >= VERSION
+        && cuda::compute_capability(client).is_ok_and(|capability| capability == (9, 0))
+}
+
+/// Computes `sum + lhs · rhsᵀ` of matrices in E4M3 into `out`, or into `sum` unless its memory is shared.
+/// Their scales are left out, and no sum is possible, where [`scales_rows`] is `false`.
+pub(super) fn gemm_fp8(
+    [lhs, rhs]: [&Fp8Matrix; 2],
+    sum: Option<CubeTensor>,
+    out: CubeTensor,
+) -> CubeTensor {
+    let client = out.client.clone();
+    let scaled = scales_rows(&client);
+    assert!(scaled || sum.is_none(), "fp8: a sum with a product without scales");
+    let beta = if sum.is_some() { 1.0 } else { 0.0 };
+    let sum = sum.map(into_contiguous);
+    let out = sum.clone().filter(CubeTensor::can_mut).unwrap_or(out);
+    let matrix = |of: &Fp8Matrix, op| {
+        let (rows, cols) = (of.width as u64, of.rows as u64);
+        Matrix { rows, cols, stride: of.width as i64, batch_stride: 0, op }
+    };
+    let problem = Problem {
+        lhs: matrix(lhs, 0),
+        rhs: matrix(rhs, 1),
+        out: Matrix::of(&out, false).expect("contiguous"),
+        batch: 1,
+        dtype: sys::cudaDataType::CUDA_R_8F_E4M3,
+        out_dtype: data_type(out.dtype).expect("a float"),
+        tf32: false,
+        scaled,
+        alignment: 16,
+    };
+    let workspace = client.empty(WORKSPACE_BYTES as usize);
+    let handles = [&lhs.codes, &rhs.codes, &lhs.scales, &rhs.scales];
+    let mut read = handles.map(Clone::clone).to_vec();
+    read.extend(sum.map(|sum| sum.handle));
+    let written = vec![out.handle.clone(), workspace];
+    cuda::enqueue::<Fp8Matrix>(&client, read, written, move |read, written, stream| {
+        let addresses = [read[0], read[1], read.get(4).copied().unwrap_or(written[0]), written[0]];
+        let run = |lt: &mut CublasLt| {
+            let plan = lt.plan(problem)?;
+            plan.set_scales([read[2], read[3]])?;
+            plan.run(addresses, [1.0, beta], written[1], stream.cast())
         };
         CUBLASLT
             .with_borrow_mut(run)
@@ -217,6 +276,8 @@ struct Problem {
     dtype: sys::cudaDataType,
     out_dtype: sys::cudaDataType,
     tf32: bool,
+    /// Whether each row of E4M3 factors has a scale.
+    scaled: bool,
     /// The largest power of two that divides every address, up to 256.
     alignment: u32,
 }
@@ -228,6 +289,40 @@ struct Plan {
     /// Layouts of `lhs`, `rhs` and the output, which is also that of the tensor to add.
     layouts: [sys::cublasLtMatrixLayout_t; 3],
     algo: sys::cublasLtMatmulAlgo_t,
+    scaled: bool,
+}
+
+// cuBLASLt's numbers, stable between versions: `sys` names those of the CUDA version that it was built
+// for, which may be older than the library that runs.
+const FAST_ACCUM: u32 = 25;
+/// Addresses of the scales of the first and the second factor.
+const SCALE_POINTERS: [u32; 2] = [17, 18];
+/// Modes of the scales of the first and the second factor.
+const SCALE_MODES: [u32; 2] = [31, 32];
+/// A scale for each row (`CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F`).
+const OUTER_VEC: u32 = 3;
+
+/// Sets an attribute of a product by its number.
+///
+/// # Safety
+/// The descriptor is alive, and the value has the type that the attribute asks for.
+unsafe fn set_attribute<T>(
+    desc: sys::cublasLtMatmulDesc_t,
+    attribute: u32,
+    value: &T,
+) -> Result<(), CublasError> {
+    type Set = unsafe extern "C" fn(
+        sys::cublasLtMatmulDesc_t,
+        u32,
+        *const c_void,
+        usize,
+    ) -> sys::cublasStatus_t;
+    // SAFETY: the library has this function with these parameters, an enumeration being a `u32`.
+    unsafe {
+        let set = sys::culib().get::<Set>(b"cublasLtMatmulDescSetAttribute\0");
+        let set = set.map_err(|_| CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))?;
+        set(desc, attribute, std::ptr::from_ref(value).cast(), size_of::<T>()).result()
+    }
 }
 
 thread_local! {
@@ -297,6 +392,14 @@ impl Plan {
             };
             op(CUBLASLT_MATMUL_DESC_TRANSA, rhs)?;
             op(CUBLASLT_MATMUL_DESC_TRANSB, lhs)?;
+            if *dtype == sys::cudaDataType::CUDA_R_8F_E4M3 {
+                set_attribute(desc, FAST_ACCUM, &1i8)?;
+            }
+            if problem.scaled {
+                SCALE_MODES
+                    .into_iter()
+                    .try_for_each(|mode| set_attribute(desc, mode, &OUTER_VEC))?;
+            }
             let prefer = |attribute, value: *const c_void, size| {
                 result::set_matmul_pref_attribute(preference, attribute, value, size)
             };
@@ -313,7 +416,17 @@ impl Plan {
             result::destroy_matmul_pref(preference)?;
             best?
         };
-        Ok(Self { handle, desc, layouts, algo: best.algo })
+        Ok(Self { handle, desc, layouts, algo: best.algo, scaled: problem.scaled })
+    }
+
+    /// Sets the addresses of the scales of `lhs` and `rhs`, if the product has some.
+    fn set_scales(&self, [lhs, rhs]: [u64; 2]) -> Result<(), CublasError> {
+        if !self.scaled {
+            return Ok(());
+        }
+        let mut scales = SCALE_POINTERS.into_iter().zip([rhs, lhs]);
+        // SAFETY: the descriptor is alive, and the attributes are addresses.
+        scales.try_for_each(|(place, address)| unsafe { set_attribute(self.desc, place, &address) })
     }
 
     /// Enqueues `out = factors[0] * product + factors[1] * add` on `stream`.

@@ -8,6 +8,11 @@ mod autodiff;
 mod cube;
 #[cfg(feature = "cuda")]
 mod cublaslt;
+#[cfg(feature = "cuda")]
+mod fp8;
+
+#[cfg(feature = "cuda")]
+pub use fp8::Fp8Matrix;
 
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;

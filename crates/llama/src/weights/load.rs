@@ -14,6 +14,7 @@ use crate::{
     llama::{Head, Llama},
 };
 use burn::tensor::{DType, Device, FloatDType};
+use burn_lora_adapter::AdaptableExt;
 use burn_lora_io::hub;
 use burn_lora_quant::StorageFormat;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -46,6 +47,7 @@ pub struct Loader {
     source: PathBuf,
     quantize: Option<Arc<dyn StorageFormat>>,
     dtype: Option<FloatDType>,
+    fp8: bool,
     host_embeddings: bool,
     progress: bool,
     families: Vec<&'static dyn ModelFamily>,
@@ -65,6 +67,7 @@ impl Loader {
             source: source.to_owned(),
             quantize: None,
             dtype: None,
+            fp8: false,
             host_embeddings: false,
             progress: false,
             families: vec![],
@@ -89,6 +92,15 @@ impl Loader {
     /// float32; on a CPU float32.
     pub fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// Computes the products with weights of 4 bits in FP8
+    /// ([`compute_in_fp8`](burn_lora_adapter::AdaptableExt::compute_in_fp8)): more than half as fast
+    /// again on CUDA with compute capability 8.9 or later. Adapters, norms, attention and the output
+    /// head are computed in the [`dtype`](Self::dtype).
+    pub fn fp8(mut self, fp8: bool) -> Self {
+        self.fp8 = fp8;
         self
     }
 
@@ -213,7 +225,11 @@ impl Loader {
         bar.finish_and_clear();
         // Frees the memory of the dense tensors.
         device.memory_cleanup();
-        model
+        let mut model = model?;
+        if self.fp8 {
+            model.compute_in_fp8()?;
+        }
+        Ok(model)
     }
 
     fn embedding_device(

@@ -3,28 +3,11 @@
 use super::{LowRankOps, flat, grads};
 use crate::{
     layout::Layout,
-    ops::{PackedOps, PackedTensors, product_shape, rows, runs_from_codes},
+    ops::{PackedOps, PackedTensors, product, product_shape, rows, runs_from_codes},
 };
-use burn::{
-    backend::{TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor},
-    tensor::FloatDType,
-};
+use burn::backend::{TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor};
 use burn_cubecl::{CubeBackend, ops::reshape};
 use burn_lora_kernels::{Gemm, GemmOps};
-
-/// `sum + x · W^T` (or `x · W` when `transposed`) of matrices, with the weight decoded.
-fn add_product(
-    x: FloatTensor<CubeBackend>,
-    packed: PackedTensors<CubeBackend>,
-    layout: Layout,
-    transposed: bool,
-    sum: FloatTensor<CubeBackend>,
-) -> FloatTensor<CubeBackend> {
-    let dtype = FloatDType::from(x.dtype());
-    let dense = CubeBackend::unpack(packed, layout, dtype);
-    let product = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
-    CubeBackend::gemm_add(x, dense, sum, product)
-}
 
 impl LowRankOps for CubeBackend {
     fn packed_low_rank(
@@ -44,7 +27,7 @@ impl LowRankOps for CubeBackend {
             let y = Self::packed_matmul(x, packed, layout, false);
             Self::gemm_add(h.clone(), b, y, update)
         } else {
-            add_product(x, packed, layout, false, Self::gemm(h.clone(), b, update))
+            product(x, packed, layout, false, Some(Self::gemm(h.clone(), b, update)))
         };
         (reshape(y, shape), h)
     }
@@ -71,6 +54,6 @@ impl LowRankOps for CubeBackend {
         if shape.num_elements() == 0 {
             return Self::float_reshape(sum, shape);
         }
-        reshape(add_product(flat::<Self>(grad), packed, layout, true, sum), shape)
+        reshape(product(flat::<Self>(grad), packed, layout, true, Some(sum)), shape)
     }
 }

@@ -1,8 +1,9 @@
 //! Packed weights on the CPU: on all cores, decoded tile by tile into each core's cache.
 
-use super::{PackedOps, PackedTensors, product_shape, rows};
+use super::{PackedOps, PackedTensors, in_fp8, product_shape, rows};
 use crate::{
     codec::{PackedView, absmax, encode_scales, encode_word},
+    fp8,
     layout::Layout,
 };
 use burn::{
@@ -92,18 +93,29 @@ impl PackedOps for Flex {
         let shape =
             product_shape(&Shape::from(x.layout().shape().to_vec()), layout.shape, transposed);
         let x = to_f32(x);
-        let x: &[f32] = x.storage();
         let packed = Words::of(packed);
         let view = packed.view(layout);
         let [out, rows] = [layout.shape[usize::from(transposed)], rows(&shape)];
+        let fp8 = view.fp8_scale().filter(|_| in_fp8(rows, &layout)).map(|scale| {
+            let mut x = x.storage().to_vec();
+            let scales = fp8::round_rows(&mut x, layout.shape[usize::from(!transposed)]);
+            (x, scales, scale)
+        });
+        let x = fp8.as_ref().map_or(x.storage(), |(x, ..)| x);
+        let weight = Weight { view, fp8: fp8.as_ref().map(|(.., scale)| *scale) };
         // The product is computed transposed, so that the results of a task are contiguous.
         let mut result = vec![0.0f32; out * rows];
         if !result.is_empty() && !layout.is_empty() {
             match (transposed, rows) {
-                (false, ..=FEW_ROWS) => few_rows(&view, x, rows, &mut result),
-                (false, _) => forward(&view, x, rows, &mut result),
-                (true, _) => backward(&view, x, rows, &mut result),
+                (false, ..=FEW_ROWS) => few_rows(&weight.view, x, rows, &mut result),
+                (false, _) => forward(&weight, x, rows, &mut result),
+                (true, _) => backward(&weight, x, rows, &mut result),
             }
+        }
+        if let Some((_, scales, scale)) = fp8 {
+            let scaled =
+                |row: &mut [f32]| row.iter_mut().zip(&scales).for_each(|(y, s)| *y *= s * scale);
+            result.par_chunks_mut(rows.max(1)).for_each(scaled);
         }
         let result = FlexTensor::from_data(TensorData::new(result, [out, rows]));
         let result = result.transpose(0, 1).reshape(shape);
@@ -131,6 +143,27 @@ impl Words {
     fn view(&self, layout: Layout) -> PackedView<'_> {
         let Self { codes, scales, tables } = self;
         PackedView::new(layout, codes.storage(), scales.storage(), tables.storage())
+    }
+}
+
+/// A weight as a factor of a product.
+struct Weight<'a> {
+    view: PackedView<'a>,
+    /// Scale of the weight in E4M3, if it is rounded to that.
+    fp8: Option<f32>,
+}
+
+impl Weight<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.view.layout().shape
+    }
+
+    /// Decodes elements, with the scale of E4M3 left out.
+    fn decode(&self, start: usize, out: &mut [f32]) {
+        self.view.decode(start, out);
+        if let Some(scale) = self.fp8 {
+            out.iter_mut().for_each(|value| *value = fp8::round(*value / scale));
+        }
     }
 }
 
@@ -180,22 +213,22 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// `W * x^T`: each task decodes some rows of `W`.
-fn forward(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
-    let width = view.layout().shape[1];
+fn forward(weight: &Weight<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
+    let width = weight.shape()[1];
     result.par_chunks_mut(TILE * rows).enumerate().for_each_init(
         || vec![0.0; TILE * width],
         |tile, (i, result)| {
             let tile = &mut tile[..result.len() / rows * width];
-            view.decode(i * TILE * width, tile);
+            weight.decode(i * TILE * width, tile);
             multiply_transposed(tile, [width, 1], x, [width, 1], width, false, result, rows);
         },
     );
 }
 
 /// `W^T * x^T`: each task decodes some columns of `W`, some rows at a time.
-fn backward(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
+fn backward(weight: &Weight<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
     const DEPTH: usize = 1024;
-    let [height, width] = view.layout().shape;
+    let [height, width] = weight.shape();
     result.par_chunks_mut(TILE * rows).enumerate().for_each_init(
         || vec![0.0; TILE * DEPTH],
         |tile, (i, result)| {
@@ -204,7 +237,7 @@ fn backward(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
                 let depth = DEPTH.min(height - start);
                 let tile = &mut tile[..depth * columns];
                 for (j, row) in tile.chunks_mut(columns).enumerate() {
-                    view.decode((start + j) * width + i * TILE, row);
+                    weight.decode((start + j) * width + i * TILE, row);
                 }
                 let x = &x[start..];
                 multiply_transposed(

@@ -9,18 +9,18 @@ mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
 
-use crate::layout::Layout;
+use crate::{error::QuantError, layout::Layout};
 use burn::{
     backend::{
         Backend, ExtensionType, backend_extension,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{FloatDType, Shape},
+    tensor::{Device, FloatDType, Shape},
 };
 
 pub(crate) use autodiff::inner;
 #[cfg(feature = "cubecl")]
-pub(crate) use cube::runs_from_codes;
+pub(crate) use cube::{product, runs_from_codes};
 
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
@@ -93,6 +93,34 @@ pub(crate) fn product_shape(x: &Shape, weight: [usize; 2], transposed: bool) -> 
     assert_eq!(shape[last], from, "x is {x:?}, the weight is {weight:?}");
     shape[last] = to;
     shape
+}
+
+/// Returns `true` if a product with this number of rows of `x` is computed in FP8.
+#[cfg(any(feature = "cpu", feature = "cuda"))]
+pub(crate) fn in_fp8(rows: usize, layout: &Layout) -> bool {
+    /// Up to which products are computed from the codes.
+    const FEW_ROWS: usize = 8;
+    layout.fp8 && rows > FEW_ROWS
+}
+
+/// Checks that a device has products in FP8.
+///
+/// # Errors
+/// [`QuantError::Fp8`] if it has none.
+pub(crate) fn supports_fp8(device: &Device) -> Result<(), QuantError> {
+    #[cfg(feature = "cubecl")]
+    if let Some(client) = burn_lora_kernels::cube::client(device) {
+        #[cfg(feature = "cuda")]
+        if burn_lora_kernels::cuda::has_fp8(&client) {
+            return Ok(());
+        }
+        let name = &client.properties().identity.name;
+        let reason =
+            format!("{name} has none: CUDA with compute capability 8.9 or later has, and the CPU");
+        return Err(QuantError::Fp8 { reason });
+    }
+    let _ = device;
+    Ok(())
 }
 
 /// Number of rows after merging the leading dimensions.

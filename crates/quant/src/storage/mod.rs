@@ -117,6 +117,15 @@ pub trait Storage: Module + Sync + 'static {
     /// [`QuantError`] if the storage cannot hold the weight.
     fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError>;
 
+    /// Returns the weight with its products computed in FP8; `None`, as by default, if the storage
+    /// does not know them.
+    ///
+    /// # Errors
+    /// [`QuantError::Fp8`] if the device has no such products, or not for this weight.
+    fn with_fp8(&self) -> Result<Option<Self>, QuantError> {
+        Ok(None)
+    }
+
     /// Returns the weight itself if it is stored dense: layers with tied weights share it.
     fn dense(&self) -> Option<&Param<Tensor<2>>> {
         None
@@ -225,6 +234,7 @@ pub trait DynStorage: ErasedStorage {
     ) -> Tensor<1>;
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2>;
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError>;
+    fn with_fp8(&self) -> Result<Option<Frozen>, QuantError>;
     fn dense(&self) -> Option<&Param<Tensor<2>>>;
     fn dense_mut(&mut self) -> Option<&mut Param<Tensor<2>>>;
 }
@@ -295,6 +305,10 @@ impl<S: Storage> DynStorage for S {
 
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError> {
         Storage::store(self, weight).map(Frozen::new)
+    }
+
+    fn with_fp8(&self) -> Result<Option<Frozen>, QuantError> {
+        Ok(Storage::with_fp8(self)?.map(Frozen::new))
     }
 
     fn dense(&self) -> Option<&Param<Tensor<2>>> {
@@ -401,6 +415,15 @@ impl Frozen {
     /// [`QuantError`] if the storage cannot hold the weight.
     pub fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
         self.0.store(weight)
+    }
+
+    /// Weight with its products computed in FP8, if the storage knows them: see
+    /// [`Storage::with_fp8`].
+    ///
+    /// # Errors
+    /// [`QuantError::Fp8`] if the device has no such products, or not for this weight.
+    pub fn with_fp8(&self) -> Result<Option<Self>, QuantError> {
+        self.0.with_fp8()
     }
 
     /// Returns the weight itself if it is stored dense.

@@ -28,7 +28,8 @@ impl Storage for PackedWeight {
     fn settings(&self) -> Value {
         let layout = self.layout();
         let (format, size, scales) = (layout.format, layout.block_size, layout.scales);
-        json!(format!("{format:?} in blocks of {size}, scales {scales:?}"))
+        let products = if layout.fp8 { ", products in FP8" } else { "" };
+        json!(format!("{format:?} in blocks of {size}, scales {scales:?}{products}"))
     }
 
     fn dequantize(&self, dtype: FloatDType) -> Tensor<2> {
@@ -95,7 +96,12 @@ impl Storage for PackedWeight {
     }
 
     fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
-        Self::quantize(weight, &self.layout().config())
+        let stored = Self::quantize(weight, &self.layout().config())?;
+        if self.layout().fp8 { stored.with_fp8() } else { Ok(stored) }
+    }
+
+    fn with_fp8(&self) -> Result<Option<Self>, QuantError> {
+        self.clone().with_fp8().map(Some)
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Account<'a> {
     pub fused: bool,
     /// Bytes per value in the compute dtype.
     pub size: usize,
+    /// Whether products with weights of 4 bits are in FP8.
+    pub fp8: bool,
     pub rows: usize,
     pub length: usize,
 }
@@ -213,11 +215,16 @@ impl Account<'_> {
         attention_scores(self.rows, heads, kv_heads, self.length) as u64
     }
 
-    /// Returns the bytes of the largest weight of a layer, decoded.
+    /// Returns the bytes of the largest weight of a layer, decoded; with products in FP8 also those of
+    /// the other factor.
     fn decoded(&self, index: usize) -> u64 {
         let layers = self.shape.blocks[index].values();
         let packed = layers.filter(|layer| self.packed && !layer.is_copied());
-        (self.size * packed.map(Layer::values).max().unwrap_or(0)) as u64
+        let bytes = packed.map(|layer| match self.fp8 {
+            false => self.size * layer.values(),
+            true => layer.values() + self.tokens() * layer.out.max(layer.width),
+        });
+        bytes.max().unwrap_or(0) as u64
     }
 
     /// Returns `more` plus what is always needed: cuBLASLt's workspace, the tables of positions.

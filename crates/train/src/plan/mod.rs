@@ -52,6 +52,7 @@ pub struct MemoryPlan {
     /// That of the others.
     quantize: Option<Arc<dyn StorageFormat>>,
     dtype: FloatDType,
+    fp8: bool,
     host_embeddings: bool,
     device: Option<Device>,
     train: Option<TrainConfig>,
@@ -72,6 +73,7 @@ impl MemoryPlan {
             quantize: None,
             config: config.clone(),
             dtype: FloatDType::BF16,
+            fp8: false,
             host_embeddings: false,
             device: None,
             train: None,
@@ -90,6 +92,13 @@ impl MemoryPlan {
     /// Sets the dtype of activations and of the weights that are not packed.
     pub fn dtype(mut self, dtype: FloatDType) -> Self {
         self.dtype = dtype;
+        self
+    }
+
+    /// Computes products with weights of 4 bits in FP8, as
+    /// [`Loader::fp8`](burn_lora_llama::Loader::fp8) does.
+    pub fn fp8(mut self, fp8: bool) -> Self {
+        self.fp8 = fp8;
         self
     }
 
@@ -169,6 +178,7 @@ impl MemoryPlan {
                 layers.all(|head_dim| attention_is_fused(device, dtype, head_dim))
             }),
             size,
+            fp8: self.fp8,
             rows: self.rows,
             length: self.length,
         };

@@ -7,7 +7,7 @@ mod model;
 mod start;
 
 pub use data::DataConfig;
-pub use model::{ModelConfig, Precision};
+pub use model::{Compute, ModelConfig, Precision};
 pub use start::RunData;
 
 use crate::{

@@ -37,6 +37,8 @@ pub struct ModelConfig {
     pub block_size: Option<usize>,
     /// Dtype of the computation and of what is not packed; by default by checkpoint and device.
     pub dtype: Option<Precision>,
+    /// Arithmetic of the products with weights of 4 bits; by default that of the dtype.
+    pub compute: Option<Compute>,
     /// `true` if the embeddings stay in host memory.
     pub host_embeddings: bool,
     /// Folder of an adapter in PEFT's format to continue training, in place of a new one:
@@ -53,6 +55,7 @@ impl Default for ModelConfig {
             double_quant: None,
             block_size: None,
             dtype: None,
+            compute: None,
             host_embeddings: false,
             adapter: None,
         }
@@ -94,9 +97,17 @@ impl ModelConfig {
     /// Checks the settings, independent of the model.
     ///
     /// # Errors
-    /// As [`storage`](Self::storage).
+    /// As [`storage`](Self::storage); [`TrainError::Setting`] for FP8 products with weights of 8 bits.
     pub fn validate(&self) -> Result<(), TrainError> {
-        self.storage().map(drop)
+        self.storage()?;
+        let eight = self.format.four_bits().is_none() && self.format.storage().is_some();
+        match self.compute {
+            Some(compute) if eight => {
+                let why = "it goes with weights of 4 bits";
+                Err(TrainError::setting("model.compute", compute.name(), why))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the loader of the model, which shows its progress.
@@ -109,6 +120,7 @@ impl ModelConfig {
         let path = path.ok_or(TrainError::Missing { name: "model.path", needed })?;
         let mut loader =
             Llama::from_pretrained(path).progress(true).host_embeddings(self.host_embeddings);
+        loader = loader.fp8(self.compute == Some(Compute::Fp8));
         if let Some(format) = self.storage()? {
             loader = loader.quantize(format);
         }
@@ -116,6 +128,35 @@ impl ModelConfig {
             loader = loader.dtype(dtype.into());
         }
         Ok(loader)
+    }
+}
+
+/// Arithmetic of the products with weights of 4 bits, by its name in run files and on command lines.
+///
+/// ```
+/// use burn_lora_train::RunConfig;
+///
+/// let run = RunConfig::default().with("model.compute", "fp8")?;
+/// assert_eq!(run.model.compute.map(|compute| compute.name()), Some("fp8"));
+/// # Ok::<_, burn_lora_train::TrainError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Compute {
+    /// FP8, E4M3 ([`Loader::fp8`]): CUDA with compute capability 8.9 or later.
+    Fp8,
+}
+
+impl Compute {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Fp8];
+
+    /// Name in files and on command lines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fp8 => "fp8",
+        }
     }
 }
 

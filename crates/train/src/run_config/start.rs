@@ -1,6 +1,6 @@
 //! From settings to a run.
 
-use super::RunConfig;
+use super::{Compute, RunConfig};
 use crate::{
     data::Dataset,
     error::TrainError,
@@ -167,6 +167,7 @@ impl RunConfig {
             Some(folder) => saved_method(folder)?,
         };
         let mut plan = MemoryPlan::new(config)
+            .fp8(self.model.compute == Some(Compute::Fp8))
             .host_embeddings(self.model.host_embeddings)
             .adapter(&*method)?
             .train(&self.train)

@@ -1,9 +1,13 @@
 //! Packed weights on CubeCL's runtimes: CUDA, Vulkan, Metal, WebGPU.
 
 mod dequantize;
+#[cfg(feature = "cuda")]
+mod fp8;
 mod gemv;
 mod quantize;
 
+#[cfg(feature = "cuda")]
+use super::in_fp8;
 use super::{PackedOps, PackedTensors, product_shape, rows};
 use crate::{
     format::Format,
@@ -52,13 +56,31 @@ impl PackedOps for CubeBackend {
         let out = if runs_from_codes(rows, &layout, transposed) {
             gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
         } else {
-            // A temporary tensor for the product; the pool gives its memory to the next one.
-            let dense = dequantize::launch(contiguous(packed), layout, x.dtype);
             let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
-            let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
-            Self::gemm(x, dense, gemm)
+            product(x, packed, layout, transposed, None)
         };
         reshape(out, shape)
+    }
+}
+
+/// Computes `sum + x · Wᵀ` (or `x · W` when `transposed`) of matrices, with the weight decoded into a
+/// temporary tensor, whose memory the pool gives to the next one.
+pub(crate) fn product(
+    x: CubeTensor,
+    packed: PackedTensors<CubeBackend>,
+    layout: Layout,
+    transposed: bool,
+    sum: Option<CubeTensor>,
+) -> CubeTensor {
+    #[cfg(feature = "cuda")]
+    if in_fp8(x.shape()[0], &layout) {
+        return fp8::product(x, packed, layout, transposed, sum);
+    }
+    let dense = CubeBackend::unpack(packed, layout, FloatDType::from(x.dtype));
+    let gemm = if transposed { Gemm::new() } else { Gemm::new().trans_rhs() };
+    match sum {
+        Some(sum) => CubeBackend::gemm_add(x, dense, sum, gemm),
+        None => CubeBackend::gemm(x, dense, gemm),
     }
 }
 
