@@ -7,7 +7,7 @@ use burn::{
     },
     tensor::{Bool, DType, Device, Tensor},
 };
-use burn_lora_kernels::Gemm;
+use burn_lora_kernels::add_row_updates;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Low-rank updates of one layer one under the other, in which each row has the ranks of its own
@@ -50,13 +50,7 @@ impl Stack {
     /// - y, output: `[rows, ..., out]`
     /// - x: `[rows, ..., in]`
     pub fn add_to<const D: usize>(self, y: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
-        let h = Gemm::new().trans_rhs().run(x, self.a.unsqueeze());
-        let mut shape = [1; D];
-        (shape[0], shape[D - 1]) = (self.others.dims()[0], self.others.dims()[1]);
-        let others = self.others.reshape(shape).expand(h.shape());
-        // Masked, not multiplied by 0: an infinite item of another adapter's ranks would become NaN.
-        let h = h.mask_fill(others, 0.0);
-        Gemm::new().trans_rhs().alpha(self.scaling).run_add(h, self.b.unsqueeze(), y)
+        add_row_updates(y, x, self.a, self.b, self.others, self.scaling)
     }
 }
 

@@ -8,6 +8,7 @@
 //! | RMSNorm, rotary positions, SwiGLU and GeGLU | [`rms_norm`], [`rotate`], [`gated`] |
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | permutation of rows | [`permute_rows`] |
+//! | low-rank updates by row | [`add_row_updates`] |
 //! | a backward pass from given gradients | [`pull_back()`], [`pull_back_with`] |
 //! | parameter update, norm of gradients | [`optimizer`] |
 //! | bitsandbytes' 8-bit format | [`dynamic`] |
@@ -37,6 +38,7 @@ pub mod optimizer;
 mod permute;
 mod pull_back;
 mod rotary;
+mod row_updates;
 
 pub use attention::{
     AttentionOps, AttentionSpec, SinkOps, attention, attention_is_fused, attention_scores,
@@ -51,3 +53,4 @@ pub use norm::{NormOps, NormSpec, rms_norm};
 pub use permute::{PermuteOps, permute_rows};
 pub use pull_back::{PullBackOps, pull_back, pull_back_with};
 pub use rotary::{RotaryOps, rotate};
+pub use row_updates::{RowUpdateOps, add_row_updates};

@@ -399,6 +399,11 @@ impl Plan {
                 SCALE_MODES
                     .into_iter()
                     .try_for_each(|mode| set_attribute(desc, mode, &OUTER_VEC))?;
+                // Any address but 0, for which there is no algorithm.
+                let some = u64::from(problem.alignment);
+                SCALE_POINTERS
+                    .into_iter()
+                    .try_for_each(|place| set_attribute(desc, place, &some))?;
             }
             let prefer = |attribute, value: *const c_void, size| {
                 result::set_matmul_pref_attribute(preference, attribute, value, size)
