@@ -26,7 +26,8 @@ fn main() {
     let numbers: Vec<usize> = rest.iter().map(|a| a.parse().expect("a number")).collect();
     let (steps, outliers) = numbers.split_first().map_or((300, &[1][..]), |(n, rest)| (*n, rest));
     let tokenizer = Tokenizer::from_pretrained(model).expect("the tokenizer loads");
-    let data = Dataset::from_files([data]).max_length(512).load(&tokenizer).expect("the data loads");
+    let data =
+        Dataset::from_files([data]).max_length(512).load(&tokenizer).expect("the data loads");
     let (train, validation) = data.split(0.1, 0);
     println!("{name}, {model}: {} samples, {} for validation", train.len(), validation.len());
     for &factor in outliers.iter().chain(outliers.is_empty().then_some(&1)) {
@@ -38,7 +39,10 @@ fn main() {
         });
         for (what, of) in [("training", 0), ("validation", 1)] {
             let change = 100.0 * (fp8[of] / plain[of] - 1.0);
-            println!("outliers {factor}, {what}: {:.4} and {:.4}, {change:+.2} %", plain[of], fp8[of]);
+            println!(
+                "outliers {factor}, {what}: {:.4} and {:.4}, {change:+.2} %",
+                plain[of], fp8[of]
+            );
         }
     }
 }

@@ -362,10 +362,11 @@ __device__ __forceinline__ void hide(float (&x)[TILE / 8][4], const Range (&seen
     int heads, int kv_heads, int length, int keys, long long k_batch, long long k_head, long long k_row, \
         long long v_batch, long long v_head, long long v_row, int span_rows, int window, float scale
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_forward(
+extern "C" __global__ void __launch_bounds__(THREADS, WGMMA ? (HEAD == 64 ? 4 : 3) : 2) attention_forward(
     const u16 *q, const u16 *k, const u16 *v, const int *spans, u16 *out, float *lse, SIZES) {
     extern __shared__ __align__(128) unsigned char memory[];
-    u32 own = tiles_in(memory), streams = own + TILE_BYTES;
+    // Queries go to registers, or else stay in a tile of their own.
+    u32 streams = tiles_in(memory), own = streams + (WGMMA ? 2 : 4) * TILE_BYTES;
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16;
     // The longest rows first.
     int start = (gridDim.z - 1 - blockIdx.z) * TILE, head = blockIdx.x, batch = blockIdx.y;
@@ -453,11 +454,11 @@ __device__ __forceinline__ void gradient(float &x, float &grad, float log2_scale
     grad = x * (grad - delta);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
+extern "C" __global__ void __launch_bounds__(THREADS, WGMMA ? 3 : 2) attention_query_grads(
     const u16 *q, const u16 *k, const u16 *v, const u16 *out_grad, const float *lse, const float *delta,
     const int *spans, u16 *q_grad, SIZES) {
     extern __shared__ __align__(128) unsigned char memory[];
-    u32 own = tiles_in(memory), streams = own + 2 * TILE_BYTES;
+    u32 own = tiles_in(memory), key_tile = own + 2 * TILE_BYTES, value_tile = own + 3 * TILE_BYTES;
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16;
     int start = (gridDim.z - 1 - blockIdx.z) * TILE, head = blockIdx.x, batch = blockIdx.y;
     size_t rows = ((size_t)batch * heads + head) * length + start;
@@ -478,31 +479,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
 
     float sums[HEAD / 8][4] = {};
     float log2_scale = scale * LOG2E;
-    Left queries, grads;
-    load_tile(own, q + rows * HEAD, HEAD, length - start);
-    load_tile(own + TILE_BYTES, out_grad, (size_t)heads * HEAD, length - start);
-    for (int tile = tiles.first, stage = 0; tile <= tiles.end; tile++, stage ^= 1) {
+    if (tiles.first < tiles.end) {
+        load_tile(own, q + rows * HEAD, HEAD, length - start);
+        load_tile(own + TILE_BYTES, out_grad, (size_t)heads * HEAD, length - start);
+        load_tile(key_tile, k + tiles.first * TILE * k_row, k_row, keys - tiles.first * TILE);
+        load_tile(value_tile, v + tiles.first * TILE * v_row, v_row, keys - tiles.first * TILE);
+    }
+    for (int tile = tiles.first; tile < tiles.end; tile++) {
         arrive();
-        if (tile < tiles.end) {
-            u32 to = streams + stage * 2 * TILE_BYTES;
-            load_tile(to, k + tile * TILE * k_row, k_row, keys - tile * TILE);
-            load_tile(to + TILE_BYTES, v + tile * TILE * v_row, v_row, keys - tile * TILE);
-        }
-        if (tile == tiles.first) {
-            queries.load(own, row, lane);
-            grads.load(own + TILE_BYTES, row, lane);
-            continue;
-        }
-        int first = (tile - 1) * TILE;
-        u32 key_tile = streams + (stage ^ 1) * 2 * TILE_BYTES;
         float x[TILE / 8][4], grad[TILE / 8][4];
         begin_products();
-        scores_of(x, queries, key_tile);
-        scores_of(grad, grads, key_tile + TILE_BYTES);
+        scores_of(x, own, row, key_tile, lane);
+        scores_of(grad, own + TILE_BYTES, row, value_tile, lane);
         end_products();
         settle(x);
         settle(grad);
-        hide(x, seen, first, lane);
+        // Each of the two is copied as soon as the one before it is done with, while three blocks take turns.
+        int next = tile + 1;
+        __syncthreads();
+        if (next < tiles.end)
+            load_tile(value_tile, v + next * TILE * v_row, v_row, keys - next * TILE);
+        hide(x, seen, tile * TILE, lane);
 #pragma unroll
         for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
@@ -513,6 +510,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_query_grads(
         add_product(sums, factor, key_tile, lane);
         end_products();
         settle(sums);
+        __syncthreads();
+        if (next < tiles.end)
+            load_tile(key_tile, k + next * TILE * k_row, k_row, keys - next * TILE);
     }
     store(q_grad + rows * HEAD, HEAD, sums, row, length - start, lane, scale, scale);
 }

@@ -4,7 +4,7 @@
 use crate::{
     attention::{self, AttentionSpec, blocks::BlockOps},
     cube::{check, check_contiguous, empty},
-    cuda::{Kernel, Scalar, has_tensor_cores},
+    cuda::{Kernel, Scalar, compute_capability, has_tensor_cores},
 };
 use burn::{
     backend::{TensorMetadata, ops::FloatTensorOps},
@@ -122,7 +122,9 @@ pub(super) fn forward(
     // SAFETY: the parameters are those of the source, and the buffers as large as `Call` has checked: the
     // kernels stay inside, whatever the spans.
     unsafe {
-        let kernel = call.kernel("attention_forward", 5);
+        // Where products are `wgmma`, the queries' tile becomes one of keys.
+        let wgmma = compute_capability(&q.client).is_ok_and(|capability| capability == (9, 0));
+        let kernel = call.kernel("attention_forward", if wgmma { 4 } else { 5 });
         kernel.launch(&q.client, grid(&q), read, written, call.sizes());
     }
     (exchanged(out), lse)
@@ -154,7 +156,7 @@ pub(super) fn backward(
     let written = |grads: &[&CubeTensor]| grads.iter().map(|grad| grad.handle.clone()).collect();
     // SAFETY: as above.
     unsafe {
-        let kernel = call.kernel("attention_query_grads", 6);
+        let kernel = call.kernel("attention_query_grads", 4);
         let written_to = written(&[&q_grad]);
         kernel.launch(&q.client, grid(&q), read.to_vec(), written_to, call.sizes());
         let kernel = call.kernel("attention_key_grads", 6);
