@@ -1,5 +1,5 @@
-//! Operations of optimizers: one launch updates a parameter, in place unless its buffers are
-//! shared. Tensors are contiguous vectors of float32 without a graph.
+//! Operations of optimizers: one launch updates a parameter, and its moments in place unless their
+//! buffers are shared. Tensors are contiguous vectors of float32 without a graph.
 
 mod adamw;
 mod coded;

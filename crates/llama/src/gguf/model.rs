@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::{GgufFamily, LlamaConfig},
     error::LlamaError,
-    weights::Source,
+    weights::{Source, bytes::copied},
 };
 use burn::tensor::{DType, TensorData};
 use burn_lora_io::gguf::{Gguf, SUPPORTED, TensorInfo, type_name};
@@ -210,7 +210,7 @@ impl Source for GgufModel {
         let kind = tensor.dtype.map_err(|id| dtype(path, name, type_name(id), SUPPORTED))?;
         let (bytes, shape) = (self.data(name), place.shape.clone());
         let data = match dense(kind) {
-            Some(dtype) => TensorData::from_bytes_vec(bytes.to_vec(), shape.clone(), dtype),
+            Some(dtype) => TensorData::from_bytes_vec(copied(bytes), shape.clone(), dtype),
             None => TensorData::new(dequantize(kind, bytes), shape.clone()),
         };
         let offset = self.family.norm_offset;

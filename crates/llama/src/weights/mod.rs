@@ -1,6 +1,7 @@
 //! Checkpoints: sources of tensors, loading and saving of models.
 
 mod build;
+pub(crate) mod bytes;
 mod load;
 mod normal;
 mod random;

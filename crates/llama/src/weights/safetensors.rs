@@ -1,6 +1,6 @@
 //! Safetensors: one file, or shards with an index.
 
-use super::source::Source;
+use super::{bytes::copied, source::Source};
 use crate::error::{LlamaError, count};
 use burn::tensor::{DType, TensorData};
 use burn_lora_io::{
@@ -225,6 +225,6 @@ impl SafetensorsFolder {
             }
         };
         let (data, shape) = part(file.data(name).ok_or_else(missing)?, &info.shape);
-        Ok(TensorData::from_bytes_vec(data.to_vec(), shape, dtype))
+        Ok(TensorData::from_bytes_vec(copied(data), shape, dtype))
     }
 }

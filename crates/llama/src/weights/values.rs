@@ -1,5 +1,6 @@
 //! Checks of the values of tensors.
 
+use super::bytes::largest;
 use crate::error::LlamaError;
 use burn::tensor::{DType, FloatDType, TensorData};
 use half::{bf16, f16};
@@ -60,13 +61,19 @@ pub(super) fn check_values(
 /// Largest absolute value of float32s; NaN if there is one. Without the sign, the bits of floats
 /// are in the order of their values, infinity after all numbers and NaN after that.
 fn largest_32(bytes: &[u8]) -> f32 {
-    let bits = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) & 0x7fff_ffff);
-    // Signed: every CPU compares vectors of signed integers.
-    f32::from_bits(bits.fold(0, |largest: i32, bits| largest.max(bits as i32)) as u32)
+    let of = |bytes: &[u8]| {
+        let bits = bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes) & 0x7fff_ffff);
+        // Signed: every CPU compares vectors of signed integers.
+        bits.fold(0, |largest: i32, bits| largest.max(bits as i32))
+    };
+    f32::from_bits(largest(bytes, of).unwrap_or(0) as u32)
 }
 
 /// [`largest_32`] for float16 or bfloat16, as bits.
 fn largest_16(bytes: &[u8]) -> u16 {
-    let bits = bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes) & 0x7fff);
-    bits.fold(0, |largest: i16, bits| largest.max(bits as i16)) as u16
+    let of = |bytes: &[u8]| {
+        let bits = bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes) & 0x7fff);
+        bits.fold(0, |largest: i16, bits| largest.max(bits as i16))
+    };
+    largest(bytes, of).unwrap_or(0) as u16
 }

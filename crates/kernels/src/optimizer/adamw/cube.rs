@@ -2,7 +2,7 @@
 
 use super::AdamWOps;
 use crate::{
-    cube::{UNITS, buffer, own, vector_size},
+    cube::{UNITS, buffer, empty, own, vector_size},
     optimizer::step::{Step, advance},
 };
 use burn::{
@@ -14,7 +14,8 @@ use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 #[cube(launch_unchecked)]
 fn kernel<N: Size>(
-    params: &mut [Vector<f32, N>],
+    params: &[Vector<f32, N>],
+    new_params: &mut [Vector<f32, N>],
     grads: &[Vector<f32, N>],
     factor: &[f32],
     ms: &mut [Vector<f32, N>],
@@ -37,7 +38,7 @@ fn kernel<N: Size>(
             new_m.insert(i, m);
             new_v.insert(i, v);
         }
-        params[at] = new_param;
+        new_params[at] = new_param;
         ms[at] = new_m;
         vs[at] = new_v;
     }
@@ -52,14 +53,16 @@ impl AdamWOps for CubeBackend {
         v: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [param, m, v] = [param, m, v].map(own);
-        let grad = into_contiguous(grad);
+        let [m, v] = [m, v].map(own);
+        let [param, grad] = [param, grad].map(into_contiguous);
         let (client, len) = (param.client.clone(), param.shape().num_elements());
         if len == 0 {
             return (param, m, v);
         }
         let vector = vector_size(&client, DType::F32, len);
         let (count, cube_dim) = (len / vector, CubeDim::new_1d(UNITS));
+        // Not in place: the model that is trained holds the old ones.
+        let new = empty(&param, param.shape(), DType::F32);
         let values = |tensor: &CubeTensor| buffer(&client, tensor, DType::F32, len, vector);
         // SAFETY: the buffers are of one length; units below `count` stay inside, the others do nothing.
         unsafe {
@@ -69,6 +72,7 @@ impl AdamWOps for CubeBackend {
                 cube_dim,
                 vector,
                 values(&param),
+                values(&new),
                 values(&grad),
                 buffer(&client, &factor, DType::F32, 1, 1),
                 values(&m),
@@ -77,6 +81,6 @@ impl AdamWOps for CubeBackend {
                 step.launch_arg(),
             );
         }
-        (param, m, v)
+        (new, m, v)
     }
 }

@@ -4,7 +4,7 @@
 
 use super::AdamWCodedOps;
 use crate::{
-    cube::{UNITS, buffer, own, vector_size},
+    cube::{UNITS, buffer, empty, own, vector_size},
     dynamic::{BLOCK, CODES},
     optimizer::step::{Step, advance},
 };
@@ -26,7 +26,8 @@ const ENTRIES: usize = 256;
 
 #[cube(launch_unchecked)]
 fn kernel<N: Size>(
-    params: &mut [Vector<f32, N>],
+    params: &[Vector<f32, N>],
+    new_params: &mut [Vector<f32, N>],
     grads: &[Vector<f32, N>],
     factor: &[f32],
     codes: &mut [u32],
@@ -72,7 +73,7 @@ fn kernel<N: Size>(
                     m_most = max(m_most, m.abs());
                     v_most = max(v_most, v);
                 }
-                params[at] = new;
+                new_params[at] = new;
             } else {
                 #[unroll]
                 for i in 0..vector {
@@ -159,12 +160,14 @@ impl AdamWCodedOps for CubeBackend {
         maps: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
-        let [param, codes, absmax] = [param, codes, absmax].map(own);
-        let [grad, maps] = [grad, maps].map(into_contiguous);
+        let [codes, absmax] = [codes, absmax].map(own);
+        let [param, grad, maps] = [param, grad, maps].map(into_contiguous);
         let (client, len) = (param.client.clone(), param.shape().num_elements());
         if len == 0 {
             return (param, codes, absmax);
         }
+        // Not in place: the model that is trained holds the old ones.
+        let new = empty(&param, param.shape(), DType::F32);
         // Each unit has one word of codes.
         let vector = vector_size(&client, DType::F32, len).min(CODES);
         let cube_dim = CubeDim::new_1d(UNITS);
@@ -177,6 +180,7 @@ impl AdamWCodedOps for CubeBackend {
                 cube_dim,
                 vector,
                 buffer(&client, &param, DType::F32, len, vector),
+                buffer(&client, &new, DType::F32, len, vector),
                 buffer(&client, &grad, DType::F32, len, vector),
                 buffer(&client, &factor, DType::F32, 1, 1),
                 buffer(&client, &codes, DType::U32, 2 * len.div_ceil(CODES), 1),
@@ -186,6 +190,6 @@ impl AdamWCodedOps for CubeBackend {
                 step.launch_arg(),
             );
         }
-        (param, codes, absmax)
+        (new, codes, absmax)
     }
 }
