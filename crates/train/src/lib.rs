@@ -62,6 +62,7 @@ mod evaluate;
 mod identity;
 mod interrupt;
 pub mod objective;
+mod offload;
 pub mod optim;
 mod output;
 mod params;

@@ -121,6 +121,10 @@ fn every_format_and_dtype() {
                     let error = relative_error(&floats(found), &floats(expected));
                     assert!(error < limit, "{device:?}, {config:?}, {dtype:?}: {error:e}");
                 }
+                // What the documentation says of it; MXFP4's weights are exact.
+                let error =
+                    relative_error(&floats(weight.matmul(x.clone())), &floats(plain.matmul(x)));
+                assert!((0.02..0.045).contains(&error), "{config:?}, {dtype:?}: {error}");
             }
             // Few rows are computed from the codes.
             let x = random([8, width]);

@@ -39,6 +39,24 @@ fn run_files_are_valid_and_make_steps_of_16_384_tokens() {
 }
 
 #[test]
+fn products_in_fp8_go_with_four_bits() {
+    let run = |more: &[&str]| with(GIVEN.into_iter().chain(more.iter().copied()));
+    let fp8 = run(&["model.compute=fp8"]);
+    fp8.validate().unwrap();
+    let file = fp8.to_toml().unwrap();
+    assert!(file.contains("compute = \"fp8\""), "{file}");
+    run(&["model.compute=fp8", "model.format=none"]).validate().unwrap();
+    let error = run(&["model.compute=fp8", "model.format=int8"]).validate().unwrap_err();
+    assert!(error.to_string().contains("weights of 4 bits"), "{error}");
+    let error = RunConfig::default().with_setting("model.compute=fp4").unwrap_err().to_string();
+    assert!(error.contains("fp8"), "{error}");
+    // The plan counts both factors in bytes.
+    let config = LlamaConfig::from_file("../../testdata/gqa/config.json").unwrap();
+    let scratch = |run: &RunConfig| run.plan(&config, 512).unwrap().peak().scratch;
+    assert_ne!(scratch(&fp8), scratch(&with(GIVEN)));
+}
+
+#[test]
 fn a_run_can_be_one_of_lora_fa() {
     let run = with(GIVEN.into_iter().chain(["train.optimizer.name=lorafa"]));
     run.validate().unwrap();

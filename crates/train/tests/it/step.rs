@@ -3,7 +3,8 @@
 use crate::common::*;
 use burn::module::Module;
 use burn_lora_adapter::{Adaptable, AdaptableExt, Init, LoraConfig};
-use burn_lora_llama::Llama;
+use burn_lora_llama::{Llama, LlamaError};
+use burn_lora_quant::{QuantConfig, QuantError};
 use burn_lora_train::{
     BatchConfig, Dataset, OptimizerConfig, Recompute, TrainConfig, Trainer, data::Sample,
 };
@@ -161,6 +162,32 @@ fn noise_is_the_same_when_layers_are_run_again() {
     }
     let silent = after(model(0.0), config(4, 2));
     assert!((silent.0 - expected.0).abs() > 1e-4, "there is no noise: {}", expected.0);
+}
+
+/// With products in FP8 a step is the same however it is computed, and near that without.
+#[test]
+fn products_in_fp8_make_little_difference() {
+    let lora = LoraConfig::new(4, 12).all_linear().init(Init::Random).seed(3);
+    let load = |fp8| {
+        let loader =
+            loader(&golden("gqa")).quantize(QuantConfig::nf4().double_quant(true)).fp8(fp8);
+        loader.load(&device()).map(|model| model.with_adapter(&lora).unwrap())
+    };
+    let model = match load(true) {
+        Ok(model) => model,
+        Err(LlamaError::Quant(QuantError::Fp8 { .. }) | LlamaError::Adapter(_)) => return,
+        Err(error) => panic!("{error}"),
+    };
+    let expected = after(model, config(8, 1));
+    let again = |config| after(load(true).unwrap(), config);
+    assert_eq!(again(config(8, 1)), expected, "the same bits");
+    same("micro-batches", again(config(4, 2)), &expected);
+    for recompute in [Recompute::None, Recompute::Every(2), Recompute::AllBut(1)] {
+        same(&format!("{recompute:?}"), again(config(8, 1).recompute(recompute)), &expected);
+    }
+    let plain = after(load(false).unwrap(), config(8, 1));
+    let change = (expected.0 / plain.0 - 1.0).abs();
+    assert!(change > 0.0 && change < 0.01, "{} and {}", expected.0, plain.0);
 }
 
 #[test]
