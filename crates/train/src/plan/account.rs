@@ -66,7 +66,7 @@ impl Account<'_> {
             // that of its first norm.
             false => self.values(self.config.hidden_size) * number.max(1) as u64,
         };
-        let waiting = self.values(self.config.hidden_size) * last as u64;
+        let waiting = self.values(self.config.hidden_size) * last.saturating_sub(1) as u64;
         let host = if train.offload { waiting } else { 0 };
         let begin = Memory { host: begin.host + host, ..begin.clone() };
 

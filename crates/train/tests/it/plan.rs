@@ -219,10 +219,10 @@ fn settings_save_what_they_say() {
     assert!(total(batch(4).recompute(Recompute::Every(4))) > usual);
     assert!(total(batch(4).loss_chunk(256)) < usual);
 
-    // 31 inputs of 64 MiB wait on the host, one is in use.
+    // 30 inputs of 64 MiB wait on the host, one is in use, one may be on its way there.
     let offloaded = measured_run().train(&batch(4).offload(true)).peak();
-    assert_eq!(offloaded.host, 31 * (64 << 20));
-    assert_eq!(offloaded.inputs, 64 << 20);
+    assert_eq!(offloaded.host, 30 * (64 << 20));
+    assert_eq!(offloaded.inputs, 2 * (64 << 20));
 
     let state = |optimizer| measured_run().train(&batch(4).optimizer(optimizer)).peak().optimizer;
     let parameters = 83_886_080;
@@ -250,9 +250,13 @@ fn float32_and_dense_weights_take_more() {
 #[test]
 fn without_gradients_there_is_no_state() {
     let plan = MemoryPlan::new(&llama_8b()).quantize(QuantConfig::nf4().double_quant(true));
-    let peak = plan.rows(4).length(2048).peak();
+    let plan = plan.rows(4).length(2048);
+    let peak = plan.peak();
     assert_eq!((peak.optimizer, peak.gradients, peak.inputs), (0, 0, 0));
     assert!(peak.total() < measured_run().total());
+    // In FP8 both factors of the largest product are bytes: here more than the weight in bfloat16.
+    let fp8 = plan.fp8(true).peak();
+    assert_eq!(fp8.scratch - peak.scratch, 4096 * 14336);
 }
 
 #[test]

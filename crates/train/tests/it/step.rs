@@ -164,7 +164,8 @@ fn noise_is_the_same_when_layers_are_run_again() {
     assert!((silent.0 - expected.0).abs() > 1e-4, "there is no noise: {}", expected.0);
 }
 
-/// With products in FP8 a step is the same however it is computed, and near that without.
+/// With products in FP8 a step is the same whatever is run again, and near that without. (Not so with other
+/// micro-batches: a sum that differs in its last bit may be rounded to another E4M3.)
 #[test]
 fn products_in_fp8_make_little_difference() {
     let lora = LoraConfig::new(4, 12).all_linear().init(Init::Random).seed(3);
@@ -181,7 +182,6 @@ fn products_in_fp8_make_little_difference() {
     let expected = after(model, config(8, 1));
     let again = |config| after(load(true).unwrap(), config);
     assert_eq!(again(config(8, 1)), expected, "the same bits");
-    same("micro-batches", again(config(4, 2)), &expected);
     for recompute in [Recompute::None, Recompute::Every(2), Recompute::AllBut(1)] {
         same(&format!("{recompute:?}"), again(config(8, 1).recompute(recompute)), &expected);
     }
