@@ -29,6 +29,8 @@ impl Offload {
 
     /// Copies a tensor to the host.
     pub fn keep(&self, tensor: Tensor<3>) -> OnHost {
+        // One of its own: Burn's fusion loses a tensor that two threads use at the same time.
+        let tensor = tensor * 1.0;
         OnHost(self.run(move || tensor.try_into_data().map_err(|error| error.to_string())))
     }
 
