@@ -291,7 +291,7 @@ impl TrainConfig {
     }
 
     pub(crate) fn step(&self) -> StepConfig {
-        StepConfig { recompute: self.recompute, neftune: self.neftune }
+        StepConfig { recompute: self.recompute, offload: self.offload, neftune: self.neftune }
     }
 
     /// Next-token loss with these settings.

@@ -62,7 +62,6 @@ mod evaluate;
 mod identity;
 mod interrupt;
 pub mod objective;
-mod offload;
 pub mod optim;
 mod output;
 mod params;

@@ -6,7 +6,8 @@ use burn::{
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// Copies data read from a device into memory of their own: CUDA reuses its read buffer.
+/// Copies data read from a device into memory of their own. Burn reads when the bytes are looked at, and
+/// they hold the device's memory.
 pub(crate) fn own(data: TensorData) -> TensorData {
     TensorData::from_bytes_vec(data.as_bytes().to_vec(), data.shape().clone(), data.dtype())
 }

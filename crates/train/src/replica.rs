@@ -4,7 +4,6 @@ use crate::{
     TrainConfig, TrainError,
     data::Batch,
     objective::{GradientSums, Objective},
-    offload::Offload,
     optim::{Optimizer, State, Update},
     params::{self, Trained},
     step::{self, Pair},
@@ -49,8 +48,6 @@ pub(crate) struct Replica<'a, M> {
     /// LoRA-FA's factor of the gradient of each B, `[rank, rank]`.
     pub factors: HashMap<ParamId, Tensor<2>>,
     pub optimizer: Box<dyn Optimizer>,
-    /// Where the inputs of the layers wait for their backward pass, if not on the device.
-    pub offload: Option<Offload>,
     pub device: Device,
     /// All devices, and the index of this one.
     pub devices: Vec<Device>,
@@ -69,9 +66,7 @@ impl<M: CausalLm> Replica<'_, M> {
         let pair = Pair::new(&*self.model);
         for (batch, seed) in work.batches.iter().skip(self.index).step_by(self.devices.len()) {
             let (objective, config) = (&*self.objective, self.config.step());
-            let offload = self.offload.as_ref();
-            step::run(&pair, objective, batch, &config, offload, *seed, &mut sums)
-                .add_to(&mut totals);
+            step::run(&pair, objective, batch, &config, *seed, &mut sums).add_to(&mut totals);
         }
         drop(pair);
         let mut sums = sums.0;
@@ -134,7 +129,6 @@ impl<M: CausalLm> Replica<'_, M> {
                 }
                 let (config, model) = (&config, &mut model);
                 let mut replica = Replica {
-                    offload: config.offload.then(Offload::start),
                     config,
                     objective,
                     model,

@@ -3,7 +3,7 @@
 use crate::{
     data::Batch,
     objective::{GradientSums, Objective, Outcome},
-    offload::{Coming, Offload, OnHost},
+    params,
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
@@ -15,6 +15,8 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StepConfig {
     pub recompute: Recompute,
+    /// Whether the inputs of the layers are kept in host memory until the backward pass.
+    pub offload: bool,
     /// NEFTune's alpha (arXiv:2310.05914).
     pub neftune: Option<f32>,
 }
@@ -40,38 +42,23 @@ impl<'a, M: CausalLm> Pair<'a, M> {
 /// Input of a segment of layers, kept until its backward pass.
 enum Kept {
     Device(Tensor<3>),
-    Host(OnHost),
-}
-
-/// Input of the segment that comes next in the backward pass.
-enum Next {
-    Device(Tensor<3>),
-    Coming(Coming),
+    Host(TensorData, DType),
 }
 
 impl Kept {
-    fn new(hidden: Tensor<3>, offload: Option<&Offload>) -> Self {
-        match offload {
-            None => Self::Device(hidden),
-            Some(offload) => Self::Host(offload.keep(hidden)),
+    fn new(hidden: Tensor<3>, offload: bool) -> Self {
+        let dtype = hidden.dtype();
+        if offload {
+            Self::Host(params::own(hidden.into_data()), dtype)
+        } else {
+            Self::Device(hidden)
         }
     }
 
-    /// Brings it back, if it is elsewhere, while something else is computed.
-    fn bring(self, offload: Option<&Offload>, device: &Device) -> Next {
-        match (self, offload) {
-            (Self::Device(hidden), _) => Next::Device(hidden),
-            (Self::Host(kept), Some(offload)) => Next::Coming(offload.bring(kept, device)),
-            (Self::Host(_), None) => unreachable!("it was offloaded"),
-        }
-    }
-}
-
-impl Next {
-    fn wait(self) -> Tensor<3> {
+    fn back(self, device: &Device) -> Tensor<3> {
         match self {
             Self::Device(hidden) => hidden,
-            Self::Coming(hidden) => hidden.wait(),
+            Self::Host(data, dtype) => Tensor::from_data(data, (device, dtype)),
         }
     }
 }
@@ -82,14 +69,12 @@ impl Next {
 /// Each segment of layers is a graph of its own. In the forward pass, all but the last run without
 /// a graph and leave their inputs; in the backward pass, each is run again with a graph, which maps
 /// the gradient of its output to those of its input and its parameters; that output is not needed
-/// ([`CausalLm::layer_pull_back`]). The embedding belongs to the first segment. With `offload` the
-/// inputs wait in host memory.
+/// ([`CausalLm::layer_pull_back`]). The embedding belongs to the first segment.
 pub(crate) fn run<M: CausalLm>(
     model: &Pair<'_, M>,
     objective: &dyn Objective<M>,
     batch: &Batch,
     config: &StepConfig,
-    offload: Option<&Offload>,
     seed: u64,
     sums: &mut GradientSums,
 ) -> Outcome {
@@ -119,7 +104,7 @@ pub(crate) fn run<M: CausalLm>(
         let output = forward(&model.plain, number, layers.clone(), hidden).inner();
         // That of the last segment is needed at once.
         if number + 1 < last {
-            kept.push(Kept::new(output.clone(), offload));
+            kept.push(Kept::new(output.clone(), config.offload));
         }
         hidden = Some(output);
     }
@@ -134,14 +119,13 @@ pub(crate) fn run<M: CausalLm>(
         if !pulled.is_tracked() {
             break; // Nothing is trained in the first segment.
         }
-        let next = kept.pop().map(|kept| kept.bring(offload, &device));
         let mut found = pulled.backward();
         drop(pulled);
         sums.add(model.tracked, &mut found);
         let Some(before) = input else { break };
         let grad = before.grad_remove(&mut found).expect("the input of a segment has a gradient");
         drop((before, found));
-        input = next.map(|next| next.wait().autodiff().require_grad());
+        input = kept.pop().map(|kept| kept.back(&device).autodiff().require_grad());
         // Not the last segment: it has layers.
         let Range { start, end } = segments[number - 1].clone();
         let hidden = forward(model.tracked, number - 1, start..end - 1, input.clone());

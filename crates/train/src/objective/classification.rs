@@ -1,6 +1,6 @@
 //! Sequence classification.
 
-use super::{GradientSums, Objective, Outcome, ints};
+use super::{GradientSums, Objective, Outcome, ints, total};
 use crate::{
     TrainError,
     data::{Batch, Dataset},
@@ -71,7 +71,7 @@ impl<M: CausalLm> Objective<M> for SequenceClassification {
         let last = hidden.reshape([rows * length, width]).select(0, places.clone());
         let Some(sums) = sums else {
             let entropy = cross_entropy(model.head(last, context), labels, 0.0);
-            let (loss, correct) = (entropy.loss.sum(), entropy.correct.sum());
+            let (loss, correct) = (total(entropy.loss), total(entropy.correct));
             return Outcome { loss, metrics: vec![correct], grad: None };
         };
         let last = last.autodiff().require_grad();
@@ -82,7 +82,7 @@ impl<M: CausalLm> Objective<M> for SequenceClassification {
         let grad = last.grad_remove(&mut found).expect("the head's input has a gradient");
         let zeros = Tensor::<2>::zeros([rows * length, width], (&device, dtype));
         let grad = zeros.select_assign(0, places, grad, IndexingUpdateOp::Add).reshape(shape);
-        let (loss, correct) = (entropy.loss.sum(), entropy.correct.sum());
+        let (loss, correct) = (total(entropy.loss), total(entropy.correct));
         Outcome { loss, metrics: vec![correct], grad: Some(grad) }
     }
 }

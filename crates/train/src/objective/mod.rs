@@ -12,7 +12,8 @@ use crate::{
     data::{Batch, Dataset},
     params::{self, Flat},
 };
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
+use burn_lora_kernels::Gemm;
 use burn_lora_llama::CausalLm;
 use serde_json::Value;
 
@@ -98,6 +99,14 @@ impl GradientSums {
     pub fn add<M: CausalLm>(&mut self, model: &M, found: &mut Gradients) {
         params::add_gradients(&mut self.0, model, found);
     }
+}
+
+/// Returns the sum, `[1]`, in the same order each time: Burn's own sum is tuned, and two runs of a
+/// program may add in another order.
+pub(crate) fn total(values: Tensor<1>) -> Tensor<1> {
+    let count = values.dims()[0];
+    let ones = Tensor::<2>::ones([count, 1], (&values.device(), DType::F32));
+    Gemm::new().run(values.cast(DType::F32).reshape([1, count]), ones).reshape([1])
 }
 
 /// Creates an integer tensor.

@@ -1,6 +1,6 @@
 //! Next-token cross-entropy.
 
-use super::{GradientSums, Objective, Outcome, ints};
+use super::{GradientSums, Objective, Outcome, ints, total};
 use crate::data::Batch;
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_lora_kernels::{cross_entropy, pull_back};
@@ -69,8 +69,8 @@ impl<M: CausalLm> Objective<M> for NextToken {
                     entropy
                 }
             };
-            loss = loss + entropy.loss.sum();
-            correct = correct + entropy.correct.sum();
+            loss = loss + total(entropy.loss);
+            correct = correct + total(entropy.correct);
         }
         let grad = sums.is_some().then(|| {
             // Every token gathers the gradient of its place; tokens that are no targets gather the

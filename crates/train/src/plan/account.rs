@@ -60,8 +60,7 @@ impl Account<'_> {
         let mut done = self.shape.gradient_bytes([&self.shape.norm, &self.shape.head]);
         let last = segments.len() - 1;
         let inputs = |number: usize| match train.offload {
-            // One that is used, and one that comes or goes.
-            true => self.values(self.config.hidden_size) * number.clamp(1, 2) as u64,
+            true => self.values(self.config.hidden_size),
             // `step::run` keeps the output of every segment but the last; the first one's input is
             // that of its first norm.
             false => self.values(self.config.hidden_size) * number.max(1) as u64,
