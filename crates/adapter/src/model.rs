@@ -572,7 +572,13 @@ pub trait AdaptableExt: Adaptable {
         let mut found = vec![];
         for (path, layer) in self.layers() {
             let Some(base) = layer.base() else { continue };
-            if let Some(weight) = base.weight.with_fp8()? {
+            let weight = base.weight.with_fp8().map_err(|error| match error {
+                QuantError::Fp8 { reason } => {
+                    QuantError::Fp8 { reason: format!("`{path}`: {reason}") }
+                }
+                other => other,
+            });
+            if let Some(weight) = weight? {
                 found.push((path, weight));
             }
         }

@@ -43,7 +43,7 @@ pub fn has_tensor_cores(client: &Client) -> bool {
 }
 
 /// Returns `true` if the device has tensor cores for E4M3: compute capability 8.9 and above.
-pub fn has_fp8(client: &Client) -> bool {
+pub(crate) fn has_fp8(client: &Client) -> bool {
     let mut products = client.properties().features.matmul.mma.iter();
     let e4m3 = ElemType::Float(FloatKind::E4M3);
     runs(client) && products.any(|p| p.a_type == e4m3)

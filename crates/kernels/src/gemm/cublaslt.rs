@@ -28,7 +28,7 @@ pub(super) fn supports(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
         && library_is_present()
 }
 
-fn library_is_present() -> bool {
+pub(super) fn library_is_present() -> bool {
     static PRESENT: OnceLock<bool> = OnceLock::new();
     // SAFETY: the call only tries to open each candidate name of the library.
     found_once(&PRESENT, || unsafe { sys::is_culib_present() })
@@ -131,8 +131,7 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
     cuda::enqueue::<Gemm>(&client, read, written, move |read, written, stream| {
         let (out, workspace) = (written[0], written[1]);
         let addresses = [read[0], read[1], read.get(2).copied().unwrap_or(out), out];
-        let alignment = addresses.iter().fold(256, |bits, address| bits | address);
-        let problem = Problem { alignment: 1 << alignment.trailing_zeros(), ..problem };
+        let problem = Problem { alignment: alignment(&addresses), ..problem };
         let run = |lt: &mut CublasLt| {
             lt.plan(problem)?.run(addresses, [gemm.alpha, beta], workspace, stream.cast())
         };
@@ -179,7 +178,7 @@ pub(super) fn gemm_fp8(
         out_dtype: data_type(out.dtype).expect("a float"),
         tf32: false,
         scaled,
-        alignment: 16,
+        alignment: 256,
     };
     let workspace = client.empty(WORKSPACE_BYTES as usize);
     let handles = [&lhs.codes, &rhs.codes, &lhs.scales, &rhs.scales];
@@ -188,6 +187,7 @@ pub(super) fn gemm_fp8(
     let written = vec![out.handle.clone(), workspace];
     cuda::enqueue::<Fp8Matrix>(&client, read, written, move |read, written, stream| {
         let addresses = [read[0], read[1], read.get(4).copied().unwrap_or(written[0]), written[0]];
+        let problem = Problem { alignment: alignment(&addresses), ..problem };
         let run = |lt: &mut CublasLt| {
             let plan = lt.plan(problem)?;
             plan.set_scales([read[2], read[3]])?;
@@ -198,6 +198,11 @@ pub(super) fn gemm_fp8(
             .map_err(|error| format!("cuBLASLt: {error:?} for {problem:?}"))
     });
     out
+}
+
+/// The largest power of two that divides every address, up to 256.
+fn alignment(addresses: &[u64]) -> u32 {
+    1 << addresses.iter().fold(256, |bits, address| bits | address).trailing_zeros()
 }
 
 /// A matrix or a batch of matrices in memory, in cuBLASLt's terms: it takes every matrix as one

@@ -111,12 +111,13 @@ pub(crate) fn supports_fp8(device: &Device) -> Result<(), QuantError> {
     #[cfg(feature = "cubecl")]
     if let Some(client) = burn_lora_kernels::cube::client(device) {
         #[cfg(feature = "cuda")]
-        if burn_lora_kernels::cuda::has_fp8(&client) {
+        if burn_lora_kernels::Fp8Matrix::supported_by(&client) {
             return Ok(());
         }
         let name = &client.properties().identity.name;
-        let reason =
-            format!("{name} has none: CUDA with compute capability 8.9 or later has, and the CPU");
+        let reason = format!(
+            "{name} has none: CUDA with compute capability 8.9 or later and cuBLAS has, and the CPU"
+        );
         return Err(QuantError::Fp8 { reason });
     }
     let _ = device;

@@ -149,9 +149,6 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// All of them.
-    pub const ALL: [Self; 1] = [Self::Fp8];
-
     /// Name in files and on command lines.
     pub const fn name(self) -> &'static str {
         match self {

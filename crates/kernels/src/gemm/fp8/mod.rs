@@ -30,6 +30,11 @@ impl Fp8Matrix {
     /// Divisor of the columns, and of the rows of the second factor of a product.
     pub const WIDTH_MULTIPLE: usize = 16;
 
+    /// Returns `true` if the device multiplies in FP8: compute capability 8.9 and above, with cuBLAS.
+    pub fn supported_by(client: &Client) -> bool {
+        has_fp8(client) && cublaslt::library_is_present()
+    }
+
     /// Creates a matrix without values, for a kernel to write.
     pub fn empty(client: &Client, rows: usize, width: usize) -> Self {
         let [codes, scales] =
@@ -43,6 +48,9 @@ impl Fp8Matrix {
     /// If it is no matrix of floats with a multiple of 16 columns.
     pub fn quantize(x: CubeTensor) -> Self {
         let x = into_contiguous(x);
+        // Rows are loaded 16 bytes at a time.
+        let aligned = x.handle.offset_start.unwrap_or(0).is_multiple_of(16);
+        let x = if aligned { x } else { into_contiguous(x.copy()) };
         let (client, shape) = (x.client.clone(), x.meta.shape().clone());
         assert_eq!(shape.num_dims(), 2, "fp8: {shape:?} is no matrix");
         let (rows, width) = (shape[0], shape[1]);
@@ -83,7 +91,7 @@ impl Fp8Matrix {
         sum: Option<CubeTensor>,
         like: &CubeTensor,
     ) -> CubeTensor {
-        assert!(has_fp8(&like.client), "fp8: the device has no products in FP8");
+        assert!(Self::supported_by(&like.client), "fp8: the device has no products in FP8");
         assert_eq!(self.width, rhs.width, "fp8: the inner dimensions");
         assert!(rhs.rows.is_multiple_of(Self::WIDTH_MULTIPLE), "fp8: {} rows", rhs.rows);
         let shape = Shape::new([self.rows, rhs.rows]);
