@@ -1,6 +1,6 @@
 //! The matrix product by cuBLASLt.
 
-use super::{Dims, Fp8Matrix, Gemm, output_shape};
+use super::{Dims, Gemm, fp8::matrix::Fp8Matrix, output_shape};
 use crate::{cube::empty, cuda};
 use burn::tensor::DType;
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};

@@ -22,7 +22,7 @@ use burn::{
 /// let (y, x) = (Tensor::<2>::zeros([2, 1], &device), Tensor::ones([2, 1], &device));
 /// let a = Tensor::from_floats([[1.0], [10.0]], &device); // two updates of rank 1
 /// let b = Tensor::from_floats([[1.0, 1.0]], &device);
-/// let others = Tensor::<2, Bool>::from_bool([[false, true], [true, false]].into(), &device);
+/// let others = Tensor::<2, Bool>::from_bool([[false, true], [true, false]], &device);
 /// let y = add_row_updates(y, x, a, b, others, 2.0);
 /// y.into_data().assert_eq(&[[2.0f32], [20.0]].into(), true);
 /// ```

@@ -1,5 +1,9 @@
 //! The matrix product of two factors in E4M3, by cuBLASLt.
 
+pub(super) mod matrix;
+
+pub use matrix::Fp8Matrix;
+
 use super::cublaslt;
 use crate::{
     cube::{check_contiguous, empty},
@@ -10,36 +14,12 @@ use burn::{
     tensor::{DType, Shape},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::{client::Client, server::Handle};
-
-/// A matrix `[rows, width]` in E4M3, row-major, with a scale for each row: on a CUDA device, for kernels
-/// that make one of a weight.
-#[derive(Clone, Debug)]
-pub struct Fp8Matrix {
-    /// Values, one byte each.
-    pub codes: Handle,
-    /// Scales of the rows, in float32.
-    pub scales: Handle,
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of columns: a multiple of [`WIDTH_MULTIPLE`](Self::WIDTH_MULTIPLE).
-    pub width: usize,
-}
+use cubecl::client::Client;
 
 impl Fp8Matrix {
-    /// Divisor of the columns, and of the rows of the second factor of a product.
-    pub const WIDTH_MULTIPLE: usize = 16;
-
     /// Returns `true` if the device multiplies in FP8: compute capability 8.9 and above, with cuBLAS.
     pub fn supported_by(client: &Client) -> bool {
         has_fp8(client) && cublaslt::library_is_present()
-    }
-
-    /// Creates a matrix without values, for a kernel to write.
-    pub fn empty(client: &Client, rows: usize, width: usize) -> Self {
-        let [codes, scales] =
-            [rows * width, rows * size_of::<f32>()].map(|len| client.empty(len.max(1)));
-        Self { codes, scales, rows, width }
     }
 
     /// Rounds the rows of a matrix, each with the scale that maps its largest magnitude to 448.
