@@ -97,7 +97,7 @@ fn run(mut model: Llama, [train, validation]: [&Dataset; 2], steps: usize) -> [f
     config.log_steps = 1;
     config.evaluate = Some(Every::Steps(steps));
     let report = Trainer::new(config).fit(&mut model, train, Some(validation)).expect("it trains");
-    let last: Vec<f64> = report.log.iter().rev().take(50).map(|at| at.loss as f64).collect();
+    let last: Vec<f64> = report.log.iter().rev().take(50).map(|at| at.loss).collect();
     let mean = last.iter().sum::<f64>() / last.len() as f64;
-    [mean, report.evaluations.last().expect("one at the end").loss as f64]
+    [mean, report.evaluations.last().expect("one at the end").loss]
 }

@@ -49,8 +49,11 @@ pub(crate) struct Rows {
     /// Index of the adapter of each row.
     row_group: Vec<usize>,
     /// Known masks of stacked updates: see [`others`](Self::others).
-    masks: Mutex<Vec<(Vec<(usize, usize)>, Tensor<2, Bool>)>>,
+    masks: Mutex<Vec<Mask>>,
 }
+
+/// Stacked updates, each the number of its adapter and a rank, and their mask.
+type Mask = (Vec<(usize, usize)>, Tensor<2, Bool>);
 
 impl ActiveAdapters {
     /// Creates the adapters of a selection that the model has checked.
