@@ -105,10 +105,7 @@ pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm)
         Target::New => (new(), None),
         // This handle and the clone to write to share one buffer.
         Target::Place(add) => (add.clone(), Some(add)),
-        Target::Sum(add) => {
-            let add = into_contiguous(add);
-            (if add.can_mut() { add.clone() } else { new() }, Some(add))
-        }
+        Target::Sum(add) => place(Some(add), new),
     };
     let out_matrix = Matrix::of(&out, flat).expect("contiguous, or the caller has checked");
     // From CubeCL's pool, so that a later use of the same memory is ordered after this one.
@@ -152,19 +149,17 @@ pub(super) fn scales_rows(client: &Client) -> bool {
         && cuda::compute_capability(client).is_ok_and(|capability| capability == (9, 0))
 }
 
-/// Computes `sum + lhs · rhsᵀ` of matrices in E4M3 into `out`, or into `sum` unless its memory is shared.
-/// Their scales are left out, and no sum is possible, where [`scales_rows`] is `false`.
+/// Computes `sum + lhs · rhsᵀ` of matrices in E4M3 in the memory of `sum`, or in what `new` allocates if that
+/// is shared. With `scaled`, which [`scales_rows`] has to allow, rows are multiplied by their scales.
 pub(super) fn gemm_fp8(
     [lhs, rhs]: [&Fp8Matrix; 2],
+    scaled: bool,
     sum: Option<CubeTensor>,
-    out: CubeTensor,
+    new: impl FnOnce() -> CubeTensor,
 ) -> CubeTensor {
-    let client = out.client.clone();
-    let scaled = scales_rows(&client);
-    assert!(scaled || sum.is_none(), "fp8: a sum with a product without scales");
     let beta = if sum.is_some() { 1.0 } else { 0.0 };
-    let sum = sum.map(into_contiguous);
-    let out = sum.clone().filter(CubeTensor::can_mut).unwrap_or(out);
+    let (out, sum) = place(sum, new);
+    let client = out.client.clone();
     let matrix = |of: &Fp8Matrix, op| {
         let (rows, cols) = (of.width as u64, of.rows as u64);
         Matrix { rows, cols, stride: of.width as i64, batch_stride: 0, op }
@@ -198,6 +193,18 @@ pub(super) fn gemm_fp8(
             .map_err(|error| format!("cuBLASLt: {error:?} for {problem:?}"))
     });
     out
+}
+
+/// Returns the tensor to write to, and the one to add to: the same, unless that is shared.
+fn place(
+    sum: Option<CubeTensor>,
+    new: impl FnOnce() -> CubeTensor,
+) -> (CubeTensor, Option<CubeTensor>) {
+    match sum.map(into_contiguous) {
+        // Asked before there is a second handle.
+        Some(sum) if sum.can_mut() => (sum.clone(), Some(sum)),
+        sum => (new(), sum),
+    }
 }
 
 /// The largest power of two that divides every address, up to 256.

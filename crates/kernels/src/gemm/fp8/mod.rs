@@ -83,11 +83,11 @@ impl Fp8Matrix {
             );
         }
         if cublaslt::scales_rows(&like.client) {
-            return cublaslt::gemm_fp8([self, rhs], sum, empty(like, shape, like.dtype));
+            return cublaslt::gemm_fp8([self, rhs], true, sum, || empty(like, shape, like.dtype));
         }
         // Elsewhere a product has one scale: those of the rows follow. The scales of a weight's rows
         // are one, too, but only the device knows it.
-        let out = cublaslt::gemm_fp8([self, rhs], None, empty(like, shape, DType::F32));
+        let out = cublaslt::gemm_fp8([self, rhs], false, None, || empty(like, shape, DType::F32));
         let scales = |of: &Self, shape| {
             let (client, device) = (like.client.clone(), like.device.clone());
             CubeTensor::new_contiguous(
