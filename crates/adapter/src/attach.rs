@@ -17,7 +17,11 @@ use crate::{
     target::{Bias, Targets},
     targets::{Candidate, LayerPlan, MatchReport, Matcher},
 };
-use burn::{module::Param, tensor::Tensor};
+use burn::{
+    module::{Module, Param},
+    tensor::Tensor,
+};
+use burn_lora_kernels::Persist;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Statistics of the inputs of layers, by path.
@@ -263,6 +267,12 @@ fn detach(layer: &mut dyn AdaptedLayer, name: &str) {
 /// Lets layers follow those whose weight they share, and selects the first adapter of a model; later
 /// ones stay frozen.
 pub(crate) fn finish(mut layers: LayersMut<'_>, name: &str) {
+    let mut persist = Persist::default();
+    for (_, layer) in &mut layers {
+        if let Some(adapter) = layer.adapters_mut().get_mut(name) {
+            *adapter = adapter.clone().map(&mut persist);
+        }
+    }
     for i in 0..layers.len() {
         let Some(adapter) = layers[i].1.adapters().get(name).filter(|a| !a.follows()) else {
             continue;

@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::Gemm;
+use burn_lora_kernels::{Gemm, persist};
 use burn_lora_quant::{DenseWeight, Frozen, QuantError, StorageFormat};
 
 /// Frozen base of a linear layer: a weight `[out, in]` in any storage, and a bias `[out]`.
@@ -75,7 +75,7 @@ impl Base {
     /// Returns a copy with a dense weight, in `dtype`.
     pub(crate) fn with_dense(&self, weight: Tensor<2>, dtype: FloatDType) -> Self {
         let weight = Frozen::new(DenseWeight::new(weight.cast(dtype)));
-        Self { weight, bias: self.bias.clone() }
+        persist(Self { weight, bias: self.bias.clone() })
     }
 
     /// Returns a copy with another weight, stored in `format`.
@@ -87,7 +87,7 @@ impl Base {
         weight: Tensor<2>,
         format: &dyn StorageFormat,
     ) -> Result<Self, QuantError> {
-        Ok(Self { weight: format.store(weight.inner())?, bias: self.bias.clone() })
+        Ok(persist(Self { weight: format.store(weight.inner())?, bias: self.bias.clone() }))
     }
 
     /// Returns a copy with another weight, in the current storage.
@@ -95,7 +95,7 @@ impl Base {
     /// # Errors
     /// That of [`Frozen::store`].
     pub(crate) fn with_weight(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
-        Ok(Self { weight: self.weight.store(weight.inner())?, bias: self.bias.clone() })
+        Ok(persist(Self { weight: self.weight.store(weight.inner())?, bias: self.bias.clone() }))
     }
 }
 

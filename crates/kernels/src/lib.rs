@@ -11,6 +11,7 @@
 //! | low-rank updates by row | [`add_row_updates`] |
 //! | a backward pass from given gradients | [`pull_back()`], [`pull_back_with`] |
 //! | parameter update, norm of gradients | [`optimizer`] |
+//! | memory of what lives long | [`persist`] |
 //! | bitsandbytes' 8-bit format | [`dynamic`] |
 //!
 //! A folder has the operation on tensors, which checks the shapes, and a Burn backend extension
@@ -36,6 +37,7 @@ mod gemm;
 mod norm;
 pub mod optimizer;
 mod permute;
+mod persist;
 mod pull_back;
 mod rotary;
 mod row_updates;
@@ -51,6 +53,7 @@ pub use gemm::Fp8Matrix;
 pub use gemm::{Gemm, GemmOps};
 pub use norm::{NormOps, NormSpec, rms_norm};
 pub use permute::{PermuteOps, permute_rows};
+pub use persist::{Persist, PersistOps, persist, persistent, persistent_int};
 pub use pull_back::{PullBackOps, pull_back, pull_back_with};
 pub use rotary::{RotaryOps, rotate};
 pub use row_updates::{RowUpdateOps, add_row_updates};

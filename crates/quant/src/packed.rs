@@ -14,6 +14,7 @@ use burn::{
     module::{Module, Param, ParamId},
     tensor::{DType, Device, FloatDType, Int, Tensor, TensorData},
 };
+use burn_lora_kernels::persistent_int;
 
 /// A 4-bit weight of logical shape `[out, in]`, as a Burn module.
 ///
@@ -112,7 +113,7 @@ impl PackedWeight {
         let scale = weight_scale(&self.layout, &scales?, &tables?)?;
         let word = TensorData::new(vec![scale.to_bits()], [1]);
         let word = Tensor::<1, Int>::from_data(word, (&device, DType::U32));
-        let tables = Tensor::cat(vec![self.tables.val(), word], 0);
+        let tables = persistent_int(Tensor::cat(vec![self.tables.val(), word], 0));
         let layout = Layout { fp8: true, ..self.layout };
         Ok(Self { tables: Param::initialized(self.tables.id, tables), layout, ..self })
     }

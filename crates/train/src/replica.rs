@@ -16,7 +16,7 @@ use burn::{
         distributed::{ReduceOperation, all_reduce},
     },
 };
-use burn_lora_kernels::{Gemm, optimizer::sum_of_squares};
+use burn_lora_kernels::{Gemm, optimizer::sum_of_squares, persist};
 use burn_lora_llama::CausalLm;
 use std::{
     collections::HashMap,
@@ -115,7 +115,7 @@ impl<M: CausalLm> Replica<'_, M> {
     pub fn start_others(&self, resumed: Option<&Resumed>) -> Team<Arc<Work>> {
         let mut team = Team::new();
         for (index, device) in self.devices.iter().enumerate().skip(1) {
-            let mut model = self.model.clone().fork(&device.clone().autodiff());
+            let mut model = persist(self.model.clone().fork(&device.clone().autodiff()));
             let (device, devices) = (device.clone(), self.devices.clone());
             let (params, groups) = (self.params.clone(), self.groups.clone());
             let factors = self.factors.iter();

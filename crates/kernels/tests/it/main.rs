@@ -6,3 +6,4 @@ mod common;
 mod gemm;
 mod ops;
 mod optimizer;
+mod persist;

@@ -10,6 +10,7 @@ use crate::{
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
 use burn_lora_io::shards::SINGLE;
+use burn_lora_kernels::persist;
 use burn_lora_quant::{DenseWeight, Frozen, StorageFormat};
 use std::{collections::BTreeSet, path::Path};
 
@@ -105,7 +106,7 @@ impl Builder<'_> {
 
     fn frozen(&self, path: &str, weight: Frozen, bias: bool) -> Result<AdaptedLinear, LlamaError> {
         let bias = self.bias(path, weight.shape()[0], bias)?;
-        Ok(AdaptedLinear::new(Base::new(weight, bias)))
+        Ok(persist(AdaptedLinear::new(Base::new(weight, bias))))
     }
 
     fn bias(&self, path: &str, out: usize, bias: bool) -> Result<Option<Tensor<1>>, LlamaError> {
@@ -243,7 +244,7 @@ impl Parameters for Builder<'_> {
             return self.random_score(shape);
         }
         let weight = self.tensor(&format!("{path}.weight"), shape)?;
-        Ok(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?))
+        Ok(persist(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?)))
     }
 
     fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
@@ -251,11 +252,11 @@ impl Parameters for Builder<'_> {
             name if name == EMBEDDING => self.embedding_name().to_owned(),
             name => name,
         };
-        Ok(AdaptedEmbedding::new(self.place(&name, shape, self.embedding_device)?))
+        Ok(persist(AdaptedEmbedding::new(self.place(&name, shape, self.embedding_device)?)))
     }
 
     fn vector(&self, _path: &str, name: &str, length: usize) -> Result<AdaptedVector, LlamaError> {
-        Ok(AdaptedVector::new(self.tensor(name, [length])?))
+        Ok(persist(AdaptedVector::new(self.tensor(name, [length])?)))
     }
 }
 

@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_kernels::{
     dynamic::{self, BLOCK, CODES},
     optimizer::{Step, adamw, adamw_coded},
+    persistent, persistent_int,
 };
 use std::{collections::BTreeMap, path::Path};
 
@@ -64,10 +65,10 @@ impl AdamW {
     }
 
     fn zeros(&self, len: usize, device: &Device) -> Moments {
-        let zeros = |len| Tensor::zeros([len], (device, DType::F32));
+        let zeros = |len| persistent(Tensor::zeros([len], (device, DType::F32)));
         if self.is_coded(len) {
             let codes = Tensor::zeros([2 * len.div_ceil(CODES)], (device, DType::U32));
-            Moments::Coded(codes, zeros(2 * len.div_ceil(BLOCK)))
+            Moments::Coded(persistent_int(codes), zeros(2 * len.div_ceil(BLOCK)))
         } else {
             Moments::Float([zeros(len), zeros(len)])
         }
@@ -158,13 +159,14 @@ impl Optimizer for AdamW {
                     let reason = format!("`{full}` has values below 0: it was damaged; remove it");
                     return Err(TrainError::format(file, reason));
                 }
-                Ok(Tensor::from_data(data, (device, DType::F32)))
+                Ok(persistent(Tensor::from_data(data, (device, DType::F32))))
             };
             let moments = if self.is_coded(len) {
                 let absmax = float("absmax", 2 * len.div_ceil(BLOCK))?;
                 let (name, words) = (format!("{path}.codes"), 2 * len.div_ceil(CODES));
                 let codes = take(&mut state, &name, words, DType::U32, file)?;
-                Moments::Coded(Tensor::from_data(codes, (device, DType::U32)), absmax)
+                let codes = Tensor::from_data(codes, (device, DType::U32));
+                Moments::Coded(persistent_int(codes), absmax)
             } else {
                 Moments::Float([float("m", len)?, float("v", len)?])
             };

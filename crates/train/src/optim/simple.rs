@@ -6,7 +6,7 @@ use burn::{
     optim::{Optimizer as BurnOptimizer, RecordState, StateSink, StateSource},
     tensor::{DType, Device, Tensor},
 };
-use burn_lora_kernels::optimizer::check;
+use burn_lora_kernels::{optimizer::check, persistent};
 use std::{collections::BTreeMap, path::Path};
 
 /// One of Burn's optimizers, created without weight decay, which is applied here before the step.
@@ -34,7 +34,7 @@ impl<O: BurnOptimizer> Optimizer for Simple<O> {
         let param = param * (1.0 - rate * decay);
         let (new, state) = self.optimizer.step(rate, param, grad * factor, state);
         self.states.extend(state.map(|state| (path.to_owned(), state)));
-        new
+        persistent(new)
     }
 
     fn state(&self) -> State {

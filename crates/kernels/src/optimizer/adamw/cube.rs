@@ -2,8 +2,9 @@
 
 use super::AdamWOps;
 use crate::{
-    cube::{UNITS, buffer, empty, own, vector_size},
+    cube::{UNITS, buffer, own, vector_size},
     optimizer::step::{Step, advance},
+    persist::persistent_like,
 };
 use burn::{
     backend::{TensorMetadata, tensor::FloatTensor},
@@ -62,7 +63,7 @@ impl AdamWOps for CubeBackend {
         let vector = vector_size(&client, DType::F32, len);
         let (count, cube_dim) = (len / vector, CubeDim::new_1d(UNITS));
         // Not in place: the model that is trained holds the old ones.
-        let new = empty(&param, param.shape(), DType::F32);
+        let new = persistent_like(&param, param.shape(), DType::F32);
         let values = |tensor: &CubeTensor| buffer(&client, tensor, DType::F32, len, vector);
         // SAFETY: the buffers are of one length; units below `count` stay inside, the others do nothing.
         unsafe {

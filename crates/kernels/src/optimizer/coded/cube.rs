@@ -4,9 +4,10 @@
 
 use super::AdamWCodedOps;
 use crate::{
-    cube::{UNITS, buffer, empty, own, vector_size},
+    cube::{UNITS, buffer, own, vector_size},
     dynamic::{BLOCK, CODES},
     optimizer::step::{Step, advance},
+    persist::persistent_like,
 };
 use burn::{
     backend::{
@@ -167,7 +168,7 @@ impl AdamWCodedOps for CubeBackend {
             return (param, codes, absmax);
         }
         // Not in place: the model that is trained holds the old ones.
-        let new = empty(&param, param.shape(), DType::F32);
+        let new = persistent_like(&param, param.shape(), DType::F32);
         // Each unit has one word of codes.
         let vector = vector_size(&client, DType::F32, len).min(CODES);
         let cube_dim = CubeDim::new_1d(UNITS);
