@@ -4,7 +4,7 @@
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
 //! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,adamw8bit`,
-//! `,chunk=TOKENS`, `,peak` to look at the memory in use every millisecond, `,parts` for a table of
+//! `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to look at the memory in use every millisecond, `,parts` for a table of
 //! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
 //! weights are in FP8. Tokens are random, every one is a target.
 
@@ -140,6 +140,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("recompute", n) => config.recompute = Recompute::Every(n.parse().expect("a number")),
             ("budget", gib) => budget = Some(gib.parse::<u64>().expect("a number") << 30),
             ("chunk", n) => config.loss_chunk = Some(n.parse().expect("a number")),
+            ("mlpchunk", n) => config.mlp_chunk = Some(n.parse().expect("a number")),
             ("offload", "") => config.offload = true,
             ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),
             ("parts", "") => parts = true,

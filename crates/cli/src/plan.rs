@@ -60,6 +60,9 @@ pub struct Arguments {
     /// Tokens whose logits are computed at a time
     #[arg(long, value_parser = number(1 << 24))]
     loss_chunk: Option<usize>,
+    /// Tokens that a layer computes at a time in its feed-forward block
+    #[arg(long, value_parser = number(1 << 24))]
+    mlp_chunk: Option<usize>,
     /// Memory of the GPU in GiB; several sizes if left out
     #[arg(long, value_parser = gib)]
     memory: Option<f64>,
@@ -95,6 +98,7 @@ impl Arguments {
         train.recompute = self.recompute.unwrap_or(train.recompute);
         train.offload |= self.offload;
         train.loss_chunk = self.loss_chunk.or(train.loss_chunk);
+        train.mlp_chunk = self.mlp_chunk.or(train.mlp_chunk);
         if self.length.is_some() {
             train.batches.packing = None;
         }

@@ -6,7 +6,7 @@ use crate::{
 };
 use burn::{
     module::Module,
-    tensor::{Device, Int, Tensor},
+    tensor::{Device, Gradients, Int, Tensor},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError};
 use burn_lora_kernels::pull_back;
@@ -61,6 +61,35 @@ pub trait CausalLm: Module + Adaptable + 'static {
         grad: Tensor<3>,
     ) -> Tensor<1> {
         pull_back(self.layer(index, hidden, context), grad)
+    }
+
+    /// [`layer`](Self::layer) of a batch with many tokens: what a layer computes for each token alone
+    /// may be computed for `tile` tokens at a time, to save memory. By default it is not.
+    fn layer_tiled(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Self::Context,
+        tile: usize,
+    ) -> Tensor<3> {
+        let _ = tile;
+        self.layer(index, hidden, context)
+    }
+
+    /// [`layer_pull_back`](Self::layer_pull_back) of a batch with many tokens, as
+    /// [`layer_tiled`](Self::layer_tiled): `found` gets the gradients of parameters that are there
+    /// before the zero is pulled back.
+    fn layer_pull_back_tiled(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Self::Context,
+        grad: Tensor<3>,
+        tile: usize,
+        found: &mut dyn FnMut(Gradients),
+    ) -> Tensor<1> {
+        let _ = (tile, found);
+        self.layer_pull_back(index, hidden, context, grad)
     }
 
     /// Logits of tokens after the last layer: the last norm and the output head.

@@ -7,7 +7,7 @@ use crate::{
 };
 use burn::{
     module::Module,
-    tensor::{Device, Int, Tensor},
+    tensor::{Device, Gradients, Int, Tensor},
 };
 use burn_lora_adapter::{Adaptable, Layers, LayersMut, join};
 use serde_json::Value;
@@ -103,6 +103,28 @@ impl CausalLm for SequenceClassifier {
         grad: Tensor<3>,
     ) -> Tensor<1> {
         CausalLm::layer_pull_back(&self.llama, index, hidden, context, grad)
+    }
+
+    fn layer_tiled(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        tile: usize,
+    ) -> Tensor<3> {
+        CausalLm::layer_tiled(&self.llama, index, hidden, context, tile)
+    }
+
+    fn layer_pull_back_tiled(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        grad: Tensor<3>,
+        tile: usize,
+        found: &mut dyn FnMut(Gradients),
+    ) -> Tensor<1> {
+        self.llama.layer_pull_back_tiled(index, hidden, context, grad, tile, found)
     }
 
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {

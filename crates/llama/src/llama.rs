@@ -10,7 +10,7 @@ use crate::{
 };
 use burn::{
     module::Module,
-    tensor::{Device, FloatDType, Int, Tensor},
+    tensor::{Device, FloatDType, Gradients, Int, Tensor},
 };
 use burn_lora_adapter::{AdaptedLinear, Base, adaptable};
 use half::{bf16, f16};
@@ -215,6 +215,28 @@ impl CausalLm for Llama {
         grad: Tensor<3>,
     ) -> Tensor<1> {
         self.model.layers[index].pull_back(hidden, context, grad)
+    }
+
+    fn layer_tiled(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        tile: usize,
+    ) -> Tensor<3> {
+        self.model.layers[index].forward_tiled(hidden, context, tile)
+    }
+
+    fn layer_pull_back_tiled(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        grad: Tensor<3>,
+        tile: usize,
+        found: &mut dyn FnMut(Gradients),
+    ) -> Tensor<1> {
+        self.model.layers[index].pull_back_tiled(hidden, context, grad, tile, found)
     }
 
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {

@@ -87,6 +87,10 @@ pub struct TrainConfig {
     /// Target tokens per chunk of head and loss. The logits of a chunk are the memory that they
     /// need.
     pub loss_chunk: Option<usize>,
+    /// Tokens that a layer which is run again computes at a time in its feed-forward block, where the
+    /// most memory of a long row goes; by default 8,192 in batches of at least twice as many. Not with
+    /// dropout, whose numbers would be others.
+    pub mlp_chunk: Option<usize>,
     /// Label smoothing.
     pub label_smoothing: f32,
     /// NEFTune's alpha (arXiv:2310.05914): scale of the noise on the embeddings.
@@ -184,6 +188,7 @@ impl Default for TrainConfig {
             recompute: Recompute::default(),
             offload: false,
             loss_chunk: None,
+            mlp_chunk: None,
             label_smoothing: 0.0,
             neftune: None,
             seed: 0,
@@ -203,7 +208,7 @@ pub(crate) const MOST_STEPS: usize = i32::MAX as usize;
 
 /// Fields of [`TrainConfig`] that may change when a run is resumed, since they do not affect what a
 /// step learns. All others must be the same.
-const FREE: [&str; 13] = [
+const FREE: [&str; 14] = [
     "early_stopping",
     "epochs",
     "evaluate",
@@ -212,6 +217,7 @@ const FREE: [&str; 13] = [
     "log_steps",
     "loss_chunk",
     "max_steps",
+    "mlp_chunk",
     "offload",
     "output",
     "recompute",
@@ -251,6 +257,7 @@ impl TrainConfig {
         recompute: Recompute => |recompute| recompute;
         offload: bool => |offload| offload;
         loss_chunk: usize => |tokens| Some(tokens);
+        mlp_chunk: usize => |tokens| Some(tokens);
         label_smoothing: f32 => |smoothing| smoothing;
         neftune: f32 => |alpha| Some(alpha);
         log_steps: usize => |steps| steps;
@@ -291,7 +298,8 @@ impl TrainConfig {
     }
 
     pub(crate) fn step(&self) -> StepConfig {
-        StepConfig { recompute: self.recompute, offload: self.offload, neftune: self.neftune }
+        let Self { recompute, offload, mlp_chunk, neftune, .. } = *self;
+        StepConfig { recompute, offload, mlp_chunk, neftune }
     }
 
     /// Next-token loss with these settings.
@@ -332,7 +340,9 @@ impl TrainConfig {
         check("gradient_accumulation_steps", &steps, steps > 0, "1 is none")?;
         check("gradient_accumulation_steps", &steps, steps <= MOST_STEPS, &most)?;
         check("log_steps", &self.log_steps, self.log_steps > 0, "1 logs every step")?;
-        check("loss_chunk", &0, self.loss_chunk != Some(0), "leave it out for the default")?;
+        for (name, chunk) in [("loss_chunk", self.loss_chunk), ("mlp_chunk", self.mlp_chunk)] {
+            check(name, &0, chunk != Some(0), "leave it out for the default")?;
+        }
         let decay = self.weight_decay;
         check("weight_decay", &decay, (0.0..1.0).contains(&decay), "it has to be in [0, 1)")?;
         if let Some(norm) = self.max_grad_norm {

@@ -3,11 +3,10 @@
 use crate::{
     data::Batch,
     objective::{GradientSums, Objective, Outcome},
-    params,
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
-use burn_lora_kernels::pull_back;
+use burn_lora_kernels::{Offloaded, Returning, offload, pull_back};
 use burn_lora_llama::CausalLm;
 use std::ops::Range;
 
@@ -17,6 +16,8 @@ pub(crate) struct StepConfig {
     pub recompute: Recompute,
     /// Whether the inputs of the layers are kept in host memory until the backward pass.
     pub offload: bool,
+    /// Tokens at a time in feed-forward blocks: see [`tile`].
+    pub mlp_chunk: Option<usize>,
     /// NEFTune's alpha (arXiv:2310.05914).
     pub neftune: Option<f32>,
 }
@@ -42,25 +43,44 @@ impl<'a, M: CausalLm> Pair<'a, M> {
 /// Input of a segment of layers, kept until its backward pass.
 enum Kept {
     Device(Tensor<3>),
-    Host(TensorData, DType),
+    Host(Offloaded<3>),
+}
+
+/// An input on its way back.
+enum Coming {
+    Device(Tensor<3>),
+    Host(Returning<3>),
 }
 
 impl Kept {
     fn new(hidden: Tensor<3>, offload: bool) -> Self {
-        let dtype = hidden.dtype();
-        if offload {
-            Self::Host(params::own(hidden.into_data()), dtype)
-        } else {
-            Self::Device(hidden)
-        }
+        if offload { Self::Host(self::offload(hidden)) } else { Self::Device(hidden) }
     }
 
-    fn back(self, device: &Device) -> Tensor<3> {
+    fn bring_back(self) -> Coming {
         match self {
-            Self::Device(hidden) => hidden,
-            Self::Host(data, dtype) => Tensor::from_data(data, (device, dtype)),
+            Self::Device(hidden) => Coming::Device(hidden),
+            Self::Host(hidden) => Coming::Host(hidden.bring_back()),
         }
     }
+}
+
+impl Coming {
+    fn arrived(self) -> Tensor<3> {
+        match self {
+            Self::Device(hidden) => hidden,
+            Self::Host(hidden) => hidden.arrived(),
+        }
+    }
+}
+
+/// Returns how many tokens of a batch a layer computes at a time of what it computes for each alone, if
+/// not all: as is asked for, or 8,192 of at least twice as many. `random`: the layers draw random
+/// numbers, which would differ.
+pub(crate) fn tile(tokens: usize, chunk: Option<usize>, random: bool) -> Option<usize> {
+    const TILE: usize = 8192;
+    let (tile, from) = chunk.map_or((TILE, 2 * TILE), |chunk| (chunk, chunk.saturating_add(1)));
+    (tokens >= from && !random).then_some(tile)
 }
 
 /// Runs a micro-batch forward and backward, and adds the gradients of the *sum* of its token losses
@@ -69,7 +89,8 @@ impl Kept {
 /// Each segment of layers is a graph of its own. In the forward pass, all but the last run without
 /// a graph and leave their inputs; in the backward pass, each is run again with a graph, which maps
 /// the gradient of its output to those of its input and its parameters; that output is not needed
-/// ([`CausalLm::layer_pull_back`]). The embedding belongs to the first segment.
+/// ([`CausalLm::layer_pull_back`]). The embedding belongs to the first segment. In tiles
+/// ([`tile`]) a last segment of one layer is run again like the others.
 pub(crate) fn run<M: CausalLm>(
     model: &Pair<'_, M>,
     objective: &dyn Objective<M>,
@@ -81,57 +102,114 @@ pub(crate) fn run<M: CausalLm>(
     let device = model.plain.device().inner();
     let context = model.tracked.context(&batch.segments);
     let segments = config.recompute.segments(model.tracked.depth());
-    // The given layers of a segment, its first ones.
-    let forward = |part: &M, number: usize, layers: Range<usize>, input: Option<Tensor<3>>| {
+    let tile = tile(batch.rows * batch.length, config.mlp_chunk, model.random);
+    // The input of a segment's layers: the first segment embeds the tokens.
+    let begin = |part: &M, number: usize, input: Option<Tensor<3>>| {
         if model.random || config.neftune.is_some() {
             // The same numbers when it is run again.
             device.seed(seed.wrapping_add(number as u64));
         }
-        let hidden = input.unwrap_or_else(|| {
+        input.unwrap_or_else(|| {
             let hidden = part.embed(tokens(batch, &part.embedding_device()), &context);
             match config.neftune {
                 Some(alpha) => add_noise(hidden, alpha),
                 None => hidden,
             }
-        });
-        layers.fold(hidden, |hidden, layer| part.layer(layer, hidden, &context))
+        })
+    };
+    let through = |layers: Range<usize>, hidden: Tensor<3>| {
+        layers.fold(hidden, |hidden, layer| model.tracked.layer(layer, hidden, &context))
     };
 
     let last = segments.len() - 1;
+    let again = if tile.is_some() && segments[last].len() == 1 { last + 1 } else { last };
     let mut kept = Vec::with_capacity(last);
     let mut hidden = None;
-    for (number, layers) in segments[..last].iter().enumerate() {
-        let output = forward(&model.plain, number, layers.clone(), hidden).inner();
+    for (number, layers) in segments[..again].iter().enumerate() {
+        let input = begin(&model.plain, number, hidden);
+        let output = layers.clone().fold(input, |h, i| layer(&model.plain, i, h, &context, tile));
+        let output = output.inner();
         // That of the last segment is needed at once.
-        if number + 1 < last {
+        if number + 1 < again {
             kept.push(Kept::new(output.clone(), config.offload));
         }
         hidden = Some(output);
     }
-    let mut input = hidden.map(|hidden| hidden.autodiff().require_grad());
-    let output = forward(model.tracked, last, segments[last].clone(), input.clone());
-    let hidden = output.clone().inner();
-    let mut outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
-    let grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
-    let mut pulled = pull_back(output, grad);
-
-    for number in (0..=last).rev() {
-        if !pulled.is_tracked() {
-            break; // Nothing is trained in the first segment.
+    let mut outcome;
+    let mut grad;
+    let mut coming;
+    if again > last {
+        let hidden = hidden.expect("there is a segment");
+        outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
+        grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
+        coming = kept.pop().map(Kept::bring_back);
+    } else {
+        let input = hidden.map(|hidden| hidden.autodiff().require_grad());
+        let output = through(segments[last].clone(), begin(model.tracked, last, input.clone()));
+        let hidden = output.clone().inner();
+        outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
+        grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
+        let pulled = pull_back(output, grad);
+        coming = kept.pop().map(Kept::bring_back);
+        match back(pulled, input, model.tracked, sums) {
+            Some(before) => grad = before,
+            None => return outcome,
         }
-        let mut found = pulled.backward();
-        drop(pulled);
-        sums.add(model.tracked, &mut found);
-        let Some(before) = input else { break };
-        let grad = before.grad_remove(&mut found).expect("the input of a segment has a gradient");
-        drop((before, found));
-        input = kept.pop().map(|kept| kept.back(&device).autodiff().require_grad());
-        // Not the last segment: it has layers.
-        let Range { start, end } = segments[number - 1].clone();
-        let hidden = forward(model.tracked, number - 1, start..end - 1, input.clone());
-        pulled = model.tracked.layer_pull_back(end - 1, hidden, &context, grad);
+    }
+
+    for number in (0..again).rev() {
+        let input = coming.map(|coming| coming.arrived().autodiff().require_grad());
+        // Early, to arrive while this segment runs.
+        coming = kept.pop().map(Kept::bring_back);
+        // It has layers.
+        let Range { start, end } = segments[number].clone();
+        let hidden = begin(model.tracked, number, input.clone());
+        let hidden = through(start..end - 1, hidden);
+        let pulled = match tile {
+            None => model.tracked.layer_pull_back(end - 1, hidden, &context, grad),
+            Some(tile) => {
+                let mut found = |mut found| sums.add(model.tracked, &mut found);
+                let at = end - 1;
+                model.tracked.layer_pull_back_tiled(at, hidden, &context, grad, tile, &mut found)
+            }
+        };
+        match back(pulled, input, model.tracked, sums) {
+            Some(before) => grad = before,
+            None => break,
+        }
     }
     outcome
+}
+
+/// Goes backward through a segment: adds the gradients of its parameters to `sums`, and returns that of
+/// its input, if it has one and something is trained.
+fn back<M: CausalLm>(
+    pulled: Tensor<1>,
+    input: Option<Tensor<3>>,
+    model: &M,
+    sums: &mut GradientSums,
+) -> Option<Tensor<3>> {
+    if !pulled.is_tracked() {
+        return None; // Nothing is trained in the first segment.
+    }
+    let mut found = pulled.backward();
+    sums.add(model, &mut found);
+    let grad = input?.grad_remove(&mut found);
+    Some(grad.expect("the input of a segment has a gradient"))
+}
+
+/// Forward pass of a layer without a graph.
+fn layer<M: CausalLm>(
+    model: &M,
+    index: usize,
+    hidden: Tensor<3>,
+    context: &M::Context,
+    tile: Option<usize>,
+) -> Tensor<3> {
+    match tile {
+        None => model.layer(index, hidden, context),
+        Some(tile) => model.layer_tiled(index, hidden, context, tile),
+    }
 }
 
 /// Computes loss and metrics of a batch, without gradients.
@@ -141,10 +219,9 @@ pub(crate) fn evaluate<M: CausalLm>(
     batch: &Batch,
 ) -> Outcome {
     let context = model.context(&batch.segments);
-    let hidden = (0..model.depth())
-        .fold(model.embed(tokens(batch, &model.embedding_device()), &context), |h, layer| {
-            model.layer(layer, h, &context)
-        });
+    let tile = tile(batch.rows * batch.length, None, false);
+    let embedded = model.embed(tokens(batch, &model.embedding_device()), &context);
+    let hidden = (0..model.depth()).fold(embedded, |h, i| layer(model, i, h, &context, tile));
     objective.run(model, hidden, batch, &context, None)
 }
 

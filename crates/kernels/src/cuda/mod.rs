@@ -3,8 +3,10 @@
 //! This file holds everything in this workspace that uses CubeCL's internals; the versions of
 //! `cubecl` and `cubecl-server` are pinned exactly for its sake.
 
+mod copies;
 mod kernel;
 
+pub(crate) use copies::{Pinned, await_copies, copy_to_device, copy_to_host};
 pub use kernel::{Kernel, Scalar};
 
 use burn::backend::BackTrace;

@@ -4,6 +4,7 @@
 mod attention;
 mod common;
 mod gemm;
+mod offload;
 mod ops;
 mod optimizer;
 mod persist;

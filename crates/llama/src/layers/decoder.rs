@@ -8,7 +8,10 @@ use crate::{
     error::LlamaError,
     spec::{FeedForwardSpec, LayerSpec, NormPlacement},
 };
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::Module,
+    tensor::{Gradients, Tensor},
+};
 use burn_lora_adapter::{AdaptedEmbedding, adaptable};
 use burn_lora_kernels::{NormSpec, pull_back, pull_back_with};
 
@@ -90,15 +93,19 @@ impl DecoderLayer {
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
-        let (_, [before, after]) = self.norms();
-        let x = self.attended(x, context, cache);
-        let normed_x = normed(x.clone(), before, context);
-        let out = match (&self.mlp, &self.experts) {
-            (Some(mlp), _) => mlp.forward(normed_x, context),
-            (None, Some(experts)) => experts.forward(normed_x, context),
-            (None, None) => unreachable!("a layer has one of them"),
-        };
-        self.added(x, normed(out, after, context))
+        self.fed_forward(self.attended(x, context, cache), context)
+    }
+
+    /// Returns `forward(x, context, None)`, with the feed-forward block computed for `tile` tokens at a
+    /// time: what it has of a token is the most that a layer has.
+    ///
+    /// # Shapes
+    /// - x, output: `[batch, sequence, hidden]`
+    pub fn forward_tiled(&self, x: Tensor<3>, context: &Context, tile: usize) -> Tensor<3> {
+        let dims = x.dims();
+        let tiles = tiles(self.attended(x, context, None), tile);
+        let tiles = tiles.into_iter().map(|x| self.fed_forward(x, context));
+        Tensor::cat(tiles.collect(), 1).reshape(dims)
     }
 
     /// Returns `pull_back(forward(x, context, None), grad)`: a zero, `[1]`, whose `backward()` starts
@@ -108,10 +115,53 @@ impl DecoderLayer {
     /// # Shapes
     /// - x, grad: `[batch, sequence, hidden]`
     pub fn pull_back(&self, x: Tensor<3>, context: &Context, grad: Tensor<3>) -> Tensor<1> {
-        let (Some(mlp), (_, [before, None])) = (&self.mlp, self.norms()) else {
-            return pull_back(self.forward(x, context, None), grad);
-        };
+        self.fed_back(self.attended(x, context, None), context, grad)
+    }
+
+    /// [`pull_back`](Self::pull_back), with the feed-forward block computed, forward and backward, for
+    /// `tile` tokens at a time. `found` gets the gradients of its parameters, once for each tile.
+    ///
+    /// # Shapes
+    /// - x, grad: `[batch, sequence, hidden]`
+    pub fn pull_back_tiled(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        grad: Tensor<3>,
+        tile: usize,
+        found: &mut dyn FnMut(Gradients),
+    ) -> Tensor<1> {
+        let dims = x.dims();
         let x = self.attended(x, context, None);
+        let pairs = tiles(x.clone().inner(), tile).into_iter().zip(tiles(grad, tile));
+        let grads = pairs.map(|(x, grad)| {
+            let x = x.autodiff().require_grad();
+            let mut of_tile = self.fed_back(x.clone(), context, grad).backward();
+            let grad = x.grad_remove(&mut of_tile).expect("an input has a gradient");
+            found(of_tile);
+            grad
+        });
+        let grads = Tensor::cat(grads.collect(), 1).reshape(dims);
+        pull_back(x, grads)
+    }
+
+    /// Returns the sum of the attention's output and the feed-forward block.
+    fn fed_forward(&self, x: Tensor<3>, context: &Context) -> Tensor<3> {
+        let (_, [before, after]) = self.norms();
+        let normed_x = normed(x.clone(), before, context);
+        let out = match (&self.mlp, &self.experts) {
+            (Some(mlp), _) => mlp.forward(normed_x, context),
+            (None, Some(experts)) => experts.forward(normed_x, context),
+            (None, None) => unreachable!("a layer has one of them"),
+        };
+        self.added(x, normed(out, after, context))
+    }
+
+    /// Returns `pull_back(fed_forward(x, context), grad)`, without the last product of an MLP.
+    fn fed_back(&self, x: Tensor<3>, context: &Context, grad: Tensor<3>) -> Tensor<1> {
+        let (Some(mlp), (_, [before, None])) = (&self.mlp, self.norms()) else {
+            return pull_back(self.fed_forward(x, context), grad);
+        };
         let of_block = match self.residual_multiplier {
             1.0 => grad.clone(),
             factor => grad.clone() * factor,
@@ -148,6 +198,12 @@ impl DecoderLayer {
             (before, after) => ([input, middle], [before.as_ref(), after.as_ref()]),
         }
     }
+}
+
+/// Splits the tokens of a batch into tiles, `[1, tokens, hidden]`.
+fn tiles(x: Tensor<3>, tile: usize) -> Vec<Tensor<3>> {
+    let [batch, length, hidden] = x.dims();
+    x.reshape([1, batch * length, hidden]).split(tile, 1)
 }
 
 /// Applies a norm, if there is one.
@@ -202,15 +258,32 @@ impl LayerSpec {
         costs: &dyn LinearCosts,
         scores_in_registers: bool,
     ) -> TokenCost {
+        let attention = self.kept_by_attention(hidden, costs, scores_in_registers);
+        attention + self.kept_by_feed_forward(hidden, costs)
+    }
+
+    /// Returns what the attention with its norms keeps of a token.
+    pub fn kept_by_attention(
+        &self,
+        hidden: usize,
+        costs: &dyn LinearCosts,
+        scores_in_registers: bool,
+    ) -> TokenCost {
         let output = self.attention.output_kept(costs, scores_in_registers);
-        let parts = self.attention.kept(hidden, costs) + output;
-        let feed_forward = match &self.feed_forward {
+        // The norm before it keeps the layer's input; one after it keeps the output.
+        let norms = usize::from(self.norms != NormPlacement::Before);
+        (self.attention.kept(hidden, costs) + output).plus_values(norms * hidden)
+    }
+
+    /// Returns what the feed-forward block with its norms keeps of a token.
+    pub fn kept_by_feed_forward(&self, hidden: usize, costs: &dyn LinearCosts) -> TokenCost {
+        let kept = match &self.feed_forward {
             FeedForwardSpec::Gated(mlp) => mlp.kept(MLP, hidden, costs),
             FeedForwardSpec::Experts(experts) => experts.kept(MLP, hidden, costs),
         };
-        // The input of the norm before the block; a norm after a block keeps the block's output.
-        let norms = if self.norms == NormPlacement::Before { 1 } else { 3 };
-        (parts + feed_forward).plus_values(norms * hidden)
+        // The input of the norm before the block; a norm after it keeps the block's output.
+        let norms = if self.norms == NormPlacement::Before { 1 } else { 2 };
+        kept.plus_values(norms * hidden)
     }
 
     /// Returns what the backward pass through the feed-forward block has of a token beside the

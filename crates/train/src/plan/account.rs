@@ -5,7 +5,7 @@ use super::{
     memory::{Memory, Moment},
     shape::{Block, Layer, Shape},
 };
-use crate::{OptimizerConfig, TrainConfig, objective};
+use crate::{OptimizerConfig, TrainConfig, objective, step};
 use burn_lora_kernels::{Gemm, attention_scores};
 use burn_lora_llama::{
     LlamaConfig,
@@ -59,8 +59,12 @@ impl Account<'_> {
         // Gradients of the layers that the backward pass has gone through.
         let mut done = self.shape.gradient_bytes([&self.shape.norm, &self.shape.head]);
         let last = segments.len() - 1;
+        let tile = step::tile(self.tokens(), train.mlp_chunk, self.shape.dropout);
+        // A last segment of one layer is run again, too.
+        let all_again = tile.is_some() && segments[last].len() == 1;
         let inputs = |number: usize| match train.offload {
-            true => self.values(self.config.hidden_size),
+            // One is on its way while another one is used.
+            true => self.values(self.config.hidden_size) * number.clamp(1, 2) as u64,
             // `step::run` keeps the output of every segment but the last; the first one's input is
             // that of its first norm.
             false => self.values(self.config.hidden_size) * number.max(1) as u64,
@@ -69,13 +73,14 @@ impl Account<'_> {
         let host = if train.offload { waiting } else { 0 };
         let begin = Memory { host: begin.host + host, ..begin.clone() };
 
-        let inside = self.tracked(&segments[last], last == 0);
+        let inside =
+            if all_again { 0 } else { self.kept(self.tracked(&segments[last], last == 0)) };
         let mut moments = vec![Memory {
             moment: Moment::Loss,
             // Of the micro-batches before, and of the head.
             gradients: if accumulates { all + done } else { done },
             inputs: inputs(last),
-            activations: self.kept(inside) + self.values(self.config.hidden_size),
+            activations: inside + self.values(self.config.hidden_size),
             loss: self.loss(train.loss_chunk),
             scratch: self.scratch(0),
             ..begin.clone()
@@ -100,10 +105,15 @@ impl Account<'_> {
                 scratch,
                 ..begin.clone()
             };
-            let activations = self.kept(tracked) + self.mlp_gradients(last);
-            moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
             // The input of this layer, if it is not that of the segment.
             let input = if before.is_empty() { 0 } else { self.config.hidden_size };
+            let activations = match tile {
+                Some(tile) if all_again || number + 1 < segments.len() => {
+                    self.kept(before.clone()) + self.values(input) + self.tiled(last, tile)
+                }
+                _ => self.kept(tracked) + self.mlp_gradients(last),
+            };
+            moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
             let activations =
                 self.kept(before) + self.values(input) + self.attention_backward(last);
             let scores = self.scores(last) * (2 * 4 + 2 * self.size as u64);
@@ -134,7 +144,12 @@ impl Account<'_> {
         let most = |bytes: &dyn Fn(usize) -> u64| all.clone().map(bytes).max().unwrap_or(0);
         let decoded = most(&|index| self.decoded(index));
         let layers = &self.config.layers;
-        let mlp = most(&|index| self.bytes(layers[index].feed_forward_inference(hidden)));
+        let tile = step::tile(self.tokens(), None, false);
+        let mlp = |index: usize| layers[index].feed_forward_inference(hidden);
+        let mlp = most(&|index| match tile {
+            None => self.bytes(mlp(index)),
+            Some(tile) => mlp(index).bytes(tile, self.size) + self.values(2 * hidden),
+        });
         let attention = most(&|index| self.bytes(layers[index].attention.inference(hidden)));
         let scores = most(&|index| self.scores(index)) * (4 + self.size as u64);
         let moment = |moment, activations, loss, scratch| Memory {
@@ -192,9 +207,23 @@ impl Account<'_> {
 
     /// Returns the bytes on top of the kept ones, backward through an MLP.
     fn mlp_gradients(&self, index: usize) -> u64 {
+        self.bytes(self.feed_forward_backward(index))
+    }
+
+    fn feed_forward_backward(&self, index: usize) -> TokenCost {
         let (spec, costs) = self.layer(index);
         let twice = !self.packed && costs.block[spec.down_path()].rank().is_some();
-        self.bytes(spec.feed_forward_backward(self.config.hidden_size, &costs, twice))
+        spec.feed_forward_backward(self.config.hidden_size, &costs, twice)
+    }
+
+    /// Returns the bytes of a layer forward and backward in its feed-forward block, in tiles: what the
+    /// attention keeps, the sum of its output, and the gradients of that for the tiles before.
+    fn tiled(&self, index: usize, tile: usize) -> u64 {
+        let (spec, costs) = self.layer(index);
+        let hidden = self.config.hidden_size;
+        let attention = spec.kept_by_attention(hidden, &costs, self.fused).plus_values(2 * hidden);
+        let block = spec.kept_by_feed_forward(hidden, &costs) + self.feed_forward_backward(index);
+        self.bytes(attention) + self.casts(index) + block.bytes(tile.min(self.tokens()), self.size)
     }
 
     /// Returns the bytes of a layer backward in its attention, the kept ones with them.

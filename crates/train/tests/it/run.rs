@@ -229,6 +229,7 @@ fn settings_that_cannot_be_used_are_named() {
         ("lora_plus", config().lora_plus(0.0)),
         ("neftune", config().neftune(-1.0)),
         ("loss_chunk", config().loss_chunk(0)),
+        ("mlp_chunk", config().mlp_chunk(0)),
         ("recompute", config().recompute(burn_lora_train::Recompute::Every(0))),
         ("save", config().save(Every::Steps(0))),
         ("evaluate", config().evaluate(Every::Epochs(0))),

@@ -128,6 +128,14 @@ fn recomputation_makes_no_difference() {
         same("offloaded", after(model(dropout), kept), &expected);
         let small = settings(Recompute::EveryLayer).loss_chunk(3);
         same("head in small chunks", after(model(dropout), small), &expected);
+        // The last one is smaller. With dropout there are none.
+        for recompute in [Recompute::EveryLayer, Recompute::Every(9), Recompute::AllBut(2)] {
+            let settings = settings(recompute);
+            if dropout == 0.0 || recompute == Recompute::EveryLayer {
+                let tiled = settings.offload(true).mlp_chunk(7);
+                same(&format!("{recompute:?} in tiles"), after(model(dropout), tiled), &expected);
+            }
+        }
     }
     let none = after(model(0.0), config(4, 2).recompute(Recompute::None));
     same("none", none, &after(model(0.0), config(4, 2)));

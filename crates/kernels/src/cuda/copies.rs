@@ -1,0 +1,196 @@
+//! Copies between a CUDA device and pinned host memory, on a stream beside the one of the kernels.
+
+use super::enqueue;
+use cubecl::{client::Client, server::Handle};
+use cudarc::driver::{
+    DriverError, result,
+    sys::{self, CUdeviceptr, CUevent, CUstream},
+};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    ffi::c_void,
+    ptr,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+/// Pinned host memory of a tensor, for the copies of one device. It goes back to the pool when it is
+/// dropped: copies of a device follow each other, so that the next one may still wait for the last.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    address: usize,
+    bytes: usize,
+    device: sys::CUdevice,
+}
+
+/// Addresses of free memory, by device and bytes.
+type Free = HashMap<(sys::CUdevice, usize), Vec<usize>>;
+
+fn free() -> MutexGuard<'static, Free> {
+    static FREE: LazyLock<Mutex<Free>> = LazyLock::new(Mutex::default);
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        free().entry((self.device, self.bytes)).or_default().push(self.address);
+    }
+}
+
+/// The stream of a device's copies, and those that the kernels' stream has not been told to wait for,
+/// with the device's memory that they use.
+struct Copies {
+    stream: CUstream,
+    pending: Vec<(Handle, CUevent)>,
+    /// For reuse.
+    events: Vec<CUevent>,
+}
+
+thread_local! {
+    /// State of the thread's device: see [`enqueue`].
+    static COPIES: RefCell<Option<Copies>> = const { RefCell::new(None) };
+}
+
+/// Calls `body` with the copies of the thread's device, after the kernels' stream was told to wait for those so
+/// far.
+fn with_copies(
+    compute: CUstream,
+    body: impl FnOnce(&mut Copies) -> Result<(), DriverError>,
+) -> Result<(), String> {
+    COPIES
+        .with_borrow_mut(|copies| {
+            let copies = match copies {
+                Some(copies) => copies,
+                None => {
+                    let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+                    copies.insert(Copies { stream, pending: vec![], events: vec![] })
+                }
+            };
+            for (memory, event) in copies.pending.drain(..) {
+                // SAFETY: both are alive.
+                unsafe { wait(compute, event)? };
+                copies.events.push(event);
+                drop(memory);
+            }
+            body(copies)
+        })
+        .map_err(|error| format!("a copy to or from the host: {error}"))
+}
+
+/// # Safety
+/// Stream and event are alive, of the current context.
+unsafe fn wait(stream: CUstream, event: CUevent) -> Result<(), DriverError> {
+    let default = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+    // SAFETY: as required of the caller.
+    unsafe { result::stream::wait_event(stream, event, default) }
+}
+
+impl Copies {
+    fn event(&mut self) -> Result<CUevent, DriverError> {
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        self.events.pop().map_or_else(|| result::event::create(flags), Ok)
+    }
+
+    /// Enqueues a copy after the kernels so far; `memory` of the device stays allocated for it.
+    ///
+    /// # Safety
+    /// `copy` enqueues its work on the stream that it gets, within memory that is alive until then.
+    unsafe fn run(
+        &mut self,
+        compute: CUstream,
+        memory: Handle,
+        copy: impl FnOnce(CUstream) -> sys::CUresult,
+    ) -> Result<(), DriverError> {
+        let event = self.event()?;
+        // SAFETY: streams and event are alive; an event can be recorded again once it was waited for.
+        unsafe {
+            result::event::record(event, compute)?;
+            wait(self.stream, event)?;
+            copy(self.stream).result()?;
+            result::event::record(event, self.stream)?;
+        }
+        self.pending.push((memory, event));
+        Ok(())
+    }
+
+    /// Takes memory from the pool, or allocates it. Memory of other sizes is given back then: it is of
+    /// another run.
+    fn pinned(&self, bytes: usize) -> Result<Pinned, DriverError> {
+        let mut device = 0;
+        // SAFETY: the context of the device's thread is current.
+        unsafe { sys::cuCtxGetDevice(&mut device) }.result()?;
+        let mut free = free();
+        if let Some(address) = free.get_mut(&(device, bytes)).and_then(Vec::pop) {
+            return Ok(Pinned { address, bytes, device });
+        }
+        let others: Vec<_> = free.extract_if(|(of, _), _| *of == device).collect();
+        drop(free);
+        // SAFETY: no copy uses what is freed, once those so far are done.
+        unsafe {
+            if others.iter().any(|(_, addresses)| !addresses.is_empty()) {
+                result::stream::synchronize(self.stream)?;
+            }
+            for address in others.into_iter().flat_map(|(_, addresses)| addresses) {
+                result::free_host(ptr::with_exposed_provenance_mut(address))?;
+            }
+            let address = result::malloc_host(bytes, 0)?.expose_provenance();
+            Ok(Pinned { address, bytes, device })
+        }
+    }
+}
+
+/// Enqueues a copy of `bytes` bytes to pinned memory, which `put` gets; `receipt` counts as written by it.
+pub(crate) fn copy_to_host(
+    client: &Client,
+    from: Handle,
+    bytes: usize,
+    receipt: &Handle,
+    put: impl FnOnce(Pinned) + Send + 'static,
+) {
+    let written = vec![receipt.clone()];
+    enqueue::<Copies>(client, vec![from.clone()], written, move |read, _, compute| {
+        with_copies(compute, |copies| {
+            let pinned = copies.pinned(bytes)?;
+            let to: *mut c_void = ptr::with_exposed_provenance_mut(pinned.address);
+            // SAFETY: both are of this size, and alive: the device's is held until the copy is waited
+            // for, the host's is not given to others but for copies after this one.
+            unsafe {
+                let copy =
+                    |stream| sys::cuMemcpyDtoHAsync_v2(to, read[0] as CUdeviceptr, bytes, stream);
+                copies.run(compute, from, copy)?;
+            }
+            put(pinned);
+            Ok(())
+        })
+    });
+}
+
+/// Enqueues a copy of the pinned memory that `take` gives, if that which `receipt` stands for has put it
+/// there. Kernels may read it after [`await_copies`].
+pub(crate) fn copy_to_device(
+    client: &Client,
+    receipt: Handle,
+    take: impl FnOnce() -> Option<Pinned> + Send + 'static,
+    to: &Handle,
+) {
+    let memory = to.clone();
+    enqueue::<Copies>(client, vec![receipt], vec![to.clone()], move |_, written, compute| {
+        let pinned = take().ok_or("nothing waits in host memory")?;
+        with_copies(compute, |copies| {
+            let from: *const c_void = ptr::with_exposed_provenance(pinned.address);
+            // SAFETY: as above; the destination was allocated with this size.
+            unsafe {
+                let (to, bytes) = (written[0] as CUdeviceptr, pinned.bytes);
+                let copy = |stream| sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream);
+                copies.run(compute, memory, copy)
+            }
+        })
+    });
+}
+
+/// Lets the kernels that follow wait for all copies so far.
+pub(crate) fn await_copies(client: &Client, tensor: &Handle) {
+    enqueue::<Copies>(client, vec![], vec![tensor.clone()], |_, _, compute| {
+        with_copies(compute, |_| Ok(()))
+    });
+}
