@@ -3,7 +3,7 @@
 //! `cargo bench --features cuda --bench train -- cuda MODEL ROWSxLENGTH..`
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
-//! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,adamw8bit`,
+//! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,keep` (of the attention), `,adamw8bit`,
 //! `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to look at the memory in use every millisecond, `,parts` for a table of
 //! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
 //! weights are in FP8. Tokens are random, every one is a target.
@@ -141,6 +141,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("budget", gib) => budget = Some(gib.parse::<u64>().expect("a number") << 30),
             ("chunk", n) => config.loss_chunk = Some(n.parse().expect("a number")),
             ("mlpchunk", n) => config.mlp_chunk = Some(n.parse().expect("a number")),
+            ("keep", "") => config.keep_attention = true,
             ("offload", "") => config.offload = true,
             ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),
             ("parts", "") => parts = true,

@@ -45,8 +45,8 @@ mod rotary;
 mod row_updates;
 
 pub use attention::{
-    AttentionOps, AttentionSpec, SinkOps, attention, attention_is_fused, attention_scores,
-    attention_with_sinks,
+    AttentionOps, AttentionSpec, SinkOps, attention, attention_forward, attention_grad,
+    attention_is_fused, attention_scores, attention_with_sinks,
 };
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
 pub use gated::{Activation, GatedOps, gated};
@@ -54,7 +54,7 @@ pub use gated::{Activation, GatedOps, gated};
 pub use gemm::Fp8Matrix;
 pub use gemm::{Gemm, GemmOps};
 pub use norm::{NormOps, NormSpec, rms_norm};
-pub use offload::{OffloadOps, Offloaded, Returning, Slot, offload};
+pub use offload::{OffloadOps, Offloaded, Returning, Slot, offload, settle_copies};
 pub use permute::{PermuteOps, permute_rows};
 pub use persist::{Persist, PersistOps, persist, persistent, persistent_int};
 pub use pull_back::{PullBackOps, pull_back, pull_back_with};

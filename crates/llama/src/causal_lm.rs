@@ -13,6 +13,15 @@ use burn_lora_kernels::pull_back;
 use serde_json::Value;
 use std::path::Path;
 
+/// How a layer that is run again for its backward pass saves memory or time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rerun {
+    /// Tokens at a time of what is computed for each token alone; `None`: all.
+    pub tile: Option<usize>,
+    /// Keeps what the attention computed: queries, keys, values, output and the sum with the input.
+    pub keep_attention: bool,
+}
+
 /// A trainable decoder: embedding, layers one after the other, head.
 ///
 /// The three are separate so that the trainer can keep only the input of each layer and run the
@@ -46,50 +55,41 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// - hidden, output: `[batch, sequence, hidden]`
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
 
+    /// [`layer`](Self::layer) without a graph, of a layer that is run again for its backward pass; and
+    /// what is kept for that, as vectors. By default nothing is, and `how` makes no difference.
+    fn layer_once(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Self::Context,
+        how: Rerun,
+    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+        let _ = how;
+        (self.layer(index, hidden, context), vec![])
+    }
+
     /// Returns `pull_back(layer(index, hidden, context), grad)`
     /// ([`pull_back`](burn_lora_kernels::pull_back())): a zero, `[1]`, whose `backward()` starts from
     /// `grad` as the gradient of the layer's output. The trainer runs layers again so, whose output
-    /// nobody needs: a model can leave out its last product.
+    /// nobody needs: a model can leave out its last product, and what
+    /// [`layer_once`](Self::layer_once) kept. `found` gets the gradients of parameters that are there
+    /// before the zero goes backward.
     ///
     /// # Shapes
     /// - hidden, grad: `[batch, sequence, hidden]`
+    #[allow(clippy::too_many_arguments, reason = "a layer, its input, how it is run again")]
     fn layer_pull_back(
         &self,
         index: usize,
         hidden: Tensor<3>,
         context: &Self::Context,
         grad: Tensor<3>,
-    ) -> Tensor<1> {
-        pull_back(self.layer(index, hidden, context), grad)
-    }
-
-    /// [`layer`](Self::layer) of a batch with many tokens: what a layer computes for each token alone
-    /// may be computed for `tile` tokens at a time, to save memory. By default it is not.
-    fn layer_tiled(
-        &self,
-        index: usize,
-        hidden: Tensor<3>,
-        context: &Self::Context,
-        tile: usize,
-    ) -> Tensor<3> {
-        let _ = tile;
-        self.layer(index, hidden, context)
-    }
-
-    /// [`layer_pull_back`](Self::layer_pull_back) of a batch with many tokens, as
-    /// [`layer_tiled`](Self::layer_tiled): `found` gets the gradients of parameters that are there
-    /// before the zero is pulled back.
-    fn layer_pull_back_tiled(
-        &self,
-        index: usize,
-        hidden: Tensor<3>,
-        context: &Self::Context,
-        grad: Tensor<3>,
-        tile: usize,
+        kept: Vec<Tensor<1>>,
+        how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
-        let _ = (tile, found);
-        self.layer_pull_back(index, hidden, context, grad)
+        let _ = (kept, how, found);
+        pull_back(self.layer(index, hidden, context), grad)
     }
 
     /// Logits of tokens after the last layer: the last norm and the output head.

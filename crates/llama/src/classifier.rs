@@ -1,7 +1,7 @@
 //! Decoder with a classification head.
 
 use crate::{
-    causal_lm::CausalLm,
+    causal_lm::{CausalLm, Rerun},
     context::{Context, Segments},
     llama::Llama,
 };
@@ -95,36 +95,27 @@ impl CausalLm for SequenceClassifier {
         CausalLm::layer(&self.llama, index, hidden, context)
     }
 
+    fn layer_once(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        how: Rerun,
+    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+        self.llama.layer_once(index, hidden, context, how)
+    }
+
     fn layer_pull_back(
         &self,
         index: usize,
         hidden: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
-    ) -> Tensor<1> {
-        CausalLm::layer_pull_back(&self.llama, index, hidden, context, grad)
-    }
-
-    fn layer_tiled(
-        &self,
-        index: usize,
-        hidden: Tensor<3>,
-        context: &Context,
-        tile: usize,
-    ) -> Tensor<3> {
-        CausalLm::layer_tiled(&self.llama, index, hidden, context, tile)
-    }
-
-    fn layer_pull_back_tiled(
-        &self,
-        index: usize,
-        hidden: Tensor<3>,
-        context: &Context,
-        grad: Tensor<3>,
-        tile: usize,
+        kept: Vec<Tensor<1>>,
+        how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
-        self.llama.layer_pull_back_tiled(index, hidden, context, grad, tile, found)
+        self.llama.layer_pull_back(index, hidden, context, grad, kept, how, found)
     }
 
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {

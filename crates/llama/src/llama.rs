@@ -2,7 +2,7 @@
 
 use crate::{
     cache::LayerCache,
-    causal_lm::{CausalLm, Generate},
+    causal_lm::{CausalLm, Generate, Rerun},
     config::LlamaConfig,
     context::{Context, Segments, Tables},
     error::LlamaError,
@@ -207,36 +207,27 @@ impl CausalLm for Llama {
         self.model.layers[index].forward(hidden, context, None)
     }
 
+    fn layer_once(
+        &self,
+        index: usize,
+        hidden: Tensor<3>,
+        context: &Context,
+        how: Rerun,
+    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+        self.model.layers[index].forward_once(hidden, context, how)
+    }
+
     fn layer_pull_back(
         &self,
         index: usize,
         hidden: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
-    ) -> Tensor<1> {
-        self.model.layers[index].pull_back(hidden, context, grad)
-    }
-
-    fn layer_tiled(
-        &self,
-        index: usize,
-        hidden: Tensor<3>,
-        context: &Context,
-        tile: usize,
-    ) -> Tensor<3> {
-        self.model.layers[index].forward_tiled(hidden, context, tile)
-    }
-
-    fn layer_pull_back_tiled(
-        &self,
-        index: usize,
-        hidden: Tensor<3>,
-        context: &Context,
-        grad: Tensor<3>,
-        tile: usize,
+        kept: Vec<Tensor<1>>,
+        how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
-        self.model.layers[index].pull_back_tiled(hidden, context, grad, tile, found)
+        self.model.layers[index].pull_back(hidden, context, grad, kept, how, found)
     }
 
     fn head(&self, hidden: Tensor<2>, context: &Context) -> Tensor<2> {

@@ -6,8 +6,8 @@ use crate::{
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
-use burn_lora_kernels::{Offloaded, Returning, offload, pull_back};
-use burn_lora_llama::CausalLm;
+use burn_lora_kernels::{Offloaded, Returning, offload, pull_back, settle_copies};
+use burn_lora_llama::{CausalLm, Rerun};
 use std::ops::Range;
 
 /// Settings of the computation of a micro-batch.
@@ -16,6 +16,8 @@ pub(crate) struct StepConfig {
     pub recompute: Recompute,
     /// Whether the inputs of the layers are kept in host memory until the backward pass.
     pub offload: bool,
+    /// Whether what the attention computes is kept of the layers that are run again.
+    pub keep_attention: bool,
     /// Tokens at a time in feed-forward blocks: see [`tile`].
     pub mlp_chunk: Option<usize>,
     /// NEFTune's alpha (arXiv:2310.05914).
@@ -40,37 +42,51 @@ impl<'a, M: CausalLm> Pair<'a, M> {
     }
 }
 
-/// Input of a segment of layers, kept until its backward pass.
-enum Kept {
-    Device(Tensor<3>),
-    Host(Offloaded<3>),
+/// What is kept of a segment of layers until its backward pass: its input, unless it embeds the tokens,
+/// and what its last layer keeps.
+struct Kept<T, V> {
+    input: Option<T>,
+    inside: Vec<V>,
 }
 
-/// An input on its way back.
-enum Coming {
-    Device(Tensor<3>),
-    Host(Returning<3>),
+/// A tensor that is kept on its device, or in host memory.
+enum Stored<const D: usize> {
+    Device(Tensor<D>),
+    Host(Offloaded<D>),
 }
 
-impl Kept {
-    fn new(hidden: Tensor<3>, offload: bool) -> Self {
-        if offload { Self::Host(self::offload(hidden)) } else { Self::Device(hidden) }
+/// A tensor on its way back.
+enum Coming<const D: usize> {
+    Device(Tensor<D>),
+    Host(Returning<D>),
+}
+
+impl<const D: usize> Stored<D> {
+    fn new(tensor: Tensor<D>, offload: bool) -> Self {
+        if offload { Self::Host(self::offload(tensor)) } else { Self::Device(tensor) }
     }
 
-    fn bring_back(self) -> Coming {
+    fn bring_back(self) -> Coming<D> {
         match self {
-            Self::Device(hidden) => Coming::Device(hidden),
-            Self::Host(hidden) => Coming::Host(hidden.bring_back()),
+            Self::Device(tensor) => Coming::Device(tensor),
+            Self::Host(tensor) => Coming::Host(tensor.bring_back()),
         }
     }
 }
 
-impl Coming {
-    fn arrived(self) -> Tensor<3> {
+impl<const D: usize> Coming<D> {
+    fn arrived(self) -> Tensor<D> {
         match self {
-            Self::Device(hidden) => hidden,
-            Self::Host(hidden) => hidden.arrived(),
+            Self::Device(tensor) => tensor,
+            Self::Host(tensor) => tensor.arrived(),
         }
+    }
+}
+
+impl<T, V> Kept<T, V> {
+    fn map<A, B>(self, input: impl Fn(T) -> A, inside: impl Fn(V) -> B) -> Kept<A, B> {
+        let inside = self.inside.into_iter().map(inside).collect();
+        Kept { input: self.input.map(input), inside }
     }
 }
 
@@ -102,7 +118,12 @@ pub(crate) fn run<M: CausalLm>(
     let device = model.plain.device().inner();
     let context = model.tracked.context(&batch.segments);
     let segments = config.recompute.segments(model.tracked.depth());
-    let tile = tile(batch.rows * batch.length, config.mlp_chunk, model.random);
+    let how = Rerun {
+        tile: tile(batch.rows * batch.length, config.mlp_chunk, model.random),
+        // Random numbers would be drawn in another order.
+        keep_attention: config.keep_attention && !model.random,
+    };
+    let outer = Rerun { keep_attention: false, ..how };
     // The input of a segment's layers: the first segment embeds the tokens.
     let begin = |part: &M, number: usize, input: Option<Tensor<3>>| {
         if model.random || config.neftune.is_some() {
@@ -122,19 +143,25 @@ pub(crate) fn run<M: CausalLm>(
     };
 
     let last = segments.len() - 1;
-    let again = if tile.is_some() && segments[last].len() == 1 { last + 1 } else { last };
-    let mut kept = Vec::with_capacity(last);
-    let mut hidden = None;
+    let again = if how.tile.is_some() && segments[last].len() == 1 { last + 1 } else { last };
+    let mut kept = Vec::with_capacity(again);
+    let mut hidden: Option<Tensor<3>> = None;
     for (number, layers) in segments[..again].iter().enumerate() {
-        let input = begin(&model.plain, number, hidden);
-        let output = layers.clone().fold(input, |h, i| layer(&model.plain, i, h, &context, tile));
-        let output = output.inner();
-        // That of the last segment is needed at once.
-        if number + 1 < again {
-            kept.push(Kept::new(output.clone(), config.offload));
-        }
-        hidden = Some(output);
+        // What was copied of the segment before is given back.
+        hidden = hidden.map(|hidden| if config.offload { settle_copies(hidden) } else { hidden });
+        let plain = &model.plain;
+        let input = begin(plain, number, hidden.clone());
+        let before = layers.start..layers.end - 1;
+        let input = before.fold(input, |h, i| plain.layer_once(i, h, &context, outer).0);
+        let (output, inside) = plain.layer_once(layers.end - 1, input, &context, how);
+        let store = Kept { input: hidden, inside };
+        kept.push(store.map(
+            |input| Stored::new(input.inner(), config.offload),
+            |inside| Stored::new(inside.inner(), config.offload),
+        ));
+        hidden = Some(output.inner());
     }
+    let bring_back = |kept: Kept<_, _>| kept.map(Stored::bring_back, Stored::bring_back);
     let mut outcome;
     let mut grad;
     let mut coming;
@@ -142,7 +169,7 @@ pub(crate) fn run<M: CausalLm>(
         let hidden = hidden.expect("there is a segment");
         outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
         grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
-        coming = kept.pop().map(Kept::bring_back);
+        coming = kept.pop().map(bring_back);
     } else {
         let input = hidden.map(|hidden| hidden.autodiff().require_grad());
         let output = through(segments[last].clone(), begin(model.tracked, last, input.clone()));
@@ -150,7 +177,7 @@ pub(crate) fn run<M: CausalLm>(
         outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
         grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
         let pulled = pull_back(output, grad);
-        coming = kept.pop().map(Kept::bring_back);
+        coming = kept.pop().map(bring_back);
         match back(pulled, input, model.tracked, sums) {
             Some(before) => grad = before,
             None => return outcome,
@@ -158,21 +185,19 @@ pub(crate) fn run<M: CausalLm>(
     }
 
     for number in (0..again).rev() {
-        let input = coming.map(|coming| coming.arrived().autodiff().require_grad());
+        let arrived = coming.expect("each segment that is run again is kept");
+        let Kept { input, inside } = arrived.map(Coming::arrived, Coming::arrived);
+        let input = input.map(|input| input.autodiff().require_grad());
         // Early, to arrive while this segment runs.
-        coming = kept.pop().map(Kept::bring_back);
+        coming = kept.pop().map(bring_back);
         // It has layers.
         let Range { start, end } = segments[number].clone();
         let hidden = begin(model.tracked, number, input.clone());
         let hidden = through(start..end - 1, hidden);
-        let pulled = match tile {
-            None => model.tracked.layer_pull_back(end - 1, hidden, &context, grad),
-            Some(tile) => {
-                let mut found = |mut found| sums.add(model.tracked, &mut found);
-                let at = end - 1;
-                model.tracked.layer_pull_back_tiled(at, hidden, &context, grad, tile, &mut found)
-            }
-        };
+        let mut found = |mut found| sums.add(model.tracked, &mut found);
+        let layer = end - 1;
+        let pulled =
+            model.tracked.layer_pull_back(layer, hidden, &context, grad, inside, how, &mut found);
         match back(pulled, input, model.tracked, sums) {
             Some(before) => grad = before,
             None => break,
@@ -198,20 +223,6 @@ fn back<M: CausalLm>(
     Some(grad.expect("the input of a segment has a gradient"))
 }
 
-/// Forward pass of a layer without a graph.
-fn layer<M: CausalLm>(
-    model: &M,
-    index: usize,
-    hidden: Tensor<3>,
-    context: &M::Context,
-    tile: Option<usize>,
-) -> Tensor<3> {
-    match tile {
-        None => model.layer(index, hidden, context),
-        Some(tile) => model.layer_tiled(index, hidden, context, tile),
-    }
-}
-
 /// Computes loss and metrics of a batch, without gradients.
 pub(crate) fn evaluate<M: CausalLm>(
     model: &M,
@@ -221,7 +232,8 @@ pub(crate) fn evaluate<M: CausalLm>(
     let context = model.context(&batch.segments);
     let tile = tile(batch.rows * batch.length, None, false);
     let embedded = model.embed(tokens(batch, &model.embedding_device()), &context);
-    let hidden = (0..model.depth()).fold(embedded, |h, i| layer(model, i, h, &context, tile));
+    let how = Rerun { tile, keep_attention: false };
+    let hidden = (0..model.depth()).fold(embedded, |h, i| model.layer_once(i, h, &context, how).0);
     objective.run(model, hidden, batch, &context, None)
 }
 

@@ -65,6 +65,50 @@ pub fn attention(
     Tensor::from_dispatch(out)
 }
 
+/// [`attention`] without a graph, and the log-sum-exp of each row of scores: what
+/// [`attention_grad`] takes.
+///
+/// # Shapes
+/// - q, k, v, spans, first output: as those of [`attention`]
+/// - second output: `[batch, heads, sequence]`, in float32
+///
+/// # Panics
+/// As [`attention`].
+pub fn attention_forward(
+    [q, k, v]: [Tensor<4>; 3],
+    spans: Tensor<3, Int>,
+    spec: AttentionSpec,
+) -> (Tensor<4>, Tensor<3>) {
+    check(&q.dims(), &k.dims(), &v.dims(), &spans.dims(), spec);
+    let [q, k, v] = [q, k, v].map(|tensor| tensor.inner().into_dispatch());
+    let spans = spans.cast(DType::I32).into_dispatch();
+    let (out, lse) = Dispatch::causal_attention(q, k, v, spans, spec);
+    (Tensor::from_dispatch(out), Tensor::from_dispatch(lse))
+}
+
+/// Gradients of q, k and v, from that of the output and what [`attention_forward`] returned.
+///
+/// # Shapes
+/// - grad, out: as q
+/// - output: as q, k and v
+///
+/// # Panics
+/// As [`attention`].
+pub fn attention_grad(
+    grad: Tensor<4>,
+    [q, k, v]: [Tensor<4>; 3],
+    (out, lse): (Tensor<4>, Tensor<3>),
+    spans: Tensor<3, Int>,
+    spec: AttentionSpec,
+) -> [Tensor<4>; 3] {
+    check(&q.dims(), &k.dims(), &v.dims(), &spans.dims(), spec);
+    assert_eq!([grad.dims(), out.dims()], [q.dims(); 2], "attention: the output and its gradient");
+    let [grad, q, k, v, out] = [grad, q, k, v, out].map(|tensor| tensor.inner().into_dispatch());
+    let (lse, spans) = (lse.inner().into_dispatch(), spans.cast(DType::I32).into_dispatch());
+    let (q, k, v) = Dispatch::causal_attention_grad(grad, q, k, v, out, lse, spans, spec);
+    [q, k, v].map(Tensor::from_dispatch)
+}
+
 /// Returns `true` if [`attention`] on this device runs in fused kernels, which keep the scores in
 /// registers: on CUDA, with 16-bit floats and heads of 64 or 128 values. Elsewhere, and for fewer
 /// than 16 queries, the scores pass through memory, block by block.

@@ -51,12 +51,8 @@ thread_local! {
     static COPIES: RefCell<Option<Copies>> = const { RefCell::new(None) };
 }
 
-/// Calls `body` with the copies of the thread's device, after the kernels' stream was told to wait for those so
-/// far.
-fn with_copies(
-    compute: CUstream,
-    body: impl FnOnce(&mut Copies) -> Result<(), DriverError>,
-) -> Result<(), String> {
+/// Calls `body` with the copies of the thread's device.
+fn with_copies(body: impl FnOnce(&mut Copies) -> Result<(), DriverError>) -> Result<(), String> {
     COPIES
         .with_borrow_mut(|copies| {
             let copies = match copies {
@@ -66,12 +62,6 @@ fn with_copies(
                     copies.insert(Copies { stream, pending: vec![], events: vec![] })
                 }
             };
-            for (memory, event) in copies.pending.drain(..) {
-                // SAFETY: both are alive.
-                unsafe { wait(compute, event)? };
-                copies.events.push(event);
-                drop(memory);
-            }
             body(copies)
         })
         .map_err(|error| format!("a copy to or from the host: {error}"))
@@ -149,7 +139,7 @@ pub(crate) fn copy_to_host(
 ) {
     let written = vec![receipt.clone()];
     enqueue::<Copies>(client, vec![from.clone()], written, move |read, _, compute| {
-        with_copies(compute, |copies| {
+        with_copies(|copies| {
             let pinned = copies.pinned(bytes)?;
             let to: *mut c_void = ptr::with_exposed_provenance_mut(pinned.address);
             // SAFETY: both are of this size, and alive: the device's is held until the copy is waited
@@ -176,7 +166,7 @@ pub(crate) fn copy_to_device(
     let memory = to.clone();
     enqueue::<Copies>(client, vec![receipt], vec![to.clone()], move |_, written, compute| {
         let pinned = take().ok_or("nothing waits in host memory")?;
-        with_copies(compute, |copies| {
+        with_copies(|copies| {
             let from: *const c_void = ptr::with_exposed_provenance(pinned.address);
             // SAFETY: as above; the destination was allocated with this size.
             unsafe {
@@ -188,9 +178,17 @@ pub(crate) fn copy_to_device(
     });
 }
 
-/// Lets the kernels that follow wait for all copies so far.
+/// Lets the kernels that follow wait for all copies so far, whose memory of the device is free then.
 pub(crate) fn await_copies(client: &Client, tensor: &Handle) {
     enqueue::<Copies>(client, vec![], vec![tensor.clone()], |_, _, compute| {
-        with_copies(compute, |_| Ok(()))
+        with_copies(|copies| {
+            for (memory, event) in copies.pending.drain(..) {
+                // SAFETY: both are alive.
+                unsafe { wait(compute, event)? };
+                copies.events.push(event);
+                drop(memory);
+            }
+            Ok(())
+        })
     });
 }

@@ -20,7 +20,7 @@ impl<B: OffloadOps, C: CheckpointStrategy> OffloadOps for Autodiff<B, C> {
         FloatTensor::<Self>::new(B::bring_back(receipt.into_primitive(), slot, count, dtype))
     }
 
-    fn arrived(vector: FloatTensor<Self>) -> FloatTensor<Self> {
-        FloatTensor::<Self>::new(B::arrived(vector.into_primitive()))
+    fn arrived(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        FloatTensor::<Self>::new(B::arrived(tensor.into_primitive()))
     }
 }

@@ -53,11 +53,11 @@ impl OffloadOps for CubeBackend {
         CubeTensor::new_contiguous(client, device, Shape::new([count]), handle, dtype)
     }
 
-    fn arrived(vector: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn arrived(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
         #[cfg(feature = "cuda")]
-        if cuda::runs(&vector.client) && vector.shape().num_elements() > 0 {
-            cuda::await_copies(&vector.client, &vector.handle);
+        if cuda::runs(&tensor.client) && tensor.shape().num_elements() > 0 {
+            cuda::await_copies(&tensor.client, &tensor.handle);
         }
-        vector
+        tensor
     }
 }

@@ -20,7 +20,7 @@ impl OffloadOps for Flex {
         receipt
     }
 
-    fn arrived(vector: FloatTensor<Self>) -> FloatTensor<Self> {
-        vector
+    fn arrived(tensor: FloatTensor<Self>) -> FloatTensor<Self> {
+        tensor
     }
 }

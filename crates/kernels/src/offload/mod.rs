@@ -35,8 +35,8 @@ pub struct Returning<const D: usize> {
 
 /// Copies a tensor without a graph to host memory, to have the device's memory for others. On CUDA the
 /// copy runs beside the kernels that follow, into memory that the system does not move; the tensor's
-/// own memory is free after the next call of a function of this folder. Elsewhere the call waits for
-/// the copy. A CPU keeps the tensor.
+/// own memory is free once [`settle_copies`] was called. Elsewhere the call waits for the copy. A CPU keeps
+/// the tensor.
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
@@ -53,6 +53,12 @@ pub fn offload<const D: usize>(tensor: Tensor<D>) -> Offloaded<D> {
     Offloaded { receipt, slot, shape, dtype }
 }
 
+/// Lets the kernels that follow on the device of a tensor wait for all copies so far, and gives their
+/// memory back. [`Returning::arrived`] does so, too.
+pub fn settle_copies<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::arrived(tensor.into_dispatch()))
+}
+
 impl<const D: usize> Offloaded<D> {
     /// Starts the way back: to be called some kernels before the tensor is needed.
     pub fn bring_back(self) -> Returning<D> {
@@ -66,8 +72,7 @@ impl<const D: usize> Offloaded<D> {
 impl<const D: usize> Returning<D> {
     /// Returns the tensor. Kernels that follow wait for the copy.
     pub fn arrived(self) -> Tensor<D> {
-        let tensor = Dispatch::arrived(self.tensor.into_dispatch());
-        Tensor::<1>::from_dispatch(tensor).reshape(self.shape)
+        settle_copies(self.tensor).reshape(self.shape)
     }
 }
 
@@ -116,7 +121,7 @@ pub trait OffloadOps: Backend {
         dtype: DType,
     ) -> FloatTensor<Self>;
 
-    /// Returns the vector, for use after its copy.
-    #[fusion(dtype = vector, shape = vector)]
-    fn arrived(vector: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Returns the tensor, for use after all copies so far.
+    #[fusion(dtype = tensor, shape = tensor)]
+    fn arrived(tensor: FloatTensor<Self>) -> FloatTensor<Self>;
 }

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, Tensor};
-use burn_lora_kernels::offload;
+use burn_lora_kernels::{offload, settle_copies};
 
 #[test]
 fn tensors_come_back_as_they_were() {
@@ -31,7 +31,14 @@ fn memory_that_is_used_again_is_not_copied_too_late() {
     // Freed and written again at once, many times.
     let shape = [1 << 20];
     let waiting: Vec<_> = (0..16)
-        .map(|i| offload(Tensor::<1>::full(shape, f64::from(i), (&device, DType::F32))))
+        .map(|i| {
+            let x = Tensor::<1>::full(shape, f64::from(i), (&device, DType::F32));
+            let waiting = offload(x.clone());
+            if i % 3 == 0 {
+                drop(settle_copies(x));
+            }
+            waiting
+        })
         .collect();
     for (i, x) in waiting.into_iter().enumerate().rev() {
         let on_the_way = x.bring_back();

@@ -5,9 +5,15 @@ use super::{
     cost::{all_beside, any_keeps_input},
 };
 use crate::{cache::LayerCache, context::Context, error::LlamaError, spec::SelfAttentionSpec};
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::Module,
+    tensor::{DType, Gradients, Tensor},
+};
 use burn_lora_adapter::{AdaptedLinear, AdaptedVector, adaptable};
-use burn_lora_kernels::{AttentionSpec, NormSpec, attention, attention_with_sinks, rotate};
+use burn_lora_kernels::{
+    AttentionSpec, NormSpec, attention, attention_forward, attention_grad, attention_with_sinks,
+    pull_back_with, rotate,
+};
 
 /// Causal grouped-query self-attention with rotary position embedding.
 ///
@@ -80,37 +86,108 @@ impl Attention {
         context: &Context,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
-        let [batch, length, _] = x.dims();
-        let head_dim = self.spec.head_dim;
-        let heads = |projected: Tensor<3>| {
-            let count = projected.dims()[2] / head_dim;
-            projected.reshape([batch, length, count, head_dim])
-        };
-        let normed = |x: Tensor<4>, norm: &Option<RmsNorm>| match norm {
-            Some(norm) => norm.forward(x, context),
-            None => x,
-        };
-        let table = &context.tables[self.spec.rope];
-        let rotated = |x| rotate(x, context.positions.clone(), table.clone());
-        let [q, k, v] = self.project(x, context);
-        let q = rotated(normed(heads(q), &self.q_norm));
-        let k = rotated(normed(heads(k), &self.k_norm));
-        let v = heads(v).swap_dims(1, 2);
+        let [q, k, v] = self.heads(self.project(x, context), context);
         let (k, v) = match cache {
             None => (k, v),
             Some(cache) => cache.append(k, v),
         };
-        let spec = AttentionSpec { scale: self.spec.scale, window: self.spec.window };
         let spans = context.spans.clone();
         let out = match &self.sinks {
-            None => attention(q, k, v, spans, spec),
+            None => attention(q, k, v, spans, self.scores()),
             Some(sinks) => {
-                attention_with_sinks(q, k, v, sinks.val_with(context.adapters()), spans, spec)
+                let sinks = sinks.val_with(context.adapters());
+                attention_with_sinks(q, k, v, sinks, spans, self.scores())
             }
         };
-        let width = out.dims()[1] * head_dim;
-        let out = out.swap_dims(1, 2).reshape([batch, length, width]);
-        self.o_proj.forward_with(out, context.adapters())
+        self.o_proj.forward_with(heads_last(out), context.adapters())
+    }
+
+    /// Returns `true` if [`forward_keeping`](Self::forward_keeping) is possible.
+    pub(super) fn can_keep(&self) -> bool {
+        self.sinks.is_none()
+    }
+
+    /// Returns the output without a graph, and what [`pull_back_kept`](Self::pull_back_kept) needs
+    /// beside the input, as vectors: what the projections gave, the attention's output, and the
+    /// log-sum-exps of its scores.
+    pub(super) fn forward_keeping(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+        let projected = self.project(x, context);
+        let heads = self.heads(projected.clone(), context);
+        let (out, lse) = attention_forward(heads, context.spans.clone(), self.scores());
+        let out = heads_last(out);
+        let vectors = projected.into_iter().chain([out.clone()]).map(|tensor| tensor.flatten(0, 2));
+        let kept = vectors.chain([lse.flatten(0, 2)]).collect();
+        (self.o_proj.forward_with(out, context.adapters()), kept)
+    }
+
+    /// Returns `pull_back(forward(x, context, None), grad)` with what
+    /// [`forward_keeping`](Self::forward_keeping) kept. `found` gets the gradients of parameters
+    /// after the projections of queries, keys and values.
+    pub(super) fn pull_back_kept(
+        &self,
+        x: Tensor<3>,
+        kept: Vec<Tensor<1>>,
+        context: &Context,
+        grad: Tensor<3>,
+        found: &mut dyn FnMut(Gradients),
+    ) -> Tensor<1> {
+        let [batch, length, _] = x.dims();
+        let [q, k, v, out, lse] = kept.try_into().expect("five tensors are kept");
+        let tracked = |values: Tensor<1>, width| {
+            values.reshape([batch, length, width]).autodiff().require_grad()
+        };
+        let take = |x: &Tensor<3>, found: &mut Gradients| {
+            x.grad_remove(found).expect("an input has a gradient")
+        };
+        let heads_first = |x: Tensor<3>| {
+            x.reshape([batch, length, self.spec.num_heads, self.spec.head_dim]).swap_dims(1, 2)
+        };
+        let (q_width, kv_width) = (self.spec.q_width(), self.spec.kv_width());
+
+        let out = tracked(out, q_width);
+        let mut of_out = self.o_proj.pull_back(out.clone(), context.adapters(), grad).backward();
+        let out_grad = heads_first(take(&out, &mut of_out));
+        found(of_out);
+        let lse = lse.reshape([batch, self.spec.num_heads, length]);
+        let out = (heads_first(out.inner()), lse);
+
+        let projected = [tracked(q, q_width), tracked(k, kv_width), tracked(v, kv_width)];
+        let heads = self.heads(projected.clone(), context);
+        let values = heads.each_ref().map(|heads| heads.clone().inner());
+        let spans = context.spans.clone();
+        let grads = attention_grad(out_grad, values, out, spans, self.scores());
+        let zero = Tensor::zeros([1], (&x.device(), DType::F32));
+        let pairs = heads.into_iter().zip(grads);
+        let zero = pairs.fold(zero, |zero, (heads, grad)| pull_back_with(zero, heads, grad));
+        let mut of_heads = zero.backward();
+        let grads = projected.each_ref().map(|tensor| take(tensor, &mut of_heads));
+        found(of_heads);
+        self.pull_back_projections(x, context, grads)
+    }
+
+    /// Returns queries, keys and values by heads, `[batch, heads, sequence, head_dim]`, with norms and
+    /// rotary positions.
+    fn heads(&self, projected: [Tensor<3>; 3], context: &Context) -> [Tensor<4>; 3] {
+        let table = &context.tables[self.spec.rope];
+        let rotated = |x| rotate(x, context.positions.clone(), table.clone());
+        let normed = |x: Tensor<4>, norm: &Option<RmsNorm>| match norm {
+            Some(norm) => norm.forward(x, context),
+            None => x,
+        };
+        let [q, k, v] = projected.map(|x| {
+            let [batch, length, width] = x.dims();
+            x.reshape([batch, length, width / self.spec.head_dim, self.spec.head_dim])
+        });
+        let (q, k) = (normed(q, &self.q_norm), normed(k, &self.k_norm));
+        [rotated(q), rotated(k), v.swap_dims(1, 2)]
+    }
+
+    fn scores(&self) -> AttentionSpec {
+        AttentionSpec { scale: self.spec.scale, window: self.spec.window }
     }
 
     /// Returns queries, keys and values.
@@ -127,9 +204,35 @@ impl Attention {
             layer.forward_with(x.clone(), adapters)
         })
     }
+
+    /// Returns `pull_back` of queries, keys and values.
+    fn pull_back_projections(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        grads: [Tensor<3>; 3],
+    ) -> Tensor<1> {
+        let adapters = context.adapters();
+        if let Some(qkv) = &self.qkv_proj {
+            return qkv.pull_back(x, adapters, Tensor::cat(grads.to_vec(), 2));
+        }
+        let layers = [&self.q_proj, &self.k_proj, &self.v_proj].into_iter().zip(grads);
+        let zeros = layers.map(|(layer, grad)| {
+            let layer = layer.as_ref().expect("three projections, or one");
+            layer.pull_back(x.clone(), adapters, grad)
+        });
+        zeros.reduce(|sum, zero| sum + zero).expect("three")
+    }
 }
 
 const OUTPUT: &str = "self_attn.o_proj";
+
+/// Puts the heads of a token side by side: `[batch, heads, sequence, head_dim]` to
+/// `[batch, sequence, heads * head_dim]`.
+fn heads_last(x: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, length, width] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, length, heads * width])
+}
 
 impl SelfAttentionSpec {
     /// Projections of queries, keys and values.

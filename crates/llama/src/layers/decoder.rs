@@ -3,6 +3,7 @@
 use super::{Attention, LinearCosts, Mlp, Parameters, RmsNorm, SparseExperts, TokenCost};
 use crate::{
     cache::LayerCache,
+    causal_lm::Rerun,
     config::LlamaConfig,
     context::Context,
     error::LlamaError,
@@ -96,53 +97,89 @@ impl DecoderLayer {
         self.fed_forward(self.attended(x, context, cache), context)
     }
 
-    /// Returns `forward(x, context, None)`, with the feed-forward block computed for `tile` tokens at a
-    /// time: what it has of a token is the most that a layer has.
+    /// Returns `forward(x, context, None)` of a layer that is run again for its backward pass, and what
+    /// is kept of it, as vectors: nothing, or what [`pull_back`](Self::pull_back) then need not
+    /// compute.
     ///
     /// # Shapes
-    /// - x, output: `[batch, sequence, hidden]`
-    pub fn forward_tiled(&self, x: Tensor<3>, context: &Context, tile: usize) -> Tensor<3> {
+    /// - x, first output: `[batch, sequence, hidden]`
+    pub fn forward_once(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        how: Rerun,
+    ) -> (Tensor<3>, Vec<Tensor<1>>) {
         let dims = x.dims();
-        let tiles = tiles(self.attended(x, context, None), tile);
-        let tiles = tiles.into_iter().map(|x| self.fed_forward(x, context));
-        Tensor::cat(tiles.collect(), 1).reshape(dims)
+        let (x, kept) = match self.norms() {
+            ([before, None], _) if how.keep_attention && self.self_attn.can_keep() => {
+                let normed_x = normed(x.clone(), before, context);
+                let (out, mut kept) = self.self_attn.forward_keeping(normed_x, context);
+                let sum = self.added(x, out);
+                kept.push(sum.clone().flatten(0, 2));
+                (sum, kept)
+            }
+            _ => (self.attended(x, context, None), vec![]),
+        };
+        let Some(tile) = how.tile else { return (self.fed_forward(x, context), kept) };
+        let tiles = tiles(x, tile).into_iter().map(|x| self.fed_forward(x, context));
+        (Tensor::cat(tiles.collect(), 1).reshape(dims), kept)
     }
 
     /// Returns `pull_back(forward(x, context, None), grad)`: a zero, `[1]`, whose `backward()` starts
-    /// from `grad` as the gradient of the output. The last product, which no gradient needs, is not
-    /// computed where the layer ends with an MLP.
+    /// from `grad` as the gradient of the output. What nobody needs is not computed: the last product
+    /// of an MLP, and what [`forward_once`](Self::forward_once) kept. `found` gets the gradients of
+    /// parameters that are there before: those of what is kept and, in tiles, of the feed-forward
+    /// block, once for each.
     ///
     /// # Shapes
     /// - x, grad: `[batch, sequence, hidden]`
-    pub fn pull_back(&self, x: Tensor<3>, context: &Context, grad: Tensor<3>) -> Tensor<1> {
-        self.fed_back(self.attended(x, context, None), context, grad)
-    }
-
-    /// [`pull_back`](Self::pull_back), with the feed-forward block computed, forward and backward, for
-    /// `tile` tokens at a time. `found` gets the gradients of its parameters, once for each tile.
-    ///
-    /// # Shapes
-    /// - x, grad: `[batch, sequence, hidden]`
-    pub fn pull_back_tiled(
+    pub fn pull_back(
         &self,
         x: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
-        tile: usize,
+        mut kept: Vec<Tensor<1>>,
+        how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
         let dims = x.dims();
-        let x = self.attended(x, context, None);
-        let pairs = tiles(x.clone().inner(), tile).into_iter().zip(tiles(grad, tile));
-        let grads = pairs.map(|(x, grad)| {
+        let Some(sum) = kept.pop() else {
+            let x = self.attended(x, context, None);
+            if how.tile.is_none() {
+                return self.fed_back(x, context, grad);
+            }
+            let grad = self.fed_back_at_once(x.clone().inner(), context, grad, how, found);
+            return pull_back(x, grad);
+        };
+        let grad = self.fed_back_at_once(sum.reshape(dims), context, grad, how, found);
+        let ([before, _], _) = self.norms();
+        let normed_x = normed(x.clone(), before, context);
+        let of_block = self.of_block(&grad);
+        let zero = self.self_attn.pull_back_kept(normed_x, kept, context, of_block, found);
+        pull_back_with(zero, x, grad)
+    }
+
+    /// Returns the gradient of the input of the feed-forward block, which is run forward and backward,
+    /// in tiles if there are some.
+    fn fed_back_at_once(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        grad: Tensor<3>,
+        how: Rerun,
+        found: &mut dyn FnMut(Gradients),
+    ) -> Tensor<3> {
+        let dims = x.dims();
+        let mut back = |x: Tensor<3>, grad| {
             let x = x.autodiff().require_grad();
             let mut of_tile = self.fed_back(x.clone(), context, grad).backward();
             let grad = x.grad_remove(&mut of_tile).expect("an input has a gradient");
             found(of_tile);
             grad
-        });
-        let grads = Tensor::cat(grads.collect(), 1).reshape(dims);
-        pull_back(x, grads)
+        };
+        let Some(tile) = how.tile else { return back(x, grad) };
+        let pairs = tiles(x, tile).into_iter().zip(tiles(grad, tile));
+        Tensor::cat(pairs.map(|(x, grad)| back(x, grad)).collect(), 1).reshape(dims)
     }
 
     /// Returns the sum of the attention's output and the feed-forward block.
@@ -162,12 +199,17 @@ impl DecoderLayer {
         let (Some(mlp), (_, [before, None])) = (&self.mlp, self.norms()) else {
             return pull_back(self.fed_forward(x, context), grad);
         };
-        let of_block = match self.residual_multiplier {
+        let normed_x = normed(x.clone(), before, context);
+        let zero = mlp.pull_back(normed_x, context, self.of_block(&grad));
+        pull_back_with(zero, x, grad)
+    }
+
+    /// Gradient of a block's output, from that of its sum with the input.
+    fn of_block(&self, grad: &Tensor<3>) -> Tensor<3> {
+        match self.residual_multiplier {
             1.0 => grad.clone(),
             factor => grad.clone() * factor,
-        };
-        let zero = mlp.pull_back(normed(x.clone(), before, context), context, of_block);
-        pull_back_with(zero, x, grad)
+        }
     }
 
     /// Returns the sum of the layer's input and the attention.
@@ -260,6 +302,15 @@ impl LayerSpec {
     ) -> TokenCost {
         let attention = self.kept_by_attention(hidden, costs, scores_in_registers);
         attention + self.kept_by_feed_forward(hidden, costs)
+    }
+
+    /// Returns what [`DecoderLayer::forward_once`] keeps of a token if it keeps what the attention
+    /// computed; `None` if it cannot.
+    pub fn kept_of_attention(&self, hidden: usize) -> Option<TokenCost> {
+        let keeps = self.norms == NormPlacement::Before && !self.attention.sinks;
+        let (q, kv) = (self.attention.q_width(), self.attention.kv_width());
+        let (values, floats) = (2 * q + 2 * kv + hidden, self.attention.num_heads);
+        keeps.then_some(TokenCost { values, floats })
     }
 
     /// Returns what the attention with its norms keeps of a token.

@@ -69,18 +69,31 @@ impl Account<'_> {
             // that of its first norm.
             false => self.values(self.config.hidden_size) * number.max(1) as u64,
         };
-        let waiting = self.values(self.config.hidden_size) * last.saturating_sub(1) as u64;
+        let again = if all_again { last + 1 } else { last };
+        let keeps = train.keep_attention && !self.shape.dropout;
+        // What a segment keeps inside, if it is run again.
+        let inside = |number: usize| match segments[..again].get(number) {
+            Some(segment) if keeps => self.kept_of_attention(segment.end - 1).unwrap_or(0),
+            _ => 0,
+        };
+        // Of the segments up to this one; offloaded, this one's and the next one's.
+        let kept = |number: usize| match train.offload {
+            true => inside(number) + number.checked_sub(1).map_or(0, inside),
+            false => (0..=number).map(inside).sum(),
+        };
+        let waiting = self.values(self.config.hidden_size) * again.saturating_sub(1) as u64;
+        let waiting = waiting + (0..again).map(inside).sum::<u64>();
         let host = if train.offload { waiting } else { 0 };
         let begin = Memory { host: begin.host + host, ..begin.clone() };
 
-        let inside =
+        let of_last =
             if all_again { 0 } else { self.kept(self.tracked(&segments[last], last == 0)) };
         let mut moments = vec![Memory {
             moment: Moment::Loss,
             // Of the micro-batches before, and of the head.
             gradients: if accumulates { all + done } else { done },
-            inputs: inputs(last),
-            activations: inside + self.values(self.config.hidden_size),
+            inputs: inputs(last) + kept(again.saturating_sub(1)),
+            activations: of_last + self.values(self.config.hidden_size),
             loss: self.loss(train.loss_chunk),
             scratch: self.scratch(0),
             ..begin.clone()
@@ -100,22 +113,24 @@ impl Account<'_> {
             let moment = |moment, activations, scratch| Memory {
                 moment,
                 gradients,
-                inputs: inputs(number),
+                inputs: inputs(number) + kept(number),
                 activations,
                 scratch,
                 ..begin.clone()
             };
             // The input of this layer, if it is not that of the segment.
             let input = if before.is_empty() { 0 } else { self.config.hidden_size };
-            let activations = match tile {
-                Some(tile) if all_again || number + 1 < segments.len() => {
-                    self.kept(before.clone()) + self.values(input) + self.tiled(last, tile)
-                }
-                _ => self.kept(tracked) + self.mlp_gradients(last),
+            let (runs_again, kept_inside) = (number < again, inside(number) > 0);
+            let activations = if runs_again && (tile.is_some() || kept_inside) {
+                let tile = tile.unwrap_or(self.tokens());
+                let block = self.feed_forward_at_once(last, tile, !kept_inside);
+                self.kept(before.clone()) + self.values(input) + block
+            } else {
+                self.kept(tracked) + self.mlp_gradients(last)
             };
             moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
             let activations =
-                self.kept(before) + self.values(input) + self.attention_backward(last);
+                self.kept(before) + self.values(input) + self.attention_backward(last, kept_inside);
             let scores = self.scores(last) * (2 * 4 + 2 * self.size as u64);
             moments.push(moment(Moment::Attention, activations, self.scratch(scores)));
         }
@@ -216,21 +231,35 @@ impl Account<'_> {
         spec.feed_forward_backward(self.config.hidden_size, &costs, twice)
     }
 
-    /// Returns the bytes of a layer forward and backward in its feed-forward block, in tiles: what the
-    /// attention keeps, the sum of its output, and the gradients of that for the tiles before.
-    fn tiled(&self, index: usize, tile: usize) -> u64 {
+    /// Returns the bytes of a layer forward and backward in its feed-forward block, `tile` tokens at a
+    /// time: the gradients for the tiles before, the block, and, if the attention has a graph by then,
+    /// what that keeps with the sum of its output.
+    fn feed_forward_at_once(&self, index: usize, tile: usize, graph: bool) -> u64 {
         let (spec, costs) = self.layer(index);
         let hidden = self.config.hidden_size;
-        let attention = spec.kept_by_attention(hidden, &costs, self.fused).plus_values(2 * hidden);
+        let attention = spec.kept_by_attention(hidden, &costs, self.fused).plus_values(hidden);
+        let attention = if graph { self.bytes(attention) } else { 0 };
         let block = spec.kept_by_feed_forward(hidden, &costs) + self.feed_forward_backward(index);
-        self.bytes(attention) + self.casts(index) + block.bytes(tile.min(self.tokens()), self.size)
+        let block = block.bytes(tile.min(self.tokens()), self.size);
+        attention + self.values(hidden) + self.casts(index) + block
+    }
+
+    /// Returns the bytes that a layer keeps of what its attention computed, if it can.
+    fn kept_of_attention(&self, index: usize) -> Option<u64> {
+        let spec = &self.config.layers[index];
+        spec.kept_of_attention(self.config.hidden_size).map(|cost| self.bytes(cost))
     }
 
     /// Returns the bytes of a layer backward in its attention, the kept ones with them.
-    fn attention_backward(&self, index: usize) -> u64 {
+    fn attention_backward(&self, index: usize, kept_inside: bool) -> u64 {
         let (spec, costs) = self.layer(index);
         let hidden = self.config.hidden_size;
-        let kept = self.bytes(spec.attention.kept(hidden, &costs)) + self.casts(index);
+        let mut kept = spec.attention.kept(hidden, &costs);
+        if kept_inside {
+            // Output and values are kept already.
+            kept.values -= spec.attention.q_width() + spec.attention.kv_width();
+        }
+        let kept = self.bytes(kept) + self.casts(index);
         kept + self.bytes(spec.attention.backward(hidden, self.fused))
     }
 

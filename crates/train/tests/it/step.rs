@@ -132,7 +132,9 @@ fn recomputation_makes_no_difference() {
         for recompute in [Recompute::EveryLayer, Recompute::Every(9), Recompute::AllBut(2)] {
             let settings = settings(recompute);
             if dropout == 0.0 || recompute == Recompute::EveryLayer {
-                let tiled = settings.offload(true).mlp_chunk(7);
+                let kept = settings.clone().keep_attention(true);
+                same(&format!("{recompute:?}, kept"), after(model(dropout), kept), &expected);
+                let tiled = settings.keep_attention(true).offload(true).mlp_chunk(7);
                 same(&format!("{recompute:?} in tiles"), after(model(dropout), tiled), &expected);
             }
         }
