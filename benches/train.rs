@@ -3,7 +3,7 @@
 //! `cargo bench --features cuda --bench train -- cuda MODEL ROWSxLENGTH..`
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
-//! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,keep` (of the attention), `,adamw8bit`,
+//! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,keep=outputs|attention|LAYERS`, `,adamw8bit`,
 //! `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to look at the memory in use every millisecond, `,parts` for a table of
 //! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
 //! weights are in FP8. Tokens are random, every one is a target.
@@ -19,7 +19,7 @@ use burn_lora_adapter::{AdaptableExt, AdaptedLinear, LoraConfig};
 use burn_lora_kernels::{
     Activation, AttentionSpec, attention, cross_entropy, gated, pull_back, rms_norm, rotate,
 };
-use burn_lora_llama::{Llama, Segments, layers::DecoderLayer};
+use burn_lora_llama::{Keep, Llama, Segments, layers::DecoderLayer};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
     BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, OptimizerConfig, Recompute, Schedule,
@@ -141,7 +141,9 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("budget", gib) => budget = Some(gib.parse::<u64>().expect("a number") << 30),
             ("chunk", n) => config.loss_chunk = Some(n.parse().expect("a number")),
             ("mlpchunk", n) => config.mlp_chunk = Some(n.parse().expect("a number")),
-            ("keep", "") => config.keep_attention = true,
+            ("keep", "outputs") => config.keep = Keep::Outputs,
+            ("keep", "attention") => config.keep = Keep::Attention,
+            ("keep", n) => config.keep_attention_of = n.parse().expect("a number"),
             ("offload", "") => config.offload = true,
             ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),
             ("parts", "") => parts = true,
@@ -178,11 +180,12 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     let plan = match budget {
         None => plan,
         Some(bytes) => {
-            config.recompute = plan.recompute_within(bytes).expect("a step fits");
+            config = plan.train_within(bytes).expect("a step fits");
             plan.train(&config)
         }
     };
-    println!("{:?}, planned: {plan}", config.recompute);
+    let TrainConfig { recompute, keep, keep_attention_of, .. } = &config;
+    println!("{recompute:?}, {keep:?}, attention of {keep_attention_of}, planned: {plan}");
     let watch = peak.then(|| Watch::start(device));
     let report = Trainer::new(config).observe(Print(device.clone())).fit(model, &data, None);
     if let Some(watch) = watch {

@@ -10,6 +10,7 @@ use burn::{
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError};
 use burn_lora_kernels::pull_back;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 
@@ -18,8 +19,23 @@ use std::path::Path;
 pub struct Rerun {
     /// Tokens at a time of what is computed for each token alone; `None`: all.
     pub tile: Option<usize>,
-    /// Keeps what the attention computed: queries, keys, values, output and the sum with the input.
-    pub keep_attention: bool,
+    /// What is kept of the attention.
+    pub keep: Keep,
+}
+
+/// What a layer that is run again keeps beside its input; the rest is computed again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Nothing.
+    #[default]
+    Inputs,
+    /// The attention's output and the log-sum-exps of its scores: the attention itself is not computed
+    /// again, which is what long rows take most time for.
+    Outputs,
+    /// Also what the projections of queries, keys and values gave, and the sum of the layer's input
+    /// and the attention: only the feed-forward block is computed again.
+    Attention,
 }
 
 /// A trainable decoder: embedding, layers one after the other, head.

@@ -7,6 +7,7 @@ use crate::{
     schedule::{Schedule, Warmup},
     step::StepConfig,
 };
+use burn_lora_llama::Keep;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -82,10 +83,12 @@ pub struct TrainConfig {
     /// Recomputation of layers in the backward pass.
     #[serde(deserialize_with = "choice::recompute")]
     pub recompute: Recompute,
-    /// Keeps of the layers that are run again also what the attention computed: queries, keys, values,
-    /// output and the sum with the layer's input, 3.5 times the layer's input for Llama 3.1 8B. They
-    /// are not computed again then. Not with dropout, whose numbers would be drawn in another order.
-    pub keep_attention: bool,
+    /// What the layers that are run again keep beside their inputs. Not with dropout, whose numbers
+    /// would be drawn in another order.
+    pub keep: Keep,
+    /// Number of these layers, the last ones, that [keep all of their attention](Keep::Attention), on
+    /// the device also with [`offload`](Self::offload).
+    pub keep_attention_of: usize,
     /// Offloads what is kept of the layers that are run again to host memory. On CUDA the copies run
     /// beside the computation.
     pub offload: bool,
@@ -191,7 +194,8 @@ impl Default for TrainConfig {
             warmup: Warmup::default(),
             lora_plus: None,
             recompute: Recompute::default(),
-            keep_attention: false,
+            keep: Keep::Inputs,
+            keep_attention_of: 0,
             offload: false,
             loss_chunk: None,
             mlp_chunk: None,
@@ -214,12 +218,13 @@ pub(crate) const MOST_STEPS: usize = i32::MAX as usize;
 
 /// Fields of [`TrainConfig`] that may change when a run is resumed, since they do not affect what a
 /// step learns. All others must be the same.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "early_stopping",
     "epochs",
     "evaluate",
     "gradient_accumulation_steps", // With the devices, it is the number of micro-batches.
-    "keep_attention",
+    "keep",
+    "keep_attention_of",
     "load_best_at_end",
     "log_steps",
     "loss_chunk",
@@ -262,7 +267,8 @@ impl TrainConfig {
         warmup: Warmup => |warmup| warmup;
         lora_plus: f64 => |ratio| Some(ratio);
         recompute: Recompute => |recompute| recompute;
-        keep_attention: bool => |keep| keep;
+        keep: Keep => |keep| keep;
+        keep_attention_of: usize => |layers| layers;
         offload: bool => |offload| offload;
         loss_chunk: usize => |tokens| Some(tokens);
         mlp_chunk: usize => |tokens| Some(tokens);
@@ -306,8 +312,8 @@ impl TrainConfig {
     }
 
     pub(crate) fn step(&self) -> StepConfig {
-        let Self { recompute, keep_attention, offload, mlp_chunk, neftune, .. } = *self;
-        StepConfig { recompute, keep_attention, offload, mlp_chunk, neftune }
+        let Self { recompute, keep, keep_attention_of, offload, mlp_chunk, neftune, .. } = *self;
+        StepConfig { recompute, keep, keep_attention_of, offload, mlp_chunk, neftune }
     }
 
     /// Next-token loss with these settings.

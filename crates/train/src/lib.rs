@@ -78,7 +78,7 @@ mod team;
 mod trainer;
 pub mod watch;
 
-pub use burn_lora_llama::CausalLm;
+pub use burn_lora_llama::{CausalLm, Keep};
 pub use config::{EarlyStopping, Every, TrainConfig};
 pub use data::{BatchConfig, Dataset};
 pub use error::TrainError;

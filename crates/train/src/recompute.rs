@@ -19,7 +19,7 @@ pub enum Recompute {
     /// time.
     Every(usize),
     /// Keeps the activations of the last n layers, and of the others the input of every layer:
-    /// [`MemoryPlan::recompute_within`](crate::MemoryPlan::recompute_within) has the n for a memory.
+    /// [`MemoryPlan::train_within`](crate::MemoryPlan::train_within) has the n for a memory.
     AllBut(usize),
 }
 

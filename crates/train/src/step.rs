@@ -7,7 +7,7 @@ use crate::{
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_lora_kernels::{Offloaded, Returning, offload, pull_back, settle_copies};
-use burn_lora_llama::{CausalLm, Rerun};
+use burn_lora_llama::{CausalLm, Keep, Rerun};
 use std::ops::Range;
 
 /// Settings of the computation of a micro-batch.
@@ -16,12 +16,29 @@ pub(crate) struct StepConfig {
     pub recompute: Recompute,
     /// Whether the inputs of the layers are kept in host memory until the backward pass.
     pub offload: bool,
-    /// Whether what the attention computes is kept of the layers that are run again.
-    pub keep_attention: bool,
+    /// What is kept of the layers that are run again.
+    pub keep: Keep,
+    /// Number of these layers, the last ones, that keep all of their attention on the device.
+    pub keep_attention_of: usize,
     /// Tokens at a time in feed-forward blocks: see [`tile`].
     pub mlp_chunk: Option<usize>,
     /// NEFTune's alpha (arXiv:2310.05914).
     pub neftune: Option<f32>,
+}
+
+impl StepConfig {
+    /// Returns what a segment, of so many that are run again, keeps of its last layer, and whether that
+    /// waits in host memory. `random`: the layers draw random numbers, in another order if something is
+    /// kept.
+    pub fn keep(&self, number: usize, again: usize, random: bool) -> (Keep, bool) {
+        if random {
+            return (Keep::Inputs, false);
+        }
+        match again - number <= self.keep_attention_of {
+            true => (Keep::Attention, false),
+            false => (self.keep, self.offload),
+        }
+    }
 }
 
 /// A model to train, and its copy without a graph.
@@ -118,12 +135,8 @@ pub(crate) fn run<M: CausalLm>(
     let device = model.plain.device().inner();
     let context = model.tracked.context(&batch.segments);
     let segments = config.recompute.segments(model.tracked.depth());
-    let how = Rerun {
-        tile: tile(batch.rows * batch.length, config.mlp_chunk, model.random),
-        // Random numbers would be drawn in another order.
-        keep_attention: config.keep_attention && !model.random,
-    };
-    let outer = Rerun { keep_attention: false, ..how };
+    let tile = tile(batch.rows * batch.length, config.mlp_chunk, model.random);
+    let outer = Rerun { tile, keep: Keep::Inputs };
     // The input of a segment's layers: the first segment embeds the tokens.
     let begin = |part: &M, number: usize, input: Option<Tensor<3>>| {
         if model.random || config.neftune.is_some() {
@@ -143,7 +156,12 @@ pub(crate) fn run<M: CausalLm>(
     };
 
     let last = segments.len() - 1;
-    let again = if how.tile.is_some() && segments[last].len() == 1 { last + 1 } else { last };
+    let again = if tile.is_some() && segments[last].len() == 1 { last + 1 } else { last };
+    // How a segment's last layer is run again, and whether what it keeps waits in host memory.
+    let how = |number: usize| {
+        let (keep, offload) = config.keep(number, again, model.random);
+        (Rerun { tile, keep }, offload)
+    };
     let mut kept = Vec::with_capacity(again);
     let mut hidden: Option<Tensor<3>> = None;
     for (number, layers) in segments[..again].iter().enumerate() {
@@ -153,11 +171,12 @@ pub(crate) fn run<M: CausalLm>(
         let input = begin(plain, number, hidden.clone());
         let before = layers.start..layers.end - 1;
         let input = before.fold(input, |h, i| plain.layer_once(i, h, &context, outer).0);
+        let (how, offload) = how(number);
         let (output, inside) = plain.layer_once(layers.end - 1, input, &context, how);
         let store = Kept { input: hidden, inside };
         kept.push(store.map(
             |input| Stored::new(input.inner(), config.offload),
-            |inside| Stored::new(inside.inner(), config.offload),
+            |inside| Stored::new(inside.inner(), offload),
         ));
         hidden = Some(output.inner());
     }
@@ -196,8 +215,15 @@ pub(crate) fn run<M: CausalLm>(
         let hidden = through(start..end - 1, hidden);
         let mut found = |mut found| sums.add(model.tracked, &mut found);
         let layer = end - 1;
-        let pulled =
-            model.tracked.layer_pull_back(layer, hidden, &context, grad, inside, how, &mut found);
+        let pulled = model.tracked.layer_pull_back(
+            layer,
+            hidden,
+            &context,
+            grad,
+            inside,
+            how(number).0,
+            &mut found,
+        );
         match back(pulled, input, model.tracked, sums) {
             Some(before) => grad = before,
             None => break,
@@ -232,7 +258,7 @@ pub(crate) fn evaluate<M: CausalLm>(
     let context = model.context(&batch.segments);
     let tile = tile(batch.rows * batch.length, None, false);
     let embedded = model.embed(tokens(batch, &model.embedding_device()), &context);
-    let how = Rerun { tile, keep_attention: false };
+    let how = Rerun { tile, keep: Keep::Inputs };
     let hidden = (0..model.depth()).fold(embedded, |h, i| model.layer_once(i, h, &context, how).0);
     objective.run(model, hidden, batch, &context, None)
 }

@@ -108,8 +108,8 @@ impl Attention {
     }
 
     /// Returns the output without a graph, and what [`pull_back_kept`](Self::pull_back_kept) needs
-    /// beside the input, as vectors: what the projections gave, the attention's output, and the
-    /// log-sum-exps of its scores.
+    /// beside the input, as vectors: the attention's output, the log-sum-exps of its scores, and what
+    /// the projections gave, which can be computed again.
     pub(super) fn forward_keeping(
         &self,
         x: Tensor<3>,
@@ -119,14 +119,28 @@ impl Attention {
         let heads = self.heads(projected.clone(), context);
         let (out, lse) = attention_forward(heads, context.spans.clone(), self.scores());
         let out = heads_last(out);
-        let vectors = projected.into_iter().chain([out.clone()]).map(|tensor| tensor.flatten(0, 2));
-        let kept = vectors.chain([lse.flatten(0, 2)]).collect();
+        let kept =
+            [out.clone(), lse].into_iter().chain(projected).map(|x| x.flatten(0, 2)).collect();
         (self.o_proj.forward_with(out, context.adapters()), kept)
+    }
+
+    /// Returns the output, from that of the attention itself, as it was kept.
+    pub(super) fn output(
+        &self,
+        out: Tensor<1>,
+        [batch, length, _]: [usize; 3],
+        context: &Context,
+    ) -> Tensor<3> {
+        let out = out.reshape([batch, length, self.spec.q_width()]);
+        self.o_proj.forward_with(out, context.adapters())
     }
 
     /// Returns `pull_back(forward(x, context, None), grad)` with what
     /// [`forward_keeping`](Self::forward_keeping) kept. `found` gets the gradients of parameters
     /// after the projections of queries, keys and values.
+    ///
+    /// # Shapes
+    /// - x, grad: `[batch, sequence, hidden]`
     pub(super) fn pull_back_kept(
         &self,
         x: Tensor<3>,
@@ -136,7 +150,12 @@ impl Attention {
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
         let [batch, length, _] = x.dims();
-        let [q, k, v, out, lse] = kept.try_into().expect("five tensors are kept");
+        let mut kept = kept.into_iter();
+        let (Some(out), Some(lse)) = (kept.next(), kept.next()) else { panic!("they are kept") };
+        let [q, k, v] = match [kept.next(), kept.next(), kept.next()] {
+            [Some(q), Some(k), Some(v)] => [q, k, v],
+            _ => self.project(x.clone().inner(), context).map(|x| x.inner().flatten(0, 2)),
+        };
         let tracked = |values: Tensor<1>, width| {
             values.reshape([batch, length, width]).autodiff().require_grad()
         };

@@ -3,7 +3,7 @@
 use super::{Attention, LinearCosts, Mlp, Parameters, RmsNorm, SparseExperts, TokenCost};
 use crate::{
     cache::LayerCache,
-    causal_lm::Rerun,
+    causal_lm::{Keep, Rerun},
     config::LlamaConfig,
     context::Context,
     error::LlamaError,
@@ -111,11 +111,14 @@ impl DecoderLayer {
     ) -> (Tensor<3>, Vec<Tensor<1>>) {
         let dims = x.dims();
         let (x, kept) = match self.norms() {
-            ([before, None], _) if how.keep_attention && self.self_attn.can_keep() => {
+            ([before, None], _) if how.keep != Keep::Inputs && self.self_attn.can_keep() => {
                 let normed_x = normed(x.clone(), before, context);
                 let (out, mut kept) = self.self_attn.forward_keeping(normed_x, context);
                 let sum = self.added(x, out);
-                kept.push(sum.clone().flatten(0, 2));
+                match how.keep {
+                    Keep::Attention => kept.push(sum.clone().flatten(0, 2)),
+                    _ => kept.truncate(2),
+                }
                 (sum, kept)
             }
             _ => (self.attended(x, context, None), vec![]),
@@ -142,17 +145,23 @@ impl DecoderLayer {
         how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
-        let dims = x.dims();
-        let Some(sum) = kept.pop() else {
+        let ([before, _], dims) = (self.norms().0, x.dims());
+        if kept.is_empty() {
             let x = self.attended(x, context, None);
             if how.tile.is_none() {
                 return self.fed_back(x, context, grad);
             }
             let grad = self.fed_back_at_once(x.clone().inner(), context, grad, how, found);
             return pull_back(x, grad);
+        }
+        let sum = match how.keep {
+            Keep::Attention => kept.pop().expect("it is kept").reshape(dims),
+            _ => {
+                let out = self.self_attn.output(kept[0].clone(), dims, context);
+                self.added(x.clone().inner(), out.inner())
+            }
         };
-        let grad = self.fed_back_at_once(sum.reshape(dims), context, grad, how, found);
-        let ([before, _], _) = self.norms();
+        let grad = self.fed_back_at_once(sum, context, grad, how, found);
         let normed_x = normed(x.clone(), before, context);
         let of_block = self.of_block(&grad);
         let zero = self.self_attn.pull_back_kept(normed_x, kept, context, of_block, found);
@@ -304,13 +313,16 @@ impl LayerSpec {
         attention + self.kept_by_feed_forward(hidden, costs)
     }
 
-    /// Returns what [`DecoderLayer::forward_once`] keeps of a token if it keeps what the attention
-    /// computed; `None` if it cannot.
-    pub fn kept_of_attention(&self, hidden: usize) -> Option<TokenCost> {
+    /// Returns what [`DecoderLayer::forward_once`] keeps of a token; `None` if that is nothing.
+    pub fn kept_of_attention(&self, hidden: usize, keep: Keep) -> Option<TokenCost> {
         let keeps = self.norms == NormPlacement::Before && !self.attention.sinks;
         let (q, kv) = (self.attention.q_width(), self.attention.kv_width());
-        let (values, floats) = (2 * q + 2 * kv + hidden, self.attention.num_heads);
-        keeps.then_some(TokenCost { values, floats })
+        let values = match keep {
+            Keep::Inputs => return None,
+            Keep::Outputs => q,
+            Keep::Attention => 2 * q + 2 * kv + hidden,
+        };
+        keeps.then_some(TokenCost { values, floats: self.attention.num_heads })
     }
 
     /// Returns what the attention with its norms keeps of a token.

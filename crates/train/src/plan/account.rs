@@ -8,7 +8,7 @@ use super::{
 use crate::{OptimizerConfig, TrainConfig, objective, step};
 use burn_lora_kernels::{Gemm, attention_scores};
 use burn_lora_llama::{
-    LlamaConfig,
+    Keep, LlamaConfig,
     layers::{LinearCosts, TokenCost},
     spec::LayerSpec,
 };
@@ -70,19 +70,22 @@ impl Account<'_> {
             false => self.values(self.config.hidden_size) * number.max(1) as u64,
         };
         let again = if all_again { last + 1 } else { last };
-        let keeps = train.keep_attention && !self.shape.dropout;
-        // What a segment keeps inside, if it is run again.
+        let step = train.step();
+        // What a segment keeps inside, if it is run again, and where.
+        let keeps = |number: usize| step.keep(number, again, self.shape.dropout);
         let inside = |number: usize| match segments[..again].get(number) {
-            Some(segment) if keeps => self.kept_of_attention(segment.end - 1).unwrap_or(0),
-            _ => 0,
+            Some(segment) => self.kept_of_attention(segment.end - 1, keeps(number).0),
+            None => 0,
         };
-        // Of the segments up to this one; offloaded, this one's and the next one's.
-        let kept = |number: usize| match train.offload {
-            true => inside(number) + number.checked_sub(1).map_or(0, inside),
-            false => (0..=number).map(inside).sum(),
+        let waits = |number: usize| keeps(number).1;
+        // Of the segments up to this one on the device, and of this and the next one in host memory.
+        let kept = |most: usize| {
+            let most = most.min(again.saturating_sub(1));
+            let here = |number: &usize| *number < again && (!waits(*number) || number + 1 >= most);
+            (0..=most).filter(here).map(inside).sum::<u64>()
         };
         let waiting = self.values(self.config.hidden_size) * again.saturating_sub(1) as u64;
-        let waiting = waiting + (0..again).map(inside).sum::<u64>();
+        let waiting = waiting + (0..again).filter(|n| waits(*n)).map(inside).sum::<u64>();
         let host = if train.offload { waiting } else { 0 };
         let begin = Memory { host: begin.host + host, ..begin.clone() };
 
@@ -121,6 +124,7 @@ impl Account<'_> {
             // The input of this layer, if it is not that of the segment.
             let input = if before.is_empty() { 0 } else { self.config.hidden_size };
             let (runs_again, kept_inside) = (number < again, inside(number) > 0);
+            let all_kept = kept_inside && keeps(number).0 == Keep::Attention;
             let activations = if runs_again && (tile.is_some() || kept_inside) {
                 let tile = tile.unwrap_or(self.tokens());
                 let block = self.feed_forward_at_once(last, tile, !kept_inside);
@@ -130,7 +134,7 @@ impl Account<'_> {
             };
             moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
             let activations =
-                self.kept(before) + self.values(input) + self.attention_backward(last, kept_inside);
+                self.kept(before) + self.values(input) + self.attention_backward(last, all_kept);
             let scores = self.scores(last) * (2 * 4 + 2 * self.size as u64);
             moments.push(moment(Moment::Attention, activations, self.scratch(scores)));
         }
@@ -244,10 +248,10 @@ impl Account<'_> {
         attention + self.values(hidden) + self.casts(index) + block
     }
 
-    /// Returns the bytes that a layer keeps of what its attention computed, if it can.
-    fn kept_of_attention(&self, index: usize) -> Option<u64> {
-        let spec = &self.config.layers[index];
-        spec.kept_of_attention(self.config.hidden_size).map(|cost| self.bytes(cost))
+    /// Returns the bytes that a layer keeps of what its attention computed.
+    fn kept_of_attention(&self, index: usize, keep: Keep) -> u64 {
+        let kept = self.config.layers[index].kept_of_attention(self.config.hidden_size, keep);
+        kept.map_or(0, |cost| self.bytes(cost))
     }
 
     /// Returns the bytes of a layer backward in its attention, the kept ones with them.

@@ -204,9 +204,10 @@ impl MemoryPlan {
         self.needed() <= device
     }
 
-    /// Returns the recomputation with which a GPU with this many bytes runs fewest layers again:
-    /// [`Recompute::AllBut`] as many as fit. `None` if the step does not fit even if all of them run
-    /// again.
+    /// Returns the settings with which a GPU with this many bytes computes least again: as many layers
+    /// as fit [keep all of their attention](TrainConfig::keep_attention_of), and if all of them do, as
+    /// many as fit are not run again at all ([`Recompute::AllBut`]). `None` if the step does not fit
+    /// even if all layers run again.
     ///
     /// ```
     /// use burn_lora_adapter::LoraConfig;
@@ -217,20 +218,30 @@ impl MemoryPlan {
     /// let plan = MemoryPlan::new(&config)
     ///     .adapter(&LoraConfig::new(8, 16).all_linear())?
     ///     .train(&TrainConfig::new(1e-4));
-    /// assert_eq!(plan.recompute_within(24 << 30), Some(Recompute::None));
-    /// assert_eq!(plan.recompute_within(1 << 20), None);
+    /// let settings = plan.train_within(24 << 30).expect("it fits");
+    /// assert_eq!(settings.recompute, Recompute::None);
+    /// assert_eq!(plan.train_within(1 << 20), None);
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
-    pub fn recompute_within(&self, device: u64) -> Option<Recompute> {
-        let (depth, train) = (self.config.layers.len(), self.train.clone().unwrap_or_default());
-        let fits = |kept| self.clone().train(&train.clone().recompute(kept)).fits(device);
-        if !fits(Recompute::EveryLayer) {
+    pub fn train_within(&self, device: u64) -> Option<TrainConfig> {
+        let depth = self.config.layers.len();
+        let train = self.train.clone().unwrap_or_default();
+        let with = |recompute, attentions| {
+            train.clone().recompute(recompute).keep_attention_of(attentions)
+        };
+        let fits =
+            |recompute, attentions| self.clone().train(&with(recompute, attentions)).fits(device);
+        if !fits(Recompute::EveryLayer, 0) {
             return None;
         }
-        Some(match largest(depth, |kept| fits(Recompute::AllBut(kept))) {
-            0 | 1 => Recompute::EveryLayer,
-            kept if kept == depth => Recompute::None,
-            kept => Recompute::AllBut(kept),
+        let attentions = largest(depth, |count| fits(Recompute::EveryLayer, count));
+        if attentions < depth {
+            return Some(with(Recompute::EveryLayer, attentions));
+        }
+        Some(match largest(depth, |kept| fits(Recompute::AllBut(kept), depth)) {
+            0 | 1 => with(Recompute::EveryLayer, depth),
+            kept if kept == depth => with(Recompute::None, 0),
+            kept => with(Recompute::AllBut(kept), depth),
         })
     }
 

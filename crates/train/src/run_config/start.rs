@@ -181,7 +181,7 @@ impl RunConfig {
         Ok(plan)
     }
 
-    /// Returns these settings with the recomputation that the [memory
+    /// Returns these settings with as little computed again as the [memory
     /// budget](Self::memory_budget) allows, for samples of `longest` tokens at most.
     ///
     /// # Errors
@@ -194,7 +194,7 @@ impl RunConfig {
             let device = model.device().inner();
             let bytes = budget.bytes(&device)?;
             let plan = self.plan(&model.config, longest)?.dtype(model.dtype).on(&device);
-            run.train.recompute = plan.recompute_within(bytes).ok_or_else(|| {
+            run.train = plan.train_within(bytes).ok_or_else(|| {
                 let plan = plan.clone().train(&self.train.clone().recompute(Recompute::EveryLayer));
                 let needed = plan.needed() as f64 / (1u64 << 30) as f64;
                 let reason = format!(

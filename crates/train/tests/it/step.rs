@@ -3,7 +3,7 @@
 use crate::common::*;
 use burn::module::Module;
 use burn_lora_adapter::{Adaptable, AdaptableExt, Init, LoraConfig};
-use burn_lora_llama::{Llama, LlamaError};
+use burn_lora_llama::{Keep, Llama, LlamaError};
 use burn_lora_quant::{QuantConfig, QuantError};
 use burn_lora_train::{
     BatchConfig, Dataset, OptimizerConfig, Recompute, TrainConfig, Trainer, data::Sample,
@@ -132,9 +132,11 @@ fn recomputation_makes_no_difference() {
         for recompute in [Recompute::EveryLayer, Recompute::Every(9), Recompute::AllBut(2)] {
             let settings = settings(recompute);
             if dropout == 0.0 || recompute == Recompute::EveryLayer {
-                let kept = settings.clone().keep_attention(true);
+                let kept = settings.clone().keep(Keep::Attention);
                 same(&format!("{recompute:?}, kept"), after(model(dropout), kept), &expected);
-                let tiled = settings.keep_attention(true).offload(true).mlp_chunk(7);
+                let some = settings.clone().keep(Keep::Outputs).offload(true).keep_attention_of(1);
+                same(&format!("{recompute:?}, outputs"), after(model(dropout), some), &expected);
+                let tiled = settings.keep(Keep::Outputs).offload(true).mlp_chunk(7);
                 same(&format!("{recompute:?} in tiles"), after(model(dropout), tiled), &expected);
             }
         }
@@ -198,6 +200,21 @@ fn products_in_fp8_make_little_difference() {
     let plain = after(load(false).unwrap(), config(8, 1));
     let change = (expected.0 / plain.0 - 1.0).abs();
     assert!(change > 0.0 && change < 0.01, "{} and {}", expected.0, plain.0);
+}
+
+#[test]
+fn what_packed_layers_keep_changes_no_bit() {
+    let lora = LoraConfig::new(4, 12).all_linear().init(Init::Random).seed(3);
+    let load = || {
+        let loader = loader(&golden("gqa")).quantize(QuantConfig::nf4().double_quant(true));
+        loader.load(&device()).unwrap().with_adapter(&lora).unwrap()
+    };
+    let settings = || config(4, 2).offload(true);
+    let expected = after(load(), settings());
+    for keep in [Keep::Outputs, Keep::Attention] {
+        assert_eq!(after(load(), settings().keep(keep)), expected, "{keep:?}");
+    }
+    assert_eq!(after(load(), settings().keep_attention_of(1)), expected);
 }
 
 #[test]
