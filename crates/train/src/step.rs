@@ -180,24 +180,20 @@ pub(crate) fn run<M: CausalLm>(
         ));
         hidden = Some(output.inner());
     }
-    let bring_back = |kept: Kept<_, _>| kept.map(Stored::bring_back, Stored::bring_back);
-    let mut outcome;
-    let mut grad;
-    let mut coming;
-    if again > last {
-        let hidden = hidden.expect("there is a segment");
-        outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
-        grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
-        coming = kept.pop().map(bring_back);
-    } else {
+    let mut tracked = None;
+    if again == last {
         let input = hidden.map(|hidden| hidden.autodiff().require_grad());
         let output = through(segments[last].clone(), begin(model.tracked, last, input.clone()));
-        let hidden = output.clone().inner();
-        outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
-        grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
-        let pulled = pull_back(output, grad);
-        coming = kept.pop().map(bring_back);
-        match back(pulled, input, model.tracked, sums) {
+        hidden = Some(output.clone().inner());
+        tracked = Some((output, input));
+    }
+    let hidden = hidden.expect("there is a segment");
+    let mut outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
+    let mut grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
+    let bring_back = |kept: Kept<_, _>| kept.map(Stored::bring_back, Stored::bring_back);
+    let mut coming = kept.pop().map(bring_back);
+    if let Some((output, input)) = tracked {
+        match back(pull_back(output, grad), input, model.tracked, sums) {
             Some(before) => grad = before,
             None => return outcome,
         }

@@ -124,7 +124,7 @@ impl Account<'_> {
             // The input of this layer, if it is not that of the segment.
             let input = if before.is_empty() { 0 } else { self.config.hidden_size };
             let (runs_again, kept_inside) = (number < again, inside(number) > 0);
-            let all_kept = kept_inside && keeps(number).0 == Keep::Attention;
+            let already = if kept_inside { keeps(number).0 } else { Keep::Inputs };
             let activations = if runs_again && (tile.is_some() || kept_inside) {
                 let tile = tile.unwrap_or(self.tokens());
                 let block = self.feed_forward_at_once(last, tile, !kept_inside);
@@ -134,7 +134,7 @@ impl Account<'_> {
             };
             moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
             let activations =
-                self.kept(before) + self.values(input) + self.attention_backward(last, all_kept);
+                self.kept(before) + self.values(input) + self.attention_backward(last, already);
             let scores = self.scores(last) * (2 * 4 + 2 * self.size as u64);
             moments.push(moment(Moment::Attention, activations, self.scratch(scores)));
         }
@@ -255,14 +255,16 @@ impl Account<'_> {
     }
 
     /// Returns the bytes of a layer backward in its attention, the kept ones with them.
-    fn attention_backward(&self, index: usize, kept_inside: bool) -> u64 {
+    fn attention_backward(&self, index: usize, already: Keep) -> u64 {
         let (spec, costs) = self.layer(index);
         let hidden = self.config.hidden_size;
         let mut kept = spec.attention.kept(hidden, &costs);
-        if kept_inside {
-            // Output and values are kept already.
-            kept.values -= spec.attention.q_width() + spec.attention.kv_width();
-        }
+        // Kept already.
+        kept.values -= match already {
+            Keep::Inputs => 0,
+            Keep::Outputs => spec.attention.q_width(),
+            Keep::Attention => spec.attention.q_width() + spec.attention.kv_width(),
+        };
         let kept = self.bytes(kept) + self.casts(index);
         kept + self.bytes(spec.attention.backward(hidden, self.fused))
     }
