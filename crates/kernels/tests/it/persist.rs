@@ -14,12 +14,17 @@ struct Parts {
     codes: Param<Tensor<1, Int>>,
 }
 
+/// A dtype of 16 bits, if the device has it.
+fn half(device: &Device) -> DType {
+    if device.supports_dtype(DType::F16) { DType::F16 } else { DType::F32 }
+}
+
 fn parts(device: &Device) -> Parts {
     let codes = TensorData::new(vec![7u32, u32::MAX, 0], [3]);
     let codes = Tensor::from_data(codes, (device, DType::U32));
     Parts {
         trained: Param::from_tensor(float(random(12, 1), [3, 4], device)),
-        frozen: Param::from_tensor(float(random(5, 2), [5], device).cast(DType::F16))
+        frozen: Param::from_tensor(float(random(5, 2), [5], device).cast(half(device)))
             .set_require_grad(false),
         codes: Param::initialized(ParamId::new(), codes),
     }
