@@ -3,8 +3,9 @@
 //! `cargo bench --features cuda --bench train -- cuda MODEL ROWSxLENGTH..`
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
-//! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`, `,keep=outputs|attention|LAYERS`, `,adamw8bit`,
-//! `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to look at the memory in use every millisecond, `,parts` for a table of
+//! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`,
+//! `,keep=outputs|attention|LAYERS`, `,adamw8bit`, `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to
+//! look at the memory in use every millisecond, `,parts` for a table of
 //! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
 //! weights are in FP8. Tokens are random, every one is a target.
 
