@@ -12,7 +12,7 @@
 //! | a backward pass from given gradients | [`pull_back()`], [`pull_back_with`] |
 //! | parameter update, norm of gradients | [`optimizer`] |
 //! | memory of what lives long | [`persist`] |
-//! | tensors that wait in host memory | [`offload()`] |
+//! | tensors that wait in host memory, or come from there | [`offload()`], [`upload`] |
 //! | bitsandbytes' 8-bit format | [`dynamic`] |
 //!
 //! A folder has the operation on tensors, which checks the shapes, and a Burn backend extension
@@ -54,7 +54,7 @@ pub use gated::{Activation, GatedOps, gated};
 pub use gemm::Fp8Matrix;
 pub use gemm::{Gemm, GemmOps};
 pub use norm::{NormOps, NormSpec, rms_norm};
-pub use offload::{OffloadOps, Offloaded, Returning, Slot, offload, settle_copies};
+pub use offload::{OffloadOps, Offloaded, Returning, Slot, offload, settle_copies, upload};
 pub use permute::{PermuteOps, permute_rows};
 pub use persist::{Persist, PersistOps, persist, persistent, persistent_int};
 pub use pull_back::{PullBackOps, pull_back, pull_back_with};

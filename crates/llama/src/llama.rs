@@ -13,6 +13,7 @@ use burn::{
     tensor::{Device, FloatDType, Gradients, Int, Tensor},
 };
 use burn_lora_adapter::{AdaptedLinear, Base, adaptable};
+use burn_lora_kernels::upload;
 use half::{bf16, f16};
 use serde_json::{Value, json};
 
@@ -149,9 +150,13 @@ impl Llama {
     pub fn embed(&self, tokens: Tensor<2, Int>, context: &Context) -> Tensor<3> {
         let tokens = tokens.to_device(&self.embedding_device());
         let hidden = self.model.embed_tokens.forward_with(tokens, context.adapters());
+        let device = self.device().inner();
         // No autodiff graph across devices, unless the embeddings need gradients.
-        let hidden = if hidden.is_tracked() { hidden } else { hidden.inner() };
-        let hidden = hidden.cast(self.dtype).to_device(&self.device().inner());
+        let hidden = match hidden.is_tracked() {
+            true => hidden.cast(self.dtype).to_device(&device),
+            false if hidden.device().inner() == device => hidden.inner().cast(self.dtype),
+            false => upload(hidden.inner().cast(self.dtype).into_data(), &device),
+        };
         match self.config.embedding_multiplier {
             1.0 => hidden,
             // As in transformers, in the dtype of the model.

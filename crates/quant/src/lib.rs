@@ -65,7 +65,7 @@ pub use error::QuantError;
 pub use format::Format;
 pub use layout::Layout;
 pub use linear::PackedLinear;
-pub use lowrank::LowRankOps;
+pub use lowrank::{LowRankOps, joins_update};
 pub use named::WeightFormat;
 pub use ops::{PackedOps, PackedTensors};
 pub use packed::PackedWeight;

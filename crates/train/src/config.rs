@@ -96,8 +96,7 @@ pub struct TrainConfig {
     /// need.
     pub loss_chunk: Option<usize>,
     /// Tokens that a layer which is run again computes at a time in its feed-forward block, where the
-    /// most memory of a long row goes; by default 8,192 in batches of at least twice as many. Not with
-    /// dropout, whose numbers would be others.
+    /// most memory of a long row goes; by default 8,192. Not with dropout, whose numbers would be others.
     pub mlp_chunk: Option<usize>,
     /// Label smoothing.
     pub label_smoothing: f32,

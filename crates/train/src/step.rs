@@ -108,12 +108,11 @@ impl<T, V> Kept<T, V> {
 }
 
 /// Returns how many tokens of a batch a layer computes at a time of what it computes for each alone, if
-/// not all: as is asked for, or 8,192 of at least twice as many. `random`: the layers draw random
-/// numbers, which would differ.
+/// not all: as is asked for, or 8,192 of more. `random`: the layers draw random numbers, which would
+/// differ.
 pub(crate) fn tile(tokens: usize, chunk: Option<usize>, random: bool) -> Option<usize> {
-    const TILE: usize = 8192;
-    let (tile, from) = chunk.map_or((TILE, 2 * TILE), |chunk| (chunk, chunk.saturating_add(1)));
-    (tokens >= from && !random).then_some(tile)
+    let tile = chunk.unwrap_or(8192);
+    (tokens > tile && !random).then_some(tile)
 }
 
 /// Runs a micro-batch forward and backward, and adds the gradients of the *sum* of its token losses
@@ -165,20 +164,18 @@ pub(crate) fn run<M: CausalLm>(
     let mut kept = Vec::with_capacity(again);
     let mut hidden: Option<Tensor<3>> = None;
     for (number, layers) in segments[..again].iter().enumerate() {
-        // What was copied of the segment before is given back.
-        hidden = hidden.map(|hidden| if config.offload { settle_copies(hidden) } else { hidden });
         let plain = &model.plain;
         let input = begin(plain, number, hidden.clone());
+        let stored = hidden.map(|input| Stored::new(input.inner(), config.offload));
         let before = layers.start..layers.end - 1;
         let input = before.fold(input, |h, i| plain.layer_once(i, h, &context, outer).0);
         let (how, offload) = how(number);
         let (output, inside) = plain.layer_once(layers.end - 1, input, &context, how);
-        let store = Kept { input: hidden, inside };
-        kept.push(store.map(
-            |input| Stored::new(input.inner(), config.offload),
-            |inside| Stored::new(inside.inner(), offload),
-        ));
-        hidden = Some(output.inner());
+        // Copies so far had the time of this segment; those of what it keeps have that of the next.
+        let output = output.inner();
+        hidden = Some(if config.offload { settle_copies(output) } else { output });
+        let inside = inside.into_iter().map(|inside| Stored::new(inside.inner(), offload));
+        kept.push(Kept { input: stored, inside: inside.collect() });
     }
     let mut tracked = None;
     if again == last {

@@ -1,7 +1,9 @@
 //! Helpers of kernels on CubeCL's runtimes.
 
+mod columns;
 mod rows;
 
+pub use columns::copy_into;
 pub(crate) use rows::{Rows, reduce, row_position};
 
 use burn::{

@@ -1,16 +1,17 @@
 //! Copies between a CUDA device and pinned host memory, on a stream beside the one of the kernels.
 
 use super::enqueue;
-use cubecl::{client::Client, server::Handle};
+use cubecl::{bytes::Bytes, client::Client, server::Handle};
 use cudarc::driver::{
     DriverError, result,
     sys::{self, CUdeviceptr, CUevent, CUstream},
 };
+use rayon::prelude::*;
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, VecDeque},
     ffi::c_void,
-    ptr,
+    ptr, slice,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,13 +19,16 @@ use std::{
 /// dropped: copies of a device follow each other, so that the next one may still wait for the last.
 #[derive(Debug)]
 pub(crate) struct Pinned {
-    address: usize,
+    memory: Memory,
     bytes: usize,
     device: sys::CUdevice,
 }
 
-/// Addresses of free memory, by device and bytes.
-type Free = HashMap<(sys::CUdevice, usize), Vec<usize>>;
+/// Capacity and address of pinned memory.
+type Memory = (usize, usize);
+
+/// Free memory of each device.
+type Free = HashMap<sys::CUdevice, BTreeSet<Memory>>;
 
 fn free() -> MutexGuard<'static, Free> {
     static FREE: LazyLock<Mutex<Free>> = LazyLock::new(Mutex::default);
@@ -33,8 +37,13 @@ fn free() -> MutexGuard<'static, Free> {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        free().entry((self.device, self.bytes)).or_default().push(self.address);
+        free().entry(self.device).or_default().insert(self.memory);
     }
+}
+
+fn allocate(bytes: usize) -> Result<Memory, DriverError> {
+    // SAFETY: the context of the device's thread is current.
+    Ok((bytes, unsafe { result::malloc_host(bytes, 0) }?.expose_provenance()))
 }
 
 /// The stream of a device's copies, and those that the kernels' stream has not been told to wait for,
@@ -44,7 +53,13 @@ struct Copies {
     pending: Vec<(Handle, CUevent)>,
     /// For reuse.
     events: Vec<CUevent>,
+    /// Memory that uploads go through, with the end of the last copy from each, in the order of these.
+    staging: VecDeque<(usize, CUevent)>,
 }
+
+/// Bytes of one copy of an upload, and the most of them that are under way.
+const PART: usize = 32 << 20;
+const PARTS: usize = 16;
 
 thread_local! {
     /// State of the thread's device: see [`enqueue`].
@@ -59,7 +74,8 @@ fn with_copies(body: impl FnOnce(&mut Copies) -> Result<(), DriverError>) -> Res
                 Some(copies) => copies,
                 None => {
                     let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-                    copies.insert(Copies { stream, pending: vec![], events: vec![] })
+                    let staging = VecDeque::new();
+                    copies.insert(Copies { stream, pending: vec![], events: vec![], staging })
                 }
             };
             body(copies)
@@ -103,28 +119,43 @@ impl Copies {
         Ok(())
     }
 
-    /// Takes memory from the pool, or allocates it. Memory of other sizes is given back then: it is of
-    /// another run.
+    /// Takes the least memory of the pool that is large enough, or allocates it, in the place of smaller
+    /// memory if there is some: it is of shorter batches.
     fn pinned(&self, bytes: usize) -> Result<Pinned, DriverError> {
         let mut device = 0;
         // SAFETY: the context of the device's thread is current.
         unsafe { sys::cuCtxGetDevice(&mut device) }.result()?;
-        let mut free = free();
-        if let Some(address) = free.get_mut(&(device, bytes)).and_then(Vec::pop) {
-            return Ok(Pinned { address, bytes, device });
-        }
-        let others: Vec<_> = free.extract_if(|(of, _), _| *of == device).collect();
-        drop(free);
-        // SAFETY: no copy uses what is freed, once those so far are done.
-        unsafe {
-            if others.iter().any(|(_, addresses)| !addresses.is_empty()) {
+        let (found, smaller) = {
+            let mut free = free();
+            let free = free.entry(device).or_default();
+            let found = free.range((bytes, 0)..).next().copied();
+            found.map(|found| free.remove(&found));
+            (found, if found.is_none() { free.pop_last() } else { None })
+        };
+        if let Some((_, address)) = smaller {
+            // SAFETY: no copy uses what is freed, once those so far are done.
+            unsafe {
                 result::stream::synchronize(self.stream)?;
-            }
-            for address in others.into_iter().flat_map(|(_, addresses)| addresses) {
                 result::free_host(ptr::with_exposed_provenance_mut(address))?;
             }
-            let address = result::malloc_host(bytes, 0)?.expose_provenance();
-            Ok(Pinned { address, bytes, device })
+        }
+        let memory = found.map_or_else(|| allocate(bytes), Ok)?;
+        Ok(Pinned { memory, bytes, device })
+    }
+
+    /// Returns [`PART`] bytes of pinned memory that no copy reads any more.
+    fn stage(&mut self) -> Result<(usize, CUevent), DriverError> {
+        // SAFETY: the event is alive.
+        let done = |(_, event): &(usize, CUevent)| unsafe { sys::cuEventQuery(*event) };
+        let first = self.staging.front().map(|first| done(first).result().is_ok());
+        match first {
+            Some(done) if done || self.staging.len() == PARTS => {
+                let (address, event) = self.staging.pop_front().expect("there is one");
+                // SAFETY: the event is alive.
+                unsafe { sys::cuEventSynchronize(event) }.result()?;
+                Ok((address, event))
+            }
+            _ => Ok((allocate(PART)?.1, self.event()?)),
         }
     }
 }
@@ -141,7 +172,7 @@ pub(crate) fn copy_to_host(
     enqueue::<Copies>(client, vec![from.clone()], written, move |read, _, compute| {
         with_copies(|copies| {
             let pinned = copies.pinned(bytes)?;
-            let to: *mut c_void = ptr::with_exposed_provenance_mut(pinned.address);
+            let to: *mut c_void = ptr::with_exposed_provenance_mut(pinned.memory.1);
             // SAFETY: both are of this size, and alive: the device's is held until the copy is waited
             // for, the host's is not given to others but for copies after this one.
             unsafe {
@@ -167,7 +198,7 @@ pub(crate) fn copy_to_device(
     enqueue::<Copies>(client, vec![receipt], vec![to.clone()], move |_, written, compute| {
         let pinned = take().ok_or("nothing waits in host memory")?;
         with_copies(|copies| {
-            let from: *const c_void = ptr::with_exposed_provenance(pinned.address);
+            let from: *const c_void = ptr::with_exposed_provenance(pinned.memory.1);
             // SAFETY: as above; the destination was allocated with this size.
             unsafe {
                 let (to, bytes) = (written[0] as CUdeviceptr, pinned.bytes);
@@ -176,6 +207,37 @@ pub(crate) fn copy_to_device(
             }
         })
     });
+}
+
+/// Enqueues a copy of bytes, by way of pinned memory: neither the host nor the device waits for the other.
+/// Kernels may read it after [`await_copies`].
+pub(crate) fn upload(client: &Client, bytes: Bytes, to: &Handle) {
+    let memory = to.clone();
+    enqueue::<Copies>(client, vec![], vec![to.clone()], move |_, written, compute| {
+        with_copies(|copies| {
+            for (part, at) in bytes.chunks(PART).zip((written[0]..).step_by(PART)) {
+                let (address, event) = copies.stage()?;
+                let staged: *mut u8 = ptr::with_exposed_provenance_mut(address);
+                // SAFETY: the pinned memory is of this size, and nobody else's until the event has happened;
+                // the destination is as long as the bytes.
+                unsafe {
+                    copy_on_all_cores(part, slice::from_raw_parts_mut(staged, part.len()));
+                    let (from, to, bytes) = (staged.cast(), at as CUdeviceptr, part.len());
+                    let copy = |stream| sys::cuMemcpyHtoDAsync_v2(to, from, bytes, stream);
+                    copies.run(compute, memory.clone(), copy)?;
+                    result::event::record(event, copies.stream)?;
+                }
+                copies.staging.push_back((address, event));
+            }
+            Ok(())
+        })
+    });
+}
+
+fn copy_on_all_cores(from: &[u8], to: &mut [u8]) {
+    const TASK: usize = 1 << 20;
+    let parts = to.par_chunks_mut(TASK).zip(from.par_chunks(TASK));
+    parts.for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 /// Lets the kernels that follow wait for all copies so far, whose memory of the device is free then.

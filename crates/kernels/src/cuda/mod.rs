@@ -6,7 +6,7 @@
 mod copies;
 mod kernel;
 
-pub(crate) use copies::{Pinned, await_copies, copy_to_device, copy_to_host};
+pub(crate) use copies::{Pinned, await_copies, copy_to_device, copy_to_host, upload};
 pub use kernel::{Kernel, Scalar};
 
 use burn::backend::BackTrace;

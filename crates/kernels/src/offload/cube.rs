@@ -16,7 +16,7 @@ impl OffloadOps for CubeBackend {
         let vector = into_contiguous(vector);
         let receipt = empty(&vector, Shape::new([1]), DType::F32);
         if vector.shape().num_elements() == 0 {
-            slot.put(Host::Bytes(vec![]));
+            slot.put(Host::Bytes(Bytes::from_bytes_vec(vec![])));
             return receipt;
         }
         #[cfg(feature = "cuda")]
@@ -27,7 +27,7 @@ impl OffloadOps for CubeBackend {
             return receipt;
         }
         let bytes = vector.client.read_one(vector.handle).expect("the device returns a tensor");
-        slot.put(Host::Bytes(bytes.to_vec()));
+        slot.put(Host::Bytes(bytes));
         receipt
     }
 
@@ -40,7 +40,16 @@ impl OffloadOps for CubeBackend {
         #[cfg(feature = "cuda")]
         if cuda::runs(&receipt.client) && count > 0 {
             let out = empty(&receipt, Shape::new([count]), dtype);
-            let take = move || match slot.take() {
+            let pinned = match slot.take() {
+                Some(Host::Bytes(bytes)) => {
+                    cuda::upload(&out.client, bytes, &out.handle);
+                    return out;
+                }
+                Some(Host::Pinned(pinned)) => Some(pinned),
+                // The device's thread has not put it there yet.
+                None => None,
+            };
+            let take = move || match pinned.map(Host::Pinned).or_else(|| slot.take()) {
                 Some(Host::Pinned(pinned)) => Some(pinned),
                 _ => None,
             };
@@ -49,7 +58,7 @@ impl OffloadOps for CubeBackend {
         }
         let Some(Host::Bytes(bytes)) = slot.take() else { panic!("offload: nothing waits") };
         let (client, device) = (receipt.client, receipt.device);
-        let handle = client.create(Bytes::from_bytes_vec(bytes));
+        let handle = client.create(bytes);
         CubeTensor::new_contiguous(client, device, Shape::new([count]), handle, dtype)
     }
 

@@ -12,9 +12,13 @@ use crate::cuda::Pinned;
 use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
 use burn::{
     backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor},
-    tensor::{DType, Tensor},
+    tensor::{Bytes, DType, Device, Tensor, TensorData},
 };
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes from which on an upload is a copy of our own.
+#[cfg(feature = "cuda")]
+const LARGE: usize = 1 << 20;
 
 /// A tensor in host memory, made by [`offload`].
 #[derive(Debug)]
@@ -59,6 +63,31 @@ pub fn settle_copies<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::arrived(tensor.into_dispatch()))
 }
 
+/// Creates a tensor from data, as `Tensor::from_data` does with the data's dtype. On CUDA large data goes
+/// through memory that the system does not move: neither the host nor the device waits for the other.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor, TensorData};
+/// use burn_lora_kernels::upload;
+///
+/// let data = TensorData::from([[1.0f32, 2.0], [3.0, 4.0]]);
+/// let x: Tensor<2> = upload(data.clone(), &Device::default());
+/// assert_eq!(x.into_data(), data);
+/// ```
+pub fn upload<const D: usize>(data: TensorData, device: &Device) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if data.as_bytes().len() >= LARGE
+        && crate::cube::client(device).is_some_and(|client| crate::cuda::runs(&client))
+    {
+        let (slot, shape, dtype) = (Slot::default(), data.shape().dims(), data.dtype());
+        slot.put(Host::Bytes(data.into_parts().0));
+        let receipt = Tensor::<1>::empty([1], (&device.clone().inner(), DType::F32));
+        return Offloaded { receipt, slot, shape, dtype }.bring_back().arrived();
+    }
+    let dtype = data.dtype();
+    Tensor::from_data(data, (device, dtype))
+}
+
 impl<const D: usize> Offloaded<D> {
     /// Starts the way back: to be called some kernels before the tensor is needed.
     pub fn bring_back(self) -> Returning<D> {
@@ -84,7 +113,7 @@ pub struct Slot(Arc<Mutex<Option<Host>>>);
 #[derive(Debug)]
 #[allow(dead_code, reason = "by features")]
 enum Host {
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     #[cfg(feature = "cuda")]
     Pinned(Pinned),
 }

@@ -1,8 +1,8 @@
 //! Tensors that wait in host memory.
 
 use crate::common::*;
-use burn::tensor::{DType, Tensor};
-use burn_lora_kernels::{offload, settle_copies};
+use burn::tensor::{DType, Tensor, TensorData};
+use burn_lora_kernels::{offload, settle_copies, upload};
 
 #[test]
 fn tensors_come_back_as_they_were() {
@@ -59,5 +59,37 @@ fn what_does_not_come_back_is_forgotten() {
         drop(offload(Tensor::<1>::zeros([length], &device)).bring_back());
         let x = offload(Tensor::<1>::ones([length], &device)).bring_back().arrived();
         assert_eq!(vec(x), vec![1.0; length]);
+    }
+}
+
+#[test]
+fn memory_of_another_length_is_taken() {
+    let device = device();
+    // Batches of many lengths, some longer than all before.
+    for length in [70, 3, 64, 1000, 999, 1, 1 << 16, 70, 3] {
+        let all: Vec<_> = (0..3).map(|i| random(length + i, i as u64)).collect();
+        let waiting: Vec<_> =
+            all.iter().map(|x| offload(float(x.clone(), [x.len()], &device))).collect();
+        for (x, found) in all.into_iter().zip(waiting).rev() {
+            assert_eq!(vec(found.bring_back().arrived()), x);
+        }
+    }
+}
+
+#[test]
+fn uploads_follow_each_other() {
+    let device = device();
+    let lengths = [1 << 18, 5, 1 << 18, 0, (1 << 23) + 3, 1 << 20, 7, 1 << 18];
+    let all: Vec<_> = lengths.into_iter().zip(0..).map(|(len, i)| random(len, i)).collect();
+    let uploaded: Vec<_> = all
+        .iter()
+        .map(|x| {
+            let x: Tensor<2> = upload(TensorData::new(x.clone(), [x.len(), 1]), &device);
+            // Read by a kernel before the next one is sent.
+            x.clone() * 2.0 - x
+        })
+        .collect();
+    for (x, found) in all.into_iter().zip(uploaded) {
+        assert_eq!(vec(found), x);
     }
 }

@@ -1,6 +1,6 @@
 //! Builder of modules from tensors: each is uploaded, and quantized on the device if asked for.
 
-use super::{normal, source::Source, stored, values::check_values};
+use super::{bytes::owned, load::is_cpu, normal, source::Source, stored, values::check_values};
 use crate::{
     config::LlamaConfig,
     error::LlamaError,
@@ -10,7 +10,7 @@ use crate::{
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
 use burn_lora_io::shards::SINGLE;
-use burn_lora_kernels::persist;
+use burn_lora_kernels::{persist, upload};
 use burn_lora_quant::{DenseWeight, Frozen, StorageFormat};
 use std::{collections::BTreeSet, path::Path};
 
@@ -171,7 +171,9 @@ impl Builder<'_> {
         let some_rows = name == EMBEDDING && !self.config.tie_word_embeddings;
         check_values(self.source.path(name), name, &data, self.dtype, some_rows)?;
         let device_dtype = if device.supports_dtype(dtype) { dtype } else { DType::F32 };
-        Ok(Tensor::from_data(to_dtype(data, device_dtype), (device, device_dtype)))
+        let data = to_dtype(data, device_dtype);
+        // On the host, the tensor would be the mapped file, which may be written later.
+        Ok(upload(if is_cpu(device) { owned(data) } else { data }, device))
     }
 
     fn misshapen(&self, name: &str, found: Vec<usize>, expected: &[usize]) -> LlamaError {

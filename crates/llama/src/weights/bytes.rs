@@ -1,6 +1,7 @@
 //! Bytes of tensors, on all cores: most of the time of a copy goes into pages that are touched for the
 //! first time.
 
+use burn::tensor::{AllocationProperty, TensorData};
 use rayon::prelude::*;
 
 /// Bytes that a core takes at a time.
@@ -12,6 +13,14 @@ pub(crate) fn copied(bytes: &[u8]) -> Vec<u8> {
     let parts = copy.par_chunks_mut(PART).zip(bytes.par_chunks(PART));
     parts.for_each(|(to, from)| to.copy_from_slice(from));
     copy
+}
+
+/// Returns the data in memory of its own.
+pub(super) fn owned(data: TensorData) -> TensorData {
+    if data.bytes().property() == AllocationProperty::Native {
+        return data;
+    }
+    TensorData::from_bytes_vec(copied(data.as_bytes()), data.shape().clone(), data.dtype())
 }
 
 /// Returns the largest number that `of` finds in a part.

@@ -303,7 +303,7 @@ fn default_dtype(config: &LlamaConfig, source: &dyn Source, device: &Device) -> 
         .map_or(FloatDType::F32, FloatDType::from)
 }
 
-fn is_cpu(_device: &Device) -> bool {
+pub(super) fn is_cpu(_device: &Device) -> bool {
     #[cfg(feature = "cpu")]
     if *_device == Device::flex() {
         return true;

@@ -2,7 +2,7 @@
 
 use super::{bytes::copied, source::Source};
 use crate::error::{LlamaError, count};
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, TensorData};
 use burn_lora_io::{
     brief,
     shards::{INDEX, SINGLE, read_index},
@@ -51,7 +51,7 @@ fn without_weights(folder: &Path) -> String {
     format!("there is neither {SINGLE} nor {INDEX}{there}")
 }
 
-/// Memory-mapped safetensors of a folder: a tensor is read when it is asked for.
+/// Memory-mapped safetensors of a folder. The data of a tensor is the mapped memory itself.
 pub(super) struct SafetensorsFolder {
     files: Vec<Mapped>,
     /// File of each tensor, by index.
@@ -60,7 +60,7 @@ pub(super) struct SafetensorsFolder {
 
 struct Mapped {
     path: PathBuf,
-    map: Mmap,
+    map: bytes::Bytes,
     metadata: Metadata,
     /// Offset of the data in bytes.
     start: usize,
@@ -134,7 +134,7 @@ impl Mapped {
             let reason = format!("no safetensors file, or one that was cut off: {error}");
             LlamaError::format(&path, reason)
         })?;
-        Ok(Self { path, map, metadata, start: 8 + header })
+        Ok(Self { path, map: bytes::Bytes::from_owner(map), metadata, start: 8 + header })
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
@@ -225,6 +225,10 @@ impl SafetensorsFolder {
             }
         };
         let (data, shape) = part(file.data(name).ok_or_else(missing)?, &info.shape);
-        Ok(TensorData::from_bytes_vec(copied(data), shape, dtype))
+        if !(data.as_ptr() as usize).is_multiple_of(dtype.size()) {
+            return Ok(TensorData::from_bytes_vec(copied(data), shape, dtype));
+        }
+        let data = Bytes::from_shared(file.map.slice_ref(data), AllocationProperty::File);
+        Ok(TensorData::from_bytes(data, shape, dtype))
     }
 }

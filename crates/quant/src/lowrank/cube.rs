@@ -1,13 +1,21 @@
 //! The low-rank product on CubeCL's runtimes.
 
-use super::{LowRankOps, flat, grads};
+use super::{LowRankOps, flat, grads, joins_update};
 use crate::{
     layout::Layout,
-    ops::{PackedOps, PackedTensors, product, product_shape, rows, runs_from_codes},
+    ops::{
+        PackedOps, PackedTensors, in_fp8, product, product_shape, rows, runs_from_codes, with_room,
+    },
 };
-use burn::backend::{TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor};
-use burn_cubecl::{CubeBackend, ops::reshape};
-use burn_lora_kernels::{Gemm, GemmOps};
+use burn::{
+    backend::{TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor},
+    tensor::Shape,
+};
+use burn_cubecl::{CubeBackend, ops::reshape, tensor::CubeTensor};
+use burn_lora_kernels::{
+    Gemm, GemmOps,
+    cube::{copy_into, empty},
+};
 
 impl LowRankOps for CubeBackend {
     fn packed_low_rank(
@@ -22,6 +30,15 @@ impl LowRankOps for CubeBackend {
         let few = runs_from_codes(rows(&x.shape()), &layout, false);
         let x = flat::<Self>(x);
         let h = Self::gemm(x.clone(), a, Gemm::new().trans_rhs());
+        let [rows, rank] = h.shape().dims();
+        if joins(rows, rank, &layout, false) {
+            // [x | h] · [W | scale · B]ᵀ
+            let weight = with_room(packed, layout, x.dtype, [0, rank]);
+            // SAFETY: the memory is new.
+            unsafe { copy_into(b, scale, &weight, [0, layout.shape[1]]) };
+            let y = Self::gemm(beside(x, h.clone()), weight, Gemm::new().trans_rhs());
+            return (reshape(y, shape), h);
+        }
         let update = Gemm::new().trans_rhs().alpha(scale);
         let y = if few || shape.num_elements() == 0 {
             let y = Self::packed_matmul(x, packed, layout, false);
@@ -50,10 +67,39 @@ impl LowRankOps for CubeBackend {
         a: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let shape = product_shape(&grad.shape(), layout.shape, true);
+        let grad = flat::<Self>(grad);
+        let [rows, rank] = h_grad.shape().dims();
+        if joins(rows, rank, &layout, true) {
+            // [grad | h_grad] · [W; A]
+            let weight = with_room(packed, layout, grad.dtype, [rank, 0]);
+            // SAFETY: the memory is new.
+            unsafe { copy_into(a, 1.0, &weight, [layout.shape[0], 0]) };
+            return reshape(Self::gemm(beside(grad, h_grad), weight, Gemm::new()), shape);
+        }
         let sum = Self::gemm(h_grad, a, Gemm::new());
         if shape.num_elements() == 0 {
             return Self::float_reshape(sum, shape);
         }
-        reshape(product(flat::<Self>(grad), packed, layout, true, Some(sum)), shape)
+        reshape(product(grad, packed, layout, true, Some(sum)), shape)
     }
+}
+
+/// Returns `true` if a product and its update are one product of longer rows.
+fn joins(rows: usize, rank: usize, layout: &Layout, transposed: bool) -> bool {
+    let [out, input] = layout.shape;
+    let [from, to] = if transposed { [out, input] } else { [input, out] };
+    // The codes of a row are whole words.
+    joins_update(rows, rank, from, to) && input.is_multiple_of(8) && !in_fp8(rows, layout)
+}
+
+/// Returns two matrices side by side.
+fn beside(x: CubeTensor, h: CubeTensor) -> CubeTensor {
+    let ([rows, width], [_, rank]) = (x.shape().dims(), h.shape().dims());
+    let both = empty(&x, Shape::new([rows, width + rank]), x.dtype);
+    // SAFETY: the memory is new.
+    unsafe {
+        copy_into(x, 1.0, &both, [0, 0]);
+        copy_into(h, 1.0, &both, [0, width]);
+    }
+    both
 }

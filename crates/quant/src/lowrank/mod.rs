@@ -1,7 +1,8 @@
 //! The packed product with a low-rank update, as one operation.
 //!
 //! The update is written first and the large product added to it: neither the output nor the
-//! gradient of the input is read and written once more for a sum.
+//! gradient of the input is read and written once more for a sum. Where that is much wider than the
+//! input, the update is a part of the large product: [`joins_update`].
 
 mod autodiff;
 #[cfg(feature = "cubecl")]
@@ -69,6 +70,14 @@ pub trait LowRankOps: PackedOps + GemmOps {
         layout: Layout,
         a: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+}
+
+/// Returns `true` if a product of so many rows, from `from` to `to` values each, and its update are one
+/// product of longer rows on a GPU: `[x | h] · [W | B]ᵀ`. Then the input is copied, to rows of `from + rank`
+/// values, but the output is not written and read once more.
+pub fn joins_update(rows: usize, rank: usize, from: usize, to: usize) -> bool {
+    const MANY: usize = 256;
+    rank > 0 && rank % 8 == 0 && from % 8 == 0 && to >= 2 * from && rows >= MANY
 }
 
 /// Merges the leading dimensions into rows.

@@ -20,7 +20,7 @@ use burn::{
 
 pub(crate) use autodiff::inner;
 #[cfg(feature = "cubecl")]
-pub(crate) use cube::{product, runs_from_codes};
+pub(crate) use cube::{product, runs_from_codes, with_room};
 
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::DType};
@@ -96,7 +96,7 @@ pub(crate) fn product_shape(x: &Shape, weight: [usize; 2], transposed: bool) -> 
 }
 
 /// Returns `true` if a product with this number of rows of `x` is computed in FP8.
-#[cfg(any(feature = "cpu", feature = "cuda"))]
+#[cfg(any(feature = "cpu", feature = "cubecl"))]
 pub(crate) fn in_fp8(rows: usize, layout: &Layout) -> bool {
     /// Up to which products are computed from the codes.
     const FEW_ROWS: usize = 8;

@@ -2,11 +2,18 @@
 
 use crate::common::{devices, floats, relative_error};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
-use burn_lora_quant::{Gemm, PackedWeight, QuantConfig};
+use burn_lora_quant::{Gemm, PackedWeight, QuantConfig, joins_update};
+
+/// Out, in and rank of an update that is a sum.
+const SMALL: [usize; 3] = [48, 64, 4];
 
 /// Output and gradients of both forms, with the leading dimensions given: the relative errors.
-fn errors(leading: [usize; 2], dtype: FloatDType, device: &Device) -> Vec<(&'static str, f64)> {
-    let [out, width, rank] = [48, 64, 4];
+fn errors(
+    [out, width, rank]: [usize; 3],
+    leading: [usize; 2],
+    dtype: FloatDType,
+    device: &Device,
+) -> Vec<(&'static str, f64)> {
     let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), device);
     let config = QuantConfig::nf4().double_quant(true);
     let weight = PackedWeight::quantize(random([out, width]), &config).unwrap();
@@ -39,8 +46,28 @@ fn is_the_sum_of_its_parts() {
     for device in devices() {
         // Rows computed from codes, and rows for which the weight is decoded.
         for leading in [[1, 1], [2, 3], [3, 11]] {
-            for (what, error) in errors(leading, FloatDType::F32, &device) {
+            for (what, error) in errors(SMALL, leading, FloatDType::F32, &device) {
                 assert!(error < 2e-6, "{device:?} {leading:?} {what}: {error:e}");
+            }
+        }
+    }
+}
+
+/// On a GPU the update is a part of the product where that is much wider than its input: forward, or for
+/// the gradient of the input.
+#[test]
+fn a_part_of_the_product() {
+    let shapes =
+        [[160, 64, 8], [64, 160, 8], [136, 64, 24], [65, 16, 8], [16, 40, 8], [160, 64, 4]];
+    for device in devices() {
+        for shape @ [out, width, rank] in shapes {
+            for leading in [[2, 150], [1, 256], [1, 255]] {
+                let rows = leading[0] * leading[1];
+                let found = joins_update(rows, rank, width.min(out), width.max(out));
+                assert_eq!(found, rows > 255 && rank != 4, "{shape:?} {leading:?}");
+                for (what, error) in errors(shape, leading, FloatDType::F32, &device) {
+                    assert!(error < 3e-6, "{device:?} {shape:?} {leading:?} {what}: {error:e}");
+                }
             }
         }
     }
@@ -53,8 +80,10 @@ fn half_precision() {
             if !device.supports_dtype(burn::tensor::DType::from(dtype)) {
                 continue;
             }
-            for (what, error) in errors([2, 8], dtype, &device) {
-                assert!(error < limit && error > 0.0, "{device:?} {dtype:?} {what}: {error:e}");
+            for (shape, leading) in [(SMALL, [2, 8]), ([160, 64, 8], [2, 150])] {
+                for (what, error) in errors(shape, leading, dtype, &device) {
+                    assert!(error < limit && error > 0.0, "{device:?} {dtype:?} {what}: {error:e}");
+                }
             }
         }
     }

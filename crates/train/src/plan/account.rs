@@ -12,6 +12,7 @@ use burn_lora_llama::{
     layers::{LinearCosts, TokenCost},
     spec::LayerSpec,
 };
+use burn_lora_quant::joins_update;
 use std::ops::Range;
 
 /// A batch on its way through a model.
@@ -279,14 +280,21 @@ impl Account<'_> {
         attention_scores(self.rows, heads, kv_heads, self.length) as u64
     }
 
-    /// Returns the bytes of the largest weight of a layer, decoded; with products in FP8 also those of
-    /// the other factor.
+    /// Returns the bytes of the largest weight of a layer, decoded, with those of a copy of the other factor
+    /// where there is one: in products in FP8, and in those that have the update in them.
     fn decoded(&self, index: usize) -> u64 {
         let layers = self.shape.blocks[index].values();
         let packed = layers.filter(|layer| self.packed && !layer.is_copied());
-        let bytes = packed.map(|layer| match self.fp8 {
-            false => self.size * layer.values(),
-            true => layer.values() + self.tokens() * layer.out.max(layer.width),
+        let bytes = packed.map(|layer| {
+            let (rows, rank) = (self.tokens(), layer.rank().unwrap_or(0));
+            let (narrow, wide) = (layer.out.min(layer.width), layer.out.max(layer.width));
+            match self.fp8 {
+                true => layer.values() + rows * wide,
+                false if self.fused && joins_update(rows, rank, narrow, wide) => {
+                    self.size * (layer.values() + rank * wide + rows * (narrow + rank))
+                }
+                false => self.size * layer.values(),
+            }
         });
         bytes.max().unwrap_or(0) as u64
     }

@@ -13,7 +13,7 @@ use account::Account;
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::Method;
 use burn_lora_kernels::attention_is_fused;
-use burn_lora_llama::LlamaConfig;
+use burn_lora_llama::{Keep, LlamaConfig};
 use burn_lora_quant::StorageFormat;
 use shape::Shape;
 use std::{fmt, sync::Arc};
@@ -206,7 +206,7 @@ impl MemoryPlan {
 
     /// Returns the settings with which a GPU with this many bytes computes least again: as many layers
     /// as fit [keep all of their attention](TrainConfig::keep_attention_of), and if all of them do, as
-    /// many as fit are not run again at all ([`Recompute::AllBut`]). `None` if the step does not fit
+    /// many as fit are not run again at all ([`Recompute::AllBut`]); with [`Keep::Attention`] all do already. `None` if the step does not fit
     /// even if all layers run again.
     ///
     /// ```
@@ -234,14 +234,20 @@ impl MemoryPlan {
         if !fits(Recompute::EveryLayer, 0) {
             return None;
         }
-        let attentions = largest(depth, |count| fits(Recompute::EveryLayer, count));
-        if attentions < depth {
-            return Some(with(Recompute::EveryLayer, attentions));
-        }
-        Some(match largest(depth, |kept| fits(Recompute::AllBut(kept), depth)) {
-            0 | 1 => with(Recompute::EveryLayer, depth),
+        let attentions = match train.keep {
+            Keep::Attention => 0,
+            Keep::Inputs | Keep::Outputs => {
+                let attentions = largest(depth, |count| fits(Recompute::EveryLayer, count));
+                if attentions < depth {
+                    return Some(with(Recompute::EveryLayer, attentions));
+                }
+                depth
+            }
+        };
+        Some(match largest(depth, |kept| fits(Recompute::AllBut(kept), attentions)) {
+            0 | 1 => with(Recompute::EveryLayer, attentions),
             kept if kept == depth => with(Recompute::None, 0),
-            kept => with(Recompute::AllBut(kept), depth),
+            kept => with(Recompute::AllBut(kept), attentions),
         })
     }
 

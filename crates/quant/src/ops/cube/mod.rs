@@ -37,8 +37,7 @@ impl PackedOps for CubeBackend {
     }
 
     fn unpack(packed: PackedTensors<Self>, layout: Layout, dtype: FloatDType) -> FloatTensor<Self> {
-        check(&layout);
-        dequantize::launch(contiguous(packed), layout, dtype.into())
+        with_room(packed, layout, dtype.into(), [0, 0])
     }
 
     fn packed_matmul(
@@ -82,6 +81,18 @@ pub(crate) fn product(
         Some(sum) => CubeBackend::gemm_add(x, dense, sum, gemm),
         None => CubeBackend::gemm(x, dense, gemm),
     }
+}
+
+/// Decodes a weight into a matrix with room for so many more rows and columns, which are not written:
+/// columns only if the rows are whole words.
+pub(crate) fn with_room(
+    packed: PackedTensors<CubeBackend>,
+    layout: Layout,
+    dtype: DType,
+    more: [usize; 2],
+) -> CubeTensor {
+    check(&layout);
+    dequantize::launch(contiguous(packed), layout, dtype, more)
 }
 
 /// Checks that a layout is valid, and that a kernel can index the weight's elements.
