@@ -4,7 +4,7 @@
 //!
 //! MODEL is a folder or a GGUF file, loaded in NF4 with double quantization. After a shape:
 //! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`,
-//! `,keep=outputs|attention|LAYERS`, `,adamw8bit`, `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to
+//! `,keep=outputs|attention|all|LAYERS`, `,adamw8bit`, `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to
 //! look at the memory in use every millisecond, `,parts` for a table of
 //! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
 //! weights are in FP8. Tokens are random, every one is a target.
@@ -144,6 +144,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("mlpchunk", n) => config.mlp_chunk = Some(n.parse().expect("a number")),
             ("keep", "outputs") => config.keep = Keep::Outputs,
             ("keep", "attention") => config.keep = Keep::Attention,
+            ("keep", "all") => config.keep = Keep::All,
             ("keep", n) => config.keep_attention_of = n.parse().expect("a number"),
             ("offload", "") => config.offload = true,
             ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),

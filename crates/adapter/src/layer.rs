@@ -230,6 +230,12 @@ impl LayerAdapter {
         if self.drops(x) { None } else { self.update.low_rank() }
     }
 
+    /// Returns the low-rank product of the update, if it is one, and no input is dropped in training.
+    pub(crate) fn undropped(&self) -> Option<LowRank> {
+        let drops = self.dropout.prob > 0.0 && self.dropout.training.is_enabled();
+        if drops { None } else { self.update.low_rank() }
+    }
+
     /// Adds the update for `x` to `y`, the output of a linear layer without bias.
     ///
     /// # Shapes

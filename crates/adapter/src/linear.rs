@@ -5,6 +5,7 @@ use crate::{
     base::{Base, add_bias, broadcast, dense_product},
     frozen::{FrozenLayer, LayerKind},
     layer::{AdaptedLayer, Adapters, LayerAdapter},
+    selection::Selection,
     stacked::{LastStack, Stack},
     update::LowRank,
 };
@@ -13,7 +14,9 @@ use burn::{
     tensor::{Device, FloatDType, Tensor},
 };
 use burn_lora_kernels::pull_back;
-use burn_lora_quant::{Frozen, PackedWeight, QuantError, StorageFormat};
+use burn_lora_quant::{
+    Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, pull_back_all,
+};
 use std::sync::Arc;
 
 /// Drop-in replacement for Burn's `Linear`: a frozen base, dense or packed, with any number of adapters.
@@ -158,21 +161,72 @@ impl AdaptedLinear {
         active: Option<&ActiveAdapters>,
         grad: Tensor<D>,
     ) -> Tensor<1> {
-        let selected = active.unwrap_or(&self.adapters.selected);
-        let bias = self.base.bias.as_ref().is_some_and(|bias| bias.is_require_grad());
-        let whole = self.adapters.replacement(selected.names()).is_some();
-        if D > 1 && !bias && !whole && selected.rows(x.dims()[0], &x.device()).is_none() {
-            let weight = &self.base.weight;
-            match self.product_of(&x, selected.names()) {
-                Some(Product::Base) => return weight.pull_back(x, grad),
-                Some(Product::Updated(one, update)) if !one.update.rescales() => {
-                    let LowRank { a, b, scaling } = update.cast(x.dtype());
-                    return weight.pull_back_low_rank(x, a, b, scaling as f32, grad);
-                }
-                _ => {}
+        let weight = &self.base.weight;
+        match self.plain(active).filter(|_| D > 1) {
+            None => pull_back(self.forward_with(x, active), grad),
+            Some(None) => weight.pull_back(x, grad),
+            Some(Some(update)) => {
+                let LowRank { a, b, scaling } = update.cast(x.dtype());
+                weight.pull_back_low_rank(x, a, b, scaling as f32, grad)
             }
         }
-        pull_back(self.forward_with(x, active), grad)
+    }
+
+    /// Returns the sum of [`pull_back`](Self::pull_back) of layers with the same input, which is read
+    /// once for the updates of all, and has one gradient.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`, of rank 2 or more
+    /// - grads: `[..., out]` for each layer, in the dtype of `x`
+    ///
+    /// # Panics
+    /// As [`pull_back`](Self::pull_back), or if the numbers of layers and gradients differ.
+    pub fn pull_back_all<const D: usize>(
+        layers: &[&Self],
+        x: Tensor<D>,
+        active: Option<&ActiveAdapters>,
+        grads: Vec<Tensor<D>>,
+    ) -> Tensor<1> {
+        assert_eq!(layers.len(), grads.len(), "a gradient for each layer");
+        let plain: Option<Vec<_>> = layers.iter().map(|layer| layer.plain(active)).collect();
+        let Some(updates) = plain else {
+            let each = layers.iter().zip(grads);
+            let zeros = each.map(|(layer, grad)| layer.pull_back(x.clone(), active, grad));
+            return zeros.reduce(|sum, zero| sum + zero).expect("a layer");
+        };
+        let products = layers.iter().zip(updates).zip(grads).map(|((layer, update), grad)| {
+            let update = update.map(|update| {
+                let LowRank { a, b, scaling } = update.cast(x.dtype());
+                Update { a, b, scale: scaling as f32 }
+            });
+            Pulled { weight: &layer.base.weight, update, grad }
+        });
+        let products = products.collect();
+        pull_back_all(x, products)
+    }
+
+    /// Returns `true` if the gradients of the layer need neither its output nor random numbers: without
+    /// DoRA, dropout, a trained weight or bias, and adapters by rows.
+    pub fn is_plain(&self, active: Option<&ActiveAdapters>) -> bool {
+        self.plain(active).is_some()
+    }
+
+    /// Returns the update of a [plain](Self::is_plain) layer, if it has one.
+    fn plain(&self, active: Option<&ActiveAdapters>) -> Option<Option<LowRank>> {
+        let selected = active.unwrap_or(&self.adapters.selected);
+        let Selection::Adapters(names) = selected.selection() else { return None };
+        let trained = |param: &Param<Tensor<2>>| param.is_require_grad();
+        let bias = self.base.bias.as_ref().is_some_and(|bias| bias.is_require_grad());
+        let weight = self.base.weight.dense().is_some_and(trained);
+        if bias || weight || self.adapters.replacement(names).is_some() {
+            return None;
+        }
+        let mut active = self.adapters.active(names);
+        match (active.next(), active.next()) {
+            (None, _) => Some(None),
+            (Some(one), None) if !one.update.rescales() => one.undropped().map(Some),
+            _ => None,
+        }
     }
 
     /// Returns the one product that base and adapters are, if they are one: without adapters, or with

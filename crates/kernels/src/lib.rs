@@ -49,7 +49,7 @@ pub use attention::{
     attention_is_fused, attention_scores, attention_with_sinks,
 };
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
-pub use gated::{Activation, GatedOps, gated};
+pub use gated::{Activation, GatedOps, gated, gated_grad};
 #[cfg(feature = "cuda")]
 pub use gemm::Fp8Matrix;
 pub use gemm::{Gemm, GemmOps};

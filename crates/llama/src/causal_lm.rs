@@ -24,7 +24,7 @@ pub struct Rerun {
 }
 
 /// What a layer that is run again keeps beside its input; the rest is computed again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
     /// Nothing.
@@ -36,6 +36,17 @@ pub enum Keep {
     /// Also what the projections of queries, keys and values gave, and the sum of the layer's input
     /// and the attention: only the feed-forward block is computed again.
     Attention,
+    /// Also what the projections of the feed-forward block gave: no product is computed again.
+    All,
+}
+
+/// What a layer keeps beside its input until its backward pass, as vectors.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Of the attention.
+    pub attention: Vec<Tensor<1>>,
+    /// Of the feed-forward block.
+    pub feed_forward: Vec<Tensor<1>>,
 }
 
 /// A trainable decoder: embedding, layers one after the other, head.
@@ -71,6 +82,12 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// - hidden, output: `[batch, sequence, hidden]`
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
 
+    /// Returns `true` if a layer keeps what [`Rerun::keep`] names: by default none does.
+    fn keeps(&self, index: usize, context: &Self::Context) -> bool {
+        let _ = (index, context);
+        false
+    }
+
     /// [`layer`](Self::layer) without a graph, of a layer that is run again for its backward pass; and
     /// what is kept for that, as vectors. By default nothing is, and `how` makes no difference.
     fn layer_once(
@@ -79,9 +96,9 @@ pub trait CausalLm: Module + Adaptable + 'static {
         hidden: Tensor<3>,
         context: &Self::Context,
         how: Rerun,
-    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+    ) -> (Tensor<3>, Kept) {
         let _ = how;
-        (self.layer(index, hidden, context), vec![])
+        (self.layer(index, hidden, context), Kept::default())
     }
 
     /// Returns `pull_back(layer(index, hidden, context), grad)`
@@ -100,7 +117,7 @@ pub trait CausalLm: Module + Adaptable + 'static {
         hidden: Tensor<3>,
         context: &Self::Context,
         grad: Tensor<3>,
-        kept: Vec<Tensor<1>>,
+        kept: Kept,
         how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {

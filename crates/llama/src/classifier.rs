@@ -1,7 +1,7 @@
 //! Decoder with a classification head.
 
 use crate::{
-    causal_lm::{CausalLm, Rerun},
+    causal_lm::{CausalLm, Kept, Rerun},
     context::{Context, Segments},
     llama::Llama,
 };
@@ -95,13 +95,17 @@ impl CausalLm for SequenceClassifier {
         CausalLm::layer(&self.llama, index, hidden, context)
     }
 
+    fn keeps(&self, index: usize, context: &Context) -> bool {
+        self.llama.keeps(index, context)
+    }
+
     fn layer_once(
         &self,
         index: usize,
         hidden: Tensor<3>,
         context: &Context,
         how: Rerun,
-    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+    ) -> (Tensor<3>, Kept) {
         self.llama.layer_once(index, hidden, context, how)
     }
 
@@ -111,7 +115,7 @@ impl CausalLm for SequenceClassifier {
         hidden: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
-        kept: Vec<Tensor<1>>,
+        kept: Kept,
         how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {

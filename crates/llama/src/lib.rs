@@ -37,7 +37,7 @@ pub use burn_lora_text::{
     Tokenizer,
 };
 pub use cache::{KvCache, LayerCache};
-pub use causal_lm::{CausalLm, Generate, Keep, Rerun};
+pub use causal_lm::{CausalLm, Generate, Keep, Kept, Rerun};
 pub use classifier::SequenceClassifier;
 pub use config::{GgufFamily, LlamaConfig, ModelFamily};
 pub use context::{Context, Segments};

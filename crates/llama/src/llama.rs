@@ -2,7 +2,7 @@
 
 use crate::{
     cache::LayerCache,
-    causal_lm::{CausalLm, Generate, Rerun},
+    causal_lm::{CausalLm, Generate, Kept, Rerun},
     config::LlamaConfig,
     context::{Context, Segments, Tables},
     error::LlamaError,
@@ -212,13 +212,17 @@ impl CausalLm for Llama {
         self.model.layers[index].forward(hidden, context, None)
     }
 
+    fn keeps(&self, index: usize, context: &Context) -> bool {
+        self.model.layers[index].keeps(context)
+    }
+
     fn layer_once(
         &self,
         index: usize,
         hidden: Tensor<3>,
         context: &Context,
         how: Rerun,
-    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+    ) -> (Tensor<3>, Kept) {
         self.model.layers[index].forward_once(hidden, context, how)
     }
 
@@ -228,7 +232,7 @@ impl CausalLm for Llama {
         hidden: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
-        kept: Vec<Tensor<1>>,
+        kept: Kept,
         how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {

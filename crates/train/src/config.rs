@@ -83,14 +83,14 @@ pub struct TrainConfig {
     /// Recomputation of layers in the backward pass.
     #[serde(deserialize_with = "choice::recompute")]
     pub recompute: Recompute,
-    /// What the layers that are run again keep beside their inputs. Not with dropout, whose numbers
-    /// would be drawn in another order.
+    /// What the layers that are run again keep beside their inputs, if they can: not with dropout, whose
+    /// numbers would be drawn in another order.
     pub keep: Keep,
     /// Number of these layers, the last ones, that [keep all of their attention](Keep::Attention), on
     /// the device also with [`offload`](Self::offload).
     pub keep_attention_of: usize,
-    /// Offloads what is kept of the layers that are run again to host memory. On CUDA the copies run
-    /// beside the computation.
+    /// Offloads what is kept of the layers to host memory: their inputs, and what [`keep`](Self::keep) adds
+    /// of their attention. On CUDA the copies run beside the computation.
     pub offload: bool,
     /// Target tokens per chunk of head and loss. The logits of a chunk are the memory that they
     /// need.

@@ -56,6 +56,7 @@
 
 mod checkpoint;
 mod config;
+mod course;
 pub mod data;
 mod error;
 mod evaluate;

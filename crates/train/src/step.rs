@@ -1,13 +1,14 @@
 //! Loss and gradients of one micro-batch.
 
 use crate::{
+    course::{Course, Stretch},
     data::Batch,
     objective::{GradientSums, Objective, Outcome},
     recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_lora_kernels::{Offloaded, Returning, offload, pull_back, settle_copies};
-use burn_lora_llama::{CausalLm, Keep, Rerun};
+use burn_lora_llama::{CausalLm, Keep, Kept, Rerun};
 use std::ops::Range;
 
 /// Settings of the computation of a micro-batch.
@@ -24,21 +25,6 @@ pub(crate) struct StepConfig {
     pub mlp_chunk: Option<usize>,
     /// NEFTune's alpha (arXiv:2310.05914).
     pub neftune: Option<f32>,
-}
-
-impl StepConfig {
-    /// Returns what a segment, of so many that are run again, keeps of its last layer, and whether that
-    /// waits in host memory. `random`: the layers draw random numbers, in another order if something is
-    /// kept.
-    pub fn keep(&self, number: usize, again: usize, random: bool) -> (Keep, bool) {
-        if random {
-            return (Keep::Inputs, false);
-        }
-        match again - number <= self.keep_attention_of {
-            true => (Keep::Attention, false),
-            false => (self.keep, self.offload),
-        }
-    }
 }
 
 /// A model to train, and its copy without a graph.
@@ -59,11 +45,12 @@ impl<'a, M: CausalLm> Pair<'a, M> {
     }
 }
 
-/// What is kept of a segment of layers until its backward pass: its input, unless it embeds the tokens,
+/// What is kept of a stretch of layers until its backward pass: its input, unless it embeds the tokens,
 /// and what its last layer keeps.
-struct Kept<T, V> {
+struct Waiting<T, V> {
     input: Option<T>,
-    inside: Vec<V>,
+    attention: Vec<V>,
+    feed_forward: Vec<V>,
 }
 
 /// A tensor that is kept on its device, or in host memory.
@@ -100,10 +87,11 @@ impl<const D: usize> Coming<D> {
     }
 }
 
-impl<T, V> Kept<T, V> {
-    fn map<A, B>(self, input: impl Fn(T) -> A, inside: impl Fn(V) -> B) -> Kept<A, B> {
-        let inside = self.inside.into_iter().map(inside).collect();
-        Kept { input: self.input.map(input), inside }
+impl<T, V> Waiting<T, V> {
+    fn map<A, B>(self, input: impl Fn(T) -> A, inside: impl Fn(V) -> B) -> Waiting<A, B> {
+        let [attention, feed_forward] = [self.attention, self.feed_forward]
+            .map(|values| values.into_iter().map(&inside).collect());
+        Waiting { input: self.input.map(input), attention, feed_forward }
     }
 }
 
@@ -118,11 +106,9 @@ pub(crate) fn tile(tokens: usize, chunk: Option<usize>, random: bool) -> Option<
 /// Runs a micro-batch forward and backward, and adds the gradients of the *sum* of its token losses
 /// to `sums`.
 ///
-/// Each segment of layers is a graph of its own. In the forward pass, all but the last run without
-/// a graph and leave their inputs; in the backward pass, each is run again with a graph, which maps
-/// the gradient of its output to those of its input and its parameters; that output is not needed
-/// ([`CausalLm::layer_pull_back`]). The embedding belongs to the first segment. In tiles
-/// ([`tile`]) a last segment of one layer is run again like the others.
+/// Layers run without a graph ([`Course`]) and leave their inputs; in the backward pass, each is run again,
+/// which maps the gradient of its output to those of its input and its parameters; that output is not
+/// needed ([`CausalLm::layer_pull_back`]). The embedding belongs to the first stretch.
 pub(crate) fn run<M: CausalLm>(
     model: &Pair<'_, M>,
     objective: &dyn Objective<M>,
@@ -133,10 +119,11 @@ pub(crate) fn run<M: CausalLm>(
 ) -> Outcome {
     let device = model.plain.device().inner();
     let context = model.tracked.context(&batch.segments);
-    let segments = config.recompute.segments(model.tracked.depth());
     let tile = tile(batch.rows * batch.length, config.mlp_chunk, model.random);
-    let outer = Rerun { tile, keep: Keep::Inputs };
-    // The input of a segment's layers: the first segment embeds the tokens.
+    let keeps = |layer| model.tracked.keeps(layer, &context);
+    let depth = model.tracked.depth();
+    let Course { again, graph } = Course::new(config, depth, tile, model.random, keeps);
+    // The input of a stretch: the first one embeds the tokens.
     let begin = |part: &M, number: usize, input: Option<Tensor<3>>| {
         if model.random || config.neftune.is_some() {
             // The same numbers when it is run again.
@@ -153,41 +140,39 @@ pub(crate) fn run<M: CausalLm>(
     let through = |layers: Range<usize>, hidden: Tensor<3>| {
         layers.fold(hidden, |hidden, layer| model.tracked.layer(layer, hidden, &context))
     };
-
-    let last = segments.len() - 1;
-    let again = if tile.is_some() && segments[last].len() == 1 { last + 1 } else { last };
-    // How a segment's last layer is run again, and whether what it keeps waits in host memory.
-    let how = |number: usize| {
-        let (keep, offload) = config.keep(number, again, model.random);
-        (Rerun { tile, keep }, offload)
+    let once = |layer, hidden: Tensor<3>, keep| {
+        let (output, kept) = model.plain.layer_once(layer, hidden, &context, Rerun { tile, keep });
+        (output.inner(), kept)
     };
-    let mut kept = Vec::with_capacity(again);
+
+    let mut kept = Vec::with_capacity(again.len());
     let mut hidden: Option<Tensor<3>> = None;
-    for (number, layers) in segments[..again].iter().enumerate() {
-        let plain = &model.plain;
-        let input = begin(plain, number, hidden.clone());
+    for (number, Stretch { layers, keep, offload, .. }) in again.iter().enumerate() {
+        let input = begin(&model.plain, number, hidden.clone());
         let stored = hidden.map(|input| Stored::new(input.inner(), config.offload));
-        let before = layers.start..layers.end - 1;
-        let input = before.fold(input, |h, i| plain.layer_once(i, h, &context, outer).0);
-        let (how, offload) = how(number);
-        let (output, inside) = plain.layer_once(layers.end - 1, input, &context, how);
-        // Copies so far had the time of this segment; those of what it keeps have that of the next.
-        let output = output.inner();
+        let last = layers.end - 1;
+        let input = (layers.start..last).fold(input, |h, layer| once(layer, h, Keep::Inputs).0);
+        let (output, inside) = once(last, input, *keep);
+        // Copies so far had the time of this stretch; those of what it keeps have that of the next.
         hidden = Some(if config.offload { settle_copies(output) } else { output });
-        let inside = inside.into_iter().map(|inside| Stored::new(inside.inner(), offload));
-        kept.push(Kept { input: stored, inside: inside.collect() });
+        let store = |values: Vec<Tensor<1>>, offload| {
+            values.into_iter().map(|value| Stored::new(value.inner(), offload)).collect()
+        };
+        let attention = store(inside.attention, *offload);
+        let feed_forward = store(inside.feed_forward, false);
+        kept.push(Waiting { input: stored, attention, feed_forward });
     }
     let mut tracked = None;
-    if again == last {
+    if let Some(layers) = graph {
         let input = hidden.map(|hidden| hidden.autodiff().require_grad());
-        let output = through(segments[last].clone(), begin(model.tracked, last, input.clone()));
+        let output = through(layers, begin(model.tracked, again.len(), input.clone()));
         hidden = Some(output.clone().inner());
         tracked = Some((output, input));
     }
-    let hidden = hidden.expect("there is a segment");
+    let hidden = hidden.expect("there is a layer");
     let mut outcome = objective.run(model.tracked, hidden, batch, &context, Some(&mut *sums));
     let mut grad = outcome.grad.take().expect("an objective gives the gradient that is asked for");
-    let bring_back = |kept: Kept<_, _>| kept.map(Stored::bring_back, Stored::bring_back);
+    let bring_back = |kept: Waiting<_, _>| kept.map(Stored::bring_back, Stored::bring_back);
     let mut coming = kept.pop().map(bring_back);
     if let Some((output, input)) = tracked {
         match back(pull_back(output, grad), input, model.tracked, sums) {
@@ -196,36 +181,47 @@ pub(crate) fn run<M: CausalLm>(
         }
     }
 
-    for number in (0..again).rev() {
-        let arrived = coming.expect("each segment that is run again is kept");
-        let Kept { input, inside } = arrived.map(Coming::arrived, Coming::arrived);
-        let input = input.map(|input| input.autodiff().require_grad());
-        // Early, to arrive while this segment runs.
+    for (number, Stretch { layers, keep, whole, .. }) in again.iter().enumerate().rev() {
+        let arrived = coming.expect("each stretch is kept");
+        let Waiting { input, attention, feed_forward } =
+            arrived.map(Coming::arrived, Coming::arrived);
+        let leaf = |input: Tensor<3>| input.autodiff().require_grad();
+        let input = input.map(leaf);
+        // Early, to arrive while this stretch runs.
         coming = kept.pop().map(bring_back);
-        // It has layers.
-        let Range { start, end } = segments[number].clone();
-        let hidden = begin(model.tracked, number, input.clone());
-        let hidden = through(start..end - 1, hidden);
-        let mut found = |mut found| sums.add(model.tracked, &mut found);
-        let layer = end - 1;
-        let pulled = model.tracked.layer_pull_back(
-            layer,
-            hidden,
-            &context,
-            grad,
-            inside,
-            how(number).0,
-            &mut found,
-        );
-        match back(pulled, input, model.tracked, sums) {
-            Some(before) => grad = before,
-            None => break,
+        let begin = begin(model.tracked, number, input.clone());
+        let last = layers.end - 1;
+        // Each layer, with its input and what it kept.
+        let mut steps = vec![];
+        let mut hidden = begin;
+        if *whole {
+            // With a graph from the embedding only.
+            for layer in layers.start..last {
+                let keep = if tile.is_some() { Keep::Attention } else { Keep::All };
+                let (output, kept) = once(layer, hidden.clone().inner(), keep);
+                steps.push((layer, hidden, kept, keep));
+                hidden = leaf(output);
+            }
+        } else {
+            hidden = through(layers.start..last, hidden);
+        }
+        steps.push((last, hidden, Kept { attention, feed_forward }, *keep));
+        while let Some((layer, hidden, kept, keep)) = steps.pop() {
+            let input = if steps.is_empty() { input.clone() } else { Some(hidden.clone()) };
+            let mut found = |mut found| sums.add(model.tracked, &mut found);
+            let (tracked, how) = (model.tracked, Rerun { tile, keep });
+            let pulled =
+                tracked.layer_pull_back(layer, hidden, &context, grad, kept, how, &mut found);
+            match back(pulled, input, model.tracked, sums) {
+                Some(before) => grad = before,
+                None => return outcome,
+            }
         }
     }
     outcome
 }
 
-/// Goes backward through a segment: adds the gradients of its parameters to `sums`, and returns that of
+/// Goes backward: adds the gradients of its parameters to `sums`, and returns that of
 /// its input, if it has one and something is trained.
 fn back<M: CausalLm>(
     pulled: Tensor<1>,

@@ -62,6 +62,28 @@ pub fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activat
     Tensor::from_dispatch(Dispatch::gated(gate.into_dispatch(), up.into_dispatch(), activation))
 }
 
+/// Gradients of gate and up, from that of [`gated`], without a graph; in their memory if nobody else holds
+/// it.
+///
+/// # Shapes
+/// - grad, gate, up, outputs: the same
+///
+/// # Panics
+/// If the shapes or dtypes differ.
+pub fn gated_grad<const D: usize>(
+    grad: Tensor<D>,
+    [gate, up]: [Tensor<D>; 2],
+    activation: Activation,
+) -> [Tensor<D>; 2] {
+    let same = [grad.dims(), up.dims()] == [gate.dims(); 2];
+    assert!(same, "gated: the shapes of gate, up and the gradient");
+    let same = [grad.dtype(), up.dtype()] == [gate.dtype(); 2];
+    assert!(same, "gated: the dtypes of gate, up and the gradient");
+    let [grad, gate, up] = [grad, gate, up].map(|tensor| tensor.inner().into_dispatch());
+    let (gate, up) = Dispatch::gated_grad(grad, gate, up, activation);
+    [gate, up].map(Tensor::from_dispatch)
+}
+
 /// [`gated`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),

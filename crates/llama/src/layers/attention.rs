@@ -107,6 +107,12 @@ impl Attention {
         self.sinks.is_none()
     }
 
+    /// Returns `true` if its backward pass needs no graph from input to output.
+    pub(super) fn is_plain(&self, context: &Context) -> bool {
+        let mut layers = self.projections().into_iter().chain([&self.o_proj]);
+        self.can_keep() && layers.all(|layer| layer.is_plain(context.adapters()))
+    }
+
     /// Returns the output without a graph, and what [`pull_back_kept`](Self::pull_back_kept) needs
     /// beside the input, as vectors: the attention's output, the log-sum-exps of its scores, and what
     /// the projections gave, which can be computed again.
@@ -231,16 +237,17 @@ impl Attention {
         context: &Context,
         grads: [Tensor<3>; 3],
     ) -> Tensor<1> {
-        let adapters = context.adapters();
-        if let Some(qkv) = &self.qkv_proj {
-            return qkv.pull_back(x, adapters, Tensor::cat(grads.to_vec(), 2));
-        }
-        let layers = [&self.q_proj, &self.k_proj, &self.v_proj].into_iter().zip(grads);
-        let zeros = layers.map(|(layer, grad)| {
-            let layer = layer.as_ref().expect("three projections, or one");
-            layer.pull_back(x.clone(), adapters, grad)
-        });
-        zeros.reduce(|sum, zero| sum + zero).expect("three")
+        let grads = match &self.qkv_proj {
+            Some(_) => vec![Tensor::cat(grads.to_vec(), 2)],
+            None => grads.to_vec(),
+        };
+        AdaptedLinear::pull_back_all(&self.projections(), x, context.adapters(), grads)
+    }
+
+    /// The projections of queries, keys and values, or their one.
+    fn projections(&self) -> Vec<&AdaptedLinear> {
+        let all = [&self.qkv_proj, &self.q_proj, &self.k_proj, &self.v_proj];
+        all.into_iter().flatten().collect()
     }
 }
 

@@ -3,11 +3,11 @@
 use super::{Attention, LinearCosts, Mlp, Parameters, RmsNorm, SparseExperts, TokenCost};
 use crate::{
     cache::LayerCache,
-    causal_lm::{Keep, Rerun},
+    causal_lm::{Keep, Kept, Rerun},
     config::LlamaConfig,
     context::Context,
     error::LlamaError,
-    spec::{FeedForwardSpec, LayerSpec, NormPlacement},
+    spec::{FeedForwardSpec, GateUp, LayerSpec, NormPlacement},
 };
 use burn::{
     module::Module,
@@ -97,32 +97,31 @@ impl DecoderLayer {
         self.fed_forward(self.attended(x, context, cache), context)
     }
 
+    /// Returns `true` if nothing of the layer has to be run again after [`forward_once`](Self::forward_once).
+    pub(crate) fn keeps(&self, context: &Context) -> bool {
+        let plain = self.mlp.as_ref().is_some_and(|mlp| mlp.is_plain(context));
+        plain && self.norms_are_before() && self.self_attn.is_plain(context)
+    }
+
     /// Returns `forward(x, context, None)` of a layer that is run again for its backward pass, and what
-    /// is kept of it, as vectors: nothing, or what [`pull_back`](Self::pull_back) then need not
-    /// compute.
+    /// is kept of it: nothing, or what [`pull_back`](Self::pull_back) then need not compute.
     ///
     /// # Shapes
     /// - x, first output: `[batch, sequence, hidden]`
-    pub fn forward_once(
-        &self,
-        x: Tensor<3>,
-        context: &Context,
-        how: Rerun,
-    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+    pub fn forward_once(&self, x: Tensor<3>, context: &Context, how: Rerun) -> (Tensor<3>, Kept) {
         let dims = x.dims();
-        let (x, kept) = match self.norms() {
-            ([before, None], _) if how.keep != Keep::Inputs && self.self_attn.can_keep() => {
-                let normed_x = normed(x.clone(), before, context);
-                let (out, mut kept) = self.self_attn.forward_keeping(normed_x, context);
-                let sum = self.added(x, out);
-                match how.keep {
-                    Keep::Attention => kept.push(sum.clone().flatten(0, 2)),
-                    _ => kept.truncate(2),
-                }
-                (sum, kept)
-            }
-            _ => (self.attended(x, context, None), vec![]),
+        let keeps = how.keep != Keep::Inputs && self.norms_are_before();
+        let (x, attention) = match keeps && self.self_attn.can_keep() {
+            true => self.attended_keeping(x, context, how.keep),
+            false => (self.attended(x, context, None), vec![]),
         };
+        if how.keep == Keep::All && self.keeps(context) {
+            let mlp = self.mlp.as_ref().expect("it keeps what that computes");
+            let normed_x = normed(x.clone(), self.norms().1[0], context);
+            let (out, feed_forward) = mlp.forward_keeping(normed_x, context);
+            return (self.added(x, out), Kept { attention, feed_forward });
+        }
+        let kept = Kept { attention, feed_forward: vec![] };
         let Some(tile) = how.tile else { return (self.fed_forward(x, context), kept) };
         let tiles = tiles(x, tile).into_iter().map(|x| self.fed_forward(x, context));
         (Tensor::cat(tiles.collect(), 1).reshape(dims), kept)
@@ -131,8 +130,7 @@ impl DecoderLayer {
     /// Returns `pull_back(forward(x, context, None), grad)`: a zero, `[1]`, whose `backward()` starts
     /// from `grad` as the gradient of the output. What nobody needs is not computed: the last product
     /// of an MLP, and what [`forward_once`](Self::forward_once) kept. `found` gets the gradients of
-    /// parameters that are there before: those of what is kept and, in tiles, of the feed-forward
-    /// block, once for each.
+    /// parameters that are there before.
     ///
     /// # Shapes
     /// - x, grad: `[batch, sequence, hidden]`
@@ -141,30 +139,39 @@ impl DecoderLayer {
         x: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
-        mut kept: Vec<Tensor<1>>,
+        kept: Kept,
         how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
         let ([before, _], dims) = (self.norms().0, x.dims());
-        if kept.is_empty() {
+        let Kept { mut attention, feed_forward } = kept;
+        let plain = self.norms_are_before() && self.self_attn.is_plain(context);
+        if attention.is_empty() && !plain {
             let x = self.attended(x, context, None);
             if how.tile.is_none() {
-                return self.fed_back(x, context, grad);
+                return self.fed_back(x, context, grad, vec![], found);
             }
-            let grad = self.fed_back_at_once(x.clone().inner(), context, grad, how, found);
+            let grad = self.fed_back_at_once(x.clone().inner(), context, grad, vec![], how, found);
             return pull_back(x, grad);
         }
-        let sum = match how.keep {
-            Keep::Attention => kept.pop().expect("it is kept").reshape(dims),
+        let sum = match (attention.is_empty(), how.keep) {
+            (true, _) => {
+                let (sum, again) =
+                    self.attended_keeping(x.clone().inner(), context, Keep::Attention);
+                attention = again.into_iter().map(Tensor::inner).collect();
+                attention.pop();
+                sum.inner()
+            }
+            (_, Keep::Attention | Keep::All) => attention.pop().expect("it is kept").reshape(dims),
             _ => {
-                let out = self.self_attn.output(kept[0].clone(), dims, context);
+                let out = self.self_attn.output(attention[0].clone(), dims, context);
                 self.added(x.clone().inner(), out.inner())
             }
         };
-        let grad = self.fed_back_at_once(sum, context, grad, how, found);
+        let grad = self.fed_back_at_once(sum, context, grad, feed_forward, how, found);
         let normed_x = normed(x.clone(), before, context);
         let of_block = self.of_block(&grad);
-        let zero = self.self_attn.pull_back_kept(normed_x, kept, context, of_block, found);
+        let zero = self.self_attn.pull_back_kept(normed_x, attention, context, of_block, found);
         pull_back_with(zero, x, grad)
     }
 
@@ -175,20 +182,47 @@ impl DecoderLayer {
         x: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
+        kept: Vec<Tensor<1>>,
         how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<3> {
         let dims = x.dims();
-        let mut back = |x: Tensor<3>, grad| {
+        let mut back = |x: Tensor<3>, grad, kept| {
             let x = x.autodiff().require_grad();
-            let mut of_tile = self.fed_back(x.clone(), context, grad).backward();
+            let mut of_tile = self.fed_back(x.clone(), context, grad, kept, found).backward();
             let grad = x.grad_remove(&mut of_tile).expect("an input has a gradient");
             found(of_tile);
             grad
         };
-        let Some(tile) = how.tile else { return back(x, grad) };
+        let Some(tile) = how.tile else { return back(x, grad, kept) };
+        let tokens = dims[0] * dims[1];
+        let mut kept: Vec<_> = kept
+            .into_iter()
+            .map(|x| x.clone().split(tile * (x.dims()[0] / tokens), 0).into_iter())
+            .collect();
         let pairs = tiles(x, tile).into_iter().zip(tiles(grad, tile));
-        Tensor::cat(pairs.map(|(x, grad)| back(x, grad)).collect(), 1).reshape(dims)
+        let grads = pairs.map(|(x, grad)| {
+            let kept = kept.iter_mut().map(|tiles| tiles.next().expect("one for each")).collect();
+            back(x, grad, kept)
+        });
+        Tensor::cat(grads.collect(), 1).reshape(dims)
+    }
+
+    /// Returns the sum of the layer's input and the attention, and what is kept of that.
+    fn attended_keeping(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        keep: Keep,
+    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+        let normed_x = normed(x.clone(), self.norms().0[0], context);
+        let (out, mut kept) = self.self_attn.forward_keeping(normed_x, context);
+        let sum = self.added(x, out);
+        match keep {
+            Keep::Inputs | Keep::Outputs => kept.truncate(2),
+            Keep::Attention | Keep::All => kept.push(sum.clone().flatten(0, 2)),
+        }
+        (sum, kept)
     }
 
     /// Returns the sum of the attention's output and the feed-forward block.
@@ -203,13 +237,21 @@ impl DecoderLayer {
         self.added(x, normed(out, after, context))
     }
 
-    /// Returns `pull_back(fed_forward(x, context), grad)`, without the last product of an MLP.
-    fn fed_back(&self, x: Tensor<3>, context: &Context, grad: Tensor<3>) -> Tensor<1> {
+    /// Returns `pull_back(fed_forward(x, context), grad)`, without the last product of an MLP and what is
+    /// kept.
+    fn fed_back(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        grad: Tensor<3>,
+        kept: Vec<Tensor<1>>,
+        found: &mut dyn FnMut(Gradients),
+    ) -> Tensor<1> {
         let (Some(mlp), (_, [before, None])) = (&self.mlp, self.norms()) else {
             return pull_back(self.fed_forward(x, context), grad);
         };
         let normed_x = normed(x.clone(), before, context);
-        let zero = mlp.pull_back(normed_x, context, self.of_block(&grad));
+        let zero = mlp.pull_back(normed_x, context, self.of_block(&grad), kept, found);
         pull_back_with(zero, x, grad)
     }
 
@@ -239,6 +281,10 @@ impl DecoderLayer {
             1.0 => x + out,
             factor => x + out * factor,
         }
+    }
+
+    fn norms_are_before(&self) -> bool {
+        matches!(self.norms(), ([_, None], [_, None]))
     }
 
     /// The norms before and after the attention, and before and after the MLP.
@@ -313,16 +359,37 @@ impl LayerSpec {
         attention + self.kept_by_feed_forward(hidden, costs)
     }
 
-    /// Returns what [`DecoderLayer::forward_once`] keeps of a token; `None` if that is nothing.
+    /// Returns what [`DecoderLayer::forward_once`] keeps of a token of the attention; `None` if that is
+    /// nothing.
     pub fn kept_of_attention(&self, hidden: usize, keep: Keep) -> Option<TokenCost> {
         let keeps = self.norms == NormPlacement::Before && !self.attention.sinks;
         let (q, kv) = (self.attention.q_width(), self.attention.kv_width());
         let values = match keep {
             Keep::Inputs => return None,
             Keep::Outputs => q,
-            Keep::Attention => 2 * q + 2 * kv + hidden,
+            Keep::Attention | Keep::All => 2 * q + 2 * kv + hidden,
         };
         keeps.then_some(TokenCost { values, floats: self.attention.num_heads })
+    }
+
+    /// Returns `true` if a layer without DoRA, dropout, trained weights or biases keeps all that its
+    /// backward pass needs ([`CausalLm::keeps`](crate::CausalLm::keeps)).
+    pub fn can_keep_all(&self) -> bool {
+        let mlp = match &self.feed_forward {
+            FeedForwardSpec::Gated(mlp) => {
+                mlp.limit.is_none() && mlp.gate_up != GateUp::Interleaved
+            }
+            FeedForwardSpec::Experts(_) => false,
+        };
+        mlp && self.norms == NormPlacement::Before && !self.attention.sinks
+    }
+
+    /// Returns the values that [`DecoderLayer::forward_once`] keeps of a token of the feed-forward block.
+    pub fn kept_of_feed_forward(&self) -> usize {
+        match &self.feed_forward {
+            FeedForwardSpec::Gated(mlp) => 2 * mlp.intermediate_size,
+            FeedForwardSpec::Experts(_) => 0,
+        }
     }
 
     /// Returns what the attention with its norms keeps of a token.

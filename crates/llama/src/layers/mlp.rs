@@ -9,9 +9,12 @@ use crate::{
     error::LlamaError,
     spec::{GateUp, GatedMlpSpec},
 };
-use burn::{module::Module, tensor::Tensor};
+use burn::{
+    module::Module,
+    tensor::{Gradients, Tensor},
+};
 use burn_lora_adapter::{AdaptedLinear, LayerKind, adaptable};
-use burn_lora_kernels::gated;
+use burn_lora_kernels::{gated, gated_grad};
 
 /// Gated MLP: `down(activation(gate(x)) · up(x))`.
 ///
@@ -79,28 +82,77 @@ impl Mlp {
     /// # Shapes
     /// - x, output: `[.., hidden]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
-        let inner = self.inner(x, context);
+        let inner = self.inner(self.project(x, context));
         self.down_proj.forward_with(inner, context.adapters())
     }
 
-    /// Returns `pull_back(forward(x, context), grad)`, without the last product.
+    /// Returns the output without a graph, and what [`pull_back`](Self::pull_back) then need not
+    /// compute, as vectors.
+    pub(super) fn forward_keeping<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        context: &Context,
+    ) -> (Tensor<D>, Vec<Tensor<1>>) {
+        let projected = self.project(x, context);
+        let kept = projected.each_ref().map(|x| x.clone().flatten(0, D - 1)).into();
+        (self.down_proj.forward_with(self.inner(projected), context.adapters()), kept)
+    }
+
+    /// Returns `true` if its backward pass needs no graph from input to output.
+    pub(super) fn is_plain(&self, context: &Context) -> bool {
+        let interleaved = self.spec.gate_up == GateUp::Interleaved;
+        let mut layers = self.projections().into_iter().chain([&self.down_proj]);
+        let plain = layers.all(|layer| layer.is_plain(context.adapters()));
+        plain && !interleaved && self.spec.limit.is_none()
+    }
+
+    /// Returns `pull_back(forward(x, context), grad)`, without the last product, and without the others if
+    /// `kept` has what they gave. `found` gets the gradients of the last projection's parameters.
     ///
     /// # Shapes
     /// - x, grad: `[.., hidden]`
-    pub fn pull_back<const D: usize>(
+    pub(super) fn pull_back<const D: usize>(
         &self,
         x: Tensor<D>,
         context: &Context,
         grad: Tensor<D>,
+        kept: Vec<Tensor<1>>,
+        found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
-        let inner = self.inner(x, context);
-        self.down_proj.pull_back(inner, context.adapters(), grad)
+        let adapters = context.adapters();
+        if !self.is_plain(context) {
+            let inner = self.inner(self.project(x, context));
+            return self.down_proj.pull_back(inner, adapters, grad);
+        }
+        let mut dims = x.dims();
+        dims[D - 1] = self.spec.intermediate_size;
+        let [gate, up] = match <[_; 2]>::try_from(kept) {
+            Ok(kept) => kept.map(|x| x.reshape(dims)),
+            Err(_) => self.project(x.clone().inner(), context).map(Tensor::inner),
+        };
+        let inner = gated(gate.clone(), up.clone(), self.spec.activation);
+        let inner = inner.autodiff().require_grad();
+        let mut of_inner = self.down_proj.pull_back(inner.clone(), adapters, grad).backward();
+        let grad = inner.grad_remove(&mut of_inner).expect("an input has a gradient");
+        drop(inner);
+        found(of_inner);
+        let grads = gated_grad(grad, [gate, up], self.spec.activation).to_vec();
+        let grads = match &self.gate_up_proj {
+            Some(_) => vec![Tensor::cat(grads, D - 1)],
+            None => grads,
+        };
+        AdaptedLinear::pull_back_all(&self.projections(), x, adapters, grads)
     }
 
-    /// Returns the input of the last projection.
-    fn inner<const D: usize>(&self, x: Tensor<D>, context: &Context) -> Tensor<D> {
+    /// The projections of gate and up, or their one.
+    fn projections(&self) -> Vec<&AdaptedLinear> {
+        [&self.gate_up_proj, &self.gate_proj, &self.up_proj].into_iter().flatten().collect()
+    }
+
+    /// Returns gate and up.
+    fn project<const D: usize>(&self, x: Tensor<D>, context: &Context) -> [Tensor<D>; 2] {
         let adapters = context.adapters();
-        let [gate, up] = match &self.gate_up_proj {
+        match &self.gate_up_proj {
             Some(both) => {
                 let all = both.forward_with(x, adapters);
                 [0, 1].map(|part| self.part(all.clone(), part))
@@ -109,7 +161,11 @@ impl Mlp {
                 let layer = layer.as_ref().expect("two projections, or one");
                 layer.forward_with(x.clone(), adapters)
             }),
-        };
+        }
+    }
+
+    /// Returns the input of the last projection.
+    fn inner<const D: usize>(&self, [gate, up]: [Tensor<D>; 2]) -> Tensor<D> {
         let (gate, up) = match self.spec.limit {
             None => (gate, up),
             Some(limit) => (gate.clamp_max(limit), up.clamp(-limit, limit) + 1.0),

@@ -234,6 +234,14 @@ impl Storage for EightBitWeight {
         pull_back(x, self.matmul_transposed(grad))
     }
 
+    fn input_grad<const D: usize>(&self, grad: Tensor<D>, sum: Option<Tensor<D>>) -> Tensor<D> {
+        let own = self.matmul_transposed(grad);
+        match sum {
+            Some(sum) => sum + own,
+            None => own,
+        }
+    }
+
     fn store(&self, weight: Tensor<2>) -> Result<Self, QuantError> {
         let EightBitLayout { format, block, .. } = self.layout;
         Self::quantize(weight, &EightBitConfig { format, block })

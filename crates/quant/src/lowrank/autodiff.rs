@@ -112,4 +112,14 @@ impl<B: LowRankOps, C: CheckpointStrategy> LowRankOps for Autodiff<B, C> {
         let grad = B::packed_low_rank_input_grad(grad, h_grad, inner(packed), layout, a);
         FloatTensor::<Self>::new(grad)
     }
+
+    fn packed_add_input_grad(
+        grad: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        sum: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [grad, sum] = [grad, sum].map(|tensor| tensor.into_primitive());
+        FloatTensor::<Self>::new(B::packed_add_input_grad(grad, inner(packed), layout, sum))
+    }
 }

@@ -82,6 +82,20 @@ impl LowRankOps for CubeBackend {
         }
         reshape(product(grad, packed, layout, true, Some(sum)), shape)
     }
+
+    fn packed_add_input_grad(
+        grad: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        sum: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = sum.shape();
+        if shape.num_elements() == 0 || layout.is_empty() {
+            return sum;
+        }
+        let (grad, sum) = (flat::<Self>(grad), flat::<Self>(sum));
+        reshape(product(grad, packed, layout, true, Some(sum)), shape)
+    }
 }
 
 /// Returns `true` if a product and its update are one product of longer rows.

@@ -47,4 +47,13 @@ impl LowRankOps for Flex {
         let sum = Self::gemm_add(h_grad, a, flat::<Self>(x), Gemm::new());
         Self::float_reshape(sum, shape)
     }
+
+    fn packed_add_input_grad(
+        grad: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        sum: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::float_add(sum, Self::packed_matmul(grad, packed, layout, true))
+    }
 }

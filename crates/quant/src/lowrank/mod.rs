@@ -70,6 +70,15 @@ pub trait LowRankOps: PackedOps + GemmOps {
         layout: Layout,
         a: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
+
+    /// Gradient of `x` without an update, added to another one: `sum + grad · W`.
+    #[fusion(dtype = sum, shape = sum)]
+    fn packed_add_input_grad(
+        grad: FloatTensor<Self>,
+        #[extension_type] packed: PackedTensors<Self>,
+        layout: Layout,
+        sum: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 }
 
 /// Returns `true` if a product of so many rows, from `from` to `to` values each, and its update are one
@@ -77,7 +86,8 @@ pub trait LowRankOps: PackedOps + GemmOps {
 /// values, but the output is not written and read once more.
 pub fn joins_update(rows: usize, rank: usize, from: usize, to: usize) -> bool {
     const MANY: usize = 256;
-    rank > 0 && rank % 8 == 0 && from % 8 == 0 && to >= 2 * from && rows >= MANY
+    let aligned = [rank, from].iter().all(|size| size.is_multiple_of(8));
+    rank > 0 && aligned && to >= 2 * from && rows >= MANY
 }
 
 /// Merges the leading dimensions into rows.

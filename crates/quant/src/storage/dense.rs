@@ -63,8 +63,15 @@ impl Storage for DenseWeight {
             // A model of which everything is trained.
             return pull_back(self.matmul(x), grad);
         }
-        let weight = weight.inner().cast(x.dtype()).unsqueeze();
-        pull_back(x, Gemm::new().run(grad, weight))
+        pull_back(x, self.input_grad(grad, None))
+    }
+
+    fn input_grad<const D: usize>(&self, grad: Tensor<D>, sum: Option<Tensor<D>>) -> Tensor<D> {
+        let weight = self.weight.val().inner().cast(grad.dtype()).unsqueeze();
+        match sum {
+            Some(sum) => Gemm::new().run_add(grad, weight, sum),
+            None => Gemm::new().run(grad, weight),
+        }
     }
 
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2> {

@@ -101,6 +101,24 @@ pub trait Storage: Module + Sync + 'static {
         pull_back_with(pull_back_with(zero, h, h_grad), b, b_grad)
     }
 
+    /// Returns `sum + grad · W` without a graph, the gradient of the input of [`matmul`](Self::matmul):
+    /// in the memory of `sum` if nobody else holds it. By default by [`pull_back`](Self::pull_back).
+    ///
+    /// # Shapes
+    /// - grad: `[..., out]`, of rank 2 or more
+    /// - sum, output: `[..., in]`, in the dtype of `grad`
+    fn input_grad<const D: usize>(&self, grad: Tensor<D>, sum: Option<Tensor<D>>) -> Tensor<D> {
+        let mut dims = grad.dims();
+        dims[D - 1] = Storage::shape(self)[1];
+        let x = Tensor::<D>::zeros(dims, (&grad.device(), grad.dtype())).autodiff().require_grad();
+        let mut grads = self.pull_back(x.clone(), grad).backward();
+        let own = x.grad_remove(&mut grads).expect("an input has a gradient");
+        match sum {
+            Some(sum) => sum + own,
+            None => own,
+        }
+    }
+
     /// `x · Wᵀ` of a few rows in float32, without a gradient, and without a copy of the weight if
     /// the storage supports that.
     ///
@@ -232,6 +250,12 @@ pub trait DynStorage: ErasedStorage {
         scale: f32,
         grad: DispatchTensor,
     ) -> Tensor<1>;
+    fn input_grad(
+        &self,
+        rank: usize,
+        grad: DispatchTensor,
+        sum: Option<DispatchTensor>,
+    ) -> DispatchTensor;
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2>;
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError>;
     fn with_fp8(&self) -> Result<Option<Frozen>, QuantError>;
@@ -296,6 +320,18 @@ impl<S: Storage> DynStorage for S {
         with_rank!(rank, D => {
             let [x, grad] = [x, grad].map(Tensor::<D>::from_dispatch);
             Storage::pull_back_low_rank(self, x, a, b, scale, grad)
+        })
+    }
+
+    fn input_grad(
+        &self,
+        rank: usize,
+        grad: DispatchTensor,
+        sum: Option<DispatchTensor>,
+    ) -> DispatchTensor {
+        with_rank!(rank, D => {
+            let (grad, sum) = (Tensor::from_dispatch(grad), sum.map(Tensor::from_dispatch));
+            Storage::input_grad::<D>(self, grad, sum).into_dispatch()
         })
     }
 
@@ -402,6 +438,15 @@ impl Frozen {
     ) -> Tensor<1> {
         let (x, grad) = (x.into_dispatch(), grad.into_dispatch());
         self.0.pull_back_low_rank(D, x, a, b, scale, grad)
+    }
+
+    /// `sum + grad · W`: see [`Storage::input_grad`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit or the dtypes differ.
+    pub fn input_grad<const D: usize>(&self, grad: Tensor<D>, sum: Option<Tensor<D>>) -> Tensor<D> {
+        let sum = sum.map(Tensor::into_dispatch);
+        Tensor::from_dispatch(self.0.input_grad(D, grad.into_dispatch(), sum))
     }
 
     /// `x · Wᵀ` of a few rows in float32: see [`Storage::few_rows`].

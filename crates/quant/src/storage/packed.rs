@@ -87,6 +87,28 @@ impl Storage for PackedWeight {
         pull_back_with(zero, b, Tensor::from_dispatch(b_grad))
     }
 
+    fn input_grad<const D: usize>(&self, grad: Tensor<D>, sum: Option<Tensor<D>>) -> Tensor<D> {
+        let Some(sum) = sum else { return self.matmul_transposed(grad) };
+        let ([out, width], last) = (Storage::shape(self), D - 1);
+        assert_eq!(
+            (grad.dims()[last], sum.dims()[last]),
+            (out, width),
+            "the weight [{out}, {width}]"
+        );
+        assert_eq!(
+            grad.dims()[..last],
+            sum.dims()[..last],
+            "the rows of a gradient and of the sum"
+        );
+        assert_eq!(grad.dtype(), sum.dtype(), "the dtypes of a gradient and of the sum");
+        Tensor::from_dispatch(<Dispatch as LowRankOps>::packed_add_input_grad(
+            grad.into_dispatch(),
+            self.tensors(),
+            *self.layout(),
+            sum.into_dispatch(),
+        ))
+    }
+
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2> {
         /// Maximal number of rows that are computed from the codes; for more the weight would be
         /// decoded.

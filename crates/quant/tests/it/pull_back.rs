@@ -1,14 +1,14 @@
 //! Gradients of products that are not computed against those of products that are, in every storage.
 
-use crate::common::{devices, floats};
+use crate::common::{devices, floats, relative_error};
 use burn::{
     module::Module,
     tensor::{Device, Distribution, FloatDType, Tensor},
 };
 use burn_lora_kernels::pull_back;
 use burn_lora_quant::{
-    DenseWeight, EightBitConfig, Frozen, QuantConfig, QuantError, Storage, StorageBytes,
-    StorageFormat,
+    DenseWeight, EightBitConfig, Frozen, Pulled, QuantConfig, QuantError, Storage, StorageBytes,
+    StorageFormat, Update, pull_back_all,
 };
 
 /// A storage of one's own, with nothing but what has to be there.
@@ -87,6 +87,89 @@ fn gradients_are_those_of_the_product() {
                 let (found, expected) = (run(false), run(true));
                 assert!(found == expected, "{device:?} {} {update}", weight.settings());
                 assert_eq!(expected.map(|grad| grad.is_some()), [true, update, update]);
+            }
+        }
+    }
+}
+
+/// Weights of any storages with one input, some of them with updates, some of these frozen.
+#[test]
+fn gradients_of_products_with_one_input() {
+    let width = 64;
+    for device in devices() {
+        let random =
+            |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device.clone());
+        let weight = |out| random([out, width]);
+        let packed = |out| QuantConfig::nf4().store(weight(out)).unwrap();
+        let dense = |out| Frozen::new(DenseWeight::new(weight(out)));
+        let own = Frozen::new(Own { weight: DenseWeight::new(weight(40)) });
+        let eight = EightBitConfig::int8().store(weight(40)).unwrap();
+        let groups = [
+            vec![packed(48), packed(16), packed(24)],
+            vec![dense(48), packed(8)],
+            vec![own, eight, dense(16)],
+            vec![packed(32), packed(8)],
+        ];
+        for weights in groups {
+            // Rank of the update, and whether A and B are trained.
+            for ranks in [[(4, [true; 2]); 3], [(0, [true; 2]), (3, [false, true]), (2, [true; 2])]]
+            {
+                let updates: Vec<_> = weights.iter().zip(ranks).collect();
+                let parts = updates.iter().map(|(weight, (rank, _))| {
+                    let out = weight.shape()[0];
+                    [random([*rank, width]), random([out, *rank]), random([33, out])]
+                });
+                let (parts, x) = (parts.collect::<Vec<_>>(), random([33, width]));
+                for tracked in [true, false] {
+                    let run = |joined: bool| {
+                        let rows = match tracked {
+                            true => x.clone().autodiff().require_grad(),
+                            false => x.clone(),
+                        };
+                        let x = rows.clone().reshape([3, 11, width]);
+                        let leaves: Vec<[Tensor<2>; 2]> = updates
+                            .iter()
+                            .zip(&parts)
+                            .map(|((_, (_, trained)), [a, b, _])| {
+                                let leaf = |(part, trained): (&Tensor<2>, bool)| match trained {
+                                    true => part.clone().autodiff().require_grad(),
+                                    false => part.clone(),
+                                };
+                                [leaf((a, trained[0])), leaf((b, trained[1]))]
+                            })
+                            .collect();
+                        let products = updates.iter().zip(&parts).zip(&leaves).map(
+                            |(((weight, (rank, _)), [.., grad]), [a, b])| {
+                                let (a, b) = (a.clone(), b.clone());
+                                let update = (*rank > 0).then_some(Update { a, b, scale: 1.5 });
+                                let grad = grad.clone().reshape([3, 11, weight.shape()[0]]);
+                                Pulled { weight, update, grad }
+                            },
+                        );
+                        let zero = if joined {
+                            pull_back_all(x, products.collect())
+                        } else {
+                            let zeros =
+                                products.map(|Pulled { weight, update, grad }| match update {
+                                    None => weight.pull_back(x.clone(), grad),
+                                    Some(Update { a, b, scale }) => {
+                                        weight.pull_back_low_rank(x.clone(), a, b, scale, grad)
+                                    }
+                                });
+                            zeros.reduce(|sum, zero| sum + zero).unwrap()
+                        };
+                        let grads = zero.backward();
+                        let leaves = leaves.into_iter().flatten().chain([rows]);
+                        leaves.map(|leaf| leaf.grad(&grads).map(floats)).collect::<Vec<_>>()
+                    };
+                    let (found, expected) = (run(true), run(false));
+                    for (found, expected) in found.iter().zip(&expected) {
+                        assert_eq!(found.is_some(), expected.is_some());
+                        let (Some(found), Some(expected)) = (found, expected) else { continue };
+                        let error = relative_error(found, expected);
+                        assert!(error < 3e-6, "{device:?} {error:e}");
+                    }
+                }
             }
         }
     }

@@ -5,7 +5,12 @@ use super::{
     memory::{Memory, Moment},
     shape::{Block, Layer, Shape},
 };
-use crate::{OptimizerConfig, TrainConfig, objective, step};
+use crate::{
+    OptimizerConfig, TrainConfig,
+    course::{Course, Stretch},
+    objective, step,
+};
+use burn_lora_adapter::LayerKind;
 use burn_lora_kernels::{Gemm, attention_scores};
 use burn_lora_llama::{
     Keep, LlamaConfig,
@@ -54,56 +59,61 @@ impl Account<'_> {
     /// Returns every moment of a training step at which memory may peak. `begin` has what is always
     /// there.
     pub fn training(&self, train: &TrainConfig, begin: &Memory) -> Vec<Memory> {
-        let segments = train.recompute.segments(self.shape.blocks.len());
+        let hidden = self.config.hidden_size;
         let accumulates = train.gradient_accumulation_steps > 1;
         let all = self.all_gradients();
         // Gradients of the layers that the backward pass has gone through.
         let mut done = self.shape.gradient_bytes([&self.shape.norm, &self.shape.head]);
-        let last = segments.len() - 1;
         let tile = step::tile(self.tokens(), train.mlp_chunk, self.shape.dropout);
-        // A last segment of one layer is run again, too.
-        let all_again = tile.is_some() && segments[last].len() == 1;
-        let inputs = |number: usize| match train.offload {
-            // One is on its way while another one is used.
-            true => self.values(self.config.hidden_size) * number.clamp(1, 2) as u64,
-            // `step::run` keeps the output of every segment but the last; the first one's input is
-            // that of its first norm.
-            false => self.values(self.config.hidden_size) * number.max(1) as u64,
+        let depth = self.shape.blocks.len();
+        let keeps = |index| self.keeps(index);
+        let Course { again, graph } =
+            Course::new(&train.step(), depth, tile, self.shape.dropout, keeps);
+        // What a stretch keeps of its last layer's attention, and of its feed-forward block.
+        let attention =
+            |stretch: &Stretch| self.kept_of_attention(stretch.layers.end - 1, stretch.keep);
+        let feed_forward = |stretch: &Stretch| match stretch.keep {
+            Keep::All => self.kept_of_feed_forward(stretch.layers.end - 1),
+            _ => 0,
         };
-        let again = if all_again { last + 1 } else { last };
-        let step = train.step();
-        // What a segment keeps inside, if it is run again, and where.
-        let keeps = |number: usize| step.keep(number, again, self.shape.dropout);
-        let inside = |number: usize| match segments[..again].get(number) {
-            Some(segment) => self.kept_of_attention(segment.end - 1, keeps(number).0),
-            None => 0,
+        // On the device while it is the turn of a stretch: of it and those before. Of what is on its way to
+        // or from the host there are two.
+        let kept = |number: usize| {
+            let inputs = match train.offload {
+                true => number.clamp(1, 2),
+                // The first one's input is that of its first norm.
+                false => number.max(1),
+            };
+            let before = again.iter().enumerate().take(number + 1);
+            let inside = before.map(|(n, stretch)| {
+                let here = !stretch.offload || n + 1 >= number;
+                feed_forward(stretch) + if here { attention(stretch) } else { 0 }
+            });
+            self.values(hidden) * inputs as u64 + inside.sum::<u64>()
         };
-        let waits = |number: usize| keeps(number).1;
-        // Of the segments up to this one on the device, and of this and the next one in host memory.
-        let kept = |most: usize| {
-            let most = most.min(again.saturating_sub(1));
-            let here = |number: &usize| *number < again && (!waits(*number) || number + 1 >= most);
-            (0..=most).filter(here).map(inside).sum::<u64>()
-        };
-        let waiting = self.values(self.config.hidden_size) * again.saturating_sub(1) as u64;
-        let waiting = waiting + (0..again).filter(|n| waits(*n)).map(inside).sum::<u64>();
+        let waiting = self.values(hidden) * again.len().saturating_sub(1) as u64;
+        let waits = again.iter().filter(|stretch| stretch.offload);
+        let waiting = waiting + waits.map(attention).sum::<u64>();
         let host = if train.offload { waiting } else { 0 };
         let begin = Memory { host: begin.host + host, ..begin.clone() };
 
-        let of_last =
-            if all_again { 0 } else { self.kept(self.tracked(&segments[last], last == 0)) };
+        let graph = graph.map(|layers| self.tracked(&layers, again.is_empty()));
+        let of_graph = graph.clone().map_or(0, |layers| self.kept(layers));
         let mut moments = vec![Memory {
             moment: Moment::Loss,
             // Of the micro-batches before, and of the head.
             gradients: if accumulates { all + done } else { done },
-            inputs: inputs(last) + kept(again.saturating_sub(1)),
-            activations: of_last + self.values(self.config.hidden_size),
+            inputs: kept(again.len()),
+            activations: of_graph + self.values(hidden),
             loss: self.loss(train.loss_chunk),
             scratch: self.scratch(0),
             ..begin.clone()
         }];
-        for (number, segment) in segments.iter().enumerate().rev() {
-            let tracked = self.tracked(segment, number == 0);
+        let graph = graph.into_iter().map(|layers| (again.len(), layers, None));
+        let stretches = again.iter().enumerate().rev().map(|(number, stretch)| {
+            (number, self.tracked(&stretch.layers, number == 0), Some(stretch))
+        });
+        for (number, tracked, stretch) in graph.chain(stretches) {
             let Some(last) = tracked.clone().next_back() else { break };
             let before = tracked.start..last;
             let blocks = &self.shape.blocks[tracked.clone()];
@@ -117,27 +127,49 @@ impl Account<'_> {
             let moment = |moment, activations, scratch| Memory {
                 moment,
                 gradients,
-                inputs: inputs(number) + kept(number),
+                inputs: kept(number),
                 activations,
                 scratch,
                 ..begin.clone()
             };
-            // The input of this layer, if it is not that of the segment.
-            let input = if before.is_empty() { 0 } else { self.config.hidden_size };
-            let (runs_again, kept_inside) = (number < again, inside(number) > 0);
-            let already = if kept_inside { keeps(number).0 } else { Keep::Inputs };
-            let activations = if runs_again && (tile.is_some() || kept_inside) {
-                let tile = tile.unwrap_or(self.tokens());
-                let block = self.feed_forward_at_once(last, tile, !kept_inside);
-                self.kept(before.clone()) + self.values(input) + block
-            } else {
-                self.kept(tracked) + self.mlp_gradients(last)
+            // The input of this layer, if it is not that of the stretch, and what the layers between keep.
+            let input = if before.is_empty() { 0 } else { self.values(hidden) };
+            let whole = stretch.filter(|stretch| stretch.whole);
+            let between = match whole {
+                None => self.kept(before),
+                Some(_) => before.map(|index| self.kept_of_all(index) + self.values(hidden)).sum(),
+            };
+            let already = stretch.map_or(Keep::Inputs, |stretch| stretch.keep);
+            let has_attention =
+                already != Keep::Inputs && stretch.is_some_and(|s| attention(s) > 0);
+            let activations = match (whole, tile.filter(|_| stretch.is_some())) {
+                (None, None) if !has_attention => self.kept(tracked) + self.mlp_gradients(last),
+                (_, tile) => {
+                    let tile = tile.unwrap_or(self.tokens());
+                    let graph = whole.is_none() && !has_attention;
+                    let again = match (whole, already) {
+                        (None, _) | (_, Keep::Attention | Keep::All) => 0,
+                        (Some(_), Keep::Inputs | Keep::Outputs) => {
+                            let all = self.kept_of_attention(last, Keep::Attention);
+                            all - self.kept_of_attention(last, already)
+                        }
+                    };
+                    let block = self.feed_forward_at_once(last, tile, graph);
+                    let kept = match already {
+                        Keep::All => self.kept_of_feed_forward(last).min(block),
+                        _ => 0,
+                    };
+                    between + input + again + block - kept
+                }
             };
             moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
-            let activations =
-                self.kept(before) + self.values(input) + self.attention_backward(last, already);
+            let already = if has_attention { already } else { Keep::Inputs };
+            let activations = between + input + self.attention_backward(last, already);
             let scores = self.scores(last) * (2 * 4 + 2 * self.size as u64);
-            moments.push(moment(Moment::Attention, activations, self.scratch(scores)));
+            let mut at = moment(Moment::Attention, activations, self.scratch(scores));
+            // It is used up by then.
+            at.inputs -= stretch.map_or(0, feed_forward);
+            moments.push(at);
         }
         // AdamW is one operation; Burn's optimizers allocate some intermediate vectors.
         let vectors = match train.optimizer {
@@ -255,6 +287,26 @@ impl Account<'_> {
         kept.map_or(0, |cost| self.bytes(cost))
     }
 
+    /// Returns the bytes that a layer keeps of what its feed-forward block computed.
+    fn kept_of_feed_forward(&self, index: usize) -> u64 {
+        self.values(self.config.layers[index].kept_of_feed_forward())
+    }
+
+    /// Returns the bytes that a layer keeps of all that it computed.
+    fn kept_of_all(&self, index: usize) -> u64 {
+        self.kept_of_attention(index, Keep::All) + self.kept_of_feed_forward(index)
+    }
+
+    /// Returns `true` if a layer keeps all that its backward pass needs: as
+    /// [`CausalLm::keeps`](burn_lora_llama::CausalLm::keeps).
+    fn keeps(&self, index: usize) -> bool {
+        let plain = |layer: &Layer| !layer.is_copied() && !layer.trains_bias;
+        let layers = self.shape.blocks[index].values();
+        let mut linear = layers.filter(|layer| layer.kind == LayerKind::Linear);
+        let plain = !self.shape.dora && !self.shape.dropout && linear.all(plain);
+        plain && self.config.layers[index].can_keep_all()
+    }
+
     /// Returns the bytes of a layer backward in its attention, the kept ones with them.
     fn attention_backward(&self, index: usize, already: Keep) -> u64 {
         let (spec, costs) = self.layer(index);
@@ -264,7 +316,7 @@ impl Account<'_> {
         kept.values -= match already {
             Keep::Inputs => 0,
             Keep::Outputs => spec.attention.q_width(),
-            Keep::Attention => spec.attention.q_width() + spec.attention.kv_width(),
+            Keep::Attention | Keep::All => spec.attention.q_width() + spec.attention.kv_width(),
         };
         let kept = self.bytes(kept) + self.casts(index);
         kept + self.bytes(spec.attention.backward(hidden, self.fused))

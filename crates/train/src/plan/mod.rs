@@ -206,8 +206,9 @@ impl MemoryPlan {
 
     /// Returns the settings with which a GPU with this many bytes computes least again: as many layers
     /// as fit [keep all of their attention](TrainConfig::keep_attention_of), and if all of them do, as
-    /// many as fit are not run again at all ([`Recompute::AllBut`]); with [`Keep::Attention`] all do already. `None` if the step does not fit
-    /// even if all layers run again.
+    /// many as fit are not run again at all ([`Recompute::AllBut`]). With [`offload`](TrainConfig::offload)
+    /// all of them keep their attention, in host memory. `None` if the step does not fit even if all
+    /// layers run again.
     ///
     /// ```
     /// use burn_lora_adapter::LoraConfig;
@@ -225,18 +226,19 @@ impl MemoryPlan {
     /// ```
     pub fn train_within(&self, device: u64) -> Option<TrainConfig> {
         let depth = self.config.layers.len();
-        let train = self.train.clone().unwrap_or_default();
+        let train = self.train.clone().unwrap_or_default().keep_attention_of(0);
+        let again = |train: &TrainConfig| train.clone().recompute(Recompute::EveryLayer);
+        let keeping = train.clone().keep(train.keep.max(Keep::Attention));
+        let mut settings = [train.offload.then_some(keeping), Some(train)].into_iter().flatten();
+        let train = settings.find(|train| self.clone().train(&again(train)).fits(device))?;
         let with = |recompute, attentions| {
             train.clone().recompute(recompute).keep_attention_of(attentions)
         };
         let fits =
             |recompute, attentions| self.clone().train(&with(recompute, attentions)).fits(device);
-        if !fits(Recompute::EveryLayer, 0) {
-            return None;
-        }
-        let attentions = match train.keep {
-            Keep::Attention => 0,
-            Keep::Inputs | Keep::Outputs => {
+        let attentions = match (train.offload, train.keep) {
+            (true, _) | (_, Keep::Attention | Keep::All) => 0,
+            (false, Keep::Inputs | Keep::Outputs) => {
                 let attentions = largest(depth, |count| fits(Recompute::EveryLayer, count));
                 if attentions < depth {
                     return Some(with(Recompute::EveryLayer, attentions));

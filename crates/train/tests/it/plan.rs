@@ -334,8 +334,18 @@ fn a_budget_keeps_what_fits() {
     // First what the attention computed, which saves most time a byte.
     let all = needed(Recompute::EveryLayer, 32);
     assert!(matches!(within(all - 1), Some((Recompute::EveryLayer, 30))), "{:?}", within(all - 1));
+    // With `offload` the attention of all layers waits in host memory.
+    let offloaded = |bytes: u64| {
+        let found = measured_run().train(&batch(4).offload(true)).train_within(bytes).unwrap();
+        (found.recompute, found.keep, found.keep_attention_of)
+    };
+    assert_eq!(offloaded(9 << 30), (Recompute::EveryLayer, Keep::Attention, 0));
+    assert!(matches!(offloaded(13 << 30), (Recompute::AllBut(5..), Keep::Attention, 0)));
+    assert_eq!(offloaded(80 << 30), (Recompute::None, Keep::Attention, 0));
+    let inputs = measured_run().train(&batch(4).offload(true)).needed();
+    assert_eq!(offloaded(inputs), (Recompute::EveryLayer, Keep::Inputs, 0));
     let mut last = 0;
-    for gib in [24, 30, 36] {
+    for gib in [24, 26, 28] {
         let Some((Recompute::AllBut(kept), 32)) = within(gib << 30) else { panic!("{gib} GiB") };
         assert!(kept > last && needed(Recompute::AllBut(kept), 32) <= gib << 30);
         assert!(needed(Recompute::AllBut(kept + 1), 32) > gib << 30, "{gib} GiB: {kept}");
