@@ -58,5 +58,5 @@ pub use offload::{OffloadOps, Offloaded, Returning, Slot, offload, settle_copies
 pub use permute::{PermuteOps, permute_rows};
 pub use persist::{Persist, PersistOps, persist, persistent, persistent_int};
 pub use pull_back::{PullBackOps, pull_back, pull_back_with};
-pub use rotary::{RotaryOps, rotate};
+pub use rotary::{RotaryOps, rotate, rotate_grad};
 pub use row_updates::{RowUpdateOps, add_row_updates};

@@ -230,7 +230,10 @@ pub(crate) fn upload(client: &Client, bytes: Bytes, to: &Handle) {
                 copies.staging.push_back((address, event));
             }
             Ok(())
-        })
+        })?;
+        // Giving back so many pages takes longer than the copy.
+        rayon::spawn(move || drop(bytes));
+        Ok(())
     });
 }
 

@@ -39,6 +39,24 @@ pub fn rotate(x: Tensor<4>, positions: Tensor<2, Int>, table: Tensor<2>) -> Tens
     Tensor::from_dispatch(Dispatch::rotate(x.into_dispatch(), positions, table, false))
 }
 
+/// Gradient of the input of [`rotate`], from that of its output, without a graph.
+///
+/// # Shapes
+/// - grad: `[batch, heads, sequence, head_dim]`
+/// - positions, table: as those of [`rotate`]
+/// - output: `[batch, sequence, heads, head_dim]`
+///
+/// # Panics
+/// As [`rotate`].
+pub fn rotate_grad(grad: Tensor<4>, positions: Tensor<2, Int>, table: Tensor<2>) -> Tensor<4> {
+    let [batch, _, length, width] = grad.dims();
+    check([batch, length, width], &positions.dims(), &table.dims());
+    assert_eq!(table.dtype(), DType::F32, "rotate: the dtype of the table");
+    let (positions, table) = (positions.cast(DType::I32).into_dispatch(), table.into_dispatch());
+    let grad = grad.inner().into_dispatch();
+    Tensor::from_dispatch(Dispatch::rotate(grad, positions, table, true))
+}
+
 /// Checks the shapes of a rotation: of the sequences (`[batch, sequence, head_dim]`), their
 /// positions and the table.
 ///

@@ -12,7 +12,7 @@ use burn::{
 use burn_lora_adapter::{AdaptedLinear, AdaptedVector, adaptable};
 use burn_lora_kernels::{
     AttentionSpec, NormSpec, attention, attention_forward, attention_grad, attention_with_sinks,
-    pull_back_with, rotate,
+    pull_back_with, rotate, rotate_grad,
 };
 
 /// Causal grouped-query self-attention with rotary position embedding.
@@ -114,8 +114,8 @@ impl Attention {
     }
 
     /// Returns the output without a graph, and what [`pull_back_kept`](Self::pull_back_kept) needs
-    /// beside the input, as vectors: the attention's output, the log-sum-exps of its scores, and what
-    /// the projections gave, which can be computed again.
+    /// beside the input, as vectors: the attention's output, the log-sum-exps of its scores, and queries,
+    /// keys and values, which can be computed again: rotated, or before their norms.
     pub(super) fn forward_keeping(
         &self,
         x: Tensor<3>,
@@ -123,10 +123,17 @@ impl Attention {
     ) -> (Tensor<3>, Vec<Tensor<1>>) {
         let projected = self.project(x, context);
         let heads = self.heads(projected.clone(), context);
-        let (out, lse) = attention_forward(heads, context.spans.clone(), self.scores());
+        let (out, lse) = attention_forward(heads.clone(), context.spans.clone(), self.scores());
         let out = heads_last(out);
-        let kept =
-            [out.clone(), lse].into_iter().chain(projected).map(|x| x.flatten(0, 2)).collect();
+        let [q, k, v] = projected.map(|x| x.flatten(0, 2));
+        let [q, k] = match self.spec.head_norms {
+            true => [q, k],
+            false => {
+                let [q, k, _] = heads;
+                [q, k].map(|x| x.flatten(0, 3))
+            }
+        };
+        let kept = vec![out.clone().flatten(0, 2), lse.flatten(0, 2), q, k, v];
         (self.o_proj.forward_with(out, context.adapters()), kept)
     }
 
@@ -158,33 +165,57 @@ impl Attention {
         let [batch, length, _] = x.dims();
         let mut kept = kept.into_iter();
         let (Some(out), Some(lse)) = (kept.next(), kept.next()) else { panic!("they are kept") };
-        let [q, k, v] = match [kept.next(), kept.next(), kept.next()] {
-            [Some(q), Some(k), Some(v)] => [q, k, v],
-            _ => self.project(x.clone().inner(), context).map(|x| x.inner().flatten(0, 2)),
-        };
-        let tracked = |values: Tensor<1>, width| {
-            values.reshape([batch, length, width]).autodiff().require_grad()
-        };
+        let kept = [kept.next(), kept.next(), kept.next()];
         let take = |x: &Tensor<3>, found: &mut Gradients| {
             x.grad_remove(found).expect("an input has a gradient")
         };
         let heads_first = |x: Tensor<3>| {
-            x.reshape([batch, length, self.spec.num_heads, self.spec.head_dim]).swap_dims(1, 2)
+            let width = x.dims()[2];
+            x.reshape([batch, length, width / self.spec.head_dim, self.spec.head_dim])
+                .swap_dims(1, 2)
         };
-        let (q_width, kv_width) = (self.spec.q_width(), self.spec.kv_width());
+        let rows = |x: Tensor<1>| {
+            let width = x.dims()[0] / (batch * length);
+            x.reshape([batch, length, width])
+        };
 
-        let out = tracked(out, q_width);
+        let out = rows(out).autodiff().require_grad();
         let mut of_out = self.o_proj.pull_back(out.clone(), context.adapters(), grad).backward();
         let out_grad = heads_first(take(&out, &mut of_out));
         found(of_out);
         let lse = lse.reshape([batch, self.spec.num_heads, length]);
         let out = (heads_first(out.inner()), lse);
 
-        let projected = [tracked(q, q_width), tracked(k, kv_width), tracked(v, kv_width)];
-        let heads = self.heads(projected.clone(), context);
-        let values = heads.each_ref().map(|heads| heads.clone().inner());
+        let project = || self.project(x.clone().inner(), context).map(Tensor::inner);
         let spans = context.spans.clone();
-        let grads = attention_grad(out_grad, values, out, spans, self.scores());
+        let grads_of = |heads| attention_grad(out_grad, heads, out, spans, self.scores());
+        if !self.spec.head_norms {
+            let heads = match kept {
+                [Some(q), Some(k), Some(v)] => {
+                    let [q, k] = [q, k].map(|x| {
+                        let count = x.dims()[0] / (batch * length * self.spec.head_dim);
+                        x.reshape([batch, count, length, self.spec.head_dim])
+                    });
+                    [q, k, heads_first(rows(v))]
+                }
+                _ => self.heads(project(), context),
+            };
+            let table = &context.tables[self.spec.rope];
+            let back = |grad| rotate_grad(grad, context.positions.clone(), table.clone());
+            let [q, k, v] = grads_of(heads);
+            let grads = [back(q), back(k), v.swap_dims(1, 2)].map(|grad| {
+                let width = grad.dims()[2] * self.spec.head_dim;
+                grad.reshape([batch, length, width])
+            });
+            return self.pull_back_projections(x, context, grads);
+        }
+        let projected = match kept {
+            [Some(q), Some(k), Some(v)] => [q, k, v].map(rows),
+            _ => project(),
+        };
+        let projected = projected.map(|x| x.autodiff().require_grad());
+        let heads = self.heads(projected.clone(), context);
+        let grads = grads_of(heads.each_ref().map(|heads| heads.clone().inner()));
         let zero = Tensor::zeros([1], (&x.device(), DType::F32));
         let pairs = heads.into_iter().zip(grads);
         let zero = pairs.fold(zero, |zero, (heads, grad)| pull_back_with(zero, heads, grad));
