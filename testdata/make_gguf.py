@@ -4,7 +4,7 @@ Usage: python make_gguf.py OUTDIR
 Needs: gguf==0.19.0, numpy==2.4.6, safetensors==0.8.0.
 
 OUTDIR/blocks.safetensors holds for each type "<type>.bytes", rows of blocks as in a file, and "<type>.values",
-[rows, 256] in float32. The simple types are quantized from random rows; for the K types, which the package cannot
+[rows, 256] in float32. The simple types are quantized from random rows; for the others, which the package cannot
 quantize to, all bits are random but those of the float16 scales.
 
 Not named gguf.py: Python would import it in place of the package.
@@ -15,8 +15,9 @@ from gguf import GGMLQuantizationType as Type, quants
 from safetensors.numpy import save_file
 
 ROWS = 6
-# Bytes of a block of 256, and where its float16 scales lie.
-K_TYPES = {"Q4_K": (144, [0, 2]), "Q5_K": (176, [0, 2]), "Q6_K": (210, [208])}
+# Bytes of a block of 256, or of the blocks, and where their float16 scales lie.
+OTHERS = {"Q4_K": (144, [0, 2]), "Q5_K": (176, [0, 2]), "Q6_K": (210, [208]), "Q2_K": (84, [80, 82]), "Q3_K": (110, [108]),
+          "IQ4_NL": (8 * 18, range(0, 8 * 18, 18)), "IQ4_XS": (136, [0])}
 
 
 def main():
@@ -29,7 +30,7 @@ def main():
         # A block of zeros, and one value that dwarfs the others.
         rows[0, :32], rows[1, 5] = 0, -30
         tensors[f"{name}.bytes"] = quants.quantize(rows, Type[name]).view(np.uint8)
-    for name, (size, scales) in K_TYPES.items():
+    for name, (size, scales) in OTHERS.items():
         blocks = rng.integers(0, 256, (ROWS, size), dtype=np.uint8)
         for at in scales:
             scale = (rng.standard_normal(ROWS) * 0.01).astype(np.float16)

@@ -140,7 +140,7 @@ pub enum DecayKind {
 
 impl Schedule {
     /// Returns `true` if there is a warm-up: transformers has none for these two, whatever is set.
-    fn warms_up(&self) -> bool {
+    pub(crate) fn warms_up(&self) -> bool {
         !matches!(self, Self::Constant | Self::ReduceLrOnPlateau { .. })
     }
 

@@ -13,7 +13,8 @@ pub struct TensorInfo {
 }
 
 /// The supported types, for messages.
-pub const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K";
+pub const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, \
+                             Q6_K, IQ4_NL or IQ4_XS";
 
 /// A supported type, by llama.cpp's name.
 #[allow(missing_docs)]
@@ -26,9 +27,13 @@ pub enum TensorType {
     Q5_0 = 6,
     Q5_1 = 7,
     Q8_0 = 8,
+    Q2K = 10,
+    Q3K = 11,
     Q4K = 12,
     Q5K = 13,
     Q6K = 14,
+    Iq4Nl = 20,
+    Iq4Xs = 23,
     BF16 = 30,
 }
 
@@ -82,7 +87,7 @@ pub fn type_name(id: u32) -> String {
 impl TensorType {
     /// Returns the type with an id, if it is supported.
     pub fn from_id(id: u32) -> Option<Self> {
-        const ALL: [TensorType; 11] = [
+        const ALL: [TensorType; 15] = [
             TensorType::F32,
             TensorType::F16,
             TensorType::Q4_0,
@@ -90,9 +95,13 @@ impl TensorType {
             TensorType::Q5_0,
             TensorType::Q5_1,
             TensorType::Q8_0,
+            TensorType::Q2K,
+            TensorType::Q3K,
             TensorType::Q4K,
             TensorType::Q5K,
             TensorType::Q6K,
+            TensorType::Iq4Nl,
+            TensorType::Iq4Xs,
             TensorType::BF16,
         ];
         ALL.into_iter().find(|known| *known as u32 == id)
@@ -108,11 +117,14 @@ impl TensorType {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::BF16 => (1, 2),
-            Self::Q4_0 => (32, 18),
+            Self::Q4_0 | Self::Iq4Nl => (32, 18),
             Self::Q4_1 => (32, 20),
             Self::Q5_0 => (32, 22),
             Self::Q5_1 => (32, 24),
             Self::Q8_0 => (32, 34),
+            Self::Q2K => (256, 84),
+            Self::Q3K => (256, 110),
+            Self::Iq4Xs => (256, 136),
             Self::Q4K => (256, 144),
             Self::Q5K => (256, 176),
             Self::Q6K => (256, 210),

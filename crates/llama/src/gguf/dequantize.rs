@@ -52,9 +52,13 @@ fn decode(kind: TensorType, bytes: &[u8], values: &mut [f32]) {
         TensorType::Q5_0 => each(bytes, values, q5_0),
         TensorType::Q5_1 => each(bytes, values, q5_1),
         TensorType::Q8_0 => each(bytes, values, q8_0),
+        TensorType::Q2K => each(bytes, values, q2_k),
+        TensorType::Q3K => each(bytes, values, q3_k),
         TensorType::Q4K => each(bytes, values, q4_k),
         TensorType::Q5K => each(bytes, values, q5_k),
         TensorType::Q6K => each(bytes, values, q6_k),
+        TensorType::Iq4Nl => each(bytes, values, iq4_nl),
+        TensorType::Iq4Xs => each(bytes, values, iq4_xs),
     }
 }
 
@@ -116,6 +120,61 @@ fn q8_0(block: &[u8; 34], y: &mut [f32; 32]) {
     let d = half(block, 0);
     for (y, q) in y.iter_mut().zip(&block[2..]) {
         *y = f32::from(*q as i8) * d;
+    }
+}
+
+/// Code of two bits of value `i` of 256: each half has 32 bytes, and each quarter of a half its bits of them.
+fn two_bits(bytes: &[u8], i: usize) -> u8 {
+    let (side, quarter) = (i / 128, i / 32 % 4);
+    bytes[side * 32 + i % 32] >> (2 * quarter) & 3
+}
+
+/// `d·scale·q - dmin·minimum`; scale and minimum of 16 values are the nibbles of a byte.
+fn q2_k(block: &[u8; 84], y: &mut [f32; 256]) {
+    let (d, dmin) = (half(block, 80), half(block, 82));
+    for (i, y) in y.iter_mut().enumerate() {
+        let byte = block[i / 16];
+        let (scale, minimum) = (d * f32::from(byte & 15), dmin * f32::from(byte >> 4));
+        *y = scale * f32::from(two_bits(&block[16..80], i)) - minimum;
+    }
+}
+
+/// `d·(scale - 32)·(q - 4)`: the third bits of the codes come first, those of a part of 32 in the same place
+/// of all bytes; 16 values share a scale of 6 bits, the upper two stored apart.
+fn q3_k(block: &[u8; 110], y: &mut [f32; 256]) {
+    let (d, scales) = (half(block, 108), &block[96..108]);
+    for (i, y) in y.iter_mut().enumerate() {
+        let group = i / 16;
+        let low = scales[group % 8] >> (group / 8 * 4) & 15;
+        let scale = low | (scales[8 + group % 4] >> (group / 4 * 2) & 3) << 4;
+        let q = two_bits(&block[32..96], i) | (block[i % 32] >> (i / 32) & 1) << 2;
+        *y = d * f32::from(scale as i8 - 32) * f32::from(q as i8 - 4);
+    }
+}
+
+/// Values of the codes of IQ4_NL and IQ4_XS.
+const NON_LINEAR: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// `scale·value(q)`; low nibbles are the first half of the values.
+fn non_linear(scale: f32, nibbles: &[u8], y: &mut [f32]) {
+    for (i, byte) in nibbles.iter().enumerate() {
+        let value = |code: u8| scale * f32::from(NON_LINEAR[usize::from(code)]);
+        (y[i], y[i + 16]) = (value(byte & 15), value(byte >> 4));
+    }
+}
+
+fn iq4_nl(block: &[u8; 18], y: &mut [f32; 32]) {
+    non_linear(half(block, 0), &block[2..], y);
+}
+
+/// As IQ4_NL, with a scale of 6 bits less 32 for each part of 32: two bits of it, then four.
+fn iq4_xs(block: &[u8; 136], y: &mut [f32; 256]) {
+    let (d, high) = (half(block, 0), u16::from_le_bytes([block[2], block[3]]));
+    for (part, y) in y.chunks_exact_mut(32).enumerate() {
+        let low = block[4 + part / 2] >> (part % 2 * 4) & 15;
+        let scale = low | ((high >> (2 * part) & 3) as u8) << 4;
+        non_linear(d * f32::from(scale as i8 - 32), &block[8 + part * 16..][..16], y);
     }
 }
 

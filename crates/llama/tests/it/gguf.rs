@@ -266,6 +266,10 @@ fn block_formats_agree() {
         ("Q4_K", 12),
         ("Q5_K", 13),
         ("Q6_K", 14),
+        ("Q2_K", 10),
+        ("Q3_K", 11),
+        ("IQ4_NL", 20),
+        ("IQ4_XS", 23),
     ] {
         let stored = blocks.tensor(&format!("{name}.bytes")).unwrap();
         let values = blocks.tensor(&format!("{name}.values")).unwrap();

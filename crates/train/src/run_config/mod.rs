@@ -95,7 +95,7 @@ impl Default for RunConfig {
                 .epochs(3)
                 .batch_size(4)
                 .gradient_accumulation_steps(4)
-                .warmup(Warmup::Ratio(0.03))
+                .warmup(Self::WARMUP)
                 .save(Every::Steps(100)),
             generate: GenerateConfig::default(),
         }
@@ -103,6 +103,9 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
+    /// Warm-up of a schedule that has one, if nothing is said of it.
+    const WARMUP: Warmup = Warmup::Ratio(0.03);
+
     /// Returns these settings with what follows from others: with validation data, and nothing said
     /// of evaluations, one per epoch. [`trainer`](Self::trainer) does so by itself.
     ///

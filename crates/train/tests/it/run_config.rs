@@ -38,6 +38,24 @@ fn run_files_are_valid_and_make_steps_of_16_384_tokens() {
     }
 }
 
+/// A schedule without a warm-up does not complain about one that nobody asked for.
+#[test]
+fn the_default_warmup_goes_with_the_schedule() {
+    let run = |more: &[&str]| with(GIVEN.into_iter().chain(more.iter().copied()));
+    let constant = run(&["train.schedule=constant"]);
+    constant.validate().unwrap();
+    assert_eq!(constant.train.warmup, Warmup::Steps(0));
+    assert_eq!(run(&["train.schedule=linear"]).train.warmup, Warmup::Ratio(0.03));
+    // One that was asked for is an error, in either order.
+    let error = "this schedule has no warm-up";
+    for settings in [
+        ["train.warmup={ steps = 20 }", "train.schedule=constant"],
+        ["train.schedule=constant", "train.warmup={ steps = 20 }"],
+    ] {
+        assert!(run(&settings).validate().unwrap_err().to_string().contains(error));
+    }
+}
+
 #[test]
 fn products_in_fp8_go_with_four_bits() {
     let run = |more: &[&str]| with(GIVEN.into_iter().chain(more.iter().copied()));

@@ -61,7 +61,7 @@ fn tensors_that_cannot_be_used_are_named() {
         (|t| t.name = "token_embd.weight".into(), "`token_embd.weight` is twice"),
         (|t| t.name = "model.norm.weight".into(), "are the same tensor"),
         (|t| t.name = "output.sinks".into(), "unexpected: `output.sinks`"),
-        (|t| t.kind = 23, "`output.weight` is IQ4_XS, expected F32, F16"),
+        (|t| t.kind = 22, "`output.weight` is IQ2_S, expected F32, F16"),
         (|t| t.kind = 12, "`output.weight`: rows of 64 values, Q4_K has"),
         (|t| t.dims = vec![2; 5], "`output.weight`: 5 dimensions"),
         (|t| t.dims = vec![0, 128], "`output.weight`: a dimension of 0"),
