@@ -139,31 +139,23 @@ impl Account<'_> {
                 None => self.kept(before),
                 Some(_) => before.map(|index| self.kept_of_all(index) + self.values(hidden)).sum(),
             };
-            let already = stretch.map_or(Keep::Inputs, |stretch| stretch.keep);
-            let has_attention =
-                already != Keep::Inputs && stretch.is_some_and(|s| attention(s) > 0);
-            let activations = match (whole, tile.filter(|_| stretch.is_some())) {
-                (None, None) if !has_attention => self.kept(tracked) + self.mlp_gradients(last),
-                (_, tile) => {
+            let already = match stretch {
+                Some(stretch) if attention(stretch) > 0 => stretch.keep,
+                _ => Keep::Inputs,
+            };
+            // With a graph from the layer's input on.
+            let has_graph = whole.is_none() && already == Keep::Inputs;
+            let activations = match tile.filter(|_| stretch.is_some()) {
+                None if has_graph => self.kept(tracked) + self.mlp_gradients(last),
+                tile => {
                     let tile = tile.unwrap_or(self.tokens());
-                    let graph = whole.is_none() && !has_attention;
-                    let again = match (whole, already) {
-                        (None, _) | (_, Keep::Attention | Keep::All) => 0,
-                        (Some(_), Keep::Inputs | Keep::Outputs) => {
-                            let all = self.kept_of_attention(last, Keep::Attention);
-                            all - self.kept_of_attention(last, already)
-                        }
-                    };
-                    let block = self.feed_forward_at_once(last, tile, graph);
-                    let kept = match already {
-                        Keep::All => self.kept_of_feed_forward(last).min(block),
-                        _ => 0,
-                    };
+                    let again = if has_graph { 0 } else { self.attention_again(last, already) };
+                    let block = self.feed_forward_at_once(last, tile, has_graph);
+                    let kept = stretch.map_or(0, feed_forward).min(block);
                     between + input + again + block - kept
                 }
             };
             moments.push(moment(Moment::Mlp, activations, self.scratch(self.decoded(last))));
-            let already = if has_attention { already } else { Keep::Inputs };
             let activations = between + input + self.attention_backward(last, already);
             let scores = self.scores(last) * (2 * 4 + 2 * self.size as u64);
             let mut at = moment(Moment::Attention, activations, self.scratch(scores));
@@ -285,6 +277,13 @@ impl Account<'_> {
     fn kept_of_attention(&self, index: usize, keep: Keep) -> u64 {
         let kept = self.config.layers[index].kept_of_attention(self.config.hidden_size, keep);
         kept.map_or(0, |cost| self.bytes(cost))
+    }
+
+    /// Returns the bytes of what a layer has to compute again of its attention, before the backward pass of
+    /// its feed-forward block.
+    fn attention_again(&self, index: usize, already: Keep) -> u64 {
+        let all = self.kept_of_attention(index, Keep::Attention);
+        all.saturating_sub(self.kept_of_attention(index, already))
     }
 
     /// Returns the bytes that a layer keeps of what its feed-forward block computed.
