@@ -82,7 +82,8 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// - hidden, output: `[batch, sequence, hidden]`
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
 
-    /// Returns `true` if a layer keeps what [`Rerun::keep`] names: by default none does.
+    /// Returns `true` if a layer goes backward without a graph from its input to its output, and so can
+    /// keep [all](Keep::All): by default none does.
     fn keeps(&self, index: usize, context: &Self::Context) -> bool {
         let _ = (index, context);
         false

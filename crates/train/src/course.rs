@@ -54,7 +54,9 @@ impl Course {
         let stretches = segments.into_iter().enumerate().map(|(number, layers)| {
             let (keep, offload) = match random {
                 true => (Keep::Inputs, false),
-                false if again - number <= config.keep_attention_of => (Keep::Attention, false),
+                false if again - number <= config.keep_attention_of => {
+                    (config.keep.max(Keep::Attention), false)
+                }
                 false => (config.keep, config.offload),
             };
             Stretch { whole: whole(&layers), layers, keep, offload }

@@ -106,9 +106,10 @@ pub(crate) fn tile(tokens: usize, chunk: Option<usize>, random: bool) -> Option<
 /// Runs a micro-batch forward and backward, and adds the gradients of the *sum* of its token losses
 /// to `sums`.
 ///
-/// Layers run without a graph ([`Course`]) and leave their inputs; in the backward pass, each is run again,
-/// which maps the gradient of its output to those of its input and its parameters; that output is not
-/// needed ([`CausalLm::layer_pull_back`]). The embedding belongs to the first stretch.
+/// Layers run without a graph and leave their inputs and what they keep, but for those that keep their graph
+/// ([`Course`]). In the backward pass, [`CausalLm::layer_pull_back`] maps the gradient of a layer's output to
+/// those of its input and its parameters, and computes again what is not kept. The embedding belongs to the
+/// first stretch.
 pub(crate) fn run<M: CausalLm>(
     model: &Pair<'_, M>,
     objective: &dyn Objective<M>,

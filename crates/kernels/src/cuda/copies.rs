@@ -6,13 +6,13 @@ use cudarc::driver::{
     DriverError, result,
     sys::{self, CUdeviceptr, CUevent, CUstream},
 };
-use rayon::prelude::*;
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap, VecDeque},
     ffi::c_void,
     ptr, slice,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 /// Pinned host memory of a tensor, for the copies of one device. It goes back to the pool when it is
@@ -59,7 +59,7 @@ struct Copies {
 
 /// Bytes of one copy of an upload, and the most of them that are under way.
 const PART: usize = 32 << 20;
-const PARTS: usize = 16;
+const PARTS: usize = 8;
 
 thread_local! {
     /// State of the thread's device: see [`enqueue`].
@@ -232,15 +232,21 @@ pub(crate) fn upload(client: &Client, bytes: Bytes, to: &Handle) {
             Ok(())
         })?;
         // Giving back so many pages takes longer than the copy.
-        rayon::spawn(move || drop(bytes));
+        thread::spawn(move || drop(bytes));
         Ok(())
     });
 }
 
+/// Copies on threads of its own: those of a pool may wait for the device.
 fn copy_on_all_cores(from: &[u8], to: &mut [u8]) {
-    const TASK: usize = 1 << 20;
-    let parts = to.par_chunks_mut(TASK).zip(from.par_chunks(TASK));
-    parts.for_each(|(to, from)| to.copy_from_slice(from));
+    const LEAST: usize = 2 << 20;
+    let threads = thread::available_parallelism().map_or(1, |threads| threads.get());
+    let share = from.len().div_ceil(threads).max(LEAST);
+    thread::scope(|scope| {
+        for (to, from) in to.chunks_mut(share).zip(from.chunks(share)) {
+            scope.spawn(|| to.copy_from_slice(from));
+        }
+    });
 }
 
 /// Lets the kernels that follow wait for all copies so far, whose memory of the device is free then.

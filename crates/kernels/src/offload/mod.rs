@@ -82,7 +82,8 @@ pub fn upload<const D: usize>(data: TensorData, device: &Device) -> Tensor<D> {
         let (slot, shape, dtype) = (Slot::default(), data.shape().dims(), data.dtype());
         slot.put(Host::Bytes(data.into_parts().0));
         let receipt = Tensor::<1>::empty([1], (&device.clone().inner(), DType::F32));
-        return Offloaded { receipt, slot, shape, dtype }.bring_back().arrived();
+        let tensor = Offloaded { receipt, slot, shape, dtype }.bring_back().arrived();
+        return if device.is_autodiff() { tensor.autodiff() } else { tensor };
     }
     let dtype = data.dtype();
     Tensor::from_data(data, (device, dtype))

@@ -113,7 +113,7 @@ impl Attention {
         self.can_keep() && layers.all(|layer| layer.is_plain(context.adapters()))
     }
 
-    /// Returns the output without a graph, and what [`pull_back_kept`](Self::pull_back_kept) needs
+    /// Returns the output, and what [`pull_back_kept`](Self::pull_back_kept) needs
     /// beside the input, as vectors: the attention's output, the log-sum-exps of its scores, and queries,
     /// keys and values, which can be computed again: rotated, or before their norms.
     pub(super) fn forward_keeping(

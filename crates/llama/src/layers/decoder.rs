@@ -97,7 +97,8 @@ impl DecoderLayer {
         self.fed_forward(self.attended(x, context, cache), context)
     }
 
-    /// Returns `true` if nothing of the layer has to be run again after [`forward_once`](Self::forward_once).
+    /// Returns `true` if nothing of the layer has to be run again after
+    /// [`forward_once`](Self::forward_once) with [`Keep::All`].
     pub(crate) fn keeps(&self, context: &Context) -> bool {
         let plain = self.mlp.as_ref().is_some_and(|mlp| mlp.is_plain(context));
         plain && self.norms_are_before() && self.self_attn.is_plain(context)

@@ -86,8 +86,7 @@ impl Mlp {
         self.down_proj.forward_with(inner, context.adapters())
     }
 
-    /// Returns the output without a graph, and what [`pull_back`](Self::pull_back) then need not
-    /// compute, as vectors.
+    /// Returns the output, and what [`pull_back`](Self::pull_back) then need not compute, as vectors.
     pub(super) fn forward_keeping<const D: usize>(
         &self,
         x: Tensor<D>,

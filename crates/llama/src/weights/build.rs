@@ -1,6 +1,12 @@
 //! Builder of modules from tensors: each is uploaded, and quantized on the device if asked for.
 
-use super::{bytes::owned, load::is_cpu, normal, source::Source, stored, values::check_values};
+use super::{
+    bytes::{is_cpu, owned},
+    normal,
+    source::Source,
+    stored,
+    values::check_values,
+};
 use crate::{
     config::LlamaConfig,
     error::LlamaError,

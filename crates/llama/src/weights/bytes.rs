@@ -1,7 +1,7 @@
 //! Bytes of tensors, on all cores: most of the time of a copy goes into pages that are touched for the
 //! first time.
 
-use burn::tensor::{AllocationProperty, TensorData};
+use burn::tensor::{AllocationProperty, Device, TensorData};
 use rayon::prelude::*;
 
 /// Bytes that a core takes at a time.
@@ -13,6 +13,15 @@ pub(crate) fn copied(bytes: &[u8]) -> Vec<u8> {
     let parts = copy.par_chunks_mut(PART).zip(bytes.par_chunks(PART));
     parts.for_each(|(to, from)| to.copy_from_slice(from));
     copy
+}
+
+/// Returns `true` if tensors of the device are in host memory.
+pub(super) fn is_cpu(_device: &Device) -> bool {
+    #[cfg(feature = "cpu")]
+    if *_device == Device::flex() {
+        return true;
+    }
+    false
 }
 
 /// Returns the data in memory of its own.

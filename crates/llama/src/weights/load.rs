@@ -2,6 +2,7 @@
 
 use super::{
     build::{Builder, settle_head},
+    bytes::is_cpu,
     safetensors::SafetensorsFolder,
     source::{FINAL_NORM, Source},
     view::View,
@@ -301,12 +302,4 @@ fn default_dtype(config: &LlamaConfig, source: &dyn Source, device: &Device) -> 
         .into_iter()
         .find(|&dtype| dtype == DType::F32 || device.supports_dtype(dtype))
         .map_or(FloatDType::F32, FloatDType::from)
-}
-
-pub(super) fn is_cpu(_device: &Device) -> bool {
-    #[cfg(feature = "cpu")]
-    if *_device == Device::flex() {
-        return true;
-    }
-    false
 }

@@ -10,7 +10,7 @@ use crate::{
     course::{Course, Stretch},
     objective, step,
 };
-use burn_lora_adapter::LayerKind;
+use burn_lora_adapter::{LayerKind, Role};
 use burn_lora_kernels::{Gemm, attention_scores};
 use burn_lora_llama::{
     Keep, LlamaConfig,
@@ -147,11 +147,15 @@ impl Account<'_> {
             let has_graph = whole.is_none() && already == Keep::Inputs;
             let activations = match tile.filter(|_| stretch.is_some()) {
                 None if has_graph => self.kept(tracked) + self.mlp_gradients(last),
-                tile => {
-                    let tile = tile.unwrap_or(self.tokens());
+                in_tiles => {
+                    let tile = in_tiles.unwrap_or(self.tokens());
                     let again = if has_graph { 0 } else { self.attention_again(last, already) };
                     let block = self.feed_forward_at_once(last, tile, has_graph);
-                    let kept = stretch.map_or(0, feed_forward).min(block);
+                    // Tiles of what is kept are copied: its gradients may not take its memory.
+                    let kept = match in_tiles {
+                        None => stretch.map_or(0, feed_forward).min(block),
+                        Some(_) => 0,
+                    };
                     between + input + again + block - kept
                 }
             };
@@ -299,7 +303,11 @@ impl Account<'_> {
     /// Returns `true` if a layer keeps all that its backward pass needs: as
     /// [`CausalLm::keeps`](burn_lora_llama::CausalLm::keeps).
     fn keeps(&self, index: usize) -> bool {
-        let plain = |layer: &Layer| !layer.is_copied() && !layer.trains_bias;
+        let has = |layer: &Layer, role| layer.tensors.iter().any(|tensor| tensor.role == role);
+        // Of other methods than LoRA it is not known here.
+        let lora =
+            |layer: &Layer| layer.tensors.is_empty() || has(layer, Role::A) && has(layer, Role::B);
+        let plain = |layer: &Layer| !layer.is_copied() && !layer.trains_bias && lora(layer);
         let layers = self.shape.blocks[index].values();
         let mut linear = layers.filter(|layer| layer.kind == LayerKind::Linear);
         let plain = !self.shape.dora && !self.shape.dropout && linear.all(plain);

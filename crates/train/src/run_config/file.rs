@@ -1,7 +1,7 @@
 //! Run files: TOML, in layers.
 
 use super::RunConfig;
-use crate::{error::TrainError, schedule::Warmup};
+use crate::error::TrainError;
 use serde::Serialize;
 use serde_json::Value as Json;
 use std::{fs, path::Path};
@@ -89,19 +89,10 @@ impl RunConfig {
 
     fn overlaid(&self, settings: Table) -> Result<Self, String> {
         let mut table = Table::try_from(self).map_err(|error| error.to_string())?;
-        let train = settings.get("train").and_then(Value::as_table);
-        let sets = |name| train.is_some_and(|train| train.contains_key(name));
-        let schedule_alone = sets("schedule") && !sets("warmup");
         overlay(&mut table, settings);
-        let mut run: Self = table
+        table
             .try_into()
-            .map_err(|error| with_nearest(&error.to_string().trim_end().replace('\n', " ")))?;
-        // The default warm-up is that of the default schedule.
-        let train = &mut run.train;
-        if schedule_alone && !train.schedule.warms_up() && train.warmup == Self::WARMUP {
-            train.warmup = Warmup::Steps(0);
-        }
-        Ok(run)
+            .map_err(|error| with_nearest(&error.to_string().trim_end().replace('\n', " ")))
     }
 
     /// Returns all settings as a file. Those without a value are in comments.

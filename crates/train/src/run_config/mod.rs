@@ -107,7 +107,7 @@ impl RunConfig {
     const WARMUP: Warmup = Warmup::Ratio(0.03);
 
     /// Returns these settings with what follows from others: with validation data, and nothing said
-    /// of evaluations, one per epoch. [`trainer`](Self::trainer) does so by itself.
+    /// of evaluations, one per epoch; no default warm-up of a schedule that has none. [`trainer`](Self::trainer) does so by itself.
     ///
     /// ```
     /// use burn_lora_train::{Every, RunConfig};
@@ -120,6 +120,9 @@ impl RunConfig {
         let mut run = self.clone();
         if run.data.has_validation() && run.train.evaluate.is_none() {
             run.train.evaluate = Some(Every::Epochs(1));
+        }
+        if run.train.warmup == Self::WARMUP && !run.train.schedule.warms_up() {
+            run.train.warmup = Warmup::Steps(0);
         }
         run
     }

@@ -44,8 +44,12 @@ fn the_default_warmup_goes_with_the_schedule() {
     let run = |more: &[&str]| with(GIVEN.into_iter().chain(more.iter().copied()));
     let constant = run(&["train.schedule=constant"]);
     constant.validate().unwrap();
-    assert_eq!(constant.train.warmup, Warmup::Steps(0));
-    assert_eq!(run(&["train.schedule=linear"]).train.warmup, Warmup::Ratio(0.03));
+    assert_eq!(constant.completed().train.warmup, Warmup::Steps(0));
+    for settings in
+        [&["train.schedule=linear"][..], &["train.schedule=constant", "train.schedule=linear"]]
+    {
+        assert_eq!(run(settings).completed().train.warmup, Warmup::Ratio(0.03));
+    }
     // One that was asked for is an error, in either order.
     let error = "this schedule has no warm-up";
     for settings in [
