@@ -2,10 +2,10 @@
 
 use crate::{
     OptimizerConfig, Recompute, TrainError,
+    course::StepConfig,
     data::BatchConfig,
     objective::NextToken,
     schedule::{Schedule, Warmup},
-    step::StepConfig,
 };
 use burn_lora_llama::Keep;
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,24 @@
 //! How a step goes through the layers: which of them run without a graph, and what they keep.
 
-use crate::step::StepConfig;
+use crate::recompute::Recompute;
 use burn_lora_llama::Keep;
 use std::ops::Range;
+
+/// Settings of the computation of a micro-batch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StepConfig {
+    pub recompute: Recompute,
+    /// Whether the inputs of the layers are kept in host memory until the backward pass.
+    pub offload: bool,
+    /// What is kept of the layers that are run again.
+    pub keep: Keep,
+    /// Number of these layers, the last ones, that keep all of their attention on the device.
+    pub keep_attention_of: usize,
+    /// Tokens at a time in feed-forward blocks: see [`tile`].
+    pub mlp_chunk: Option<usize>,
+    /// NEFTune's alpha (arXiv:2310.05914).
+    pub neftune: Option<f32>,
+}
 
 /// Some layers that run without a graph, and again for their backward pass. They leave their input, and
 /// what the last of them keeps.
@@ -26,7 +42,7 @@ pub(crate) struct Course {
 }
 
 impl Course {
-    /// Plans the way through `depth` layers, in [tiles](crate::step::tile) or not. `random`: the layers draw
+    /// Plans the way through `depth` layers, in [tiles](tile) or not. `random`: the layers draw
     /// random numbers, in another order if something is kept. `keeps`: whether a layer can keep all that its
     /// backward pass needs.
     ///
@@ -67,4 +83,12 @@ impl Course {
         });
         Self { again: stretches.chain(all).collect(), graph }
     }
+}
+
+/// Returns how many tokens of a batch a layer computes at a time of what it computes for each alone, if
+/// not all: as is asked for, or 8,192 of more. `random`: the layers draw random numbers, which would
+/// differ.
+pub(crate) fn tile(tokens: usize, chunk: Option<usize>, random: bool) -> Option<usize> {
+    let tile = chunk.unwrap_or(8192);
+    (tokens > tile && !random).then_some(tile)
 }

@@ -1,31 +1,14 @@
 //! Loss and gradients of one micro-batch.
 
 use crate::{
-    course::{Course, Stretch},
+    course::{Course, StepConfig, Stretch, tile},
     data::Batch,
     objective::{GradientSums, Objective, Outcome},
-    recompute::Recompute,
 };
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_lora_kernels::{Offloaded, Returning, offload, pull_back, settle_copies};
 use burn_lora_llama::{CausalLm, Keep, Kept, Rerun};
 use std::ops::Range;
-
-/// Settings of the computation of a micro-batch.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct StepConfig {
-    pub recompute: Recompute,
-    /// Whether the inputs of the layers are kept in host memory until the backward pass.
-    pub offload: bool,
-    /// What is kept of the layers that are run again.
-    pub keep: Keep,
-    /// Number of these layers, the last ones, that keep all of their attention on the device.
-    pub keep_attention_of: usize,
-    /// Tokens at a time in feed-forward blocks: see [`tile`].
-    pub mlp_chunk: Option<usize>,
-    /// NEFTune's alpha (arXiv:2310.05914).
-    pub neftune: Option<f32>,
-}
 
 /// A model to train, and its copy without a graph.
 pub(crate) struct Pair<'a, M> {
@@ -93,14 +76,6 @@ impl<T, V> Waiting<T, V> {
             .map(|values| values.into_iter().map(&inside).collect());
         Waiting { input: self.input.map(input), attention, feed_forward }
     }
-}
-
-/// Returns how many tokens of a batch a layer computes at a time of what it computes for each alone, if
-/// not all: as is asked for, or 8,192 of more. `random`: the layers draw random numbers, which would
-/// differ.
-pub(crate) fn tile(tokens: usize, chunk: Option<usize>, random: bool) -> Option<usize> {
-    let tile = chunk.unwrap_or(8192);
-    (tokens > tile && !random).then_some(tile)
 }
 
 /// Runs a micro-batch forward and backward, and adds the gradients of the *sum* of its token losses

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     OptimizerConfig, TrainConfig,
-    course::{Course, Stretch},
-    objective, step,
+    course::{Course, Stretch, tile},
+    objective,
 };
 use burn_lora_adapter::{LayerKind, Role};
 use burn_lora_kernels::{Gemm, attention_scores};
@@ -64,7 +64,7 @@ impl Account<'_> {
         let all = self.all_gradients();
         // Gradients of the layers that the backward pass has gone through.
         let mut done = self.shape.gradient_bytes([&self.shape.norm, &self.shape.head]);
-        let tile = step::tile(self.tokens(), train.mlp_chunk, self.shape.dropout);
+        let tile = tile(self.tokens(), train.mlp_chunk, self.shape.dropout);
         let depth = self.shape.blocks.len();
         let keeps = |index| self.keeps(index);
         let Course { again, graph } =
@@ -192,7 +192,7 @@ impl Account<'_> {
         let most = |bytes: &dyn Fn(usize) -> u64| all.clone().map(bytes).max().unwrap_or(0);
         let decoded = most(&|index| self.decoded(index));
         let layers = &self.config.layers;
-        let tile = step::tile(self.tokens(), None, false);
+        let tile = tile(self.tokens(), None, false);
         let mlp = |index: usize| layers[index].feed_forward_inference(hidden);
         let mlp = most(&|index| match tile {
             None => self.bytes(mlp(index)),

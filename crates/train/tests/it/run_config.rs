@@ -232,8 +232,8 @@ fn what_is_missing_or_wrong_shows_before_anything_is_loaded() {
         ([&GIVEN[..], &["train.epochs=0"]].concat(), "[train]: `epochs`"),
         ([&GIVEN[..], &["train.warmup.ratio=2"]].concat(), "[train]: `warmup` is 2"),
         (
-            [&GIVEN[..], &["train.schedule=constant"]].concat(),
-            "[train]: `warmup` is 0.03: this schedule",
+            [&GIVEN[..], &["train.schedule=constant", "train.warmup.steps=20"]].concat(),
+            "[train]: `warmup` is 20: this schedule",
         ),
         (
             [&GIVEN[..], &["model.block_size=48"]].concat(),

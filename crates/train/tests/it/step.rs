@@ -213,16 +213,13 @@ fn what_packed_layers_keep_changes_no_bit() {
     let expected = after(load(), settings());
     for keep in [Keep::Outputs, Keep::Attention, Keep::All] {
         assert_eq!(after(load(), settings().keep(keep)), expected, "{keep:?}");
-        assert_eq!(after(load(), settings().keep(keep).offload(false)), expected, "{keep:?}");
     }
     assert_eq!(after(load(), settings().keep_attention_of(1)), expected);
-    for recompute in
-        [Recompute::None, Recompute::AllBut(1), Recompute::AllBut(2), Recompute::Every(2)]
-    {
+    for recompute in [Recompute::None, Recompute::AllBut(2), Recompute::Every(2)] {
         assert_eq!(after(load(), settings().recompute(recompute)), expected, "{recompute:?}");
-        let here = settings().recompute(recompute).keep(Keep::Attention).offload(false);
-        assert_eq!(after(load(), here), expected, "{recompute:?}, on the device");
     }
+    let here = settings().recompute(Recompute::AllBut(1)).keep(Keep::Attention).offload(false);
+    assert_eq!(after(load(), here), expected, "on the device");
 }
 
 #[test]
