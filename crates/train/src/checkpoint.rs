@@ -256,7 +256,7 @@ pub(crate) fn load<M: CausalLm>(
         let reason = format!("`{name}` is none of the model's trained parameters");
         return Err(TrainError::format(&path, reason));
     }
-    let model = params::update(model, |id, _| values.remove(&id).expect("one for each"));
+    let model = params::update(model, values);
     let optimizer = tensors
         .into_iter()
         .filter_map(|(name, data)| Some((name.strip_prefix(OPTIMIZER)?.to_owned(), data)));

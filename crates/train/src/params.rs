@@ -138,30 +138,21 @@ impl ModuleVisitor for Find {
     }
 }
 
-/// Returns the model with each trained parameter replaced by the result of `new` on its value.
-pub(crate) fn update<M: Module>(model: M, new: impl FnMut(ParamId, Tensor<1>) -> Tensor<1>) -> M {
-    let mut mapper = Update { new, done: HashMap::new() };
-    model.map(&mut mapper)
+/// Returns the model with the new values of its trained parameters; those without one keep theirs.
+pub(crate) fn update<M: Module>(model: M, new: Flat) -> M {
+    model.map(&mut Update { new })
 }
 
-struct Update<F> {
-    new: F,
-    done: Flat,
+struct Update {
+    new: Flat,
 }
 
-impl<F: FnMut(ParamId, Tensor<1>) -> Tensor<1>> ModuleMapper for Update<F> {
+impl ModuleMapper for Update {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if !param.is_require_grad() {
-            return param;
-        }
+        // (A shared parameter is visited more than once.)
+        let Some(new) = self.new.get(&param.id).cloned() else { return param };
         let (id, value, mapper) = param.consume();
         let (shape, dtype): (_, FloatDType) = (value.shape(), value.dtype().into());
-        // A shared parameter is visited more than once, and changes once.
-        let new = match self.done.remove(&id) {
-            Some(new) => new,
-            None => (self.new)(id, flat(value.inner())),
-        };
-        self.done.insert(id, new.clone());
         let value = Tensor::from_inner(new.reshape(shape).cast(dtype)).require_grad();
         Param::from_mapped_value(id, value, mapper)
     }

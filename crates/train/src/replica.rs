@@ -89,17 +89,23 @@ impl<M: CausalLm> Replica<'_, M> {
         };
 
         self.optimizer.begin();
-        let paths: HashMap<_, _> = self.params.iter().map(|p| (p.id, p.path.as_str())).collect();
-        let model = params::update(self.model.clone(), |id, param| {
-            let Some(grad) = sums.remove(&id) else { return param };
-            let (ratio, decay) = self.groups[&id];
-            let grad = match self.factors.get(&id) {
+        let mut values = params::values(&*self.model);
+        let mut ids = vec![];
+        let mut updates = vec![];
+        for Trained { id, path, .. } in self.params.iter() {
+            let (Some(param), Some(grad)) = (values.remove(path), sums.remove(id)) else {
+                continue;
+            };
+            let (ratio, decay) = self.groups[id];
+            let grad = match self.factors.get(id) {
                 Some(factor) => times(grad, factor.clone()),
                 None => grad,
             };
-            let (path, factor, rate) = (paths[&id], factor.clone(), work.rate * ratio);
-            self.optimizer.update(Update { path, param, grad, factor, rate, decay })
-        });
+            ids.push(*id);
+            updates.push(Update { path, param, grad, rate: work.rate * ratio, decay });
+        }
+        let new = self.optimizer.update(updates, &factor);
+        let model = params::update(self.model.clone(), ids.into_iter().zip(new).collect());
         *self.model = model;
         let metrics = totals.split_off(1);
         let loss = totals.remove(0) * mean;

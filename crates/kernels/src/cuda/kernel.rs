@@ -71,22 +71,66 @@ impl Kernel {
             return;
         }
         enqueue::<Self>(client, read, written, move |read, written, stream| {
-            let function = self.function()?;
-            let buffers = read.iter().chain(written);
-            let mut parameters: Vec<*mut c_void> = buffers.map(pointer).collect();
-            parameters.extend(scalars.iter().map(|scalar| match scalar {
-                Scalar::I32(value) => pointer(value),
-                Scalar::I64(value) => pointer(value),
-                Scalar::F32(value) => pointer(value),
-            }));
-            let [x, y, z] = grid.map(|blocks| u32::try_from(blocks).unwrap_or(u32::MAX));
-            let (threads, shared) = ((self.threads as u32, 1, 1), self.shared_bytes as u32);
-            // SAFETY: as required of the caller; parameters are read before the call returns.
-            unsafe {
-                result::launch_kernel(function, (x, y, z), threads, shared, stream, &mut parameters)
-            }
-            .map_err(|error| self.failed(error))
+            let buffers = read.iter().chain(written).map(pointer).collect();
+            // SAFETY: as required of the caller.
+            unsafe { self.run(grid, buffers, &scalars, stream) }
         });
+    }
+
+    /// Launches the kernel as [`launch`](Self::launch) does, but with the pointers, in the same order, and
+    /// `lengths` after them in one parameter: an array of `words` integers of 64 bits in a struct. So one launch
+    /// takes any number of buffers; a kernel's parameters are 4 KiB at most.
+    ///
+    /// # Safety
+    /// As for [`launch`](Self::launch).
+    ///
+    /// # Panics
+    /// If they are more than `words`.
+    #[expect(clippy::too_many_arguments, reason = "those of a launch, and of the table")]
+    pub(crate) unsafe fn launch_table(
+        self,
+        client: &Client,
+        grid: [usize; 3],
+        read: Vec<Handle>,
+        written: Vec<Handle>,
+        lengths: Vec<u64>,
+        words: usize,
+        scalars: Vec<Scalar>,
+    ) {
+        assert!(read.len() + written.len() + lengths.len() <= words, "{}: too much", self.name);
+        if grid.contains(&0) {
+            return;
+        }
+        enqueue::<Self>(client, read, written, move |read, written, stream| {
+            let mut table = [read, written, &lengths].concat();
+            table.resize(words, 0);
+            // SAFETY: as required of the caller.
+            unsafe { self.run(grid, vec![pointer(&table[0])], &scalars, stream) }
+        });
+    }
+
+    /// # Safety
+    /// As for [`launch`](Self::launch); these are the first parameters.
+    unsafe fn run(
+        &self,
+        grid: [usize; 3],
+        mut parameters: Vec<*mut c_void>,
+        scalars: &[Scalar],
+        stream: sys::CUstream,
+    ) -> Result<(), String> {
+        let function = self.function()?;
+        parameters.extend(scalars.iter().map(|scalar| match scalar {
+            Scalar::I32(value) => pointer(value),
+            Scalar::I64(value) => pointer(value),
+            Scalar::F32(value) => pointer(value),
+        }));
+        let [x, y, z] = grid.map(|blocks| u32::try_from(blocks).unwrap_or(u32::MAX));
+        let (threads, shared) = ((self.threads as u32, 1, 1), self.shared_bytes as u32);
+        // SAFETY: as required of the caller; parameters are read before the call returns.
+        unsafe {
+            result::launch_kernel(function, (x, y, z), threads, shared, stream, &mut parameters)
+        }
+        .map_err(|error| self.failed(error))
     }
 
     fn function(&self) -> Result<sys::CUfunction, String> {

@@ -1,13 +1,15 @@
-//! Operations of optimizers: one launch updates a parameter, and its moments in place unless their
+//! Operations of optimizers: one launch updates a parameter (CUDA: many), and its moments in place unless their
 //! buffers are shared. Tensors are contiguous vectors of float32 without a graph.
 
 mod adamw;
+mod batch;
 mod coded;
 mod step;
 mod sum_of_squares;
 
-pub use adamw::{AdamWOps, adamw};
-pub use coded::{AdamWCodedOps, adamw_coded};
+pub use adamw::{AdamW, AdamWOps, adamw};
+pub use batch::Batch;
+pub use coded::{AdamWCoded, AdamWCodedOps, adamw_coded};
 pub use step::Step;
 pub use sum_of_squares::{SumOfSquaresOps, sum_of_squares};
 
@@ -50,7 +52,8 @@ mod tests {
         let address = |tensor: &FlexTensor| tensor.bytes().as_ptr();
         let [param, m, v] = [1.0, 0.0, 0.0].map(|value| vector(value, 9));
         let (before, held) = ([&param, &m, &v].map(address), m.clone());
-        let (param, m, v) = Flex::adamw(param, vector(1.0, 9), vector(1.0, 1), m, v, STEP);
+        let (param, m, v) =
+            Flex::adamw(param, vector(1.0, 9), vector(1.0, 1), m, v, STEP, Batch::new(1));
         let after = [&param, &m, &v].map(address);
         assert_eq!([after[0], after[2]], [before[0], before[2]]);
         assert_ne!(after[1], before[1]);
@@ -62,7 +65,7 @@ mod tests {
         let maps = vector(0.0, 512);
         let (grad, factor) = (vector(1.0, 9), vector(1.0, 1));
         let (param, codes, absmax) =
-            Flex::adamw_coded(param, grad, factor, codes, absmax, maps, STEP);
+            Flex::adamw_coded(param, grad, factor, codes, absmax, maps, STEP, Batch::new(1));
         assert_eq!([&param, &codes, &absmax].map(address), before);
     }
 }

@@ -13,7 +13,9 @@ fn vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
 fn the_norm_is_that_of_float64() {
     let device = device();
     // One value, less than a vector, some cubes, more than all partial sums take at once.
-    for lens in [vec![1], vec![7, 4099, 16], vec![300_000, 0, 1 << 20], vec![5 << 20]] {
+    // More vectors than a launch takes.
+    let many = (0..130).map(|i| [3, 0, 8192, 9001, 260][i % 5]).collect();
+    for lens in [vec![1], vec![7, 4099, 16], vec![300_000, 0, 1 << 20], vec![5 << 20], many] {
         let values: Vec<_> =
             lens.iter().enumerate().map(|(i, len)| random(*len, i as u64)).collect();
         let all = values.iter().flatten().map(|value| f64::from(*value).powi(2));

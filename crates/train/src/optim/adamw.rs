@@ -5,7 +5,7 @@ use crate::{TrainError, params::own};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_lora_kernels::{
     dynamic::{self, BLOCK, CODES},
-    optimizer::{Step, adamw, adamw_coded},
+    optimizer::{self, AdamWCoded, Step, adamw, adamw_coded},
     persistent, persistent_int,
 };
 use std::{collections::BTreeMap, path::Path};
@@ -74,6 +74,48 @@ impl AdamW {
         }
     }
 
+    /// Steps over parameters with moments in float32; returns the new values and moments.
+    fn float(
+        &mut self,
+        group: Vec<(usize, Update<'_>)>,
+        factor: &Tensor<1>,
+        step: Step,
+    ) -> Vec<(Tensor<1>, Moments)> {
+        let vectors = group.into_iter().map(|(_, Update { path, param, grad, .. })| {
+            match self.taken(path, &param) {
+                Moments::Float(moments) => optimizer::AdamW { param, grad, moments },
+                Moments::Coded(..) => unreachable!("`is_coded` is of the length"),
+            }
+        });
+        let updated = adamw(vectors.collect(), factor, step).into_iter();
+        updated.map(|(new, moments)| (new, Moments::Float(moments))).collect()
+    }
+
+    /// [`float`](Self::float) for moments in 8 bits.
+    fn coded(
+        &mut self,
+        group: Vec<(usize, Update<'_>)>,
+        factor: &Tensor<1>,
+        step: Step,
+    ) -> Vec<(Tensor<1>, Moments)> {
+        let maps = || Tensor::from_data(dynamic::maps().as_slice(), (&factor.device(), DType::F32));
+        let maps = self.maps.get_or_insert_with(maps).clone();
+        let vectors = group.into_iter().map(|(_, Update { path, param, grad, .. })| {
+            match self.taken(path, &param) {
+                Moments::Coded(codes, absmax) => AdamWCoded { param, grad, codes, absmax },
+                Moments::Float(_) => unreachable!("`is_coded` is of the length"),
+            }
+        });
+        let updated = adamw_coded(vectors.collect(), factor, &maps, step).into_iter();
+        updated.map(|(new, (codes, absmax))| (new, Moments::Coded(codes, absmax))).collect()
+    }
+
+    /// Takes the moments of a parameter out, or creates them.
+    fn taken(&mut self, path: &str, param: &Tensor<1>) -> Moments {
+        let moments = self.moments.remove(path);
+        moments.unwrap_or_else(|| self.zeros(param.dims()[0], &param.device()))
+    }
+
     /// Returns the scalars of this step.
     fn numbers(&self, rate: f64, decay: f64) -> Step {
         let [correction1, correction2] =
@@ -104,27 +146,31 @@ impl Optimizer for AdamW {
         self.step += 1;
     }
 
-    fn update(&mut self, update: Update<'_>) -> Tensor<1> {
-        let Update { path, param, grad, factor, rate, decay } = update;
-        let (device, step) = (param.device(), self.numbers(rate, decay));
-        let moments = self.moments.remove(path);
-        let (new, moments) = match moments.unwrap_or_else(|| self.zeros(param.dims()[0], &device)) {
-            Moments::Float(moments) => {
-                let (new, moments) = adamw(param, grad, factor, moments, step);
-                (new, Moments::Float(moments))
+    fn update(&mut self, updates: Vec<Update<'_>>, factor: &Tensor<1>) -> Vec<Tensor<1>> {
+        // A call for each rate, decay and form of the moments, with the places of its parameters.
+        let mut groups: Vec<((f64, f64, bool), Vec<(usize, Update<'_>)>)> = vec![];
+        let mut new = vec![None; updates.len()];
+        for (place, update) in updates.into_iter().enumerate() {
+            let key = (update.rate, update.decay, self.is_coded(update.param.dims()[0]));
+            match groups.iter_mut().find(|(found, _)| *found == key) {
+                Some((_, group)) => group.push((place, update)),
+                None => groups.push((key, vec![(place, update)])),
             }
-            Moments::Coded(codes, absmax) => {
-                let maps = self.maps.get_or_insert_with(|| {
-                    Tensor::from_data(dynamic::maps().as_slice(), (&device, DType::F32))
-                });
-                let maps = maps.clone();
-                let (new, (codes, absmax)) =
-                    adamw_coded(param, grad, factor, (codes, absmax), maps, step);
-                (new, Moments::Coded(codes, absmax))
+        }
+        for ((rate, decay, coded), group) in groups {
+            let step = self.numbers(rate, decay);
+            let names: Vec<_> = group.iter().map(|(place, update)| (*place, update.path)).collect();
+            let updated = if coded {
+                self.coded(group, factor, step)
+            } else {
+                self.float(group, factor, step)
+            };
+            for ((place, path), (param, moments)) in names.into_iter().zip(updated) {
+                new[place] = Some(param);
+                self.moments.insert(path.to_owned(), moments);
             }
-        };
-        self.moments.insert(path.to_owned(), moments);
-        new
+        }
+        new.into_iter().map(|new| new.expect("each is in one group")).collect()
     }
 
     fn state(&self) -> State {

@@ -9,13 +9,14 @@ pub trait Optimizer: Send {
     /// Begins a step: each parameter is updated once in it.
     fn begin(&mut self);
 
-    /// Returns the parameter's new value. It replaces the old value in memory, if nothing else
-    /// holds that.
+    /// Returns the new values of parameters, in their order. A new value replaces the old one in memory, if
+    /// nothing else holds that. `factor`, `[1]`, is that of all gradients: one over the number of target
+    /// tokens, times the clipping.
     ///
     /// # Panics
-    /// If the vectors do not have the same length, are not in float32 or are not on the same
-    /// device.
-    fn update(&mut self, update: Update<'_>) -> Tensor<1>;
+    /// If the vectors of a parameter do not have the same length, are not in float32 or are not on the
+    /// same device.
+    fn update(&mut self, updates: Vec<Update<'_>>, factor: &Tensor<1>) -> Vec<Tensor<1>>;
 
     /// Returns the state to save with a checkpoint, without the number of steps.
     fn state(&self) -> State;
@@ -47,8 +48,6 @@ pub struct Update<'a> {
     pub param: Tensor<1>,
     /// Gradient.
     pub grad: Tensor<1>,
-    /// Factor of the gradient, `[1]`: one over the number of target tokens, times the clipping.
-    pub factor: Tensor<1>,
     /// Learning rate.
     pub rate: f64,
     /// Weight decay.

@@ -26,15 +26,17 @@ impl<O: BurnOptimizer> Simple<O> {
 impl<O: BurnOptimizer> Optimizer for Simple<O> {
     fn begin(&mut self) {}
 
-    fn update(&mut self, update: Update<'_>) -> Tensor<1> {
-        let Update { path, param, grad, factor, rate, decay } = update;
-        let len = param.dims()[0];
-        check(&[(&param, len), (&grad, len), (&factor, 1)]); // or they would be repeated
-        let state = self.states.remove(path);
-        let param = param * (1.0 - rate * decay);
-        let (new, state) = self.optimizer.step(rate, param, grad * factor, state);
-        self.states.extend(state.map(|state| (path.to_owned(), state)));
-        persistent(new)
+    fn update(&mut self, updates: Vec<Update<'_>>, factor: &Tensor<1>) -> Vec<Tensor<1>> {
+        let one = |Update { path, param, grad, rate, decay }: Update<'_>| {
+            let len = param.dims()[0];
+            check(&[(&param, len), (&grad, len), (factor, 1)]); // or they would be repeated
+            let state = self.states.remove(path);
+            let param = param * (1.0 - rate * decay);
+            let (new, state) = self.optimizer.step(rate, param, grad * factor.clone(), state);
+            self.states.extend(state.map(|state| (path.to_owned(), state)));
+            persistent(new)
+        };
+        updates.into_iter().map(one).collect()
     }
 
     fn state(&self) -> State {

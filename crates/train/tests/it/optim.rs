@@ -43,8 +43,13 @@ fn floats(data: &TensorData) -> Vec<f32> {
 fn step(running: &mut dyn Optimizer, param: Tensor<1>, step: usize, device: &Device) -> Tensor<1> {
     let grad = vector(noise(param.dims()[0], step), device);
     let factor = vector(vec![FACTOR], device);
+    update(running, Update { path: "p", param, grad, rate: rate(step), decay: DECAY }, factor)
+}
+
+/// A step of one parameter.
+fn update(running: &mut dyn Optimizer, update: Update<'_>, factor: Tensor<1>) -> Tensor<1> {
     running.begin();
-    running.update(Update { path: "p", param, grad, factor, rate: rate(step), decay: DECAY })
+    running.update(vec![update], &factor).remove(0)
 }
 
 /// The parameter and the state after all steps.
@@ -189,15 +194,53 @@ fn the_factor_multiplies_the_gradient() {
     let device = device();
     let update = |grad: f32, factor: f32| {
         let mut running = OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.999, eps: 1.0 }.init();
-        running.begin();
         let [param, grad, factor] = [1.0, grad, factor].map(|value| vector(vec![value], &device));
-        let update = Update { path: "p", param, grad, factor, rate: 0.1, decay: 0.0 };
-        (floats(&running.update(update).into_data())[0], running.state())
+        let input = Update { path: "p", param, grad, rate: 0.1, decay: 0.0 };
+        (floats(&update(&mut *running, input, factor).into_data())[0], running.state())
     };
     let (with, without) = (update(3.0, 0.25), update(0.75, 1.0));
     assert_eq!(with, without);
     // rate · g / (|g| + eps)
     assert!((with.0 - (1.0 - 0.1 * 0.75 / 1.75)).abs() < 1e-6, "{}", with.0);
+}
+
+/// More parameters than one launch takes, of all kinds of lengths, and with two learning rates.
+#[test]
+fn parameters_in_one_call_are_updated_as_one_by_one() {
+    let device = device();
+    let lens: Vec<usize> =
+        (0..70).map(|i| [0, 1, 7, 64, 1027, 4096, 5001, 9000][i % 8] + i / 8).collect();
+    let exact = |optimizer: &_| is_ours(*optimizer) || std::env::var_os("BURN_LORA_GPU").is_none();
+    for optimizer in ALL.into_iter().filter(exact) {
+        let paths: Vec<_> = (0..lens.len()).map(|i| format!("p{i}")).collect();
+        let run = |together: bool| {
+            let mut running = optimizer.init();
+            let params = lens.iter().enumerate().map(|(i, len)| noise(*len, 1000 + i));
+            let mut params: Vec<_> = params.map(|values| vector(values, &device)).collect();
+            for number in 1..=2 {
+                let mut updates = vec![];
+                for (i, param) in params.into_iter().enumerate() {
+                    let grad = vector(noise(lens[i], 100 * number + i), &device);
+                    let rate = if i % 3 == 0 { 0.01 } else { 0.1 };
+                    updates.push(Update { path: &paths[i], param, grad, rate, decay: DECAY });
+                }
+                let factor = vector(vec![FACTOR], &device);
+                running.begin();
+                params = if together {
+                    running.update(updates, &factor)
+                } else {
+                    let one = |one| running.update(vec![one], &factor).remove(0);
+                    updates.into_iter().map(one).collect()
+                };
+            }
+            let values: Vec<_> =
+                params.into_iter().map(|param| floats(&param.into_data())).collect();
+            (values, running.state())
+        };
+        let (together, alone) = (run(true), run(false));
+        assert_eq!(together.0, alone.0, "{optimizer:?}");
+        assert!(together.1 == alone.1, "{optimizer:?}: another state");
+    }
 }
 
 /// Vectors that are views of others, as a factor from a row of numbers is.
@@ -218,9 +261,8 @@ fn views_count_as_their_copies() {
             let mut param = make(noise(len, 1000));
             for step in 1..=2 {
                 let (grad, factor) = (make(noise(len, step)), make(vec![FACTOR]));
-                running.begin();
-                let update = Update { path: "p", param, grad, factor, rate: 0.1, decay: DECAY };
-                param = running.update(update);
+                let input = Update { path: "p", param, grad, rate: 0.1, decay: DECAY };
+                param = update(&mut *running, input, factor);
             }
             (floats(&param.into_data()), running.state())
         };
@@ -232,22 +274,21 @@ fn views_count_as_their_copies() {
 fn vectors_that_do_not_fit_are_refused() {
     let device = device();
     for (optimizer, len) in ALL.into_iter().map(|optimizer| (optimizer, 5000)) {
-        let update = |param: usize, grad: usize, factor: usize, running: &mut dyn Optimizer| {
+        let step = |param: usize, grad: usize, factor: usize, running: &mut dyn Optimizer| {
             let [param, grad, factor] =
                 [param, grad, factor].map(|len| vector(vec![1.0; len], &device));
-            running.begin();
-            running.update(Update { path: "p", param, grad, factor, rate: 0.1, decay: 0.0 })
+            update(running, Update { path: "p", param, grad, rate: 0.1, decay: 0.0 }, factor)
         };
         let text = "the length of a vector";
-        panics(text, || update(len, len + 1, 1, &mut *optimizer.init()));
-        panics(text, || update(len, 1, 1, &mut *optimizer.init()));
-        panics(text, || update(len, len, 2, &mut *optimizer.init()));
-        panics(text, || update(len, len, 0, &mut *optimizer.init()));
+        panics(text, || step(len, len + 1, 1, &mut *optimizer.init()));
+        panics(text, || step(len, 1, 1, &mut *optimizer.init()));
+        panics(text, || step(len, len, 2, &mut *optimizer.init()));
+        panics(text, || step(len, len, 0, &mut *optimizer.init()));
         let mut running = optimizer.init();
-        update(len, len, 1, &mut *running);
+        step(len, len, 1, &mut *running);
         // Its state is as long as the parameter was.
-        panics("", || update(len + 300, len + 300, 1, &mut *running));
-        assert_eq!(update(0, 0, 1, &mut *optimizer.init()).dims(), [0]);
+        panics("", || step(len + 300, len + 300, 1, &mut *running));
+        assert_eq!(step(0, 0, 1, &mut *optimizer.init()).dims(), [0]);
     }
 }
 
@@ -263,9 +304,9 @@ fn nothing_else_changes() {
         let param = vector(noise(len, 1000), &device);
         let (held, grad) = (param.clone(), vector(noise(len, 1), &device));
         let held_grad = grad.clone();
-        running.begin();
         let factor = vector(vec![FACTOR], &device);
-        let new = running.update(Update { path: "p", param, grad, factor, rate: 0.1, decay: 0.1 });
+        let input = Update { path: "p", param, grad, rate: 0.1, decay: 0.1 };
+        let new = update(&mut *running, input, factor);
         let before = running.state();
         let values = floats(&new.clone().into_data());
         let newer = step(&mut *running, new.clone(), 2, &device);
@@ -289,6 +330,12 @@ const ALL: [OptimizerConfig; 5] = [
     OptimizerConfig::Sgd { momentum: 0.9 },
 ];
 
+/// Whether the step is a kernel of this project's. (Burn's own are fused in another way in each call.)
+fn is_ours(optimizer: OptimizerConfig) -> bool {
+    use OptimizerConfig::{AdamW, AdamW8bit, LoraFa};
+    matches!(optimizer, AdamW { .. } | AdamW8bit { .. } | LoraFa { .. })
+}
+
 #[test]
 fn a_resumed_run_is_the_unbroken_one() {
     let device = device();
@@ -307,12 +354,7 @@ fn a_resumed_run_is_the_unbroken_one() {
                 param = step(&mut *running, param, number, &device);
             }
             let (expected, state) = train(optimizer, len, &device);
-            let ours = matches!(
-                optimizer,
-                OptimizerConfig::AdamW { .. }
-                    | OptimizerConfig::AdamW8bit { .. }
-                    | OptimizerConfig::LoraFa { .. }
-            );
+            let ours = is_ours(optimizer);
             if ours || std::env::var_os("BURN_LORA_GPU").is_none() {
                 assert_eq!(floats(&param.into_data()), expected, "{optimizer:?}");
                 assert!(running.state() == state, "{optimizer:?}: another state");
@@ -367,10 +409,10 @@ fn burns_optimizers_follow_their_formulas() {
     for number in 1..=3 {
         let grad = noise(len, number);
         for (running, param) in [&mut lion, &mut sgd].into_iter().zip(&mut params) {
-            running.begin();
             let factor = vector(vec![FACTOR], &device);
             let (value, grad) = (param.clone(), vector(grad.clone(), &device));
-            *param = running.update(Update { path: "p", param: value, grad, factor, rate, decay });
+            let input = Update { path: "p", param: value, grad, rate, decay };
+            *param = update(&mut **running, input, factor);
         }
         for (i, g) in grad.iter().map(|g| f64::from(g * FACTOR)).enumerate() {
             let direction = beta1 * m[0][i] + (1.0 - beta1) * g;

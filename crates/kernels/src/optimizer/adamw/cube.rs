@@ -1,9 +1,14 @@
 //! Adam on CubeCL's runtimes: each value is read and written once.
 
 use super::AdamWOps;
+#[cfg(feature = "cuda")]
+use crate::optimizer::batch::cuda::{Buffers, ManyKernel, checked};
 use crate::{
     cube::{UNITS, buffer, own, vector_size},
-    optimizer::step::{Step, advance},
+    optimizer::{
+        Batch,
+        step::{Step, advance},
+    },
     persist::persistent_like,
 };
 use burn::{
@@ -53,17 +58,28 @@ impl AdamWOps for CubeBackend {
         m: FloatTensor<Self>,
         v: FloatTensor<Self>,
         step: Step,
+        batch: Batch,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [m, v] = [m, v].map(own);
         let [param, grad] = [param, grad].map(into_contiguous);
         let (client, len) = (param.client.clone(), param.shape().num_elements());
-        if len == 0 {
-            return (param, m, v);
+        // Not in place: the model that is trained holds the old ones.
+        let new = persistent_like(&param, param.shape(), DType::F32);
+        #[cfg(feature = "cuda")]
+        if crate::cuda::has_tensor_cores(&client) {
+            let values = |tensor: &CubeTensor| checked(&client, tensor, DType::F32, len);
+            let factor = checked(&client, &factor, DType::F32, 1);
+            let read = [&param, &grad].map(values).to_vec();
+            let written = [&new, &m, &v].map(values).to_vec();
+            if let Some(vectors) = batch.add(Buffers { len, read, written }) {
+                let kernel = ManyKernel { name: "adamw", chunk: 4096, blocks: usize::MAX };
+                // SAFETY: the buffers are as long as the vectors, as checked.
+                unsafe { kernel.launch(&client, &vectors, vec![factor], vec![], Some(step)) };
+            }
+            return (new, m, v);
         }
         let vector = vector_size(&client, DType::F32, len);
         let (count, cube_dim) = (len / vector, CubeDim::new_1d(UNITS));
-        // Not in place: the model that is trained holds the old ones.
-        let new = persistent_like(&param, param.shape(), DType::F32);
         let values = |tensor: &CubeTensor| buffer(&client, tensor, DType::F32, len, vector);
         // SAFETY: the buffers are of one length; units below `count` stay inside, the others do nothing.
         unsafe {

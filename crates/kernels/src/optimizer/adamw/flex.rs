@@ -3,7 +3,10 @@
 use super::AdamWOps;
 use crate::{
     flex::TASK,
-    optimizer::step::{Step, advance},
+    optimizer::{
+        Batch,
+        step::{Step, advance},
+    },
 };
 use burn::backend::{Flex, tensor::FloatTensor};
 use rayon::prelude::*;
@@ -16,6 +19,7 @@ impl AdamWOps for Flex {
         m: FloatTensor<Self>,
         v: FloatTensor<Self>,
         step: Step,
+        _batch: Batch,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [mut param, grad, factor, mut m, mut v] =
             [param, grad, factor, m, v].map(|tensor| tensor.to_contiguous());

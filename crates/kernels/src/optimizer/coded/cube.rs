@@ -3,10 +3,15 @@
 #![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
 use super::AdamWCodedOps;
+#[cfg(feature = "cuda")]
+use crate::optimizer::batch::cuda::{Buffers, ManyKernel, checked};
 use crate::{
     cube::{UNITS, buffer, own, vector_size},
     dynamic::{BLOCK, CODES},
-    optimizer::step::{Step, advance},
+    optimizer::{
+        Batch,
+        step::{Step, advance},
+    },
     persist::persistent_like,
 };
 use burn::{
@@ -16,7 +21,7 @@ use burn::{
     },
     tensor::DType,
 };
-use burn_cubecl::{CubeBackend, kernel::into_contiguous};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// Units per block.
@@ -160,15 +165,28 @@ impl AdamWCodedOps for CubeBackend {
         absmax: FloatTensor<Self>,
         maps: FloatTensor<Self>,
         step: Step,
+        batch: Batch,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
         let [codes, absmax] = [codes, absmax].map(own);
         let [param, grad, maps] = [param, grad, maps].map(into_contiguous);
         let (client, len) = (param.client.clone(), param.shape().num_elements());
-        if len == 0 {
-            return (param, codes, absmax);
-        }
+        let (words, blocks) = (2 * len.div_ceil(CODES), 2 * len.div_ceil(BLOCK));
         // Not in place: the model that is trained holds the old ones.
         let new = persistent_like(&param, param.shape(), DType::F32);
+        #[cfg(feature = "cuda")]
+        if crate::cuda::has_tensor_cores(&client) {
+            let values = |tensor: &CubeTensor, len| checked(&client, tensor, DType::F32, len);
+            let others = vec![values(&factor, 1), values(&maps, 2 * ENTRIES)];
+            let read = [&param, &grad].map(|tensor| values(tensor, len)).to_vec();
+            let codes_handle = checked(&client, &codes, DType::U32, words);
+            let written = vec![values(&new, len), codes_handle, values(&absmax, blocks)];
+            if let Some(vectors) = batch.add(Buffers { len, read, written }) {
+                let kernel = ManyKernel { name: "adamw_coded", chunk: 1024, blocks: usize::MAX };
+                // SAFETY: the buffers are as long as the vectors ask for, as checked.
+                unsafe { kernel.launch(&client, &vectors, others, vec![], Some(step)) };
+            }
+            return (new, codes, absmax);
+        }
         // Each unit has one word of codes.
         let vector = vector_size(&client, DType::F32, len).min(CODES);
         let cube_dim = CubeDim::new_1d(UNITS);
@@ -184,8 +202,8 @@ impl AdamWCodedOps for CubeBackend {
                 buffer(&client, &new, DType::F32, len, vector),
                 buffer(&client, &grad, DType::F32, len, vector),
                 buffer(&client, &factor, DType::F32, 1, 1),
-                buffer(&client, &codes, DType::U32, 2 * len.div_ceil(CODES), 1),
-                buffer(&client, &absmax, DType::F32, 2 * len.div_ceil(BLOCK), 1),
+                buffer(&client, &codes, DType::U32, words, 1),
+                buffer(&client, &absmax, DType::F32, blocks, 1),
                 buffer(&client, &maps, DType::F32, 2 * ENTRIES, 1),
                 len,
                 step.launch_arg(),

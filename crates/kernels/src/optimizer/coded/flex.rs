@@ -4,7 +4,10 @@ use super::AdamWCodedOps;
 use crate::{
     dynamic::{BLOCK, Block, CODES},
     flex::TASK,
-    optimizer::step::{Step, advance},
+    optimizer::{
+        Batch,
+        step::{Step, advance},
+    },
 };
 use burn::backend::{
     Flex,
@@ -21,6 +24,7 @@ impl AdamWCodedOps for Flex {
         absmax: FloatTensor<Self>,
         maps: FloatTensor<Self>,
         step: Step,
+        _batch: Batch,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
         let [mut param, grad, factor] = [param, grad, factor].map(|tensor| tensor.to_contiguous());
         let [mut codes, mut absmax, maps] =

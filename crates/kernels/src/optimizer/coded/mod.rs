@@ -5,7 +5,7 @@ mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
 
-use super::{Step, check};
+use super::{Batch, Step, check};
 use crate::dynamic::{BLOCK, CODES};
 use burn::{
     backend::{
@@ -15,35 +15,53 @@ use burn::{
     tensor::{Int, Tensor},
 };
 
-/// Step of Adam on vectors with 8-bit moments; returns the new parameter, codes and absmax.
+/// A parameter, its gradient and its 8-bit moments, to be updated.
+#[derive(Clone, Debug)]
+pub struct AdamWCoded {
+    /// Value, `[len]`.
+    pub param: Tensor<1>,
+    /// Gradient, `[len]`.
+    pub grad: Tensor<1>,
+    /// Codes of `m` and then of `v`, [`CODES`] per word, `[2 · words]`.
+    pub codes: Tensor<1, Int>,
+    /// Absmax of the blocks of `m` and then of `v`, one per [`BLOCK`] values, `[2 · blocks]`.
+    pub absmax: Tensor<1>,
+}
+
+/// Step of Adam on vectors with 8-bit moments; returns the new parameter, codes and absmax of each. CUDA
+/// takes many in a launch.
 ///
 /// # Shapes
-/// - param, grad: `[len]`
-/// - factor: `[1]`, the factor of the gradient
-/// - codes: `[2 · words]`, of `m` and then of `v`, [`CODES`] per word
-/// - absmax: `[2 · blocks]`, of `m` and then of `v`, one per [`BLOCK`] values
+/// - factor: `[1]`, the factor of the gradients
 /// - maps: `[512]`, the [maps](crate::dynamic::maps) of both
 ///
 /// # Panics
-/// If the lengths do not fit, or a vector is not in float32.
+/// If the lengths of a parameter do not fit, or a vector is not in float32.
 pub fn adamw_coded(
-    param: Tensor<1>,
-    grad: Tensor<1>,
-    factor: Tensor<1>,
-    (codes, absmax): (Tensor<1, Int>, Tensor<1>),
-    maps: Tensor<1>,
+    vectors: Vec<AdamWCoded>,
+    factor: &Tensor<1>,
+    maps: &Tensor<1>,
     step: Step,
-) -> (Tensor<1>, (Tensor<1, Int>, Tensor<1>)) {
-    let len = param.dims()[0];
-    let blocks = 2 * len.div_ceil(BLOCK);
-    check(&[(&param, len), (&grad, len), (&factor, 1), (&absmax, blocks), (&maps, 512)]);
-    assert_eq!(codes.dims()[0], 2 * len.div_ceil(CODES), "optimizer: the codes of {len} values");
-    let [param, grad, factor, absmax, maps] =
-        [param, grad, factor, absmax, maps].map(Tensor::into_dispatch);
-    let codes = codes.into_dispatch();
-    let (param, codes, absmax) =
-        Dispatch::adamw_coded(param, grad, factor, codes, absmax, maps, step);
-    (Tensor::from_dispatch(param), (Tensor::from_dispatch(codes), Tensor::from_dispatch(absmax)))
+) -> Vec<(Tensor<1>, (Tensor<1, Int>, Tensor<1>))> {
+    let batch = Batch::new(vectors.iter().filter(|of| of.param.dims()[0] > 0).count());
+    let update = |AdamWCoded { param, grad, codes, absmax }: AdamWCoded| {
+        let len = param.dims()[0];
+        let blocks = 2 * len.div_ceil(BLOCK);
+        check(&[(&param, len), (&grad, len), (factor, 1), (&absmax, blocks), (maps, 512)]);
+        let words = 2 * len.div_ceil(CODES);
+        assert_eq!(codes.dims()[0], words, "optimizer: the codes of {len} values");
+        if len == 0 {
+            return (param, (codes, absmax));
+        }
+        let [param, grad, factor, absmax, maps] =
+            [param, grad, factor.clone(), absmax, maps.clone()].map(Tensor::into_dispatch);
+        let (codes, batch) = (codes.into_dispatch(), batch.clone());
+        let (param, codes, absmax) =
+            Dispatch::adamw_coded(param, grad, factor, codes, absmax, maps, step, batch);
+        let (codes, absmax) = (Tensor::from_dispatch(codes), Tensor::from_dispatch(absmax));
+        (Tensor::from_dispatch(param), (codes, absmax))
+    };
+    vectors.into_iter().map(update).collect()
 }
 
 /// [`adamw_coded`] on primitives, whose lengths it has checked.
@@ -53,9 +71,9 @@ pub fn adamw_coded(
     Fusion: cfg(feature = "fusion")
 )]
 pub trait AdamWCodedOps: Backend {
-    /// Step of Adam with 8-bit moments: `codes` and `absmax` hold those of `m`, then those of `v`;
+    /// Step of Adam with 8-bit moments on vectors that are not empty: `codes` and `absmax` hold those of `m`, then those of `v`;
     /// `maps` are the [maps](crate::dynamic::maps) of both.
-    #[fusion(meta = |param, _grad, _factor, codes, absmax, _maps, _step| (
+    #[fusion(meta = |param, _grad, _factor, codes, absmax, _maps, _step, _batch| (
         param.clone(),
         codes.clone(),
         absmax.clone(),
@@ -68,5 +86,6 @@ pub trait AdamWCodedOps: Backend {
         absmax: FloatTensor<Self>,
         maps: FloatTensor<Self>,
         step: Step,
+        batch: Batch,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>);
 }

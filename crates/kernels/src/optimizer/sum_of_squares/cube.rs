@@ -2,7 +2,12 @@
 //! the order is always the same.
 
 use super::{PARTIALS, SumOfSquaresOps};
-use crate::cube::{UNITS, buffer, empty, own, vector_size};
+#[cfg(feature = "cuda")]
+use crate::optimizer::batch::cuda::{Buffers, ManyKernel, checked};
+use crate::{
+    cube::{UNITS, buffer, empty, own, vector_size},
+    optimizer::Batch,
+};
 use burn::{
     backend::{TensorMetadata, tensor::FloatTensor},
     tensor::{DType, Shape},
@@ -68,10 +73,23 @@ fn cube_sum(value: f32) -> f32 {
 }
 
 impl SumOfSquaresOps for CubeBackend {
-    fn add_squares(x: FloatTensor<Self>, partials: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn add_squares(
+        x: FloatTensor<Self>,
+        partials: FloatTensor<Self>,
+        batch: Batch,
+    ) -> FloatTensor<Self> {
         let (x, partials) = (into_contiguous(x), own(partials));
         let (client, len) = (x.client.clone(), x.shape().num_elements());
-        if len == 0 {
+        #[cfg(feature = "cuda")]
+        if crate::cuda::has_tensor_cores(&client) {
+            let read = vec![checked(&client, &x, DType::F32, len)];
+            let sums = checked(&client, &partials, DType::F32, PARTIALS);
+            if let Some(vectors) = batch.add(Buffers { len, read, written: vec![] }) {
+                let kernel = ManyKernel { name: "squares", chunk: 8192, blocks: PARTIALS };
+                // SAFETY: the buffers are as long as the vectors, as checked; no block is past the last
+                // partial sum.
+                unsafe { kernel.launch(&client, &vectors, vec![], vec![sums], None) };
+            }
             return partials;
         }
         let vector = vector_size(&client, DType::F32, len);

@@ -1,7 +1,7 @@
 //! Sums of squares on the CPU, on all cores.
 
 use super::{PARTIALS, SumOfSquaresOps};
-use crate::flex::TASK;
+use crate::{flex::TASK, optimizer::Batch};
 use burn::{
     backend::{Flex, tensor::FloatTensor},
     tensor::TensorData,
@@ -10,7 +10,11 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 impl SumOfSquaresOps for Flex {
-    fn add_squares(x: FloatTensor<Self>, partials: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn add_squares(
+        x: FloatTensor<Self>,
+        partials: FloatTensor<Self>,
+        _batch: Batch,
+    ) -> FloatTensor<Self> {
         let [x, mut partials] = [x, partials].map(|tensor| tensor.to_contiguous());
         let x = x.storage::<f32>();
         let used = x.len().div_ceil(TASK).min(PARTIALS);

@@ -5,7 +5,7 @@ mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
 
-use super::check;
+use super::{Batch, check};
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
 use burn::{
@@ -31,11 +31,13 @@ const PARTIALS: usize = 256;
 /// # Panics
 /// If a vector is not in float32.
 pub fn sum_of_squares(vectors: impl IntoIterator<Item = Tensor<1>>, device: &Device) -> Tensor<1> {
+    let vectors: Vec<_> = vectors.into_iter().filter(|vector| vector.dims()[0] > 0).collect();
+    let batch = Batch::new(vectors.len());
     let partials = Tensor::<1>::zeros([PARTIALS], (device, DType::F32));
     let partials = vectors.into_iter().fold(partials, |partials, vector| {
         check(&[(&vector, vector.dims()[0])]);
         let (vector, partials) = (vector.into_dispatch(), partials.into_dispatch());
-        Tensor::from_dispatch(Dispatch::add_squares(vector, partials))
+        Tensor::from_dispatch(Dispatch::add_squares(vector, partials, batch.clone()))
     });
     Tensor::from_dispatch(Dispatch::sum_partials(partials.into_dispatch()))
 }
@@ -47,10 +49,14 @@ pub fn sum_of_squares(vectors: impl IntoIterator<Item = Tensor<1>>, device: &Dev
     Fusion: cfg(feature = "fusion")
 )]
 pub trait SumOfSquaresOps: Backend {
-    /// Adds the squares of `x` to `PARTIALS` partial sums. The assignment to partial sums and the
-    /// order depend only on the length of `x`.
+    /// Adds the squares of `x`, which is not empty, to `PARTIALS` partial sums. The assignment to partial sums
+    /// and the order depend only on the lengths of the vectors of the batch.
     #[fusion(dtype = partials, shape = partials)]
-    fn add_squares(x: FloatTensor<Self>, partials: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn add_squares(
+        x: FloatTensor<Self>,
+        partials: FloatTensor<Self>,
+        batch: Batch,
+    ) -> FloatTensor<Self>;
 
     /// Sum of the partial sums, `[1]`.
     #[fusion(meta = |_partials| TensorSpec::new(Shape::new([1]), DType::F32))]
