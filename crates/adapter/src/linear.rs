@@ -15,7 +15,7 @@ use burn::{
 };
 use burn_lora_kernels::pull_back;
 use burn_lora_quant::{
-    Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, pull_back_all,
+    Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, matmul_all, pull_back_all,
 };
 use std::sync::Arc;
 
@@ -141,7 +141,7 @@ impl AdaptedLinear {
         let active = active.unwrap_or(&self.adapters.selected);
         match active.rows(x.dims()[0], &x.device()) {
             Some(rows) => self.forward_rows(x, &rows),
-            None => self.forward_all(x, active.names()),
+            None => self.forward_same(x, active.names()),
         }
     }
 
@@ -161,23 +161,74 @@ impl AdaptedLinear {
         active: Option<&ActiveAdapters>,
         grad: Tensor<D>,
     ) -> Tensor<1> {
-        let weight = &self.base.weight;
-        match self.plain(active).filter(|_| D > 1) {
-            None => pull_back(self.forward_with(x, active), grad),
-            Some(None) => weight.pull_back(x, grad),
-            Some(Some(update)) => {
-                let LowRank { a, b, scaling } = update.cast(x.dtype());
-                weight.pull_back_low_rank(x, a, b, scaling as f32, grad)
-            }
+        Self::pull_back_all(&[self], x, active, vec![grad], None)
+    }
+
+    /// Returns the outputs of layers with the same input, which is read once for the updates of all unless the
+    /// outputs have a graph.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`
+    /// - outputs: `[..., out]` for each layer
+    ///
+    /// # Panics
+    /// As [`forward_with`](Self::forward_with).
+    pub fn forward_all<const D: usize>(
+        layers: &[&Self],
+        x: Tensor<D>,
+        active: Option<&ActiveAdapters>,
+    ) -> Vec<Tensor<D>> {
+        let tracked = |update: &Update| update.a.is_tracked() || update.b.is_tracked();
+        let graph = |updates: Vec<Option<Update>>| updates.iter().flatten().any(tracked);
+        if x.is_tracked() || Self::updates(layers, &x, active).is_none_or(graph) {
+            return layers.iter().map(|layer| layer.forward_with(x.clone(), active)).collect();
         }
+        Self::forward_once(layers, x, active, None).0
+    }
+
+    /// Returns what [`forward_all`](Self::forward_all) does, and `h = x · Aᵀ` of the updates side by side: for
+    /// [`pull_back_all`](Self::pull_back_all), and for another pass with the same input. Then the outputs have
+    /// no graph. There is no `h` if a layer is not [plain](Self::is_plain), if none has an update, or if rows
+    /// are so few that joining A costs more.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`
+    /// - h: `[rows, ranks]`
+    /// - outputs: `[..., out]` for each layer
+    ///
+    /// # Panics
+    /// As [`forward_with`](Self::forward_with).
+    pub fn forward_once<const D: usize>(
+        layers: &[&Self],
+        x: Tensor<D>,
+        active: Option<&ActiveAdapters>,
+        h: Option<Tensor<2>>,
+    ) -> (Vec<Tensor<D>>, Option<Tensor<2>>) {
+        /// Most rows whose products are separate.
+        const FEW: usize = 16;
+        let few = x.dims()[..D - 1].iter().product::<usize>() <= FEW;
+        let Some(updates) = Self::updates(layers, &x, active).filter(|_| !few) else {
+            return (
+                layers.iter().map(|layer| layer.forward_with(x.clone(), active)).collect(),
+                None,
+            );
+        };
+        let lift = |y: Tensor<D>| if x.is_autodiff() { y.autodiff() } else { y };
+        let products =
+            layers.iter().zip(updates).map(|(layer, update)| (&layer.base.weight, update));
+        let (outputs, h) = matmul_all(x.clone().inner(), products.collect(), h);
+        let biased = |(layer, y): (&&Self, _)| add_bias(lift(y), layer.base.bias.as_ref());
+        (layers.iter().zip(outputs).map(biased).collect(), h)
     }
 
     /// Returns the sum of [`pull_back`](Self::pull_back) of layers with the same input, which is read
-    /// once for the updates of all, and has one gradient.
+    /// once for the updates of all, and has one gradient. `h` is what [`forward_once`](Self::forward_once)
+    /// gave; without it, it is computed.
     ///
     /// # Shapes
-    /// - x: `[..., in]`, of rank 2 or more
+    /// - x: `[..., in]`
     /// - grads: `[..., out]` for each layer, in the dtype of `x`
+    /// - h: `[rows, ranks]`
     ///
     /// # Panics
     /// As [`pull_back`](Self::pull_back), or if the numbers of layers and gradients differ.
@@ -186,23 +237,44 @@ impl AdaptedLinear {
         x: Tensor<D>,
         active: Option<&ActiveAdapters>,
         grads: Vec<Tensor<D>>,
+        h: Option<Tensor<2>>,
     ) -> Tensor<1> {
         assert_eq!(layers.len(), grads.len(), "a gradient for each layer");
-        let plain: Option<Vec<_>> = layers.iter().map(|layer| layer.plain(active)).collect();
-        let Some(updates) = plain else {
+        let Some(updates) = Self::updates(layers, &x, active) else {
             let each = layers.iter().zip(grads);
-            let zeros = each.map(|(layer, grad)| layer.pull_back(x.clone(), active, grad));
+            let zeros = each.map(|(layer, grad)| {
+                if !layer.is_plain(active) || D == 1 {
+                    return pull_back(layer.forward_with(x.clone(), active), grad);
+                }
+                layer.pull_back(x.clone(), active, grad)
+            });
             return zeros.reduce(|sum, zero| sum + zero).expect("a layer");
         };
-        let products = layers.iter().zip(updates).zip(grads).map(|((layer, update), grad)| {
-            let update = update.map(|update| {
-                let LowRank { a, b, scaling } = update.cast(x.dtype());
-                Update { a, b, scale: scaling as f32 }
-            });
-            Pulled { weight: &layer.base.weight, update, grad }
+        let products = layers.iter().zip(updates).zip(grads);
+        let products = products.map(|((layer, update), grad)| Pulled {
+            weight: &layer.base.weight,
+            update,
+            grad,
         });
         let products = products.collect();
-        pull_back_all(x, products)
+        pull_back_all(x, products, h)
+    }
+
+    /// Returns the update of each layer for an input of rank 2 or more, if all are
+    /// [plain](Self::is_plain).
+    fn updates<const D: usize>(
+        layers: &[&Self],
+        x: &Tensor<D>,
+        active: Option<&ActiveAdapters>,
+    ) -> Option<Vec<Option<Update>>> {
+        let update = |layer: &&Self| {
+            let update = layer.plain(active).filter(|_| D > 1)?;
+            Some(update.map(|update| {
+                let LowRank { a, b, scaling } = update.cast(x.dtype());
+                Update { a, b, scale: scaling as f32 }
+            }))
+        };
+        layers.iter().map(update).collect()
     }
 
     /// Returns `true` if the gradients of the layer need neither its output nor random numbers: without
@@ -241,7 +313,7 @@ impl AdaptedLinear {
     }
 
     /// Applies the same adapters to the whole batch.
-    fn forward_all<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
+    fn forward_same<const D: usize>(&self, x: Tensor<D>, names: &[String]) -> Tensor<D> {
         if let Some(whole) = self.adapters.replacement(names) {
             return add_bias(dense_product(x, whole.weight.val()), whole.bias);
         }

@@ -47,6 +47,8 @@ pub struct Kept {
     pub attention: Vec<Tensor<1>>,
     /// Of the feed-forward block.
     pub feed_forward: Vec<Tensor<1>>,
+    /// Of low-rank updates: the products of inputs with A, where they are known.
+    pub updates: Vec<Option<Tensor<1>>>,
 }
 
 /// A trainable decoder: embedding, layers one after the other, head.

@@ -1,4 +1,4 @@
-//! Gradients of several products with one input.
+//! Several products with one input, and their gradients.
 
 use crate::storage::Frozen;
 use burn::tensor::{DType, Tensor};
@@ -26,62 +26,110 @@ pub struct Update {
     pub scale: f32,
 }
 
-/// Returns the sum of `pull_back_low_rank` (or `pull_back`, without an update) of products with the same
-/// input `x`. The updates are one product with it, and gradients of `x` are added where they are.
+/// Returns `x · Wᵀ + scale · h · Bᵀ` for each weight and its update, without a graph, and `h = x · Aᵀ` of all
+/// updates side by side, which is one product; `None` without an update. A known `h` is not computed again.
 ///
 /// # Shapes
-/// - x: `[..., in]`, of rank 2 or more
+/// - x: `[..., in]`, of rank 2 or more, without a graph
+/// - h: `[rows, ranks]`
+/// - outputs: `[..., out]` for each weight
 ///
 /// # Panics
 /// If the shapes do not fit or the dtypes differ.
-pub fn pull_back_all<const D: usize>(x: Tensor<D>, products: Vec<Pulled<'_, D>>) -> Tensor<1> {
+pub fn matmul_all<const D: usize>(
+    x: Tensor<D>,
+    products: Vec<(&Frozen, Option<Update>)>,
+    h: Option<Tensor<2>>,
+) -> (Vec<Tensor<D>>, Option<Tensor<2>>) {
+    let h = h.or_else(|| {
+        let a = joined_a(products.iter().filter_map(|(_, update)| update.as_ref()))?;
+        Some(Gemm::new().trans_rhs().run(x.clone().flatten(0, D - 2), a))
+    });
+    let mut start = 0;
+    let product = |(weight, update): (&Frozen, Option<Update>)| match (update, &h) {
+        (Some(Update { a, b, scale }), Some(h)) => {
+            let h = part(h, start, a.dims()[0]);
+            start += a.dims()[0];
+            weight.matmul_update(x.clone(), h, b.inner(), scale)
+        }
+        _ => weight.matmul(x.clone()),
+    };
+    (products.into_iter().map(product).collect(), h)
+}
+
+/// Returns the sum of `pull_back(y, grad)` of products `y` with the same input: see [`matmul_all`], whose `h` is
+/// computed if it is not given. The outputs are not needed. The updates are one product with `x`, and gradients
+/// of `x` are added where they are.
+///
+/// # Shapes
+/// - x: `[..., in]`, of rank 2 or more
+/// - h: `[rows, ranks]`
+///
+/// # Panics
+/// If the shapes do not fit or the dtypes differ.
+pub fn pull_back_all<const D: usize>(
+    x: Tensor<D>,
+    products: Vec<Pulled<'_, D>>,
+    h: Option<Tensor<2>>,
+) -> Tensor<1> {
     let mut zero = Tensor::zeros([1], (&x.device(), DType::F32));
-    let updates: Vec<_> = products
-        .iter()
-        .filter_map(|product| Some((product.update.clone()?, product.grad.clone())))
-        .collect();
-    let mut sum = None;
-    if !updates.is_empty() {
+    let updates =
+        || products.iter().filter_map(|product| Some((product.update.as_ref()?, product)));
+    let mut update_grad = None;
+    if let Some(a) = joined_a(updates().map(|(update, _)| update)) {
         let rows: Tensor<2> = x.clone().inner().flatten(0, D - 2);
-        let a = join(updates.iter().map(|(update, _)| update.a.clone().inner()), 0);
-        let h = Gemm::new().trans_rhs().run(rows.clone(), a.clone());
+        let h = h.unwrap_or_else(|| Gemm::new().trans_rhs().run(rows.clone(), a.clone()));
         let (mut h_grads, mut start) = (vec![], 0);
-        for (Update { a, b, scale }, grad) in &updates {
+        for (Update { a, b, scale }, Pulled { grad, .. }) in updates() {
             let (rank, scaled) = (a.dims()[0], Gemm::new().alpha(*scale));
             let grad: Tensor<2> = grad.clone().flatten(0, D - 2);
             h_grads.push(scaled.run(grad.clone(), b.clone().inner()));
             if b.is_tracked() {
-                let h = h.clone().narrow(1, start, rank);
+                let h = part(&h, start, rank);
                 zero = pull_back_with(zero, b.clone(), scaled.trans_lhs().run(grad, h));
             }
             start += rank;
         }
         let h_grad = join(h_grads, 1);
-        if updates.iter().any(|(update, _)| update.a.is_tracked()) {
+        if updates().any(|(update, _)| update.a.is_tracked()) {
             let grads = Gemm::new().trans_lhs().run(h_grad.clone(), rows);
             let mut start = 0;
-            for (Update { a, .. }, _) in updates {
+            for (Update { a, .. }, _) in updates() {
                 let rank = a.dims()[0];
-                zero = pull_back_with(zero, a, grads.clone().narrow(0, start, rank));
+                zero = pull_back_with(zero, a.clone(), grads.clone().narrow(0, start, rank));
                 start += rank;
             }
         }
-        sum = x.is_tracked().then(|| Gemm::new().run(h_grad, a).reshape(x.dims()));
+        update_grad = Some((h_grad, a));
     }
     if !x.is_tracked() {
         return zero;
     }
-    let grad = products
-        .into_iter()
-        .fold(sum, |sum, product| Some(product.weight.input_grad(product.grad, sum)));
-    match grad {
+    let mut sum = None;
+    for Pulled { weight, grad, .. } in products {
+        sum = Some(match update_grad.take() {
+            Some((h_grad, a)) => weight.input_grad_update(grad, h_grad, a),
+            None => weight.input_grad(grad, sum),
+        });
+    }
+    match sum {
         Some(grad) => pull_back_with(zero, x, grad),
         None => zero,
     }
 }
 
-fn join(parts: impl IntoIterator<Item = Tensor<2>>, dim: usize) -> Tensor<2> {
-    let parts: Vec<_> = parts.into_iter().collect();
+/// A of all updates, one below the other.
+fn joined_a<'a>(updates: impl Iterator<Item = &'a Update>) -> Option<Tensor<2>> {
+    let parts: Vec<_> = updates.map(|update| update.a.clone().inner()).collect();
+    (!parts.is_empty()).then(|| join(parts, 0))
+}
+
+/// Columns of one update.
+fn part(h: &Tensor<2>, start: usize, rank: usize) -> Tensor<2> {
+    if h.dims()[1] == rank { h.clone() } else { h.clone().narrow(1, start, rank) }
+}
+
+fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
     match <[_; 1]>::try_from(parts) {
         Ok([one]) => one,
         Err(parts) => Tensor::cat(parts, dim),

@@ -64,7 +64,7 @@ pub use config::QuantConfig;
 pub use eight_bit::{EightBitConfig, EightBitFormat, EightBitLayout, EightBitOps, EightBitWeight};
 pub use error::QuantError;
 pub use format::Format;
-pub use joined::{Pulled, Update, pull_back_all};
+pub use joined::{Pulled, Update, matmul_all, pull_back_all};
 pub use layout::Layout;
 pub use linear::PackedLinear;
 pub use lowrank::{LowRankOps, joins_update};

@@ -34,6 +34,7 @@ struct Waiting<T, V> {
     input: Option<T>,
     attention: Vec<V>,
     feed_forward: Vec<V>,
+    updates: Vec<Option<V>>,
 }
 
 /// A tensor that is kept on its device, or in host memory.
@@ -74,7 +75,8 @@ impl<T, V> Waiting<T, V> {
     fn map<A, B>(self, input: impl Fn(T) -> A, inside: impl Fn(V) -> B) -> Waiting<A, B> {
         let [attention, feed_forward] = [self.attention, self.feed_forward]
             .map(|values| values.into_iter().map(&inside).collect());
-        Waiting { input: self.input.map(input), attention, feed_forward }
+        let updates = self.updates.into_iter().map(|value| value.map(&inside)).collect();
+        Waiting { input: self.input.map(input), attention, feed_forward, updates }
     }
 }
 
@@ -131,12 +133,14 @@ pub(crate) fn run<M: CausalLm>(
         let (output, inside) = once(last, input, *keep);
         // Copies so far had the time of this stretch; those of what it keeps have that of the next.
         hidden = Some(if config.offload { settle_copies(output) } else { output });
-        let store = |values: Vec<Tensor<1>>, offload| {
-            values.into_iter().map(|value| Stored::new(value.inner(), offload)).collect()
-        };
-        let attention = store(inside.attention, *offload);
-        let feed_forward = store(inside.feed_forward, false);
-        kept.push(Waiting { input: stored, attention, feed_forward });
+        let Kept { attention, feed_forward, updates } = inside;
+        let store = |value: Tensor<1>, offload| Stored::new(value.inner(), offload);
+        kept.push(Waiting {
+            input: stored,
+            attention: attention.into_iter().map(|value| store(value, *offload)).collect(),
+            feed_forward: feed_forward.into_iter().map(|value| store(value, false)).collect(),
+            updates: updates.into_iter().map(|value| Some(store(value?, *offload))).collect(),
+        });
     }
     let mut tracked = None;
     if let Some(layers) = graph {
@@ -159,7 +163,7 @@ pub(crate) fn run<M: CausalLm>(
 
     for (number, Stretch { layers, keep, whole, .. }) in again.iter().enumerate().rev() {
         let arrived = coming.expect("each stretch is kept");
-        let Waiting { input, attention, feed_forward } =
+        let Waiting { input, attention, feed_forward, updates } =
             arrived.map(Coming::arrived, Coming::arrived);
         let leaf = |input: Tensor<3>| input.autodiff().require_grad();
         let input = input.map(leaf);
@@ -181,7 +185,7 @@ pub(crate) fn run<M: CausalLm>(
         } else {
             hidden = through(layers.start..last, hidden);
         }
-        steps.push((last, hidden, Kept { attention, feed_forward }, *keep));
+        steps.push((last, hidden, Kept { attention, feed_forward, updates }, *keep));
         while let Some((layer, hidden, kept, keep)) = steps.pop() {
             let input = if steps.is_empty() { input.clone() } else { Some(hidden.clone()) };
             let mut found = |mut found| sums.add(model.tracked, &mut found);

@@ -113,18 +113,20 @@ impl Attention {
         self.can_keep() && layers.all(|layer| layer.is_plain(context.adapters()))
     }
 
-    /// Returns the output, and what [`pull_back_kept`](Self::pull_back_kept) needs
+    /// Returns the output; what [`pull_back_kept`](Self::pull_back_kept) needs
     /// beside the input, as vectors: the attention's output, the log-sum-exps of its scores, and queries,
-    /// keys and values, which can be computed again: rotated, or before their norms.
+    /// keys and values, which can be computed again: rotated, or before their norms; and the inputs times A
+    /// of the projections' updates, those before the attention and the one after.
     pub(super) fn forward_keeping(
         &self,
         x: Tensor<3>,
         context: &Context,
-    ) -> (Tensor<3>, Vec<Tensor<1>>) {
-        let projected = self.project(x, context);
+    ) -> (Tensor<3>, Vec<Tensor<1>>, [Option<Tensor<2>>; 2]) {
+        let graph = x.is_autodiff();
+        let (projected, before) = self.project_once(x, context, None);
         let heads = self.heads(projected.clone(), context);
         let (out, lse) = attention_forward(heads.clone(), context.spans.clone(), self.scores());
-        let out = heads_last(out);
+        let out = heads_last(if graph { out } else { out.inner() });
         let [q, k, v] = projected.map(|x| x.flatten(0, 2));
         let [q, k] = match self.spec.head_norms {
             true => [q, k],
@@ -134,7 +136,8 @@ impl Attention {
             }
         };
         let kept = vec![out.clone().flatten(0, 2), lse.flatten(0, 2), q, k, v];
-        (self.o_proj.forward_with(out, context.adapters()), kept)
+        let (out, after) = forward(&self.o_proj, out, context);
+        (out, kept, [before, after])
     }
 
     /// Returns the output, from that of the attention itself, as it was kept.
@@ -158,6 +161,7 @@ impl Attention {
         &self,
         x: Tensor<3>,
         kept: Vec<Tensor<1>>,
+        [before, after]: [Option<Tensor<2>>; 2],
         context: &Context,
         grad: Tensor<3>,
         found: &mut dyn FnMut(Gradients),
@@ -180,13 +184,16 @@ impl Attention {
         };
 
         let out = rows(out).autodiff().require_grad();
-        let mut of_out = self.o_proj.pull_back(out.clone(), context.adapters(), grad).backward();
+        let (layers, adapters) = ([&self.o_proj], context.adapters());
+        let zero = AdaptedLinear::pull_back_all(&layers, out.clone(), adapters, vec![grad], after);
+        let mut of_out = zero.backward();
         let out_grad = heads_first(take(&out, &mut of_out));
         found(of_out);
         let lse = lse.reshape([batch, self.spec.num_heads, length]);
         let out = (heads_first(out.inner()), lse);
 
-        let project = || self.project(x.clone().inner(), context).map(Tensor::inner);
+        let h = before.clone();
+        let project = || self.project_once(x.clone().inner(), context, h).0.map(Tensor::inner);
         let spans = context.spans.clone();
         let grads_of = |heads| attention_grad(out_grad, heads, out, spans, self.scores());
         if !self.spec.head_norms {
@@ -207,7 +214,7 @@ impl Attention {
                 let width = grad.dims()[2] * self.spec.head_dim;
                 grad.reshape([batch, length, width])
             });
-            return self.pull_back_projections(x, context, grads);
+            return self.pull_back_projections(x, context, grads, before);
         }
         let projected = match kept {
             [Some(q), Some(k), Some(v)] => [q, k, v].map(rows),
@@ -222,7 +229,7 @@ impl Attention {
         let mut of_heads = zero.backward();
         let grads = projected.each_ref().map(|tensor| take(tensor, &mut of_heads));
         found(of_heads);
-        self.pull_back_projections(x, context, grads)
+        self.pull_back_projections(x, context, grads, before)
     }
 
     /// Returns queries, keys and values by heads, `[batch, heads, sequence, head_dim]`, with norms and
@@ -248,16 +255,28 @@ impl Attention {
 
     /// Returns queries, keys and values.
     fn project(&self, x: Tensor<3>, context: &Context) -> [Tensor<3>; 3] {
-        let adapters = context.adapters();
-        if let Some(qkv) = &self.qkv_proj {
+        self.parts(AdaptedLinear::forward_all(&self.projections(), x, context.adapters()))
+    }
+
+    /// Returns queries, keys and values without a graph, and the input times A of their updates, which is not
+    /// computed if it is given.
+    fn project_once(
+        &self,
+        x: Tensor<3>,
+        context: &Context,
+        h: Option<Tensor<2>>,
+    ) -> ([Tensor<3>; 3], Option<Tensor<2>>) {
+        let projections = self.projections();
+        let (outputs, h) = AdaptedLinear::forward_once(&projections, x, context.adapters(), h);
+        (self.parts(outputs), h)
+    }
+
+    /// Returns queries, keys and values, which may be parts of one output.
+    fn parts(&self, outputs: Vec<Tensor<3>>) -> [Tensor<3>; 3] {
+        <[_; 3]>::try_from(outputs).unwrap_or_else(|one| {
             let (q, kv) = (self.spec.q_width(), self.spec.kv_width());
-            let all = qkv.forward_with(x, adapters);
-            return [(0, q), (q, kv), (q + kv, kv)]
-                .map(|(start, width)| all.clone().narrow(2, start, width));
-        }
-        [&self.q_proj, &self.k_proj, &self.v_proj].map(|layer| {
-            let layer = layer.as_ref().expect("three projections, or one");
-            layer.forward_with(x.clone(), adapters)
+            [(0, q), (q, kv), (q + kv, kv)]
+                .map(|(start, width)| one[0].clone().narrow(2, start, width))
         })
     }
 
@@ -267,12 +286,13 @@ impl Attention {
         x: Tensor<3>,
         context: &Context,
         grads: [Tensor<3>; 3],
+        h: Option<Tensor<2>>,
     ) -> Tensor<1> {
         let grads = match &self.qkv_proj {
             Some(_) => vec![Tensor::cat(grads.to_vec(), 2)],
             None => grads.to_vec(),
         };
-        AdaptedLinear::pull_back_all(&self.projections(), x, context.adapters(), grads)
+        AdaptedLinear::pull_back_all(&self.projections(), x, context.adapters(), grads, h)
     }
 
     /// The projections of queries, keys and values, or their one.
@@ -280,6 +300,16 @@ impl Attention {
         let all = [&self.qkv_proj, &self.q_proj, &self.k_proj, &self.v_proj];
         all.into_iter().flatten().collect()
     }
+}
+
+/// Returns the output of a layer, and its input times A.
+pub(super) fn forward<const D: usize>(
+    layer: &AdaptedLinear,
+    x: Tensor<D>,
+    context: &Context,
+) -> (Tensor<D>, Option<Tensor<2>>) {
+    let (mut outputs, h) = AdaptedLinear::forward_once(&[layer], x, context.adapters(), None);
+    (outputs.remove(0), h)
 }
 
 const OUTPUT: &str = "self_attn.o_proj";

@@ -112,20 +112,29 @@ impl DecoderLayer {
     pub fn forward_once(&self, x: Tensor<3>, context: &Context, how: Rerun) -> (Tensor<3>, Kept) {
         let dims = x.dims();
         let keeps = how.keep != Keep::Inputs && self.norms_are_before();
-        let (x, attention) = match keeps && self.self_attn.can_keep() {
+        let all = how.keep == Keep::All && self.keeps(context);
+        let (x, attention, of_attention) = match keeps && self.self_attn.can_keep() {
             true => self.attended_keeping(x, context, how.keep),
-            false => (self.attended(x, context, None), vec![]),
+            false => (self.attended(x, context, None), vec![], [None, None]),
         };
-        if how.keep == Keep::All && self.keeps(context) {
-            let mlp = self.mlp.as_ref().expect("it keeps what that computes");
-            let normed_x = normed(x.clone(), self.norms().1[0], context);
-            let (out, feed_forward) = mlp.forward_keeping(normed_x, context);
-            return (self.added(x, out), Kept { attention, feed_forward });
+        let (out, mut feed_forward, of_mlp) = match (&self.mlp, how.tile) {
+            (Some(mlp), tile) if keeps && (all || tile.is_none()) => {
+                let normed_x = normed(x.clone(), self.norms().1[0], context);
+                let (out, kept, h) = mlp.forward_keeping(normed_x, context);
+                (self.added(x, out), kept, h)
+            }
+            (_, Some(tile)) => {
+                let tiles = tiles(x, tile).into_iter().map(|x| self.fed_forward(x, context));
+                (Tensor::cat(tiles.collect(), 1).reshape(dims), vec![], [None, None])
+            }
+            (_, None) => (self.fed_forward(x, context), vec![], [None, None]),
+        };
+        if !all {
+            feed_forward.clear();
         }
-        let kept = Kept { attention, feed_forward: vec![] };
-        let Some(tile) = how.tile else { return (self.fed_forward(x, context), kept) };
-        let tiles = tiles(x, tile).into_iter().map(|x| self.fed_forward(x, context));
-        (Tensor::cat(tiles.collect(), 1).reshape(dims), kept)
+        let updates = of_attention.into_iter().chain(of_mlp);
+        let updates = updates.map(|h| h.filter(|_| keeps).map(|h| h.flatten(0, 1))).collect();
+        (out, Kept { attention, feed_forward, updates })
     }
 
     /// Returns `pull_back(forward(x, context, None), grad)`: a zero, `[1]`, whose `backward()` starts
@@ -145,20 +154,28 @@ impl DecoderLayer {
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
         let ([before, _], dims) = (self.norms().0, x.dims());
-        let Kept { mut attention, feed_forward } = kept;
+        let Kept { mut attention, feed_forward, updates } = kept;
+        let mut updates = updates.into_iter().map(|h| {
+            let tokens = dims[0] * dims[1];
+            h.map(|h| h.clone().reshape([tokens, h.dims()[0] / tokens]))
+        });
+        let mut pair = || [(); 2].map(|()| updates.next().flatten());
+        let (mut of_attention, of_mlp) = (pair(), pair());
         let plain = self.norms_are_before() && self.self_attn.is_plain(context);
         if attention.is_empty() && !plain {
             let x = self.attended(x, context, None);
             if how.tile.is_none() {
-                return self.fed_back(x, context, grad, vec![], found);
+                return self.fed_back(x, context, grad, vec![], of_mlp, found);
             }
-            let grad = self.fed_back_at_once(x.clone().inner(), context, grad, vec![], how, found);
+            let kept = (vec![], of_mlp);
+            let grad = self.fed_back_at_once(x.clone().inner(), context, grad, kept, how, found);
             return pull_back(x, grad);
         }
         let sum = match (attention.is_empty(), how.keep) {
             (true, _) => {
-                let (sum, again) =
+                let (sum, again, h) =
                     self.attended_keeping(x.clone().inner(), context, Keep::Attention);
+                of_attention = h;
                 attention = again.into_iter().map(Tensor::inner).collect();
                 attention.pop();
                 sum.inner()
@@ -169,10 +186,12 @@ impl DecoderLayer {
                 self.added(x.clone().inner(), out.inner())
             }
         };
-        let grad = self.fed_back_at_once(sum, context, grad, feed_forward, how, found);
+        let kept = (feed_forward, of_mlp);
+        let grad = self.fed_back_at_once(sum, context, grad, kept, how, found);
         let normed_x = normed(x.clone(), before, context);
         let of_block = self.of_block(&grad);
-        let zero = self.self_attn.pull_back_kept(normed_x, attention, context, of_block, found);
+        let (kept, h) = (attention, of_attention);
+        let zero = self.self_attn.pull_back_kept(normed_x, kept, h, context, of_block, found);
         pull_back_with(zero, x, grad)
     }
 
@@ -183,28 +202,30 @@ impl DecoderLayer {
         x: Tensor<3>,
         context: &Context,
         grad: Tensor<3>,
-        kept: Vec<Tensor<1>>,
+        (kept, h): (Vec<Tensor<1>>, Updates),
         how: Rerun,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<3> {
         let dims = x.dims();
-        let mut back = |x: Tensor<3>, grad, kept| {
+        let mut back = |x: Tensor<3>, grad, kept, h| {
             let x = x.autodiff().require_grad();
-            let mut of_tile = self.fed_back(x.clone(), context, grad, kept, found).backward();
+            let mut of_tile = self.fed_back(x.clone(), context, grad, kept, h, found).backward();
             let grad = x.grad_remove(&mut of_tile).expect("an input has a gradient");
             found(of_tile);
             grad
         };
-        let Some(tile) = how.tile else { return back(x, grad, kept) };
+        let Some(tile) = how.tile else { return back(x, grad, kept, h) };
         let tokens = dims[0] * dims[1];
         let mut kept: Vec<_> = kept
             .into_iter()
             .map(|x| x.clone().split(tile * (x.dims()[0] / tokens), 0).into_iter())
             .collect();
+        let mut h = h.map(|h| Some(h?.split(tile, 0).into_iter()));
         let pairs = tiles(x, tile).into_iter().zip(tiles(grad, tile));
         let grads = pairs.map(|(x, grad)| {
             let kept = kept.iter_mut().map(|tiles| tiles.next().expect("one for each")).collect();
-            back(x, grad, kept)
+            let h = h.each_mut().map(|tiles| tiles.as_mut()?.next());
+            back(x, grad, kept, h)
         });
         Tensor::cat(grads.collect(), 1).reshape(dims)
     }
@@ -215,15 +236,15 @@ impl DecoderLayer {
         x: Tensor<3>,
         context: &Context,
         keep: Keep,
-    ) -> (Tensor<3>, Vec<Tensor<1>>) {
+    ) -> (Tensor<3>, Vec<Tensor<1>>, Updates) {
         let normed_x = normed(x.clone(), self.norms().0[0], context);
-        let (out, mut kept) = self.self_attn.forward_keeping(normed_x, context);
+        let (out, mut kept, h) = self.self_attn.forward_keeping(normed_x, context);
         let sum = self.added(x, out);
         match keep {
             Keep::Inputs | Keep::Outputs => kept.truncate(2),
             Keep::Attention | Keep::All => kept.push(sum.clone().flatten(0, 2)),
         }
-        (sum, kept)
+        (sum, kept, h)
     }
 
     /// Returns the sum of the attention's output and the feed-forward block.
@@ -246,13 +267,14 @@ impl DecoderLayer {
         context: &Context,
         grad: Tensor<3>,
         kept: Vec<Tensor<1>>,
+        h: Updates,
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
         let (Some(mlp), (_, [before, None])) = (&self.mlp, self.norms()) else {
             return pull_back(self.fed_forward(x, context), grad);
         };
         let normed_x = normed(x.clone(), before, context);
-        let zero = mlp.pull_back(normed_x, context, self.of_block(&grad), kept, found);
+        let zero = mlp.pull_back(normed_x, context, self.of_block(&grad), kept, h, found);
         pull_back_with(zero, x, grad)
     }
 
@@ -304,13 +326,18 @@ fn tiles(x: Tensor<3>, tile: usize) -> Vec<Tensor<3>> {
     x.reshape([1, batch * length, hidden]).split(tile, 1)
 }
 
-/// Applies a norm, if there is one.
+/// Applies a norm, if there is one. What is on no autodiff device stays so.
 fn normed(x: Tensor<3>, norm: Option<&RmsNorm>, context: &Context) -> Tensor<3> {
+    let graph = x.is_autodiff();
     match norm {
-        Some(norm) => norm.forward(x, context),
+        Some(norm) if graph => norm.forward(x, context),
+        Some(norm) => norm.forward(x, context).inner(),
         None => x,
     }
 }
+
+/// Inputs of a block's first and last projections, times A of their low-rank updates.
+type Updates = [Option<Tensor<2>>; 2];
 
 /// Embedding, decoder layers and final norm.
 #[derive(Module, Debug)]

@@ -2,6 +2,7 @@
 
 use super::{
     LinearCosts, Parameters, TokenCost,
+    attention::forward,
     cost::{all_beside, any_keeps_input},
 };
 use crate::{
@@ -86,15 +87,17 @@ impl Mlp {
         self.down_proj.forward_with(inner, context.adapters())
     }
 
-    /// Returns the output, and what [`pull_back`](Self::pull_back) then need not compute, as vectors.
+    /// Returns the output, and what [`pull_back`](Self::pull_back) then need not compute: gate and up, as
+    /// vectors, and the inputs times A of the projections' updates, before and after the activation.
     pub(super) fn forward_keeping<const D: usize>(
         &self,
         x: Tensor<D>,
         context: &Context,
-    ) -> (Tensor<D>, Vec<Tensor<1>>) {
-        let projected = self.project(x, context);
+    ) -> (Tensor<D>, Vec<Tensor<1>>, [Option<Tensor<2>>; 2]) {
+        let (projected, before) = self.project_once(x, context, None);
         let kept = projected.each_ref().map(|x| x.clone().flatten(0, D - 1)).into();
-        (self.down_proj.forward_with(self.inner(projected), context.adapters()), kept)
+        let (out, after) = forward(&self.down_proj, self.inner(projected), context);
+        (out, kept, [before, after])
     }
 
     /// Returns `true` if its backward pass needs no graph from input to output.
@@ -105,8 +108,8 @@ impl Mlp {
         plain && !interleaved && self.spec.limit.is_none()
     }
 
-    /// Returns `pull_back(forward(x, context), grad)`, without the last product, and without the others if
-    /// `kept` has what they gave. `found` gets the gradients of the last projection's parameters.
+    /// Returns `pull_back(forward(x, context), grad)`, without the last product, and without what
+    /// [`forward_keeping`](Self::forward_keeping) gave. `found` gets the gradients of the last projection's parameters.
     ///
     /// # Shapes
     /// - x, grad: `[.., hidden]`
@@ -116,6 +119,7 @@ impl Mlp {
         context: &Context,
         grad: Tensor<D>,
         kept: Vec<Tensor<1>>,
+        [before, after]: [Option<Tensor<2>>; 2],
         found: &mut dyn FnMut(Gradients),
     ) -> Tensor<1> {
         let adapters = context.adapters();
@@ -125,13 +129,18 @@ impl Mlp {
         }
         let mut dims = x.dims();
         dims[D - 1] = self.spec.intermediate_size;
-        let [gate, up] = match <[_; 2]>::try_from(kept) {
-            Ok(kept) => kept.map(|x| x.reshape(dims)),
-            Err(_) => self.project(x.clone().inner(), context).map(Tensor::inner),
+        let (before, [gate, up]) = match <[_; 2]>::try_from(kept) {
+            Ok(kept) => (before, kept.map(|x| x.reshape(dims))),
+            Err(_) => {
+                let (projected, h) = self.project_once(x.clone().inner(), context, before);
+                (h, projected.map(Tensor::inner))
+            }
         };
         let inner = gated(gate.clone(), up.clone(), self.spec.activation);
         let inner = inner.autodiff().require_grad();
-        let mut of_inner = self.down_proj.pull_back(inner.clone(), adapters, grad).backward();
+        let (layers, grads) = ([&self.down_proj], vec![grad]);
+        let zero = AdaptedLinear::pull_back_all(&layers, inner.clone(), adapters, grads, after);
+        let mut of_inner = zero.backward();
         let grad = inner.grad_remove(&mut of_inner).expect("an input has a gradient");
         drop(inner);
         found(of_inner);
@@ -140,7 +149,7 @@ impl Mlp {
             Some(_) => vec![Tensor::cat(grads, D - 1)],
             None => grads,
         };
-        AdaptedLinear::pull_back_all(&self.projections(), x, adapters, grads)
+        AdaptedLinear::pull_back_all(&self.projections(), x, adapters, grads, before)
     }
 
     /// The projections of gate and up, or their one.
@@ -150,17 +159,26 @@ impl Mlp {
 
     /// Returns gate and up.
     fn project<const D: usize>(&self, x: Tensor<D>, context: &Context) -> [Tensor<D>; 2] {
-        let adapters = context.adapters();
-        match &self.gate_up_proj {
-            Some(both) => {
-                let all = both.forward_with(x, adapters);
-                [0, 1].map(|part| self.part(all.clone(), part))
-            }
-            None => [&self.gate_proj, &self.up_proj].map(|layer| {
-                let layer = layer.as_ref().expect("two projections, or one");
-                layer.forward_with(x.clone(), adapters)
-            }),
-        }
+        self.both(AdaptedLinear::forward_all(&self.projections(), x, context.adapters()))
+    }
+
+    /// Returns gate and up without a graph, and the input times A of their updates, which is not computed if
+    /// it is given.
+    fn project_once<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        context: &Context,
+        h: Option<Tensor<2>>,
+    ) -> ([Tensor<D>; 2], Option<Tensor<2>>) {
+        let projections = self.projections();
+        let (outputs, h) = AdaptedLinear::forward_once(&projections, x, context.adapters(), h);
+        (self.both(outputs), h)
+    }
+
+    /// Returns gate and up, which may be parts of one output.
+    fn both<const D: usize>(&self, outputs: Vec<Tensor<D>>) -> [Tensor<D>; 2] {
+        <[_; 2]>::try_from(outputs)
+            .unwrap_or_else(|one| [0, 1].map(|part| self.part(one[0].clone(), part)))
     }
 
     /// Returns the input of the last projection.

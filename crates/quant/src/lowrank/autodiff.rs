@@ -90,6 +90,18 @@ impl<B: LowRankOps, C: CheckpointStrategy> LowRankOps for Autodiff<B, C> {
         }
     }
 
+    fn packed_update(
+        x: FloatTensor<Self>,
+        h: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let [x, h, b] = [x, h, b].map(|tensor| tensor.into_primitive());
+        FloatTensor::<Self>::new(B::packed_update(x, h, inner(packed), layout, b, scale))
+    }
+
     fn low_rank_grads(
         grad: FloatTensor<Self>,
         x: FloatTensor<Self>,

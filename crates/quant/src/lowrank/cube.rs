@@ -26,27 +26,38 @@ impl LowRankOps for CubeBackend {
         b: FloatTensor<Self>,
         scale: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let h = Self::gemm(flat::<Self>(x.clone()), a, Gemm::new().trans_rhs());
+        (Self::packed_update(x, h.clone(), packed, layout, b, scale), h)
+    }
+
+    fn packed_update(
+        x: FloatTensor<Self>,
+        h: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
         let shape = product_shape(&x.shape(), layout.shape, false);
         let few = runs_from_codes(rows(&x.shape()), &layout, false);
         let x = flat::<Self>(x);
-        let h = Self::gemm(x.clone(), a, Gemm::new().trans_rhs());
         let [rows, rank] = h.shape().dims();
         if joins(rows, rank, &layout, false) {
             // [x | h] · [W | scale · B]ᵀ
             let weight = with_room(packed, layout, x.dtype, [0, rank]);
             // SAFETY: the memory is new.
             unsafe { copy_into(b, scale, &weight, [0, layout.shape[1]]) };
-            let y = Self::gemm(beside(x, h.clone()), weight, Gemm::new().trans_rhs());
-            return (reshape(y, shape), h);
+            let y = Self::gemm(beside(x, h), weight, Gemm::new().trans_rhs());
+            return reshape(y, shape);
         }
         let update = Gemm::new().trans_rhs().alpha(scale);
         let y = if few || shape.num_elements() == 0 {
             let y = Self::packed_matmul(x, packed, layout, false);
-            Self::gemm_add(h.clone(), b, y, update)
+            Self::gemm_add(h, b, y, update)
         } else {
-            product(x, packed, layout, false, Some(Self::gemm(h.clone(), b, update)))
+            product(x, packed, layout, false, Some(Self::gemm(h, b, update)))
         };
-        (reshape(y, shape), h)
+        reshape(y, shape)
     }
 
     fn low_rank_grads(

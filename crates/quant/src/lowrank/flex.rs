@@ -17,12 +17,23 @@ impl LowRankOps for Flex {
         b: FloatTensor<Self>,
         scale: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let y = Self::packed_matmul(x.clone(), packed, layout, false);
-        let h = Self::gemm(flat::<Self>(x), a, Gemm::new().trans_rhs());
+        let h = Self::gemm(flat::<Self>(x.clone()), a, Gemm::new().trans_rhs());
+        (Self::packed_update(x, h.clone(), packed, layout, b, scale), h)
+    }
+
+    fn packed_update(
+        x: FloatTensor<Self>,
+        h: FloatTensor<Self>,
+        packed: PackedTensors<Self>,
+        layout: Layout,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let y = Self::packed_matmul(x, packed, layout, false);
         let shape = y.shape();
         let product = Gemm::new().trans_rhs().alpha(scale);
-        let sum = Self::gemm_add(h.clone(), b, flat::<Self>(y), product);
-        (Self::float_reshape(sum, shape), h)
+        let sum = Self::gemm_add(h, b, flat::<Self>(y), product);
+        Self::float_reshape(sum, shape)
     }
 
     fn low_rank_grads(

@@ -47,6 +47,19 @@ pub trait LowRankOps: PackedOps + GemmOps {
         scale: f32,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
+    /// `x · W^T + scale · h · B^T` with a known `h`. It has no gradient.
+    #[fusion(meta = |x, _h, _packed, layout, _b, _scale| {
+        TensorSpec::new(crate::ops::product_shape(&x.shape, layout.shape, false), x.dtype)
+    })]
+    fn packed_update(
+        x: FloatTensor<Self>,
+        h: FloatTensor<Self>,
+        #[extension_type] packed: PackedTensors<Self>,
+        layout: Layout,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self>;
+
     /// Gradients of `h`, A and B from that of the output.
     #[fusion(meta = |_grad, x, h, b, _scale| (
         h.clone(),

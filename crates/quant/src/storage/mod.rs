@@ -11,7 +11,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::{Gemm, pull_back, pull_back_with};
+use burn_lora_kernels::{Gemm, pull_back};
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 
@@ -67,6 +67,26 @@ pub trait Storage: Module + Sync + 'static {
         Gemm::new().trans_rhs().alpha(scale).run_add(h, b.unsqueeze(), y)
     }
 
+    /// `x · Wᵀ + scale · h · Bᵀ`, the product with a low-rank update whose `h = x · Aᵀ` is known, without a
+    /// graph. By default two products.
+    ///
+    /// # Shapes
+    /// - x: `[..., in]`, of rank 2 or more
+    /// - h: `[rows, rank]`, in the dtype of `x`, with its leading dimensions merged
+    /// - b: `[out, rank]`, in the dtype of `x`
+    /// - output: `[..., out]`, in the dtype of `x`
+    fn matmul_update<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        h: Tensor<2>,
+        b: Tensor<2>,
+        scale: f32,
+    ) -> Tensor<D> {
+        let y = self.matmul(x);
+        let (dims, rows) = (y.dims(), y.flatten(0, D - 2));
+        Gemm::new().trans_rhs().alpha(scale).run_add(h, b, rows).reshape(dims)
+    }
+
     /// Returns `pull_back(matmul(x), grad)`: a zero, `[1]`, whose `backward()` starts from `grad` as
     /// the gradient of the product. The product itself is not needed; by default it is computed.
     ///
@@ -75,30 +95,6 @@ pub trait Storage: Module + Sync + 'static {
     /// - grad: `[..., out]`, in the dtype of `x`
     fn pull_back<const D: usize>(&self, x: Tensor<D>, grad: Tensor<D>) -> Tensor<1> {
         pull_back(self.matmul(x), grad)
-    }
-
-    /// Returns `pull_back(matmul_low_rank(x, a, b, scale), grad)`: a zero, `[1]`, whose
-    /// `backward()` starts from `grad` as the gradient of the product with a low-rank update. By
-    /// default made of [`pull_back`](Self::pull_back).
-    ///
-    /// # Shapes
-    /// - x, a, b: as those of [`matmul_low_rank`](Self::matmul_low_rank)
-    /// - grad: `[..., out]`, in the dtype of `x`
-    fn pull_back_low_rank<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        a: Tensor<2>,
-        b: Tensor<2>,
-        scale: f32,
-        grad: Tensor<D>,
-    ) -> Tensor<1> {
-        let zero = self.pull_back(x.clone(), grad.clone());
-        let h = Gemm::new().trans_rhs().run(x, a.unsqueeze());
-        let scaled = Gemm::new().alpha(scale);
-        let h_grad = scaled.run(grad.clone(), b.clone().inner().unsqueeze());
-        let [grad, rows] = [grad, h.clone().inner()].map(|tensor| tensor.flatten(0, D - 2));
-        let b_grad: Tensor<2> = scaled.trans_lhs().run(grad, rows);
-        pull_back_with(pull_back_with(zero, h, h_grad), b, b_grad)
     }
 
     /// Returns `sum + grad · W` without a graph, the gradient of the input of [`matmul`](Self::matmul):
@@ -117,6 +113,25 @@ pub trait Storage: Module + Sync + 'static {
             Some(sum) => sum + own,
             None => own,
         }
+    }
+
+    /// Returns `grad · W + h_grad · A` without a graph, the gradient of the input of a product with a
+    /// low-rank update. By default [`input_grad`](Self::input_grad) with a sum.
+    ///
+    /// # Shapes
+    /// - grad: `[..., out]`, of rank 2 or more
+    /// - h_grad: `[rows, rank]`, in the dtype of `grad`, with its leading dimensions merged
+    /// - a: `[rank, in]`, in the dtype of `grad`
+    /// - output: `[..., in]`, in the dtype of `grad`
+    fn input_grad_update<const D: usize>(
+        &self,
+        grad: Tensor<D>,
+        h_grad: Tensor<2>,
+        a: Tensor<2>,
+    ) -> Tensor<D> {
+        let mut dims = grad.dims();
+        dims[D - 1] = a.dims()[1];
+        self.input_grad(grad, Some(Gemm::new().run(h_grad, a).reshape(dims)))
     }
 
     /// `x · Wᵀ` of a few rows in float32, without a gradient, and without a copy of the weight if
@@ -241,20 +256,26 @@ pub trait DynStorage: ErasedStorage {
         scale: f32,
     ) -> DispatchTensor;
     fn pull_back(&self, rank: usize, x: DispatchTensor, grad: DispatchTensor) -> Tensor<1>;
-    fn pull_back_low_rank(
+    fn matmul_update(
         &self,
         rank: usize,
         x: DispatchTensor,
-        a: Tensor<2>,
+        h: Tensor<2>,
         b: Tensor<2>,
         scale: f32,
-        grad: DispatchTensor,
-    ) -> Tensor<1>;
+    ) -> DispatchTensor;
     fn input_grad(
         &self,
         rank: usize,
         grad: DispatchTensor,
         sum: Option<DispatchTensor>,
+    ) -> DispatchTensor;
+    fn input_grad_update(
+        &self,
+        rank: usize,
+        grad: DispatchTensor,
+        h_grad: Tensor<2>,
+        a: Tensor<2>,
     ) -> DispatchTensor;
     fn few_rows(&self, x: Tensor<2>) -> Tensor<2>;
     fn store(&self, weight: Tensor<2>) -> Result<Frozen, QuantError>;
@@ -308,18 +329,16 @@ impl<S: Storage> DynStorage for S {
         })
     }
 
-    fn pull_back_low_rank(
+    fn matmul_update(
         &self,
         rank: usize,
         x: DispatchTensor,
-        a: Tensor<2>,
+        h: Tensor<2>,
         b: Tensor<2>,
         scale: f32,
-        grad: DispatchTensor,
-    ) -> Tensor<1> {
+    ) -> DispatchTensor {
         with_rank!(rank, D => {
-            let [x, grad] = [x, grad].map(Tensor::<D>::from_dispatch);
-            Storage::pull_back_low_rank(self, x, a, b, scale, grad)
+            Storage::matmul_update::<D>(self, Tensor::from_dispatch(x), h, b, scale).into_dispatch()
         })
     }
 
@@ -332,6 +351,19 @@ impl<S: Storage> DynStorage for S {
         with_rank!(rank, D => {
             let (grad, sum) = (Tensor::from_dispatch(grad), sum.map(Tensor::from_dispatch));
             Storage::input_grad::<D>(self, grad, sum).into_dispatch()
+        })
+    }
+
+    fn input_grad_update(
+        &self,
+        rank: usize,
+        grad: DispatchTensor,
+        h_grad: Tensor<2>,
+        a: Tensor<2>,
+    ) -> DispatchTensor {
+        with_rank!(rank, D => {
+            let grad = Tensor::from_dispatch(grad);
+            Storage::input_grad_update::<D>(self, grad, h_grad, a).into_dispatch()
         })
     }
 
@@ -423,21 +455,18 @@ impl Frozen {
         self.0.pull_back(D, x.into_dispatch(), grad.into_dispatch())
     }
 
-    /// Zero whose backward pass starts from the gradient of the product with a low-rank update: see
-    /// [`Storage::pull_back_low_rank`].
+    /// `x · Wᵀ + scale · h · Bᵀ`: see [`Storage::matmul_update`].
     ///
     /// # Panics
     /// If the shapes do not fit or the dtypes differ.
-    pub fn pull_back_low_rank<const D: usize>(
+    pub fn matmul_update<const D: usize>(
         &self,
         x: Tensor<D>,
-        a: Tensor<2>,
+        h: Tensor<2>,
         b: Tensor<2>,
         scale: f32,
-        grad: Tensor<D>,
-    ) -> Tensor<1> {
-        let (x, grad) = (x.into_dispatch(), grad.into_dispatch());
-        self.0.pull_back_low_rank(D, x, a, b, scale, grad)
+    ) -> Tensor<D> {
+        Tensor::from_dispatch(self.0.matmul_update(D, x.into_dispatch(), h, b, scale))
     }
 
     /// `sum + grad · W`: see [`Storage::input_grad`].
@@ -447,6 +476,20 @@ impl Frozen {
     pub fn input_grad<const D: usize>(&self, grad: Tensor<D>, sum: Option<Tensor<D>>) -> Tensor<D> {
         let sum = sum.map(Tensor::into_dispatch);
         Tensor::from_dispatch(self.0.input_grad(D, grad.into_dispatch(), sum))
+    }
+
+    /// `grad · W + h_grad · A`: see [`Storage::input_grad_update`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit or the dtypes differ.
+    pub fn input_grad_update<const D: usize>(
+        &self,
+        grad: Tensor<D>,
+        h_grad: Tensor<2>,
+        a: Tensor<2>,
+    ) -> Tensor<D> {
+        let grad = self.0.input_grad_update(D, grad.into_dispatch(), h_grad, a);
+        Tensor::from_dispatch(grad)
     }
 
     /// `x · Wᵀ` of a few rows in float32: see [`Storage::few_rows`].

@@ -9,7 +9,7 @@ use burn::{
     backend::Dispatch,
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::{Gemm, pull_back, pull_back_with};
+use burn_lora_kernels::pull_back;
 use serde_json::{Value, json};
 
 impl Storage for PackedWeight {
@@ -54,37 +54,23 @@ impl Storage for PackedWeight {
         pull_back(x, self.matmul_transposed(grad))
     }
 
-    fn pull_back_low_rank<const D: usize>(
+    fn matmul_update<const D: usize>(
         &self,
         x: Tensor<D>,
-        a: Tensor<2>,
+        h: Tensor<2>,
         b: Tensor<2>,
         scale: f32,
-        grad: Tensor<D>,
-    ) -> Tensor<1> {
-        self.check_low_rank(&x, &a, &b);
-        let values = x.clone().inner();
-        let [a_values, b_values] = [&a, &b].map(|matrix| matrix.clone().inner());
-        let rows: Tensor<2> = values.clone().flatten(0, D - 2);
-        let h = Gemm::new().trans_rhs().run(rows, a_values.clone()).into_dispatch();
-        let (dy, values) = (grad.into_dispatch(), values.into_dispatch());
-        let (h_grad, a_grad, b_grad) = <Dispatch as LowRankOps>::low_rank_grads(
-            dy.clone(),
-            values,
-            h,
-            b_values.into_dispatch(),
-            scale,
-        );
-        let x_grad = <Dispatch as LowRankOps>::packed_low_rank_input_grad(
-            dy,
-            h_grad,
-            self.tensors(),
-            *self.layout(),
-            a_values.into_dispatch(),
-        );
-        let zero = pull_back(x, Tensor::from_dispatch(x_grad));
-        let zero = pull_back_with(zero, a, Tensor::from_dispatch(a_grad));
-        pull_back_with(zero, b, Tensor::from_dispatch(b_grad))
+    ) -> Tensor<D> {
+        let ([out, width], [rows, rank]) = (Storage::shape(self), h.dims());
+        let dims = x.dims();
+        assert_eq!(dims[D - 1], width, "x is {dims:?}, the weight is [{out}, {width}]");
+        assert_eq!(dims[..D - 1].iter().product::<usize>(), rows, "the rows of x and of h");
+        assert_eq!(b.dims(), [out, rank], "B of the weight [{out}, {width}]");
+        assert!(x.dtype() == h.dtype() && x.dtype() == b.dtype(), "the dtypes of x, h and B");
+        let (x, h, b) = (x.into_dispatch(), h.into_dispatch(), b.into_dispatch());
+        let (packed, layout) = (self.tensors(), *self.layout());
+        let y = <Dispatch as LowRankOps>::packed_update(x, h, packed, layout, b, scale);
+        Tensor::from_dispatch(y)
     }
 
     fn input_grad<const D: usize>(&self, grad: Tensor<D>, sum: Option<Tensor<D>>) -> Tensor<D> {
@@ -106,6 +92,29 @@ impl Storage for PackedWeight {
             self.tensors(),
             *self.layout(),
             sum.into_dispatch(),
+        ))
+    }
+
+    fn input_grad_update<const D: usize>(
+        &self,
+        grad: Tensor<D>,
+        h_grad: Tensor<2>,
+        a: Tensor<2>,
+    ) -> Tensor<D> {
+        let ([out, width], [rows, rank]) = (Storage::shape(self), h_grad.dims());
+        let dims = grad.dims();
+        assert_eq!(dims[D - 1], out, "a gradient is {dims:?}, the weight is [{out}, {width}]");
+        assert_eq!(dims[..D - 1].iter().product::<usize>(), rows, "the rows of the gradients");
+        assert_eq!(a.dims(), [rank, width], "A of the weight [{out}, {width}]");
+        let dtype = grad.dtype();
+        assert!(dtype == h_grad.dtype() && dtype == a.dtype(), "the dtypes of gradients and A");
+        let [h_grad, a] = [h_grad, a].map(Tensor::into_dispatch);
+        Tensor::from_dispatch(<Dispatch as LowRankOps>::packed_low_rank_input_grad(
+            grad.into_dispatch(),
+            h_grad,
+            self.tensors(),
+            *self.layout(),
+            a,
         ))
     }
 

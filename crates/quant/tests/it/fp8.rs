@@ -2,7 +2,9 @@
 
 use crate::common::{devices, floats, relative_error};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor, TensorData};
-use burn_lora_quant::{Frozen, PackedWeight, QuantConfig, QuantError, StorageFormat};
+use burn_lora_quant::{
+    Frozen, PackedWeight, Pulled, QuantConfig, QuantError, StorageFormat, Update, pull_back_all,
+};
 
 /// A file of `testdata/fp8`.
 struct Golden(Vec<u8>);
@@ -54,7 +56,9 @@ fn products_and_gradients_are_those_of_torch() {
             let weight = Frozen::new(weight.with_fp8().unwrap());
             let [x, a, b] = ["x", "a", "b"].map(|name| part(name).autodiff().require_grad());
             let y = weight.matmul_low_rank(x.clone(), a.clone(), b.clone(), 2.5);
-            let zero = weight.pull_back_low_rank(x.clone(), a.clone(), b.clone(), 2.5, part("g"));
+            let update = Some(Update { a: a.clone(), b: b.clone(), scale: 2.5 });
+            let product = Pulled { weight: &weight, update, grad: part("g") };
+            let zero = pull_back_all(x.clone(), vec![product], None);
             for (way, loss) in [
                 ("forward", (y.clone() * part("g").autodiff()).sum()),
                 ("without the product", zero),

@@ -8,7 +8,7 @@ use burn::{
 use burn_lora_kernels::pull_back;
 use burn_lora_quant::{
     DenseWeight, EightBitConfig, Frozen, Pulled, QuantConfig, QuantError, Storage, StorageBytes,
-    StorageFormat, Update, pull_back_all,
+    StorageFormat, Update, matmul_all, pull_back_all,
 };
 
 /// A storage of one's own, with nothing but what has to be there.
@@ -78,7 +78,9 @@ fn gradients_are_those_of_the_product() {
                             pull_back(y, grad)
                         }
                         (true, false) => {
-                            weight.pull_back_low_rank(rows, a.clone(), b.clone(), 2.5, grad)
+                            let update = Update { a: a.clone(), b: b.clone(), scale: 2.5 };
+                            let product = Pulled { weight: &weight, update: Some(update), grad };
+                            pull_back_all(rows, vec![product], None)
                         }
                     };
                     let grads = zero.backward();
@@ -87,6 +89,79 @@ fn gradients_are_those_of_the_product() {
                 let (found, expected) = (run(false), run(true));
                 assert!(found == expected, "{device:?} {} {update}", weight.settings());
                 assert_eq!(expected.map(|grad| grad.is_some()), [true, update, update]);
+            }
+        }
+    }
+}
+
+/// Products with one input are those of each weight alone; what they give for the updates can be used again, in
+/// their next pass and in their backward pass.
+#[test]
+fn products_with_one_input() {
+    let width = 64;
+    for device in devices() {
+        let random =
+            |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device.clone());
+        let weight = |out| random([out, width]);
+        let packed = |out| QuantConfig::nf4().store(weight(out)).unwrap();
+        let own = Frozen::new(Own { weight: DenseWeight::new(weight(40)) });
+        let eight = EightBitConfig::int8().store(weight(40)).unwrap();
+        let dense = Frozen::new(DenseWeight::new(weight(16)));
+        // The second is wide: on a GPU its update is a part of the product.
+        for weights in [vec![packed(48), packed(192)], vec![own, eight, dense, packed(24)]] {
+            for rows in [3, 288] {
+                let x = random([rows, width]);
+                let updates = weights.iter().zip([Some(8), None, Some(16), Some(3)]);
+                let updates: Vec<_> = updates
+                    .map(|(weight, rank)| {
+                        let (a, b) = (random([rank?, width]), random([weight.shape()[0], rank?]));
+                        Some(Update { a, b, scale: 1.5 })
+                    })
+                    .collect();
+                let products = || weights.iter().zip(updates.clone()).collect::<Vec<_>>();
+                let x3 = x.clone().reshape([3, rows / 3, width]);
+                let (found, h) = matmul_all(x3.clone(), products(), None);
+                for ((weight, update), found) in products().into_iter().zip(&found) {
+                    let expected = match update {
+                        Some(Update { a, b, scale }) => {
+                            weight.matmul_low_rank(x3.clone(), a, b, scale)
+                        }
+                        None => weight.matmul(x3.clone()),
+                    };
+                    assert_eq!(found.dims(), expected.dims());
+                    let [found, expected] = [found.clone(), expected].map(floats);
+                    let error = relative_error(&found, &expected);
+                    assert!(error < 3e-6, "{device:?} {} {error:e}", weight.settings());
+                }
+                let (again, _) = matmul_all(x3.clone(), products(), h.clone());
+                assert_eq!(again.into_iter().map(floats).collect::<Vec<_>>(), {
+                    found.into_iter().map(floats).collect::<Vec<_>>()
+                });
+
+                let grads = weights.iter().map(|weight| random([rows, weight.shape()[0]]));
+                let grads: Vec<_> = grads.collect();
+                let run = |h| {
+                    let x = x.clone().autodiff().require_grad();
+                    let mut leaves = vec![];
+                    let mut leaf = |part: Tensor<2>| {
+                        leaves.push(part.autodiff().require_grad());
+                        leaves.last().unwrap().clone()
+                    };
+                    let products = products().into_iter().zip(&grads);
+                    let products = products.map(|((weight, update), grad)| {
+                        let update = update.map(|Update { a, b, scale }| {
+                            let (a, b) = (leaf(a), leaf(b));
+                            Update { a, b, scale }
+                        });
+                        Pulled { weight, update, grad: grad.clone() }
+                    });
+                    let products = products.collect();
+                    let grads = pull_back_all(x.clone(), products, h).backward();
+                    leaves.push(x);
+                    let grads = leaves.into_iter().map(|leaf| floats(leaf.grad(&grads).unwrap()));
+                    grads.collect::<Vec<_>>()
+                };
+                assert_eq!(run(h), run(None));
             }
         }
     }
@@ -147,15 +222,10 @@ fn gradients_of_products_with_one_input() {
                             },
                         );
                         let zero = if joined {
-                            pull_back_all(x, products.collect())
+                            pull_back_all(x, products.collect(), None)
                         } else {
                             let zeros =
-                                products.map(|Pulled { weight, update, grad }| match update {
-                                    None => weight.pull_back(x.clone(), grad),
-                                    Some(Update { a, b, scale }) => {
-                                        weight.pull_back_low_rank(x.clone(), a, b, scale, grad)
-                                    }
-                                });
+                                products.map(|one| pull_back_all(x.clone(), vec![one], None));
                             zeros.reduce(|sum, zero| sum + zero).unwrap()
                         };
                         let grads = zero.backward();
