@@ -11,7 +11,7 @@ use crate::{
     objective,
 };
 use burn_lora_adapter::{LayerKind, Role};
-use burn_lora_kernels::{Gemm, attention_scores};
+use burn_lora_kernels::{Gemm, attention_scores, optimizer::Batch};
 use burn_lora_llama::{
     Keep, LlamaConfig,
     layers::{LinearCosts, TokenCost},
@@ -167,19 +167,21 @@ impl Account<'_> {
             at.inputs -= stretch.map_or(0, feed_forward);
             moments.push(at);
         }
-        // AdamW is one operation; Burn's optimizers allocate some intermediate vectors.
+        // AdamW is one operation, on many vectors at a time; Burn's optimizers allocate some
+        // intermediate vectors.
         let vectors = match train.optimizer {
-            OptimizerConfig::AdamW { .. } | OptimizerConfig::AdamW8bit { .. } => 1,
-            // And the gradient that it multiplies.
-            OptimizerConfig::LoraFa { .. } => 2,
+            OptimizerConfig::AdamW { .. } | OptimizerConfig::AdamW8bit { .. } => Batch::MOST,
+            // And the gradients that it multiplies.
+            OptimizerConfig::LoraFa { .. } => 2 * Batch::MOST,
             _ => 4,
         };
+        let trained = || self.shape.trained();
+        let vectors = vectors.min(trained().count()) * trained().max().unwrap_or(0);
         moments.push(Memory {
             moment: Moment::Update,
-            // `params::update` writes new values beside the old ones, and drops the gradients one
-            // by one while it does so.
+            // New values are written beside the old ones; gradients are dropped with each launch.
             gradients: all,
-            scratch: 4 * vectors * self.shape.trained().max().unwrap_or(0) as u64,
+            scratch: 4 * vectors as u64,
             ..begin
         });
         moments
@@ -277,10 +279,13 @@ impl Account<'_> {
         attention + self.values(hidden) + self.casts(index) + block
     }
 
-    /// Returns the bytes that a layer keeps of what its attention computed.
+    /// Returns the bytes that a layer keeps of what its attention computed, and of its updates `x · Aᵀ`.
     fn kept_of_attention(&self, index: usize, keep: Keep) -> u64 {
         let kept = self.config.layers[index].kept_of_attention(self.config.hidden_size, keep);
-        kept.map_or(0, |cost| self.bytes(cost))
+        let linear = self.shape.blocks[index].values();
+        let linear = linear.filter(|layer| layer.kind == LayerKind::Linear && !self.shape.dropout);
+        let updates = linear.filter_map(Layer::rank).sum();
+        kept.map_or(0, |cost| self.bytes(cost.plus_values(updates)))
     }
 
     /// Returns the bytes of what a layer has to compute again of its attention, before the backward pass of

@@ -3,17 +3,14 @@
 use crate::{
     cube::check_contiguous,
     cuda::{Kernel, Scalar},
-    optimizer::Step,
+    optimizer::{Batch, Step},
 };
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::{client::Client, server::Handle};
 
-/// Most vectors of a launch: with eight words each, the table fits into a kernel's parameters.
-pub const MOST: usize = 60;
-
-/// Words of the table.
-const WORDS: usize = 8 * MOST;
+/// Words of the table: eight a vector are below the 4 KiB of a kernel's parameters.
+const WORDS: usize = 8 * Batch::MOST;
 
 /// Threads of a block.
 const THREADS: usize = 256;

@@ -24,6 +24,9 @@ struct Waiting {
 }
 
 impl Batch {
+    /// Most vectors of a launch.
+    pub const MOST: usize = 60;
+
     /// A call with this number of vectors, none of them empty.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only CUDA collects"))]
     pub fn new(vectors: usize) -> Self {
@@ -40,7 +43,7 @@ impl Batch {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.to_come = waiting.to_come.saturating_sub(1);
         waiting.vectors.push(vector);
-        let now = waiting.to_come == 0 || waiting.vectors.len() == cuda::MOST;
+        let now = waiting.to_come == 0 || waiting.vectors.len() == Self::MOST;
         now.then(|| std::mem::take(&mut waiting.vectors))
     }
 }
