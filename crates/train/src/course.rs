@@ -29,6 +29,8 @@ pub(crate) struct Stretch {
     pub keep: Keep,
     /// Whether what it keeps of its attention waits in host memory.
     pub offload: bool,
+    /// Whether its input does.
+    pub offload_input: bool,
     /// Whether each of the layers goes backward without a graph
     /// ([`CausalLm::keeps`](burn_lora_llama::CausalLm::keeps)).
     pub whole: bool,
@@ -75,13 +77,19 @@ impl Course {
                 }
                 false => (config.keep, config.offload),
             };
-            Stretch { whole: whole(&layers), layers, keep, offload }
+            let offload_input = config.offload;
+            Stretch { whole: whole(&layers), layers, keep, offload, offload_input }
         });
         let all = all.into_iter().map(|layers| {
             let offload = config.offload;
-            Stretch { layers, keep: Keep::All, offload, whole: true }
+            Stretch { layers, keep: Keep::All, offload, offload_input: offload, whole: true }
         });
-        Self { again: stretches.chain(all).collect(), graph }
+        let mut again: Vec<_> = stretches.chain(all).collect();
+        if let (Some(last), None) = (again.last_mut(), &graph) {
+            // Its backward pass comes first: it would wait for what has only just left.
+            (last.offload, last.offload_input) = (false, false);
+        }
+        Self { again, graph }
     }
 }
 

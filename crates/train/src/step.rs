@@ -125,9 +125,10 @@ pub(crate) fn run<M: CausalLm>(
 
     let mut kept = Vec::with_capacity(again.len());
     let mut hidden: Option<Tensor<3>> = None;
-    for (number, Stretch { layers, keep, offload, .. }) in again.iter().enumerate() {
+    for (number, stretch) in again.iter().enumerate() {
+        let Stretch { layers, keep, offload, offload_input, .. } = stretch;
         let input = begin(&model.plain, number, hidden.clone());
-        let stored = hidden.map(|input| Stored::new(input.inner(), config.offload));
+        let stored = hidden.map(|input| Stored::new(input.inner(), *offload_input));
         let last = layers.end - 1;
         let input = (layers.start..last).fold(input, |h, layer| once(layer, h, Keep::Inputs).0);
         let (output, inside) = once(last, input, *keep);

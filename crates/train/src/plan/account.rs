@@ -91,10 +91,10 @@ impl Account<'_> {
             });
             self.values(hidden) * inputs as u64 + inside.sum::<u64>()
         };
-        let waiting = self.values(hidden) * again.len().saturating_sub(1) as u64;
+        // (The first one has no input.)
+        let inputs = again.iter().skip(1).filter(|stretch| stretch.offload_input).count();
         let waits = again.iter().filter(|stretch| stretch.offload);
-        let waiting = waiting + waits.map(attention).sum::<u64>();
-        let host = if train.offload { waiting } else { 0 };
+        let host = self.values(hidden) * inputs as u64 + waits.map(attention).sum::<u64>();
         let begin = Memory { host: begin.host + host, ..begin.clone() };
 
         let graph = graph.map(|layers| self.tracked(&layers, again.is_empty()));

@@ -230,12 +230,17 @@ fn settings_save_what_they_say() {
     assert!(total(batch(4).recompute(Recompute::Every(4))) > usual);
     assert!(total(batch(4).loss_chunk(8192)) > usual);
 
-    // 31 inputs of 64 MiB wait on the host, and what the last layer keeps of its attention. One input is in
-    // use, and one on its way.
+    // 30 inputs of 64 MiB wait on the host: the first layer has none, and the last one is the first to go
+    // backward. One input is in use, and one on its way.
     let offloaded = measured_run().train(&batch(4).offload(true).loss_chunk(64)).peak();
-    let attention = (2 * 4096 + 2 * 1024 + 4096) * 2 + 32 * 4;
-    assert_eq!(offloaded.host, 31 * (64 << 20) + 8192 * attention);
+    assert_eq!(offloaded.host, 30 * (64 << 20));
     assert_eq!(offloaded.inputs, 2 * (64 << 20));
+    // And what 31 layers keep of their attention: the sum behind it, its output, q, k, v, and the inputs of
+    // the seven updates times A.
+    let kept = batch(4).offload(true).keep(Keep::Attention);
+    let attention = (2 * 4096 + 2 * 1024 + 4096 + 7 * 32) * 2 + 32 * 4;
+    let kept = measured_run().train(&kept).peak();
+    assert_eq!(kept.host, 30 * (64 << 20) + 31 * 8192 * attention);
 
     let state = |optimizer| measured_run().train(&batch(4).optimizer(optimizer)).peak().optimizer;
     let parameters = 83_886_080;
