@@ -61,8 +61,13 @@ fn check(variant: &str, case: &str) {
 }
 
 #[test]
+fn the_first_curve_agrees() {
+    check("gqa", &CASES[0]);
+}
+
+#[test]
 fn curves_agree_gqa() {
-    CASES.iter().for_each(|case| check("gqa", case));
+    CASES[1..].iter().for_each(|case| check("gqa", case));
 }
 
 #[test]
