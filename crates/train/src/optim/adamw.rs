@@ -44,6 +44,9 @@ enum Moments {
     Coded(Tensor<1, Int>, Tensor<1>),
 }
 
+/// A parameter to update, and its place in the call.
+type Placed<'a> = (usize, Update<'a>);
+
 impl AdamW {
     pub fn new(beta1: f64, beta2: f64, eps: f64, arithmetic: Arithmetic) -> Self {
         Self { beta1, beta2, eps, arithmetic, step: 0, moments: BTreeMap::new(), maps: None }
@@ -77,7 +80,7 @@ impl AdamW {
     /// Steps over parameters with moments in float32; returns the new values and moments.
     fn float(
         &mut self,
-        group: Vec<(usize, Update<'_>)>,
+        group: Vec<Placed<'_>>,
         factor: &Tensor<1>,
         step: Step,
     ) -> Vec<(Tensor<1>, Moments)> {
@@ -94,7 +97,7 @@ impl AdamW {
     /// [`float`](Self::float) for moments in 8 bits.
     fn coded(
         &mut self,
-        group: Vec<(usize, Update<'_>)>,
+        group: Vec<Placed<'_>>,
         factor: &Tensor<1>,
         step: Step,
     ) -> Vec<(Tensor<1>, Moments)> {
@@ -148,7 +151,7 @@ impl Optimizer for AdamW {
 
     fn update(&mut self, updates: Vec<Update<'_>>, factor: &Tensor<1>) -> Vec<Tensor<1>> {
         // A call for each rate, decay and form of the moments, with the places of its parameters.
-        let mut groups: Vec<((f64, f64, bool), Vec<(usize, Update<'_>)>)> = vec![];
+        let mut groups: Vec<(_, Vec<Placed<'_>>)> = vec![];
         let mut new = vec![None; updates.len()];
         for (place, update) in updates.into_iter().enumerate() {
             let key = (update.rate, update.decay, self.is_coded(update.param.dims()[0]));

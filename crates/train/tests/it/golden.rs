@@ -62,7 +62,7 @@ fn check(variant: &str, case: &str) {
 
 #[test]
 fn the_first_curve_agrees() {
-    check("gqa", &CASES[0]);
+    check("gqa", CASES[0]);
 }
 
 #[test]

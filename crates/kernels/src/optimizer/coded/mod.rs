@@ -71,8 +71,10 @@ pub fn adamw_coded(
     Fusion: cfg(feature = "fusion")
 )]
 pub trait AdamWCodedOps: Backend {
-    /// Step of Adam with 8-bit moments on vectors that are not empty: `codes` and `absmax` hold those of `m`, then those of `v`;
-    /// `maps` are the [maps](crate::dynamic::maps) of both.
+    /// Step of Adam with 8-bit moments on vectors that are not empty: `codes` and `absmax` hold those of
+    /// `m`, then those of `v`; `maps` are the [maps](crate::dynamic::maps) of both. Nothing is to be read
+    /// before the last vector of the batch was given.
+    #[allow(clippy::too_many_arguments, reason = "what a step reads")]
     #[fusion(meta = |param, _grad, _factor, codes, absmax, _maps, _step, _batch| (
         param.clone(),
         codes.clone(),
