@@ -179,17 +179,16 @@ impl AdaptedLinear {
         active: Option<&ActiveAdapters>,
     ) -> Vec<Tensor<D>> {
         let tracked = |update: &Update| update.a.is_tracked() || update.b.is_tracked();
-        let graph = |updates: Vec<Option<Update>>| updates.iter().flatten().any(tracked);
-        if x.is_tracked() || Self::updates(layers, &x, active).is_none_or(graph) {
-            return layers.iter().map(|layer| layer.forward_with(x.clone(), active)).collect();
-        }
-        Self::forward_once(layers, x, active, None).0
+        let updates = Self::joined_updates(layers, &x, active)
+            .filter(|updates| !x.is_tracked() && !updates.iter().flatten().any(tracked));
+        Self::forward_joined(layers, x, active, updates, None).0
     }
 
     /// Returns what [`forward_all`](Self::forward_all) does, and `h = x · Aᵀ` of the updates side by side: for
-    /// [`pull_back_all`](Self::pull_back_all), and for another pass with the same input. Then the outputs have
-    /// no graph. There is no `h` if a layer is not [plain](Self::is_plain), if none has an update, or if rows
-    /// are so few that joining A costs more.
+    /// [`pull_back_all`](Self::pull_back_all), and for another pass of the same layers with the same input. Then
+    /// the outputs have no graph. There is no `h` if a layer is not [plain](Self::is_plain), if none has an
+    /// update, or if rows are so few that joining A costs more: outputs are those of
+    /// [`forward_with`](Self::forward_with) then.
     ///
     /// # Shapes
     /// - x: `[..., in]`
@@ -204,10 +203,31 @@ impl AdaptedLinear {
         active: Option<&ActiveAdapters>,
         h: Option<Tensor<2>>,
     ) -> (Vec<Tensor<D>>, Option<Tensor<2>>) {
+        let updates = Self::joined_updates(layers, &x, active);
+        Self::forward_joined(layers, x, active, updates, h)
+    }
+
+    /// The updates of layers that are one product, if they are, and if that pays.
+    fn joined_updates<const D: usize>(
+        layers: &[&Self],
+        x: &Tensor<D>,
+        active: Option<&ActiveAdapters>,
+    ) -> Option<Vec<Option<Update>>> {
         /// Most rows whose products are separate.
         const FEW: usize = 16;
         let few = x.dims()[..D - 1].iter().product::<usize>() <= FEW;
-        let Some(updates) = Self::updates(layers, &x, active).filter(|_| !few) else {
+        if few { None } else { Self::updates(layers, x, active) }
+    }
+
+    /// [`forward_once`](Self::forward_once), by joined updates, or else layer by layer.
+    fn forward_joined<const D: usize>(
+        layers: &[&Self],
+        x: Tensor<D>,
+        active: Option<&ActiveAdapters>,
+        updates: Option<Vec<Option<Update>>>,
+        h: Option<Tensor<2>>,
+    ) -> (Vec<Tensor<D>>, Option<Tensor<2>>) {
+        let Some(updates) = updates else {
             return (
                 layers.iter().map(|layer| layer.forward_with(x.clone(), active)).collect(),
                 None,

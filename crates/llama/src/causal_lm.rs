@@ -47,7 +47,8 @@ pub struct Kept {
     pub attention: Vec<Tensor<1>>,
     /// Of the feed-forward block.
     pub feed_forward: Vec<Tensor<1>>,
-    /// Of low-rank updates: the products of inputs with A, where they are known.
+    /// Of low-rank updates, where they are known, the products of inputs with A, `[tokens · ranks]`: of the
+    /// projections before and after the attention, and before and after the activation of an MLP.
     pub updates: Vec<Option<Tensor<1>>>,
 }
 

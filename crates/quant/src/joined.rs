@@ -45,6 +45,9 @@ pub fn matmul_all<const D: usize>(
         let a = joined_a(products.iter().filter_map(|(_, update)| update.as_ref()))?;
         Some(Gemm::new().trans_rhs().run(x.clone().flatten(0, D - 2), a))
     });
+    if let Some(h) = &h {
+        check(h, x.dims(), products.iter().filter_map(|(_, update)| update.as_ref()));
+    }
     let mut start = 0;
     let product = |(weight, update): (&Frozen, Option<Update>)| match (update, &h) {
         (Some(Update { a, b, scale }), Some(h)) => {
@@ -79,6 +82,7 @@ pub fn pull_back_all<const D: usize>(
     if let Some(a) = joined_a(updates().map(|(update, _)| update)) {
         let rows: Tensor<2> = x.clone().inner().flatten(0, D - 2);
         let h = h.unwrap_or_else(|| Gemm::new().trans_rhs().run(rows.clone(), a.clone()));
+        check(&h, x.dims(), updates().map(|(update, _)| update));
         let (mut h_grads, mut start) = (vec![], 0);
         for (Update { a, b, scale }, Pulled { grad, .. }) in updates() {
             let (rank, scaled) = (a.dims()[0], Gemm::new().alpha(*scale));
@@ -122,6 +126,17 @@ pub fn pull_back_all<const D: usize>(
 fn joined_a<'a>(updates: impl Iterator<Item = &'a Update>) -> Option<Tensor<2>> {
     let parts: Vec<_> = updates.map(|update| update.a.clone().inner()).collect();
     (!parts.is_empty()).then(|| join(parts, 0))
+}
+
+/// Checks that `h` is that of these updates, as far as its shape says.
+fn check<'a, const D: usize>(
+    h: &Tensor<2>,
+    x: [usize; D],
+    updates: impl Iterator<Item = &'a Update>,
+) {
+    let rows: usize = x[..D - 1].iter().product();
+    let ranks: usize = updates.map(|update| update.a.dims()[0]).sum();
+    assert_eq!(h.dims(), [rows, ranks], "h of all updates, for x {x:?}");
 }
 
 /// Columns of one update.

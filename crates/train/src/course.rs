@@ -27,7 +27,7 @@ pub(crate) struct Stretch {
     pub layers: Range<usize>,
     /// What the last layer keeps.
     pub keep: Keep,
-    /// Whether what it keeps of its attention waits in host memory.
+    /// Whether what it keeps of its attention, and of low-rank updates, waits in host memory.
     pub offload: bool,
     /// Whether its input does.
     pub offload_input: bool,

@@ -117,10 +117,10 @@ impl DecoderLayer {
             true => self.attended_keeping(x, context, how.keep),
             false => (self.attended(x, context, None), vec![], [None, None]),
         };
-        let (out, mut feed_forward, of_mlp) = match (&self.mlp, how.tile) {
+        let (out, feed_forward, of_mlp) = match (&self.mlp, how.tile) {
             (Some(mlp), tile) if keeps && (all || tile.is_none()) => {
                 let normed_x = normed(x.clone(), self.norms().1[0], context);
-                let (out, kept, h) = mlp.forward_keeping(normed_x, context);
+                let (out, kept, h) = mlp.forward_keeping(normed_x, context, all);
                 (self.added(x, out), kept, h)
             }
             (_, Some(tile)) => {
@@ -129,9 +129,6 @@ impl DecoderLayer {
             }
             (_, None) => (self.fed_forward(x, context), vec![], [None, None]),
         };
-        if !all {
-            feed_forward.clear();
-        }
         let updates = of_attention.into_iter().chain(of_mlp);
         let updates = updates.map(|h| h.filter(|_| keeps).map(|h| h.flatten(0, 1))).collect();
         (out, Kept { attention, feed_forward, updates })

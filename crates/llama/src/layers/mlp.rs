@@ -87,15 +87,19 @@ impl Mlp {
         self.down_proj.forward_with(inner, context.adapters())
     }
 
-    /// Returns the output, and what [`pull_back`](Self::pull_back) then need not compute: gate and up, as
-    /// vectors, and the inputs times A of the projections' updates, before and after the activation.
+    /// Returns the output, and what [`pull_back`](Self::pull_back) then need not compute: with `all` gate and
+    /// up, as vectors, and the inputs times A of the projections' updates, before and after the activation.
     pub(super) fn forward_keeping<const D: usize>(
         &self,
         x: Tensor<D>,
         context: &Context,
+        all: bool,
     ) -> (Tensor<D>, Vec<Tensor<1>>, [Option<Tensor<2>>; 2]) {
         let (projected, before) = self.project_once(x, context, None);
-        let kept = projected.each_ref().map(|x| x.clone().flatten(0, D - 1)).into();
+        let kept = match all {
+            true => projected.each_ref().map(|x| x.clone().flatten(0, D - 1)).into(),
+            false => vec![],
+        };
         let (out, after) = forward(&self.down_proj, self.inner(projected), context);
         (out, kept, [before, after])
     }

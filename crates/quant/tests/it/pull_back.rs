@@ -7,8 +7,8 @@ use burn::{
 };
 use burn_lora_kernels::pull_back;
 use burn_lora_quant::{
-    DenseWeight, EightBitConfig, Frozen, Pulled, QuantConfig, QuantError, Storage, StorageBytes,
-    StorageFormat, Update, matmul_all, pull_back_all,
+    DenseWeight, EightBitConfig, Frozen, PackedWeight, Pulled, QuantConfig, QuantError, Storage,
+    StorageBytes, StorageFormat, Update, matmul_all, pull_back_all,
 };
 
 /// A storage of one's own, with nothing but what has to be there.
@@ -87,8 +87,15 @@ fn gradients_are_those_of_the_product() {
                     [x, a, b].map(|part| part.grad(&grads).map(floats))
                 };
                 let (found, expected) = (run(false), run(true));
-                assert!(found == expected, "{device:?} {} {update}", weight.settings());
-                assert_eq!(expected.map(|grad| grad.is_some()), [true, update, update]);
+                if weight.downcast_ref::<PackedWeight>().is_some() {
+                    assert!(found == expected, "{device:?} {} {update}", weight.settings());
+                }
+                assert_eq!(found.each_ref().map(Option::is_some), [true, update, update]);
+                // (Other storages may add the two gradients of the input in another order.)
+                for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+                    let error = relative_error(found, expected);
+                    assert!(error < 3e-6, "{device:?} {} {error:e}", weight.settings());
+                }
             }
         }
     }

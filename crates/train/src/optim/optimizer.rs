@@ -9,13 +9,12 @@ pub trait Optimizer: Send {
     /// Begins a step: each parameter is updated once in it.
     fn begin(&mut self);
 
-    /// Returns the new values of parameters, in their order. A new value replaces the old one in memory, if
-    /// nothing else holds that. `factor`, `[1]`, is that of all gradients: one over the number of target
+    /// Returns the new values of parameters, in their order. `factor`, `[1]`, is that of all gradients: one over the number of target
     /// tokens, times the clipping.
     ///
     /// # Panics
     /// If the vectors of a parameter do not have the same length, are not in float32 or are not on the
-    /// same device.
+    /// device of `factor`.
     fn update(&mut self, updates: Vec<Update<'_>>, factor: &Tensor<1>) -> Vec<Tensor<1>>;
 
     /// Returns the state to save with a checkpoint, without the number of steps.

@@ -167,21 +167,21 @@ impl Account<'_> {
             at.inputs -= stretch.map_or(0, feed_forward);
             moments.push(at);
         }
-        // AdamW is one operation, on many vectors at a time; Burn's optimizers allocate some
-        // intermediate vectors.
-        let vectors = match train.optimizer {
-            OptimizerConfig::AdamW { .. } | OptimizerConfig::AdamW8bit { .. } => Batch::MOST,
-            // And the gradients that it multiplies.
-            OptimizerConfig::LoraFa { .. } => 2 * Batch::MOST,
-            _ => 4,
+        // AdamW is one operation, on some vectors at a time; Burn's optimizers allocate some intermediate
+        // vectors.
+        let (all_values, most) =
+            (self.shape.trained().sum(), self.shape.trained().max().unwrap_or(0));
+        let values = match train.optimizer {
+            OptimizerConfig::AdamW { .. }
+            | OptimizerConfig::AdamW8bit { .. }
+            | OptimizerConfig::LoraFa { .. } => (Batch::ENOUGH + most).min(all_values),
+            _ => 4 * most,
         };
-        let trained = || self.shape.trained();
-        let vectors = vectors.min(trained().count()) * trained().max().unwrap_or(0);
         moments.push(Memory {
             moment: Moment::Update,
             // New values are written beside the old ones; gradients are dropped with each launch.
             gradients: all,
-            scratch: 4 * vectors as u64,
+            scratch: 4 * values as u64,
             ..begin
         });
         moments

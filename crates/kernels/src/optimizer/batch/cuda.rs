@@ -35,7 +35,7 @@ pub fn checked(client: &Client, tensor: &CubeTensor, dtype: DType, len: usize) -
 /// A kernel of `optimizer.cu`.
 pub struct ManyKernel {
     pub name: &'static str,
-    /// Values that a block takes at a time.
+    /// Values that a block takes at a time; `adamw_coded` takes a word of four a thread.
     pub chunk: usize,
     /// Most blocks; `usize::MAX` for one a chunk.
     pub blocks: usize,
@@ -66,7 +66,7 @@ impl ManyKernel {
         let count = Scalar::I32(vectors.len() as i32);
         let kernel = Kernel {
             source: include_str!("optimizer.cu"),
-            defines: vec![("WORDS", WORDS), ("THREADS", THREADS)],
+            defines: vec![("WORDS", WORDS), ("THREADS", THREADS), ("CHUNK", self.chunk)],
             name: self.name,
             threads: THREADS,
             shared_bytes: 0,

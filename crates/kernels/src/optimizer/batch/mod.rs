@@ -27,7 +27,12 @@ impl Batch {
     /// Most vectors of a launch.
     pub const MOST: usize = 60;
 
-    /// A call with this number of vectors, none of them empty.
+    /// Values of all vectors of a launch from which on it takes no more: they are alive until then, and large
+    /// ones gain nothing.
+    pub const ENOUGH: usize = 16 << 20;
+
+    /// A call with this number of vectors, none of them empty. As many have to be given: results are there
+    /// with the last one.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only CUDA collects"))]
     pub fn new(vectors: usize) -> Self {
         Self {
@@ -43,7 +48,9 @@ impl Batch {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.to_come = waiting.to_come.saturating_sub(1);
         waiting.vectors.push(vector);
-        let now = waiting.to_come == 0 || waiting.vectors.len() == Self::MOST;
+        let values: usize = waiting.vectors.iter().map(|vector| vector.len).sum();
+        let full = waiting.vectors.len() == Self::MOST || values >= Self::ENOUGH;
+        let now = waiting.to_come == 0 || full;
         now.then(|| std::mem::take(&mut waiting.vectors))
     }
 }

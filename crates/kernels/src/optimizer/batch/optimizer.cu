@@ -1,5 +1,6 @@
-// Updates of many vectors in one launch, and the sum of their squares. The macros WORDS and THREADS are set by
-// the caller; the arithmetic is that of the CubeCL kernels beside this folder.
+// Updates of many vectors in one launch, and the sum of their squares. The macros WORDS, THREADS and CHUNK (the
+// values of a vector that a block takes at a time) are set by the caller; the arithmetic is that of the CubeCL
+// kernels beside this folder.
 
 // Addresses of buffers, by kind: the first one of each vector, then the second one of each, and so on; then
 // the lengths of the vectors.
@@ -15,7 +16,6 @@ struct Place {
     Long first, end, length;
 };
 
-template <int CHUNK>
 __device__ Place place_of(const Table& table, int lengths, int vectors, Long chunk) {
     for (int vector = 0; vector < vectors; vector++) {
         Long length = (Long)table.word[lengths + vector];
@@ -86,7 +86,7 @@ __device__ void adamw_part(const Step& step, const float* params, const float* g
 extern "C" __global__ void __launch_bounds__(THREADS)
     adamw(const __grid_constant__ Table table, int vectors, STEP) {
     const Step step = STEP_VALUES;
-    Place place = place_of<4096>(table, 5 * vectors + 1, vectors, blockIdx.x);
+    Place place = place_of(table, 5 * vectors + 1, vectors, blockIdx.x);
     if (place.vector < 0) return;
     const float* params = at<const float>(table, place.vector);
     const float* grads = at<const float>(table, vectors + place.vector);
@@ -145,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ float maps[2 * ENTRIES];
     __shared__ float most[2][THREADS / 32];
     const Step step = STEP_VALUES;
-    Place place = place_of<CODES * THREADS>(table, 5 * vectors + 2, vectors, blockIdx.x);
+    Place place = place_of(table, 5 * vectors + 2, vectors, blockIdx.x);
     if (place.vector < 0) return;
     const float* params = at<const float>(table, place.vector);
     const float* grads = at<const float>(table, vectors + place.vector);
@@ -212,7 +212,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __shared__ float sums[THREADS];
     float sum = 0;
     for (Long chunk = blockIdx.x;; chunk += gridDim.x) {
-        Place place = place_of<8192>(table, vectors + 1, vectors, chunk);
+        Place place = place_of(table, vectors + 1, vectors, chunk);
         if (place.vector < 0) break;
         const float* x = at<const float>(table, place.vector);
         sum += is_wide(place.length, x) ? squares_of<float4>(x, place) : squares_of<float>(x, place);
