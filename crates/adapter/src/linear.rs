@@ -261,12 +261,9 @@ impl AdaptedLinear {
     ) -> Tensor<1> {
         assert_eq!(layers.len(), grads.len(), "a gradient for each layer");
         let Some(updates) = Self::updates(layers, &x, active) else {
-            let each = layers.iter().zip(grads);
-            let zeros = each.map(|(layer, grad)| {
-                if !layer.is_plain(active) || D == 1 {
-                    return pull_back(layer.forward_with(x.clone(), active), grad);
-                }
-                layer.pull_back(x.clone(), active, grad)
+            let zeros = layers.iter().zip(grads).map(|(layer, grad)| match layers {
+                [_] => pull_back(layer.forward_with(x.clone(), active), grad),
+                _ => layer.pull_back(x.clone(), active, grad),
             });
             return zeros.reduce(|sum, zero| sum + zero).expect("a layer");
         };

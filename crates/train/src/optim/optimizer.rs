@@ -9,8 +9,8 @@ pub trait Optimizer: Send {
     /// Begins a step: each parameter is updated once in it.
     fn begin(&mut self);
 
-    /// Returns the new values of parameters, in their order. `factor`, `[1]`, is that of all gradients: one over the number of target
-    /// tokens, times the clipping.
+    /// Returns the new values of parameters, in their order. `factor`, `[1]`, is that of all gradients: one
+    /// over the number of target tokens, times the clipping.
     ///
     /// # Panics
     /// If the vectors of a parameter do not have the same length, are not in float32 or are not on the
