@@ -18,9 +18,9 @@ pub mod prelude {
         TrainableTokensConfig, VeraConfig, adaptable,
     };
     pub use burn_lora_llama::{
-        CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, KvCache,
-        LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments, SequenceClassifier,
-        Stopped,
+        CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, GgufType,
+        KvCache, LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments,
+        SequenceClassifier, Stopped,
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,

@@ -1,6 +1,6 @@
 //! Error type of the crate.
 
-use burn_lora_io::{escaped, listed};
+use burn_lora_io::{FileError, escaped, listed};
 use burn_lora_quant::QuantError;
 use std::path::PathBuf;
 
@@ -156,6 +156,15 @@ pub enum AdapterError {
         expected: usize,
     },
 
+    /// An adapter that the hub did not provide.
+    #[error("hub: {model}: {reason}")]
+    Hub {
+        /// Id of the adapter.
+        model: String,
+        /// Reason, and what to do.
+        reason: String,
+    },
+
     /// A tensor could not be read from its device.
     #[error("`{tensor}` could not be read from the device: {reason}")]
     Device {
@@ -174,5 +183,15 @@ fn count(tensors: &[String]) -> String {
     match tensors.len() {
         1 => "1 tensor is".into(),
         n => format!("{n} tensors are"),
+    }
+}
+
+impl From<FileError> for AdapterError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::Io { path, source },
+            FileError::Format { path, reason } => Self::Format { path, reason },
+            FileError::Hub { model, reason } => Self::Hub { model, reason },
+        }
     }
 }

@@ -437,13 +437,14 @@ pub trait AdaptableExt: Adaptable {
         peft::save_as_is(&self.layers(), name, folder.as_ref())
     }
 
-    /// Loads an adapter from PEFT's files (float32, bfloat16 or float16). The first adapter of a model
-    /// is selected.
+    /// Loads an adapter from PEFT's files (float32, bfloat16 or float16), in a folder or with the
+    /// feature `hub` by id. The first adapter of a model is selected.
     ///
     /// Weights and biases of the base that are in the file replace the base's own, as in PEFT:
     /// permanently, and for every adapter. They are saved with this adapter again.
     ///
     /// # Errors
+    /// - [`AdapterError::Hub`] if the hub did not provide it;
     /// - [`AdapterError::Io`] if a file cannot be read;
     /// - [`AdapterError::Format`] if a tensor is not finite, a setting is not supported, or the
     ///   initialisation subtracted a random part from the base (`pissa_niter`, written by PEFT);
@@ -464,7 +465,8 @@ pub trait AdaptableExt: Adaptable {
     {
         check_unmerged(self, "load_adapter")?;
         let head = self.output_head().to_owned();
-        peft::load(self.layers_mut(), &head, name, folder.as_ref())
+        let folder = burn_lora_io::hub::resolve(folder.as_ref(), true)?;
+        peft::load(self.layers_mut(), &head, name, &folder)
     }
 
     /// Loads an adapter of a method that this library does not know, from PEFT's files: `M` reads their
@@ -486,7 +488,8 @@ pub trait AdaptableExt: Adaptable {
             let method = M::deserialize(settings.into_value());
             method.map(|method| Arc::new(method) as _).map_err(|error| error.to_string())
         };
-        peft::load_as(self.layers_mut(), &head, name, folder.as_ref(), &read)
+        let folder = burn_lora_io::hub::resolve(folder.as_ref(), true)?;
+        peft::load_as(self.layers_mut(), &head, name, &folder, &read)
     }
 
     /// Exports an adapter for programs that support neither rank-stabilised scaling nor patterns

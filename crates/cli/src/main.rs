@@ -5,7 +5,10 @@
 mod program;
 mod answer;
 mod chat;
+mod export;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
 mod merge;
 mod options;
 mod plan;
@@ -42,8 +45,13 @@ enum Command {
     Generate(generate::Arguments),
     Chat(chat::Arguments),
     Merge(merge::Arguments),
+    Export(export::Arguments),
     Quantize(quantize::Arguments),
     Plan(plan::Arguments),
+    #[cfg(feature = "hub")]
+    Login(hub::LoginArguments),
+    #[cfg(feature = "hub")]
+    Push(hub::PushArguments),
 }
 
 fn main() -> ExitCode {
@@ -62,8 +70,13 @@ fn main() -> ExitCode {
             })
         }
         Command::Merge(arguments) => program::run(|| merge::merge(&arguments).map(done)),
+        Command::Export(arguments) => program::run(|| export::export(&arguments).map(done)),
         Command::Quantize(arguments) => program::run(|| quantize::quantize(&arguments).map(done)),
         Command::Plan(arguments) => program::run(|| plan::plan(&arguments).map(done)),
+        #[cfg(feature = "hub")]
+        Command::Login(arguments) => program::run(|| hub::login(&arguments).map(done)),
+        #[cfg(feature = "hub")]
+        Command::Push(arguments) => program::run(|| hub::push(&arguments).map(done)),
     }
 }
 

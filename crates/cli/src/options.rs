@@ -1,7 +1,7 @@
 //! Options that several commands have.
 
 use burn_lora::prelude::{
-    Device, GenerateConfig, GenerateExt, Llama, ModelConfig, Place, Precision, Tokenizer,
+    Device, GenerateConfig, GenerateExt, GgufType, Llama, ModelConfig, Place, Precision, Tokenizer,
     TrainError, WeightFormat,
 };
 use clap::{
@@ -30,6 +30,11 @@ pub fn format() -> impl TypedValueParser<Value = WeightFormat> {
 /// Parser of `--dtype`.
 pub fn dtype() -> impl TypedValueParser<Value = Precision> {
     named(&Precision::ALL, |dtype| PossibleValue::new(dtype.name()))
+}
+
+/// Parser of `--type`.
+pub fn gguf_type() -> impl TypedValueParser<Value = GgufType> {
+    named(&GgufType::ALL, |kind| PossibleValue::new(kind.label()))
 }
 
 /// Parser of a number from 1 to `most`.

@@ -66,6 +66,16 @@ pub fn replace_with<E: From<Error>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
 ) -> Result<(), E> {
+    replace_checked(path, write, |_| Ok(()))
+}
+
+/// Writes a file as [`replace_with`] does, and calls `check` with its temporary path before it takes the
+/// place of an older one.
+pub(crate) fn replace_checked<E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> Result<(), E>,
+    check: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -85,6 +95,7 @@ pub fn replace_with<E: From<Error>>(
     write(&mut out)?;
     out.flush()?;
     drop(out);
+    check(file.path())?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     // Syncs the name, too. Not every system can open a folder.

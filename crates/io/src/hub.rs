@@ -1,50 +1,101 @@
-//! Models by their ids on huggingface.co.
+//! Models, adapters and data by their ids on huggingface.co.
 //!
-//! Wherever a model's folder is expected, an id is accepted too if no folder has that name:
-//! `HuggingFaceTB/SmolLM2-135M`, or `owner/name@revision` with a branch, tag or commit. With the
-//! feature `hub` the model is downloaded into the cache that Python's `huggingface_hub` also uses.
+//! Wherever the folder of a model or of an adapter is expected, an id is accepted too if no folder has
+//! that name: `HuggingFaceTB/SmolLM2-135M`, or `owner/name@revision` with a branch, tag or commit. A
+//! GGUF file is named after the id: `owner/name/model-Q4_K_M.gguf`. Where files with data are
+//! expected, an id of a dataset is: `owner/name`, `owner/name:validation`, `owner/name/data.jsonl`.
+//! With the feature `hub` they are downloaded into the cache that Python's `huggingface_hub` also uses.
 
+#[cfg(feature = "hub")]
+mod api;
 #[cfg(feature = "hub")]
 mod client;
 mod id;
+#[cfg(feature = "hub")]
+mod login;
+#[cfg(feature = "hub")]
+mod push;
+#[cfg(feature = "hub")]
+mod select;
+#[cfg(feature = "hub")]
+mod settings;
 
 #[cfg(feature = "hub")]
-pub use client::{Hub, download};
+pub use self::{login::User, push::Upload, settings::Hub};
 
 use crate::FileError;
-use id::ModelId;
+use id::Id;
 use std::path::{Path, PathBuf};
 
-/// Returns the folder or file of a model: `source` itself if it exists or cannot be an id, else the
-/// folder into which the model with this id was downloaded. `progress` shows a bar for each file.
+/// Returns the folder or file of a model or adapter: `source` itself if it exists or cannot be an id,
+/// else that into which what has this id was downloaded. `progress` shows a bar for each file.
 ///
 /// # Errors
 /// [`FileError::Hub`] for an id without a folder of that name, if the feature `hub` is disabled or
 /// the download fails.
 pub fn resolve(source: impl AsRef<Path>, progress: bool) -> Result<PathBuf, FileError> {
     let source = source.as_ref();
-    match source.to_str().and_then(|id| Some((id, ModelId::parse(id)?))) {
-        Some((id, model)) if !source.exists() => missing(id, model, progress),
+    match source.to_str() {
+        Some(id) if Id::model(id).is_some() && !source.exists() => model(id, progress),
         _ => Ok(source.to_owned()),
     }
 }
 
+/// Returns `true` for what can be the id of a model or an adapter: `owner/name`, `owner/name@revision`.
+pub fn is_model_id(text: &str) -> bool {
+    Id::model(text).is_some_and(|id| id.file.is_none())
+}
+
+/// Returns files with data: `source` itself if it exists or cannot be the id of a dataset, else the
+/// files that were downloaded.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_data(source: impl AsRef<Path>, progress: bool) -> Result<Vec<PathBuf>, FileError> {
+    let source = source.as_ref();
+    match source.to_str() {
+        Some(id) if Id::dataset(id).is_some() && !source.exists() => data(id, progress),
+        _ => Ok(vec![source.to_owned()]),
+    }
+}
+
 #[cfg(feature = "hub")]
-fn missing(id: &str, _model: ModelId<'_>, progress: bool) -> Result<PathBuf, FileError> {
-    download(id, progress).map_err(|error| match error {
+fn model(id: &str, progress: bool) -> Result<PathBuf, FileError> {
+    Hub::from_env().progress(progress).download(id).map_err(as_an_id)
+}
+
+#[cfg(feature = "hub")]
+fn data(id: &str, progress: bool) -> Result<Vec<PathBuf>, FileError> {
+    Hub::from_env().progress(progress).download_data(id).map_err(as_an_id)
+}
+
+#[cfg(feature = "hub")]
+fn as_an_id(error: FileError) -> FileError {
+    match error {
         FileError::Hub { model, reason } => {
-            FileError::Hub { model, reason: format!("no folder, and as an id: {reason}") }
+            FileError::Hub { model, reason: format!("no file or folder, and as an id: {reason}") }
         }
         other => other,
-    })
+    }
 }
 
 #[cfg(not(feature = "hub"))]
-fn missing(_id: &str, model: ModelId<'_>, _progress: bool) -> Result<PathBuf, FileError> {
-    Err(FileError::Hub {
-        model: model.name.into(),
-        reason: "there is no such folder; to download the model of this id, enable the feature \
+fn model(id: &str, _progress: bool) -> Result<PathBuf, FileError> {
+    Err(without(id))
+}
+
+#[cfg(not(feature = "hub"))]
+fn data(id: &str, _progress: bool) -> Result<Vec<PathBuf>, FileError> {
+    Err(without(id))
+}
+
+#[cfg(not(feature = "hub"))]
+fn without(id: &str) -> FileError {
+    FileError::Hub {
+        model: id.into(),
+        reason:
+            "there is no such file or folder; to download what has this id, enable the feature \
                  `hub`"
-            .into(),
-    })
+                .into(),
+    }
 }

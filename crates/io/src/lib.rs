@@ -7,10 +7,13 @@
 //! | atomic writing of files | [`replace`], [`replace_with`] |
 //! | display of untrusted text | [`escaped`], [`listed`], [`brief`] |
 //! | panics of libraries, as errors | [`caught`] |
-//! | models by their ids | [`hub`] |
-//! | the safetensors of a model | [`shards`] |
+//! | models, adapters and data by their ids | [`hub`] |
+//! | the base of an adapter | [`base_of`] |
+//! | the weight files of a model: one, or shards with an index | [`shards`] |
+//! | tensors of PyTorch's own files | [`torch`] |
 //! | GGUF, llama.cpp's files: metadata, and places of tensors | [`gguf`] |
 
+mod base;
 mod error;
 mod escape;
 mod file;
@@ -18,8 +21,10 @@ pub mod gguf;
 pub mod hub;
 mod panic;
 pub mod shards;
+pub mod torch;
 mod warning;
 
+pub use base::base_of;
 pub use error::FileError;
 pub use escape::{Escaped, brief, escaped, escaped_lines, listed};
 pub use file::{open, read, read_to_string, replace, replace_with};

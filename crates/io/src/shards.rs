@@ -1,4 +1,4 @@
-//! The safetensors files of a model: a single file, or shards with an index.
+//! The weight files of a model: a single file, or shards with an index.
 
 use crate::{FileError, brief};
 use serde::Deserialize;
@@ -12,6 +12,12 @@ pub const SINGLE: &str = "model.safetensors";
 
 /// File name of the index, which maps tensors to shards.
 pub const INDEX: &str = "model.safetensors.index.json";
+
+/// File name of a model in a single file of PyTorch.
+pub const TORCH_SINGLE: &str = "pytorch_model.bin";
+
+/// File name of the index of PyTorch's shards.
+pub const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
 
 #[derive(Deserialize)]
 struct Index {

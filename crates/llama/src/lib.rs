@@ -45,7 +45,7 @@ pub use error::LlamaError;
 pub use families::ConfigDefaults;
 pub use fields::ConfigFields;
 pub use generate::{GenerateConfig, GenerateExt, Generated, GeneratedText, Stopped};
-pub use gguf::GgufKeys;
+pub use gguf::{GgufKeys, GgufType};
 pub use llama::Llama;
 pub use rope::{RopeConfig, RopeScaling};
 pub use weights::{Loader, SaveOptions, Source};

@@ -1,6 +1,6 @@
 //! Files of a tokenizer, in the layout of transformers.
 
-use crate::error::TextError;
+use crate::{error::TextError, gguf, tokenizer_model};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -10,6 +10,8 @@ use std::{
 };
 
 pub const TOKENIZER: &str = "tokenizer.json";
+/// A model of SentencePiece, from which `tokenizer.json` is made where there is none.
+pub const SENTENCE_PIECE: &str = "tokenizer.model";
 pub const CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL: &str = "special_tokens_map.json";
 pub const TEMPLATE: &str = "chat_template.jinja";
@@ -33,8 +35,26 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads the existing files of a folder.
+    /// Reads the existing files of a folder; of an adapter's, what it has not from its base.
     pub fn read(folder: &Path) -> Result<Self, TextError> {
+        let own = [TOKENIZER, SENTENCE_PIECE].iter().any(|file| folder.join(file).exists());
+        let base = burn_lora_io::base_of(folder);
+        if !own && let Some(base) = base? {
+            let base = burn_lora_io::hub::resolve(base, false)?;
+            return Self::from_path(&base);
+        }
+        Self::read_own(folder)
+    }
+
+    /// Reads the files of a folder, or those that a GGUF file stands for.
+    pub fn from_path(path: &Path) -> Result<Self, TextError> {
+        match path.extension().is_some_and(|extension| extension == "gguf") {
+            true => gguf::files(path),
+            false => Self::read(path),
+        }
+    }
+
+    fn read_own(folder: &Path) -> Result<Self, TextError> {
         let mut bytes = BTreeMap::new();
         for name in NAMES {
             let path = folder.join(name);
@@ -46,14 +66,28 @@ impl Files {
                 Err(error) => return Err(TextError::io(&path)(error)),
             }
         }
-        if !bytes.contains_key(TOKENIZER) {
-            fs::metadata(folder).map_err(TextError::io(folder))?;
-            let reason = "there is no tokenizer.json: write one by transformers' \
-                          `AutoTokenizer.from_pretrained(..).save_pretrained(..)`";
-            return Err(TextError::format(folder, reason));
+        let sentence_piece = !bytes.contains_key(TOKENIZER);
+        if sentence_piece {
+            let path = folder.join(SENTENCE_PIECE);
+            let read = burn_lora_io::read(&path);
+            let read = read.map_err(|error| match error.kind() {
+                ErrorKind::NotFound if folder.exists() => TextError::format(
+                    folder,
+                    "there is neither tokenizer.json nor tokenizer.model (of SentencePiece): write \
+                     the former by transformers' \
+                     `AutoTokenizer.from_pretrained(..).save_pretrained(..)`",
+                ),
+                ErrorKind::NotFound => TextError::io(folder)(error),
+                _ => TextError::io(&path)(error),
+            })?;
+            bytes.insert(SENTENCE_PIECE, read);
         }
         let templates = more_templates(&folder.join(TEMPLATES))?;
-        Ok(Self { origin: folder.to_owned(), bytes, templates })
+        let mut files = Self { origin: folder.to_owned(), bytes, templates };
+        if sentence_piece {
+            tokenizer_model::convert(&mut files)?;
+        }
+        Ok(files)
     }
 
     /// Path of a file in error messages.

@@ -3,22 +3,15 @@
 use crate::{
     error::TextError,
     files::{CONFIG, Files, GENERATION, SPECIAL, TEMPLATE, TOKENIZER},
+    sentencepiece::{self, vocabulary},
     special::template,
 };
 use burn_lora_io::gguf::{Gguf, Value as Metadata};
 use serde_json::{Map, Value, json};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     path::Path,
 };
-
-/// Token types in `tokenizer.ggml.token_type`.
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-
-/// Maximal length of a SentencePiece token in bytes. Those of real models have some dozens.
-const PIECE: usize = 1024;
 
 /// End-of-turn tokens that old files do not declare; they count if the chat template writes them.
 const TURN_ENDS: [&str; 2] = ["<|eot_id|>", "<|im_end|>"];
@@ -33,6 +26,36 @@ const DEFAULT: [&str; 4] = [
     r"\p{N}+",
     r"[0-9][0-9][0-9]",
 ];
+
+/// llama.cpp's names of the pre-tokenizers that are known here.
+pub const PRE_TOKENIZERS: [&str; 5] = ["llama-bpe", "qwen2", "smollm", "gpt-2", "default"];
+
+/// Returns a pre-tokenizer by llama.cpp's name, or another name of old files.
+pub fn pre_tokenizer(name: &str) -> Option<Value> {
+    let split = |regex: &str| {
+        json!({
+            "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated",
+            "invert": false,
+        })
+    };
+    let steps = match name {
+        "llama-bpe" | "llama3" | "llama-v3" => vec![split(LLAMA3), bytes(false)],
+        "qwen2" | "deepseek-r1-qwen" => vec![split(QWEN2), bytes(false)],
+        "smollm" => vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)],
+        "gpt-2" => vec![bytes(true)],
+        "default" => DEFAULT.map(split).into_iter().chain([bytes(false)]).collect(),
+        _ => return None,
+    };
+    Some(json!({ "type": "Sequence", "pretokenizers": steps }))
+}
+
+/// The step that writes bytes as characters.
+fn bytes(use_regex: bool) -> Value {
+    json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+        "use_regex": use_regex,
+    })
+}
 
 /// Converts the tokenizer of a GGUF file to the files of a folder.
 pub fn files(path: &Path) -> Result<Files, TextError> {
@@ -104,11 +127,6 @@ impl Reader {
         self.strings("tokens")
     }
 
-    fn vocabulary(&self) -> Result<Map<String, Value>, TextError> {
-        let tokens = self.tokens()?.iter().enumerate();
-        Ok(tokens.map(|(id, token)| (token.clone(), json!(id))).collect())
-    }
-
     /// Returns the type of each token.
     fn kinds(&self) -> Result<Vec<i32>, TextError> {
         let count = self.tokens()?.len();
@@ -139,29 +157,12 @@ impl Reader {
 
     fn byte_level(&self) -> Result<Files, TextError> {
         let (name, field) = self.text("pre")?;
-        let split = |regex: &str| {
-            json!({
-                "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated",
-                "invert": false,
-            })
-        };
-        let bytes = |use_regex: bool| {
-            json!({
-                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
-                "use_regex": use_regex,
-            })
-        };
-        let steps = match name {
-            "llama-bpe" | "llama3" | "llama-v3" => vec![split(LLAMA3), bytes(false)],
-            "qwen2" | "deepseek-r1-qwen" => vec![split(QWEN2), bytes(false)],
-            "smollm" => vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)],
-            "gpt-2" => vec![bytes(true)],
-            "default" => DEFAULT.map(split).into_iter().chain([bytes(false)]).collect(),
-            other => {
-                let reason = "this pre-tokenizer is not known (llama-bpe, qwen2, smollm, gpt-2 and \
-                              default are): take the model's folder with tokenizer.json";
-                return Err(self.wrong(&field, other, reason));
-            }
+        let Some(pre_tokenizer) = pre_tokenizer(name) else {
+            let names = PRE_TOKENIZERS.join(", ");
+            let reason = format!(
+                "this pre-tokenizer is not known ({names} are): take the model's folder with tokenizer.json"
+            );
+            return Err(self.wrong(&field, name, &reason));
         };
         let llama = name.starts_with("llama");
         let merges: Option<Vec<_>> =
@@ -179,10 +180,10 @@ impl Reader {
                 "type": "BPE", "dropout": null, "unk_token": null,
                 "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
                 "byte_fallback": false, "ignore_merges": llama,
-                "vocab": self.vocabulary()?, "merges": merges,
+                "vocab": vocabulary(self.tokens()?), "merges": merges,
             }),
             normalizer,
-            pre_tokenizer: json!({ "type": "Sequence", "pretokenizers": steps }),
+            pre_tokenizer,
             decoder: bytes(true),
             add_bos: llama,
         })
@@ -197,35 +198,18 @@ impl Reader {
             let reason = format!("there are {} tokens", tokens.len());
             return Err(self.wrong("tokenizer.ggml.scores", &found, &reason));
         }
-        // Merges are searched at each character of each token.
-        if let Some(at) = tokens.iter().position(|token| token.len() > PIECE) {
+        if let Some(at) = sentencepiece::too_long(tokens) {
             let found = format!("{} bytes of token {at}", tokens[at].len());
-            let reason = format!("no vocabulary of SentencePiece has tokens of more than {PIECE}");
-            return Err(self.wrong("tokenizer.ggml.tokens", &found, &reason));
+            return Err(self.wrong("tokenizer.ggml.tokens", &found, sentencepiece::TOO_LONG));
         }
-        let space = self.get("add_space_prefix", Metadata::as_bool, "a boolean")?.unwrap_or(true);
-        let mut normalizers =
-            vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
-        let mut decoders = vec![
-            json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
-            json!({ "type": "ByteFallback" }),
-            json!({ "type": "Fuse" }),
-        ];
-        if space {
-            normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
-            decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
-        }
+        let prefix = self.get("add_space_prefix", Metadata::as_bool, "a boolean")?.unwrap_or(true);
         let unknown = self.special("unknown")?.map(|(token, _)| token);
+        let steps = sentencepiece::steps(prefix, true);
         self.assemble(Kind {
-            model: json!({
-                "type": "BPE", "dropout": null, "unk_token": unknown,
-                "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
-                "byte_fallback": true, "ignore_merges": false,
-                "vocab": self.vocabulary()?, "merges": merges(tokens, scores),
-            }),
-            normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
-            pre_tokenizer: Value::Null,
-            decoder: json!({ "type": "Sequence", "decoders": decoders }),
+            model: sentencepiece::bpe(tokens, scores, unknown, true),
+            normalizer: steps.normalizer,
+            pre_tokenizer: steps.pre_tokenizer,
+            decoder: steps.decoder,
             add_bos: true,
         })
     }
@@ -233,16 +217,7 @@ impl Reader {
     fn assemble(&self, kind: Kind) -> Result<Files, TextError> {
         let tokens = self.tokens()?;
         let kinds = self.kinds()?;
-        let added = |(id, (token, kind)): (usize, (&String, i32))| {
-            let special = matches!(kind, UNKNOWN | CONTROL);
-            (special || kind == USER_DEFINED).then(|| {
-                json!({
-                    "id": id, "content": token, "single_word": false, "lstrip": false,
-                    "rstrip": false, "normalized": false, "special": special,
-                })
-            })
-        };
-        let added: Vec<_> = tokens.iter().zip(kinds).enumerate().filter_map(added).collect();
+        let added = sentencepiece::added(tokens, &kinds);
         let flag = |key| self.get(key, Metadata::as_bool, "a boolean");
         let (bos, eos) = (self.special("bos")?, self.special("eos")?);
         let add_bos = flag("add_bos_token")?.unwrap_or(kind.add_bos);
@@ -312,29 +287,4 @@ impl Reader {
         ids.retain(|id| seen.insert(*id));
         Ok(ids)
     }
-}
-
-/// Derives the merges from pieces with scores: each two pieces whose concatenation is a piece, in
-/// the order of transformers' converter: by score, then by length, then by id.
-fn merges<'a>(tokens: &'a [String], scores: &[f32]) -> Vec<(&'a str, &'a str)> {
-    let ids: HashMap<&str, usize> =
-        tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
-    let mut merges = vec![];
-    for (token, score) in tokens.iter().zip(scores) {
-        let first = merges.len();
-        for (at, _) in token.char_indices().skip(1) {
-            let (left, right) = token.split_at(at);
-            if let (Some(a), Some(b)) = (ids.get(left), ids.get(right)) {
-                merges.push((*score, (left, right), (a, b)));
-            }
-        }
-        merges[first..].sort_by_key(|(_, _, numbers)| *numbers);
-    }
-    let chars = |text: &str| text.chars().count();
-    // Both sorts are stable, hence the order "then" above.
-    merges.sort_by(|(score_a, a, _), (score_b, b, _)| {
-        let lengths = |pair: &(&str, &str)| (chars(pair.0), chars(pair.1));
-        score_b.total_cmp(score_a).then_with(|| lengths(b).cmp(&lengths(a)))
-    });
-    merges.into_iter().map(|(_, pair, _)| pair).collect()
 }

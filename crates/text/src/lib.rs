@@ -19,9 +19,13 @@ mod error;
 mod files;
 mod gguf;
 mod jinja;
+mod ollama;
+mod sentencepiece;
 mod special;
 mod template;
+mod to_gguf;
 mod tokenizer;
+mod tokenizer_model;
 mod turns;
 mod value;
 

@@ -5,7 +5,7 @@ use crate::{
     check,
     error::TextError,
     files::{self, Files},
-    gguf, special,
+    special,
     template::ChatTemplate,
 };
 use burn_lora_io::{caught, escaped};
@@ -65,8 +65,9 @@ const NORMALIZED: usize = 1 << 28;
 
 impl Tokenizer {
     /// Loads a tokenizer from a folder in Hugging Face's layout (`tokenizer.json` and the files
-    /// beside it), from a `.gguf` file with a byte-level or SentencePiece BPE, or with the feature
-    /// `hub` by the id of a model.
+    /// beside it, or SentencePiece's `tokenizer.model`), from a `.gguf` file with a byte-level or
+    /// SentencePiece BPE, or with the feature `hub` by the id of a model. An adapter's folder or id
+    /// without a tokenizer has that of its base.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -81,12 +82,7 @@ impl Tokenizer {
     /// error where it is used.
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, TextError> {
         let path = &burn_lora_io::hub::resolve(path, false)?;
-        let files = if path.extension().is_some_and(|extension| extension == "gguf") {
-            gguf::files(path)?
-        } else {
-            Files::read(path)?
-        };
-        Self::from_files(files)
+        Self::from_files(Files::from_path(path)?)
     }
 
     fn from_files(files: Files) -> Result<Self, TextError> {
@@ -115,6 +111,11 @@ impl Tokenizer {
         let parts =
             Parts { model, post_processor, vocab_size, special, eos_token_ids, growth, files };
         Ok(Self { parts: Arc::new(parts), templates, replaced: false })
+    }
+
+    /// Tokens outside the model of the tokenizer, or special, by their ids.
+    pub(crate) fn added_tokens(&self) -> Vec<(u32, tokenizers::AddedToken)> {
+        self.parts.model.get_added_tokens_decoder().into_iter().collect()
     }
 
     /// Encodes a text to tokens. Names of special tokens in the text become these tokens.

@@ -1,6 +1,7 @@
 //! Error type of this crate.
 
 use burn_lora_adapter::AdapterError;
+use burn_lora_io::FileError;
 use burn_lora_llama::LlamaError;
 use burn_lora_text::TextError;
 use std::path::{Path, PathBuf};
@@ -127,5 +128,11 @@ impl TrainError {
         reason: impl Into<String>,
     ) -> Self {
         Self::Setting { name, found: found.to_string(), reason: reason.into() }
+    }
+}
+
+impl From<FileError> for TrainError {
+    fn from(error: FileError) -> Self {
+        TextError::from(error).into()
     }
 }

@@ -54,6 +54,7 @@
 //! With an output folder, a run writes checkpoints, and resumes from the last one as if it had not
 //! been stopped ([`Trainer::resume`]).
 
+mod card;
 mod checkpoint;
 mod config;
 mod course;
@@ -80,6 +81,7 @@ mod trainer;
 pub mod watch;
 
 pub use burn_lora_llama::{CausalLm, Keep};
+pub use card::model_card;
 pub use config::{EarlyStopping, Every, TrainConfig};
 pub use data::{BatchConfig, Dataset};
 pub use error::TrainError;

@@ -10,14 +10,17 @@ use crate::{
         settings::{PEFT_VERSION, Settings},
     },
 };
-use burn_lora_io::escaped;
+use burn_lora_io::{
+    escaped,
+    torch::{TorchDType, TorchFile},
+};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -34,7 +37,7 @@ pub(super) struct HostTensor {
     pub values: Vec<f32>,
 }
 
-/// Tensor file of old PEFT versions: a program for Python's pickle, which is not run.
+/// Tensor file of old PEFT versions.
 const PICKLED: &str = "adapter_model.bin";
 
 /// Metadata entry of a file whose random decompositions were made here, so that they can be repeated.
@@ -111,6 +114,8 @@ fn for_file(method: &dyn Method, settings: Value) -> BTreeMap<String, Value> {
 /// Content of the two files.
 pub(super) struct Files {
     pub method: Arc<dyn Method>,
+    /// File of the tensors.
+    pub path: PathBuf,
     pub tensors: HostTensors,
     /// `true` if random decompositions of the base were made here, so that they can be repeated.
     pub own_svd: bool,
@@ -138,7 +143,7 @@ pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
 /// [`AdapterError::Io`] or [`AdapterError::Format`] if the folder is none of an adapter, or its
 /// settings cannot be read.
 pub fn saved_method(folder: impl AsRef<Path>) -> Result<Arc<dyn Method>, AdapterError> {
-    settings(folder.as_ref(), &methods::read)
+    settings(&burn_lora_io::hub::resolve(folder.as_ref(), true)?, &methods::read)
 }
 
 /// Reads the file of the settings.
@@ -160,41 +165,68 @@ fn settings(folder: &Path, method: Read<'_>) -> Result<Arc<dyn Method>, AdapterE
     method(config).map_err(|reason| format(&path, reason))
 }
 
-/// Reads both files.
+/// Reads both files. As in PEFT, safetensors take precedence over PyTorch's own file.
 pub(super) fn read_as(folder: &Path, method: Read<'_>) -> Result<Files, AdapterError> {
     let method = settings(folder, method)?;
-    let path = folder.join(TENSORS);
-    if !path.exists() && folder.join(PICKLED).exists() {
-        let reason = format!(
-            "it has {PICKLED}, PyTorch's old format, which is not read, since reading it can run any \
-             code. Convert it in Python: `PeftModel.from_pretrained(base, \
-             \"{0}\").save_pretrained(\"{0}\", safe_serialization=True)`",
-            folder.display()
-        );
-        return Err(format(folder, reason));
+    let (path, pickled) = (folder.join(TENSORS), folder.join(PICKLED));
+    let files = match !path.exists() && pickled.exists() {
+        true => {
+            Files { method, tensors: pickled_tensors(&pickled)?, path: pickled, own_svd: false }
+        }
+        false => {
+            let (tensors, own_svd) = safetensors(&path)?;
+            Files { method, tensors, path, own_svd }
+        }
+    };
+    for (name, tensor) in &files.tensors {
+        if let Some(value) = tensor.values.iter().find(|value| !value.is_finite()) {
+            let name = escaped(name);
+            let reason = format!("`{name}` has the value {value}: its training went wrong");
+            return Err(format(&files.path, reason));
+        }
     }
-    let bytes = burn_lora_io::read(&path).map_err(io(&path))?;
+    Ok(files)
+}
+
+/// Reads the tensors of a safetensors file, and whether random decompositions were made here.
+fn safetensors(path: &Path) -> Result<(HostTensors, bool), AdapterError> {
+    let bytes = burn_lora_io::read(path).map_err(io(path))?;
     let wrong =
-        |error| format(&path, format!("no safetensors file, or one that was cut off: {error}"));
+        |error| format(path, format!("no safetensors file, or one that was cut off: {error}"));
     let file = SafeTensors::deserialize(&bytes).map_err(wrong)?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(wrong)?;
     let metadata = metadata.metadata().as_ref();
     let own_svd =
         metadata.and_then(|entries| entries.get(OWN_SVD[0])).is_some_and(|by| by == OWN_SVD[1]);
     let tensors = file.iter().map(|(name, view)| {
-        let shown = escaped(name);
-        let values = values(&view).ok_or_else(|| {
-            let dtype = view.dtype();
-            format(&path, format!("`{shown}` is {dtype}, expected F32, F16 or BF16"))
-        })?;
-        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            let reason = format!("`{shown}` has the value {value}: its training went wrong");
-            return Err(format(&path, reason));
-        }
+        let dtype = match view.dtype() {
+            Dtype::F32 => Some(TorchDType::F32),
+            Dtype::F16 => Some(TorchDType::F16),
+            Dtype::BF16 => Some(TorchDType::BF16),
+            _ => None,
+        };
+        let values = dtype.and_then(|dtype| values(view.data(), dtype));
+        let values = values.ok_or_else(|| wrong_dtype(path, name, &view.dtype().to_string()))?;
         Ok((name.to_owned(), HostTensor { shape: view.shape().to_vec(), values }))
     });
-    let tensors = tensors.collect::<Result<_, AdapterError>>()?;
-    Ok(Files { method, tensors, own_svd })
+    Ok((tensors.collect::<Result<_, AdapterError>>()?, own_svd))
+}
+
+/// Reads the tensors of PyTorch's own file.
+fn pickled_tensors(path: &Path) -> Result<HostTensors, AdapterError> {
+    let file = TorchFile::open(path)?;
+    let tensors = file.names().map(|name| {
+        let (shape, dtype) = file.shape(name).zip(file.dtype(name)).expect("it is named");
+        let values = values(&file.read(name)?, dtype);
+        let values = values.ok_or_else(|| wrong_dtype(path, name, &format!("{dtype:?}")))?;
+        Ok((name.to_owned(), HostTensor { shape: shape.to_vec(), values }))
+    });
+    tensors.collect()
+}
+
+fn wrong_dtype(path: &Path, tensor: &str, dtype: &str) -> AdapterError {
+    let tensor = escaped(tensor);
+    format(path, format!("`{tensor}` is {dtype}, expected F32, F16 or BF16"))
 }
 
 /// Names of the subfolders that hold adapters (checkpoints of a trainer, several adapters of PEFT).
@@ -220,12 +252,12 @@ fn wrong_json(json: &[u8], error: &serde_json::Error) -> String {
 }
 
 /// Values in float32; `None` for an unsupported dtype.
-fn values(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let pairs = || view.data().as_chunks::<2>().0.iter();
-    Some(match view.dtype() {
-        Dtype::F32 => view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-        Dtype::F16 => pairs().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-        Dtype::BF16 => pairs().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+fn values(bytes: &[u8], dtype: TorchDType) -> Option<Vec<f32>> {
+    let pairs = || bytes.as_chunks::<2>().0.iter();
+    Some(match dtype {
+        TorchDType::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        TorchDType::F16 => pairs().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+        TorchDType::BF16 => pairs().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Around, base_key, experts,
-    file::{self, Files, HostTensors, Read, TENSORS},
+    file::{self, Files, HostTensors, Read},
     key, shared_key, trains_bias,
 };
 use crate::{
@@ -56,13 +56,12 @@ fn attach_files(
     folder: &Path,
     files: Files,
 ) -> Result<MatchReport, AdapterError> {
-    let Files { method, tensors, own_svd } = files;
+    let Files { method, path, tensors, own_svd } = files;
     attach::check_name(&layers, name)?;
     let planned = attach::plan(&layers, head, &*method, false);
     let (plans, report) =
         planned.map_err(|error| file::format(&folder.join(file::CONFIG), error.to_string()))?;
     attach::check_loaded(&layers, &plans, &*method)?;
-    let path = folder.join(TENSORS);
     let (mut parts, mut shared) = sort(&layers, head, &plans, &*method, tensors, path)?;
     if let Some(lora) = lora_of(&*method)
         && matches!(lora.init, Init::PissaNiter(_))

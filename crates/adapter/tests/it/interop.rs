@@ -252,7 +252,8 @@ fn biases_beside_copies_and_under_old_names() {
         file.insert(key("down.modules_to_save.bias"), (vec![6], vec![0.25; 6]));
     };
     let error = two(&device).load_adapter("default", changed(out.path(), |_| {}, other));
-    assert!(error.unwrap_err().to_string().contains("are the same tensor, and differ"));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("are the same tensor, and differ"), "{error}");
 }
 
 /// PEFT up to 0.19.1 looked for the trained biases under another name than it gave them.
@@ -416,6 +417,27 @@ fn values_that_are_not_finite_are_named() {
     }
 }
 
+/// `adapter_model.bin`, which PEFT wrote before 0.7, and still does on request.
+#[test]
+fn files_of_pytorch_are_read() {
+    let device = device();
+    let updates = |folder: &str| {
+        let mut model = Tiny::load("gqa", &device);
+        model.load_adapter("default", golden(folder)).unwrap();
+        ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"]
+            .map(|path| vec(layer(&model, path).adapters().lora("default").unwrap().delta_weight()))
+    };
+    let expected = updates("gqa/lora_qv");
+    assert!(expected[0].iter().any(|value| *value != 0.0));
+    assert_eq!(updates("torch/lora"), expected);
+    assert_eq!(updates("torch/lora_legacy"), expected);
+    for (found, expected) in
+        updates("torch/lora_bf16").iter().flatten().zip(expected.iter().flatten())
+    {
+        assert!((found - expected).abs() < 1e-3 + 0.02 * expected.abs(), "{found}, {expected}");
+    }
+}
+
 /// Folders that hold something else than an adapter of these days.
 #[test]
 fn other_folders_say_what_they_are() {
@@ -431,9 +453,14 @@ fn other_folders_say_what_they_are() {
 
     fs::copy(&config, out.path().join("adapter_config.json")).unwrap();
     assert!(load().contains("adapter_model.safetensors"));
-    fs::write(out.path().join("adapter_model.bin"), [0x80, 2, b'}']).unwrap();
+    // A program that would remove a file.
+    fs::write(out.path().join("adapter_model.bin"), "cos\nremove\n(S'adapter_config.json'\ntR.")
+        .unwrap();
     let error = load();
-    assert!(error.contains("adapter_model.bin") && error.contains("safe_serialization"), "{error}");
+    assert!(error.contains("adapter_model.bin") && error.contains("torch.save"), "{error}");
+    fs::copy(golden("torch").join("expanded.bin"), out.path().join("adapter_model.bin")).unwrap();
+    let error = load();
+    assert!(error.contains("its tensors would take 4294967296 bytes"), "{error}");
 
     let text = fs::read_to_string(&config).unwrap();
     for (value, part) in [("NaN", "NaN is no number"), ("-Infinity", "Infinity is no number")] {

@@ -6,9 +6,11 @@
 mod header;
 mod tensor;
 mod value;
+mod write;
 
 pub use tensor::{SUPPORTED, TensorInfo, TensorType, type_name};
 pub use value::Value;
+pub use write::{Entry, GgufWriter};
 
 use crate::FileError;
 use memmap2::Mmap;

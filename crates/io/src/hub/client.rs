@@ -1,10 +1,11 @@
 //! Downloads from the hub, and its cache.
 
-use super::id::ModelId;
-use crate::{
-    FileError, brief,
-    shards::{INDEX, SINGLE, read_index},
+use super::{
+    id::{Id, Kind},
+    select,
+    settings::Hub,
 };
+use crate::{FileError, brief};
 use hf_hub::{
     Cache, Repo, RepoType,
     api::{
@@ -12,194 +13,107 @@ use hf_hub::{
         sync::{ApiBuilder, ApiError, ApiRepo},
     },
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::{
     cell::Cell,
-    env, fs,
+    collections::BTreeSet,
+    fs,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
 
-/// The files of a model other than its weights.
-const FILES: [&str; 9] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer.model",
-];
-
 /// Attempts at downloading a file if the connection breaks; each resumes where the last one ended.
 const TRIES: usize = 3;
 
-/// Downloads a model with the settings of [`Hub::from_env`], and returns its folder in the cache.
-///
-/// # Errors
-/// As [`Hub::download`].
-pub fn download(id: &str, progress: bool) -> Result<PathBuf, FileError> {
-    Hub::from_env().progress(progress).download(id)
-}
-
-/// A client of the hub: where models come from, and where they are cached.
-///
-/// ```no_run
-/// use burn_lora_io::hub::Hub;
-///
-/// let folder = Hub::from_env().cache("/data/models").download("HuggingFaceTB/SmolLM2-135M@main")?;
-/// # Ok::<_, burn_lora_io::FileError>(())
-/// ```
-#[derive(Clone)]
-#[must_use = "nothing is downloaded before `download`"]
-pub struct Hub {
-    cache: Option<PathBuf>,
-    endpoint: String,
-    token: Option<String>,
-    offline: bool,
-    progress: bool,
-}
-
 impl Hub {
-    /// Creates a client from the environment variables of Python's `huggingface_hub`:
-    ///
-    /// | variable | what | default |
-    /// |---|---|---|
-    /// | `HF_HOME` | folder of cache and token | `huggingface` in `$XDG_CACHE_HOME` or `~/.cache` |
-    /// | `HF_HUB_CACHE` | folder of the cache | `$HF_HOME/hub` |
-    /// | `HF_TOKEN` | token for private and gated models | what `huggingface-cli login` wrote |
-    /// | `HF_ENDPOINT` | address of a mirror | `https://huggingface.co` |
-    /// | `HF_HUB_OFFLINE` | `1`, `true`, `yes` or `on`: only the cache is used | 0 |
-    pub fn from_env() -> Self {
-        let variable = |name| env::var(name).ok().filter(|value| !value.trim().is_empty());
-        let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
-            let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
-            let cache = cache.or_else(|| Some(env::home_dir()?.join(".cache")))?;
-            Some(cache.join("huggingface"))
-        });
-        let cache = variable("HF_HUB_CACHE").map(PathBuf::from);
-        let written = || crate::read_to_string(&home.as_ref()?.join("token")).ok();
-        let token = variable("HF_TOKEN").or_else(written).map(|token| token.trim().to_owned());
-        let offline = variable("HF_HUB_OFFLINE").unwrap_or_default().to_lowercase();
-        Self {
-            cache: cache.or_else(|| Some(home.as_ref()?.join("hub"))),
-            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into()),
-            token: token.filter(|token| !token.is_empty()),
-            offline: ["1", "true", "yes", "on"].contains(&offline.as_str()),
-            progress: false,
-        }
-    }
-
-    /// Sets the folder of the cache.
-    pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.cache = Some(folder.into());
-        self
-    }
-
-    /// Sets the hub's address.
-    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
-        self.endpoint = endpoint.into();
-        self
-    }
-
-    /// Sets the access token.
-    pub fn token(mut self, token: Option<String>) -> Self {
-        self.token = token;
-        self
-    }
-
-    /// Sets whether only the cache is used, without a request to the hub.
-    pub fn offline(mut self, offline: bool) -> Self {
-        self.offline = offline;
-        self
-    }
-
-    /// Sets whether a bar is shown for each file, if standard error is a terminal.
-    pub fn progress(mut self, progress: bool) -> Self {
-        self.progress = progress;
-        self
-    }
-
-    /// Downloads the files of the model `owner/name` or `owner/name@revision` that the cache lacks:
-    /// configuration, tokenizer and safetensors. Returns the model's folder in the cache.
+    /// Downloads the files of the model or adapter `owner/name` or `owner/name@revision` that the cache
+    /// lacks: configuration, tokenizer and weights. Returns its folder in the cache; with the name of
+    /// a GGUF file after the id (`owner/name/model-Q4_K_M.gguf`) that file only, and its path.
     ///
     /// If the hub cannot be reached or refuses, the cached files are used, provided that they are
     /// complete.
     ///
     /// # Errors
     /// [`FileError::Hub`] for an invalid id; for a model that the hub does not have or does not
-    /// provide, or that has no safetensors; for a network failure while files are missing in the
+    /// provide, or that has no weights; for a network failure while files are missing in the
     /// cache.
     pub fn download(&self, id: &str) -> Result<PathBuf, FileError> {
-        let failed = |reason| FileError::Hub { model: id.into(), reason };
-        let Some(model) = ModelId::parse(id) else {
-            return Err(failed("expected `owner/name` or `owner/name@revision`".into()));
+        let Some(parsed) = Id::model(id) else {
+            let reason = "expected `owner/name` or `owner/name@revision`";
+            return Err(FileError::Hub { model: id.into(), reason: reason.into() });
         };
+        let found = self.obtain(id, &parsed)?;
+        Ok(parsed.file.map_or(found.folder.clone(), |file| found.folder.join(file)))
+    }
+
+    /// Downloads the files of a part of a dataset, `owner/name`, `owner/name@revision`, or either with
+    /// `:split` (default: `train`) or `/file` after it. Returns their paths in the cache.
+    ///
+    /// The files of a split are those with its name in their path (`data/train-00000-of-00002.parquet`,
+    /// `dev.jsonl`), as `datasets` finds them; without such names all files are `train`.
+    ///
+    /// # Errors
+    /// As [`download`](Self::download), and [`FileError::Hub`] for a split that is not there.
+    pub fn download_data(&self, id: &str) -> Result<Vec<PathBuf>, FileError> {
+        let Some(parsed) = Id::dataset(id) else {
+            let reason = "expected `owner/name`, `owner/name:split` or `owner/name/file`";
+            return Err(FileError::Hub { model: id.into(), reason: reason.into() });
+        };
+        let found = self.obtain(id, &parsed)?;
+        Ok(found.files.iter().map(|file| found.folder.join(file)).collect())
+    }
+
+    fn obtain(&self, id: &str, parsed: &Id<'_>) -> Result<Found, FileError> {
+        let failed = |reason| FileError::Hub { model: id.into(), reason };
         let Some(cache) = &self.cache else {
             return Err(failed("there is no home directory to cache it in: set HF_HOME".into()));
         };
-        let kept = || in_cache(cache, &model);
+        let kept = || in_cache(cache, parsed);
         if self.offline {
             let add = |reason| failed(format!("{reason}; HF_HUB_OFFLINE is set: unset it"));
             return kept().map_err(add);
         }
-        self.fetch(&model, cache).or_else(|reason| {
-            let folder = kept().map_err(|_| failed(reason.clone()))?;
+        self.fetch(parsed, cache).or_else(|reason| {
+            let found = kept().map_err(|_| failed(reason.clone()))?;
             crate::warn!("{id}: {reason}; using what is in the cache");
-            Ok(folder)
+            Ok(found)
         })
     }
 
-    fn fetch(&self, model: &ModelId<'_>, cache: &Path) -> Result<PathBuf, String> {
+    fn fetch(&self, id: &Id<'_>, cache: &Path) -> Result<Found, String> {
         let cache = Cache::new(cache.to_owned());
         let api = ApiBuilder::from_cache(cache.clone())
             .with_endpoint(self.endpoint.trim_end_matches('/').into())
             .with_token(self.token.clone())
             .with_user_agent("burn-lora", env!("CARGO_PKG_VERSION"))
             .build()
-            .map_err(|error| self.reason(model, &error))?;
-        let repo = repo(model, model.revision);
-        let info = api.repo(repo.clone()).info().map_err(|error| self.reason(model, &error))?;
+            .map_err(|error| self.reason(id, &error))?;
+        let repo = repo(id, id.revision);
+        let info = api.repo(repo.clone()).info().map_err(|error| self.reason(id, &error))?;
         let commit = info.sha;
         if !is_commit(&commit) {
             return Err(format!("{} names no commit", self.endpoint));
         }
-        let has = |file: &str| info.siblings.iter().any(|sibling| sibling.rfilename == file);
-        if !has(FILES[0]) {
-            return Err(format!("the repository has no {}", FILES[0]));
-        }
-        if !has(INDEX) && !has(SINGLE) {
-            let reason = format!("the repository has neither {SINGLE} nor {INDEX}");
-            return Err(format!("{reason}: download another format yourself"));
-        }
         // All files are those of one commit, whatever is pushed meanwhile.
-        let snapshot = cache.repo(repo.clone()).pointer_path(&commit);
-        let files = api.repo(self::repo(model, &commit));
-        let get = |file: &str| self.file(model, &files, &snapshot, file);
-        for file in FILES.into_iter().filter(|file| has(file)) {
-            get(file)?;
-        }
-        let names = info.siblings.iter().map(|sibling| sibling.rfilename.as_str());
-        names.filter(|name| is_template(name)).try_for_each(get)?;
-        if has(SINGLE) {
-            get(SINGLE)?;
-        } else {
-            get(INDEX)?;
-            let shards = read_index(&snapshot.join(INDEX)).map_err(|error| error.to_string())?;
-            shards.keys().try_for_each(|shard| get(shard))?;
-        }
+        let folder = cache.repo(repo.clone()).pointer_path(&commit);
+        let source = api.repo(self::repo(id, &commit));
+        let get = |file: &str| {
+            self.file(id, &source, &folder, file)?;
+            Ok(folder.join(file))
+        };
+        let names = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+        let files = select::files(id, &names, &get)?;
+        files.iter().try_for_each(|file| get(file).map(drop))?;
         // Written last, so that an interrupted download leaves the previous commit in use.
         let written = cache.repo(repo).create_ref(&commit);
         written.map_err(|error| format!("{}: {error}", cache.path().display()))?;
-        Ok(snapshot)
+        Ok(Found { folder, files })
     }
 
     /// Downloads a file, unless it is cached.
     fn file(
         &self,
-        model: &ModelId<'_>,
+        id: &Id<'_>,
         files: &ApiRepo,
         snapshot: &Path,
         file: &str,
@@ -215,7 +129,7 @@ impl Hub {
             match tries.next() {
                 Some(Ok(path)) => break path,
                 Some(Err(error)) if status(&error).is_some() || tries.len() == 0 => {
-                    return Err(format!("{file}: {}", self.reason(model, &error)));
+                    return Err(format!("{file}: {}", self.reason(id, &error)));
                 }
                 Some(Err(_)) => {}
                 None => unreachable!("the last try was returned"),
@@ -234,31 +148,19 @@ impl Hub {
         Ok(())
     }
 
-    fn bar(&self, file: &str) -> ProgressBar {
-        let target = match self.progress {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let style = ProgressStyle::with_template(
-            "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
-        );
-        ProgressBar::with_draw_target(None, target)
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-            .with_message(file.to_owned())
-    }
-
     /// The reason of an error, and how to fix it.
-    fn reason(&self, model: &ModelId<'_>, error: &ApiError) -> String {
+    fn reason(&self, id: &Id<'_>, error: &ApiError) -> String {
         let Self { endpoint, .. } = self;
-        let ModelId { name, revision } = model;
+        let Id { name, revision, .. } = id;
         match (status(error), error) {
             (Some(status @ (401 | 403)), _) => format!(
-                "{endpoint} refused ({status}): the model does not exist, or is private or gated. \
-                 Accept its terms at {endpoint}/{name}, and set HF_TOKEN or run \
-                 `huggingface-cli login`"
+                "{endpoint} refused ({status}): it does not exist, or is private or gated. Accept its \
+                 terms at {endpoint}/{name}, and set HF_TOKEN or log in (`burn-lora login`, `hf auth \
+                 login`)"
             ),
             (Some(404), _) => {
-                format!("{endpoint} has no such model, or it has no revision `{revision}`")
+                let what = what(id.kind);
+                format!("{endpoint} has no such {what}, or it has no revision `{revision}`")
             }
             (_, ApiError::LockAcquisition(path)) => {
                 format!("another process downloads it, and holds {}", path.display())
@@ -268,21 +170,31 @@ impl Hub {
     }
 }
 
-/// Returns `true` if a file is one of several chat templates.
-fn is_template(name: &str) -> bool {
-    let file = name.strip_prefix("additional_chat_templates/");
-    file.is_some_and(|file| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        file.ends_with(".jinja") && !file.starts_with('.') && file.chars().all(plain)
-    })
+/// A repository in the cache.
+struct Found {
+    /// Folder of the commit.
+    folder: PathBuf,
+    /// Files that the id stands for, in it.
+    files: Vec<String>,
+}
+
+fn what(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Model => "model",
+        Kind::Dataset => "dataset",
+    }
 }
 
 fn is_commit(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit())
 }
 
-fn repo(model: &ModelId<'_>, revision: &str) -> Repo {
-    Repo::with_revision(model.name.into(), RepoType::Model, revision.into())
+fn repo(id: &Id<'_>, revision: &str) -> Repo {
+    let kind = match id.kind {
+        Kind::Model => RepoType::Model,
+        Kind::Dataset => RepoType::Dataset,
+    };
+    Repo::with_revision(id.name.into(), kind, revision.into())
 }
 
 /// The HTTP status of an error, if it has one.
@@ -296,31 +208,42 @@ fn status(error: &ApiError) -> Option<u16> {
     }
 }
 
-/// Returns the folder of a model that is completely cached; the error says what is missing.
-fn in_cache(cache: &Path, model: &ModelId<'_>) -> Result<PathBuf, String> {
-    let folder = cache.join(repo(model, model.revision).folder_name());
-    let reference = folder.join("refs").join(model.revision);
+/// Returns what is completely cached; the error says what is missing.
+fn in_cache(cache: &Path, id: &Id<'_>) -> Result<Found, String> {
+    let folder = cache.join(repo(id, id.revision).folder_name());
+    let reference = folder.join("refs").join(id.revision);
     let wrong = |reason: String| Err(format!("{}: {reason}", reference.display()));
     let commit = match crate::read_to_string(&reference) {
         Ok(commit) => commit.trim().to_owned(),
-        Err(error) if error.kind() == ErrorKind::NotFound => model.revision.to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => id.revision.to_owned(),
         Err(error) => return wrong(error.to_string()),
     };
     // A path could lead out of the cache.
-    if commit != model.revision && !is_commit(&commit) {
+    if commit != id.revision && !is_commit(&commit) {
         return wrong(format!("`{}` is no commit: remove the file", brief(&commit)));
     }
-    let snapshot = folder.join("snapshots").join(commit);
-    let missing = |file: &str| format!("{} is not in the cache", snapshot.join(file).display());
-    let check = |file: &str| snapshot.join(file).exists().then_some(()).ok_or(missing(file));
-    check(FILES[0])?;
-    if check(SINGLE).is_err() && snapshot.join(INDEX).exists() {
-        let shards = read_index(&snapshot.join(INDEX)).map_err(|error| error.to_string())?;
-        shards.keys().try_for_each(|shard| check(shard))?;
-    } else {
-        check(SINGLE)?;
+    let folder = folder.join("snapshots").join(commit);
+    let mut names = BTreeSet::new();
+    list(&folder, "", &mut names);
+    let files = select::files(id, &names, &|file| Ok(folder.join(file)))
+        .map_err(|reason| format!("the cache is not complete, {}: {reason}", folder.display()))?;
+    match files.iter().find(|file| !names.contains(*file)) {
+        Some(file) => Err(format!("{} is not in the cache", folder.join(file).display())),
+        None => Ok(Found { folder, files }),
     }
-    Ok(snapshot)
+}
+
+/// Adds the names of the files in a folder and its subfolders; links to files count, as the cache
+/// consists of them.
+fn list(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => list(&entry.path(), &format!("{prefix}{name}/"), names),
+            _ if entry.path().exists() => drop(names.insert(format!("{prefix}{name}"))),
+            _ => {}
+        }
+    }
 }
 
 /// Progress bar of a file; it also records the file's size.

@@ -1,9 +1,13 @@
-//! GGUF as a source of models; the container is read by [`burn_lora_io::gguf`].
+//! Models in GGUF files, read and written; the container is that of [`burn_lora_io::gguf`].
 
+mod adapter;
 mod config;
 mod dequantize;
 mod keys;
 mod model;
+mod quantize;
+mod write;
 
 pub use keys::GgufKeys;
 pub(crate) use model::GgufModel;
+pub use write::GgufType;

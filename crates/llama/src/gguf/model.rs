@@ -33,7 +33,7 @@ struct Place {
 }
 
 /// Modules of a layer: llama.cpp's names, and the paths in the layer.
-const MODULES: [(&str, &str); 12] = [
+pub(super) const MODULES: [(&str, &str); 12] = [
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
@@ -49,7 +49,7 @@ const MODULES: [(&str, &str); 12] = [
 ];
 
 /// Weights of all experts in one tensor.
-const EXPERTS: [(&str, &str); 3] =
+pub(super) const EXPERTS: [(&str, &str); 3] =
     [("ffn_gate_exps", "gate_proj"), ("ffn_up_exps", "up_proj"), ("ffn_down_exps", "down_proj")];
 
 impl GgufModel {

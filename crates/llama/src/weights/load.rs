@@ -3,7 +3,7 @@
 use super::{
     build::{Builder, settle_head},
     bytes::is_cpu,
-    safetensors::SafetensorsFolder,
+    folder::WeightsFolder,
     source::{FINAL_NORM, Source},
     view::View,
 };
@@ -56,7 +56,8 @@ pub struct Loader {
 
 impl Llama {
     /// Creates a loader for a folder in Hugging Face's layout, a `.gguf` file, or with the feature
-    /// `hub` a model id. Nothing is read before [`Loader::load`].
+    /// `hub` a model id ([`hub`]). Of an adapter's folder or id, the base is loaded that its settings
+    /// name, and the adapter as `default`. Nothing is read before [`Loader::load`].
     pub fn from_pretrained(source: impl AsRef<Path>) -> Loader {
         Loader::new(source.as_ref())
     }
@@ -134,7 +135,10 @@ impl Loader {
         if is_gguf(root) {
             return Ok(stored_dtypes(&GgufModel::open(root)?));
         }
-        Ok(stored_dtypes(&SafetensorsFolder::open(root)?))
+        if let Some(base) = burn_lora_io::base_of(root)? {
+            return self.at(base).stored_dtypes();
+        }
+        Ok(stored_dtypes(&WeightsFolder::open(root)?))
     }
 
     /// Loads the model.
@@ -150,6 +154,7 @@ impl Loader {
     /// - [`LlamaError::MissingTensors`], [`LlamaError::UnexpectedTensors`], [`LlamaError::Shape`]
     ///   or [`LlamaError::DType`] if the tensors are not those of the model.
     /// - [`LlamaError::Quant`] if the storage format rejects its settings or a weight.
+    /// - [`LlamaError::Adapter`] if the source is an adapter that its base does not fit.
     pub fn load(&self, device: &Device) -> Result<Llama, LlamaError> {
         self.load_with(Head::Output, device)
     }
@@ -190,11 +195,21 @@ impl Loader {
             let source = GgufModel::open(root)?;
             return self.build(root, &source, source.config(), head, device);
         }
+        if let Some(base) = burn_lora_io::base_of(root)? {
+            let mut model = self.at(base).load_with(head, device)?;
+            model.load_adapter("default", root)?;
+            return Ok(model);
+        }
         let config = LlamaConfig::from_file_with(root.join("config.json"), &self.families)?;
-        let source = SafetensorsFolder::open(root)?;
+        let source = WeightsFolder::open(root)?;
         let source = View::new(&source, &config, root)?;
         let config = settle_head(config, &source, root)?;
         self.build(root, &source, &config, head, device)
+    }
+
+    /// The same loader for another checkpoint.
+    fn at(&self, source: PathBuf) -> Self {
+        Self { source, ..self.clone() }
     }
 
     fn build(

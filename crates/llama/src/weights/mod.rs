@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod bytes;
+mod folder;
 mod load;
 mod normal;
 mod random;
@@ -10,6 +11,7 @@ mod save;
 mod source;
 mod stacked;
 pub(crate) mod stored;
+mod torch;
 mod values;
 mod view;
 mod write;

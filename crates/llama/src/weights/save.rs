@@ -110,7 +110,7 @@ impl Llama {
     }
 
     /// Returns `true` if the output head still shares the embedding's parameter.
-    fn is_tied(&self) -> bool {
+    pub(crate) fn is_tied(&self) -> bool {
         let head = self.lm_head.base.weight.dense();
         head.is_some_and(|head| head.id == self.model.embed_tokens.weight.id)
     }

@@ -20,24 +20,18 @@ fn an_id_asks_for_the_feature() {
 #[cfg(feature = "hub")]
 mod with_feature {
     use super::*;
+    use crate::server::{COMMIT, Files, Server, TOKEN};
+    use burn_lora_adapter::AdaptableExt;
     use burn_lora_llama::hub::Hub;
     use serde_json::json;
-    use std::{
-        collections::BTreeMap,
-        fs,
-        io::{BufRead, BufReader, Write},
-        net::{TcpListener, TcpStream},
-        path::Path,
-        sync::{Arc, Mutex},
-        thread,
-    };
+    use std::{fs, net::TcpListener, path::Path};
 
-    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    const TINY: &str = "models/owner/tiny";
 
     /// The files of a folder that a repository would have.
-    fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    fn files(folder: &Path) -> Files {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let mut files: BTreeMap<_, _> = entries
+        let mut files: Files = entries
             .filter(|path| path.is_file())
             .map(|path| {
                 let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -45,113 +39,13 @@ mod with_feature {
             })
             .collect();
         files.insert("tokenizer.json".into(), b"{}".to_vec());
-        files.insert("pytorch_model.bin".into(), b"not to be downloaded".to_vec());
+        files.insert("flax_model.msgpack".into(), b"not to be downloaded".to_vec());
         files
     }
 
-    /// A hub with one model, `owner/tiny`.
-    struct Server {
-        endpoint: String,
-        /// The paths that were asked for, with the token.
-        asked: Arc<Mutex<Vec<(String, String)>>>,
-    }
-
-    impl Server {
-        fn start(files: BTreeMap<String, Vec<u8>>) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let endpoint = format!("http://{}", listener.local_addr().unwrap());
-            let asked = Arc::new(Mutex::new(vec![]));
-            let (log, own) = (asked.clone(), endpoint.clone());
-            thread::spawn(move || {
-                let mut broken = false;
-                for stream in listener.incoming() {
-                    answer(stream.unwrap(), &files, &own, &log, &mut broken);
-                }
-            });
-            Self { endpoint, asked }
-        }
-
-        fn hub(&self, cache: &Path) -> Hub {
-            let token = Some("secret".to_owned());
-            Hub::from_env().offline(false).cache(cache).endpoint(&self.endpoint).token(token)
-        }
-
-        /// What was asked for since the last call.
-        fn asked(&self) -> Vec<(String, String)> {
-            std::mem::take(&mut *self.asked.lock().unwrap())
-        }
-    }
-
-    /// Answers one request. The first whole answer with weights is cut off.
-    fn answer(
-        mut stream: TcpStream,
-        files: &BTreeMap<String, Vec<u8>>,
-        endpoint: &str,
-        log: &Mutex<Vec<(String, String)>>,
-        broken: &mut bool,
-    ) {
-        let lines: Vec<String> = BufReader::new(&stream)
-            .lines()
-            .map_while(Result::ok)
-            .take_while(|line| !line.is_empty())
-            .collect();
-        let Some(first) = lines.first() else { return };
-        let header = |name: &str| {
-            let found = lines[1..].iter().find_map(|line| {
-                let (key, value) = line.split_once(": ")?;
-                key.eq_ignore_ascii_case(name).then_some(value)
-            });
-            found.unwrap_or_default().to_owned()
-        };
-        let path = first.split(' ').nth(1).unwrap().to_owned();
-        log.lock().unwrap().push((path.clone(), header("authorization")));
-
-        let (mut head, mut body) = ("404 Not Found".to_owned(), vec![]);
-        let mut sent = usize::MAX;
-        if path.starts_with("/api/models/owner/gated/") {
-            head = "403 Forbidden".into();
-        } else if path.starts_with("/api/models/owner/private/") {
-            head = "401 Unauthorized".into();
-        } else if path == "/api/models/owner/tiny/revision/main" {
-            let siblings = files.keys().map(|name| json!({ "rfilename": name }));
-            let siblings: Vec<_> = siblings.collect();
-            (head, body) = (
-                "200 OK".into(),
-                json!({ "sha": COMMIT, "siblings": siblings }).to_string().into_bytes(),
-            );
-        } else if let Some(name) = path.strip_prefix(&format!("/owner/tiny/resolve/{COMMIT}/")) {
-            let file = &files[name];
-            let facts = format!("ETag: \"etag-{name}\"\r\nX-Repo-Commit: {COMMIT}");
-            if name.ends_with(".safetensors") {
-                // Large files lie elsewhere.
-                head = format!(
-                    "302 Found\r\nX-Linked-ETag: \"etag-{name}\"\r\n{facts}\r\n\
-                     Location: {endpoint}/cdn/{name}"
-                );
-            } else {
-                (head, body) = part(file, &header("range"));
-                head = format!("{head}\r\n{facts}");
-            }
-        } else if let Some(name) = path.strip_prefix("/cdn/") {
-            (head, body) = part(&files[name], &header("range"));
-            if body.len() > 1 && !std::mem::replace(broken, true) {
-                sent = body.len() / 2;
-            }
-        }
-        let length = body.len();
-        body.truncate(sent);
-        let head =
-            format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).ok();
-    }
-
-    fn part(file: &[u8], range: &str) -> (String, Vec<u8>) {
-        let range = range.strip_prefix("bytes=").unwrap_or("0-");
-        let (from, to) = range.split_once('-').unwrap();
-        let from: usize = from.parse().unwrap();
-        let end = to.parse().map_or(file.len(), |to: usize| (to + 1).min(file.len()));
-        let range = format!("bytes {from}-{}/{}", end.saturating_sub(1), file.len());
-        (format!("206 Partial Content\r\nContent-Range: {range}"), file[from..end].to_vec())
+    fn hub(server: &Server, cache: &Path) -> Hub {
+        let token = Some(TOKEN.to_owned());
+        Hub::from_env().offline(false).cache(cache).endpoint(&server.endpoint).token(token)
     }
 
     fn gone(cache: &Path) -> Hub {
@@ -163,19 +57,19 @@ mod with_feature {
     #[test]
     fn a_model_is_downloaded_once() {
         let cache = tempfile::tempdir().unwrap();
-        let server = Server::start(files(&golden("families/linear")));
-        let hub = server.hub(cache.path());
+        let server = Server::start([(TINY, files(&golden("families/linear")))]);
+        let hub = hub(&server, cache.path());
         let folder = hub.download("owner/tiny").unwrap();
         assert!(folder.ends_with(format!("models--owner--tiny/snapshots/{COMMIT}")));
         let whole = fs::read(golden("families/linear/model.safetensors")).unwrap();
         assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), whole);
         assert!(folder.join("tokenizer.json").exists());
-        assert!(!folder.join("pytorch_model.bin").exists());
+        assert!(!folder.join("flax_model.msgpack").exists());
         Llama::from_pretrained(&folder).load(&device()).unwrap();
         let asked = server.asked();
         assert!(asked.iter().all(|(path, token)| match path.starts_with("/cdn/") {
             true => path.ends_with("safetensors"),
-            false => token == "Bearer secret",
+            false => token == "Bearer hf_secret",
         }));
 
         // From now on only the commit is asked for, and without a network not even that.
@@ -192,8 +86,8 @@ mod with_feature {
     #[test]
     fn shards_are_downloaded() {
         let cache = tempfile::tempdir().unwrap();
-        let server = Server::start(files(&golden("gqa/sharded")));
-        let folder = server.hub(cache.path()).download("owner/tiny").unwrap();
+        let server = Server::start([(TINY, files(&golden("gqa/sharded")))]);
+        let folder = hub(&server, cache.path()).download("owner/tiny").unwrap();
         Llama::from_pretrained(&folder).load(&device()).unwrap();
         assert!(folder.join("generation_config.json").exists());
         // One that is lost is downloaded again, and missed without a network.
@@ -204,7 +98,7 @@ mod with_feature {
         assert!(error.contains(shard.to_str().unwrap()), "{error}");
         let error = gone(cache.path()).download("owner/tiny").unwrap_err().to_string();
         assert!(error.contains("owner/tiny") && error.contains("http://127.0.0.1"), "{error}");
-        assert_eq!(server.hub(cache.path()).download("owner/tiny").unwrap(), folder);
+        assert_eq!(hub(&server, cache.path()).download("owner/tiny").unwrap(), folder);
         assert!(shard.exists());
     }
 
@@ -213,11 +107,11 @@ mod with_feature {
         let cache = tempfile::tempdir().unwrap();
         let mut some = files(&golden("families/linear"));
         some.remove("model.safetensors");
-        let server = Server::start(some);
+        let server = Server::start([(TINY, some)]);
         let cases = [
             ("owner/gated", "HF_TOKEN"),
             ("owner/gated", "403"),
-            ("owner/private", "huggingface-cli login"),
+            ("owner/private", "burn-lora login"),
             ("owner/other", "no such model"),
             ("owner/tiny@v2", "no revision `v2`"),
             ("owner/tiny", "neither model.safetensors nor"),
@@ -225,7 +119,7 @@ mod with_feature {
             ("../x", "expected `owner/name`"),
         ];
         for (id, expected) in cases {
-            let error = server.hub(cache.path()).download(id).unwrap_err().to_string();
+            let error = hub(&server, cache.path()).download(id).unwrap_err().to_string();
             assert!(error.contains(id) && error.contains(expected), "{error}");
         }
         assert!(fs::read_dir(cache.path()).unwrap().next().is_none());
@@ -291,10 +185,70 @@ mod with_feature {
         for name in ["tool_use.jinja", "../up.jinja", ".hidden.jinja", "notes.txt"] {
             all.insert(format!("additional_chat_templates/{name}"), b"{{ messages }}".to_vec());
         }
-        let server = Server::start(all);
-        let folder = server.hub(cache.path()).download("owner/tiny").unwrap();
+        let server = Server::start([(TINY, all)]);
+        let folder = hub(&server, cache.path()).download("owner/tiny").unwrap();
         let names = fs::read_dir(folder.join("additional_chat_templates")).unwrap();
         let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["tool_use.jinja"]);
+    }
+
+    #[test]
+    fn files_of_pytorch_are_downloaded_where_there_are_no_others() {
+        let cache = tempfile::tempdir().unwrap();
+        let server = Server::start([(TINY, files(&golden("torch/gqa")))]);
+        let folder = hub(&server, cache.path()).download("owner/tiny").unwrap();
+        Llama::from_pretrained(&folder).load(&device()).unwrap();
+        assert_eq!(gone(cache.path()).download("owner/tiny").unwrap(), folder);
+    }
+
+    #[test]
+    fn an_adapter_brings_its_base() {
+        let cache = tempfile::tempdir().unwrap();
+        let base = golden("gqa");
+        let folder = |name: &str, revision: Option<&str>| {
+            let folder = tempfile::tempdir().unwrap();
+            for file in ["adapter_config.json", "adapter_model.safetensors"] {
+                fs::copy(golden("gqa/lora_qv").join(file), folder.path().join(file)).unwrap();
+            }
+            let path = folder.path().join("adapter_config.json");
+            let mut json: serde_json::Value =
+                serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            json["base_model_name_or_path"] = name.into();
+            json["revision"] = revision.into();
+            fs::write(path, json.to_string()).unwrap();
+            folder
+        };
+        let mut expected = Llama::from_pretrained(&base).load(&device()).unwrap();
+        expected.load_adapter("default", golden("gqa/lora_qv")).unwrap();
+        let expected = logits(&expected);
+        // A path, also with a revision, which only ids have.
+        for revision in [None, Some("main")] {
+            let adapter = folder(base.to_str().unwrap(), revision);
+            let model = Llama::from_pretrained(adapter.path()).load(&device()).unwrap();
+            assert_eq!(model.adapter_names(), ["default"]);
+            assert_eq!(logits(&model), expected);
+        }
+        // Both by their ids.
+        let adapter = folder("owner/tiny", Some("main"));
+        let there = [(TINY, files(&base)), ("models/owner/lora", files(adapter.path()))];
+        let server = Server::start(there);
+        let hub = hub(&server, cache.path());
+        let (lora, tiny) =
+            (hub.download("owner/lora").unwrap(), hub.download("owner/tiny").unwrap());
+        assert_eq!(burn_lora_io::base_of(&lora).unwrap(), Some("owner/tiny@main".into()));
+        assert_eq!(burn_lora_io::base_of(&tiny).unwrap(), None);
+        let mut model = Llama::from_pretrained(tiny).load(&device()).unwrap();
+        model.load_adapter("default", lora).unwrap();
+        assert_eq!(logits(&model), expected);
+
+        let nameless = folder("", None);
+        let error =
+            Llama::from_pretrained(nameless.path()).load(&device()).unwrap_err().to_string();
+        assert!(error.contains("base_model_name_or_path"), "{error}");
+    }
+
+    fn logits(model: &Llama) -> Vec<f32> {
+        let (tokens, segments, _) = batch("gqa", &device());
+        vec(model.forward(tokens, &segments))
     }
 }

@@ -7,11 +7,15 @@ mod experts;
 mod families;
 mod generate;
 mod gguf;
+mod gguf_out;
 mod golden;
 mod hub;
 mod merge;
 mod methods;
 mod own_decoder;
+#[cfg(feature = "hub")]
+#[path = "../../../io/tests/it/server.rs"]
+mod server;
 mod stored;
 mod untrusted;
 mod weights;

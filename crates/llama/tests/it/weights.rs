@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{AdaptableExt, LoraConfig, PackedMerge};
+use burn_lora_adapter::{Adaptable, AdaptableExt, LoraConfig, PackedMerge};
 use burn_lora_io::collect;
 use burn_lora_llama::{Llama, LlamaError, SaveOptions, Segments};
 use burn_lora_quant::QuantConfig;
@@ -144,6 +144,55 @@ fn one_file_goes_over_shards_as_in_transformers() {
     assert!(warnings[0].contains("index.json is of another model than model.safetensors"));
 }
 
+/// `torch.save` in both of its formats, parameters, views that are not contiguous; shards.
+#[test]
+fn files_of_pytorch_are_read() {
+    let tensors = |folder: &Path| {
+        let model = Llama::from_pretrained(folder).dtype(FloatDType::F32).load(&device()).unwrap();
+        (
+            logits(&model, "gqa"),
+            model.layers().into_iter().map(|(_, layer)| vec(layer.weight())).collect::<Vec<_>>(),
+        )
+    };
+    let expected = tensors(&golden("gqa"));
+    assert_eq!(tensors(&golden("torch/gqa")), expected);
+
+    // Safetensors are read where there are both.
+    let folder = copy(&golden("torch/gqa"));
+    let mut other = read(&golden("gqa"));
+    let (_, _, bytes) = other.get_mut("model.embed_tokens.weight").unwrap();
+    bytes[..128].fill(0);
+    write(&folder.path().join("model.safetensors"), &other);
+    assert_ne!(tensors(folder.path()).0, expected.0);
+}
+
+#[test]
+fn pytorchs_files_that_go_wrong_are_named() {
+    let golden = golden("torch");
+    let with = |name: &str, bytes: &[u8]| {
+        let folder = copy(&golden.join("gqa"));
+        fs::write(folder.path().join(name), bytes).unwrap();
+        error(folder.path())
+    };
+    let shard = "pytorch_model-00001-of-00002.bin";
+    let bytes = fs::read(golden.join("gqa").join(shard)).unwrap();
+    for cut in [0, 3, 100, bytes.len() / 2, bytes.len() - 1] {
+        let error = with(shard, &bytes[..cut]);
+        assert!(error.contains(shard) && error.contains("cut off"), "{cut}: {error}");
+    }
+    let single = "pytorch_model.bin";
+    // Nothing in a file is run.
+    let ran = std::env::temp_dir().join(format!("burn-lora-pickle-{}", std::process::id()));
+    let program = format!("cos\nsystem\n(S'touch {}'\ntR.", ran.display());
+    let error = with(single, program.as_bytes());
+    assert!(error.contains(single), "{error}");
+    assert!(!ran.exists());
+    let error = with(single, &fs::read(golden.join("expanded.bin")).unwrap());
+    assert!(error.contains(single) && error.contains("would take 4294967296 bytes"), "{error}");
+    let error = with(single, &fs::read(golden.join("lora/adapter_model.bin")).unwrap());
+    assert!(error.contains("missing"), "{error}");
+}
+
 #[test]
 fn a_head_is_tied_if_it_is_the_embedding() {
     let folder = copy(&golden("llama3"));
@@ -264,17 +313,22 @@ fn a_folder_without_weights_says_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(golden("gqa").join("config.json"), folder.path().join("config.json")).unwrap();
     for (file, part) in [
-        ("README.md", "there is neither model.safetensors nor model.safetensors.index.json"),
+        ("README.md", "there is neither model.safetensors nor model.safetensors.index.json, nor"),
         ("consolidated.safetensors", "`consolidated.safetensors` is not in Hugging Face's layout"),
-        ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
+        ("consolidated.00.pth", "convert_llama_weights_to_hf.py"),
+        ("pytorch_model-00001-of-00002.bin", "download the index"),
         ("model-00001-of-00002.safetensors", "download the index"),
-        ("adapter_config.json", "the folder of an adapter"),
+        ("adapter_config.json", "it names no base"),
         ("model.Q4_0.gguf", "`model.Q4_0.gguf` is read when it is named itself"),
     ] {
-        fs::write(folder.path().join(file), "").unwrap();
+        fs::write(folder.path().join(file), if file.starts_with("adapter") { "{}" } else { "" })
+            .unwrap();
         let error = error(folder.path());
         assert!(error.contains(part), "{file}: {error}");
         assert!(error.contains(&folder.path().display().to_string()), "{error}");
+        if file.starts_with("adapter") {
+            fs::remove_file(folder.path().join(file)).unwrap();
+        }
     }
 }
 

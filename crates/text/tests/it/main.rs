@@ -7,4 +7,5 @@ mod hostile;
 mod jinja;
 mod masks;
 mod real;
+mod sentencepiece;
 mod tokenizer;

@@ -56,7 +56,9 @@ pub struct DatasetBuilder {
 }
 
 impl Dataset {
-    /// Reads files. Their extensions determine their kind: `.json`, `.jsonl`, `.csv`, `.parquet`.
+    /// Reads files. Their extensions determine their kind: `.json`, `.jsonl`, `.csv`, `.parquet`. With the
+    /// feature `hub` the id of a dataset is one, too: `owner/name` (its split `train`),
+    /// `owner/name:validation`, `owner/name/file.jsonl`, each with `@revision` after the name.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;

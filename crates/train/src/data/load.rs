@@ -46,7 +46,10 @@ impl DatasetBuilder {
 /// Reads and tokenizes all data.
 pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
     let files = match &config.source {
-        Source::Files(paths) => paths.clone(),
+        Source::Files(paths) => {
+            let files = paths.iter().map(|path| burn_lora_io::hub::resolve_data(path, true));
+            files.collect::<Result<Vec<_>, _>>()?.concat()
+        }
         Source::Records(_) => vec!["records".into()],
     };
     let encoder = Encoder::new(config, tokenizer)?;

@@ -10,7 +10,10 @@ use std::{
 /// Runs one of the tests below in a process of its own, and gives its standard error.
 fn child(name: &str) -> Vec<String> {
     let mut command = Command::new(env::current_exe().unwrap());
-    let output = command.args(["--exact", name, "--ignored", "--nocapture"]).output().unwrap();
+    let output = command
+        .args(["--exact", &format!("io::{name}"), "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stderr).unwrap().lines().map(str::to_owned).collect()
 }

@@ -1,0 +1,106 @@
+//! `burn-lora login` and `burn-lora push`.
+
+use burn_lora_io::hub::{Hub, Upload};
+use clap::Args;
+use std::{
+    error::Error,
+    fs,
+    io::{IsTerminal, Read, stdin},
+    path::PathBuf,
+};
+
+/// Files of a folder that are uploaded, besides safetensors.
+const FILES: [&str; 14] = [
+    "README.md",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "Modelfile",
+    "loss.svg",
+    "metrics.jsonl",
+];
+
+/// Checks a token of Hugging Face's hub and keeps it, for downloads of gated models and for uploads.
+///
+/// The token is read from standard input, or from HF_TOKEN. It is kept where Python's huggingface_hub reads
+/// it, too.
+#[derive(Args)]
+pub struct LoginArguments {}
+
+/// Uploads an adapter or a merged model to Hugging Face's hub.
+///
+/// The repository is created if it does not exist. What is uploaded: safetensors, GGUF files, settings,
+/// tokenizer, figures, and README.md, the model card, which is written if there is none.
+#[derive(Args)]
+pub struct PushArguments {
+    /// Folder of an adapter, such as the output of `train`, or of a model
+    folder: PathBuf,
+    /// OWNER/NAME, or OWNER/NAME@BRANCH
+    id: String,
+    /// Make a new repository a private one
+    #[arg(long)]
+    private: bool,
+    /// Message of the commit
+    #[arg(long, default_value = "Upload by burn-lora")]
+    message: String,
+}
+
+/// Runs the login.
+pub fn login(_: &LoginArguments) -> Result<(), Box<dyn Error>> {
+    let token = match std::env::var("HF_TOKEN") {
+        Ok(token) if !token.trim().is_empty() => token,
+        _ => {
+            if stdin().is_terminal() {
+                eprint!("Token (https://huggingface.co/settings/tokens): ");
+                let mut line = String::new();
+                stdin().read_line(&mut line)?;
+                line
+            } else {
+                let mut text = String::new();
+                stdin().take(4096).read_to_string(&mut text)?;
+                text
+            }
+        }
+    };
+    let user = Hub::from_env().login(&token)?;
+    println!("Logged in as {}; the token is in {}.", user.name, user.file.display());
+    Ok(())
+}
+
+/// Runs the upload.
+pub fn push(arguments: &PushArguments) -> Result<(), Box<dyn Error>> {
+    let PushArguments { folder, id, private, message } = arguments;
+    let mut upload = Upload::new(message).private(*private);
+    let mut weights = 0;
+    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let is_weights = name.ends_with(".safetensors") || name.ends_with(".gguf");
+        if path.is_file() && (is_weights || FILES.contains(&name)) {
+            weights += usize::from(is_weights);
+            upload = upload.file(name, &path);
+        }
+    }
+    if weights == 0 {
+        return Err(format!(
+            "{}: neither safetensors nor GGUF files are in it: name the folder of an adapter or a model",
+            folder.display()
+        )
+        .into());
+    }
+    if !folder.join("README.md").exists() {
+        upload = upload.text("README.md", burn_lora::train::model_card(folder)?);
+    }
+    let count = upload.names().count();
+    let address = Hub::from_env().progress(true).push(id, &upload)?;
+    println!("{count} files are at {address}");
+    Ok(())
+}

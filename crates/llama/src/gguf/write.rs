@@ -1,0 +1,428 @@
+//! Saving of a model as a GGUF file, as llama.cpp's converter and `llama-quantize` write it.
+
+use super::{
+    config::DIVISORS,
+    model::{EXPERTS, GgufModel, MODULES},
+    quantize::{WRITABLE, quantize},
+};
+use crate::{
+    config::{GgufFamily, LlamaConfig},
+    error::LlamaError,
+    llama::Llama,
+    rope::{RopeConfig, RopeScaling},
+    spec::FeedForwardSpec,
+};
+use burn::tensor::FloatDType;
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer};
+use burn_lora_io::gguf::{Entry, GgufWriter, TensorType};
+use burn_lora_text::Tokenizer;
+use std::{collections::BTreeMap, io::Write, path::Path};
+
+/// Type of the weights of a GGUF file, by llama.cpp's names.
+///
+/// Norms, biases and routers are always F32. As by `llama-quantize`, the output head of a model in Q4_0 or
+/// Q4_K is Q6_K, and weights whose rows are no whole number of blocks (of 256 values in Q4_K and Q6_K)
+/// are Q8_0, or F16 where that does not fit either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GgufType {
+    /// float32.
+    F32,
+    /// float16.
+    F16,
+    /// bfloat16.
+    BF16,
+    /// 8 bits, blocks of 32: 8.5 bits a weight.
+    Q8_0,
+    /// 4 bits, blocks of 32: 4.5 bits a weight.
+    Q4_0,
+    /// 4 bits, blocks of 256 with scales and minimums of 32: 4.5 bits a weight.
+    Q4K,
+    /// 6 bits, blocks of 256 with scales of 16: 6.56 bits a weight.
+    Q6K,
+}
+
+impl GgufType {
+    /// All types.
+    pub const ALL: [Self; 7] =
+        [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4K, Self::Q6K];
+
+    /// llama.cpp's name: `Q4_K`.
+    pub fn name(self) -> String {
+        self.tensor().name()
+    }
+
+    /// Name in small letters: `q4_k`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4K => "q4_k",
+            Self::Q6K => "q6_k",
+        }
+    }
+
+    fn tensor(self) -> TensorType {
+        WRITABLE[Self::ALL.iter().position(|kind| *kind == self).expect("all are listed")]
+    }
+
+    /// `general.file_type`.
+    fn file_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::BF16 => 32,
+            Self::Q8_0 => 7,
+            Self::Q4_0 => 2,
+            Self::Q4K => 14,
+            Self::Q6K => 18,
+        }
+    }
+
+    /// Type of a tensor.
+    fn of(self, name: &str, shape: &[usize]) -> TensorType {
+        let [_, .., row] = shape else { return TensorType::F32 };
+        if name.ends_with("ffn_gate_inp.weight") {
+            return TensorType::F32;
+        }
+        let asked = match self {
+            Self::Q4_0 | Self::Q4K if name == "output.weight" => TensorType::Q6K,
+            _ => self.tensor(),
+        };
+        let fits = |kind: &TensorType| row.is_multiple_of(kind.block().0);
+        [asked, TensorType::Q8_0].into_iter().find(fits).unwrap_or(TensorType::F16)
+    }
+}
+
+/// A tensor of the file.
+struct Out<'a> {
+    name: String,
+    shape: Vec<usize>,
+    kind: TensorType,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    /// Parts of layers, one after the other: an expert each.
+    Layers(Vec<Part<'a>>),
+    Values(Vec<f32>),
+}
+
+struct Part<'a> {
+    layer: &'a dyn AdaptedLayer,
+    bias: bool,
+    /// First row of the tensor in the layer, and its rows.
+    rows: (usize, usize),
+    /// Heads whose rows are permuted.
+    heads: Option<usize>,
+    /// Added to the values.
+    offset: f32,
+}
+
+impl Llama {
+    /// Saves the model with its tokenizer as a GGUF file, which llama.cpp, Ollama and LM Studio run. Packed
+    /// weights are dequantized; tensors are read from the device and encoded one by one.
+    ///
+    /// # Errors
+    /// - [`LlamaError::Format`] if the model has adapters (merge them first), is of a family that llama.cpp
+    ///   has not or that is not written, or has a setting that these files have no place for.
+    /// - [`LlamaError::Text`] if llama.cpp's files have no place for the tokenizer.
+    /// - [`LlamaError::Device`] if a tensor cannot be read from the device.
+    /// - [`LlamaError::Io`] if the file cannot be written.
+    pub fn save_gguf(
+        &self,
+        path: impl AsRef<Path>,
+        tokenizer: &Tokenizer,
+        kind: GgufType,
+    ) -> Result<(), LlamaError> {
+        let path = path.as_ref();
+        if let Some(name) = self.adapter_names().first() {
+            let reason =
+                format!("the model has the adapter `{name}`: call `merge_and_unload` first");
+            return Err(LlamaError::format(path, reason));
+        }
+        let Some(family) = self.config.family.gguf() else {
+            let reason = format!(
+                "models of the family {} are not written as GGUF: save the model, and convert it by \
+                 llama.cpp's convert_hf_to_gguf.py",
+                self.config.family.model_type()
+            );
+            return Err(LlamaError::format(path, reason));
+        };
+        let mut file = metadata(&self.config, &family);
+        file.set("general.file_type", Entry::U32(kind.file_type()));
+        if let Some(name) = path.file_stem() {
+            file.set("general.name", Entry::Text(name.to_string_lossy().into_owned()));
+        }
+        tokenizer.write_gguf(self.config.vocab_size, &mut file)?;
+        let tensors = self.gguf_tensors(&family, kind);
+        for tensor in &tensors {
+            let added = file.tensor(&tensor.name, &tensor.shape, tensor.kind);
+            added.map_err(|reason| LlamaError::format(path, reason))?;
+        }
+        let mut failed = None;
+        let mut fail = |error: LlamaError| {
+            let text = error.to_string();
+            failed = Some(error);
+            std::io::Error::other(text)
+        };
+        let written = {
+            let fail = std::cell::RefCell::new(&mut fail);
+            file.write::<std::io::Error>(
+                path,
+                |number, out| {
+                    tensors[number].write(out).map_err(|error| match error {
+                        WriteError::Io(error) => error,
+                        WriteError::Device(reason) => {
+                            let tensor = tensors[number].name.clone();
+                            (fail.borrow_mut())(LlamaError::Device { tensor, reason })
+                        }
+                    })
+                },
+                |written| {
+                    check(&self.config, written, path).map_err(|error| (fail.borrow_mut())(error))
+                },
+            )
+        };
+        written.map_err(|error| failed.unwrap_or_else(|| LlamaError::io(path)(error)))
+    }
+
+    fn gguf_tensors(&self, family: &GgufFamily, kind: GgufType) -> Vec<Out<'_>> {
+        let layers: BTreeMap<_, _> = self.layers().into_iter().collect();
+        let tied = self.is_tied();
+        let config = LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() };
+        let attention = &config.layers[0].attention;
+        let mut out: Vec<Out<'_>> = vec![];
+        if let Some(divisors) = divisors(&config.ropes[0]) {
+            let shape = vec![divisors.len()];
+            let content = Content::Values(divisors);
+            out.push(Out { name: DIVISORS.into(), shape, kind: TensorType::F32, content });
+        }
+        for tensor in config.tensors() {
+            let (name, expert) = renamed(&tensor.name, family);
+            let heads = match () {
+                () if !family.permuted => None,
+                () if name.contains(".attn_q.") => Some(attention.num_heads),
+                () if name.contains(".attn_k.") => Some(attention.num_kv_heads),
+                () => None,
+            };
+            let part = Part {
+                layer: layers[&tensor.layer],
+                bias: tensor.name.ends_with(".bias"),
+                rows: (tensor.start, tensor.shape[0]),
+                heads,
+                offset: if name.ends_with("norm.weight") { family.norm_offset } else { 0.0 },
+            };
+            let known = out.iter_mut().find(|out| expert && out.name == name);
+            if let Some(Out { shape, content: Content::Layers(parts), .. }) = known {
+                shape[0] += 1;
+                parts.push(part);
+                continue;
+            }
+            let mut shape = tensor.shape;
+            if expert {
+                shape.insert(0, 1);
+            }
+            let kind = kind.of(&name, &shape);
+            out.push(Out { name, shape, kind, content: Content::Layers(vec![part]) });
+        }
+        out
+    }
+}
+
+enum WriteError {
+    Io(std::io::Error),
+    Device(String),
+}
+
+impl Out<'_> {
+    fn write(&self, out: &mut dyn Write) -> Result<(), WriteError> {
+        let mut write =
+            |values: &[f32]| out.write_all(&quantize(self.kind, values)).map_err(WriteError::Io);
+        match &self.content {
+            Content::Values(values) => write(values),
+            Content::Layers(parts) => {
+                parts.iter().try_for_each(|part| write(&part.read().map_err(WriteError::Device)?))
+            }
+        }
+    }
+}
+
+impl Part<'_> {
+    fn read(&self) -> Result<Vec<f32>, String> {
+        let (start, rows) = self.rows;
+        let data = if self.bias {
+            let bias = self.layer.bias().expect("listed because it is there").val().inner();
+            bias.cast(FloatDType::F32).try_into_data()
+        } else {
+            let weight = self.layer.file_layout(self.layer.weight());
+            let all = weight.dims()[0];
+            let weight = if rows < all { weight.narrow(0, start, rows) } else { weight };
+            weight.cast(FloatDType::F32).try_into_data()
+        };
+        let data = data.map_err(|error| error.to_string())?;
+        let mut values: Vec<f32> = data.try_into_vec().map_err(|error| format!("{error:?}"))?;
+        if self.offset != 0.0 {
+            values.iter_mut().for_each(|value| *value += self.offset);
+        }
+        Ok(match self.heads {
+            Some(heads) => permute(&values, rows, heads),
+            None => values,
+        })
+    }
+}
+
+/// llama.cpp's order of rows: the two halves of each head interleaved, since it rotates neighbours.
+pub(super) fn permute(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
+    let (row, half) = (values.len() / rows, rows / heads / 2);
+    let mut out = Vec::with_capacity(values.len());
+    for head in 0..heads {
+        for i in 0..half {
+            for side in 0..2 {
+                let at = (head * 2 * half + side * half + i) * row;
+                out.extend_from_slice(&values[at..at + row]);
+            }
+        }
+    }
+    out
+}
+
+/// llama.cpp's name of a tensor, and whether it has those of all experts.
+pub(super) fn renamed(name: &str, family: &GgufFamily) -> (String, bool) {
+    let whole = match name {
+        "model.embed_tokens.weight" => Some("token_embd.weight"),
+        "model.norm.weight" => Some("output_norm.weight"),
+        "lm_head.weight" => Some("output.weight"),
+        _ => None,
+    };
+    if let Some(whole) = whole {
+        return (whole.into(), false);
+    }
+    let in_layer = || {
+        let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let (module, kind) = rest.rsplit_once('.')?;
+        if let Some(expert) = module.strip_prefix("mlp.experts.") {
+            let (_, path) = expert.split_once('.')?;
+            let (theirs, _) = EXPERTS.iter().find(|(_, own)| *own == path)?;
+            return Some((format!("blk.{layer}.{theirs}.{kind}"), true));
+        }
+        let mut known = family.modules.iter().chain(&MODULES);
+        let (theirs, _) = known.find(|(_, own)| *own == module)?;
+        Some((format!("blk.{layer}.{theirs}.{kind}"), false))
+    };
+    in_layer().unwrap_or_else(|| (name.to_owned(), false))
+}
+
+/// Divisors of the rotary frequencies (Llama 3).
+fn divisors(rope: &RopeConfig) -> Option<Vec<f32>> {
+    if !matches!(rope.scaling, RopeScaling::Llama3 { .. }) {
+        return None;
+    }
+    let plain = RopeConfig { scaling: RopeScaling::Default, ..rope.clone() };
+    let ((plain, _), (scaled, _)) = (plain.frequencies(0), rope.frequencies(0));
+    Some(plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect())
+}
+
+fn metadata(config: &LlamaConfig, family: &GgufFamily) -> GgufWriter {
+    let architecture = family.architecture;
+    let mut file = GgufWriter::new(architecture);
+    file.set("general.type", Entry::Text("model".into()));
+    file.set("general.quantization_version", Entry::U32(2));
+    let layer = &config.layers[0];
+    let (attention, rope) = (&layer.attention, &config.ropes[0]);
+    let width = attention.head_dim;
+    let mut set = |key: &str, value: Entry| file.set(format!("{architecture}.{key}"), value);
+    let sizes = [
+        ("block_count", config.layers.len()),
+        ("context_length", config.max_position_embeddings),
+        ("embedding_length", config.hidden_size),
+        ("feed_forward_length", layer.feed_forward.mlp().intermediate_size),
+        ("attention.head_count", attention.num_heads),
+        ("attention.head_count_kv", attention.num_kv_heads),
+        ("attention.key_length", width),
+        ("attention.value_length", width),
+        ("rope.dimension_count", rope.dim),
+        ("vocab_size", config.vocab_size),
+    ];
+    for (key, value) in sizes {
+        set(key, Entry::U32(value as u32));
+    }
+    set("attention.layer_norm_rms_epsilon", Entry::F32(config.norm.eps as f32));
+    set("rope.freq_base", Entry::F32(rope.theta as f32));
+    if let FeedForwardSpec::Experts(experts) = &layer.feed_forward {
+        set("expert_count", Entry::U32(experts.num_experts as u32));
+        set("expert_used_count", Entry::U32(experts.experts_per_token as u32));
+        set("expert_feed_forward_length", Entry::U32(experts.mlp.intermediate_size as u32));
+    }
+    if let Some(window) = config.layers.iter().find_map(|layer| layer.attention.window) {
+        set("attention.sliding_window", Entry::U32(window as u32));
+    }
+    if let Some(local) = config.ropes.get(1) {
+        set("rope.freq_base_swa", Entry::F32(local.theta as f32));
+    }
+    if let Some(cap) = config.final_logit_softcapping {
+        set("final_logit_softcapping", Entry::F32(cap as f32));
+    }
+    match &rope.scaling {
+        RopeScaling::Linear { factor } => {
+            set("rope.scaling.type", Entry::Text("linear".into()));
+            set("rope.scaling.factor", Entry::F32(*factor as f32));
+        }
+        RopeScaling::Yarn { factor, original, beta_fast, beta_slow, .. } => {
+            set("rope.scaling.type", Entry::Text("yarn".into()));
+            set("rope.scaling.factor", Entry::F32(*factor as f32));
+            set("rope.scaling.original_context_length", Entry::U32(*original as u32));
+            set("rope.scaling.yarn_beta_fast", Entry::F32(*beta_fast as f32));
+            set("rope.scaling.yarn_beta_slow", Entry::F32(*beta_slow as f32));
+        }
+        _ => {}
+    }
+    file
+}
+
+/// Checks that the file describes the same model: its format has no place for some settings.
+fn check(config: &LlamaConfig, written: &Path, path: &Path) -> Result<(), LlamaError> {
+    let found = GgufModel::open(written)?.config().clone();
+    let differs = if found.layers != config.layers {
+        let layers = found.layers.iter().zip(&config.layers);
+        let (i, (found, own)) = layers
+            .enumerate()
+            .find(|(_, (a, b))| a != b)
+            .unwrap_or_else(|| (0, (&found.layers[0], &config.layers[0])));
+        Some(format!("layer {i} would be {found:?}, and is {own:?}"))
+    } else if !same_ropes(&found.ropes, &config.ropes) {
+        Some(format!("rotary positions would be {:?}, and are {:?}", found.ropes, config.ropes))
+    } else if (found.norm.eps as f32, found.norm.offset)
+        != (config.norm.eps as f32, config.norm.offset)
+        || found.embedding_multiplier != config.embedding_multiplier
+        || found.logits_scaling != config.logits_scaling
+        || found.final_logit_softcapping != config.final_logit_softcapping
+    {
+        Some("norms, or factors of embeddings and logits, would be others".to_owned())
+    } else {
+        None
+    };
+    let Some(differs) = differs else { return Ok(()) };
+    let reason = format!(
+        "GGUF of {} has no place for a setting of this model: {differs}. Save the model, and convert it by \
+         llama.cpp's convert_hf_to_gguf.py",
+        config.family.model_type()
+    );
+    Err(LlamaError::format(path, reason))
+}
+
+/// Compares what is computed: frequencies, as files have them in float32.
+fn same_ropes(a: &[RopeConfig], b: &[RopeConfig]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            let lengths = [1, b.max_positions, 8 * b.max_positions];
+            lengths.into_iter().all(|length| {
+                let ((a, scale_a), (b, scale_b)) = (a.frequencies(length), b.frequencies(length));
+                let near = |(a, b): (&f32, &f32)| (a / b - 1.0).abs() < 1e-5;
+                a.len() == b.len() && a.iter().zip(&b).all(near) && near((&scale_a, &scale_b))
+            })
+        })
+}
