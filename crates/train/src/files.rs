@@ -109,7 +109,7 @@ fn facts_of_model<M: CausalLm>(model: &M) -> Vec<(&'static str, String)> {
     ];
     if summary.code_bytes > 0 {
         let bytes = summary.code_bytes + summary.scale_bytes;
-        facts.push(("quantized weights, with scales", mib(bytes)));
+        facts.push(("quantized weights", mib(bytes)));
     }
     facts.push(("other weights", mib(summary.dense_bytes)));
     facts.push(("adapter", mib(summary.adapter_bytes)));

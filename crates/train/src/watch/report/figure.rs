@@ -87,7 +87,7 @@ impl Figure<'_> {
             "<div class=\"plot\">\n<svg viewBox=\"0 0 {SIZE} {SIZE}\" preserveAspectRatio=\"none\" \
              role=\"img\" aria-label=\"{title} by step\">"
         );
-        let (xs, ys) = (ticks(&axes.x, 5), ticks(&axes.y, 5));
+        let (xs, ys) = (ticks(&axes.x, if self.wide { 8 } else { 5 }), ticks(&axes.y, 5));
         for y in &ys {
             let y = short(axes.y(*y));
             _ = writeln!(out, "<path class=\"grid\" d=\"M0 {y}H{SIZE}\"/>");

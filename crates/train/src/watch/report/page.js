@@ -4,7 +4,7 @@
 function shown(value) {
   const size = Math.abs(value);
   if (size === 0) return "0";
-  if (size < 1e-3) return String(Number(value.toExponential(3))).replace("e+", "e");
+  if (size < 1e-3) return value.toExponential(3).replace(/\.?0+e/, "e");
   if (size >= 999.5) return Math.round(value).toLocaleString("en-US");
   return String(Number(value.toPrecision(4)));
 }

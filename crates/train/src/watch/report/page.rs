@@ -146,22 +146,20 @@ impl Content {
         let curves = &self.curves;
         let mut figures = String::new();
         let loss = curves.training(Curves::LOSS);
-        let lines = vec![
-            Curve::new("training", "raw", loss),
-            Curve::new("smoothed", "training", &smoothed(loss)),
-            Curve::new("validation", "validation", curves.validation(Curves::LOSS)).dotted(),
-        ];
-        Figure { title: "Loss", curves: lines, wide: true }.write(&mut figures);
-        let gib: Vec<_> = curves.training(Curves::MEMORY).to_vec();
-        let gib: Vec<_> = gib.iter().map(|(x, y)| (*x, y / (1u64 << 30) as f64)).collect();
-        let own = [
-            ("Learning rate", curves.training(Curves::LEARNING_RATE)),
-            ("Gradient norm", curves.training(Curves::GRAD_NORM)),
-            ("Tokens per second", curves.training(Curves::SPEED)),
-            ("Memory reserved, GiB", &gib),
-        ];
-        for (title, points) in own {
-            let curves = vec![Curve::new("", "training", points)];
+        let mut losses = with_smoothed("training", loss);
+        let validation = curves.validation(Curves::LOSS);
+        losses.push(Curve::new("validation", "validation", validation).dotted());
+        Figure { title: "Loss", curves: losses, wide: true }.write(&mut figures);
+        let memory = curves.training(Curves::MEMORY).iter();
+        let gib: Vec<_> = memory.map(|(x, y)| (*x, y / (1u64 << 30) as f64)).collect();
+        let [rate, norm, speed] = [Curves::LEARNING_RATE, Curves::GRAD_NORM, Curves::SPEED]
+            .map(|name| curves.training(name));
+        for (title, curves) in [
+            ("Learning rate", vec![Curve::new("", "training", rate)]),
+            ("Gradient norm", with_smoothed("raw", norm)),
+            ("Tokens per second", with_smoothed("raw", speed)),
+            ("Memory reserved, GiB", vec![Curve::new("", "training", &gib)]),
+        ] {
             Figure { title, curves, wide: false }.write(&mut figures);
         }
         let names = curves.training.keys().chain(curves.validation.keys());
@@ -171,11 +169,10 @@ impl Content {
         names.dedup();
         for name in names {
             let title = title(name);
-            let curves = vec![
-                Curve::new("training", "training", curves.training(name)),
-                Curve::new("validation", "validation", curves.validation(name)).dotted(),
-            ];
-            Figure { title: &title, curves, wide: false }.write(&mut figures);
+            let mut both = with_smoothed("training", curves.training(name));
+            let validation = curves.validation(name);
+            both.push(Curve::new("validation", "validation", validation).dotted());
+            Figure { title: &title, curves: both, wide: false }.write(&mut figures);
         }
         if figures.is_empty() {
             return;
@@ -277,6 +274,11 @@ impl Content {
         }
         *out += "</pre>\n</section>\n";
     }
+}
+
+/// A curve with noise, and without.
+fn with_smoothed<'a>(name: &'a str, points: &[(f64, f64)]) -> Vec<Curve<'a>> {
+    vec![Curve::new(name, "raw", points), Curve::new("smoothed", "training", &smoothed(points))]
 }
 
 /// Name of a metric as a title: `Mean token accuracy`.

@@ -57,13 +57,14 @@ pub(super) fn bytes(bytes: f64) -> String {
     HumanBytes(bytes as u64).to_string()
 }
 
-/// Formats a time span in its two largest units: `45 s`, `12 min 5 s`, `1 h 23 min`, `2 d 3 h`.
+/// Formats a time span in one or two units: `45 s`, `2 min 5 s`, `12 min`, `1 h 23 min`, `2 d 3 h`.
 pub(super) fn duration(seconds: f64) -> String {
     let all = seconds.max(0.0).round() as u64;
     let (days, hours, minutes, seconds) = (all / 86_400, all / 3600 % 24, all / 60 % 60, all % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {seconds} s"),
+        (0, 0, ..10) => format!("{minutes} min {seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
     }
@@ -136,8 +137,13 @@ mod tests {
 
     #[test]
     fn durations() {
-        let cases =
-            [(0.4, "0 s"), (59.6, "1 min 0 s"), (4980.0, "1 h 23 min"), (183_600.0, "2 d 3 h")];
+        let cases = [
+            (0.4, "0 s"),
+            (59.6, "1 min 0 s"),
+            (725.0, "12 min"),
+            (4980.0, "1 h 23 min"),
+            (183_600.0, "2 d 3 h"),
+        ];
         for (seconds, text) in cases {
             assert_eq!(duration(seconds), text);
         }
