@@ -1,4 +1,4 @@
-//! Observers: the metrics log, pictures, the report, lines where there is no terminal, TensorBoard's files.
+//! Observers: the metrics log, pictures, the report, lines where there is no terminal, TensorBoard.
 
 use burn_lora_train::{
     TrainError,
