@@ -7,7 +7,10 @@ use crate::{
 };
 use burn_lora::{
     prelude::*,
-    train::{plan::device_memory, watch::StopReason},
+    train::{
+        plan::device_memory,
+        watch::{HtmlReport, StopReason},
+    },
 };
 use clap::Args;
 use std::{
@@ -38,7 +41,7 @@ pub struct Arguments {
     /// Fraction of the data to keep for validation, such as 0.05
     #[arg(long, value_name = "PART")]
     valid_split: Option<f64>,
-    /// Folder for adapter, checkpoints, metrics and loss plot
+    /// Folder for adapter, checkpoints, metrics and report
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
     /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu; cuda:0,cuda:1 trains on both [default: auto]
@@ -153,26 +156,29 @@ impl Arguments {
         set(&mut train.gradient_accumulation_steps, &self.gradient_accumulation_steps);
     }
 
-    /// Answers `--sample` or continues `--sample-text`, if there is one.
+    /// Answers `--sample` or continues `--sample-text`, if there is one, on standard output and in
+    /// the report.
     fn sample(
         &self,
         when: &str,
         model: &Llama,
         tokenizer: &Tokenizer,
         config: &GenerateConfig,
+        report: &mut HtmlReport,
     ) -> Result<(), LlamaError> {
         let message;
-        let question = match (&self.sample, &self.sample_text) {
+        let (text, question) = match (&self.sample, &self.sample_text) {
             (Some(question), _) => {
                 message = [Message::user(question.as_str())];
-                Question::Chat(&message)
+                (question, Question::Chat(&message))
             }
-            (_, Some(text)) => Question::Text(text),
+            (_, Some(text)) => (text, Question::Text(text)),
             _ => return Ok(()),
         };
-        println!("\n{when}:");
-        answer(model, tokenizer, question, config, &mut Output::new())?;
+        println!("\nThe model {when}:");
+        let found = answer(model, tokenizer, question, config, &mut Output::new())?;
         println!("\n");
+        report.answer(&format!("The model {when}"), text, &found.text);
         Ok(())
     }
 }
@@ -198,27 +204,29 @@ pub fn train(
     }
 
     // The data first: what is wrong with them shows before a large model is read.
-    let RunData { tokenizer, train, valid } = run.load_data()?;
+    let data = run.load_data()?;
+    let RunData { tokenizer, train, valid } = &data;
     println!("{}", train.report());
-    if let Some(valid) = &valid {
+    if let Some(valid) = valid {
         println!("to validate on: {}", valid.report());
     }
     println!("\nThe first example; what is trained is marked:");
-    println!("{}\n", train.preview(0, &tokenizer, stdout().is_terminal())?);
+    println!("{}\n", train.preview(0, tokenizer, stdout().is_terminal())?);
 
     let mut model = run.load_model(device)?;
-    model.check_tokenizer(&tokenizer);
+    model.check_tokenizer(tokenizer);
     let run = run.within_budget(&model, train.report().longest)?;
     trainer = trainer.recompute(run.train.recompute);
     println!("{}\n", model.summary());
-    println!("{} steps per epoch on {device:?}\n", run.steps_per_epoch(&train)?);
+    println!("{} steps per epoch on {device:?}\n", run.steps_per_epoch(train)?);
     if arguments.dry_run {
         show_plan(&run, &model, train.report().longest);
         println!("The run, as a file:\n\n{}", run.to_toml()?);
         return Ok(ExitCode::SUCCESS);
     }
 
-    arguments.sample("The model before", &model, &tokenizer, &run.generate)?;
+    let mut page = run.html_report(&data)?;
+    arguments.sample("before", &model, tokenizer, &run.generate, &mut page)?;
     let interrupt = interrupt()?;
     let trainer = trainer.observe(Progress::new().lines(1)).interrupt(interrupt.clone());
     #[cfg(feature = "tensorboard")]
@@ -228,8 +236,11 @@ pub fn train(
         }
         None => trainer,
     };
-    let report = trainer.fit(&mut model, &train, valid.as_ref())?;
-    arguments.sample("The model now", &model, &tokenizer, &run.generate)?;
+    let report = trainer.html_report(&mut page).fit(&mut model, train, valid.as_ref())?;
+    arguments.sample("now", &model, tokenizer, &run.generate, &mut page)?;
+    if let Err(error) = page.write() {
+        burn_lora_io::warn!("the report lacks the last answer: {error}");
+    }
 
     let finished = &report.finished;
     println!("{}: {} steps, {:.0} s", finished.reason, finished.steps, finished.seconds);
@@ -239,6 +250,7 @@ pub fn train(
     println!("{folder}/adapter_model.safetensors  the adapter, with adapter_config.json");
     println!("{folder}/metrics.jsonl              the metrics");
     println!("{folder}/loss.svg                   a picture of the loss");
+    println!("{folder}/report.html                all of it as a page, for a browser");
     if finished.reason == StopReason::Interrupted {
         println!("The same command with --resume goes on.");
     }

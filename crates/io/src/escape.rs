@@ -29,6 +29,26 @@ pub fn escaped_lines(text: &str) -> String {
     text.lines().map(|line| escaped(line).to_string()).collect::<Vec<_>>().join("\n")
 }
 
+/// Returns a text to be read rather than quoted, which cannot control a terminal either: control
+/// characters are their pictures, or else escapes. Newlines and tabs stay.
+///
+/// ```
+/// assert_eq!(burn_lora_io::pictured("a\u{7}\u{7f}b\n\u{202e}"), "a␇␡b\n\\u{202e}");
+/// ```
+pub fn pictured(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' | '\t' => shown.push(char),
+            '\0'..='\u{1f}' => shown.extend(char::from_u32(0x2400 + char as u32)),
+            '\u{7f}' => shown.push('\u{2421}'),
+            _ if char.is_control() || turns(char) => shown.extend(char.escape_unicode()),
+            _ => shown.push(char),
+        }
+    }
+    shown
+}
+
 /// Formats the first 8 of some names for a message, and the number of the others.
 ///
 /// ```

@@ -5,7 +5,7 @@
 //! | warnings that reach the user | [`warn!`], [`collect`] |
 //! | reading of regular files | [`open`], [`read`], [`read_to_string`] |
 //! | atomic writing of files | [`replace`], [`replace_with`] |
-//! | display of untrusted text | [`escaped`], [`listed`], [`brief`] |
+//! | display of untrusted text | [`escaped`], [`pictured`], [`listed`], [`brief`] |
 //! | panics of libraries, as errors | [`caught`] |
 //! | models, adapters and data by their ids | [`hub`] |
 //! | the base of an adapter | [`base_of`] |
@@ -26,7 +26,7 @@ mod warning;
 
 pub use base::base_of;
 pub use error::FileError;
-pub use escape::{Escaped, brief, escaped, escaped_lines, listed};
+pub use escape::{Escaped, brief, escaped, escaped_lines, listed, pictured};
 pub use file::{open, read, read_to_string, replace, replace_with};
 pub use panic::{caught, panic_text};
 pub use warning::{collect, report};

@@ -14,7 +14,7 @@
 //! | memory estimate of a run | [`MemoryPlan`], [`plan`] |
 //! | parameter updates | [`OptimizerConfig`], [`optim`] |
 //! | learning rate schedule | [`Schedule`], [`Warmup`], [`schedule`] |
-//! | progress, metrics, plots | [`Observer`], [`Progress`], [`watch`] |
+//! | progress, metrics, plots, a report | [`Observer`], [`Progress`], [`watch`] |
 //! | loss on other data | [`evaluate`] |
 //! | stopping from outside | [`Interrupt`] |
 //! | errors | [`TrainError`] |
@@ -61,6 +61,7 @@ mod course;
 pub mod data;
 mod error;
 mod evaluate;
+mod files;
 mod identity;
 mod interrupt;
 pub mod objective;

@@ -34,6 +34,10 @@ impl Observers<'_> {
     ) -> Result<(), TrainError> {
         self.0.iter_mut().try_for_each(|observer| what(observer.as_mut()))
     }
+
+    pub fn failed(&mut self, error: &TrainError) {
+        self.0.iter_mut().for_each(|observer| observer.failed(error));
+    }
 }
 
 /// State of a run in progress.

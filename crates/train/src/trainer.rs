@@ -3,12 +3,13 @@
 use crate::{
     OptimizerConfig, Recompute, TrainConfig, TrainError,
     data::Dataset,
+    files::{Metrics, Page},
     interrupt::Interrupt,
     objective::Objective,
     output::Output,
     run::{Observers, Run},
     setup,
-    watch::{EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, plot_metrics},
+    watch::{EvalMetrics, Finished, HtmlReport, MetricsLog, Observer, StepMetrics, plot_metrics},
 };
 use burn::tensor::Device;
 use burn_lora_llama::CausalLm;
@@ -56,13 +57,15 @@ pub struct Trainer<'a> {
     devices: Vec<Device>,
     resume: bool,
     output: Option<Output>,
+    page: Option<&'a mut HtmlReport>,
 }
 
 impl<'a> Trainer<'a> {
     /// Creates a trainer with these settings.
     pub fn new(config: TrainConfig) -> Self {
         let (observers, interrupt) = (Vec::new(), Interrupt::default());
-        Self { config, observers, interrupt, devices: Vec::new(), resume: false, output: None }
+        let devices = Vec::new();
+        Self { config, observers, interrupt, devices, resume: false, output: None, page: None }
     }
 
     /// Sets which layers are run again, in place of what the settings say.
@@ -74,6 +77,30 @@ impl<'a> Trainer<'a> {
     /// Adds an observer of the run. Without one, no progress is printed.
     pub fn observe(mut self, observer: impl Observer + 'a) -> Self {
         self.observers.push(Box::new(observer));
+        self
+    }
+
+    /// Sets the report that the run is written to, in place of `report.html` in the output folder:
+    /// one that has more to show than the trainer knows, or to which more is added afterwards. The
+    /// trainer adds tables of the model and the data.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), burn_lora_train::TrainError> {
+    /// use burn_lora_train::{RunConfig, watch::HtmlReport};
+    ///
+    /// let run = RunConfig::from_file("run.toml")?;
+    /// let data = run.load_data()?;
+    /// let mut model = run.load_model(&run.devices()?[0])?;
+    /// let mut report = HtmlReport::new("out/report.html");
+    /// report.example(&data.train.source(0), data.train.spans(0, &data.tokenizer)?);
+    /// run.trainer()?.html_report(&mut report).fit(&mut model, &data.train, None)?;
+    /// report.answer("After training", "Where is my parcel?", "May I have its number?");
+    /// report.write()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn html_report(mut self, report: &'a mut HtmlReport) -> Self {
+        self.page = Some(report);
         self
     }
 
@@ -130,7 +157,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Trains the model, which is left without a graph, ready to generate. With an output folder,
-    /// the adapter, `metrics.jsonl` and `loss.svg` are in it afterwards.
+    /// the adapter, `metrics.jsonl`, `loss.svg` and `report.html` are in it afterwards.
     ///
     /// # Errors
     /// - [`TrainError::Setting`] if a setting is invalid, the model has no trained parameters, or
@@ -166,7 +193,8 @@ impl<'a> Trainer<'a> {
         train: &Dataset,
         valid: Option<&Dataset>,
     ) -> Result<Report, TrainError> {
-        let Self { config, mut observers, interrupt, devices, resume, output } = self.claim()?;
+        let Self { config, mut observers, interrupt, devices, resume, output, page } =
+            self.claim()?;
         for data in std::iter::once(train).chain(valid) {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
@@ -174,7 +202,14 @@ impl<'a> Trainer<'a> {
         if let Some(output) = &config.output {
             observers.push(Box::new(Metrics(MetricsLog::new(output.join("metrics.jsonl")))));
         }
+        let mut own = match (&config.output, &page) {
+            (Some(output), None) => Some(HtmlReport::new(output.join("report.html"))),
+            _ => None,
+        };
         let mut observers = Observers(observers);
+        if let Some(report) = page.or(own.as_mut()) {
+            observers.0.push(Box::new(Page::new(report, &config, &*model, (train, valid))));
+        }
         *model = model.clone().train();
         if let OptimizerConfig::LoraFa { .. } = config.optimizer {
             setup::freeze_a(model)?;
@@ -183,8 +218,9 @@ impl<'a> Trainer<'a> {
         let mut run =
             Run::new(&config, objective, model, (train, valid), &devices, output, resume)?;
         let team = run.replica.start_others(run.resumed.as_ref());
-        let finished = run.go(&mut observers, &interrupt, team)?;
-        run.write_adapter()?;
+        let gone = run.go(&mut observers, &interrupt, team);
+        let gone = gone.and_then(|finished| run.write_adapter().map(|()| finished));
+        let finished = gone.inspect_err(|error| observers.failed(error))?;
         if let Some(output) = run.output.as_ref().map(Output::path) {
             train.save_generation_config(output)?;
             let plotted = plot_metrics(&output.join("metrics.jsonl"), &output.join("loss.svg"));
@@ -198,28 +234,4 @@ impl<'a> Trainer<'a> {
         drop(output);
         Ok(Report { finished, log, evaluations, checkpoint })
     }
-}
-
-/// A metrics log whose write errors only warn: they do not end the run.
-struct Metrics(MetricsLog);
-
-impl Observer for Metrics {
-    fn started(&mut self, run: &Started) -> Result<(), TrainError> {
-        self.0.started(run)
-    }
-
-    fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
-        warned(self.0.step(metrics))
-    }
-
-    fn evaluated(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
-        warned(self.0.evaluated(metrics))
-    }
-}
-
-fn warned(written: Result<(), TrainError>) -> Result<(), TrainError> {
-    if let Err(error) = written {
-        burn_lora_io::warn!("metrics are missing, the run goes on: {error}");
-    }
-    Ok(())
 }

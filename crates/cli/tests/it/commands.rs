@@ -139,6 +139,11 @@ fn a_model_is_tuned_chatted_with_and_merged() {
     for file in ["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "loss.svg"] {
         assert!(Path::new(&out).join(file).exists(), "{file}");
     }
+    let page = fs::read_to_string(Path::new(&out).join("report.html")).unwrap();
+    let now = "<h3>The model now</h3><p class=\"text\">hello world</p>";
+    for part in ["<h3>The model before</h3>", now, "<b>[train]</b>", "<mark>", "since step 10"] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
     let config = fs::read_to_string(Path::new(&out).join("adapter_config.json")).unwrap();
     assert!(config.contains(&format!("\"base_model_name_or_path\": \"{model}\"")), "{config}");
 

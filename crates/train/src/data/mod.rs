@@ -65,5 +65,6 @@ pub use dataset::Dataset;
 pub use epoch::{BatchConfig, Rows};
 pub use format::Format;
 pub use options::{OnError, TrainOn, Truncation};
+pub use preview::Span;
 pub use report::Report;
 pub use sample::Sample;

@@ -4,6 +4,7 @@ mod adapter;
 mod data;
 mod file;
 mod model;
+mod report;
 mod start;
 
 pub use data::DataConfig;

@@ -52,8 +52,8 @@ impl RunConfig {
     ///
     /// # Errors
     /// Those of [`validate`](Self::validate), [`trainer`](Self::trainer),
-    /// [`load_data`](Self::load_data), [`load_model`](Self::load_model) and
-    /// [`Trainer::fit`].
+    /// [`load_data`](Self::load_data), [`load_model`](Self::load_model),
+    /// [`html_report`](Self::html_report) and [`Trainer::fit`].
     pub fn run(&self) -> Result<Report, TrainError> {
         self.validate()?;
         let trainer = self.trainer()?.claim()?;
@@ -63,7 +63,9 @@ impl RunConfig {
         model.check_tokenizer(&data.tokenizer);
         let fitted = self.within_budget(&model, data.train.report().longest)?;
         let trainer = trainer.recompute(fitted.train.recompute);
-        trainer.observe(Progress::new()).fit(&mut model, &data.train, data.valid.as_ref())
+        let mut report = fitted.html_report(&data)?;
+        let trainer = trainer.observe(Progress::new()).html_report(&mut report);
+        trainer.fit(&mut model, &data.train, data.valid.as_ref())
     }
 
     /// Returns the devices of the run: one at least, that of the model first.

@@ -140,7 +140,7 @@ impl Line<'_> {
 
     fn draw(&self, axes: &mut Axes) -> Drawn {
         let style = self.style();
-        let points = thinned(&self.points);
+        let points = thinned(&self.points, 2 * WIDTH as usize);
         // The first piece carries the name.
         let mut named = !self.has_label();
         for piece in points.split(|point| !is_finite(point)) {
@@ -161,13 +161,13 @@ impl Line<'_> {
     }
 }
 
-fn is_finite(point: &(f64, f64)) -> bool {
+pub(super) fn is_finite(point: &(f64, f64)) -> bool {
     point.0.is_finite() && point.1.is_finite()
 }
 
 /// Returns the range from the lowest to the highest value, with a relative `margin` on both sides;
 /// never empty.
-fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
+pub(super) fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
     let all = values.fold(None, |all: Option<(f64, f64)>, value| {
         Some(all.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
     });
@@ -180,10 +180,10 @@ fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
     low - margin..high + margin
 }
 
-/// Keeps the lowest and the highest of every few points, so that the plot of a long run is not
-/// large.
-fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let few = points.len().div_ceil(WIDTH as usize);
+/// Keeps the lowest and the highest of every few points, `most` in all, so that the plot of a long
+/// run is not large.
+pub(super) fn thinned(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
+    let few = points.len().div_ceil(most / 2);
     if few <= 2 {
         return points.to_vec();
     }
@@ -246,7 +246,7 @@ mod tests {
         let mut points: Vec<_> = (0..90_000).map(|x| (x as f64, 1.0)).collect();
         points[777].1 = 9.0;
         points[40_001].1 = f64::NAN;
-        let thinned = thinned(&points);
+        let thinned = thinned(&points, 1800);
         assert_eq!(thinned.len(), 1800);
         assert!(thinned.contains(&(777.0, 9.0)));
         assert!(thinned.iter().any(|point| point.1.is_nan()));

@@ -51,6 +51,36 @@ pub trait Observer {
     fn finished(&mut self, run: &Finished) -> Result<(), TrainError> {
         Ok(())
     }
+
+    /// Called if an error ends the run after its start.
+    fn failed(&mut self, error: &TrainError) {}
+}
+
+/// Calls the observer.
+impl<O: Observer + ?Sized> Observer for &mut O {
+    fn started(&mut self, run: &Started) -> Result<(), TrainError> {
+        (**self).started(run)
+    }
+
+    fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+        (**self).step(metrics)
+    }
+
+    fn evaluated(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
+        (**self).evaluated(metrics)
+    }
+
+    fn saved(&mut self, folder: &Path) -> Result<(), TrainError> {
+        (**self).saved(folder)
+    }
+
+    fn finished(&mut self, run: &Finished) -> Result<(), TrainError> {
+        (**self).finished(run)
+    }
+
+    fn failed(&mut self, error: &TrainError) {
+        (**self).failed(error);
+    }
 }
 
 /// Calls all observers, one after the other, up to the first error.
@@ -73,6 +103,10 @@ impl Observer for Vec<Box<dyn Observer>> {
 
     fn finished(&mut self, run: &Finished) -> Result<(), TrainError> {
         self.iter_mut().try_for_each(|observer| observer.finished(run))
+    }
+
+    fn failed(&mut self, error: &TrainError) {
+        self.iter_mut().for_each(|observer| observer.failed(error));
     }
 }
 

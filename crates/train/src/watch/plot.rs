@@ -99,7 +99,7 @@ pub fn plot_lines<S: AsRef<str>>(
 
 /// Exponential moving average over about a fiftieth of the points, without a bias towards the
 /// start.
-fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+pub(super) fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let span = (points.len() as f64 / 50.0).max(5.0);
     let keep = 1.0 - 2.0 / (span + 1.0);
     let (mut sum, mut weight) = (0.0, 0.0);

@@ -95,7 +95,9 @@ fn a_folder_that_is_removed_during_a_run_is_made_anew() {
     let (result, warnings) = collect(|| trainer.fit(&mut model(), &data(0, 24), None));
     assert_eq!(result.unwrap().finished.reason, StopReason::MaxSteps);
     assert!(warnings.iter().any(|warning| warning.contains("was removed")), "{warnings:?}");
-    for name in ["adapter_model.safetensors", "checkpoint-4", "checkpoint-6", "loss.svg"] {
+    for name in
+        ["adapter_model.safetensors", "checkpoint-4", "checkpoint-6", "loss.svg", "report.html"]
+    {
         assert!(output.join(name).exists(), "{name} is not in {:?}", names(&output));
     }
     let steps: Vec<_> = MetricsLog::read(&output.join("metrics.jsonl")).unwrap();
@@ -114,12 +116,16 @@ fn a_run_without_metrics_and_picture_still_leaves_its_adapter() {
         fs::remove_file(&metrics).unwrap();
         fs::create_dir_all(metrics.join("in the way")).unwrap();
         fs::create_dir_all(output.join("loss.svg/in the way")).unwrap();
+        fs::remove_file(output.join("report.html")).unwrap();
+        fs::create_dir_all(output.join("report.html/in the way")).unwrap();
     };
     let trainer = Trainer::new(small(&output)).observe(After(1, break_them));
     let (result, warnings) = collect(|| trainer.fit(&mut model(), &data(0, 8), None));
     result.unwrap();
     assert!(output.join("adapter_model.safetensors").is_file());
     assert!(warnings.iter().any(|warning| warning.contains("picture")), "{warnings:?}");
+    let report = warnings.iter().filter(|warning| warning.contains("the report is not written"));
+    assert_eq!(report.count(), 1, "{warnings:?}");
 }
 
 /// Six steps over all samples, with an evaluation and a checkpoint after each better one.

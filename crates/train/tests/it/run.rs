@@ -81,6 +81,11 @@ fn a_run_leaves_what_it_should() {
     for name in ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "loss.svg"] {
         assert!(output.join(name).is_file(), "{name}");
     }
+    let page = std::fs::read_to_string(output.join("report.html")).unwrap();
+    for part in ["Finished, 12 steps", "<h3>Training data</h3>", "learning_rate = ", "<h1>out</h1>"]
+    {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
     // The last two and the best.
     let kept = std::fs::read_dir(&output).unwrap().flatten().filter(|e| e.path().is_dir()).count();
     assert!((2..=3).contains(&kept), "{kept} checkpoints");
@@ -208,6 +213,8 @@ fn a_loss_that_is_no_number_names_the_batch() {
     let TrainError::NotFinite { step, batch, .. } = &error else { panic!("{error}") };
     assert!(*step > 1, "{error}");
     assert!(batch.contains(&data(0, 24).source(0)[..3]), "{error}");
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(page.contains("Failed after step") && page.contains("Lower the learning rate"));
 }
 
 #[test]

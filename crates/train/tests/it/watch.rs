@@ -1,4 +1,4 @@
-//! Observers: the metrics log, pictures, lines where there is no terminal, TensorBoard's files.
+//! Observers: the metrics log, pictures, the report, lines where there is no terminal, TensorBoard.
 
 use burn_lora_train::{
     TrainError,
@@ -351,5 +351,6 @@ fn lines_with_names() {
     assert!(matches!(plot_lines("", "", "", &none, &svg), Err(TrainError::Setting { .. })));
 }
 
+mod report;
 #[cfg(feature = "tensorboard")]
 mod tensorboard;
