@@ -63,9 +63,9 @@ fn what_is_saved_is_read_again() {
         "families/yarn",
         "families/qwen2",
         "families/qwen3",
-        "decoders/gemma3_gguf",
+        "decoders/gemma3_gguf/model.gguf",
         "decoders/mixtral",
-        "decoders/qwen3_moe",
+        "decoders/qwen3_moe_gguf/model.gguf",
     ] {
         let model = load(&golden(variant));
         model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap();
@@ -93,7 +93,8 @@ fn what_has_no_place_in_the_format_is_refused() {
     for (variant, part) in [
         ("families/qwen2_window", "no place for a setting"),
         ("families/dynamic", "no place for a setting"),
-        ("decoders/granite", "family granite"),
+        ("decoders/qwen3_moe", "no place for a setting"),
+        ("decoders/gpt_oss", "family gpt_oss"),
     ] {
         let error = refused(variant);
         assert!(error.contains(part) && error.contains("convert_hf_to_gguf.py"), "{error}");
