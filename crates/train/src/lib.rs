@@ -16,6 +16,7 @@
 //! | learning rate schedule | [`Schedule`], [`Warmup`], [`schedule`] |
 //! | progress, metrics, plots | [`Observer`], [`Progress`], [`watch`] |
 //! | loss on other data | [`evaluate`] |
+//! | several runs that differ in some settings | [`sweep`] |
 //! | stopping from outside | [`Interrupt`] |
 //! | errors | [`TrainError`] |
 //!
@@ -75,6 +76,7 @@ mod run_config;
 pub mod schedule;
 mod setup;
 mod step;
+pub mod sweep;
 mod team;
 mod trainer;
 pub mod watch;
@@ -92,5 +94,6 @@ pub use plan::MemoryPlan;
 pub use recompute::Recompute;
 pub use run_config::{Compute, DataConfig, ModelConfig, Precision, RunConfig, RunData};
 pub use schedule::{Schedule, Warmup};
+pub use sweep::Sweep;
 pub use trainer::{Report, Trainer};
 pub use watch::{Observer, Progress};

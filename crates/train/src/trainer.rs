@@ -8,7 +8,9 @@ use crate::{
     output::Output,
     run::{Observers, Run},
     setup,
-    watch::{EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, plot_metrics},
+    watch::{
+        EvalMetrics, Finished, MetricsLog, Observer, Started, StepMetrics, StopReason, plot_metrics,
+    },
 };
 use burn::tensor::Device;
 use burn_lora_llama::CausalLm;
@@ -55,6 +57,7 @@ pub struct Trainer<'a> {
     interrupt: Interrupt,
     devices: Vec<Device>,
     resume: bool,
+    pause: Option<usize>,
     output: Option<Output>,
 }
 
@@ -62,7 +65,8 @@ impl<'a> Trainer<'a> {
     /// Creates a trainer with these settings.
     pub fn new(config: TrainConfig) -> Self {
         let (observers, interrupt) = (Vec::new(), Interrupt::default());
-        Self { config, observers, interrupt, devices: Vec::new(), resume: false, output: None }
+        let devices = Vec::new();
+        Self { config, observers, interrupt, devices, resume: false, pause: None, output: None }
     }
 
     /// Sets which layers are run again, in place of what the settings say.
@@ -99,6 +103,35 @@ impl<'a> Trainer<'a> {
     /// model, data.
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
+        self
+    }
+
+    /// Sets a step after which the run ends with a checkpoint, [`StopReason::Paused`](crate::watch::StopReason::Paused) and
+    /// the parameters of this step, whatever [`load_best_at_end`](TrainConfig::load_best_at_end) says. Unlike
+    /// [`max_steps`](TrainConfig::max_steps) it does not shorten the run: the learning rate follows the course of the whole
+    /// one, and a run that is [resumed](Self::resume) ends as one that never paused.
+    ///
+    /// ```
+    /// # use burn::tensor::Device;
+    /// # use burn_lora_adapter::{AdaptableExt, LoraConfig};
+    /// # use burn_lora_llama::Llama;
+    /// # use burn_lora_train::{Dataset, data::Sample};
+    /// use burn_lora_train::{TrainConfig, Trainer, watch::StopReason};
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let base = Llama::from_pretrained("../../testdata/gqa").load(&Device::default())?;
+    /// # let mut model = base.with_adapter(&LoraConfig::new(4, 8).all_linear())?;
+    /// # let sample = Sample { ids: (1..20).collect(), loss_mask: vec![true; 19] };
+    /// # let data = Dataset::from_samples(vec![sample; 4])?;
+    /// let config = TrainConfig::new(1e-3).epochs(1).output(folder.path()); // four steps
+    /// let report = Trainer::new(config.clone()).pause_at(3).fit(&mut model, &data, None)?;
+    /// assert_eq!((report.finished.steps, report.finished.reason), (3, StopReason::Paused));
+    /// let report = Trainer::new(config).resume(true).fit(&mut model, &data, None)?;
+    /// assert_eq!((report.finished.steps, report.finished.reason), (4, StopReason::Done));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pause_at(mut self, step: impl Into<Option<usize>>) -> Self {
+        self.pause = step.into();
         self
     }
 
@@ -166,7 +199,9 @@ impl<'a> Trainer<'a> {
         train: &Dataset,
         valid: Option<&Dataset>,
     ) -> Result<Report, TrainError> {
-        let Self { config, mut observers, interrupt, devices, resume, output } = self.claim()?;
+        let Self { config, mut observers, interrupt, devices, resume, pause, output } =
+            self.claim()?;
+        config.warn_of_rate();
         for data in std::iter::once(train).chain(valid) {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
@@ -182,9 +217,10 @@ impl<'a> Trainer<'a> {
         let objective = Arc::new(objective);
         let mut run =
             Run::new(&config, objective, model, (train, valid), &devices, output, resume)?;
+        run.pause = pause;
         let team = run.replica.start_others(run.resumed.as_ref());
         let finished = run.go(&mut observers, &interrupt, team)?;
-        run.write_adapter()?;
+        run.write_adapter(finished.reason != StopReason::Paused)?;
         if let Some(output) = run.output.as_ref().map(Output::path) {
             train.save_generation_config(output)?;
             let plotted = plot_metrics(&output.join("metrics.jsonl"), &output.join("loss.svg"));

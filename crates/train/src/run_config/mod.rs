@@ -6,6 +6,8 @@ mod file;
 mod model;
 mod start;
 
+pub(crate) use file::with_nearest;
+
 pub use data::DataConfig;
 pub use model::{Compute, ModelConfig, Precision};
 pub use start::RunData;
