@@ -46,7 +46,7 @@ fn a_sweep_is_a_table_a_picture_and_json_and_goes_on() {
         assert!(found.contains(part), "no `{part}` in: {found}");
     }
     let best = found.split("The lowest validation loss: ").nth(1).unwrap().lines().next().unwrap();
-    assert!(best.ends_with("learning_rate=1e-2"), "{found}");
+    assert!(best.ends_with("learning_rate=0.01"), "{found}");
     assert!(Path::new(&out).join(best).join("adapter_model.safetensors").exists());
     assert!(Path::new(&out).join("sweep.svg").exists());
 
