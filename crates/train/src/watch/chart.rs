@@ -51,15 +51,16 @@ impl Scale {
     fn place(self, value: f64) -> f64 {
         match self {
             Self::Linear => value,
-            Self::Logarithmic => value.log10(),
+            Self::Logarithmic => value.log2(),
         }
     }
 
-    /// The value that is drawn at a place.
+    /// The value that is drawn at a place, as a tick shows it.
     fn value(self, place: f64) -> f64 {
         match self {
             Self::Linear => place,
-            Self::Logarithmic => 10f64.powf(place),
+            // Ranks are powers of two; of others three digits are enough.
+            Self::Logarithmic => format!("{:.2e}", place.exp2()).parse().unwrap_or(place.exp2()),
         }
     }
 }
@@ -127,6 +128,7 @@ impl Chart<'_> {
         axes.configure_mesh()
             .x_desc(self.x_label)
             .y_desc(self.y_label)
+            .x_labels(if self.x_scale == Scale::Linear { 11 } else { 6 })
             .y_labels(self.height as usize / 50)
             .x_label_formatter(&|place| tick(self.x_scale.value(*place)))
             .y_label_formatter(&|value| tick(*value))
