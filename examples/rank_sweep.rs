@@ -1,37 +1,40 @@
-//! Sweep over the rank of an adapter: larger ones until the validation loss hardly falls.
+//! Sweep over the rank of an adapter: larger ones until the validation loss hardly falls. The library's `Sweep`,
+//! which the program `burn-lora sweep` has for any setting, in a few lines.
 //!
 //! ```sh
 //! cargo run --release --example rank_sweep                     # on the quickstart's model and data
 //! cargo run --release --example rank_sweep -- --model MODEL --data chats.jsonl --ranks 8,16,32
 //! ```
 //!
-//! Another setting can be varied in place of the rank, by giving it several values:
+//! Other settings can be varied in place of the rank, or with it, by giving them several values:
 //!
 //! ```sh
 //! cargo run --release --example rank_sweep -- --rate 1e-4,2e-4,5e-4
 //! cargo run --release --example rank_sweep -- --targets q_proj,v_proj --targets all-linear
 //! ```
+//!
+//! The same command again goes on where it was stopped.
 
 #[macro_use]
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/place.rs"]
 mod place;
-#[path = "support/sweep.rs"]
-mod sweep;
-#[path = "support/table.rs"]
-mod table;
 
-use burn_lora::{prelude::*, train::schedule::LearningRate};
+use burn_lora::{
+    prelude::*,
+    train::sweep::{Axis, SweepProgress},
+};
 use clap::Parser;
 use place::Place;
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::{error::Error, path::PathBuf, process::ExitCode};
-use sweep::{Outcome, save, tables};
 
 const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/quickstart");
 
 /// Trains an adapter at one rank after the other until the validation loss hardly falls. Options
-/// that take lists (1,2,3) can be varied in place of the rank, one at a time.
+/// that take lists (1,2,3) can be varied in place of the rank, or with it.
 #[derive(Parser)]
 struct Arguments {
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`) [default: the
@@ -64,10 +67,10 @@ struct Arguments {
     /// Try all ranks, whatever the gain
     #[arg(long)]
     all: bool,
-    /// Alpha as a multiple of the rank
-    #[arg(long, default_value_t = 2.0)]
-    alpha_ratio: f64,
-    /// List of alphas, in place of the ratio
+    /// Alpha as a multiple of the rank, in place of the same for all
+    #[arg(long)]
+    alpha_ratio: Option<f64>,
+    /// List of alphas [default: 32, for all ranks]
     #[arg(long, value_delimiter = ',', conflicts_with = "alpha_ratio")]
     alpha: Vec<f64>,
     /// Layers to adapt: all-linear, or names such as q_proj,v_proj; repeat it to compare
@@ -85,7 +88,7 @@ struct Arguments {
     rate: Vec<f64>,
     /// List of schedules: linear, cosine, constant_with_warmup, ..
     #[arg(long, value_delimiter = ',', default_value = "cosine")]
-    schedule: Vec<String>,
+    schedule: Vec<Schedule>,
     /// Fraction of the steps in which the learning rate warms up
     #[arg(long, default_value_t = 0.03)]
     warmup: f64,
@@ -117,175 +120,119 @@ fn main() -> ExitCode {
 }
 
 fn sweep_ranks() -> Result<(), Box<dyn Error>> {
-    let mut arguments = Arguments::parse();
-    arguments.fill_in();
-    let (varied, labels) = arguments.varied()?;
-    let runs = 0..labels.len();
-
-    // The settings of all runs first: a mistake in the last should not show after hours.
-    let configs = runs.clone().map(|run| arguments.training(run)).collect::<Result<Vec<_>, _>>()?;
-    let device = arguments.device.device()?;
-    let source = arguments.model.clone().unwrap_or_else(|| PathBuf::from(QUICKSTART).join("model"));
-    let tokenizer = Tokenizer::from_pretrained(&source)?;
-    let mut loader = Llama::from_pretrained(&source).progress(true);
-    if !arguments.dense {
-        loader = loader.quantize(QuantConfig::nf4().double_quant(true));
-    }
-    let base = loader.load(&device)?;
-    let loras = runs.map(|run| arguments.lora(run, &base)).collect::<Result<Vec<_>, _>>()?;
-
-    let data = Dataset::from_files(&arguments.data).max_length(arguments.max_length);
-    let data = data.load(&tokenizer)?.take(arguments.limit.unwrap_or(usize::MAX));
-    let (train, valid) = data.split(arguments.valid_split, arguments.seed);
-    println!("{}\n{} of them to validate on; {device:?}", data.report(), valid.len());
-
-    let mut outcomes: Vec<Outcome> = vec![];
-    for (label, (lora, config)) in labels.iter().zip(loras.iter().zip(configs)) {
-        println!("\n{varied} {label}");
-        // The weights are shared, not copied.
-        let mut model = base.clone().with_adapter(lora)?;
-        let parameters = model.summary().trainable;
-        let progress = Progress::new().lines(10);
-        let report =
-            Trainer::new(config).observe(progress).fit(&mut model, &train, Some(&valid))?;
-        let outcome = Outcome::new(label, lora.rank(), parameters, &report);
-        let loss = outcome.best().1.validation;
-        println!("validation loss {loss:.4}, {:.0} s", outcome.seconds);
-        let gain = outcomes.last().map(|before| outcome.gain(before));
-        outcomes.push(outcome);
-        // Saved after each run: the results so far stay if the rest has to be stopped.
-        save(varied, &outcomes, &arguments.out)?;
-        if varied == "rank" && !arguments.all && gain.is_some_and(|gain| gain < arguments.gain) {
-            break;
-        }
-    }
-    println!("\n{}\n{}", tables(varied, &outcomes), advice(varied, &outcomes, arguments.gain));
-    println!("Tables and pictures are in {}.", arguments.out.display());
+    let arguments = Arguments::parse();
+    let sweep = arguments.sweep()?;
+    let report = sweep.run(&mut SweepProgress::new().lines(10), &Interrupt::on_ctrl_c()?)?;
+    println!("\n{report}\nTables and pictures are in {}.", arguments.out.display());
     Ok(())
 }
 
 impl Arguments {
-    /// Sets the defaults that depend on other options.
-    fn fill_in(&mut self) {
-        if self.data.is_empty() {
-            self.data = vec![PathBuf::from(QUICKSTART).join("train.jsonl")];
+    /// The run that all trials are variants of.
+    fn run(&self) -> Result<RunConfig, TrainError> {
+        let quickstart = PathBuf::from(QUICKSTART);
+        let mut run = RunConfig { devices: vec![self.device], ..RunConfig::default() };
+        run.model.path = Some(self.model.clone().unwrap_or_else(|| quickstart.join("model")));
+        if self.dense {
+            run.model.format = WeightFormat::None;
         }
-        if self.rate.is_empty() {
-            self.rate = vec![if self.model.is_none() { 2e-3 } else { 2e-4 }];
-        }
-        if self.ranks.is_empty() {
-            let ranks = self.lists().iter().all(|(_, values)| values.len() < 2);
-            self.ranks = if ranks { vec![8, 16, 32, 64] } else { vec![16] };
-        }
-    }
-
-    /// Options that can be varied, with their values.
-    fn lists(&self) -> [(&'static str, Vec<String>); 9] {
-        [
-            ("rank", texts(&self.ranks)),
-            ("alpha", texts(&self.alpha)),
-            ("targets", self.targets.clone()),
-            ("dropout", texts(&self.dropout)),
-            ("rate", self.rate.iter().map(|rate| format!("{rate:e}")).collect()),
-            ("schedule", self.schedule.clone()),
-            ("batch", texts(&self.batch)),
-            ("micro-batch", texts(&self.micro_batch)),
-            ("packing", texts(&self.packing)),
-        ]
-    }
-
-    /// The option that has several values; the rank if none has.
-    fn varied(&self) -> Result<(&'static str, Vec<String>), String> {
-        let mut lists = self.lists().to_vec();
-        let rank = lists[0].clone();
-        lists.retain(|(_, values)| values.len() > 1);
-        match &lists[..] {
-            [] => Ok(rank),
-            [one] => Ok(one.clone()),
-            [(one, _), (other, _), ..] => Err(format!(
-                "{one} and {other} both have several values: vary one thing at a time, to know \
-                 what it was (`--ranks 16` holds the rank)"
-            )),
-        }
-    }
-
-    /// Adapter settings of a run.
-    fn lora(&self, run: usize, base: &Llama) -> Result<LoraConfig, AdapterError> {
-        let of_rank = |rank: usize| {
-            let alpha = pick(&self.alpha, run).unwrap_or(self.alpha_ratio * rank as f64);
-            let lora = LoraConfig::new(rank, alpha).seed(self.seed);
-            let lora = lora.dropout(pick(&self.dropout, run).unwrap_or(0.0));
-            match pick(&self.targets, run).as_deref() {
-                None | Some("all-linear") => lora.all_linear(),
-                Some(names) => lora.targets(names.split(',')),
-            }
+        run.adapter = run.adapter.seed(self.seed);
+        run.data = DataConfig {
+            files: match self.data.as_slice() {
+                [] => vec![quickstart.join("train.jsonl")],
+                files => files.to_vec(),
+            },
+            limit: self.limit.unwrap_or(0),
+            max_length: self.max_length,
+            valid_split: self.valid_split,
+            split_seed: self.seed,
+            ..run.data
         };
-        // Parameters are proportional to the rank.
-        let smallest = base.clone().with_adapter(&of_rank(1))?.summary().trainable;
-        let fitting = |wanted| (wanted as f64 / smallest as f64).round().max(1.0) as usize;
-        let rank = self.parameters.map(fitting).or(pick(&self.ranks, run));
-        let lora = of_rank(rank.unwrap_or(16));
-        lora.validate()?;
-        Ok(lora)
+        run.train = run.train.epochs(self.epochs as f64).warmup(Warmup::Ratio(self.warmup));
+        // Of each run its best epoch counts.
+        run.train = run.train.load_best_at_end(true).seed(self.seed).output(&self.out);
+        run.train.save = None;
+        Ok(run)
     }
 
-    /// Training settings of a run.
-    fn training(&self, run: usize) -> Result<TrainConfig, Box<dyn Error>> {
-        let rate = pick(&self.rate, run).unwrap_or(2e-4);
-        let schedule: Schedule = pick(&self.schedule, run).unwrap_or_default().parse()?;
-        let warmup = Warmup::Ratio(self.warmup);
-        LearningRate::new(schedule, warmup, rate, 1000)?;
-        let batch = pick(&self.batch, run).unwrap_or(16);
-        let rows = pick(&self.micro_batch, run).unwrap_or(batch);
-        if rows == 0 || !batch.is_multiple_of(rows) {
-            let wrong = format!("--batch {batch} cannot be divided into micro-batches of {rows}");
-            return Err(wrong.into());
+    /// The run, and what varies: the ranks last.
+    fn sweep(&self) -> Result<Sweep, Box<dyn Error>> {
+        let rates = match self.rate.as_slice() {
+            [] => vec![if self.model.is_none() { 2e-3 } else { 2e-4 }],
+            rates => rates.to_vec(),
+        };
+        let mut rows = vec![];
+        for number in 0..self.batch.len().max(self.micro_batch.len()) {
+            let batch = pick(&self.batch, number).unwrap_or(16);
+            let micro = pick(&self.micro_batch, number).unwrap_or(batch);
+            if micro == 0 || !batch.is_multiple_of(micro) {
+                let wrong =
+                    format!("--batch {batch} cannot be divided into micro-batches of {micro}");
+                return Err(wrong.into());
+            }
+            rows.push((micro, batch / micro));
         }
-        let config = TrainConfig::new(rate)
-            .epochs(self.epochs as f64)
-            .batches(BatchConfig {
-                size: rows,
-                packing: pick(&self.packing, run).filter(|tokens| *tokens > 0),
-                ..BatchConfig::default()
-            })
-            .gradient_accumulation_steps(batch / rows)
-            .schedule(schedule)
-            .warmup(warmup)
-            .evaluate(Every::Epochs(1))
-            .seed(self.seed);
-        config.validate()?;
-        Ok(config)
+        let size = rows.iter().map(|rows| json!(rows.0)).collect();
+        let steps = rows.iter().map(|rows| json!(rows.1)).collect();
+        let mut sweep = Sweep::new(self.run()?);
+        sweep = vary(sweep, &[("adapter.lora_dropout", values(&self.dropout))])?;
+        sweep = vary(sweep, &[("train.learning_rate", values(&rates))])?;
+        sweep = vary(sweep, &[("train.schedule", values(&self.schedule))])?;
+        let names = ["train.batches.size", "train.gradient_accumulation_steps"];
+        sweep = vary(sweep, &[(names[0], size), (names[1], steps)])?;
+        sweep = vary(sweep, &[("train.batches.packing", values(&self.packing))])?;
+        let others = sweep.over.len() + self.alpha.len().max(1) + self.targets.len() - 2;
+        let ranks = match self.ranks.as_slice() {
+            [] if others > 0 || self.parameters.is_some() => vec![16],
+            [] => vec![8, 16, 32, 64],
+            ranks => ranks.to_vec(),
+        };
+        let [mut r, mut alphas, mut targets] = [(); 3].map(|()| vec![]);
+        for number in 0..ranks.len().max(self.alpha.len()).max(self.targets.len()) {
+            let layers = pick(&self.targets, number).unwrap_or_default();
+            targets.push(match layers.as_str() {
+                "all-linear" => json!(layers),
+                names => json!(names.split(',').collect::<Vec<_>>()),
+            });
+            let rank = match self.parameters {
+                None => pick(&ranks, number).unwrap_or(16),
+                Some(wanted) => {
+                    // Parameters are proportional to the rank.
+                    let one = sweep.run.with("adapter.r", 1)?;
+                    let one = one.with("adapter.target_modules", &targets[number])?;
+                    let smallest = one.load_model(&self.device.device()?)?.summary().trainable;
+                    (wanted as f64 / smallest as f64).round().max(1.0) as usize
+                }
+            };
+            r.push(json!(rank));
+            let of_rank = self.alpha_ratio.map(|ratio| ratio * rank as f64);
+            alphas.push(json!(pick(&self.alpha, number).or(of_rank).unwrap_or(32.0)));
+        }
+        let names = ["adapter.r", "adapter.lora_alpha", "adapter.target_modules"];
+        sweep = vary(sweep, &[(names[0], r), (names[1], alphas), (names[2], targets)])?;
+        let gain = ranks.len() > 1 && !self.all;
+        Ok(if gain { sweep.min_gain(self.gain) } else { sweep })
     }
 }
 
-/// Value of a run: its own, or the last.
-fn pick<T: Clone>(values: &[T], run: usize) -> Option<T> {
-    values.get(run).or(values.last()).cloned()
+/// Adds settings with their values: an axis of those that vary, the others to the run.
+fn vary(mut sweep: Sweep, settings: &[(&str, Vec<Value>)]) -> Result<Sweep, TrainError> {
+    let is_same = |values: &[Value]| values.iter().all(|value| *value == values[0]);
+    for (name, values) in settings.iter().filter(|setting| is_same(&setting.1)) {
+        sweep.run = sweep.run.with(name, &values[0])?;
+    }
+    let varied: Vec<_> = settings.iter().filter(|setting| !is_same(&setting.1)).collect();
+    let Some((_, first)) = varied.first() else { return Ok(sweep) };
+    let point = |number| varied.iter().map(|setting| &setting.1[number]).collect::<Vec<_>>();
+    let points: Vec<_> = (0..first.len()).map(point).collect();
+    Ok(sweep.over(Axis::together(varied.iter().map(|setting| setting.0), points)?))
 }
 
-fn texts(values: &[impl ToString]) -> Vec<String> {
-    values.iter().map(ToString::to_string).collect()
+fn values<T: Serialize>(list: &[T]) -> Vec<Value> {
+    list.iter().map(|value| json!(value)).collect()
 }
 
-/// Recommendation by the outcomes.
-fn advice(varied: &str, outcomes: &[Outcome], enough: f64) -> String {
-    if varied != "rank" {
-        let lowest =
-            outcomes.iter().min_by(|a, b| a.best().1.validation.total_cmp(&b.best().1.validation));
-        return lowest
-            .map_or_else(String::new, |it| format!("{varied} {} has the lowest loss.", it.label));
-    }
-    if outcomes.len() < 2 {
-        return "Give several ranks to compare.".into();
-    }
-    let last = outcomes.windows(2).find(|pair| pair[1].gain(&pair[0]) < enough);
-    match last {
-        Some([rank, next]) => format!(
-            "Rank {} is enough: {} changes the validation loss by {:+.1} %.",
-            rank.label,
-            next.label,
-            -100.0 * next.gain(rank),
-        ),
-        _ => "The loss fell at each rank: a larger one may be better still.".into(),
-    }
+/// Value of a number: its own, or the last.
+fn pick<T: Clone>(values: &[T], number: usize) -> Option<T> {
+    values.get(number).or(values.last()).cloned()
 }

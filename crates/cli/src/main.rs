@@ -13,6 +13,8 @@ mod merge;
 mod options;
 mod plan;
 mod quantize;
+mod run_options;
+mod sweep;
 mod train;
 
 use burn_lora::prelude::Interrupt;
@@ -26,6 +28,8 @@ use std::{
 const EXAMPLES: &str = "\
 Examples:
   burn-lora train --model models/Llama-3.2-1B-Instruct --data chats.jsonl --output out
+  burn-lora sweep --model models/Llama-3.2-1B-Instruct --data chats.jsonl --valid-split 0.05 \\
+      --over train.learning_rate=1e-4,2e-4,5e-4 --output sweep
   burn-lora chat models/Llama-3.2-1B-Instruct --adapter out --format nf4
   burn-lora merge models/Llama-3.2-1B-Instruct out merged
 
@@ -42,6 +46,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Train(Box<train::Arguments>),
+    Sweep(Box<sweep::Arguments>),
     Generate(generate::Arguments),
     Chat(chat::Arguments),
     Merge(merge::Arguments),
@@ -59,6 +64,9 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Train(arguments) => {
             program::run(|| train::train(&arguments, Interrupt::on_ctrl_c))
+        }
+        Command::Sweep(arguments) => {
+            program::run(|| sweep::sweep(&arguments, Interrupt::on_ctrl_c))
         }
         Command::Generate(arguments) => {
             program::run(|| generate::generate(&arguments, &mut Output::new()).map(done))

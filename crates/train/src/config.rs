@@ -53,7 +53,10 @@ pub struct EarlyStopping {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Peak learning rate.
+    /// Peak learning rate. That of LoRA is about ten times that of full fine-tuning, and nearly independent of
+    /// the rank at a fixed [`alpha`](burn_lora_adapter::LoraConfig::new) (Schulman et al., *LoRA Without Regret*,
+    /// 2025): 2e-4 to 5e-4 for AdamW and models of 1 to 8 billion parameters. A run with AdamW, LoRA-FA or Lion
+    /// warns of a rate over 0.01.
     pub learning_rate: f64,
     /// Passes over the data; 1.5 is one and a half.
     pub epochs: f64,
@@ -215,6 +218,9 @@ impl Default for TrainConfig {
 /// Maximum number of optimizer steps of a run: bias corrections count them in 32 bits.
 pub(crate) const MOST_STEPS: usize = i32::MAX as usize;
 
+/// Learning rate above which a run with a normalizing optimizer warns.
+const MOST_RATE: f64 = 0.01;
+
 /// Fields of [`TrainConfig`] that may change when a run is resumed, since they do not affect what a
 /// step learns. All others must be the same.
 const FREE: [&str; 16] = [
@@ -308,6 +314,21 @@ impl TrainConfig {
         let fields = config.as_object_mut().into_iter();
         fields.for_each(|fields| fields.retain(|name, _| compared(name)));
         config
+    }
+
+    /// Warns of a learning rate that is none of an optimizer whose steps have about the size of the rate,
+    /// whatever the gradients.
+    pub(crate) fn warn_of_rate(&self) {
+        let rate = self.learning_rate;
+        if rate > MOST_RATE && self.optimizer.is_normalized() {
+            let name = self.optimizer.name();
+            burn_lora_io::warn!(
+                "`learning_rate` is {rate}: with {name} every value moves by about the rate in each step, \
+                 and LoRA learns at 1e-4 to 1e-3 (2e-4 is the usual start); over {MOST_RATE} it \
+                 rarely learns at all. A number such as 1.0 is a scale, not a rate: alpha / rank, or a \
+                 factor of a rate. Set `train.learning_rate=2e-4`"
+            );
+        }
     }
 
     pub(crate) fn step(&self) -> StepConfig {

@@ -100,14 +100,7 @@ impl Identity {
                 ("training data", &before.training_data, &self.training_data),
                 ("validation data", &before.validation_data, &self.validation_data),
             ];
-            // Other samples differ in order, too.
-            let parts = ["samples", "tokens and masks", "order"];
-            data.into_iter().find_map(|(name, before, now)| {
-                let of = |part: &&str| {
-                    difference(&format!("{name}: {part}"), &before[*part], &now[*part])
-                };
-                parts.iter().find_map(of)
-            })
+            data.into_iter().find_map(|(name, before, now)| contents_difference(name, before, now))
         })
     }
 
@@ -133,7 +126,7 @@ impl Identity {
 
 /// First value that differs, by its path. A missing value is `null`: an older version did not know
 /// it.
-fn difference(path: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
+pub(crate) fn difference(path: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
     if let (Value::Object(before), Value::Object(now)) = (before, now) {
         // The field `name` says what the other fields are about.
         let first = std::iter::once("name");
@@ -176,8 +169,16 @@ fn shortened(was: String, is: String) -> [String; 2] {
     })
 }
 
+/// First difference of the [contents] of data.
+pub(crate) fn contents_difference(name: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
+    // Other samples differ in order, too.
+    let parts = ["samples", "tokens and masks", "order"];
+    let of = |part: &&str| difference(&format!("{name}: {part}"), &before[*part], &now[*part]);
+    parts.iter().find_map(of)
+}
+
 /// Hashes of the tokens and loss masks of all samples, and of the order of the samples.
-fn contents(data: &Dataset) -> Value {
+pub(crate) fn contents(data: &Dataset) -> Value {
     let all: Vec<usize> = (0..data.len()).collect();
     let columns = data.values(&all);
     let hash = |index: usize| {
@@ -241,6 +242,12 @@ impl Weights {
 
 /// Number of values read from the device at a time.
 const PIECE: usize = 1 << 22;
+
+/// Hash of the frozen parameters of a model.
+pub(crate) fn weights_hash<M: Module>(model: &M) -> Result<String, TrainError> {
+    let found = serde_json::to_vec(&weights(model)?).expect("it has no other keys than strings");
+    Ok(format!("{:016x}", XxHash64::oneshot(0, &found)))
+}
 
 fn weights<M: Module>(model: &M) -> Result<BTreeMap<String, Weights>, TrainError> {
     let mut read = Read { path: vec![], seen: HashSet::new(), found: Ok(BTreeMap::new()) };

@@ -16,6 +16,7 @@
 //! | learning rate schedule | [`Schedule`], [`Warmup`], [`schedule`] |
 //! | progress, metrics, plots, a report | [`Observer`], [`Progress`], [`watch`] |
 //! | loss on other data | [`evaluate`] |
+//! | several runs that differ in some settings | [`sweep`] |
 //! | stopping from outside | [`Interrupt`] |
 //! | errors | [`TrainError`] |
 //!
@@ -77,6 +78,7 @@ mod run_config;
 pub mod schedule;
 mod setup;
 mod step;
+pub mod sweep;
 mod team;
 mod trainer;
 pub mod watch;
@@ -95,5 +97,6 @@ pub use plan::MemoryPlan;
 pub use recompute::Recompute;
 pub use run_config::{Compute, DataConfig, ModelConfig, Precision, RunConfig, RunData};
 pub use schedule::{Schedule, Warmup};
+pub use sweep::Sweep;
 pub use trainer::{Report, Trainer};
 pub use watch::{Observer, Progress};

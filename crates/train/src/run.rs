@@ -55,6 +55,8 @@ pub(crate) struct Run<'a, M> {
     progress: TrainerState,
     /// Passes over the data so far.
     epoch: f64,
+    /// Step after which the run ends, to be resumed.
+    pub pause: Option<usize>,
     pub resumed: Option<Resumed>,
     unread: Unread,
     pub log: Vec<StepMetrics>,
@@ -140,6 +142,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             steps_of_epoch,
             progress,
             epoch: 0.0,
+            pause: None,
             resumed: None,
             unread: Unread::default(),
             log: Vec::new(),
@@ -210,6 +213,9 @@ impl<'a, M: CausalLm> Run<'a, M> {
                 self.train.epoch(&self.config.batches, self.progress.epoch as u64)?;
             let steps: Vec<_> = micro_batches.chunks(self.micro_batches).collect();
             while self.progress.position < steps.len() && self.progress.step < self.progress.steps {
+                if self.pause.is_some_and(|pause| pause <= self.progress.step) {
+                    return Ok(StopReason::Paused);
+                }
                 self.step(steps[self.progress.position], steps.len(), team)?;
                 self.log_line(observers)?;
                 let step = self.progress.step;
@@ -421,13 +427,14 @@ impl<'a, M: CausalLm> Run<'a, M> {
         Ok(())
     }
 
-    /// Writes the adapter of the last step, and then, if configured, the best one in its place.
-    pub fn write_adapter(&mut self) -> Result<(), TrainError> {
+    /// Writes the adapter of the last step, and then, with `best` and if configured, the best one in its
+    /// place.
+    pub fn write_adapter(&mut self, best: bool) -> Result<(), TrainError> {
         let Some(output) = &mut self.output else { return Ok(()) };
         output.renew()?;
         let path = output.path().to_owned();
         self.replica.model.save_trained(&path)?;
-        if !self.config.load_best_at_end {
+        if !self.config.load_best_at_end || !best {
             return Ok(());
         }
         let Some((step, _)) = self.progress.best else {

@@ -9,7 +9,10 @@ use crate::{
     output::Output,
     run::{Observers, Run},
     setup,
-    watch::{EvalMetrics, Finished, HtmlReport, MetricsLog, Observer, StepMetrics, plot_metrics},
+    watch::{
+        EvalMetrics, Finished, HtmlReport, MetricsLog, Observer, StepMetrics, StopReason,
+        plot_metrics,
+    },
 };
 use burn::tensor::Device;
 use burn_lora_llama::CausalLm;
@@ -56,6 +59,7 @@ pub struct Trainer<'a> {
     interrupt: Interrupt,
     devices: Vec<Device>,
     resume: bool,
+    pause: Option<usize>,
     output: Option<Output>,
     page: Option<&'a mut HtmlReport>,
 }
@@ -65,7 +69,16 @@ impl<'a> Trainer<'a> {
     pub fn new(config: TrainConfig) -> Self {
         let (observers, interrupt) = (Vec::new(), Interrupt::default());
         let devices = Vec::new();
-        Self { config, observers, interrupt, devices, resume: false, output: None, page: None }
+        Self {
+            config,
+            observers,
+            interrupt,
+            devices,
+            resume: false,
+            pause: None,
+            output: None,
+            page: None,
+        }
     }
 
     /// Sets which layers are run again, in place of what the settings say.
@@ -126,6 +139,35 @@ impl<'a> Trainer<'a> {
     /// model, data.
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
+        self
+    }
+
+    /// Sets a step after which the run ends with a checkpoint, [`StopReason::Paused`](crate::watch::StopReason::Paused) and
+    /// the parameters of this step, whatever [`load_best_at_end`](TrainConfig::load_best_at_end) says. Unlike
+    /// [`max_steps`](TrainConfig::max_steps) it does not shorten the run: the learning rate follows the course of the whole
+    /// one, and a run that is [resumed](Self::resume) ends as one that never paused.
+    ///
+    /// ```
+    /// # use burn::tensor::Device;
+    /// # use burn_lora_adapter::{AdaptableExt, LoraConfig};
+    /// # use burn_lora_llama::Llama;
+    /// # use burn_lora_train::{Dataset, data::Sample};
+    /// use burn_lora_train::{TrainConfig, Trainer, watch::StopReason};
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let base = Llama::from_pretrained("../../testdata/gqa").load(&Device::default())?;
+    /// # let mut model = base.with_adapter(&LoraConfig::new(4, 8).all_linear())?;
+    /// # let sample = Sample { ids: (1..20).collect(), loss_mask: vec![true; 19] };
+    /// # let data = Dataset::from_samples(vec![sample; 4])?;
+    /// let config = TrainConfig::new(1e-3).epochs(1).output(folder.path()); // four steps
+    /// let report = Trainer::new(config.clone()).pause_at(3).fit(&mut model, &data, None)?;
+    /// assert_eq!((report.finished.steps, report.finished.reason), (3, StopReason::Paused));
+    /// let report = Trainer::new(config).resume(true).fit(&mut model, &data, None)?;
+    /// assert_eq!((report.finished.steps, report.finished.reason), (4, StopReason::Done));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pause_at(mut self, step: impl Into<Option<usize>>) -> Self {
+        self.pause = step.into();
         self
     }
 
@@ -193,8 +235,9 @@ impl<'a> Trainer<'a> {
         train: &Dataset,
         valid: Option<&Dataset>,
     ) -> Result<Report, TrainError> {
-        let Self { config, mut observers, interrupt, devices, resume, output, page } =
+        let Self { config, mut observers, interrupt, devices, resume, pause, output, page } =
             self.claim()?;
+        config.warn_of_rate();
         for data in std::iter::once(train).chain(valid) {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
@@ -217,9 +260,11 @@ impl<'a> Trainer<'a> {
         let objective = Arc::new(objective);
         let mut run =
             Run::new(&config, objective, model, (train, valid), &devices, output, resume)?;
+        run.pause = pause;
         let team = run.replica.start_others(run.resumed.as_ref());
-        let gone = run.go(&mut observers, &interrupt, team);
-        let gone = gone.and_then(|finished| run.write_adapter().map(|()| finished));
+        let gone = run.go(&mut observers, &interrupt, team).and_then(|finished| {
+            run.write_adapter(finished.reason != StopReason::Paused).map(|()| finished)
+        });
         let finished = gone.inspect_err(|error| observers.failed(error))?;
         if let Some(output) = run.output.as_ref().map(Output::path) {
             train.save_generation_config(output)?;

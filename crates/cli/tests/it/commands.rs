@@ -21,12 +21,12 @@ fn with_input(words: &[&str], input: &str) -> Result<String, String> {
     }
 }
 
-fn run(words: &[&str]) -> Result<String, String> {
+pub fn run(words: &[&str]) -> Result<String, String> {
     with_input(words, "")
 }
 
 /// A folder with a very small Llama, a tokenizer with a chat template, and chats.
-fn small_model(folder: &Path) -> (String, String) {
+pub fn small_model(folder: &Path) -> (String, String) {
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 288,
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

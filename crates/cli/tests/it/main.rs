@@ -2,6 +2,7 @@
 
 mod commands;
 mod output;
+mod sweep;
 
 use std::{
     path::{Path, PathBuf},

@@ -3,7 +3,7 @@
 use super::{Dataset, pack::best_fit_decreasing, read::example};
 use crate::error::TrainError;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::cmp::Reverse;
 
 /// Maximum number of rows, and of tokens per row: more is a mistake, which no device can hold.
@@ -35,12 +35,18 @@ pub struct BatchConfig {
     pub seed: u64,
     /// Groups samples of about the same length, to reduce padding.
     pub group_by_length: bool,
-    /// Packs several samples into each row of this many tokens. They do not attend to each other.
+    /// Packs several samples into each row of this many tokens. They do not attend to each other. `None`, or 0 in
+    /// a file, disables it.
+    #[serde(deserialize_with = "zero_is_none")]
     pub packing: Option<usize>,
     /// Drops a last batch that has fewer rows than the others.
     pub drop_last: bool,
     /// Pads rows to a multiple of this many tokens.
     pub pad_to_multiple_of: Option<usize>,
+}
+
+fn zero_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    Ok(Option::deserialize(from)?.filter(|tokens| *tokens > 0))
 }
 
 impl Default for BatchConfig {

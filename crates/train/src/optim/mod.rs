@@ -126,6 +126,23 @@ impl OptimizerConfig {
         Self::LoraFa { beta1: beta1(), beta2: beta2(), eps: lora_fa_eps() }
     }
 
+    /// Returns `true` if a step has about the size of the learning rate in each value, whatever the size of
+    /// the gradients: all but SGD.
+    pub(crate) const fn is_normalized(&self) -> bool {
+        !matches!(self, Self::Sgd { .. })
+    }
+
+    /// Name in files.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::AdamW { .. } => "adamw",
+            Self::AdamW8bit { .. } => "adamw8bit",
+            Self::LoraFa { .. } => "lorafa",
+            Self::Lion { .. } => "lion",
+            Self::Sgd { .. } => "sgd",
+        }
+    }
+
     /// Checks the settings.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub struct DataConfig {
     pub files: Vec<PathBuf>,
     /// Files to validate on.
     pub valid: Vec<PathBuf>,
+    /// Maximum number of examples of `files`, the first ones; 0 is no limit.
+    pub limit: usize,
     /// Fraction of the examples to keep for validation, if no file is named; 0 is none.
     pub valid_split: f64,
     /// Seed of this split.
@@ -63,6 +65,7 @@ impl Default for DataConfig {
         Self {
             files: vec![],
             valid: vec![],
+            limit: 0,
             valid_split: 0.0,
             split_seed: 42,
             format: None,

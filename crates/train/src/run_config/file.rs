@@ -87,7 +87,7 @@ impl RunConfig {
         self.overlaid(table).map_err(wrong)
     }
 
-    fn overlaid(&self, settings: Table) -> Result<Self, String> {
+    pub(crate) fn overlaid(&self, settings: Table) -> Result<Self, String> {
         let mut table = Table::try_from(self).map_err(|error| error.to_string())?;
         overlay(&mut table, settings);
         table
@@ -145,7 +145,7 @@ fn overlay(below: &mut Table, above: Table) {
 
 /// Adds the nearest name to serde's message about one that is unknown: ``unknown field `a`, expected
 /// one of `b`, `c` ``.
-fn with_nearest(message: &str) -> String {
+pub(crate) fn with_nearest(message: &str) -> String {
     let found = ["unknown field `", "unknown variant `"].iter().find_map(|start| {
         let at = message.find(start)? + start.len();
         let (name, expected) = message[at..].split_once("`, expected ")?;

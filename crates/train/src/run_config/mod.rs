@@ -7,6 +7,8 @@ mod model;
 mod report;
 mod start;
 
+pub(crate) use file::with_nearest;
+
 pub use data::DataConfig;
 pub use model::{Compute, ModelConfig, Precision};
 pub use start::RunData;

@@ -103,7 +103,10 @@ impl RunConfig {
         let path = self.model.path.as_ref();
         let path = path.ok_or(TrainError::Missing { name: "model.path", needed })?;
         let tokenizer = Tokenizer::from_pretrained(path)?;
-        let data = self.data.builder(&self.data.files).load(&tokenizer)?;
+        let mut data = self.data.builder(&self.data.files).load(&tokenizer)?;
+        if self.data.limit > 0 {
+            data = data.take(self.data.limit);
+        }
         let (train, valid) = match self.data.valid.as_slice() {
             [] if self.data.valid_split == 0.0 => (data, None),
             [] => {
@@ -127,11 +130,21 @@ impl RunConfig {
     /// cannot be added, and as [`ModelConfig::loader`](super::ModelConfig::loader).
     pub fn load_model(&self, device: &Device) -> Result<Llama, TrainError> {
         let mut model = self.model.loader()?.load(device)?;
-        match &self.model.adapter {
-            Some(folder) => model.load_adapter("default", folder)?,
-            None => model.add_adapter("default", &self.lora())?,
-        };
+        self.add_adapter(&mut model)?;
         Ok(model)
+    }
+
+    /// Adds the adapter to a loaded model, as `default`: a new one, or that of
+    /// [`ModelConfig::adapter`](super::ModelConfig::adapter).
+    ///
+    /// # Errors
+    /// [`TrainError::Adapter`] if the adapter matches no layer of the model, or cannot be read.
+    pub fn add_adapter(&self, model: &mut Llama) -> Result<(), TrainError> {
+        match &self.model.adapter {
+            Some(folder) => _ = model.load_adapter("default", folder)?,
+            None => _ = model.add_adapter("default", &self.lora())?,
+        }
+        Ok(())
     }
 
     /// Returns the settings of the new adapter, with the model's path as the name of its base if

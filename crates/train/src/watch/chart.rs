@@ -33,8 +33,36 @@ pub(super) struct Chart<'a> {
     pub title: &'a str,
     pub x_label: &'a str,
     pub y_label: &'a str,
+    pub x_scale: Scale,
     pub height: u32,
     pub lines: Vec<Line<'a>>,
+}
+
+/// Scale of an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    Linear,
+    /// Values are above 0.
+    Logarithmic,
+}
+
+impl Scale {
+    /// Where a value is drawn.
+    fn place(self, value: f64) -> f64 {
+        match self {
+            Self::Linear => value,
+            Self::Logarithmic => value.log2(),
+        }
+    }
+
+    /// The value that is drawn at a place, as a tick shows it.
+    fn value(self, place: f64) -> f64 {
+        match self {
+            Self::Linear => place,
+            // Ranks are powers of two; of others three digits are enough.
+            Self::Logarithmic => format!("{:.2e}", place.exp2()).parse().unwrap_or(place.exp2()),
+        }
+    }
 }
 
 /// A line; without a name it is not in the legend.
@@ -100,8 +128,9 @@ impl Chart<'_> {
         axes.configure_mesh()
             .x_desc(self.x_label)
             .y_desc(self.y_label)
+            .x_labels(if self.x_scale == Scale::Linear { 11 } else { 6 })
             .y_labels(self.height as usize / 50)
-            .x_label_formatter(&|value| tick(*value))
+            .x_label_formatter(&|place| tick(self.x_scale.value(*place)))
             .y_label_formatter(&|value| tick(*value))
             .label_style((FONT, 14))
             .axis_desc_style((FONT, 16))
@@ -110,7 +139,7 @@ impl Chart<'_> {
             .light_line_style(WHITE)
             .draw()?;
         for line in &self.lines {
-            line.draw(&mut axes)?;
+            line.draw(&mut axes, self.x_scale)?;
         }
         if self.lines.iter().any(Line::has_label) {
             axes.configure_series_labels()
@@ -127,7 +156,7 @@ impl Chart<'_> {
     /// Returns the ranges of the axes: all finite points, and a margin above and below.
     fn ranges(&self) -> (Range<f64>, Range<f64>) {
         let points = || self.lines.iter().flat_map(|line| &line.points).filter(|p| is_finite(p));
-        let x = range(points().map(|point| point.0), 0.0);
+        let x = range(points().map(|point| self.x_scale.place(point.0)), 0.0);
         let y = range(points().map(|point| point.1), 0.05);
         (x, y)
     }
@@ -138,9 +167,10 @@ impl Line<'_> {
         !self.name.is_empty() && !self.points.is_empty()
     }
 
-    fn draw(&self, axes: &mut Axes) -> Drawn {
+    fn draw(&self, axes: &mut Axes, x_scale: Scale) -> Drawn {
         let style = self.style();
-        let points = thinned(&self.points, 2 * WIDTH as usize);
+        let mut points = thinned(&self.points, 2 * WIDTH as usize);
+        points.iter_mut().for_each(|point| point.0 = x_scale.place(point.0));
         // The first piece carries the name.
         let mut named = !self.has_label();
         for piece in points.split(|point| !is_finite(point)) {

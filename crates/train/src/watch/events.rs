@@ -231,6 +231,8 @@ pub enum StopReason {
     EarlyStopping,
     /// The run was interrupted.
     Interrupted,
+    /// The run was to [pause](crate::Trainer::pause_at) here.
+    Paused,
 }
 
 impl fmt::Display for StopReason {
@@ -240,6 +242,7 @@ impl fmt::Display for StopReason {
             Self::MaxSteps => "largest number of steps reached",
             Self::EarlyStopping => "early stopping",
             Self::Interrupted => "interrupted",
+            Self::Paused => "paused",
         })
     }
 }

@@ -13,8 +13,10 @@ mod report;
 #[cfg(feature = "tensorboard")]
 mod tensorboard;
 
+pub(crate) use chart::Scale;
 pub use events::{EvalMetrics, Finished, Named, Observer, Started, StepMetrics, StopReason};
 pub use metrics::{MetricsLog, Record};
+pub(crate) use plot::plot_lines_on;
 pub use plot::{plot_lines, plot_metrics};
 pub use progress::Progress;
 pub use report::HtmlReport;

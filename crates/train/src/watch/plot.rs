@@ -2,7 +2,7 @@
 
 use super::{
     MetricsLog, Record,
-    chart::{Chart, Line, PALETTE, draw},
+    chart::{Chart, Line, PALETTE, Scale, draw},
 };
 use crate::error::TrainError;
 use std::path::Path;
@@ -47,6 +47,7 @@ pub fn plot_metrics(metrics: &Path, svg: &Path) -> Result<(), TrainError> {
         title: "Loss",
         x_label: "",
         y_label: "loss",
+        x_scale: Scale::Linear,
         height: 400,
         lines: vec![
             Line { name: "training", points: training, color: blue, light: true, marks: false },
@@ -58,6 +59,7 @@ pub fn plot_metrics(metrics: &Path, svg: &Path) -> Result<(), TrainError> {
         title: "",
         x_label: "step",
         y_label: "learning rate",
+        x_scale: Scale::Linear,
         height: 180,
         lines: vec![Line::new("", rate, green)],
     };
@@ -86,6 +88,18 @@ pub fn plot_lines<S: AsRef<str>>(
     series: &[(S, Vec<(f64, f64)>)],
     path: &Path,
 ) -> Result<(), TrainError> {
+    plot_lines_on(Scale::Linear, title, x_label, y_label, series, path)
+}
+
+/// Plots as [`plot_lines`], on a scale for x.
+pub(crate) fn plot_lines_on<S: AsRef<str>>(
+    x_scale: Scale,
+    title: &str,
+    x_label: &str,
+    y_label: &str,
+    series: &[(S, Vec<(f64, f64)>)],
+    path: &Path,
+) -> Result<(), TrainError> {
     if series.iter().all(|(_, points)| points.is_empty()) {
         return Err(TrainError::setting("series", title, "there are no points to draw"));
     }
@@ -94,7 +108,8 @@ pub fn plot_lines<S: AsRef<str>>(
         let line = Line::new(name.as_ref(), points.clone(), color);
         if points.len() <= 40 { line.marked() } else { line }
     });
-    draw(path, &[Chart { title, x_label, y_label, height: 500, lines: lines.collect() }])
+    let lines = lines.collect();
+    draw(path, &[Chart { title, x_label, y_label, x_scale, height: 500, lines }])
 }
 
 /// Exponential moving average over about a fiftieth of the points, without a bias towards the

@@ -1,0 +1,134 @@
+//! Options of a run: those of `train` and `sweep`.
+
+use crate::options;
+use burn_lora::prelude::*;
+use clap::Args;
+use std::{error::Error, path::PathBuf};
+
+/// A run file, and options over it.
+#[derive(Args)]
+pub struct RunOptions {
+    /// Run file; examples/configs has some
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Files to train on: .jsonl, .json, .csv, .parquet
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Files to validate on
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "valid_split")]
+    valid: Vec<PathBuf>,
+    /// Fraction of the data to keep for validation, such as 0.05
+    #[arg(long, value_name = "PART")]
+    valid_split: Option<f64>,
+    /// Folder for adapter, checkpoints, metrics and report
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu; cuda:0,cuda:1 trains on both [default: auto]
+    #[arg(long, value_delimiter = ',')]
+    device: Vec<Place>,
+    /// Passes over the data
+    #[arg(long)]
+    epochs: Option<f64>,
+    /// Maximum number of optimizer steps
+    #[arg(long)]
+    max_steps: Option<usize>,
+    /// Peak learning rate
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Rank of the adapter
+    #[arg(long)]
+    rank: Option<usize>,
+    /// Alpha of the adapter: the update is scaled by alpha / rank
+    #[arg(long)]
+    alpha: Option<f64>,
+    /// Rows per micro-batch
+    #[arg(long, value_name = "ROWS")]
+    batch_size: Option<usize>,
+    /// Micro-batches per optimizer step
+    #[arg(long, value_name = "COUNT")]
+    gradient_accumulation_steps: Option<usize>,
+    /// Maximum number of tokens per example
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// Storage format of the linear layers
+    #[arg(long, value_parser = options::format())]
+    format: Option<WeightFormat>,
+    /// Seed of everything random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Folder of an adapter to continue training, in place of a new one
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
+    /// Any setting of the run file, as in train.neftune=5; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+impl RunOptions {
+    /// Builds the run from its layers: defaults, file, options, `--set`.
+    pub fn run(&self) -> Result<RunConfig, Box<dyn Error>> {
+        Ok(self.over(self.file()?)?.completed())
+    }
+
+    /// Reads the run file, if one is given.
+    pub fn file(&self) -> Result<RunConfig, TrainError> {
+        match &self.config {
+            Some(file) => RunConfig::from_file(file),
+            None => Ok(RunConfig::default()),
+        }
+    }
+
+    /// Returns a run with the options and `--set` over it.
+    pub fn over(&self, mut run: RunConfig) -> Result<RunConfig, Box<dyn Error>> {
+        if let Some(rank) = self.rank {
+            run = run.with("adapter.r", rank)?;
+        }
+        if let Some(alpha) = self.alpha {
+            run = run.with("adapter.lora_alpha", alpha)?;
+        }
+        self.apply(&mut run);
+        for setting in &self.set {
+            run = run.with_setting(setting).map_err(|error| format!("--set {error}"))?;
+        }
+        Ok(run)
+    }
+
+    /// Applies the options to a run.
+    fn apply(&self, run: &mut RunConfig) {
+        fn set<T: Clone, S: From<T>>(setting: &mut S, given: &Option<T>) {
+            if let Some(value) = given {
+                *setting = value.clone().into();
+            }
+        }
+        let RunConfig { devices, model, adapter, data, train, .. } = run;
+        if !self.device.is_empty() {
+            devices.clone_from(&self.device);
+        }
+        set(&mut model.path, &self.model);
+        set(&mut model.format, &self.format);
+        set(&mut model.adapter, &self.adapter);
+        if let Some(seed) = self.seed {
+            *adapter = adapter.clone().seed(seed);
+            *train = train.clone().seed(seed);
+        }
+        if !self.data.is_empty() {
+            data.files.clone_from(&self.data);
+        }
+        if !self.valid.is_empty() {
+            (data.valid, data.valid_split) = (self.valid.clone(), 0.0);
+        }
+        if let Some(part) = self.valid_split {
+            (data.valid, data.valid_split) = (vec![], part);
+        }
+        set(&mut data.max_length, &self.max_length);
+        set(&mut train.output, &self.output);
+        set(&mut train.epochs, &self.epochs);
+        set(&mut train.max_steps, &self.max_steps);
+        set(&mut train.learning_rate, &self.lr);
+        set(&mut train.batches.size, &self.batch_size);
+        set(&mut train.gradient_accumulation_steps, &self.gradient_accumulation_steps);
+    }
+}
