@@ -33,8 +33,12 @@ def run(*command):
 
 
 def perplexity(model, *more):
-    out = run(f"{BUILD}/llama-perplexity", "-m", model, "-f", TEXT, "-c", "256", "-t", "2", *more)
-    return float(re.search(r"Final estimate: PPL = ([\d.]+)", out)[1])
+    # llama-perplexity sometimes ends before its last line is written.
+    for _ in range(10):
+        out = run(f"{BUILD}/llama-perplexity", "-m", model, "-f", TEXT, "-c", "256", "-t", "2", *more)
+        if found := re.search(r"Final estimate: PPL = ([\d.]+)", out):
+            return float(found[1])
+    sys.exit(f"{model}: no perplexity in\n{out}")
 
 
 def tensors(path):
@@ -47,8 +51,18 @@ def fields(path):
     return {name: value for name, value in found.items() if name not in skip and not name.startswith("general.")}
 
 
-convert = [sys.executable, f"{LLAMA_CPP}/convert_hf_to_gguf.py", MODEL, "--outtype", "f32", "--outfile"]
-run(*convert, OUT / "theirs-f32.gguf")
+# The converter knows tokenizers by a hash: PRE names the pre-tokenizer of one that it does not know.
+CONVERT = """
+import os, runpy, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+sys.argv = sys.argv[1:]
+if os.environ.get("PRE"):
+    import conversion.base
+    conversion.base.TextModel.get_vocab_base_pre = lambda self, tokenizer: os.environ["PRE"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+convert = [sys.executable, "-c", CONVERT, f"{LLAMA_CPP}/convert_hf_to_gguf.py", MODEL, "--outtype", "f32"]
+run(*convert, "--outfile", OUT / "theirs-f32.gguf")
 print("| type | perplexity | llama.cpp's own file | tensors equal |")
 print("|---|---|---|---|")
 for kind in TYPES:

@@ -1,6 +1,6 @@
 //! Files of a tokenizer, in the layout of transformers.
 
-use crate::{error::TextError, gguf, tokenizer_model};
+use crate::error::TextError;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -35,26 +35,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads the existing files of a folder; of an adapter's, what it has not from its base.
+    /// Reads the existing files of a folder; `tokenizer.model` where it has no `tokenizer.json`.
     pub fn read(folder: &Path) -> Result<Self, TextError> {
-        let own = [TOKENIZER, SENTENCE_PIECE].iter().any(|file| folder.join(file).exists());
-        let base = burn_lora_io::base_of(folder);
-        if !own && let Some(base) = base? {
-            let base = burn_lora_io::hub::resolve(base, false)?;
-            return Self::from_path(&base);
-        }
-        Self::read_own(folder)
-    }
-
-    /// Reads the files of a folder, or those that a GGUF file stands for.
-    pub fn from_path(path: &Path) -> Result<Self, TextError> {
-        match path.extension().is_some_and(|extension| extension == "gguf") {
-            true => gguf::files(path),
-            false => Self::read(path),
-        }
-    }
-
-    fn read_own(folder: &Path) -> Result<Self, TextError> {
         let mut bytes = BTreeMap::new();
         for name in NAMES {
             let path = folder.join(name);
@@ -66,8 +48,7 @@ impl Files {
                 Err(error) => return Err(TextError::io(&path)(error)),
             }
         }
-        let sentence_piece = !bytes.contains_key(TOKENIZER);
-        if sentence_piece {
+        if !bytes.contains_key(TOKENIZER) {
             let path = folder.join(SENTENCE_PIECE);
             let read = burn_lora_io::read(&path);
             let read = read.map_err(|error| match error.kind() {
@@ -83,11 +64,7 @@ impl Files {
             bytes.insert(SENTENCE_PIECE, read);
         }
         let templates = more_templates(&folder.join(TEMPLATES))?;
-        let mut files = Self { origin: folder.to_owned(), bytes, templates };
-        if sentence_piece {
-            tokenizer_model::convert(&mut files)?;
-        }
-        Ok(files)
+        Ok(Self { origin: folder.to_owned(), bytes, templates })
     }
 
     /// Path of a file in error messages.

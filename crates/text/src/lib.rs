@@ -21,6 +21,7 @@ mod gguf;
 mod jinja;
 mod ollama;
 mod sentencepiece;
+mod sources;
 mod special;
 mod template;
 mod to_gguf;

@@ -5,7 +5,7 @@ use crate::{
     check,
     error::TextError,
     files::{self, Files},
-    special,
+    sources, special,
     template::ChatTemplate,
 };
 use burn_lora_io::{caught, escaped};
@@ -82,7 +82,7 @@ impl Tokenizer {
     /// error where it is used.
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, TextError> {
         let path = &burn_lora_io::hub::resolve(path, false)?;
-        Self::from_files(Files::from_path(path)?)
+        Self::from_files(sources::files(path)?)
     }
 
     fn from_files(files: Files) -> Result<Self, TextError> {
