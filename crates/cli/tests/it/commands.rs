@@ -171,6 +171,60 @@ fn a_model_is_tuned_chatted_with_and_merged() {
 }
 
 #[test]
+fn a_model_and_its_adapter_are_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data) = small_model(folder.path());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (out, gguf, lora) = (path("out"), path("gguf/mine.gguf"), path("lora.gguf"));
+    fs::create_dir(path("gguf")).unwrap();
+    let train = ["train", "--model", &model, "--data", &data, "--output", &out, "--device", "cpu"];
+    let more = [
+        "--max-length",
+        "64",
+        "--max-steps",
+        "4",
+        "--lr",
+        "1e-2",
+        "--set",
+        "adapter.use_rslora=true",
+    ];
+    run(&[&train[..], &more[..]].concat()).unwrap();
+
+    run(&["export", &model, &gguf, "--adapter", &out, "--type", "f32"]).unwrap();
+    let modelfile = fs::read_to_string(path("gguf/Modelfile")).unwrap();
+    assert!(modelfile.starts_with("FROM ./mine.gguf\nTEMPLATE "), "{modelfile}");
+    assert!(
+        modelfile.contains("{{ .Prompt }}") && modelfile.contains("PARAMETER stop"),
+        "{modelfile}"
+    );
+    // It answers as the model with its adapter does.
+    let question = ["say 3", "--device", "cpu", "--max-new-tokens", "8"];
+    let own = run(&[&["generate", &model, "--adapter", &out], &question[..]].concat()).unwrap();
+    assert_eq!(run(&[&["generate", &gguf], &question[..]].concat()).unwrap(), own);
+    // As the adapter alone brings its base.
+    assert_eq!(run(&[&["generate", &out], &question[..]].concat()).unwrap(), own);
+    let error = run(&["export", &model, &gguf]).unwrap_err();
+    assert!(error.contains("mine.gguf") && error.contains("--force"), "{error}");
+
+    run(&["export", &model, &lora, "--adapter", &out, "--adapter-only"]).unwrap();
+    assert!(fs::read(&lora).unwrap().starts_with(b"GGUF"));
+    let plain = path("plain");
+    run(&["export", &gguf, &plain, "--adapter", &out, "--adapter-only"]).unwrap();
+    let settings = fs::read_to_string(path("plain/adapter_config.json")).unwrap();
+    assert!(settings.contains("\"use_rslora\": false"), "{settings}");
+    for file in ["base/config.json", "base/tokenizer.json"] {
+        assert!(Path::new(&plain).join(file).exists(), "{file}");
+    }
+    for (words, part) in [
+        (vec!["export", &model, "folder"], "burn-lora merge"),
+        (vec!["export", &model, "x.gguf", "--adapter-only"], "--adapter"),
+    ] {
+        let error = run(&words).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn a_model_without_a_chat_template_goes_on_with_each_line() {
     let folder = tempfile::tempdir().unwrap();
     let (model, _) = small_model(folder.path());

@@ -3,7 +3,7 @@
 
 use crate::common::*;
 use burn::tensor::FloatDType;
-use burn_lora_adapter::{AdaptableExt, LoraConfig, PackedMerge};
+use burn_lora_adapter::{Adaptable, AdaptableExt, LoraConfig, PackedMerge};
 use burn_lora_llama::{GgufType, Llama, Segments, Tokenizer};
 use burn_lora_quant::QuantConfig;
 use serde_json::json;
@@ -145,4 +145,67 @@ fn the_tokenizer_comes_back_and_rows_without_a_token_are_unused() {
     let large = Tokenizer::from_pretrained("../../testdata/tokenizer").unwrap();
     let error = model.save_gguf(&path, &large, GgufType::F32).unwrap_err().to_string();
     assert!(error.contains("rows for 64 tokens"), "{error}");
+}
+
+/// The scaling of every layer is in the file, and the rows of q are llama.cpp's.
+#[test]
+fn an_adapter_is_saved_alone() {
+    use burn_lora_io::gguf::Gguf;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.gguf");
+    for case in ["lora_all", "rslora", "patterns"] {
+        let mut model = load(&golden("gqa"));
+        model.load_adapter("default", golden("gqa").join(case)).unwrap();
+        let written = model.save_adapter_gguf("default", &path);
+        if let Err(error) = &written {
+            // Of all layers, one is the head.
+            assert!(case != "rslora" && error.to_string().contains("lm_head"), "{case}: {error}");
+            continue;
+        }
+        let file = Gguf::open(&path).unwrap();
+        assert_eq!(file.get("general.type").and_then(|value| value.as_str()), Some("adapter"));
+        assert_eq!(file.get("adapter.type").and_then(|value| value.as_str()), Some("lora"));
+        let alpha = file.get("adapter.lora.alpha").and_then(|value| value.as_f64()).unwrap();
+        let values = |name: &str| {
+            let tensor = file.tensors().get(name)?;
+            let bytes = file.data(tensor).as_chunks().0.iter();
+            let values: Vec<f32> = bytes.map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            Some((tensor.shape.clone(), values))
+        };
+        let mut checked = 0;
+        for (layer, (module, projection, heads)) in (0..2).flat_map(|layer| {
+            [("attn_q", "q_proj", Some(4)), ("attn_v", "v_proj", None)]
+                .map(|module| (layer, module))
+        }) {
+            let name = format!("blk.{layer}.{module}.weight");
+            let Some((a_shape, a)) = values(&format!("{name}.lora_a")) else { continue };
+            let (b_shape, b) = values(&format!("{name}.lora_b")).unwrap();
+            let (rank, width, out) = (a_shape[0], a_shape[1], b_shape[0]);
+            assert_eq!(b_shape[1], rank);
+            let path = format!("model.layers.{layer}.self_attn.{projection}");
+            let layers = model.layers();
+            let own = layers.iter().find(|(name, _)| *name == path).unwrap().1;
+            let delta =
+                own.adapters().get("default").unwrap().update().delta(FloatDType::F32).unwrap();
+            let delta = vec(own.file_layout(delta));
+            let mut largest = 0f32;
+            for row in 0..out {
+                // Row of ours: the halves of a head are interleaved there.
+                let own_row = heads.map_or(row, |heads: usize| {
+                    let size = out / heads;
+                    let (head, at) = (row / size, row % size);
+                    head * size + at % 2 * (size / 2) + at / 2
+                });
+                for column in 0..width {
+                    let product: f32 =
+                        (0..rank).map(|r| b[row * rank + r] * a[r * width + column]).sum();
+                    let found = product * alpha as f32 / rank as f32;
+                    largest = largest.max((found - delta[own_row * width + column]).abs());
+                }
+            }
+            assert!(largest < 1e-5, "{case}, {name}: {largest}");
+            checked += 1;
+        }
+        assert!(checked > 0, "{case}");
+    }
 }

@@ -94,3 +94,33 @@ fn other_files_of_this_name_say_what_they_are() {
     fs::remove_file(path).unwrap();
     assert!(error(&folder).contains("neither tokenizer.json nor tokenizer.model"));
 }
+
+/// Written into GGUF and read again, a tokenizer has the same ids.
+#[test]
+fn gguf_keeps_the_ids() {
+    use burn_lora_io::gguf::GgufWriter;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.gguf");
+    let written = |tokenizer: &Tokenizer, rows: usize| {
+        let mut file = GgufWriter::new("llama");
+        tokenizer.write_gguf(rows, &mut file)?;
+        file.write::<std::io::Error>(&path, |_, _| Ok(()), |_| Ok(())).unwrap();
+        Tokenizer::from_pretrained(&path)
+    };
+    for model in ["llama", "gemma"] {
+        let tokenizer = Tokenizer::from_pretrained(Path::new(GOLDEN).join(model)).unwrap();
+        let read = written(&tokenizer, 704).unwrap();
+        let cases: Vec<(String, Vec<u32>, String)> = serde_json::from_slice(
+            &fs::read(Path::new(GOLDEN).join(model).join("ids.json")).unwrap(),
+        )
+        .unwrap();
+        for (text, ids, _) in cases {
+            assert_eq!(read.encode(&text, false).unwrap(), ids, "{model}: {text:?}");
+            assert_eq!(read.encode(&text, true).unwrap(), tokenizer.encode(&text, true).unwrap());
+        }
+        assert_eq!((read.vocab_size(), read.eos_token_ids()), (704, tokenizer.eos_token_ids()));
+    }
+    let unigram = Tokenizer::from_pretrained(Path::new(GOLDEN).join("unigram")).unwrap();
+    let error = written(&unigram, 500).unwrap_err().to_string();
+    assert!(error.contains("BPEs only"), "{error}");
+}
