@@ -152,3 +152,43 @@ fn adapters_and_gguf_files_are_downloaded() {
     let error = hub.download("owner/gguf/b.gguf").unwrap_err().to_string();
     assert!(error.contains("b.gguf is not there; there are `a-Q4_K_M.gguf`"), "{error}");
 }
+
+/// What we push, Python's own client downloads; what it uploads, we download.
+#[test]
+#[ignore = "needs BURN_LORA_PYTHON, a Python with huggingface_hub"]
+fn pythons_client_agrees() {
+    let python = std::env::var("BURN_LORA_PYTHON").expect("BURN_LORA_PYTHON names a Python");
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start([]);
+    let hub = hub(&server, home.path());
+    let weights: Vec<u8> = (0..PART + 7).map(|i| (i % 251) as u8).collect();
+    fs::write(home.path().join("weights"), &weights).unwrap();
+    let upload = Upload::new("An adapter")
+        .text("README.md", "# A card\n")
+        .text("adapter_config.json", "{}")
+        .file("adapter_model.safetensors", home.path().join("weights"));
+    hub.push("owner/ours", &upload).unwrap();
+    let script = r##"
+import pathlib, sys
+from huggingface_hub import HfApi, snapshot_download
+out = pathlib.Path(sys.argv[1])
+folder = pathlib.Path(snapshot_download("owner/ours", local_dir=out / "down"))
+assert (folder / "README.md").read_text() == "# A card\n"
+assert (folder / "adapter_model.safetensors").read_bytes() == (out / "weights").read_bytes()
+api = HfApi()
+print(api.whoami()["name"])
+api.create_repo("owner/theirs")
+api.upload_folder(repo_id="owner/theirs", folder_path=folder, ignore_patterns=[".cache/*"])
+"##;
+    let ran = std::process::Command::new(python)
+        .args(["-c", script, home.path().to_str().unwrap()])
+        .env("HF_ENDPOINT", &server.endpoint)
+        .env("HF_TOKEN", TOKEN)
+        .env("HF_HOME", home.path().join("python"))
+        .env("HF_HUB_DISABLE_XET", "1")
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let folder = hub.download("owner/theirs").unwrap();
+    assert_eq!(fs::read(folder.join("adapter_model.safetensors")).unwrap(), weights);
+}

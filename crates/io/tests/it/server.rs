@@ -186,6 +186,11 @@ fn answer(request: &Request, state: &mut State, endpoint: &str) -> Answer {
                 false => Answer::refused("404 Not Found", "no such object"),
             }
         }
+        ("GET", ["api", kind, owner, name, "tree", ..]) => {
+            let files = state.repositories.get(&format!("{kind}/{owner}/{name}"));
+            let entry = |(name, content): (&String, &Vec<u8>)| json!({ "type": "file", "path": name, "size": content.len(), "oid": COMMIT });
+            Answer::json(files.into_iter().flatten().map(entry).collect())
+        }
         ("GET" | "HEAD", ["api", kind, owner, name, rest @ ..]) => {
             let id = format!("{owner}/{name}");
             match state.repositories.get(&format!("{kind}/{id}")) {
@@ -201,8 +206,8 @@ fn answer(request: &Request, state: &mut State, endpoint: &str) -> Answer {
             }
         }
         ("GET" | "HEAD", ["cdn", kind, owner, name, file @ ..]) => {
-            let repository = format!("{kind}/{owner}/{name}");
-            let file = &state.repositories[&repository][&file.join("/")];
+            let (repository, name) = (format!("{kind}/{owner}/{name}"), file.join("/"));
+            let file = &state.repositories[&repository][&name];
             let mut answer = part(file, request);
             if answer.body.len() > 1
                 && request.method == "GET"
@@ -210,7 +215,9 @@ fn answer(request: &Request, state: &mut State, endpoint: &str) -> Answer {
             {
                 answer.sent = answer.body.len() / 2;
             }
-            answer
+            // The store is at the same host here, and Python's client takes it for the hub.
+            let etag = format!("\"etag-{}\"", name.replace('/', "-"));
+            answer.header("ETag", etag).header("X-Repo-Commit", COMMIT)
         }
         ("GET" | "HEAD", ["datasets", owner, name, "resolve", revision, file @ ..]) => {
             let repository = format!("datasets/{owner}/{name}");

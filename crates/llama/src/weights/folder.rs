@@ -65,7 +65,7 @@ impl WeightsFolder {
     }
 
     fn sharded(folder: &Path, index: &Path, open: Open) -> Result<Self, LlamaError> {
-        let (mut files, mut tensors) = (vec![], BTreeMap::new());
+        let (mut files, mut tensors): (Vec<Box<dyn Source>>, _) = (vec![], BTreeMap::new());
         for (shard, names) in read_index(index)? {
             let path = folder.join(&shard);
             if !path.exists() {
@@ -83,7 +83,7 @@ impl WeightsFolder {
             }
             for name in file.names() {
                 if let Some(other) = tensors.insert(name.to_owned(), files.len()) {
-                    let other: &Box<dyn Source> = &files[other];
+                    let other: &dyn Source = &*files[other];
                     let reason = format!("`{name}` is also in {}", other.path("").display());
                     return Err(LlamaError::format(file.path(""), reason));
                 }

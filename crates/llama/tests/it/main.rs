@@ -15,6 +15,7 @@ mod methods;
 mod own_decoder;
 #[cfg(feature = "hub")]
 #[path = "../../../io/tests/it/server.rs"]
+#[allow(dead_code)]
 mod server;
 mod stored;
 mod untrusted;
