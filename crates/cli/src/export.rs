@@ -65,7 +65,7 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let loader = Llama::from_pretrained(path).progress(true).dtype(FloatDType::F32);
     let mut model = loader.load(&arguments.device.device()?)?;
     if let Some(adapter) = adapter {
-        model.load_adapter("exported", adapter)?;
+        model.load_adapter("default", adapter)?;
     }
     let name = model.adapter_names().first().cloned();
     if *adapter_only {

@@ -218,6 +218,10 @@ fn a_model_and_its_adapter_are_exported() {
     for (words, part) in [
         (vec!["export", &model, "folder"], "burn-lora merge"),
         (vec!["export", &model, "x.gguf", "--adapter-only"], "--adapter"),
+        (
+            vec!["export", &out, "x.gguf", "--adapter", &out],
+            "there is an adapter `default` already",
+        ),
     ] {
         let error = run(&words).unwrap_err();
         assert!(error.contains(part), "{error}");
