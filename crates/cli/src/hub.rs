@@ -4,28 +4,9 @@ use burn_lora_io::hub::{Hub, Upload};
 use clap::Args;
 use std::{
     error::Error,
-    fs,
     io::{IsTerminal, Read, stdin},
     path::PathBuf,
 };
-
-/// Files of a folder that are uploaded, besides safetensors.
-const FILES: [&str; 14] = [
-    "README.md",
-    "adapter_config.json",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "Modelfile",
-    "loss.svg",
-    "metrics.jsonl",
-];
 
 /// Checks a token of Hugging Face's hub and keeps it, for downloads of gated models and for uploads.
 ///
@@ -77,18 +58,7 @@ pub fn login(_: &LoginArguments) -> Result<(), Box<dyn Error>> {
 /// Runs the upload.
 pub fn push(arguments: &PushArguments) -> Result<(), Box<dyn Error>> {
     let PushArguments { folder, id, private, message } = arguments;
-    let mut upload = Upload::new(message).private(*private);
-    let mut weights = 0;
-    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let is_weights = name.ends_with(".safetensors") || name.ends_with(".gguf");
-        if path.is_file() && (is_weights || FILES.contains(&name)) {
-            weights += usize::from(is_weights);
-            upload = upload.file(name, &path);
-        }
-    }
+    let (mut upload, weights) = Upload::new(message).private(*private).folder(folder)?;
     if weights == 0 {
         return Err(format!(
             "{}: neither safetensors nor GGUF files are in it: name the folder of an adapter or a model",

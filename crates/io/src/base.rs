@@ -8,7 +8,7 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// File of an adapter's settings.
-const ADAPTER: &str = "adapter_config.json";
+pub(crate) const ADAPTER: &str = "adapter_config.json";
 
 #[derive(Deserialize)]
 struct Settings {

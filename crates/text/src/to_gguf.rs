@@ -3,7 +3,7 @@
 
 use crate::{
     error::TextError,
-    files::{CONFIG, TOKENIZER},
+    files::TOKENIZER,
     gguf::{PRE_TOKENIZERS, pre_tokenizer},
     tokenizer::Tokenizer,
 };
@@ -120,8 +120,7 @@ impl Tokenizer {
         if let Some(template) = self.chat_template() {
             file.set("tokenizer.chat_template", Entry::Text(template.source().to_owned()));
         }
-        // Broken fields of it are errors here, too.
-        files.json(CONFIG).map(drop)
+        Ok(())
     }
 }
 

@@ -3,19 +3,22 @@
 use super::{
     api::{Api, ApiError},
     id::{Id, Kind},
+    select,
     settings::Hub,
 };
-use crate::FileError;
+use crate::{FileError, shards::INDEX};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
+
+/// Files of a folder that are uploaded, but not downloaded.
+const PUSHED: [&str; 5] = ["README.md", INDEX, "Modelfile", "loss.svg", "metrics.jsonl"];
 
 /// Bytes of a file by which the hub decides how it is stored.
 const SAMPLE: u64 = 512;
@@ -86,6 +89,26 @@ impl Upload {
     pub fn file(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         self.files.insert(name.into(), Content::File(path.into()));
         self
+    }
+
+    /// Adds the files of a model's or an adapter's folder: weights (safetensors, GGUF), settings, tokenizer, what
+    /// a run leaves, and `README.md`. Returns how many of them are weights, too.
+    ///
+    /// # Errors
+    /// [`FileError::Io`] if the folder cannot be read.
+    pub fn folder(mut self, folder: &Path) -> Result<(Self, usize), FileError> {
+        let mut weights = 0;
+        for entry in fs::read_dir(folder).map_err(FileError::io(folder))? {
+            let path = entry.map_err(FileError::io(folder))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let is_weights = name.ends_with(".safetensors") || name.ends_with(".gguf");
+            let known = select::FILES.contains(&name) || PUSHED.contains(&name);
+            if path.is_file() && (is_weights || known) {
+                weights += usize::from(is_weights);
+                self = self.file(name, &path);
+            }
+        }
+        Ok((self, weights))
     }
 
     /// Adds a text under a name in the repository.
@@ -233,20 +256,6 @@ impl Hub {
         api.post(href, LFS, &json!({ "oid": file.sha256, "parts": etags }).to_string())?;
         bar.finish_and_clear();
         Ok(())
-    }
-
-    /// A progress bar for a file.
-    pub(super) fn bar(&self, file: &str) -> ProgressBar {
-        let target = match self.progress {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let style = ProgressStyle::with_template(
-            "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
-        );
-        ProgressBar::with_draw_target(None, target)
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-            .with_message(file.to_owned())
     }
 }
 

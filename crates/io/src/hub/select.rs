@@ -1,17 +1,17 @@
 //! Which files of a repository are downloaded.
 
 use super::id::{Id, Kind};
-use crate::shards::{INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE, read_index};
+use crate::{
+    base::ADAPTER,
+    shards::{INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE, read_index},
+};
 use std::{collections::BTreeSet, path::PathBuf};
 
 /// File of a model's settings.
 const MODEL: &str = "config.json";
 
-/// File of an adapter's settings.
-const ADAPTER: &str = "adapter_config.json";
-
 /// Files beside the weights of a model or an adapter.
-const FILES: [&str; 10] = [
+pub(super) const FILES: [&str; 10] = [
     MODEL,
     ADAPTER,
     "generation_config.json",

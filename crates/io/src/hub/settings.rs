@@ -1,5 +1,6 @@
 //! Settings of a client of the hub.
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{env, path::PathBuf};
 
 /// A client of the hub: where models and data come from, and where they are cached.
@@ -89,5 +90,19 @@ impl Hub {
     pub fn progress(mut self, progress: bool) -> Self {
         self.progress = progress;
         self
+    }
+
+    /// A progress bar for a file.
+    pub(super) fn bar(&self, file: &str) -> ProgressBar {
+        let target = match self.progress {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let style = ProgressStyle::with_template(
+            "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
+        );
+        ProgressBar::with_draw_target(None, target)
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_message(file.to_owned())
     }
 }

@@ -1,6 +1,9 @@
 //! Saving of an adapter as a GGUF file, as llama.cpp's `convert_lora_to_gguf.py` writes it.
 
-use super::write::{permute, renamed};
+use super::{
+    model::{permute, permuted_heads},
+    write::renamed,
+};
 use crate::{error::LlamaError, llama::Llama};
 use burn_lora_adapter::AdaptableExt;
 use burn_lora_io::gguf::{Entry, GgufWriter, TensorType};
@@ -50,10 +53,13 @@ impl Llama {
                     .iter()
                     .find_map(|part| Some((key.strip_suffix(part)?, *part)))
             });
-            let named =
-                parts.map(|(layer, part)| (renamed(&format!("{layer}.weight"), &family), part));
-            let Some(((own, false), part)) =
-                named.filter(|((own, _), _)| !own.starts_with("model."))
+            let named = parts.map(|(layer, part)| {
+                let weight = format!("{layer}.weight");
+                (renamed(&weight, &family), weight, part)
+            });
+            // Names of our own are of layers that llama.cpp has no name for.
+            let Some(((own, false), weight, part)) =
+                named.filter(|((own, _), weight, _)| own != weight)
             else {
                 return Err(wrong(format!(
                     "`{key}`: llama.cpp has no name for this part of an adapter"
@@ -62,13 +68,9 @@ impl Llama {
             let mut values: Vec<f32> =
                 view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
             let shape = view.shape().to_vec();
-            let attention = &self.config.layers[0].attention;
-            let heads = match () {
-                () if !family.permuted || part != ".lora_B" => None,
-                () if own.contains(".attn_q.") => Some(attention.num_heads),
-                () if own.contains(".attn_k.") => Some(attention.num_kv_heads),
-                () => None,
-            };
+            // B's rows are those of the weight.
+            let heads = permuted_heads(&self.config, &family, &weight);
+            let heads = heads.filter(|_| part == ".lora_B");
             if let Some(heads) = heads {
                 values = permute(&values, shape[0], heads);
             }

@@ -4,6 +4,7 @@ mod adapter;
 mod config;
 mod dequantize;
 mod keys;
+mod metadata;
 mod model;
 mod quantize;
 mod write;

@@ -95,20 +95,6 @@ impl GgufModel {
         self.gguf.tensors().get(&self.tensors.get(name)?.name)
     }
 
-    /// Number of heads whose rows llama.cpp has permuted in this tensor, if it has.
-    fn permuted_heads(&self, name: &str) -> Option<usize> {
-        let (module, _) = name.rsplit_once('.')?;
-        let attention = &self.config.layers[0].attention;
-        let heads = if module.ends_with("self_attn.q_proj") {
-            attention.num_heads
-        } else if module.ends_with("self_attn.k_proj") {
-            attention.num_kv_heads
-        } else {
-            return None;
-        };
-        self.family.permuted.then_some(heads)
-    }
-
     /// Bytes of a tensor, or of its expert.
     fn data(&self, name: &str) -> &[u8] {
         let Some(place) = self.tensors.get(name) else { return &[] };
@@ -167,6 +153,39 @@ fn places(name: &str, shape: &[usize], family: &GgufFamily) -> Vec<(String, Plac
     }
 }
 
+/// Number of heads whose rows llama.cpp permutes in a tensor, if it does.
+pub(super) fn permuted_heads(
+    config: &LlamaConfig,
+    family: &GgufFamily,
+    name: &str,
+) -> Option<usize> {
+    let (module, _) = name.rsplit_once('.')?;
+    let attention = &config.layers[0].attention;
+    let heads = if module.ends_with("self_attn.q_proj") {
+        attention.num_heads
+    } else if module.ends_with("self_attn.k_proj") {
+        attention.num_kv_heads
+    } else {
+        return None;
+    };
+    family.permuted.then_some(heads)
+}
+
+/// llama.cpp's order of rows: the two halves of each head interleaved, since it rotates neighbours.
+pub(super) fn permute(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
+    let (row, half) = (values.len() / rows, rows / heads / 2);
+    let mut out = Vec::with_capacity(values.len());
+    for head in 0..heads {
+        for i in 0..half {
+            for side in 0..2 {
+                let at = (head * 2 * half + side * half + i) * row;
+                out.extend_from_slice(&values[at..at + row]);
+            }
+        }
+    }
+    out
+}
+
 /// Undoes llama.cpp's order of rows: it interleaves the two halves of each head, since it rotates
 /// neighbours.
 fn unpermute(bytes: &[u8], row: usize, heads: usize) -> Vec<u8> {
@@ -219,7 +238,7 @@ impl Source for GgufModel {
             let values = values.into_iter().map(|value| value - offset).collect();
             return Ok(TensorData::new::<f32, _>(values, shape));
         }
-        let Some(heads) = self.permuted_heads(name) else { return Ok(data) };
+        let Some(heads) = permuted_heads(&self.config, &self.family, name) else { return Ok(data) };
         let rows = shape[0];
         if !rows.is_multiple_of(2 * heads) {
             return Err(LlamaError::Shape {

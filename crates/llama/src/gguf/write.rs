@@ -2,19 +2,18 @@
 
 use super::{
     config::DIVISORS,
-    model::{EXPERTS, GgufModel, MODULES},
+    metadata::{check, divisors, metadata},
+    model::{EXPERTS, MODULES, permute, permuted_heads},
     quantize::{WRITABLE, quantize},
 };
 use crate::{
     config::{GgufFamily, LlamaConfig},
     error::LlamaError,
     llama::Llama,
-    rope::{RopeConfig, RopeScaling},
-    spec::FeedForwardSpec,
 };
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer};
-use burn_lora_io::gguf::{Entry, GgufWriter, TensorType};
+use burn_lora_io::gguf::{Entry, TensorType};
 use burn_lora_text::Tokenizer;
 use std::{collections::BTreeMap, io::Write, path::Path};
 
@@ -163,38 +162,21 @@ impl Llama {
             let added = file.tensor(&tensor.name, &tensor.shape, tensor.kind);
             added.map_err(|reason| LlamaError::format(path, reason))?;
         }
-        let mut failed = None;
-        let mut fail = |error: LlamaError| {
-            let text = error.to_string();
-            failed = Some(error);
-            std::io::Error::other(text)
-        };
-        let written = {
-            let fail = std::cell::RefCell::new(&mut fail);
-            file.write::<std::io::Error>(
-                path,
-                |number, out| {
-                    tensors[number].write(out).map_err(|error| match error {
-                        WriteError::Io(error) => error,
-                        WriteError::Device(reason) => {
-                            let tensor = tensors[number].name.clone();
-                            (fail.borrow_mut())(LlamaError::Device { tensor, reason })
-                        }
-                    })
-                },
-                |written| {
-                    check(&self.config, written, path).map_err(|error| (fail.borrow_mut())(error))
-                },
-            )
-        };
-        written.map_err(|error| failed.unwrap_or_else(|| LlamaError::io(path)(error)))
+        let written = file.write::<Failure>(
+            path,
+            |number, out| tensors[number].write(out),
+            |written| check(&self.config, written, path).map_err(Failure::Model),
+        );
+        written.map_err(|failure| match failure {
+            Failure::Io(error) => LlamaError::io(path)(error),
+            Failure::Model(error) => error,
+        })
     }
 
     fn gguf_tensors(&self, family: &GgufFamily, kind: GgufType) -> Vec<Out<'_>> {
         let layers: BTreeMap<_, _> = self.layers().into_iter().collect();
         let tied = self.is_tied();
         let config = LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() };
-        let attention = &config.layers[0].attention;
         let mut out: Vec<Out<'_>> = vec![];
         if let Some(divisors) = divisors(&config.ropes[0]) {
             let shape = vec![divisors.len()];
@@ -203,12 +185,7 @@ impl Llama {
         }
         for tensor in config.tensors() {
             let (name, expert) = renamed(&tensor.name, family);
-            let heads = match () {
-                () if !family.permuted => None,
-                () if name.contains(".attn_q.") => Some(attention.num_heads),
-                () if name.contains(".attn_k.") => Some(attention.num_kv_heads),
-                () => None,
-            };
+            let heads = permuted_heads(&config, family, &tensor.name);
             let part = Part {
                 layer: layers[&tensor.layer],
                 bias: tensor.name.ends_with(".bias"),
@@ -233,20 +210,29 @@ impl Llama {
     }
 }
 
-enum WriteError {
+/// Failure of writing: of the file, or of the model.
+enum Failure {
     Io(std::io::Error),
-    Device(String),
+    Model(LlamaError),
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl Out<'_> {
-    fn write(&self, out: &mut dyn Write) -> Result<(), WriteError> {
-        let mut write =
-            |values: &[f32]| out.write_all(&quantize(self.kind, values)).map_err(WriteError::Io);
+    fn write(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        let mut write = |values: &[f32]| Ok(out.write_all(&quantize(self.kind, values))?);
         match &self.content {
             Content::Values(values) => write(values),
-            Content::Layers(parts) => {
-                parts.iter().try_for_each(|part| write(&part.read().map_err(WriteError::Device)?))
-            }
+            Content::Layers(parts) => parts.iter().try_for_each(|part| {
+                let device = |reason| {
+                    Failure::Model(LlamaError::Device { tensor: self.name.clone(), reason })
+                };
+                write(&part.read().map_err(device)?)
+            }),
         }
     }
 }
@@ -275,21 +261,6 @@ impl Part<'_> {
     }
 }
 
-/// llama.cpp's order of rows: the two halves of each head interleaved, since it rotates neighbours.
-pub(super) fn permute(values: &[f32], rows: usize, heads: usize) -> Vec<f32> {
-    let (row, half) = (values.len() / rows, rows / heads / 2);
-    let mut out = Vec::with_capacity(values.len());
-    for head in 0..heads {
-        for i in 0..half {
-            for side in 0..2 {
-                let at = (head * 2 * half + side * half + i) * row;
-                out.extend_from_slice(&values[at..at + row]);
-            }
-        }
-    }
-    out
-}
-
 /// llama.cpp's name of a tensor, and whether it has those of all experts.
 pub(super) fn renamed(name: &str, family: &GgufFamily) -> (String, bool) {
     let whole = match name {
@@ -314,115 +285,4 @@ pub(super) fn renamed(name: &str, family: &GgufFamily) -> (String, bool) {
         Some((format!("blk.{layer}.{theirs}.{kind}"), false))
     };
     in_layer().unwrap_or_else(|| (name.to_owned(), false))
-}
-
-/// Divisors of the rotary frequencies (Llama 3).
-fn divisors(rope: &RopeConfig) -> Option<Vec<f32>> {
-    if !matches!(rope.scaling, RopeScaling::Llama3 { .. }) {
-        return None;
-    }
-    let plain = RopeConfig { scaling: RopeScaling::Default, ..rope.clone() };
-    let ((plain, _), (scaled, _)) = (plain.frequencies(0), rope.frequencies(0));
-    Some(plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect())
-}
-
-fn metadata(config: &LlamaConfig, family: &GgufFamily) -> GgufWriter {
-    let architecture = family.architecture;
-    let mut file = GgufWriter::new(architecture);
-    file.set("general.type", Entry::Text("model".into()));
-    file.set("general.quantization_version", Entry::U32(2));
-    let layer = &config.layers[0];
-    let (attention, rope) = (&layer.attention, &config.ropes[0]);
-    let width = attention.head_dim;
-    let mut set = |key: &str, value: Entry| file.set(format!("{architecture}.{key}"), value);
-    let sizes = [
-        ("block_count", config.layers.len()),
-        ("context_length", config.max_position_embeddings),
-        ("embedding_length", config.hidden_size),
-        ("feed_forward_length", layer.feed_forward.mlp().intermediate_size),
-        ("attention.head_count", attention.num_heads),
-        ("attention.head_count_kv", attention.num_kv_heads),
-        ("attention.key_length", width),
-        ("attention.value_length", width),
-        ("rope.dimension_count", rope.dim),
-        ("vocab_size", config.vocab_size),
-    ];
-    for (key, value) in sizes {
-        set(key, Entry::U32(value as u32));
-    }
-    set("attention.layer_norm_rms_epsilon", Entry::F32(config.norm.eps as f32));
-    set("rope.freq_base", Entry::F32(rope.theta as f32));
-    if let FeedForwardSpec::Experts(experts) = &layer.feed_forward {
-        set("expert_count", Entry::U32(experts.num_experts as u32));
-        set("expert_used_count", Entry::U32(experts.experts_per_token as u32));
-        set("expert_feed_forward_length", Entry::U32(experts.mlp.intermediate_size as u32));
-    }
-    if let Some(window) = config.layers.iter().find_map(|layer| layer.attention.window) {
-        set("attention.sliding_window", Entry::U32(window as u32));
-    }
-    if let Some(local) = config.ropes.get(1) {
-        set("rope.freq_base_swa", Entry::F32(local.theta as f32));
-    }
-    if let Some(cap) = config.final_logit_softcapping {
-        set("final_logit_softcapping", Entry::F32(cap as f32));
-    }
-    match &rope.scaling {
-        RopeScaling::Linear { factor } => {
-            set("rope.scaling.type", Entry::Text("linear".into()));
-            set("rope.scaling.factor", Entry::F32(*factor as f32));
-        }
-        RopeScaling::Yarn { factor, original, beta_fast, beta_slow, .. } => {
-            set("rope.scaling.type", Entry::Text("yarn".into()));
-            set("rope.scaling.factor", Entry::F32(*factor as f32));
-            set("rope.scaling.original_context_length", Entry::U32(*original as u32));
-            set("rope.scaling.yarn_beta_fast", Entry::F32(*beta_fast as f32));
-            set("rope.scaling.yarn_beta_slow", Entry::F32(*beta_slow as f32));
-        }
-        _ => {}
-    }
-    file
-}
-
-/// Checks that the file describes the same model: its format has no place for some settings.
-fn check(config: &LlamaConfig, written: &Path, path: &Path) -> Result<(), LlamaError> {
-    let found = GgufModel::open(written)?.config().clone();
-    let differs = if found.layers != config.layers {
-        let layers = found.layers.iter().zip(&config.layers);
-        let (i, (found, own)) = layers
-            .enumerate()
-            .find(|(_, (a, b))| a != b)
-            .unwrap_or_else(|| (0, (&found.layers[0], &config.layers[0])));
-        Some(format!("layer {i} would be {found:?}, and is {own:?}"))
-    } else if !same_ropes(&found.ropes, &config.ropes) {
-        Some(format!("rotary positions would be {:?}, and are {:?}", found.ropes, config.ropes))
-    } else if (found.norm.eps as f32, found.norm.offset)
-        != (config.norm.eps as f32, config.norm.offset)
-        || found.embedding_multiplier != config.embedding_multiplier
-        || found.logits_scaling != config.logits_scaling
-        || found.final_logit_softcapping != config.final_logit_softcapping
-    {
-        Some("norms, or factors of embeddings and logits, would be others".to_owned())
-    } else {
-        None
-    };
-    let Some(differs) = differs else { return Ok(()) };
-    let reason = format!(
-        "GGUF of {} has no place for a setting of this model: {differs}. Save the model, and convert it by \
-         llama.cpp's convert_hf_to_gguf.py",
-        config.family.model_type()
-    );
-    Err(LlamaError::format(path, reason))
-}
-
-/// Compares what is computed: frequencies, as files have them in float32.
-fn same_ropes(a: &[RopeConfig], b: &[RopeConfig]) -> bool {
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| {
-            let lengths = [1, b.max_positions, 8 * b.max_positions];
-            lengths.into_iter().all(|length| {
-                let ((a, scale_a), (b, scale_b)) = (a.frequencies(length), b.frequencies(length));
-                let near = |(a, b): (&f32, &f32)| (a / b - 1.0).abs() < 1e-5;
-                a.len() == b.len() && a.iter().zip(&b).all(near) && near((&scale_a, &scale_b))
-            })
-        })
 }
