@@ -28,10 +28,10 @@ pub mod prelude {
     };
     pub use burn_lora_text::{ChatOptions, ChatTemplate, Message, TextError, Tokenizer};
     pub use burn_lora_train::{
-        BatchConfig, Compute, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan,
-        ModelConfig, Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute,
-        Report, RunConfig, RunData, Schedule, Sweep, TrainConfig, TrainError, Trainer, Warmup,
-        evaluate,
+        Answers, BatchConfig, Compute, DataConfig, Dataset, EarlyStopping, Every, Goal, Interrupt,
+        MemoryPlan, Metric, MetricsConfig, ModelConfig, Objective, Observer, OptimizerConfig,
+        Place, Precision, Progress, Recompute, Report, RunConfig, RunData, Schedule, Sweep,
+        TrainConfig, TrainError, Trainer, Validation, Warmup, evaluate,
     };
 }
 

@@ -22,14 +22,15 @@ pub enum Every {
     Epochs(usize),
 }
 
-/// Early stopping when the validation loss no longer falls.
+/// Early stopping when evaluations no longer get better, by
+/// [`metric_for_best_model`](TrainConfig::metric_for_best_model).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStopping {
-    /// Number of evaluations without a better loss before the run stops.
+    /// Number of evaluations without a better value before the run stops.
     pub patience: usize,
-    /// Decrease below the best loss that resets the patience. The best itself is the lowest loss,
-    /// however small the decrease.
+    /// Gain over the best value that resets the patience. The best itself is the best value, however
+    /// small the gain.
     #[serde(default)]
     pub threshold: f64,
 }
@@ -113,15 +114,19 @@ pub struct TrainConfig {
     /// Interval between evaluations on the validation data.
     #[serde(deserialize_with = "choice::every")]
     pub evaluate: Option<Every>,
-    /// Interval between checkpoints; the last step and a better validation loss write one, too.
+    /// Interval between checkpoints; the last step and a better evaluation write one, too.
     #[serde(deserialize_with = "choice::every")]
     pub save: Option<Every>,
     /// Number of checkpoints to keep, beside the best.
     pub save_total_limit: usize,
     /// Early stopping.
     pub early_stopping: Option<EarlyStopping>,
-    /// Restores the parameters of the best validation loss at the end.
+    /// Restores the parameters of the best evaluation at the end.
     pub load_best_at_end: bool,
+    /// Metric of the best evaluation: a name of [`EvalMetrics`](crate::watch::EvalMetrics), such as
+    /// `mean_token_accuracy` or that of a [`Metric`](crate::metric::Metric), which also says whether
+    /// higher or lower is better; the validation loss if not set.
+    pub metric_for_best_model: Option<String>,
     /// Output folder of adapter, checkpoints, metrics and plot; `None` writes nothing.
     pub output: Option<PathBuf>,
 }
@@ -210,6 +215,7 @@ impl Default for TrainConfig {
             save_total_limit: 2,
             early_stopping: None,
             load_best_at_end: false,
+            metric_for_best_model: None,
             output: None,
         }
     }
@@ -285,6 +291,7 @@ impl TrainConfig {
         save_total_limit: usize => |count| count;
         early_stopping: EarlyStopping => |early| Some(early);
         load_best_at_end: bool => |load| load;
+        metric_for_best_model: impl Into<String> => |name| Some(name.into());
         output: impl Into<PathBuf> => |folder| Some(folder.into());
     }
 
@@ -400,9 +407,12 @@ impl TrainConfig {
             let right = !matches!(every, Some(Every::Steps(0) | Every::Epochs(0)));
             check(name, &"every 0", right, "leave it out for never")?;
         }
-        if self.early_stopping.is_some() || self.load_best_at_end {
-            let name = "early_stopping or load_best_at_end";
-            check(name, &"set", self.evaluate.is_some(), "it needs `evaluate`")?;
+        for (name, set) in [
+            ("early_stopping", self.early_stopping.is_some()),
+            ("load_best_at_end", self.load_best_at_end),
+            ("metric_for_best_model", self.metric_for_best_model.is_some()),
+        ] {
+            check(name, &"set", !set || self.evaluate.is_some(), "it needs `evaluate`")?;
         }
         if let Some(EarlyStopping { patience, threshold }) = self.early_stopping {
             let reason = "1 stops at the first evaluation that is no better";

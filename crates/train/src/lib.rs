@@ -65,6 +65,7 @@ mod evaluate;
 mod files;
 mod identity;
 mod interrupt;
+pub mod metric;
 pub mod objective;
 pub mod optim;
 mod output;
@@ -90,12 +91,15 @@ pub use data::{BatchConfig, Dataset};
 pub use error::TrainError;
 pub use evaluate::{evaluate, evaluate_with};
 pub use interrupt::Interrupt;
+pub use metric::{Answers, Goal, Metric, Validation};
 pub use objective::Objective;
 pub use optim::OptimizerConfig;
 pub use place::Place;
 pub use plan::MemoryPlan;
 pub use recompute::Recompute;
-pub use run_config::{Compute, DataConfig, ModelConfig, Precision, RunConfig, RunData};
+pub use run_config::{
+    Compute, DataConfig, MetricsConfig, ModelConfig, Precision, RunConfig, RunData,
+};
 pub use schedule::{Schedule, Warmup};
 pub use sweep::Sweep;
 pub use trainer::{Report, Trainer};

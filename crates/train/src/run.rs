@@ -7,6 +7,7 @@ use crate::{
     evaluate::evaluate_with,
     identity::Identity,
     interrupt::Interrupt,
+    metric::{Best, Validation},
     objective::Objective,
     output::Output,
     params,
@@ -44,7 +45,8 @@ impl Observers<'_> {
 pub(crate) struct Run<'a, M> {
     config: &'a TrainConfig,
     train: &'a Dataset,
-    valid: Option<&'a Dataset>,
+    valid: &'a Validation<'a, M>,
+    best: Best,
     /// Holds the caller's model: there is no second copy of its parameters.
     pub replica: Replica<'a, M>,
     pub output: Option<Output>,
@@ -69,7 +71,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         config: &'a TrainConfig,
         objective: Arc<dyn Objective<M>>,
         model: &'a mut M,
-        (train, valid): (&'a Dataset, Option<&'a Dataset>),
+        (train, valid): (&'a Dataset, &'a Validation<'a, M>),
         devices: &[Device],
         output: Option<Output>,
         resume: bool,
@@ -79,10 +81,16 @@ impl<'a, M: CausalLm> Run<'a, M> {
             let reason = "nothing is trained: attach an adapter first (`with_adapter`)";
             return Err(TrainError::setting("model", "without trained parameters", reason));
         }
-        if config.evaluate.is_some() && valid.is_none_or(|valid| valid.is_empty()) {
+        if config.evaluate.is_some() && valid.examples().is_none() {
             let reason = "there are no validation data: give some, or leave it out";
             return Err(TrainError::setting("evaluate", "set", reason));
         }
+        if config.evaluate.is_none() && !valid.metrics.is_empty() {
+            let reason = "the validation data have metrics, which evaluations compute: set it";
+            return Err(TrainError::setting("evaluate", "not set", reason));
+        }
+        let name = config.metric_for_best_model.as_deref();
+        let best = Best::new(name, &*objective, &valid.metrics)?;
         let device = model.device().inner();
         let others = devices.iter().filter(|other| **other != device).cloned();
         let devices: Vec<_> = std::iter::once(device.clone()).chain(others).collect();
@@ -101,7 +109,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let (steps_of_epoch, steps) = setup::steps(config, train, micro_batches)?;
         let rate = LearningRate::new(config.schedule, config.warmup, config.learning_rate, steps)?;
         let identity = match &output {
-            Some(_) => Identity::new(config, &*objective, model, train, valid, micro_batches)?,
+            Some(_) => Identity::new(config, &*objective, model, train, valid.data, micro_batches)?,
             None => Identity::default(),
         };
         let progress = TrainerState {
@@ -135,6 +143,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             config,
             train,
             valid,
+            best,
             replica,
             output,
             rate,
@@ -187,6 +196,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             seconds: begin.elapsed().as_secs_f64(),
             reason,
             best: self.progress.best,
+            best_metric: self.best.name.clone(),
             loss: self.log.last().map_or(f64::NAN, |line| line.loss),
         })
     }
@@ -377,34 +387,37 @@ impl<'a, M: CausalLm> Run<'a, M> {
         }
     }
 
-    /// Evaluates the model on the validation data. Returns `true` if the loss is the best so far.
+    /// Evaluates the model on the validation data. Returns `true` if it is the best so far.
     fn evaluate(&mut self, observers: &mut Observers<'_>) -> Result<bool, TrainError> {
         // A value that is not finite must not become the best.
         self.read_log(observers)?;
-        let valid = self.valid.expect("checked before the run");
+        let valid = self.valid.examples().expect("checked before the run");
         let Replica { objective, model, .. } = &self.replica;
-        let found = evaluate_with(&**objective, &**model, valid, &self.config.batches)?;
+        let model = model.valid();
+        let mut found = evaluate_with(&**objective, &model, valid, &self.config.batches)?;
+        for metric in &self.valid.metrics {
+            let names = metric.names().into_iter().map(|(name, _)| name);
+            found.metrics.extend(names.zip(metric.measure(&model, valid)?));
+        }
         let metrics = EvalMetrics { step: self.progress.step, epoch: self.epoch, ..found };
         observers.tell(|observer| observer.evaluated(&metrics))?;
         self.rate.evaluated(metrics.loss);
         self.progress.plateau = self.rate.state().clone();
-        if !metrics.loss.is_finite() {
+        let (name, value) = (&self.best.name, self.best.of(&metrics));
+        if !value.is_finite() {
+            let step = metrics.step;
             burn_lora_io::warn!(
-                "step {}: the validation loss is {}, which is never the best",
-                metrics.step,
-                metrics.loss
+                "step {step}: the validation {name} is {value}, which is never the best"
             );
         }
-        // The best is the lowest loss; the threshold affects only the patience of early stopping.
-        let lower_by = |least: f64| {
-            let best = self.progress.best.map_or(f64::INFINITY, |(_, best)| best);
-            metrics.loss.is_finite() && metrics.loss < best - least
-        };
+        // The threshold affects only the patience of early stopping.
+        let before = self.progress.best.map(|(_, best)| best);
         let threshold = self.config.early_stopping.map_or(0.0, |early| early.threshold);
-        let (better, enough) = (lower_by(0.0), lower_by(threshold));
+        let better = self.best.improves(value, before, 0.0);
+        let enough = self.best.improves(value, before, threshold);
         self.progress.not_better = if enough { 0 } else { self.progress.not_better + 1 };
         if better {
-            self.progress.best = Some((self.progress.step, metrics.loss));
+            self.progress.best = Some((self.progress.step, value));
         }
         self.evaluations.push(metrics);
         Ok(better)
@@ -438,7 +451,10 @@ impl<'a, M: CausalLm> Run<'a, M> {
             return Ok(());
         }
         let Some((step, _)) = self.progress.best else {
-            burn_lora_io::warn!("no validation loss was a number: the adapter is the last step's");
+            let name = &self.best.name;
+            burn_lora_io::warn!(
+                "no validation {name} was a number: the adapter is the last step's"
+            );
             return Ok(());
         };
         if step == self.progress.step {

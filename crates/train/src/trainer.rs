@@ -5,6 +5,7 @@ use crate::{
     data::Dataset,
     files::{Metrics, Page},
     interrupt::Interrupt,
+    metric::Validation,
     objective::Objective,
     output::Output,
     run::{Observers, Run},
@@ -199,7 +200,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// Trains the model, which is left without a graph, ready to generate. With an output folder,
-    /// the adapter, `metrics.jsonl`, `loss.svg` and `report.html` are in it afterwards.
+    /// the adapter, `metrics.jsonl`, `loss.svg` and `report.html` are in it afterwards. `valid` is
+    /// `None`, a data set, or one with [metrics](Validation).
     ///
     /// # Errors
     /// - [`TrainError::Setting`] if a setting is invalid, the model has no trained parameters, or
@@ -214,11 +216,11 @@ impl<'a> Trainer<'a> {
     /// - [`TrainError::Adapter`] or [`TrainError::Text`] if the adapter or its
     ///   `generation_config.json` cannot be saved
     /// - the error of an [`Observer`]
-    pub fn fit<M: CausalLm>(
+    pub fn fit<'v, M: CausalLm>(
         self,
         model: &mut M,
         train: &Dataset,
-        valid: Option<&Dataset>,
+        valid: impl Into<Validation<'v, M>>,
     ) -> Result<Report, TrainError> {
         let objective = self.config.next_token();
         self.fit_with(objective, model, train, valid)
@@ -228,17 +230,18 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// As [`fit`](Self::fit), and those of [`Objective::check`].
-    pub fn fit_with<M: CausalLm>(
+    pub fn fit_with<'v, M: CausalLm>(
         self,
         objective: impl Objective<M> + 'static,
         model: &mut M,
         train: &Dataset,
-        valid: Option<&Dataset>,
+        valid: impl Into<Validation<'v, M>>,
     ) -> Result<Report, TrainError> {
+        let valid = valid.into();
         let Self { config, mut observers, interrupt, devices, resume, pause, output, page } =
             self.claim()?;
         config.warn_of_rate();
-        for data in std::iter::once(train).chain(valid) {
+        for data in std::iter::once(train).chain(valid.data) {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
         }
@@ -251,7 +254,7 @@ impl<'a> Trainer<'a> {
         };
         let mut observers = Observers(observers);
         if let Some(report) = page.or(own.as_mut()) {
-            observers.0.push(Box::new(Page::new(report, &config, &*model, (train, valid))));
+            observers.0.push(Box::new(Page::new(report, &config, &*model, (train, valid.data))));
         }
         *model = model.clone().train();
         if let OptimizerConfig::LoraFa { .. } = config.optimizer {
@@ -259,7 +262,7 @@ impl<'a> Trainer<'a> {
         }
         let objective = Arc::new(objective);
         let mut run =
-            Run::new(&config, objective, model, (train, valid), &devices, output, resume)?;
+            Run::new(&config, objective, model, (train, &valid), &devices, output, resume)?;
         run.pause = pause;
         let team = run.replica.start_others(run.resumed.as_ref());
         let gone = run.go(&mut observers, &interrupt, team).and_then(|finished| {

@@ -2,10 +2,10 @@
 
 use crate::common::*;
 use burn::{
-    module::{Module, ModuleMapper, Param, ParamId},
+    module::{Module, Param, ParamId},
     tensor::{DType, Device, Int, Tensor, TensorData},
 };
-use burn_lora_kernels::{Persist, persist, persistent};
+use burn_lora_kernels::{persist, persistent};
 
 #[derive(Module, Debug)]
 struct Parts {
@@ -66,7 +66,8 @@ fn gradients_are_those_of_the_copy() {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[test]
 fn a_shared_parameter_is_copied_once_and_out_of_the_pages() {
-    use burn_lora_kernels::cube::client;
+    use burn::module::ModuleMapper;
+    use burn_lora_kernels::{Persist, cube::client};
 
     let device = device();
     let Some(client) = client(&device) else { return };

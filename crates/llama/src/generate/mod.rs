@@ -85,7 +85,21 @@ pub trait GenerateExt: Generate {
     ) -> Result<Vec<GeneratedText>, LlamaError> {
         let prompts = prompts.iter().map(|prompt| tokenizer.encode(prompt.as_ref(), true));
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
-        text::generate(self, tokenizer, &prompts, config, on_text)
+        self.continue_text(tokenizer, &prompts, config, on_text)
+    }
+
+    /// [`generate_text`](Self::generate_text) after prompts that are tokens already.
+    ///
+    /// # Errors
+    /// As [`generate_text`](Self::generate_text).
+    fn continue_text(
+        &self,
+        tokenizer: &Tokenizer,
+        prompts: &[Vec<u32>],
+        config: &GenerateConfig,
+        on_text: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<GeneratedText>, LlamaError> {
+        text::generate(self, tokenizer, prompts, config, on_text)
     }
 
     /// Answers a chat; otherwise like [`generate_text`](Self::generate_text).

@@ -7,6 +7,7 @@ use super::{
     store::{Entry, Store, Writer},
 };
 use crate::error::TrainError;
+use burn_lora_text::Tokenizer;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -170,6 +171,22 @@ impl Dataset {
         self.store.source(self.order[index] as usize)
     }
 
+    /// Returns the tokenizer that has read the data; `None` if they came as tokens.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.store.tokenizer.as_ref()
+    }
+
+    /// Tokens that end a turn, though no file of the model says that they end a text.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = u32> {
+        self.store.ends.iter().copied()
+    }
+
+    /// An error of an example, with its file and line.
+    pub(crate) fn wrong(&self, index: usize, reason: impl Into<String>) -> TrainError {
+        let (path, line) = self.origin(index);
+        example(path, line, reason)
+    }
+
     pub(super) fn entry(&self, index: usize) -> Entry {
         self.store.entry(self.order[index] as usize)
     }
@@ -243,15 +260,13 @@ impl Dataset {
         for index in 0..self.len() {
             let sample = self.sample(index);
             let Some(id) = sample.ids.into_iter().find(|id| *id as usize >= rows) else { continue };
-            let (path, line) = self.origin(index);
-            let text =
-                self.store.tokenizer.as_ref().and_then(|tokenizer| tokenizer.id_to_token(id));
+            let text = self.tokenizer().and_then(|tokenizer| tokenizer.id_to_token(id));
             let text = text.map(|text| format!(", `{text}`,")).unwrap_or_default();
             let reason = format!(
                 "token {id}{text} is not in the vocabulary of the model, whose embedding has {rows} rows: \
                  take the model's own tokenizer, or resize the model's embedding"
             );
-            return Err(example(path, line, reason));
+            return Err(self.wrong(index, reason));
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ pub(crate) use next_token::chunk;
 use crate::{
     TrainError,
     data::{Batch, Dataset},
+    metric::Goal,
     params::{self, Flat},
 };
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
@@ -40,6 +41,13 @@ pub trait Objective<M: CausalLm>: Send + Sync {
 
     /// Names of the metrics, in the order of [`Outcome::metrics`].
     fn metrics(&self) -> Vec<&'static str>;
+
+    /// Direction of a metric, `loss`, one of [`metrics`](Self::metrics) or of
+    /// [`of_loss`](Self::of_loss): by default, loss and perplexity are better lower, and all others
+    /// higher.
+    fn goal(&self, metric: &str) -> Goal {
+        if ["loss", "perplexity"].contains(&metric) { Goal::Lower } else { Goal::Higher }
+    }
 
     /// Number of items that a batch's sums are over: target tokens. Losses and metrics of a step
     /// are the sums over its batches, divided by the total of their counts.

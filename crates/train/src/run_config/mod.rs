@@ -3,6 +3,7 @@
 mod adapter;
 mod data;
 mod file;
+mod metrics;
 mod model;
 mod report;
 mod start;
@@ -10,6 +11,7 @@ mod start;
 pub(crate) use file::with_nearest;
 
 pub use data::DataConfig;
+pub use metrics::MetricsConfig;
 pub use model::{Compute, ModelConfig, Precision};
 pub use start::RunData;
 
@@ -78,6 +80,8 @@ pub struct RunConfig {
     pub adapter: LoraConfig,
     /// `[data]`: the examples, and how they become samples.
     pub data: DataConfig,
+    /// `[metrics]`: what evaluations compute beside the loss.
+    pub metrics: MetricsConfig,
     /// `[train]`: the settings of the trainer.
     pub train: TrainConfig,
     /// `[generate]`: how the model answers when it is shown.
@@ -94,6 +98,7 @@ impl Default for RunConfig {
             model: ModelConfig::default(),
             adapter: LoraConfig::new(16, 32).all_linear(),
             data: DataConfig::default(),
+            metrics: MetricsConfig::default(),
             train: TrainConfig::new(2e-4)
                 .epochs(3)
                 .batch_size(4)
@@ -165,6 +170,10 @@ impl RunConfig {
             let reason = "there is nothing to evaluate on: set `data.valid` or `data.valid_split`, \
                 or leave it out";
             return Err(TrainError::setting("train.evaluate", "set", reason));
+        }
+        if self.metrics.exact_match && !data.has_validation() {
+            let reason = "there is nothing to answer: set `data.valid` or `data.valid_split`";
+            return Err(TrainError::setting("metrics.exact_match", true, reason));
         }
         model.validate().map_err(|error| TrainError::settings("[model]", error))?;
         if model.adapter.is_none() {

@@ -45,7 +45,7 @@ impl RunConfig {
     /// println!("{}", data.train.report());
     /// let mut model = run.load_model(&run.devices()?[0])?;
     /// let trainer = trainer.observe(Progress::new()).interrupt(Interrupt::on_ctrl_c()?);
-    /// trainer.fit(&mut model, &data.train, data.valid.as_ref())?;
+    /// trainer.fit(&mut model, &data.train, run.validation(&data))?;
     /// # Ok(())
     /// # }
     /// ```
@@ -65,7 +65,7 @@ impl RunConfig {
         let trainer = trainer.recompute(fitted.train.recompute);
         let mut report = fitted.html_report(&data)?;
         let trainer = trainer.observe(Progress::new()).html_report(&mut report);
-        trainer.fit(&mut model, &data.train, data.valid.as_ref())
+        trainer.fit(&mut model, &data.train, self.validation(&data))
     }
 
     /// Returns the devices of the run: one at least, that of the model first.

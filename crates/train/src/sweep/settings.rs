@@ -248,6 +248,11 @@ impl Sweep {
                 );
             }
         }
+        let metric = "train.metric_for_best_model";
+        if self.run.train.metric_for_best_model.is_some() || seen.contains(metric) {
+            let reason = "trials are compared by their validation losses: leave it out";
+            return Err(TrainError::settings(metric, reason));
+        }
         if let Some(gain) = self.min_gain {
             let wrong = |reason| Err(TrainError::setting("min_gain", gain, reason));
             if !(0.0..1.0).contains(&gain) {

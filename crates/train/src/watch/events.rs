@@ -167,7 +167,8 @@ pub struct EvalMetrics {
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// The objective's metrics: for the next-token loss `mean_token_accuracy`, the fraction of
-    /// correct tokens among the target tokens, and `perplexity`, `e^loss`.
+    /// correct tokens among the target tokens, and `perplexity`, `e^loss`. In a run also those of
+    /// its [`Validation`](crate::metric::Validation).
     #[serde(flatten)]
     pub metrics: Named,
     /// Number of target tokens, or of the other items that the objective counts.
@@ -192,7 +193,15 @@ impl Named {
 
 impl<N: Into<String>> FromIterator<(N, f64)> for Named {
     fn from_iter<I: IntoIterator<Item = (N, f64)>>(metrics: I) -> Self {
-        Self(metrics.into_iter().map(|(name, value)| (name.into(), value)).collect())
+        let mut named = Self::default();
+        named.extend(metrics);
+        named
+    }
+}
+
+impl<N: Into<String>> Extend<(N, f64)> for Named {
+    fn extend<I: IntoIterator<Item = (N, f64)>>(&mut self, metrics: I) {
+        self.0.extend(metrics.into_iter().map(|(name, value)| (name.into(), value)));
     }
 }
 
@@ -212,8 +221,11 @@ pub struct Finished {
     pub seconds: f64,
     /// Reason of the end.
     pub reason: StopReason,
-    /// Step and validation loss of the best evaluation.
+    /// Step and value of the best evaluation.
     pub best: Option<(usize, f64)>,
+    /// Metric that it is the best by:
+    /// [`metric_for_best_model`](crate::TrainConfig::metric_for_best_model), or `loss`.
+    pub best_metric: String,
     /// Loss of the last line of the log.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
@@ -227,7 +239,7 @@ pub enum StopReason {
     Done,
     /// The maximum number of steps is reached.
     MaxSteps,
-    /// The validation loss has stopped falling.
+    /// The evaluations have stopped getting better.
     EarlyStopping,
     /// The run was interrupted.
     Interrupted,

@@ -121,9 +121,9 @@ impl Observer for Progress {
     }
 
     fn finished(&mut self, run: &Finished) -> Result<(), TrainError> {
-        let best = run
-            .best
-            .map(|(step, loss)| format!(", best validation loss {loss:.4} after step {step}"));
+        let best = run.best.map(|(step, value)| {
+            format!(", best validation {} {value:.4} after step {step}", run.best_metric)
+        });
         self.say(&format!(
             "{} after {} steps and {}: loss {:.4}{}",
             run.reason,
@@ -227,7 +227,8 @@ mod tests {
         progress.saved(Path::new("out/step-5")).unwrap();
         shows("saved out/step-5");
         let reason = StopReason::EarlyStopping;
-        let run = Finished { steps: 5, seconds: 61.0, reason, best: Some((5, 1.5)), loss: 1.25 };
+        let (best, best_metric) = (Some((5, 1.5)), "loss".into());
+        let run = Finished { steps: 5, seconds: 61.0, reason, best, best_metric, loss: 1.25 };
         progress.finished(&run).unwrap();
         shows(
             "early stopping after 5 steps and 00:01:01: loss 1.2500, best validation loss 1.5000 after step 5",

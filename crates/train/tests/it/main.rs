@@ -6,6 +6,7 @@ mod data;
 mod folder;
 mod golden;
 mod methods;
+mod metric;
 mod neftune;
 mod optim;
 mod plan;

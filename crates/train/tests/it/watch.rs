@@ -234,7 +234,8 @@ fn print_a_run() {
     progress.evaluated(&evaluation(4)).unwrap();
     progress.saved(Path::new("out/step-4")).unwrap();
     let reason = StopReason::Interrupted;
-    let run = Finished { steps: 4, seconds: 2.0, reason, best: Some((4, 1.5)), loss: 0.15 };
+    let (best, best_metric) = (Some((4, 1.5)), "loss".into());
+    let run = Finished { steps: 4, seconds: 2.0, reason, best, best_metric, loss: 0.15 };
     progress.finished(&run).unwrap();
 }
 

@@ -55,7 +55,7 @@ fn curves(page: &str, title: &str) -> Vec<usize> {
 }
 
 fn end(reason: StopReason, steps: usize) -> Finished {
-    Finished { steps, seconds: 4980.0, reason, best: None, loss: 0.15 }
+    Finished { steps, seconds: 4980.0, reason, best: None, best_metric: "loss".into(), loss: 0.15 }
 }
 
 #[test]
