@@ -44,6 +44,10 @@
 //! # Ok::<_, burn_lora_adapter::AdapterError>(())
 //! ```
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod active;
 mod attach;
 mod base;

@@ -13,6 +13,10 @@
 //! | tensors of PyTorch's own files | [`torch`] |
 //! | GGUF, llama.cpp's files: metadata, and places of tensors | [`gguf`] |
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod base;
 mod error;
 mod escape;

@@ -24,6 +24,10 @@
 //! A `Device` value chooses the backend at run time. The features `cpu`, `wgpu`, `vulkan`, `metal`
 //! and `cuda` select the backends to compile; `fusion` lets Burn fuse elementwise operations.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod attention;
 mod cross_entropy;
 #[cfg(feature = "cubecl")]

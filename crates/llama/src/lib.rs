@@ -14,6 +14,10 @@
 //! | tokenizing text and chats | [`Tokenizer`], [`ChatTemplate`], [`Message`] |
 //! | writing a checkpoint | [`Llama::save_pretrained`] |
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod cache;
 mod causal_lm;
 mod classifier;

@@ -10,6 +10,10 @@
 //! | a conversation as tokens, the assistant's marked | [`Tokenizer::encode_chat`], [`EncodedChat`] |
 //! | tokenizers by the id of a model | [`Tokenizer::from_pretrained`], feature `hub` |
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod bounds;
 mod chat;
 mod check;

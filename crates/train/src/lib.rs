@@ -55,6 +55,10 @@
 //! With an output folder, a run writes checkpoints, and resumes from the last one as if it had not
 //! been stopped ([`Trainer::resume`]).
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod card;
 mod checkpoint;
 mod config;

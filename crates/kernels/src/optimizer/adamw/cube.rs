@@ -58,6 +58,7 @@ impl AdamWOps for CubeBackend {
         m: FloatTensor<Self>,
         v: FloatTensor<Self>,
         step: Step,
+        #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only CUDA collects"))]
         batch: Batch,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [m, v] = [m, v].map(own);

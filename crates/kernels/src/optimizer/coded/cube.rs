@@ -21,7 +21,7 @@ use burn::{
     },
     tensor::DType,
 };
-use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous};
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
 
 /// Units per block.
@@ -165,6 +165,7 @@ impl AdamWCodedOps for CubeBackend {
         absmax: FloatTensor<Self>,
         maps: FloatTensor<Self>,
         step: Step,
+        #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only CUDA collects"))]
         batch: Batch,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>) {
         let [codes, absmax] = [codes, absmax].map(own);
@@ -175,7 +176,8 @@ impl AdamWCodedOps for CubeBackend {
         let new = persistent_like(&param, param.shape(), DType::F32);
         #[cfg(feature = "cuda")]
         if crate::cuda::has_tensor_cores(&client) {
-            let values = |tensor: &CubeTensor, len| checked(&client, tensor, DType::F32, len);
+            let values =
+                |tensor: &FloatTensor<Self>, len| checked(&client, tensor, DType::F32, len);
             let others = vec![values(&factor, 1), values(&maps, 2 * ENTRIES)];
             let read = [&param, &grad].map(|tensor| values(tensor, len)).to_vec();
             let codes_handle = checked(&client, &codes, DType::U32, words);
