@@ -43,10 +43,11 @@ pub trait Objective<M: CausalLm>: Send + Sync {
     fn metrics(&self) -> Vec<&'static str>;
 
     /// Direction of a metric, `loss`, one of [`metrics`](Self::metrics) or of
-    /// [`of_loss`](Self::of_loss): by default, loss and perplexity are better lower, and all others
-    /// higher.
+    /// [`of_loss`](Self::of_loss): by default, those whose name ends with `loss`, `perplexity` or
+    /// `error` are better lower, and all others higher.
     fn goal(&self, metric: &str) -> Goal {
-        if ["loss", "perplexity"].contains(&metric) { Goal::Lower } else { Goal::Higher }
+        let lower = ["loss", "perplexity", "error"].iter().any(|end| metric.ends_with(end));
+        if lower { Goal::Lower } else { Goal::Higher }
     }
 
     /// Number of items that a batch's sums are over: target tokens. Losses and metrics of a step
