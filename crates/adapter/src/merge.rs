@@ -46,7 +46,12 @@ pub enum PackedMerge {
     RequantizeAs(QuantConfig),
 }
 
-/// Error of the stored weights against the exact sums: rounding and quantization.
+/// Error of the stored weights against the exact sums: rounding and quantization; and how much of the
+/// update is left.
+///
+/// Of an update `D`, of which `D'` is in the stored weight, `1 - |D' - D|² / |D|²` is kept, with the
+/// Frobenius norm, and never less than 0. A packed weight sits in the middle of its codes: an update
+/// that is small against their distance is rounded away. A merge that keeps less than 90 % warns.
 ///
 /// ```
 /// # use burn::{module::Module, nn::LinearConfig, tensor::{Device, Tensor}};
@@ -62,11 +67,11 @@ pub enum PackedMerge {
 /// model.add_adapter("default", &lora)?;
 ///
 /// let report = model.merge(PackedMerge::Requantize)?;
-/// assert!(report.mean > 0.0 && report.max >= report.mean);
+/// assert!(report.mean > 0.0 && report.max >= report.mean && report.kept < 0.9);
 /// model.unmerge(); // exact: the old codes were kept
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MergeReport {
     /// Errors of the layers that changed.
     pub layers: Vec<LayerError>,
@@ -74,6 +79,8 @@ pub struct MergeReport {
     pub mean: f64,
     /// Largest absolute error.
     pub max: f64,
+    /// Fraction of the update that is kept, over all weights of these layers.
+    pub kept: f64,
 }
 
 /// Merge error of one layer.
@@ -96,16 +103,25 @@ pub struct LayerError {
     pub mean: f64,
     /// Largest absolute error.
     pub max: f64,
+    /// Fraction of the update that is kept.
+    pub kept: f64,
+}
+
+impl Default for MergeReport {
+    /// No layer: nothing is lost.
+    fn default() -> Self {
+        Self { layers: vec![], mean: 0.0, max: 0.0, kept: 1.0 }
+    }
 }
 
 impl fmt::Display for MergeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { layers, mean, max } = self;
+        let Self { layers, mean, max, kept } = self;
         write!(f, "{} layers, error: mean {mean:.3e}, max {max:.3e}", layers.len())?;
         if let Some(worst) = layers.iter().max_by(|a, b| a.max.total_cmp(&b.max)) {
             write!(f, " in {}", worst.path)?;
         }
-        Ok(())
+        write!(f, "; {:.1} % of the update kept", 100.0 * kept)
     }
 }
 
@@ -139,6 +155,7 @@ pub(crate) fn merge(
     }
     let mut report = MergeReport::default();
     let (mut sum, mut weights) = (0.0, 0);
+    let [mut lost, mut update] = [0.0; 2];
     let leaders = leaders(&layers, &names);
     for i in 0..layers.len() {
         if let Some(leader) = leaders[i] {
@@ -146,18 +163,45 @@ pub(crate) fn merge(
             continue;
         }
         let (path, layer) = &mut layers[i];
-        let [mean, max] = match merge_layer(&mut **layer, &names, packed, path)? {
+        let [mean, max, squares, of] = match merge_layer(&mut **layer, &names, packed, path)? {
             None => continue,
             Some(errors) => errors,
         };
         let count: usize = layer.shape().iter().product();
         sum += mean * count as f64;
         weights += count;
+        lost += squares;
+        update += of;
         report.max = report.max.max(max);
-        report.layers.push(LayerError { path: path.clone(), mean, max });
+        report.layers.push(LayerError { path: path.clone(), mean, max, kept: kept(squares, of) });
     }
     report.mean = sum / weights.max(1) as f64;
+    report.kept = kept(lost, update);
+    report.warn();
     Ok(report)
+}
+
+/// Fraction of an update that is kept, by the squared norms of what is lost and of the update.
+fn kept(lost: f64, update: f64) -> f64 {
+    if lost == 0.0 { 1.0 } else { (1.0 - lost / update).max(0.0) }
+}
+
+impl MergeReport {
+    /// Fraction of the update below which a merge warns.
+    const ENOUGH: f64 = 0.9;
+
+    fn warn(&self) {
+        let worst = self.layers.iter().min_by(|a, b| a.kept.total_cmp(&b.kept));
+        let Some(worst) = worst.filter(|_| self.kept < Self::ENOUGH) else { return };
+        burn_lora_io::warn!(
+            "the merged weights keep {:.0} % of the update ({:.0} % in {}): the rest is rounded away by the \
+             format that they are stored in. Merge into a dense weight (`PackedMerge::Dense`) of more bits, or \
+             keep the adapter beside its base",
+            100.0 * self.kept,
+            100.0 * worst.kept,
+            worst.path
+        );
+    }
 }
 
 /// For each layer whose updates are all those of a layer that it shares its weight with: that layer, if
@@ -186,13 +230,14 @@ fn share(layers: &mut LayersMut<'_>, from: usize, to: usize) {
     layer.refresh();
 }
 
-/// Merges updates into one layer; returns the mean and the largest error, `None` without an update.
+/// Merges updates into one layer; returns the mean and the largest error, and the squared norms of the
+/// error and of the update. `None` without an update.
 fn merge_layer(
     layer: &mut dyn AdaptedLayer,
     names: &[String],
     packed: PackedMerge,
     path: &str,
-) -> Result<Option<[f64; 2]>, AdapterError> {
+) -> Result<Option<[f64; 4]>, AdapterError> {
     let dtype = sum_dtype(layer, packed);
     let weight = layer.weight().cast(dtype);
     let mut exact = weight.clone();
@@ -233,10 +278,13 @@ fn merge_layer(
             layer.set_weight(exact.clone());
         }
     }
+    let update = (exact.clone() - weight).cast(FloatDType::F32);
     let error = (layer.weight() - exact.cast(FloatDType::F32)).abs();
-    let [mean, max] = [error.clone().mean(), error.max()];
+    let squares = |values: Tensor<2>| (values.clone() * values).sum();
+    let found = [error.clone().mean(), error.clone().max(), squares(error), squares(update)];
     let read = |value: Tensor<1>| to_vec(value, path).map(|value| f64::from(value[0]));
-    Ok(Some([read(mean)?, read(max)?]))
+    let [mean, max, lost, of] = found.map(read);
+    Ok(Some([mean?, max?, lost?, of?]))
 }
 
 /// Dtype of the sum, chosen so that it is rounded once, when it is stored: float32, or, for weights

@@ -84,7 +84,7 @@ fn packed_bases() {
         let (expected, codes) = (run(&model), layer(&model, path).packed().unwrap().to_packed());
 
         let report = model.merge(PackedMerge::Dense(FloatDType::F32)).unwrap();
-        assert_eq!(report.max, 0.0);
+        assert_eq!((report.max, report.kept), (0.0, 1.0));
         assert!(layer(&model, path).packed().is_none());
         let worst = max_difference(run(&model), expected.clone());
         assert!(worst < 1e-4, "dora {dora}: {worst}");
@@ -95,6 +95,7 @@ fn packed_bases() {
         let four = model.merge(PackedMerge::Requantize).unwrap();
         assert!(layer(&model, path).packed().is_some());
         assert!(four.mean > 1e-3 && four.max > four.mean && four.max < 0.2, "{four}");
+        assert!(four.kept < 1.0, "{four}");
         let worst = four.layers.iter().map(|layer| layer.max).fold(0.0, f64::max);
         assert_eq!(worst, four.max);
         assert!(four.to_string().contains("21 layers"), "{four}");
@@ -110,6 +111,42 @@ fn packed_bases() {
     model.quantize_base(&QuantConfig::nf4()).unwrap();
     let bad = PackedMerge::RequantizeAs(QuantConfig::nf4().block_size(48));
     assert!(model.merge(bad).is_err());
+}
+
+/// What is kept, against a sum over the weights on the host.
+#[test]
+fn a_merge_says_what_it_keeps() {
+    let path = "model.layers.1.mlp.up_proj";
+    let host = |model: &Tiny| vec(layer(model, path).weight().reshape([-1]));
+    for (scale, warned) in [(0.02, true), (20.0, false)] {
+        let mut model = adapted(false);
+        model.quantize_base(&QuantConfig::nf4().block_size(32)).unwrap();
+        for (_, layer) in model.layers_mut() {
+            for name in ["a", "b"] {
+                if let Some(lora) = layer.adapters_mut().lora_mut(name) {
+                    lora.lora_b = lora.lora_b.clone().map(|b| b * scale);
+                }
+            }
+        }
+        let before = host(&model);
+        model.merge(PackedMerge::Dense(FloatDType::F32)).unwrap();
+        let exact = host(&model);
+        model.unmerge();
+        let (report, warnings) = burn_lora_io::collect(|| model.merge(PackedMerge::Requantize));
+        let (report, stored) = (report.unwrap(), host(&model));
+        let norm = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+        };
+        let expected = (1.0 - norm(&stored, &exact) / norm(&exact, &before)).max(0.0);
+        let found = report.layers.iter().find(|layer| layer.path == path).unwrap().kept;
+        assert!((found - expected).abs() < 1e-4, "{found}, and {expected} by the sum");
+        assert_eq!(warnings.len(), usize::from(warned), "{report}: {warnings:?}");
+        if warned {
+            assert!(report.kept < 0.9 && warnings[0].contains("of the update"), "{report}");
+        } else {
+            assert!(report.kept > 0.9, "{report}");
+        }
+    }
 }
 
 #[test]

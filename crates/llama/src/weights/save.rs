@@ -8,6 +8,7 @@ use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt};
 use burn_lora_io::shards::{INDEX, SINGLE};
+use burn_lora_quant::{PackedWeight, ScaleRule};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -23,6 +24,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 pub struct SaveOptions {
     dtype: FloatDType,
     max_shard_bytes: usize,
+    packed: bool,
 }
 
 impl Default for SaveOptions {
@@ -35,7 +37,7 @@ impl SaveOptions {
     /// Creates the default options: bfloat16, in shards of 5 GB, as transformers writes large
     /// models.
     pub const fn new() -> Self {
-        Self { dtype: FloatDType::BF16, max_shard_bytes: 5_000_000_000 }
+        Self { dtype: FloatDType::BF16, max_shard_bytes: 5_000_000_000, packed: false }
     }
 
     /// Sets the dtype of the files: float32, float16 or bfloat16.
@@ -49,11 +51,18 @@ impl SaveOptions {
         self.max_shard_bytes = bytes;
         self
     }
+
+    /// Sets whether weights in NF4 and FP4 stay packed, as the tensors that bitsandbytes has for them,
+    /// which transformers loads, too; otherwise they are decoded. Weights in other formats always are.
+    pub const fn packed(mut self, packed: bool) -> Self {
+        self.packed = packed;
+        self
+    }
 }
 
 impl Llama {
     /// Saves the model as transformers does: `config.json` and safetensors, in shards with an index
-    /// if they are large. Packed weights are saved dequantized. Tensors are read from the device
+    /// if they are large. Packed weights are saved dequantized, or [packed](SaveOptions::packed). Tensors are read from the device
     /// one by one; each file is written under a temporary name and renamed, `config.json` last.
     ///
     /// The tokenizer's files are saved by [`Tokenizer::save`](crate::Tokenizer::save).
@@ -89,6 +98,7 @@ impl Llama {
             dtype: options.dtype,
             shape: tensor.shape,
             start: tensor.start,
+            packed: None,
         });
         let mut tensors: Vec<Lazy<'_>> = tensors.collect();
         if config.family.stacked_experts() {
@@ -96,6 +106,9 @@ impl Llama {
         }
         for tensor in &mut tensors {
             tensor.name = config.family.stored_name(&tensor.name).into_owned();
+            if options.packed {
+                tensor.pack()?;
+            }
         }
 
         write_shards(folder, &tensors, options.max_shard_bytes)?;
@@ -105,6 +118,9 @@ impl Llama {
             fields.remove("torch_dtype");
             fields.insert("dtype".into(), json!(torch_name(options.dtype)));
             fields.insert("tie_word_embeddings".into(), json!(tied));
+            if tensors.iter().any(|tensor| tensor.packed.is_some()) {
+                fields.insert("quantization_config".into(), quantization(&tensors, options.dtype));
+            }
         }
         write_json(&folder.join("config.json"), &config)
     }
@@ -114,6 +130,31 @@ impl Llama {
         let head = self.lm_head.base.weight.dense();
         head.is_some_and(|head| head.id == self.model.embed_tokens.weight.id)
     }
+}
+
+/// What transformers is told of weights that stay packed: the kind of the first, which all have, and the linear
+/// layers that are not.
+fn quantization(tensors: &[Lazy<'_>], dtype: FloatDType) -> Value {
+    let packed = |tensor: &Lazy<'_>| {
+        let base = tensor.layers.first()?.base()?;
+        Some(base.weight.downcast_ref::<PackedWeight>()?.layout())
+    };
+    let layout = tensors.iter().filter(|tensor| tensor.packed.is_some()).find_map(packed);
+    let format = layout.map_or("nf4", |layout| layout.format.name());
+    let double = layout.is_some_and(|layout| layout.scales == ScaleRule::DoubleQuant);
+    let dense = tensors.iter().filter(|tensor| tensor.packed.is_none() && !tensor.bias);
+    let dense = dense.filter(|tensor| tensor.layers.iter().all(|layer| layer.base().is_some()));
+    let dense = dense.filter_map(|tensor| tensor.name.strip_suffix(".weight"));
+    json!({
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": true,
+        "load_in_8bit": false,
+        "bnb_4bit_quant_type": format,
+        "bnb_4bit_use_double_quant": double,
+        "bnb_4bit_compute_dtype": torch_name(dtype),
+        "bnb_4bit_quant_storage": "uint8",
+        "llm_int8_skip_modules": dense.collect::<Vec<_>>(),
+    })
 }
 
 /// Makes one tensor of those of all experts, in their order.
@@ -168,7 +209,8 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
             remove(&index)?;
         }
         write(&path, shard)?;
-        map.extend(shard.iter().map(|tensor| (&tensor.name, file.clone())));
+        let entries = shard.iter().flat_map(|tensor| tensor.entries());
+        map.extend(entries.map(|entry| (entry.name, file.clone())));
     }
     if count > 1 {
         let total: usize = tensors.iter().map(Lazy::bytes).sum();

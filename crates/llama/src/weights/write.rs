@@ -1,8 +1,9 @@
 //! Writer of a safetensors file, tensor by tensor.
 
 use crate::error::LlamaError;
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use burn_lora_adapter::AdaptedLayer;
+use burn_lora_quant::{Format, PackedWeight, QuantError};
 use half::f16;
 use safetensors::{
     Dtype,
@@ -24,23 +25,77 @@ pub(super) struct Lazy<'a> {
     pub(super) shape: Vec<usize>,
     /// First row of the tensor in the layer.
     pub(super) start: usize,
+    /// Tensors that are written for a weight that stays packed.
+    pub(super) packed: Option<Vec<Entry>>,
+}
+
+/// Tensor of a file.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
 }
 
 impl Lazy<'_> {
-    pub(super) fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * DType::from(self.dtype).size()
+    /// Tensors of the file, which follow each other.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let dense = || {
+            let dtype = match self.dtype {
+                FloatDType::BF16 => Dtype::BF16,
+                FloatDType::F16 => Dtype::F16,
+                _ => Dtype::F32,
+            };
+            vec![Entry { name: self.name.clone(), dtype, shape: self.shape.clone() }]
+        };
+        self.packed.clone().unwrap_or_else(dense)
     }
 
-    pub(super) fn dtype(&self) -> Dtype {
-        match self.dtype {
-            FloatDType::BF16 => Dtype::BF16,
-            FloatDType::F16 => Dtype::F16,
-            _ => Dtype::F32,
+    pub(super) fn bytes(&self) -> usize {
+        self.entries().iter().map(Entry::bytes).sum()
+    }
+
+    /// Stays packed, as bitsandbytes' tensors, if it is the weight of a layer in one of its 4-bit formats.
+    pub(super) fn pack(&mut self) -> Result<(), LlamaError> {
+        let Some(tensors) = self.bitsandbytes()? else { return Ok(()) };
+        let entries = tensors.into_iter().map(|(name, data)| {
+            let dtype = if data.dtype() == DType::U8 { Dtype::U8 } else { Dtype::F32 };
+            Entry { name, dtype, shape: data.shape().to_vec() }
+        });
+        self.packed = Some(entries.collect());
+        Ok(())
+    }
+
+    /// bitsandbytes' tensors of a weight that it has a format for.
+    fn bitsandbytes(&self) -> Result<Option<Vec<(String, TensorData)>>, LlamaError> {
+        let [layer] = self.layers[..] else { return Ok(None) };
+        let packed = layer.base().and_then(|base| base.weight.downcast_ref::<PackedWeight>());
+        let Some(packed) = packed.filter(|_| !self.bias) else { return Ok(None) };
+        let whole = self.start == 0 && layer.shape()[..] == self.shape[..];
+        if !whole || !matches!(packed.layout().format, Format::Nf4 | Format::Fp4) {
+            return Ok(None);
         }
+        let device = |error: QuantError| LlamaError::Device {
+            tensor: self.name.clone(),
+            reason: error.to_string(),
+        };
+        let packed = packed.to_packed().map_err(device)?;
+        packed.to_bitsandbytes(&self.name, self.dtype).map(Some).map_err(device)
     }
 
     /// Reads the bytes to write.
     pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, LlamaError> {
+        if self.packed.is_some()
+            && let Some(tensors) = self.bitsandbytes()?
+        {
+            return Ok(tensors.iter().flat_map(|(_, data)| data.as_bytes()).copied().collect());
+        }
         let parts = self.layers.iter().map(|layer| self.read_layer(*layer));
         let bytes = parts
             .collect::<Result<Vec<_>, _>>()
@@ -90,11 +145,11 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
 /// - [`LlamaError::Format`] if the file's dtype cannot hold a value.
 pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>]) -> Result<(), LlamaError> {
     let mut end = 0;
-    let infos = tensors.iter().map(|tensor| {
+    let infos = tensors.iter().flat_map(|tensor| tensor.entries()).map(|entry| {
         let start = end;
-        end += tensor.bytes();
-        let (dtype, shape) = (tensor.dtype(), tensor.shape.clone());
-        (tensor.name.to_owned(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+        end += entry.bytes();
+        let Entry { name, dtype, shape } = entry;
+        (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
     });
     // Python's loaders ask for it.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);

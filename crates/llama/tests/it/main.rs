@@ -13,6 +13,7 @@ mod hub;
 mod merge;
 mod methods;
 mod own_decoder;
+mod packed_out;
 #[cfg(feature = "hub")]
 #[path = "../../../io/tests/it/server.rs"]
 #[allow(dead_code)]
