@@ -4,12 +4,14 @@
 //! | what | where |
 //! |---|---|
 //! | tokenization of text, and decoding | [`Tokenizer`] |
+//! | new tokens | [`Tokenizer::add_tokens`], [`Tokenizer::add_special_tokens`] |
 //! | streaming decoding | [`DecodeStream`] |
 //! | a conversation | [`Message`], [`ChatValue`], [`ChatMap`] |
 //! | a conversation as text | [`Tokenizer::apply_chat_template`], [`ChatTemplate`], [`ChatOptions`] |
 //! | a conversation as tokens, the assistant's marked | [`Tokenizer::encode_chat`], [`EncodedChat`] |
 //! | tokenizers by the id of a model | [`Tokenizer::from_pretrained`], feature `hub` |
 
+mod added;
 mod bounds;
 mod chat;
 mod check;
@@ -23,6 +25,7 @@ mod ollama;
 mod sentencepiece;
 mod sources;
 mod special;
+mod splice;
 mod template;
 mod to_gguf;
 mod tokenizer;
