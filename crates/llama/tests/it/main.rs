@@ -13,6 +13,7 @@ mod hub;
 mod merge;
 mod methods;
 mod own_decoder;
+mod resized;
 #[cfg(feature = "hub")]
 #[path = "../../../io/tests/it/server.rs"]
 #[allow(dead_code)]
