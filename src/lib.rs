@@ -30,8 +30,8 @@ pub mod prelude {
     pub use burn_lora_train::{
         BatchConfig, Compute, DataConfig, Dataset, EarlyStopping, Every, Interrupt, MemoryPlan,
         ModelConfig, Objective, Observer, OptimizerConfig, Place, Precision, Progress, Recompute,
-        Report, RunConfig, RunData, Schedule, Sweep, TrainConfig, TrainError, Trainer, Warmup,
-        evaluate,
+        Report, RunConfig, RunData, Schedule, Sweep, TokensConfig, TrainConfig, TrainError,
+        TrainTokens, Trainer, Warmup, evaluate,
     };
 }
 

@@ -95,7 +95,9 @@ pub use optim::OptimizerConfig;
 pub use place::Place;
 pub use plan::MemoryPlan;
 pub use recompute::Recompute;
-pub use run_config::{Compute, DataConfig, ModelConfig, Precision, RunConfig, RunData};
+pub use run_config::{
+    Compute, DataConfig, ModelConfig, Precision, RunConfig, RunData, TokensConfig, TrainTokens,
+};
 pub use schedule::{Schedule, Warmup};
 pub use sweep::Sweep;
 pub use trainer::{Report, Trainer};
