@@ -660,10 +660,25 @@ fn load_resized<M: Adaptable + ?Sized>(
         };
         if let AdapterError::Vocabulary { found, expected, .. } = error
             && before.is_none_or(|_| found > expected)
-            && model.resize_for_adapter(found)?
         {
-            before.get_or_insert(expected);
-            continue;
+            match model.resize_for_adapter(found) {
+                Ok(true) => {
+                    if found < expected {
+                        burn_lora_io::warn!(
+                            "the adapter was trained with a vocabulary of {found} tokens: the model's \
+                             {expected} are cut off to these"
+                        );
+                    }
+                    before.get_or_insert(expected);
+                    continue;
+                }
+                Ok(false) => {}
+                Err(AdapterError::State { what, reason }) => {
+                    let reason = format!("{reason} ({error})");
+                    return Err(AdapterError::State { what, reason });
+                }
+                Err(other) => return Err(other),
+            }
         }
         if let Some(before) = before {
             model.resize_for_adapter(before)?;

@@ -78,10 +78,10 @@ fn a_run(train: &str, python: Option<&str>) {
     for part in ["token 286: \"<tool>\"", "token 281: \"hello\"", "token 287: \"<done>\""] {
         assert!(shown.contains(part), "no {part} in {shown}");
     }
+    assert!(Path::new(&out).join("checkpoint-10/tokenizer.json").exists());
     run(&[&words[..], &["--resume"]].concat()).unwrap();
     let own = Tokenizer::from_pretrained(&out).unwrap();
     assert_eq!(TOKENS.map(|token| own.token_to_id(token)), [Some(286), Some(287)]);
-    assert!(Path::new(&out).join("checkpoint-10/tokenizer.json").exists());
     let config = json(&Path::new(&out).join("adapter_config.json"));
     let rows = &config["trainable_token_indices"];
     match train {

@@ -229,6 +229,35 @@ fn a_failed_load_leaves_the_vocabulary() {
     assert!(error.contains("has no token 1099511627776"), "{error}");
 }
 
+#[test]
+fn a_second_adapter_is_of_the_same_vocabulary() {
+    let mut model = base("untied");
+    model.load_adapter("first", folder("untied").join("rows")).unwrap();
+    model.load_adapter("second", folder("untied").join("lora")).unwrap();
+    let mut model = base("untied");
+    let first = LoraConfig::new(2, 4).targets(["q_proj"]).trainable_tokens([3]);
+    model.add_adapter("first", &first).unwrap();
+    let error =
+        model.load_adapter("second", folder("untied").join("rows")).unwrap_err().to_string();
+    for part in ["`model.embed_tokens` has the adapter `first`", "35 tokens", "32"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!((model.config.vocab_size, model.adapter_names().len()), (OLD, 1));
+}
+
+#[test]
+fn a_smaller_vocabulary_is_warned_of() {
+    let mut model = base("untied");
+    model.resize_token_embeddings(40, None).unwrap();
+    let from = folder("untied").join("lora");
+    let (loaded, warnings) = collect(|| model.load_adapter("default", &from));
+    loaded.unwrap();
+    assert!(warnings.iter().any(|text| text.contains("35") && text.contains("40")), "{warnings:?}");
+    assert_eq!(model.config.vocab_size, NEW);
+    let io = from.join("io.safetensors");
+    assert!(difference(&logits(&model, &io), &tensors(&io)["logits"].1) < 1e-5);
+}
+
 /// New rows that an adapter does not train are in its file; those that it trains are there once.
 #[test]
 fn files_have_what_another_resized_base_lacks() {
