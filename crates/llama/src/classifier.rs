@@ -4,11 +4,13 @@ use crate::{
     causal_lm::{CausalLm, Kept, Rerun},
     context::{Context, Segments},
     llama::Llama,
+    resize::EMBEDDING,
 };
 use burn::{
     module::Module,
     tensor::{Device, Gradients, Int, Tensor},
 };
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError, Layers, LayersMut, join};
 use serde_json::Value;
 
 /// Decoder of a [`Llama`] with a classification head in place of the output head: transformers'
@@ -56,6 +58,28 @@ impl SequenceClassifier {
     /// Number of classes.
     pub fn num_labels(&self) -> usize {
         self.llama.lm_head.base.shape()[0]
+    }
+}
+
+impl Adaptable for SequenceClassifier {
+    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>) {
+        self.llama.model.collect(&join(path, "model"), layers);
+        self.llama.lm_head.collect(&join(path, "score"), layers);
+    }
+
+    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>) {
+        self.llama.model.collect_mut(&join(path, "model"), layers);
+        self.llama.lm_head.collect_mut(&join(path, "score"), layers);
+    }
+
+    fn output_head(&self) -> &str {
+        "score"
+    }
+
+    fn resize_for_adapter(&mut self, tokens: usize) -> Result<bool, AdapterError> {
+        self.resize_rows(&[EMBEDDING], tokens)?;
+        self.llama.config.set_vocab_size(tokens);
+        Ok(true)
     }
 }
 

@@ -3,10 +3,9 @@
 use crate::{classifier::SequenceClassifier, config::LlamaConfig, error::LlamaError, llama::Llama};
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError, Layers, LayersMut, join};
 use burn_lora_text::Tokenizer;
-use serde_json::Value;
 
 /// Path of the embedding.
-const EMBEDDING: &str = "model.embed_tokens";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens";
 /// Path of the output head.
 const HEAD: &str = "lm_head";
 
@@ -79,39 +78,5 @@ impl Adaptable for Llama {
 
     fn resize_for_adapter(&mut self, tokens: usize) -> Result<bool, AdapterError> {
         self.resize_vocabulary(tokens).map(|()| true)
-    }
-}
-
-impl Adaptable for SequenceClassifier {
-    fn collect<'a>(&'a self, path: &str, layers: &mut Layers<'a>) {
-        self.llama.model.collect(&join(path, "model"), layers);
-        self.llama.lm_head.collect(&join(path, "score"), layers);
-    }
-
-    fn collect_mut<'a>(&'a mut self, path: &str, layers: &mut LayersMut<'a>) {
-        self.llama.model.collect_mut(&join(path, "model"), layers);
-        self.llama.lm_head.collect_mut(&join(path, "score"), layers);
-    }
-
-    fn output_head(&self) -> &str {
-        "score"
-    }
-
-    fn resize_for_adapter(&mut self, tokens: usize) -> Result<bool, AdapterError> {
-        self.resize_rows(&[EMBEDDING], tokens)?;
-        self.llama.config.set_vocab_size(tokens);
-        Ok(true)
-    }
-}
-
-impl LlamaConfig {
-    /// Sets the size of the vocabulary, also in what is saved as `config.json`.
-    fn set_vocab_size(&mut self, tokens: usize) {
-        self.vocab_size = tokens;
-        let nested = self.raw.get("text_config").is_some_and(Value::is_object);
-        let fields = if nested { &mut self.raw["text_config"] } else { &mut self.raw };
-        if let Value::Object(fields) = fields {
-            fields.insert("vocab_size".into(), tokens.into());
-        }
     }
 }
