@@ -1,6 +1,6 @@
 //! Vocabulary of another size.
 
-use crate::{classifier::SequenceClassifier, config::LlamaConfig, error::LlamaError, llama::Llama};
+use crate::{error::LlamaError, llama::Llama};
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError, Layers, LayersMut, join};
 use burn_lora_text::Tokenizer;
 
