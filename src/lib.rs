@@ -31,7 +31,7 @@ pub mod prelude {
         Answers, BatchConfig, Compute, DataConfig, Dataset, EarlyStopping, Every, Goal, Interrupt,
         MemoryPlan, Metric, MetricsConfig, ModelConfig, Objective, Observer, OptimizerConfig,
         Place, Precision, Progress, Recompute, Report, RunConfig, RunData, Schedule, Sweep,
-        TrainConfig, TrainError, Trainer, Validation, Warmup, evaluate,
+        TokensConfig, TrainConfig, TrainError, TrainTokens, Trainer, Validation, Warmup, evaluate,
     };
 }
 

@@ -79,6 +79,9 @@ pub struct Adapters {
     /// Parts of the base that adapters have replaced.
     #[module(skip)]
     pub(crate) brought: Vec<Brought>,
+    /// Rows of the weight before the vocabulary was resized.
+    #[module(skip)]
+    pub(crate) resized: Option<usize>,
     /// Selected adapters, for a batch without adapters of its own.
     #[module(skip)]
     pub(crate) selected: ActiveAdapters,

@@ -1,6 +1,6 @@
 //! Adapted layers of a model, by path.
 
-use crate::layer::AdaptedLayer;
+use crate::{error::AdapterError, layer::AdaptedLayer};
 
 /// Layers with their paths.
 ///
@@ -74,6 +74,16 @@ pub trait Adaptable {
     /// Path of the output head, which `all_linear` leaves out.
     fn output_head(&self) -> &str {
         "lm_head"
+    }
+
+    /// Resizes the vocabulary to that of an adapter which was trained on a resized base, and returns
+    /// `true`. By default `false`: such an adapter is refused.
+    ///
+    /// # Errors
+    /// Those of [`resize_rows`](crate::AdaptableExt::resize_rows).
+    fn resize_for_adapter(&mut self, tokens: usize) -> Result<bool, AdapterError> {
+        let _ = tokens;
+        Ok(false)
     }
 
     /// Returns all layers with their paths.

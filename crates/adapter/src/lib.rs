@@ -75,6 +75,7 @@ mod paths;
 mod patterns;
 mod peft;
 mod reparameterize;
+mod resize;
 mod selection;
 mod stacked;
 mod summary;

@@ -15,7 +15,7 @@ use crate::{
     merge::{self, MergeReport, PackedMerge},
     method::Method,
     methods::settings::Settings,
-    peft,
+    peft, resize,
     selection::{BASE, Selection},
     summary::Summary,
     targets::MatchReport,
@@ -443,6 +443,10 @@ pub trait AdaptableExt: Adaptable {
     /// Weights and biases of the base that are in the file replace the base's own, as in PEFT:
     /// permanently, and for every adapter. They are saved with this adapter again.
     ///
+    /// The vocabulary of a model such as `Llama` takes the size of the adapter's, if that was trained on a
+    /// resized base ([`Adaptable::resize_for_adapter`]); what the file does not have of new rows is the
+    /// mean of the others.
+    ///
     /// # Errors
     /// - [`AdapterError::Hub`] if the hub did not provide it;
     /// - [`AdapterError::Io`] if a file cannot be read;
@@ -464,9 +468,11 @@ pub trait AdaptableExt: Adaptable {
         Self: Sized,
     {
         check_unmerged(self, "load_adapter")?;
-        let head = self.output_head().to_owned();
         let folder = burn_lora_io::hub::resolve(folder.as_ref(), true)?;
-        peft::load(self.layers_mut(), &head, name, &folder)
+        load_resized(self, |model| {
+            let head = model.output_head().to_owned();
+            peft::load(model.layers_mut(), &head, name, &folder)
+        })
     }
 
     /// Loads an adapter of a method that this library does not know, from PEFT's files: `M` reads their
@@ -483,13 +489,15 @@ pub trait AdaptableExt: Adaptable {
         Self: Sized,
     {
         check_unmerged(self, "load_adapter")?;
-        let head = self.output_head().to_owned();
         let read = |settings: Settings| {
             let method = M::deserialize(settings.into_value());
             method.map(|method| Arc::new(method) as _).map_err(|error| error.to_string())
         };
         let folder = burn_lora_io::hub::resolve(folder.as_ref(), true)?;
-        peft::load_as(self.layers_mut(), &head, name, &folder, &read)
+        load_resized(self, |model| {
+            let head = model.output_head().to_owned();
+            peft::load_as(model.layers_mut(), &head, name, &folder, &read)
+        })
     }
 
     /// Exports an adapter for programs that support neither rank-stabilised scaling nor patterns
@@ -520,6 +528,26 @@ pub trait AdaptableExt: Adaptable {
     {
         check_known(self, name)?;
         peft::export(&self.layers(), name, folder.as_ref())
+    }
+
+    /// Resizes layers that have a row for each token (an embedding, an output head): the rows beyond
+    /// those of now are their mean; of a smaller vocabulary the first rows remain. Layers with one weight
+    /// keep sharing it, and a packed weight is packed again.
+    ///
+    /// ```
+    /// # use burn_lora_adapter::{*, doc};
+    /// # let mut model = doc::model();
+    /// model.resize_rows(&["linear"], 20)?;
+    /// assert_eq!(model.linear.shape(), [20, 16]);
+    /// # Ok::<_, AdapterError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AdapterError::State`] if there is no such layer, one has an adapter, adapters are merged, or
+    /// `rows` is 0; [`AdapterError::Quant`] if the storage cannot hold the weight.
+    fn resize_rows(&mut self, paths: &[&str], rows: usize) -> Result<(), AdapterError> {
+        check_unmerged(self, "resize")?;
+        resize::resize(self.layers_mut(), paths, rows)
     }
 
     /// Quantizes the dense base of every linear layer except the output head.
@@ -617,6 +645,47 @@ pub trait AdaptableExt: Adaptable {
 }
 
 impl<M: Adaptable + ?Sized> AdaptableExt for M {}
+
+/// Loads an adapter, and resizes the vocabulary if it is of another one; on an error it is as before.
+fn load_resized<M: Adaptable + ?Sized>(
+    model: &mut M,
+    load: impl Fn(&mut M) -> Result<MatchReport, AdapterError>,
+) -> Result<MatchReport, AdapterError> {
+    let mut before = None;
+    // The settings of an adapter say how many tokens it needs at least, its tensors how many there were.
+    loop {
+        let error = match load(model) {
+            Ok(report) => return Ok(report),
+            Err(error) => error,
+        };
+        if let AdapterError::Vocabulary { found, expected, .. } = error
+            && before.is_none_or(|_| found > expected)
+        {
+            match model.resize_for_adapter(found) {
+                Ok(true) => {
+                    if found < expected {
+                        burn_lora_io::warn!(
+                            "the adapter was trained with a vocabulary of {found} tokens: the model's \
+                             {expected} are cut off to these"
+                        );
+                    }
+                    before.get_or_insert(expected);
+                    continue;
+                }
+                Ok(false) => {}
+                Err(AdapterError::State { what, reason }) => {
+                    let reason = format!("{reason} ({error})");
+                    return Err(AdapterError::State { what, reason });
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        if let Some(before) = before {
+            model.resize_for_adapter(before)?;
+        }
+        return Err(error);
+    }
+}
 
 fn check_known(model: &(impl Adaptable + ?Sized), name: &str) -> Result<(), AdapterError> {
     let known = model.adapter_names();

@@ -60,7 +60,7 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             format!("{}: it is there already: --force overwrites it", output.display()).into()
         );
     }
-    let tokenizer = Tokenizer::from_pretrained(path)?;
+    let tokenizer = options::tokenizer(path, adapter.as_deref())?;
     // Sums of weights and updates are made in float32, and rounded once.
     let loader = Llama::from_pretrained(path).progress(true).dtype(FloatDType::F32);
     let mut model = loader.load(&arguments.device.device()?)?;

@@ -7,7 +7,7 @@ use std::{error::Error, fs, path::PathBuf};
 
 /// Merges an adapter into the weights of its base model.
 ///
-/// It writes safetensors, config.json and the tokenizer's files.
+/// It writes safetensors, config.json and the tokenizer's files: the adapter's own, if it has any.
 #[derive(Args)]
 pub struct Arguments {
     /// The model: a folder in Hugging Face's layout, a .gguf file, or an id (feature `hub`). Its
@@ -33,7 +33,7 @@ pub struct Arguments {
 pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let Arguments { model: path, adapter, output, dtype, .. } = arguments;
     check_output(arguments)?;
-    let tokenizer = Tokenizer::from_pretrained(path)?;
+    let tokenizer = options::tokenizer(path, Some(adapter))?;
     let loader = Llama::from_pretrained(path).progress(true);
     let stored = loader.stored_dtypes()?;
     let dtype = match dtype {

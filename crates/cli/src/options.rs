@@ -1,14 +1,14 @@
 //! Options that several commands have.
 
 use burn_lora::prelude::{
-    Device, GenerateConfig, GenerateExt, GgufType, Llama, ModelConfig, Place, Precision, Tokenizer,
-    TrainError, WeightFormat,
+    Device, GenerateConfig, GenerateExt, GgufType, Llama, ModelConfig, Place, Precision, TextError,
+    Tokenizer, TrainError, WeightFormat,
 };
 use clap::{
     Args,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Parser of values that the library knows by name.
 fn named<T: Copy + Send + Sync + 'static>(
@@ -81,14 +81,22 @@ impl ModelOptions {
             dtype: self.dtype,
             ..ModelConfig::default()
         };
-        let tokenizer = Tokenizer::from_pretrained(&self.model)?;
+        let tokenizer = tokenizer(&self.model, self.adapter.as_deref())?;
         let mut model = settings.loader()?.load(device)?;
-        model.check_tokenizer(&tokenizer);
         if let Some(folder) = &self.adapter {
             use burn_lora::prelude::AdaptableExt;
             model.load_adapter("default", folder)?;
         }
+        model.check_tokenizer(&tokenizer);
         Ok((tokenizer, model))
+    }
+}
+
+/// Loads the tokenizer of a model with an adapter, which may have one of its own.
+pub fn tokenizer(model: &Path, adapter: Option<&Path>) -> Result<Tokenizer, TextError> {
+    match adapter {
+        Some(adapter) => Tokenizer::from_adapter(adapter, model),
+        None => Tokenizer::from_pretrained(model),
     }
 }
 

@@ -100,6 +100,10 @@ pub fn train(
     if let Some(valid) = valid {
         println!("to validate on: {}", valid.report());
     }
+    let new = run.tokens.add.iter().chain(&run.tokens.special);
+    for (token, id) in new.filter_map(|token| Some((token, tokenizer.token_to_id(token)?))) {
+        println!("token {id}: {token:?}");
+    }
     println!("\nThe first example; what is trained is marked:");
     println!("{}\n", train.preview(0, tokenizer, stdout().is_terminal())?);
 
@@ -138,6 +142,9 @@ pub fn train(
     let [folder, path] =
         [&run.train.output, &run.model.path].map(|path| shown(path).unwrap_or_default());
     println!("{folder}/adapter_model.safetensors  the adapter, with adapter_config.json");
+    if tokenizer.is_changed() {
+        println!("{folder}/tokenizer.json             the tokenizer, with its new tokens");
+    }
     println!("{folder}/metrics.jsonl              the metrics");
     println!("{folder}/loss.svg                   a picture of the loss");
     println!("{folder}/report.html                all of it as a page, for a browser");

@@ -4,12 +4,13 @@ use crate::{
     causal_lm::{CausalLm, Kept, Rerun},
     context::{Context, Segments},
     llama::Llama,
+    resize::EMBEDDING,
 };
 use burn::{
     module::Module,
     tensor::{Device, Gradients, Int, Tensor},
 };
-use burn_lora_adapter::{Adaptable, Layers, LayersMut, join};
+use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError, Layers, LayersMut, join};
 use serde_json::Value;
 
 /// Decoder of a [`Llama`] with a classification head in place of the output head: transformers'
@@ -73,6 +74,12 @@ impl Adaptable for SequenceClassifier {
 
     fn output_head(&self) -> &str {
         "score"
+    }
+
+    fn resize_for_adapter(&mut self, tokens: usize) -> Result<bool, AdapterError> {
+        self.resize_rows(&[EMBEDDING], tokens)?;
+        self.llama.config.set_vocab_size(tokens);
+        Ok(true)
     }
 }
 

@@ -176,6 +176,15 @@ impl LlamaConfig {
         self.layers.iter().map(|layer| layer.attention.window).collect()
     }
 
+    /// Sets the size of the vocabulary, also in what is saved as `config.json`.
+    pub(crate) fn set_vocab_size(&mut self, tokens: usize) {
+        self.vocab_size = tokens;
+        let nested = self.raw.get("text_config").is_some_and(Value::is_object);
+        let fields = if nested { &mut self.raw["text_config"] } else { &mut self.raw };
+        if let Value::Object(fields) = fields {
+            fields.insert("vocab_size".into(), tokens.into());
+        }
+    }
     /// Intended dtype of the model, from `dtype` or the older `torch_dtype`.
     pub(crate) fn dtype(&self) -> Option<DType> {
         let name = ["dtype", "torch_dtype"].into_iter().find_map(|name| self.raw[name].as_str());

@@ -30,6 +30,7 @@ mod generate;
 mod gguf;
 pub mod layers;
 mod llama;
+mod resize;
 mod rope;
 pub mod spec;
 mod vocabulary;

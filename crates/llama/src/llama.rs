@@ -12,7 +12,7 @@ use burn::{
     module::Module,
     tensor::{Device, FloatDType, Gradients, Int, Tensor},
 };
-use burn_lora_adapter::{AdaptedLinear, Base, adaptable};
+use burn_lora_adapter::{AdaptedLinear, Base};
 use burn_lora_kernels::upload;
 use half::{bf16, f16};
 use serde_json::{Value, json};
@@ -50,7 +50,6 @@ pub struct Llama {
     #[module(skip)]
     pub(crate) tables: Tables,
 }
-adaptable!(Llama { model, lm_head });
 
 /// Head of a model.
 #[derive(Clone, Copy, Debug)]

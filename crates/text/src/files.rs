@@ -14,6 +14,8 @@ pub const TOKENIZER: &str = "tokenizer.json";
 pub const SENTENCE_PIECE: &str = "tokenizer.model";
 pub const CONFIG: &str = "tokenizer_config.json";
 pub const SPECIAL: &str = "special_tokens_map.json";
+/// Added tokens by number, of old versions of transformers.
+pub const ADDED: &str = "added_tokens.json";
 pub const TEMPLATE: &str = "chat_template.jinja";
 /// Folder of further templates, each named by its file.
 pub const TEMPLATES: &str = "additional_chat_templates";
@@ -22,10 +24,11 @@ pub const GENERATION: &str = "generation_config.json";
 /// Configuration of the model, from which end tokens are read.
 pub const MODEL: &str = "config.json";
 
-const NAMES: [&str; 7] = [TOKENIZER, CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, MODEL];
+const NAMES: [&str; 8] =
+    [TOKENIZER, CONFIG, SPECIAL, ADDED, TEMPLATE, TEMPLATE_JSON, GENERATION, MODEL];
 
 /// Files by name, read into memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Files {
     /// The folder, or the file from which they were created.
     pub origin: PathBuf,
@@ -151,7 +154,7 @@ impl Files {
             burn_lora_io::replace(&path, text.as_bytes()).map_err(TextError::io(&path))?;
         }
         let template = template.map(str::as_bytes);
-        for name in [CONFIG, SPECIAL, TEMPLATE, TEMPLATE_JSON, GENERATION, TOKENIZER] {
+        for name in [CONFIG, SPECIAL, ADDED, TEMPLATE, TEMPLATE_JSON, GENERATION, TOKENIZER] {
             let own = self.bytes.get(name).map(Vec::as_slice);
             let bytes = if name == TEMPLATE { template.or(own) } else { own };
             let path = folder.join(name);

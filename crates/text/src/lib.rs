@@ -4,6 +4,7 @@
 //! | what | where |
 //! |---|---|
 //! | tokenization of text, and decoding | [`Tokenizer`] |
+//! | new tokens | [`Tokenizer::add_tokens`], [`Tokenizer::add_special_tokens`] |
 //! | streaming decoding | [`DecodeStream`] |
 //! | a conversation | [`Message`], [`ChatValue`], [`ChatMap`] |
 //! | a conversation as text | [`Tokenizer::apply_chat_template`], [`ChatTemplate`], [`ChatOptions`] |
@@ -14,6 +15,7 @@
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+mod added;
 mod bounds;
 mod chat;
 mod check;
@@ -27,6 +29,7 @@ mod ollama;
 mod sentencepiece;
 mod sources;
 mod special;
+mod splice;
 mod template;
 mod to_gguf;
 mod tokenizer;

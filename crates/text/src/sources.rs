@@ -2,10 +2,27 @@
 
 use crate::{
     error::TextError,
-    files::{Files, SENTENCE_PIECE, TOKENIZER},
+    files::{Files, GENERATION, MODEL, SENTENCE_PIECE, TOKENIZER},
     gguf, tokenizer_model,
 };
 use std::path::Path;
+
+/// Returns `true` if a folder has a tokenizer.
+pub fn has_own(path: &Path) -> bool {
+    [TOKENIZER, SENTENCE_PIECE].iter().any(|file| path.join(file).exists())
+}
+
+/// Reads the files of an adapter's folder with a tokenizer, and those about the end of a text from its
+/// base where the folder has none.
+pub fn adapter_files(adapter: &Path, base: &Path) -> Result<Files, TextError> {
+    let mut own = files(adapter)?;
+    for (name, bytes) in files(base)?.bytes {
+        if [GENERATION, MODEL].contains(&name) {
+            own.bytes.entry(name).or_insert(bytes);
+        }
+    }
+    Ok(own)
+}
 
 /// Reads the files of a folder, or those that a GGUF file or a `tokenizer.model` stands for; of an adapter's
 /// folder without a tokenizer, those of its base.
@@ -13,8 +30,9 @@ pub fn files(path: &Path) -> Result<Files, TextError> {
     if path.extension().is_some_and(|extension| extension == "gguf") {
         return gguf::files(path);
     }
-    let own = [TOKENIZER, SENTENCE_PIECE].iter().any(|file| path.join(file).exists());
-    if !own && let Some(base) = burn_lora_io::base_of(path)? {
+    if !has_own(path)
+        && let Some(base) = burn_lora_io::base_of(path)?
+    {
         return files(&burn_lora_io::hub::resolve(base, false)?);
     }
     let mut files = Files::read(path)?;

@@ -43,6 +43,8 @@ pub struct Tokenizer {
     templates: BTreeMap<String, ChatTemplate>,
     /// `true` if the template was replaced, and is not that of the files.
     replaced: bool,
+    /// `true` if it is not the base's: tokens were added, or it was saved with an adapter.
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,41 @@ impl Tokenizer {
         Self::from_files(sources::files(path)?)
     }
 
+    /// Loads the tokenizer that was saved with an adapter, if its folder has one, else that of the base.
+    /// Tokens that end a generation are also those of the base's `generation_config.json` and
+    /// `config.json`, where the adapter's folder has no such file.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// let mut tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// tokenizer.add_tokens(["<tool>"])?;
+    /// tokenizer.save(folder.path())?; // beside an adapter
+    /// let tokenizer = Tokenizer::from_adapter(folder.path(), "../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.token_to_id("<tool>"), Some(286));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`from_pretrained`](Self::from_pretrained).
+    pub fn from_adapter(
+        adapter: impl AsRef<Path>,
+        base: impl AsRef<Path>,
+    ) -> Result<Self, TextError> {
+        let adapter = &burn_lora_io::hub::resolve(adapter.as_ref(), true)?;
+        if !sources::has_own(adapter) {
+            return Self::from_pretrained(base);
+        }
+        let base = &burn_lora_io::hub::resolve(base.as_ref(), false)?;
+        Ok(Self { changed: true, ..Self::from_files(sources::adapter_files(adapter, base)?)? })
+    }
+
+    /// Returns `true` if the tokenizer is not the one of its base model: tokens were added, or it was
+    /// saved with an adapter. The trainer saves such a tokenizer beside the adapter.
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
     fn from_files(files: Files) -> Result<Self, TextError> {
         let path = files.path(files::TOKENIZER);
         let bytes = files.bytes.get(files::TOKENIZER).map_or(&[][..], |bytes| bytes);
@@ -110,7 +147,7 @@ impl Tokenizer {
         let templates = templates.collect();
         let parts =
             Parts { model, post_processor, vocab_size, special, eos_token_ids, growth, files };
-        Ok(Self { parts: Arc::new(parts), templates, replaced: false })
+        Ok(Self { parts: Arc::new(parts), templates, replaced: false, changed: false })
     }
 
     /// Tokens outside the model of the tokenizer, or special, by their ids.
@@ -340,6 +377,16 @@ impl Tokenizer {
 
     pub(crate) fn files(&self) -> &Files {
         &self.parts.files
+    }
+
+    pub(crate) fn model(&self) -> &tokenizers::Tokenizer {
+        &self.parts.model
+    }
+
+    /// Returns the tokenizer of changed files, with the chat templates of this one.
+    pub(crate) fn with_files(&self, files: Files) -> Result<Self, TextError> {
+        let Self { templates, replaced, .. } = self.clone();
+        Ok(Self { templates, replaced, changed: true, ..Self::from_files(files)? })
     }
 
     /// The general chat template, if there is one.

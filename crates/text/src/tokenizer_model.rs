@@ -2,15 +2,12 @@
 
 use crate::{
     error::TextError,
-    files::{CONFIG, Files, SENTENCE_PIECE, SPECIAL, TOKENIZER},
+    files::{ADDED, CONFIG, Files, SENTENCE_PIECE, SPECIAL, TOKENIZER},
     sentencepiece::{self, Steps},
     special::template,
 };
 use prost::Message;
 use serde_json::{Map, Value, json};
-
-/// File of tokens that were added to the pieces, of old versions of transformers.
-const ADDED: &str = "added_tokens.json";
 
 /// The parts of SentencePiece's `ModelProto` that a tokenizer consists of.
 #[derive(Message)]

@@ -7,6 +7,7 @@
 
 use crate::{
     TrainError,
+    data::Dataset,
     identity::Identity,
     optim::State,
     params::{self, Flat},
@@ -96,6 +97,7 @@ pub(crate) fn list(output: &Path) -> Result<BTreeMap<usize, PathBuf>, TrainError
 pub(crate) fn save<M: CausalLm>(
     output: &Path,
     model: &M,
+    train: &Dataset,
     optimizer: State,
     progress: &TrainerState,
     limit: usize,
@@ -106,6 +108,7 @@ pub(crate) fn save<M: CausalLm>(
         .tempdir_in(output)
         .map_err(|error| TrainError::io(output, error))?;
     model.save_trained(unfinished.path())?;
+    train.save_tokenizer(unfinished.path())?;
 
     let mut tensors: State = params::values(model)
         .into_iter()

@@ -102,7 +102,8 @@ pub use place::Place;
 pub use plan::MemoryPlan;
 pub use recompute::Recompute;
 pub use run_config::{
-    Compute, DataConfig, MetricsConfig, ModelConfig, Precision, RunConfig, RunData,
+    Compute, DataConfig, MetricsConfig, ModelConfig, Precision, RunConfig, RunData, TokensConfig,
+    TrainTokens,
 };
 pub use schedule::{Schedule, Warmup};
 pub use sweep::Sweep;

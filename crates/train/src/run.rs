@@ -433,8 +433,8 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let path = output.path().to_owned();
         self.read_log(observers)?;
         let (model, limit) = (&*self.replica.model, self.config.save_total_limit);
-        let folder =
-            checkpoint::save(&path, model, self.replica.optimizer.state(), &self.progress, limit)?;
+        let state = self.replica.optimizer.state();
+        let folder = checkpoint::save(&path, model, self.train, state, &self.progress, limit)?;
         observers.tell(|observer| observer.saved(&folder))?;
         self.checkpoint = Some(folder);
         Ok(())
@@ -447,6 +447,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         output.renew()?;
         let path = output.path().to_owned();
         self.replica.model.save_trained(&path)?;
+        self.train.save_tokenizer(&path)?;
         if !self.config.load_best_at_end || !best {
             return Ok(());
         }

@@ -17,7 +17,10 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
+
+/// New rows that an adapter's settings alone can ask for.
+const MOST_NEW: usize = 1 << 16;
 
 /// Settings of trainable tokens: the rows of some tokens take the place of an embedding's own, and are
 /// trained. A head with tied embeddings follows.
@@ -111,16 +114,31 @@ impl TrainableTokens {
         }
     }
 
-    /// Checks that the tokens are in the vocabulary of a layer.
+    /// Checks that the tokens are in the vocabulary of a layer. An adapter of a file may be of a larger
+    /// one.
     pub(crate) fn check(site: &Site<'_>, tokens: &[usize]) -> Result<(), AdapterError> {
         let (layer, vocabulary) = (site.path.to_owned(), vocabulary(site.kind, site.shape));
-        match tokens.iter().find(|token| **token >= vocabulary) {
+        match tokens.iter().max().filter(|token| **token >= vocabulary) {
             None => Ok(()),
+            // Nothing but the settings says so: no reason to allocate without bounds.
+            Some(last) if site.origin != Origin::New && *last < vocabulary + MOST_NEW => {
+                Err(AdapterError::Vocabulary {
+                    path: "adapter_config.json".into(),
+                    tensor: "trainable_token_indices".into(),
+                    found: last + 1,
+                    expected: vocabulary,
+                })
+            }
             Some(token) => Err(AdapterError::Layer {
                 layer,
                 reason: format!("it has no token {token}: its vocabulary has {vocabulary} tokens"),
             }),
         }
+    }
+
+    /// Returns `true` if the rows of all these tokens are trained.
+    pub(crate) fn covers(&self, mut tokens: Range<usize>) -> bool {
+        tokens.all(|token| self.tokens.contains(&token))
     }
 
     /// Mask of the trained tokens in the vocabulary.

@@ -13,6 +13,7 @@ use crate::{
     methods::{
         lora::LoraAdapter,
         lora_method::{keys, lora_of},
+        tokens::TrainableTokens,
     },
     target::Bias,
 };
@@ -94,7 +95,12 @@ fn refuse<'a>(
                 "it trains the bias of `{path}`, which neither llama.cpp nor vLLM loads: merge it instead"
             ));
         }
-        if layer.adapters().brought(name).next().is_some() {
+        if layer.adapters().update::<TrainableTokens>(name).is_some() {
+            return refused(format!(
+                "it trains rows of `{path}`, which neither llama.cpp nor vLLM loads: merge it instead"
+            ));
+        }
+        if super::has_new_rows(*layer, name) || layer.adapters().brought(name).next().is_some() {
             return refused(format!(
                 "it has a weight of its own in place of the base's `{path}`, which neither llama.cpp nor \
                  vLLM loads: merge it instead"

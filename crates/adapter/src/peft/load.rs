@@ -61,7 +61,13 @@ fn attach_files(
     let planned = attach::plan(&layers, head, &*method, false);
     let (plans, report) =
         planned.map_err(|error| file::format(&folder.join(file::CONFIG), error.to_string()))?;
-    attach::check_loaded(&layers, &plans, &*method)?;
+    attach::check_loaded(&layers, &plans, &*method).map_err(|error| match error {
+        AdapterError::Vocabulary { tensor, found, expected, .. } => {
+            let path = folder.join(file::CONFIG);
+            AdapterError::Vocabulary { path, tensor, found, expected }
+        }
+        other => other,
+    })?;
     let (mut parts, mut shared) = sort(&layers, head, &plans, &*method, tensors, path)?;
     if let Some(lora) = lora_of(&*method)
         && matches!(lora.init, Init::PissaNiter(_))
@@ -138,7 +144,8 @@ fn sort(
             }
             Some(LayerPlan::Update { .. }) => {
                 let site = sites.iter().find(|(at, _)| *at == i).expect("it is planned");
-                (Around::Update, method.tensors(&site.1))
+                let tensors = method.tensors(&site.1);
+                (Around::of_update(&tensors), tensors)
             }
         };
         let mut values = vec![];
@@ -147,17 +154,23 @@ fn sort(
                 continue;
             }
             let mut names: Vec<_> = keys.iter().map(|name| key(layer_path, name)).collect();
-            if method.saves_tied() {
-                let tied = layers.iter().filter(|(_, other)| are_tied(&**layer, &**other));
-                names.extend(tied.map(|(path, _)| key(path, &keys[0])));
-                names.dedup();
+            // Rows of a head with tied embeddings, which PEFT writes twice with a whole embedding.
+            if method.saves_tied() || around == Around::Tokens {
+                let tied = layers
+                    .iter()
+                    .zip(plans)
+                    .filter(|((_, other), plan)| plan.is_none() && are_tied(&**layer, &**other));
+                names.extend(tied.map(|((path, _), _)| key(path, &keys[0])));
             }
             values.extend(file.required(&names, shape)?.map(|values| (field, values)));
         }
         let mut names = vec![base_key(layer_path, around, Part::Weight)];
-        // Name from PEFT versions in which an adapted layer was a subclass of the linear layer.
-        if around == Around::Update {
-            names.push(base_key(layer_path, Around::Nothing, Part::Weight));
+        match around {
+            // Name from PEFT versions in which an adapted layer was a subclass of the linear layer.
+            Around::Update => names.push(base_key(layer_path, Around::Nothing, Part::Weight)),
+            // Head that follows the rows of a tied embedding.
+            Around::Nothing => names.push(base_key(layer_path, Around::Tokens, Part::Weight)),
+            _ => {}
         }
         let base_weight = file.optional(&names, whole)?;
         let mut base_bias = None;

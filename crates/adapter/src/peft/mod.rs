@@ -14,10 +14,13 @@ use crate::{
     error::AdapterError,
     frozen::LayerKind,
     init::{Init, linalg::to_vec},
-    layer::{AdaptedLayer, Part},
+    layer::{AdaptedLayer, Part, are_tied},
     layers::Layers,
-    method::{Method, SharedTensor, Site},
-    methods::lora_method::{keys, lora_of},
+    method::{Method, SharedTensor, Site, UpdateTensor},
+    methods::{
+        lora_method::{keys, lora_of},
+        tokens::TrainableTokens,
+    },
     parameters,
     target::{Bias, Targets},
     targets::minimal,
@@ -40,6 +43,7 @@ fn base_key(path: &str, around: Around, part: Part) -> String {
     match around {
         Around::Nothing => key(path, part),
         Around::Update => key(path, &format!("base_layer.{part}")),
+        Around::Tokens => key(path, &format!("token_adapter.base_layer.{part}")),
         Around::Copy => key(path, &format!("original_module.{part}")),
     }
 }
@@ -55,18 +59,25 @@ enum Around {
     Nothing,
     /// Update of the frozen weight.
     Update,
+    /// Rows of some tokens beside LoRA.
+    Tokens,
     /// Whole copy that is trained.
     Copy,
 }
 
 impl Around {
     fn of(layer: &dyn AdaptedLayer, name: &str) -> Self {
-        let adapter = layer.adapters().get(name).filter(|adapter| !adapter.follows());
-        match adapter.map(|adapter| adapter.update.replacement().is_some()) {
-            Some(false) => Self::Update,
-            Some(true) => Self::Copy,
+        match layer.adapters().get(name).filter(|adapter| !adapter.follows()) {
             None => Self::Nothing,
+            Some(adapter) if adapter.update.replacement().is_some() => Self::Copy,
+            Some(adapter) => Self::of_update(adapter.tensors()),
         }
+    }
+
+    fn of_update(tensors: &[UpdateTensor]) -> Self {
+        let tokens = tensors.iter().flat_map(|tensor| &tensor.keys);
+        let tokens = tokens.into_iter().any(|key| key.starts_with("token_adapter."));
+        if tokens { Self::Tokens } else { Self::Update }
     }
 }
 
@@ -140,8 +151,10 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<Gathered, AdapterError> {
             tensors.insert(shared_key(&shared), HostTensor { shape, values });
         }
     }
-    for (path, layer) in layers {
-        for part in layer.adapters().brought(name) {
+    for (i, (path, layer)) in layers.iter().enumerate() {
+        let tied = layers[..i].iter().any(|(_, other)| are_tied(*other, *layer));
+        let resized = (!tied && has_new_rows(*layer, name)).then_some(Part::Weight);
+        for part in layer.adapters().brought(name).chain(resized) {
             let key = base_key(path, Around::of(*layer, name), part);
             tensors.insert(key, base(*layer, part, path)?);
         }
@@ -163,6 +176,18 @@ fn gather(layers: &Layers<'_>, name: &str) -> Result<Gathered, AdapterError> {
         settings["target_modules"] = minimal(&adapted, &others).into();
     }
     Ok(Gathered { method, settings, tensors })
+}
+
+/// Returns `true` if the vocabulary of a layer was resized, and the adapter does not train all new rows: the
+/// layer is saved whole then, as PEFT does. Another base, resized elsewhere, has other new rows.
+fn has_new_rows(layer: &dyn AdaptedLayer, name: &str) -> bool {
+    let Some(before) = layer.adapters().resized else { return false };
+    let rows = layer.file_shape()[0];
+    let update = layer.adapters().get(name).map(|adapter| &adapter.update);
+    let tokens = update.and_then(|update| update.downcast_ref::<TrainableTokens>());
+    let whole = update.is_some_and(|update| update.replacement().is_some());
+    // A smaller vocabulary has no new rows, but has to be known.
+    !whole && (rows < before || tokens.is_none_or(|tokens| !tokens.covers(before..rows)))
 }
 
 /// Name and parameter of the base's bias, if an adapter trains it.

@@ -3,6 +3,7 @@
 mod commands;
 mod output;
 mod sweep;
+mod tokens;
 
 use std::{
     path::{Path, PathBuf},

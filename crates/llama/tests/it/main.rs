@@ -14,6 +14,7 @@ mod merge;
 mod methods;
 mod own_decoder;
 mod packed_out;
+mod resized;
 #[cfg(feature = "hub")]
 #[path = "../../../io/tests/it/server.rs"]
 #[allow(dead_code)]

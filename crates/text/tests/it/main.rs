@@ -1,5 +1,6 @@
 //! The tests of this crate, in one program.
 
+mod added;
 mod chat;
 mod common;
 mod gguf;

@@ -287,6 +287,18 @@ impl Dataset {
         Ok(())
     }
 
+    /// Saves the tokenizer into a folder, beside an adapter, if it is not the one of the base model
+    /// ([`Tokenizer::is_changed`]).
+    ///
+    /// # Errors
+    /// [`TrainError::Text`] if a file cannot be written.
+    pub fn save_tokenizer(&self, folder: &Path) -> Result<(), TrainError> {
+        match &self.store.tokenizer {
+            Some(tokenizer) if tokenizer.is_changed() => Ok(tokenizer.save(folder)?),
+            _ => Ok(()),
+        }
+    }
+
     fn part(&self, places: &mut [usize]) -> Self {
         places.sort_unstable();
         let order = places.iter().map(|place| self.order[*place]).collect();

@@ -7,6 +7,7 @@ mod metrics;
 mod model;
 mod report;
 mod start;
+mod tokens;
 
 pub(crate) use file::with_nearest;
 
@@ -14,6 +15,7 @@ pub use data::DataConfig;
 pub use metrics::MetricsConfig;
 pub use model::{Compute, ModelConfig, Precision};
 pub use start::RunData;
+pub use tokens::{TokensConfig, TrainTokens};
 
 use crate::{
     config::{Every, TrainConfig},
@@ -75,6 +77,8 @@ pub struct RunConfig {
     pub memory_budget: Option<MemoryBudget>,
     /// `[model]`: the base, and how it is loaded.
     pub model: ModelConfig,
+    /// `[tokens]`: tokens that the vocabulary gets.
+    pub tokens: TokensConfig,
     /// `[adapter]`: a new adapter. In a file it has PEFT's names, and an unknown one is an error.
     #[serde(with = "adapter")]
     pub adapter: LoraConfig,
@@ -96,6 +100,7 @@ impl Default for RunConfig {
             devices: vec![Place::default()],
             memory_budget: None,
             model: ModelConfig::default(),
+            tokens: TokensConfig::default(),
             adapter: LoraConfig::new(16, 32).all_linear(),
             data: DataConfig::default(),
             metrics: MetricsConfig::default(),
@@ -179,6 +184,7 @@ impl RunConfig {
         if model.adapter.is_none() {
             let lora = self.adapter.validate();
             lora.map_err(|error| TrainError::settings("[adapter]", error))?;
+            self.tokens.validate(&self.adapter)?;
         }
         self.generate.validate().map_err(|error| TrainError::settings("[generate]", error))?;
         // An evaluation that validation data bring is one that `early_stopping` can rely on.

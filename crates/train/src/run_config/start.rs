@@ -91,6 +91,29 @@ impl RunConfig {
         Ok(if devices.len() > 1 { trainer.devices(devices) } else { trainer })
     }
 
+    /// Loads the tokenizer of the model, or of the adapter that is trained on, with the new
+    /// [tokens](Self::tokens).
+    ///
+    /// # Errors
+    /// [`TrainError::Missing`] without a model; [`TrainError::Text`] if the tokenizer cannot be read, or
+    /// a token cannot be added.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TrainError> {
+        self.extended_tokenizer().map(|(tokenizer, _)| tokenizer)
+    }
+
+    /// Returns the tokenizer, and the ids of the tokens that were added.
+    fn extended_tokenizer(&self) -> Result<(Tokenizer, Vec<u32>), TrainError> {
+        let needed = "its tokenizer reads the data";
+        let path = self.model.path.as_ref();
+        let path = path.ok_or(TrainError::Missing { name: "model.path", needed })?;
+        let mut tokenizer = match &self.model.adapter {
+            Some(adapter) => Tokenizer::from_adapter(adapter, path)?,
+            None => Tokenizer::from_pretrained(path)?,
+        };
+        let ids = self.tokens.add_to(&mut tokenizer)?;
+        Ok((tokenizer, ids))
+    }
+
     /// Reads the data, with the model's tokenizer, and splits off what is to validate on.
     ///
     /// # Errors
@@ -99,10 +122,7 @@ impl RunConfig {
     /// - [`TrainError::Setting`] if the split leaves one side empty
     /// - those of [`DatasetBuilder::load`](crate::data::DatasetBuilder::load)
     pub fn load_data(&self) -> Result<RunData, TrainError> {
-        let needed = "its tokenizer reads the data";
-        let path = self.model.path.as_ref();
-        let path = path.ok_or(TrainError::Missing { name: "model.path", needed })?;
-        let tokenizer = Tokenizer::from_pretrained(path)?;
+        let tokenizer = self.tokenizer()?;
         let mut data = self.data.builder(&self.data.files).load(&tokenizer)?;
         if self.data.limit > 0 {
             data = data.take(self.data.limit);
@@ -135,20 +155,32 @@ impl RunConfig {
     }
 
     /// Adds the adapter to a loaded model, as `default`: a new one, or that of
-    /// [`ModelConfig::adapter`](super::ModelConfig::adapter).
+    /// [`ModelConfig::adapter`](super::ModelConfig::adapter). The vocabulary grows to that of the new
+    /// [tokens](Self::tokens).
     ///
     /// # Errors
-    /// [`TrainError::Adapter`] if the adapter matches no layer of the model, or cannot be read.
+    /// [`TrainError::Adapter`] if the adapter matches no layer of the model, or cannot be read;
+    /// [`TrainError::Llama`] if the vocabulary of the adapter cannot grow; those of
+    /// [`tokenizer`](Self::tokenizer) if there are new tokens.
     pub fn add_adapter(&self, model: &mut Llama) -> Result<(), TrainError> {
-        match &self.model.adapter {
-            Some(folder) => _ = model.load_adapter("default", folder)?,
-            None => _ = model.add_adapter("default", &self.lora())?,
+        if let Some(folder) = &self.model.adapter {
+            model.load_adapter("default", folder)?;
+        }
+        let mut ids = vec![];
+        if !self.tokens.is_empty() {
+            let tokenizer;
+            (tokenizer, ids) = self.extended_tokenizer()?;
+            model.fit_tokenizer(&tokenizer)?;
+        }
+        if self.model.adapter.is_none() {
+            let tied = model.config.tie_word_embeddings;
+            model.add_adapter("default", &self.tokens.adapter(self.lora(), &ids, tied))?;
         }
         Ok(())
     }
 
     /// Returns the settings of the new adapter, with the model's path as the name of its base if
-    /// they have none.
+    /// they have none, and without what is trained of new [tokens](Self::tokens).
     pub fn lora(&self) -> LoraConfig {
         let lora = self.adapter.clone();
         let fields = serde_json::to_value(&lora).unwrap_or_default();
@@ -178,7 +210,12 @@ impl RunConfig {
     ///   [`ModelConfig::adapter`](super::ModelConfig::adapter) cannot be read
     pub fn plan(&self, config: &LlamaConfig, longest: usize) -> Result<MemoryPlan, TrainError> {
         let method: Arc<dyn Method> = match &self.model.adapter {
-            None => Arc::new(self.lora()),
+            None => {
+                // Rows of any tokens take the same memory.
+                let ids: Vec<u32> = (0..self.tokens.count() as u32).collect();
+                let tied = config.tie_word_embeddings;
+                Arc::new(self.tokens.adapter(self.lora(), &ids, tied))
+            }
             Some(folder) => saved_method(folder)?,
         };
         let mut plan = MemoryPlan::new(config)
