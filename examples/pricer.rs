@@ -141,7 +141,6 @@ fn pricer() -> Result<(), Box<dyn Error>> {
     let lora = LoraConfig::new(arguments.rank, arguments.alpha).all_linear().seed(*seed);
     let mut model = Llama::from_pretrained(source)
         .quantize(QuantConfig::nf4().double_quant(true))
-        .progress(true)
         .load(&device)?
         .with_adapter(&lora)?;
     println!("\n{}\n", model.summary());

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub use burn_lora_adapter as adapter;
+pub use burn_lora_io::progress;
 pub use burn_lora_kernels as kernels;
 pub use burn_lora_llama as llama;
 pub use burn_lora_quant as quant;

@@ -2,7 +2,8 @@
 
 use crate::{
     answer::{Question, answer},
-    program::Output,
+    preview,
+    program::{self, Output},
     run_options::RunOptions,
 };
 use burn_lora::{
@@ -13,12 +14,8 @@ use burn_lora::{
     },
 };
 use clap::Args;
-use std::{
-    error::Error,
-    io::{IsTerminal, stdout},
-    path::PathBuf,
-    process::ExitCode,
-};
+use serde_json::json;
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Fine-tunes a model on your data with LoRA, its weights in 4 bits (QLoRA) or as they are.
 ///
@@ -96,12 +93,7 @@ pub fn train(
     // The data first: what is wrong with them shows before a large model is read.
     let data = run.load_data()?;
     let RunData { tokenizer, train, valid } = &data;
-    println!("{}", train.report());
-    if let Some(valid) = valid {
-        println!("to validate on: {}", valid.report());
-    }
-    println!("\nThe first example; what is trained is marked:");
-    println!("{}\n", train.preview(0, tokenizer, stdout().is_terminal())?);
+    println!("{}\n", preview::text(&data, 0..1)?);
 
     let mut model = run.load_model(device)?;
     model.check_tokenizer(tokenizer);
@@ -112,6 +104,7 @@ pub fn train(
     if arguments.dry_run {
         show_plan(&run, &model, train.report().longest);
         println!("The run, as a file:\n\n{}", run.to_toml()?);
+        program::document(&preview::json(&data, 0..1)?);
         return Ok(ExitCode::SUCCESS);
     }
 
@@ -144,6 +137,13 @@ pub fn train(
     if finished.reason == StopReason::Interrupted {
         println!("The same command with --resume goes on.");
     }
+    program::document(&json!({
+        "output": folder,
+        "model": path,
+        "finished": finished,
+        "evaluations": report.evaluations,
+        "checkpoint": report.checkpoint,
+    }));
     let format = run.model.format;
     println!("\nChat with it:\n  burn-lora chat {path} --adapter {folder} --format {format}");
     Ok(match interrupt.signal() {

@@ -5,7 +5,7 @@ use super::{
     select,
     settings::Hub,
 };
-use crate::{FileError, brief};
+use crate::{FileError, brief, progress::Work};
 use hf_hub::{
     Cache, Repo, RepoType,
     api::{
@@ -13,7 +13,6 @@ use hf_hub::{
         sync::{ApiBuilder, ApiError, ApiRepo},
     },
 };
-use indicatif::ProgressBar;
 use std::{
     cell::Cell,
     collections::BTreeSet,
@@ -124,7 +123,7 @@ impl Hub {
         }
         let size = Cell::new(0);
         let mut tries = (0..TRIES)
-            .map(|_| files.download_with_progress(file, Bar { bar: self.bar(file), size: &size }));
+            .map(|_| files.download_with_progress(file, Download { work: None, size: &size }));
         let path = loop {
             match tries.next() {
                 Some(Ok(path)) => break path,
@@ -246,23 +245,25 @@ fn list(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Progress bar of a file; it also records the file's size.
-struct Bar<'a> {
-    bar: ProgressBar,
+/// Progress of a file; it also records the file's size.
+struct Download<'a> {
+    work: Option<Work>,
     size: &'a Cell<usize>,
 }
 
-impl Progress for Bar<'_> {
-    fn init(&mut self, size: usize, _file: &str) {
+impl Progress for Download<'_> {
+    fn init(&mut self, size: usize, file: &str) {
         self.size.set(size);
-        self.bar.set_length(size as u64);
+        self.work = Some(Work::bytes(file, size as u64));
     }
 
     fn update(&mut self, bytes: usize) {
-        self.bar.inc(bytes as u64);
+        if let Some(work) = &self.work {
+            work.advance(bytes as u64);
+        }
     }
 
     fn finish(&mut self) {
-        self.bar.finish_and_clear();
+        self.work = None;
     }
 }

@@ -7,7 +7,10 @@ use super::{
 use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_io::shards::{INDEX, SINGLE};
+use burn_lora_io::{
+    progress::Work,
+    shards::{INDEX, SINGLE},
+};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -154,6 +157,7 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
         }
         shards.last_mut().expect("just pushed").push(tensor);
     }
+    let work = Work::bytes("writing", tensors.iter().map(|tensor| tensor.bytes() as u64).sum());
     let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
     let count = shards.len();
     let mut map = BTreeMap::new();
@@ -167,7 +171,7 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
             // If this is cut off, the index would mix old shards and new ones.
             remove(&index)?;
         }
-        write(&path, shard)?;
+        write(&path, shard, &work)?;
         map.extend(shard.iter().map(|tensor| (&tensor.name, file.clone())));
     }
     if count > 1 {

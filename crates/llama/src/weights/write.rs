@@ -3,6 +3,7 @@
 use crate::error::LlamaError;
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_lora_adapter::AdaptedLayer;
+use burn_lora_io::progress::Work;
 use half::f16;
 use safetensors::{
     Dtype,
@@ -88,7 +89,7 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
 /// - [`LlamaError::Device`] if a tensor cannot be read from the device.
 /// - [`LlamaError::Io`] if the file cannot be written.
 /// - [`LlamaError::Format`] if the file's dtype cannot hold a value.
-pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>]) -> Result<(), LlamaError> {
+pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>], work: &Work) -> Result<(), LlamaError> {
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
         let start = end;
@@ -114,6 +115,7 @@ pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>]) -> Result<(), LlamaError
                 Error::other(text)
             })?;
             file.write_all(&bytes)?;
+            work.advance(bytes.len() as u64);
         }
         Ok(())
     });
