@@ -94,6 +94,7 @@ fn main() -> ExitCode {
 
 fn pricer() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
+    burn_lora::progress::show();
     let Arguments { model: source, out, seed, .. } = &arguments;
     if out.exists() {
         let reason = "it is there already: remove it, or name another folder";

@@ -4,13 +4,15 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use std::{error::Error, io::Write};
 
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora completions bash > ~/.local/share/bash-completion/completions/burn-lora
+  burn-lora completions zsh > ~/.zfunc/_burn-lora   # a folder of fpath
+  burn-lora completions fish > ~/.config/fish/completions/burn-lora.fish";
+
 /// Writes a script with which a shell completes commands and options.
-///
-/// bash: burn-lora completions bash > ~/.local/share/bash-completion/completions/burn-lora
-/// zsh: burn-lora completions zsh > ~/.zfunc/_burn-lora (a folder of fpath)
-/// fish: burn-lora completions fish > ~/.config/fish/completions/burn-lora.fish
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// The shell
     shell: Shell,

@@ -15,6 +15,12 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::{error::Error, fmt::Write, path::PathBuf};
 
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora eval models/Llama-3.2-1B-Instruct --data test.jsonl
+  burn-lora eval models/Llama-3.2-1B-Instruct --data test.jsonl --adapter base --adapter out
+  burn-lora eval --config run.toml --adapter out --json | jq '.results[0].loss'";
+
 /// Name of the model without an adapter.
 const MODEL: &str = "base";
 
@@ -23,6 +29,7 @@ const MODEL: &str = "base";
 /// With several --adapter there is a row for each; `base` is the model without any. The data are
 /// those of --data, or those that a run file (--config) validates on.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`); that of the
     /// run file if left out

@@ -18,10 +18,16 @@ use std::{
     time::Instant,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora generate models/Llama-3.2-1B-Instruct \"What is LoRA?\" --adapter out
+  burn-lora generate models/Llama-3.2-1B-Instruct --prompts questions.txt --json > answers.jsonl";
+
 /// Answers questions with a model, or continues texts.
 ///
 /// Several prompts are answered one after the other. With --json there is a line of JSON for each.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelOptions,

@@ -6,11 +6,18 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::{error::Error, fmt::Write, ops::Range};
 
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora preview --model models/Llama-3.2-1B-Instruct --data chats.jsonl
+  burn-lora preview --config run.toml --from 100 --examples 5
+  burn-lora preview --config run.toml --json | jq .train.truncated";
+
 /// Shows what `train` would train on: counts, what was left out, and examples with the trained tokens marked.
 ///
 /// It takes the options of `train`, and reads the data with the model's tokenizer; no weights are
 /// loaded, and nothing is written.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     run: RunOptions,

@@ -78,7 +78,7 @@ pub fn train(
 ) -> Result<ExitCode, Box<dyn Error>> {
     let run = arguments.run.run()?;
     if arguments.print_config {
-        print!("{}", run.to_toml()?);
+        program::result(run.to_toml()?.trim_end(), &serde_json::to_value(&run)?);
         return Ok(ExitCode::SUCCESS);
     }
     run.validate().map_err(with_option)?;

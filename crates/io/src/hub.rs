@@ -41,6 +41,19 @@ pub fn resolve(source: impl AsRef<Path>) -> Result<PathBuf, FileError> {
     }
 }
 
+/// Returns the folder or file of a model or adapter as [`resolve`] does, but of a model with an id only
+/// its settings and its tokenizer are downloaded.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_settings(source: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+    let source = source.as_ref();
+    match source.to_str() {
+        Some(id) if Id::model(id).is_some() && !source.exists() => model_settings(id),
+        _ => Ok(source.to_owned()),
+    }
+}
+
 /// Returns `true` for what can be the id of a model or an adapter: `owner/name`, `owner/name@revision`.
 pub fn is_model_id(text: &str) -> bool {
     Id::model(text).is_some_and(|id| id.file.is_none())
@@ -65,6 +78,11 @@ fn model(id: &str) -> Result<PathBuf, FileError> {
 }
 
 #[cfg(feature = "hub")]
+fn model_settings(id: &str) -> Result<PathBuf, FileError> {
+    Hub::from_env().download_settings(id).map_err(as_an_id)
+}
+
+#[cfg(feature = "hub")]
 fn data(id: &str) -> Result<Vec<PathBuf>, FileError> {
     Hub::from_env().download_data(id).map_err(as_an_id)
 }
@@ -81,6 +99,11 @@ fn as_an_id(error: FileError) -> FileError {
 
 #[cfg(not(feature = "hub"))]
 fn model(id: &str) -> Result<PathBuf, FileError> {
+    Err(without(id))
+}
+
+#[cfg(not(feature = "hub"))]
+fn model_settings(id: &str) -> Result<PathBuf, FileError> {
     Err(without(id))
 }
 

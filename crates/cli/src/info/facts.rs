@@ -27,6 +27,13 @@ impl Facts {
         Self { kind, facts: vec![], warnings: vec![] }
     }
 
+    /// Puts the path before all facts.
+    pub fn path(&mut self, path: &Path) {
+        let path = path.display().to_string();
+        let text = escaped(&path).to_string();
+        self.facts.insert(0, Fact { name: "path", value: path.into(), text });
+    }
+
     /// Adds a fact, unless it is `null`.
     pub fn add(&mut self, name: &'static str, value: impl Into<Value>) {
         let value = value.into();
@@ -121,12 +128,17 @@ impl Facts {
 
     /// Adds whether it can be loaded, and why not.
     pub fn loads(&mut self, loaded: Result<(), impl Error>) {
-        match loaded {
-            Ok(()) => self.add("loads", true),
+        self.verdict("loads", loaded);
+    }
+
+    /// Adds whether something is so, and the `reason` why not.
+    pub fn verdict(&mut self, name: &'static str, found: Result<(), impl Error>) {
+        match found {
+            Ok(()) => self.add(name, true),
             Err(error) => {
                 let reason = error.to_string();
                 let text = format!("no: {}", burn_lora_io::escaped_lines(&reason));
-                self.add_as("loads", false, text);
+                self.add_as(name, false, text);
                 self.facts.push(Fact { name: "reason", value: reason.into(), text: String::new() });
             }
         }
@@ -138,9 +150,8 @@ impl Facts {
     }
 
     /// All of it as an object.
-    pub fn into_json(self, path: &Path) -> Value {
+    pub fn into_json(self) -> Value {
         let mut fields = Map::new();
-        fields.insert("path".into(), path.display().to_string().into());
         fields.insert("kind".into(), self.kind.into());
         fields.extend(self.facts.into_iter().map(|fact| (fact.name.to_owned(), fact.value)));
         fields.insert("warnings".into(), self.warnings.into());

@@ -18,11 +18,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora info models/Llama-3.2-1B-Instruct out model.gguf
+  burn-lora info out --json | jq '.[0].rank'";
+
 /// Shows what a model, an adapter, a GGUF file, an output folder or a run file is, and whether it can be loaded.
 ///
 /// It reads settings and the headers of weight files, no weights. What it cannot load is shown as far as
 /// it is understood, with the reason.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Arguments {
     /// Folders of models and adapters, output folders and checkpoints of a run, .gguf and
     /// .safetensors files, run files, ids (feature `hub`)
@@ -38,13 +44,14 @@ pub fn info(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let (facts, warnings) = burn_lora_io::collect(|| facts(path));
         match facts {
             Ok(mut facts) => {
+                facts.path(path);
                 for warning in warnings {
                     facts.warn(&warning);
                 }
                 if !program::is_json() {
                     println!("{}{facts}", if number > 0 { "\n" } else { "" });
                 }
-                values.push(facts.into_json(path));
+                values.push(facts.into_json());
             }
             // The last one is the error of the program.
             Err(error) => {
@@ -60,7 +67,7 @@ pub fn info(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
 /// Finds out what a path is.
 fn facts(source: &Path) -> Result<Facts, Box<dyn Error>> {
-    let path = &hub::resolve(source)?;
+    let path = &hub::resolve_settings(source)?;
     let kind = fs::metadata(path).map_err(|error| format!("{}: {error}", source.display()))?;
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     if kind.is_file() {
@@ -90,7 +97,7 @@ fn facts(source: &Path) -> Result<Facts, Box<dyn Error>> {
     let mut facts = if has("adapter_config.json") && !weights {
         adapter::facts(path)?
     } else if has("config.json") || weights {
-        model::facts(path)?
+        model::facts(path, path != source)?
     } else if run::is_output(path) {
         Facts::new("output folder of a run")
     } else {

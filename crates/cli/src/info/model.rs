@@ -7,8 +7,8 @@ use indicatif::HumanCount;
 use serde_json::{Value, json};
 use std::{error::Error, path::Path};
 
-/// Reads the facts of a model's folder.
-pub fn facts(folder: &Path) -> Result<Facts, Box<dyn Error>> {
+/// Reads the facts of a model's folder; of one that was `downloaded` the weights need not be there.
+pub fn facts(folder: &Path, downloaded: bool) -> Result<Facts, Box<dyn Error>> {
     let mut facts = Facts::new("model");
     let path = folder.join("config.json");
     let raw: Value = match burn_lora_io::read(&path) {
@@ -18,8 +18,9 @@ pub fn facts(folder: &Path) -> Result<Facts, Box<dyn Error>> {
         Err(_) => Value::Null,
     };
     facts.field(&raw, "architectures");
-    match LlamaConfig::from_file(&path) {
-        Ok(config) => settings(&config, &mut facts),
+    let config = LlamaConfig::from_file(&path);
+    match &config {
+        Ok(config) => settings(config, &mut facts),
         Err(_) => stated(&raw, &mut facts),
     }
     facts.add("dtype", raw.get("dtype").or(raw.get("torch_dtype")).cloned().unwrap_or_default());
@@ -27,6 +28,13 @@ pub fn facts(folder: &Path) -> Result<Facts, Box<dyn Error>> {
         quantization(&raw["quantization_config"], &mut facts);
     }
     let files = weight_files(folder).unwrap_or_default();
+    let missing = downloaded && !files.iter().all(|file| file.exists());
+    if missing || (downloaded && files.is_empty()) {
+        facts.add("weights", "not downloaded");
+        facts.tokenizer(folder);
+        facts.loads(config.map(drop));
+        return Ok(facts);
+    }
     match files.iter().map(|file| tensor_headers(file)).collect::<Result<Vec<_>, FileError>>() {
         Ok(tensors) => weights(&tensors.concat(), files.len(), &mut facts),
         Err(error) => facts.warn(&error.to_string()),

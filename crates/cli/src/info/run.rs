@@ -97,6 +97,6 @@ pub fn file(path: &Path) -> Result<Facts, Box<dyn Error>> {
             facts.add(name, value);
         }
     }
-    facts.loads(run.validate());
+    facts.verdict("complete", run.validate());
     Ok(facts)
 }

@@ -231,7 +231,7 @@ impl Hub {
         let header = action["header"].as_object().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let (mut content, _) = file.content.open().map_err(PushError::io(&file.content))?;
-        let work = Work::bytes(&file.name, file.size);
+        let work = Work::bytes(format!("uploading {}", file.name), file.size);
         // Parts of a large file are sent one by one, each to an address of its own.
         let Some(chunk) = header.get("chunk_size").and_then(|size| text(size).parse::<u64>().ok())
         else {

@@ -39,17 +39,36 @@ impl Bars {
         let new = Shown { began: Instant::now(), bar: None, lines: 0 };
         let own = shown.entry(work.id()).or_insert(new);
         let time = own.began.elapsed();
-        match &own.bar {
-            Some(bar) => bar.set_position(work.done()),
-            None if time < QUICK || other => {}
-            None if is_drawn_on(&stderr()) => own.bar = Some(bar(work, time)),
-            None if time >= LINES * (own.lines + 1) => {
+        if let Some(bar) = &own.bar {
+            return bar.set_position(work.done());
+        }
+        match due(time, is_drawn_on(&stderr()), other, own.lines) {
+            Due::Nothing => {}
+            Due::Bar => own.bar = Some(bar(work, time)),
+            Due::Line => {
                 own.lines = (time.as_secs() / LINES.as_secs()) as u32;
                 // A closed standard error is no reason to stop.
                 _ = writeln!(stderr(), "{}", line(work));
             }
-            None => {}
         }
+    }
+}
+
+/// What is to be shown of work.
+#[derive(Debug, PartialEq)]
+enum Due {
+    Nothing,
+    Bar,
+    Line,
+}
+
+/// What is due after some time: on a terminal a bar, unless there is one of other work; elsewhere one line
+/// more than there are for each ten seconds.
+fn due(time: Duration, terminal: bool, other: bool, lines: u32) -> Due {
+    match terminal {
+        true if time >= QUICK && !other => Due::Bar,
+        false if time >= LINES * (lines + 1) => Due::Line,
+        _ => Due::Nothing,
     }
 }
 
@@ -79,4 +98,33 @@ fn line(work: &Work) -> String {
     let of = work.total().map(|total| format!(" of {}", amount(total)));
     let what = crate::escaped(work.what());
     format!("{what}: {}{}", amount(work.done()), of.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quick_work_is_not_shown() {
+        let due = |millis, terminal, other, lines| {
+            due(Duration::from_millis(millis), terminal, other, lines)
+        };
+        assert_eq!(due(1_999, true, false, 0), Due::Nothing);
+        assert_eq!(due(2_000, true, false, 0), Due::Bar);
+        assert_eq!(due(2_000, true, true, 0), Due::Nothing, "one at a time");
+        assert_eq!(due(9_999, false, false, 0), Due::Nothing);
+        assert_eq!(due(10_000, false, false, 0), Due::Line);
+        assert_eq!(due(19_999, false, false, 1), Due::Nothing);
+        assert_eq!(due(20_000, false, true, 1), Due::Line);
+    }
+
+    #[test]
+    fn a_line_says_how_far_it_is() {
+        let work = Work::bytes("loading\u{7}", 3 << 20);
+        work.advance(3 << 19);
+        assert_eq!(line(&work), "loading\\u{7}: 1.50 MiB of 3.00 MiB");
+        let work = Work::unknown("encoding");
+        work.advance(5);
+        assert_eq!(line(&work), "encoding: 5");
+    }
 }
