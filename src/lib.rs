@@ -48,6 +48,7 @@ mod book {
 
     chapters! {
         adapters_and_peft: "adapters-and-peft.md";
+        command_line: "command-line.md";
         data: "data.md";
         extending: "extending.md";
         getting_started: "getting-started.md";

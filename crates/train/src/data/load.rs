@@ -47,7 +47,7 @@ impl DatasetBuilder {
 pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
     let files = match &config.source {
         Source::Files(paths) => {
-            let files = paths.iter().map(|path| burn_lora_io::hub::resolve_data(path));
+            let files = paths.iter().map(burn_lora_io::hub::resolve_data);
             files.collect::<Result<Vec<_>, _>>()?.concat()
         }
         Source::Records(_) => vec!["records".into()],
