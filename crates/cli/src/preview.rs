@@ -1,6 +1,9 @@
 //! `burn-lora preview`, and how data are shown.
 
-use crate::{program, run_options::RunOptions, train::with_option};
+use crate::{
+    program,
+    run_options::{RunOptions, with_option},
+};
 use burn_lora::prelude::*;
 use clap::Args;
 use serde_json::{Value, json};

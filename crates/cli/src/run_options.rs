@@ -162,3 +162,15 @@ impl RunOptions {
         set(&mut train.gradient_accumulation_steps, &self.gradient_accumulation_steps);
     }
 }
+
+/// An error of the settings, with the option that sets what is missing.
+pub fn with_option(error: TrainError) -> Box<dyn Error> {
+    let option = match &error {
+        TrainError::Missing { name: "model.path", .. } => "--model FOLDER",
+        TrainError::Missing { name: "data.files", .. } => "--data FILE",
+        TrainError::Missing { name: "train.output", .. } => "--output FOLDER",
+        TrainError::Missing { name: "over", .. } => "--over NAME=VALUE,VALUE",
+        _ => return error.into(),
+    };
+    format!("{error} ({option})").into()
+}

@@ -1,6 +1,9 @@
 //! `burn-lora sweep`.
 
-use crate::{program, run_options::RunOptions, train::with_option};
+use crate::{
+    program,
+    run_options::{RunOptions, with_option},
+};
 use burn_lora::{
     prelude::*,
     train::sweep::{Axis, Strategy, SweepProgress},

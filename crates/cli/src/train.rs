@@ -4,7 +4,7 @@ use crate::{
     answer::{Question, answer},
     preview,
     program::{self, Output},
-    run_options::RunOptions,
+    run_options::{RunOptions, with_option},
 };
 use burn_lora::{
     prelude::*,
@@ -166,16 +166,4 @@ fn show_plan(run: &RunConfig, model: &Llama, longest: usize) {
         }
         Err(error) => println!("No memory estimate of a training step: {error}\n"),
     }
-}
-
-/// An error of the settings, with the option that sets what is missing.
-pub fn with_option(error: TrainError) -> Box<dyn Error> {
-    let option = match &error {
-        TrainError::Missing { name: "model.path", .. } => "--model FOLDER",
-        TrainError::Missing { name: "data.files", .. } => "--data FILE",
-        TrainError::Missing { name: "train.output", .. } => "--output FOLDER",
-        TrainError::Missing { name: "over", .. } => "--over NAME=VALUE,VALUE",
-        _ => return error.into(),
-    };
-    format!("{error} ({option})").into()
 }

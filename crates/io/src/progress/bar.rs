@@ -1,6 +1,6 @@
 //! Bars on a terminal, and lines elsewhere.
 
-use super::{Unit, Work};
+use super::work::{Unit, Work};
 use crate::terminal::is_drawn_on;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
