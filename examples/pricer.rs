@@ -112,6 +112,7 @@ fn main() -> ExitCode {
 
 fn pricer() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
+    burn_lora::progress::show();
     let Arguments { model: source, out, seed, .. } = &arguments;
     if out.exists() {
         let reason = "it is there already: remove it, or name another folder";
@@ -160,7 +161,7 @@ fn pricer() -> Result<(), Box<dyn Error>> {
         .all_linear()
         .dropout(arguments.dropout)
         .seed(*seed);
-    let mut loader = Llama::from_pretrained(source).progress(true);
+    let mut loader = Llama::from_pretrained(source);
     if let Some(format) = arguments.format.storage() {
         loader = loader.quantize(format);
     }

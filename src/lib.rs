@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub use burn_lora_adapter as adapter;
+pub use burn_lora_io::progress;
 pub use burn_lora_kernels as kernels;
 pub use burn_lora_llama as llama;
 pub use burn_lora_quant as quant;
@@ -47,6 +48,7 @@ mod book {
 
     chapters! {
         adapters_and_peft: "adapters-and-peft.md";
+        command_line: "command-line.md";
         data: "data.md";
         extending: "extending.md";
         getting_started: "getting-started.md";

@@ -21,6 +21,7 @@ use burn::{
     module::{Module, Param},
     tensor::Tensor,
 };
+use burn_lora_io::progress::Work;
 use burn_lora_kernels::Persist;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -165,7 +166,9 @@ fn attach_new(
     let shared = method.shared(&of_method);
     let values = method.shared_values(&shared);
     let mut shared = Shared::new(shared, values);
+    let work = Work::items("initialising adapters", plans.len());
     for (i, plan) in plans.iter().enumerate() {
+        work.advance(1);
         let (path, layer) = &mut layers[i];
         let attached = match plan {
             None => Ok(()),

@@ -13,6 +13,7 @@ use burn::{
     module::Param,
     tensor::{DType, FloatDType, Tensor},
 };
+use burn_lora_io::progress::Work;
 use burn_lora_quant::QuantConfig;
 use std::fmt;
 
@@ -157,7 +158,9 @@ pub(crate) fn merge(
     let (mut sum, mut weights) = (0.0, 0);
     let [mut lost, mut update] = [0.0; 2];
     let leaders = leaders(&layers, &names);
+    let work = Work::items("merging layers", layers.len());
     for i in 0..layers.len() {
+        work.advance(1);
         if let Some(leader) = leaders[i] {
             share(&mut layers, leader, i);
             continue;

@@ -24,6 +24,7 @@ use burn::{
     module::{Module, ParamId},
     tensor::{FloatDType, TensorData},
 };
+use burn_lora_io::progress::Work;
 use burn_lora_quant::{QuantError, StorageFormat};
 use serde::de::DeserializeOwned;
 use std::{
@@ -468,7 +469,7 @@ pub trait AdaptableExt: Adaptable {
         Self: Sized,
     {
         check_unmerged(self, "load_adapter")?;
-        let folder = burn_lora_io::hub::resolve(folder.as_ref(), true)?;
+        let folder = burn_lora_io::hub::resolve(folder.as_ref())?;
         load_resized(self, |model| {
             let head = model.output_head().to_owned();
             peft::load(model.layers_mut(), &head, name, &folder)
@@ -493,7 +494,7 @@ pub trait AdaptableExt: Adaptable {
             let method = M::deserialize(settings.into_value());
             method.map(|method| Arc::new(method) as _).map_err(|error| error.to_string())
         };
-        let folder = burn_lora_io::hub::resolve(folder.as_ref(), true)?;
+        let folder = burn_lora_io::hub::resolve(folder.as_ref())?;
         load_resized(self, |model| {
             let head = model.output_head().to_owned();
             peft::load_as(model.layers_mut(), &head, name, &folder, &read)
@@ -572,7 +573,9 @@ pub trait AdaptableExt: Adaptable {
         check_unmerged(self, "quantize_base")?;
         format.validate()?;
         let head = self.output_head().to_owned();
+        let work = Work::items("quantizing layers", self.layers().len());
         for (path, layer) in self.layers_mut() {
+            work.advance(1);
             let dense = !layer.is_quantized() && path != head && layer.kind() != LayerKind::Router;
             let Some(base) = layer.base_mut().filter(|_| dense) else { continue };
             *base = base.with_stored(base.weight.dequantize(FloatDType::F32), format)?;

@@ -3,6 +3,7 @@
 use crate::{
     answer::{Question, answer},
     options::{ModelOptions, SamplingOptions},
+    program,
 };
 use burn_lora::prelude::*;
 use clap::Args;
@@ -49,6 +50,9 @@ pub fn chat(
     output: &mut impl Write,
     typed: bool,
 ) -> Result<(), Box<dyn Error>> {
+    if program::is_json() {
+        return Err("a chat is for people: `burn-lora generate --json` is for scripts".into());
+    }
     arguments.generation(0).validate()?;
     let (tokenizer, mut model) = arguments.model.load(&arguments.model.device()?)?;
 

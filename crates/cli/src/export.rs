@@ -1,8 +1,9 @@
 //! `burn-lora export`.
 
-use crate::options;
+use crate::{options, program};
 use burn_lora::prelude::*;
 use clap::Args;
+use serde_json::json;
 use std::{
     error::Error,
     fs,
@@ -62,7 +63,7 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     let tokenizer = options::tokenizer(path, adapter.as_deref())?;
     // Sums of weights and updates are made in float32, and rounded once.
-    let loader = Llama::from_pretrained(path).progress(true).dtype(FloatDType::F32);
+    let loader = Llama::from_pretrained(path).dtype(FloatDType::F32);
     let mut model = loader.load(&arguments.device.device()?)?;
     if let Some(adapter) = adapter {
         model.load_adapter("default", adapter)?;
@@ -73,6 +74,7 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         if gguf {
             model.save_adapter_gguf(&name, output)?;
             println!("{}  the adapter, for llama.cpp's --lora", output.display());
+            program::document(&json!({ "adapter": output }));
             return Ok(());
         }
         model.export_adapter(&name, output)?;
@@ -87,6 +89,7 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             base.display(),
             output.display()
         );
+        program::document(&json!({ "adapter": output, "base": base }));
         return Ok(());
     }
     if name.is_some() {
@@ -97,16 +100,19 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     println!("{}  the model in {}", output.display(), kind.name());
     let file = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let modelfile = output.parent().unwrap_or(Path::new("")).join("Modelfile");
+    let mut written = None;
     if modelfile.exists() && !force {
         println!("{} is there already, and stays as it is.", modelfile.display());
-        return Ok(());
-    }
-    match tokenizer.modelfile(&file) {
-        Ok(text) => {
-            fs::write(&modelfile, text)?;
-            println!("{}  for Ollama: ollama create NAME -f {0}", modelfile.display());
+    } else {
+        match tokenizer.modelfile(&file) {
+            Ok(text) => {
+                fs::write(&modelfile, text)?;
+                println!("{}  for Ollama: ollama create NAME -f {0}", modelfile.display());
+                written = Some(&modelfile);
+            }
+            Err(error) => eprintln!("No Modelfile for Ollama: {error}"),
         }
-        Err(error) => eprintln!("No Modelfile for Ollama: {error}"),
     }
+    program::document(&json!({ "model": output, "type": kind.label(), "modelfile": written }));
     Ok(())
 }

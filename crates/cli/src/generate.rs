@@ -3,22 +3,40 @@
 use crate::{
     answer::{Question, answer},
     options::{ModelOptions, SamplingOptions},
+    program,
 };
-use burn_lora::prelude::{AdaptableExt, Message};
+use burn_lora::{
+    prelude::{AdaptableExt, GenerateConfig, GeneratedText, Llama, Message, Tokenizer},
+    progress::Work,
+};
 use clap::Args;
+use serde_json::json;
 use std::{
     error::Error,
-    io::{self, Write},
+    io::{self, IsTerminal, Write, stdout},
+    path::PathBuf,
     time::Instant,
 };
 
-/// Answers a question with a model, or continues a text.
+const EXAMPLES: &str = "\
+Examples:
+  burn-lora generate models/Llama-3.2-1B-Instruct \"What is LoRA?\" --adapter out
+  burn-lora generate models/Llama-3.2-1B-Instruct --prompts questions.txt --json > answers.jsonl";
+
+/// Answers questions with a model, or continues texts.
+///
+/// Several prompts are answered one after the other. With --json there is a line of JSON for each.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     model: ModelOptions,
-    /// The question, or the text to continue
-    prompt: String,
+    /// Questions, or texts to continue
+    #[arg(value_name = "PROMPT", required_unless_present = "prompts")]
+    prompt: Vec<String>,
+    /// File of further prompts, one a line
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
     /// Continue the prompt as it is, without the chat template
     #[arg(long)]
     text: bool,
@@ -30,19 +48,64 @@ pub struct Arguments {
 pub fn generate(arguments: &Arguments, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let config = arguments.sampling.config(0, (128, 0.0, 1.0));
     config.validate()?;
+    let mut prompts = arguments.prompt.clone();
+    if let Some(file) = &arguments.prompts {
+        let text = burn_lora_io::read_to_string(file);
+        let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+        prompts.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+    }
     let device = arguments.model.device()?;
     let start = Instant::now();
     let (tokenizer, model) = arguments.model.load(&device)?;
     let (seconds, bytes) = (start.elapsed().as_secs_f64(), model.summary().bytes());
     eprintln!("{device:?}: {:.1} MB in {seconds:.1} s\n", bytes as f64 / 1e6);
 
-    let message = [Message::user(&arguments.prompt)];
+    // On a terminal the answers themselves are the progress.
+    let unseen = program::is_json() || !stdout().is_terminal();
+    let work = (unseen && prompts.len() > 1).then(|| Work::items("answering", prompts.len()));
+    for (number, prompt) in prompts.iter().enumerate() {
+        if number > 0 && !program::is_json() {
+            // Nobody may be left to read it.
+            if out.write_all(b"\n\n").is_err() {
+                break;
+            }
+        }
+        let config = arguments.sampling.config(number as u64, (128, 0.0, 1.0));
+        one(arguments, prompt, &config, &tokenizer, &model, out)?;
+        work.iter().for_each(|work| work.advance(1));
+    }
+    Ok(())
+}
+
+/// Answers a prompt.
+fn one(
+    arguments: &Arguments,
+    prompt: &str,
+    config: &GenerateConfig,
+    tokenizer: &Tokenizer,
+    model: &Llama,
+    out: &mut impl Write,
+) -> Result<(), Box<dyn Error>> {
+    let message = [Message::user(prompt)];
     let question = match arguments.text {
-        true => Question::Text(&arguments.prompt),
+        true => Question::Text(prompt),
         false => Question::Chat(&message),
     };
+    let start = Instant::now();
+    if program::is_json() {
+        let found = answer(model, tokenizer, question, config, &mut io::sink())?;
+        let GeneratedText { text, tokens, stopped } = &found;
+        program::document(&json!({
+            "prompt": prompt,
+            "text": text,
+            "tokens": tokens.len(),
+            "stopped": format!("{stopped:?}").to_lowercase(),
+            "seconds": start.elapsed().as_secs_f64(),
+        }));
+        return Ok(());
+    }
     let mut out = Timed { out, first: None };
-    let found = answer(&model, &tokenizer, question, &config, &mut out)?;
+    let found = answer(model, tokenizer, question, config, &mut out)?;
     let seconds = out.first.map_or(0.0, |first| first.elapsed().as_secs_f64());
     let rate = found.tokens.len().saturating_sub(1) as f64 / seconds.max(1e-9);
     eprintln!("\n\n{} tokens, {rate:.1} per second; {:?}", found.tokens.len(), found.stopped);

@@ -1,7 +1,9 @@
 //! `burn-lora login` and `burn-lora push`.
 
+use crate::program;
 use burn_lora_io::hub::{Hub, Upload};
 use clap::Args;
+use serde_json::json;
 use std::{
     error::Error,
     io::{IsTerminal, Read, stdin},
@@ -51,7 +53,10 @@ pub fn login(_: &LoginArguments) -> Result<(), Box<dyn Error>> {
         }
     };
     let user = Hub::from_env().login(&token)?;
-    println!("Logged in as {}; the token is in {}.", user.name, user.file.display());
+    program::result(
+        format_args!("Logged in as {}; the token is in {}.", user.name, user.file.display()),
+        &json!({ "user": user.name, "file": user.file }),
+    );
     Ok(())
 }
 
@@ -70,7 +75,10 @@ pub fn push(arguments: &PushArguments) -> Result<(), Box<dyn Error>> {
         upload = upload.text("README.md", burn_lora::train::model_card(folder)?);
     }
     let count = upload.names().count();
-    let address = Hub::from_env().progress(true).push(id, &upload)?;
-    println!("{count} files are at {address}");
+    let address = Hub::from_env().push(id, &upload)?;
+    program::result(
+        format_args!("{count} files are at {address}"),
+        &json!({ "files": count, "address": address }),
+    );
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! `burn-lora merge`.
 
-use crate::options;
+use crate::{options, program};
 use burn_lora::prelude::*;
 use clap::Args;
+use serde_json::json;
 use std::{error::Error, fs, path::PathBuf};
 
 /// Merges an adapter into the weights of its base model.
@@ -34,7 +35,7 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let Arguments { model: path, adapter, output, dtype, .. } = arguments;
     check_output(arguments)?;
     let tokenizer = options::tokenizer(path, Some(adapter))?;
-    let loader = Llama::from_pretrained(path).progress(true);
+    let loader = Llama::from_pretrained(path);
     let stored = loader.stored_dtypes()?;
     let dtype = match dtype {
         Some(dtype) => FloatDType::from(*dtype),
@@ -55,6 +56,9 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         fs::copy(adapter.join(generation), output.join(generation))?;
     }
     println!("The merged model is in {}.", output.display());
+    let layers: Vec<_> = report.layers.iter().map(|layer| &layer.path).collect();
+    let dtype = format!("{dtype:?}").to_lowercase();
+    program::document(&json!({ "output": output, "dtype": dtype, "layers": layers }));
     Ok(())
 }
 

@@ -1,9 +1,13 @@
 //! `burn-lora plan`.
 
-use crate::options::{self, number};
+use crate::{
+    options::{self, number},
+    program,
+};
 use burn_lora::prelude::*;
 use clap::Args;
-use std::{error::Error, path::PathBuf};
+use serde_json::json;
+use std::{error::Error, fmt::Write, path::PathBuf};
 
 /// `config.json` of Llama 3.1 8B.
 const LLAMA_3_1_8B: &str = r#"{
@@ -120,23 +124,32 @@ pub fn plan(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         tokens => tokens,
     });
     let plan = run.plan(&config, longest)?;
-    println!("{plan}\n");
-
-    println!(
-        "{:>8}  {:>6}  {:>22}  {:>18}",
+    let sizes = arguments.memory.map_or(vec![8.0, 16.0, 24.0, 48.0, 80.0], |size| vec![size]);
+    let mut text = format!(
+        "{plan}\n\n{:>8}  {:>6}  {:>22}  {:>18}",
         "GPU", "fits", "rows of this length", "tokens in one row"
     );
-    let sizes = arguments.memory.map_or(vec![8.0, 16.0, 24.0, 48.0, 80.0], |size| vec![size]);
+    let mut gpus = vec![];
     for gib in sizes {
         let device = (gib * f64::from(1 << 30)) as u64;
-        println!(
-            "{:>8}  {:>6}  {:>22}  {:>18}",
+        let fits = plan.fits(device);
+        let (rows, tokens) = (plan.max_batch(device), plan.clone().rows(1).max_length(device));
+        write!(
+            text,
+            "\n{:>8}  {:>6}  {rows:>22}  {tokens:>18}",
             format!("{gib} GiB"),
-            if plan.fits(device) { "yes" } else { "no" },
-            plan.max_batch(device),
-            plan.clone().rows(1).max_length(device),
-        );
+            if fits { "yes" } else { "no" },
+        )?;
+        gpus.push(json!({ "gib": gib, "fits": fits, "rows": rows, "tokens": tokens }));
     }
+    let value = json!({
+        "trainable": plan.trainable(),
+        "peak": plan.peak(),
+        "total": plan.total(),
+        "needed": plan.needed(),
+        "gpus": gpus,
+    });
+    program::result(text, &value);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `burn-lora quantize`.
 
-use crate::options;
+use crate::{options, program};
 use burn::tensor::Distribution;
 use burn_lora::{
     adapter::LayerKind,
@@ -8,9 +8,11 @@ use burn_lora::{
         Adaptable, Device, FloatDType, Gemm, Llama, Place, QuantConfig, StorageFormat, Tensor,
         WeightFormat,
     },
+    progress::Work,
 };
 use clap::Args;
-use std::{error::Error, path::PathBuf, sync::Arc};
+use serde_json::json;
+use std::{error::Error, fmt::Write, path::PathBuf, sync::Arc};
 
 /// Compares storage formats of weights: size, error, and error of a layer's product.
 ///
@@ -65,9 +67,13 @@ pub fn quantize(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             "a random weight [1024, 1024]".to_owned()
         }
         Some(path) => {
-            for weight in linear_weights(path, &device)? {
+            let found = linear_weights(path, &device)?;
+            let work = Work::items("measuring weights", found.len());
+            for weight in found {
                 add(weight)?;
+                work.advance(1);
             }
+            drop(work);
             format!("{weights} weights of {}", path.display())
         }
     };
@@ -75,25 +81,41 @@ pub fn quantize(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         return Err(format!("{what}: its linear layers are quantized already").into());
     }
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-    println!("{what} on {device:?}: {:.2} MiB in float32\n", mib(4 * values));
-    println!(
-        "{:<10} {:>9} {:>10} {:>10} {:>12} {:>14}",
-        "format", "block", "bits", "MiB", "error", "error of x·W^T"
+    let mut text = format!(
+        "{what} on {device:?}: {:.2} MiB in float32\n\n{:<10} {:>9} {:>10} {:>10} {:>12} {:>14}\n",
+        mib(4 * values),
+        "format",
+        "block",
+        "bits",
+        "MiB",
+        "error",
+        "error of x·W^T"
     );
+    let mut formats = vec![];
     for row in rows {
-        println!(
-            "{:<10} {:>9} {:>10.3} {:>10.2} {:>11.2}% {:>13.2}%",
+        let bits = (8 * row.bytes) as f64 / values as f64;
+        let [error, product] = [row.error / sizes, row.product / products];
+        writeln!(
+            text,
+            "{:<10} {:>9} {bits:>10.3} {:>10.2} {:>11.2}% {:>13.2}%",
             row.name,
             row.block,
-            (8 * row.bytes) as f64 / values as f64,
             mib(row.bytes),
-            100.0 * row.error / sizes,
-            100.0 * row.product / products,
-        );
+            100.0 * error,
+            100.0 * product,
+        )?;
+        formats.push(json!({
+            "format": row.name,
+            "block": row.block,
+            "bits": bits,
+            "bytes": row.bytes,
+            "error": error,
+            "product_error": product,
+        }));
     }
-    println!(
-        "\nErrors are mean magnitudes, in percent of those of the weights and of the products."
-    );
+    text += "\nErrors are mean magnitudes, in percent of those of the weights and of the products.";
+    let value = json!({ "model": arguments.model, "weights": weights, "values": values, "formats": formats });
+    program::result(text, &value);
     Ok(())
 }
 
@@ -135,7 +157,7 @@ fn rows(formats: &[WeightFormat]) -> Vec<Row> {
 
 /// Dense weights that a quantized model would pack.
 fn linear_weights(path: &PathBuf, device: &Device) -> Result<Vec<Tensor<2>>, Box<dyn Error>> {
-    let model = Llama::from_pretrained(path).progress(true).dtype(FloatDType::F32).load(device)?;
+    let model = Llama::from_pretrained(path).dtype(FloatDType::F32).load(device)?;
     let layers = model.layers().into_iter().filter(|(path, layer)| {
         layer.kind() == LayerKind::Linear && path != model.output_head() && !layer.is_quantized()
     });

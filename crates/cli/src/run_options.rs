@@ -1,22 +1,73 @@
-//! Options of a run: those of `train` and `sweep`.
+//! Options of a run: those of `train`, `preview`, `sweep` and, of the data, `eval`.
 
 use crate::options;
 use burn_lora::prelude::*;
 use clap::Args;
 use std::{error::Error, path::PathBuf};
 
-/// A run file, and options over it.
+fn set<T: Clone, S: From<T>>(setting: &mut S, given: &Option<T>) {
+    if let Some(value) = given {
+        *setting = value.clone().into();
+    }
+}
+
+/// A run file, and the options over it that say which data are read, and how.
 #[derive(Args)]
-pub struct RunOptions {
+pub struct DataOptions {
     /// Run file; examples/configs has some
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Files with data: .jsonl, .json, .csv, .parquet
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Maximum number of tokens per example
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// Any setting of the run file, as in train.neftune=5; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+impl DataOptions {
+    /// Reads the run file, if one is given.
+    pub fn file(&self) -> Result<RunConfig, TrainError> {
+        match &self.config {
+            Some(file) => RunConfig::from_file(file),
+            None => Ok(RunConfig::default()),
+        }
+    }
+
+    /// Returns `true` if a run file is given.
+    pub fn has_file(&self) -> bool {
+        self.config.is_some()
+    }
+
+    /// Files that the options name.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.data
+    }
+
+    /// Returns a run with the options and `--set` over it.
+    pub fn over(&self, mut run: RunConfig) -> Result<RunConfig, Box<dyn Error>> {
+        if !self.data.is_empty() {
+            run.data.files.clone_from(&self.data);
+        }
+        set(&mut run.data.max_length, &self.max_length);
+        for setting in &self.set {
+            run = run.with_setting(setting).map_err(|error| format!("--set {error}"))?;
+        }
+        Ok(run)
+    }
+}
+
+/// A run file, and options over it.
+#[derive(Args)]
+pub struct RunOptions {
+    #[command(flatten)]
+    data: DataOptions,
     /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// Files to train on: .jsonl, .json, .csv, .parquet
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    data: Vec<PathBuf>,
     /// Files to validate on
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "valid_split")]
     valid: Vec<PathBuf>,
@@ -50,9 +101,6 @@ pub struct RunOptions {
     /// Micro-batches per optimizer step
     #[arg(long, value_name = "COUNT")]
     gradient_accumulation_steps: Option<usize>,
-    /// Maximum number of tokens per example
-    #[arg(long, value_name = "TOKENS")]
-    max_length: Option<usize>,
     /// Storage format of the linear layers
     #[arg(long, value_parser = options::format())]
     format: Option<WeightFormat>,
@@ -62,9 +110,6 @@ pub struct RunOptions {
     /// Folder of an adapter to continue training, in place of a new one
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
-    /// Any setting of the run file, as in train.neftune=5; may be given several times
-    #[arg(long, value_name = "NAME=VALUE")]
-    set: Vec<String>,
 }
 
 impl RunOptions {
@@ -75,10 +120,7 @@ impl RunOptions {
 
     /// Reads the run file, if one is given.
     pub fn file(&self) -> Result<RunConfig, TrainError> {
-        match &self.config {
-            Some(file) => RunConfig::from_file(file),
-            None => Ok(RunConfig::default()),
-        }
+        self.data.file()
     }
 
     /// Returns a run with the options and `--set` over it.
@@ -90,19 +132,11 @@ impl RunOptions {
             run = run.with("adapter.lora_alpha", alpha)?;
         }
         self.apply(&mut run);
-        for setting in &self.set {
-            run = run.with_setting(setting).map_err(|error| format!("--set {error}"))?;
-        }
-        Ok(run)
+        self.data.over(run)
     }
 
     /// Applies the options to a run.
     fn apply(&self, run: &mut RunConfig) {
-        fn set<T: Clone, S: From<T>>(setting: &mut S, given: &Option<T>) {
-            if let Some(value) = given {
-                *setting = value.clone().into();
-            }
-        }
         let RunConfig { devices, model, adapter, data, train, .. } = run;
         if !self.device.is_empty() {
             devices.clone_from(&self.device);
@@ -114,16 +148,12 @@ impl RunOptions {
             *adapter = adapter.clone().seed(seed);
             *train = train.clone().seed(seed);
         }
-        if !self.data.is_empty() {
-            data.files.clone_from(&self.data);
-        }
         if !self.valid.is_empty() {
             (data.valid, data.valid_split) = (self.valid.clone(), 0.0);
         }
         if let Some(part) = self.valid_split {
             (data.valid, data.valid_split) = (vec![], part);
         }
-        set(&mut data.max_length, &self.max_length);
         set(&mut train.output, &self.output);
         set(&mut train.epochs, &self.epochs);
         set(&mut train.max_steps, &self.max_steps);
@@ -131,4 +161,16 @@ impl RunOptions {
         set(&mut train.batches.size, &self.batch_size);
         set(&mut train.gradient_accumulation_steps, &self.gradient_accumulation_steps);
     }
+}
+
+/// An error of the settings, with the option that sets what is missing.
+pub fn with_option(error: TrainError) -> Box<dyn Error> {
+    let option = match &error {
+        TrainError::Missing { name: "model.path", .. } => "--model FOLDER",
+        TrainError::Missing { name: "data.files", .. } => "--data FILE",
+        TrainError::Missing { name: "train.output", .. } => "--output FOLDER",
+        TrainError::Missing { name: "over", .. } => "--over NAME=VALUE,VALUE",
+        _ => return error.into(),
+    };
+    format!("{error} ({option})").into()
 }

@@ -1,11 +1,15 @@
 //! `burn-lora sweep`.
 
-use crate::{run_options::RunOptions, train::with_option};
+use crate::{
+    program,
+    run_options::{RunOptions, with_option},
+};
 use burn_lora::{
     prelude::*,
     train::sweep::{Axis, Strategy, SweepProgress},
 };
 use clap::{Args, ValueEnum};
+use serde_json::json;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Trains with several values of some settings, and compares the validation losses.
@@ -35,9 +39,6 @@ pub struct Arguments {
     /// Fraction by which the validation loss has to fall for the next value of the last --over to be tried, such as 0.01
     #[arg(long, value_name = "FRACTION")]
     min_gain: Option<f64>,
-    /// Print the results as JSON
-    #[arg(long)]
-    json: bool,
     /// Show the combinations, and stop
     #[arg(long)]
     dry_run: bool,
@@ -90,15 +91,16 @@ pub fn sweep(
     let sweep = arguments.sweep()?;
     let trials = sweep.trials().map_err(with_option)?;
     if arguments.dry_run {
-        println!("{} trials:", trials.len());
-        trials.iter().for_each(|trial| println!("  {}", trial.name));
+        let names: Vec<_> = trials.iter().map(|trial| trial.name.as_str()).collect();
+        let text = format!("{} trials:\n  {}", names.len(), names.join("\n  "));
+        program::result(text, &json!({ "trials": names }));
         return Ok(ExitCode::SUCCESS);
     }
     let interrupt = interrupt()?;
     let report = sweep.run(&mut SweepProgress::new(), &interrupt)?;
     let output = sweep.run.train.output.unwrap_or_default();
-    if arguments.json {
-        println!("{}", report.to_json());
+    if program::is_json() {
+        program::document(&serde_json::to_value(&report)?);
     } else {
         let folder = output.display();
         println!("{report}");

@@ -2,8 +2,9 @@
 
 use crate::{
     answer::{Question, answer},
-    program::Output,
-    run_options::RunOptions,
+    preview,
+    program::{self, Output},
+    run_options::{RunOptions, with_option},
 };
 use burn_lora::{
     prelude::*,
@@ -13,12 +14,8 @@ use burn_lora::{
     },
 };
 use clap::Args;
-use std::{
-    error::Error,
-    io::{IsTerminal, stdout},
-    path::PathBuf,
-    process::ExitCode,
-};
+use serde_json::json;
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Fine-tunes a model on your data with LoRA, its weights in 4 bits (QLoRA) or as they are.
 ///
@@ -81,7 +78,7 @@ pub fn train(
 ) -> Result<ExitCode, Box<dyn Error>> {
     let run = arguments.run.run()?;
     if arguments.print_config {
-        print!("{}", run.to_toml()?);
+        program::result(run.to_toml()?.trim_end(), &serde_json::to_value(&run)?);
         return Ok(ExitCode::SUCCESS);
     }
     run.validate().map_err(with_option)?;
@@ -95,17 +92,12 @@ pub fn train(
 
     // The data first: what is wrong with them shows before a large model is read.
     let data = run.load_data()?;
-    let RunData { tokenizer, train, valid } = &data;
-    println!("{}", train.report());
-    if let Some(valid) = valid {
-        println!("to validate on: {}", valid.report());
-    }
+    let RunData { tokenizer, train, .. } = &data;
     let new = run.tokens.add.iter().chain(&run.tokens.special);
     for (token, id) in new.filter_map(|token| Some((token, tokenizer.token_to_id(token)?))) {
         println!("token {id}: {token:?}");
     }
-    println!("\nThe first example; what is trained is marked:");
-    println!("{}\n", train.preview(0, tokenizer, stdout().is_terminal())?);
+    println!("{}\n", preview::text(&data, 0..1)?);
 
     let mut model = run.load_model(device)?;
     model.check_tokenizer(tokenizer);
@@ -116,6 +108,7 @@ pub fn train(
     if arguments.dry_run {
         show_plan(&run, &model, train.report().longest);
         println!("The run, as a file:\n\n{}", run.to_toml()?);
+        program::document(&preview::json(&data, 0..1)?);
         return Ok(ExitCode::SUCCESS);
     }
 
@@ -151,6 +144,13 @@ pub fn train(
     if finished.reason == StopReason::Interrupted {
         println!("The same command with --resume goes on.");
     }
+    program::document(&json!({
+        "output": folder,
+        "model": path,
+        "finished": finished,
+        "evaluations": report.evaluations,
+        "checkpoint": report.checkpoint,
+    }));
     let format = run.model.format;
     println!("\nChat with it:\n  burn-lora chat {path} --adapter {folder} --format {format}");
     Ok(match interrupt.signal() {
@@ -173,16 +173,4 @@ fn show_plan(run: &RunConfig, model: &Llama, longest: usize) {
         }
         Err(error) => println!("No memory estimate of a training step: {error}\n"),
     }
-}
-
-/// An error of the settings, with the option that sets what is missing.
-pub fn with_option(error: TrainError) -> Box<dyn Error> {
-    let option = match &error {
-        TrainError::Missing { name: "model.path", .. } => "--model FOLDER",
-        TrainError::Missing { name: "data.files", .. } => "--data FILE",
-        TrainError::Missing { name: "train.output", .. } => "--output FOLDER",
-        TrainError::Missing { name: "over", .. } => "--over NAME=VALUE,VALUE",
-        _ => return error.into(),
-    };
-    format!("{error} ({option})").into()
 }

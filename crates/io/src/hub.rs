@@ -28,15 +28,28 @@ use id::Id;
 use std::path::{Path, PathBuf};
 
 /// Returns the folder or file of a model or adapter: `source` itself if it exists or cannot be an id,
-/// else that into which what has this id was downloaded. `progress` shows a bar for each file.
+/// else that into which what has this id was downloaded.
 ///
 /// # Errors
 /// [`FileError::Hub`] for an id without a folder of that name, if the feature `hub` is disabled or
 /// the download fails.
-pub fn resolve(source: impl AsRef<Path>, progress: bool) -> Result<PathBuf, FileError> {
+pub fn resolve(source: impl AsRef<Path>) -> Result<PathBuf, FileError> {
     let source = source.as_ref();
     match source.to_str() {
-        Some(id) if Id::model(id).is_some() && !source.exists() => model(id, progress),
+        Some(id) if Id::model(id).is_some() && !source.exists() => model(id),
+        _ => Ok(source.to_owned()),
+    }
+}
+
+/// Returns the folder or file of a model or adapter as [`resolve`] does, but of a model with an id only
+/// its settings and its tokenizer are downloaded.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_settings(source: impl AsRef<Path>) -> Result<PathBuf, FileError> {
+    let source = source.as_ref();
+    match source.to_str() {
+        Some(id) if Id::model(id).is_some() && !source.exists() => model_settings(id),
         _ => Ok(source.to_owned()),
     }
 }
@@ -51,22 +64,27 @@ pub fn is_model_id(text: &str) -> bool {
 ///
 /// # Errors
 /// As [`resolve`].
-pub fn resolve_data(source: impl AsRef<Path>, progress: bool) -> Result<Vec<PathBuf>, FileError> {
+pub fn resolve_data(source: impl AsRef<Path>) -> Result<Vec<PathBuf>, FileError> {
     let source = source.as_ref();
     match source.to_str() {
-        Some(id) if Id::dataset(id).is_some() && !source.exists() => data(id, progress),
+        Some(id) if Id::dataset(id).is_some() && !source.exists() => data(id),
         _ => Ok(vec![source.to_owned()]),
     }
 }
 
 #[cfg(feature = "hub")]
-fn model(id: &str, progress: bool) -> Result<PathBuf, FileError> {
-    Hub::from_env().progress(progress).download(id).map_err(as_an_id)
+fn model(id: &str) -> Result<PathBuf, FileError> {
+    Hub::from_env().download(id).map_err(as_an_id)
 }
 
 #[cfg(feature = "hub")]
-fn data(id: &str, progress: bool) -> Result<Vec<PathBuf>, FileError> {
-    Hub::from_env().progress(progress).download_data(id).map_err(as_an_id)
+fn model_settings(id: &str) -> Result<PathBuf, FileError> {
+    Hub::from_env().download_settings(id).map_err(as_an_id)
+}
+
+#[cfg(feature = "hub")]
+fn data(id: &str) -> Result<Vec<PathBuf>, FileError> {
+    Hub::from_env().download_data(id).map_err(as_an_id)
 }
 
 #[cfg(feature = "hub")]
@@ -80,12 +98,17 @@ fn as_an_id(error: FileError) -> FileError {
 }
 
 #[cfg(not(feature = "hub"))]
-fn model(id: &str, _progress: bool) -> Result<PathBuf, FileError> {
+fn model(id: &str) -> Result<PathBuf, FileError> {
     Err(without(id))
 }
 
 #[cfg(not(feature = "hub"))]
-fn data(id: &str, _progress: bool) -> Result<Vec<PathBuf>, FileError> {
+fn model_settings(id: &str) -> Result<PathBuf, FileError> {
+    Err(without(id))
+}
+
+#[cfg(not(feature = "hub"))]
+fn data(id: &str) -> Result<Vec<PathBuf>, FileError> {
     Err(without(id))
 }
 

@@ -4,7 +4,7 @@ use crate::{FileError, brief};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// File name of a model in a single file.
@@ -45,4 +45,22 @@ pub fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, FileErro
         shards.entry(shard).or_default().push(tensor);
     }
     Ok(shards)
+}
+
+/// Returns the paths of the weight files of a model's folder, in transformers' order: safetensors before
+/// PyTorch's, a single file before shards. Empty if there are none; a shard need not be there.
+///
+/// # Errors
+/// As [`read_index`].
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+    for (single, index) in [(SINGLE, INDEX), (TORCH_SINGLE, TORCH_INDEX)] {
+        let (single, index) = (folder.join(single), folder.join(index));
+        if single.exists() {
+            return Ok(vec![single]);
+        }
+        if index.exists() {
+            return Ok(read_index(&index)?.into_keys().map(|shard| folder.join(shard)).collect());
+        }
+    }
+    Ok(vec![])
 }

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     collections::BTreeSet,
     fmt::Arguments,
-    io::{IsTerminal, Write, stderr},
+    io::{Write, stderr},
     sync::{Mutex, PoisonError},
 };
 
@@ -48,9 +48,11 @@ pub fn report(text: Arguments<'_>) {
     let text = text.to_string();
     if PRINTED.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
         // A progress bar may be on this line; it is redrawn on the next one.
-        let clear = if stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+        let clear = if crate::is_drawn_on(&stderr()) { "\r\x1b[2K" } else { "" };
+        let [colour, reset] =
+            if crate::is_coloured(&stderr()) { ["\x1b[33m", "\x1b[0m"] } else { ["", ""] };
         // A closed standard error is no reason to fail.
-        _ = writeln!(stderr(), "{clear}warning: {}", crate::escaped_lines(&text));
+        _ = writeln!(stderr(), "{clear}{colour}warning{reset}: {}", crate::escaped_lines(&text));
     }
 }
 

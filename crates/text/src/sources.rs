@@ -33,7 +33,7 @@ pub fn files(path: &Path) -> Result<Files, TextError> {
     if !has_own(path)
         && let Some(base) = burn_lora_io::base_of(path)?
     {
-        return files(&burn_lora_io::hub::resolve(base, false)?);
+        return files(&burn_lora_io::hub::resolve(base)?);
     }
     let mut files = Files::read(path)?;
     if files.bytes.contains_key(SENTENCE_PIECE) {

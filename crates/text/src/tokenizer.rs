@@ -10,7 +10,7 @@ use crate::{
 };
 use burn_lora_io::{caught, escaped};
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
-use tokenizers::{PostProcessor, PostProcessorWrapper};
+use tokenizers::{ModelWrapper, PostProcessor, PostProcessorWrapper};
 
 /// transformers' name of the general template.
 const DEFAULT: &str = "default";
@@ -83,7 +83,7 @@ impl Tokenizer {
     /// [`TextError::Hub`] for a model that the hub did not provide. A malformed chat template is an
     /// error where it is used.
     pub fn from_pretrained(path: impl AsRef<Path>) -> Result<Self, TextError> {
-        let path = &burn_lora_io::hub::resolve(path, false)?;
+        let path = &burn_lora_io::hub::resolve(path)?;
         Self::from_files(sources::files(path)?)
     }
 
@@ -108,11 +108,11 @@ impl Tokenizer {
         adapter: impl AsRef<Path>,
         base: impl AsRef<Path>,
     ) -> Result<Self, TextError> {
-        let adapter = &burn_lora_io::hub::resolve(adapter.as_ref(), true)?;
+        let adapter = &burn_lora_io::hub::resolve(adapter.as_ref())?;
         if !sources::has_own(adapter) {
             return Self::from_pretrained(base);
         }
-        let base = &burn_lora_io::hub::resolve(base.as_ref(), false)?;
+        let base = &burn_lora_io::hub::resolve(base.as_ref())?;
         Ok(Self { changed: true, ..Self::from_files(sources::adapter_files(adapter, base)?)? })
     }
 
@@ -277,6 +277,23 @@ impl Tokenizer {
     /// ```
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.parts.model.id_to_token(id)
+    }
+
+    /// Kind of the tokenizer's model: `BPE`, `Unigram`, `WordPiece` or `WordLevel`.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// assert_eq!(tokenizer.kind(), "BPE");
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    pub fn kind(&self) -> &'static str {
+        match self.parts.model.get_model() {
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::Unigram(_) => "Unigram",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+        }
     }
 
     /// Size of the vocabulary: the highest token id plus one. A model's embedding may have more

@@ -143,7 +143,7 @@ pub(super) fn read(folder: &Path) -> Result<Files, AdapterError> {
 /// [`AdapterError::Io`] or [`AdapterError::Format`] if the folder is none of an adapter, or its
 /// settings cannot be read.
 pub fn saved_method(folder: impl AsRef<Path>) -> Result<Arc<dyn Method>, AdapterError> {
-    settings(&burn_lora_io::hub::resolve(folder.as_ref(), true)?, &methods::read)
+    settings(&burn_lora_io::hub::resolve(folder.as_ref())?, &methods::read)
 }
 
 /// Reads the file of the settings.

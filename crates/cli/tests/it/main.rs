@@ -1,7 +1,9 @@
 //! The program, as `cargo test` has built it.
 
 mod commands;
+mod info;
 mod output;
+mod scripts;
 mod sweep;
 mod tokens;
 

@@ -9,7 +9,14 @@ use std::{
 
 #[test]
 fn a_reader_that_leaves_ends_a_program_quietly() {
-    for words in [&["plan"][..], &["train", "--print-config"], &["train", "--help"]] {
+    for words in [
+        &["plan"][..],
+        &["train", "--print-config"],
+        &["train", "--help"],
+        &["info", "testdata/gqa"],
+        &["info", "testdata/gqa", "--json"],
+        &["completions", "bash"],
+    ] {
         let mut command = burn_lora(words.iter().copied());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -54,6 +54,11 @@ impl Gguf {
         self.metadata.get(key)
     }
 
+    /// The metadata by their keys.
+    pub fn metadata(&self) -> &BTreeMap<String, Value> {
+        &self.metadata
+    }
+
     /// The tensors by their names in the file.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors

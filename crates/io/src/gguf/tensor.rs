@@ -12,6 +12,18 @@ pub struct TensorInfo {
     pub(super) range: Range<usize>,
 }
 
+impl TensorInfo {
+    /// llama.cpp's name of the type, supported or not.
+    pub fn type_name(&self) -> String {
+        self.dtype.map_or_else(type_name, TensorType::name)
+    }
+
+    /// Bytes in the file; 0 for an unsupported type.
+    pub fn bytes(&self) -> usize {
+        self.range.len()
+    }
+}
+
 /// The supported types, for messages.
 pub const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, \
                              Q6_K, IQ4_NL or IQ4_XS";

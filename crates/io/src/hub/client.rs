@@ -5,7 +5,7 @@ use super::{
     select,
     settings::Hub,
 };
-use crate::{FileError, brief};
+use crate::{FileError, brief, progress::Work};
 use hf_hub::{
     Cache, Repo, RepoType,
     api::{
@@ -13,7 +13,6 @@ use hf_hub::{
         sync::{ApiBuilder, ApiError, ApiRepo},
     },
 };
-use indicatif::ProgressBar;
 use std::{
     cell::Cell,
     collections::BTreeSet,
@@ -46,6 +45,23 @@ impl Hub {
         Ok(parsed.file.map_or(found.folder.clone(), |file| found.folder.join(file)))
     }
 
+    /// Downloads the settings and the tokenizer of a model, but not its weights, as far as the cache lacks
+    /// them, and returns its folder in the cache. An adapter, or a GGUF file, is downloaded whole.
+    ///
+    /// # Errors
+    /// As [`download`](Self::download).
+    pub fn download_settings(&self, id: &str) -> Result<PathBuf, FileError> {
+        match (Id::model(id), &self.cache) {
+            (Some(parsed), Some(cache)) if parsed.file.is_none() && !self.offline => {
+                // What the cache has is taken where the hub cannot be reached.
+                self.fetch(&parsed, cache, false)
+                    .map(|found| found.folder)
+                    .or_else(|_| self.download(id))
+            }
+            _ => self.download(id),
+        }
+    }
+
     /// Downloads the files of a part of a dataset, `owner/name`, `owner/name@revision`, or either with
     /// `:split` (default: `train`) or `/file` after it. Returns their paths in the cache.
     ///
@@ -73,14 +89,15 @@ impl Hub {
             let add = |reason| failed(format!("{reason}; HF_HUB_OFFLINE is set: unset it"));
             return kept().map_err(add);
         }
-        self.fetch(parsed, cache).or_else(|reason| {
+        self.fetch(parsed, cache, true).or_else(|reason| {
             let found = kept().map_err(|_| failed(reason.clone()))?;
             crate::warn!("{id}: {reason}; using what is in the cache");
             Ok(found)
         })
     }
 
-    fn fetch(&self, id: &Id<'_>, cache: &Path) -> Result<Found, String> {
+    /// Obtains the files that an id stands for; without `weights`, all but those of a model.
+    fn fetch(&self, id: &Id<'_>, cache: &Path, weights: bool) -> Result<Found, String> {
         let cache = Cache::new(cache.to_owned());
         let api = ApiBuilder::from_cache(cache.clone())
             .with_endpoint(self.endpoint.trim_end_matches('/').into())
@@ -102,8 +119,15 @@ impl Hub {
             Ok(folder.join(file))
         };
         let names = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-        let files = select::files(id, &names, &get)?;
+        let mut files = select::files(id, &names, &get)?;
+        if !weights {
+            files.retain(|file| !select::is_weights(file));
+        }
         files.iter().try_for_each(|file| get(file).map(drop))?;
+        if !weights {
+            // The commit is not in use before it is complete.
+            return Ok(Found { folder, files });
+        }
         // Written last, so that an interrupted download leaves the previous commit in use.
         let written = cache.repo(repo).create_ref(&commit);
         written.map_err(|error| format!("{}: {error}", cache.path().display()))?;
@@ -124,7 +148,7 @@ impl Hub {
         }
         let size = Cell::new(0);
         let mut tries = (0..TRIES)
-            .map(|_| files.download_with_progress(file, Bar { bar: self.bar(file), size: &size }));
+            .map(|_| files.download_with_progress(file, Download { work: None, size: &size }));
         let path = loop {
             match tries.next() {
                 Some(Ok(path)) => break path,
@@ -246,23 +270,25 @@ fn list(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Progress bar of a file; it also records the file's size.
-struct Bar<'a> {
-    bar: ProgressBar,
+/// Progress of a file; it also records the file's size.
+struct Download<'a> {
+    work: Option<Work>,
     size: &'a Cell<usize>,
 }
 
-impl Progress for Bar<'_> {
-    fn init(&mut self, size: usize, _file: &str) {
+impl Progress for Download<'_> {
+    fn init(&mut self, size: usize, file: &str) {
         self.size.set(size);
-        self.bar.set_length(size as u64);
+        self.work = Some(Work::bytes(format!("downloading {file}"), size as u64));
     }
 
     fn update(&mut self, bytes: usize) {
-        self.bar.inc(bytes as u64);
+        if let Some(work) = &self.work {
+            work.advance(bytes as u64);
+        }
     }
 
     fn finish(&mut self) {
-        self.bar.finish_and_clear();
+        self.work = None;
     }
 }

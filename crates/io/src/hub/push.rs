@@ -6,7 +6,11 @@ use super::{
     select,
     settings::Hub,
 };
-use crate::{FileError, shards::INDEX};
+use crate::{
+    FileError,
+    progress::{Counted, Work},
+    shards::INDEX,
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -227,16 +231,14 @@ impl Hub {
         let header = action["header"].as_object().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let (mut content, _) = file.content.open().map_err(PushError::io(&file.content))?;
-        let bar = self.bar(&file.name);
-        bar.set_length(file.size);
+        let work = Work::bytes(format!("uploading {}", file.name), file.size);
         // Parts of a large file are sent one by one, each to an address of its own.
         let Some(chunk) = header.get("chunk_size").and_then(|size| text(size).parse::<u64>().ok())
         else {
             let headers: Vec<_> =
                 header.iter().map(|(name, value)| (name.clone(), text(value))).collect();
-            let body = bar.wrap_read(content.take(file.size));
+            let body = Counted::new(content.take(file.size), &work);
             api.put(href, &headers, file.size, body)?;
-            bar.finish_and_clear();
             return Ok(());
         };
         let mut parts: Vec<(u64, String)> = header
@@ -249,12 +251,11 @@ impl Hub {
             let from = i as u64 * chunk;
             let length = chunk.min(file.size.saturating_sub(from));
             content.seek(SeekFrom::Start(from)).map_err(PushError::io(&file.content))?;
-            let body = bar.wrap_read((&mut content).take(length));
+            let body = Counted::new((&mut content).take(length), &work);
             let etag = api.put(url, &[], length, body)?;
             etags.push(json!({ "partNumber": number, "etag": etag }));
         }
         api.post(href, LFS, &json!({ "oid": file.sha256, "parts": etags }).to_string())?;
-        bar.finish_and_clear();
         Ok(())
     }
 }

@@ -57,6 +57,12 @@ pub(super) fn files(
     }
 }
 
+/// Returns `true` for a file with weights of a model, but not for one with the tensors of an adapter.
+pub(super) fn is_weights(name: &str) -> bool {
+    let ends = [".safetensors", ".bin"].iter().any(|end| name.ends_with(end));
+    ends && !TENSORS.contains(&name)
+}
+
 fn model(
     names: &BTreeSet<String>,
     get: &dyn Fn(&str) -> Result<PathBuf, String>,

@@ -1,6 +1,5 @@
 //! Settings of a client of the hub.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{env, path::PathBuf};
 
 /// A client of the hub: where models and data come from, and where they are cached.
@@ -19,7 +18,6 @@ pub struct Hub {
     pub(super) token: Option<String>,
     pub(super) token_file: Option<PathBuf>,
     pub(super) offline: bool,
-    pub(super) progress: bool,
 }
 
 impl Hub {
@@ -52,7 +50,6 @@ impl Hub {
             token: token.filter(|token| !token.is_empty()),
             token_file,
             offline: ["1", "true", "yes", "on"].contains(&offline.as_str()),
-            progress: false,
         }
     }
 
@@ -84,25 +81,5 @@ impl Hub {
     pub fn offline(mut self, offline: bool) -> Self {
         self.offline = offline;
         self
-    }
-
-    /// Sets whether a bar is shown for each file, if standard error is a terminal.
-    pub fn progress(mut self, progress: bool) -> Self {
-        self.progress = progress;
-        self
-    }
-
-    /// A progress bar for a file.
-    pub(super) fn bar(&self, file: &str) -> ProgressBar {
-        let target = match self.progress {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let style = ProgressStyle::with_template(
-            "{msg} {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
-        );
-        ProgressBar::with_draw_target(None, target)
-            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-            .with_message(file.to_owned())
     }
 }

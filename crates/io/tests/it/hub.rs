@@ -128,6 +128,29 @@ fn a_split_of_a_dataset_is_downloaded() {
 }
 
 #[test]
+fn settings_are_downloaded_without_weights() {
+    let home = tempfile::tempdir().unwrap();
+    let model = ["config.json", "tokenizer.json", "model.safetensors"];
+    let adapter = ["adapter_config.json", "adapter_model.safetensors"];
+    let server = Server::start([
+        ("models/owner/model", files(&model)),
+        ("models/owner/lora", files(&adapter)),
+    ]);
+    let hub = hub(&server, home.path());
+    let folder = hub.download_settings("owner/model").unwrap();
+    assert!(folder.join("config.json").exists() && folder.join("tokenizer.json").exists());
+    assert!(!folder.join("model.safetensors").exists());
+    // It is no model that could be taken for a whole one.
+    let error = hub.clone().offline(true).download("owner/model").unwrap_err().to_string();
+    assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
+    assert_eq!(hub.download("owner/model").unwrap(), folder);
+    assert!(folder.join("model.safetensors").exists());
+    // An adapter is small.
+    let folder = hub.download_settings("owner/lora").unwrap();
+    assert!(folder.join("adapter_model.safetensors").exists());
+}
+
+#[test]
 fn adapters_and_gguf_files_are_downloaded() {
     let home = tempfile::tempdir().unwrap();
     let adapter = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "x.bin"];

@@ -1,6 +1,8 @@
 //! Warnings, files and text as a program of a user's meets them.
 
-use burn_lora_io::{collect, escaped, open, read_to_string, replace, replace_with, warn};
+use burn_lora_io::{
+    collect, escaped, open, read_to_string, replace, replace_with, tensor_headers, warn,
+};
 use std::{
     env, fs,
     io::{Error, ErrorKind, Write},
@@ -132,4 +134,34 @@ fn only_files_are_opened() {
     fs::write(folder.path().join("latin1"), b"caf\xe9").unwrap();
     let error = read_to_string(&folder.path().join("latin1")).unwrap_err();
     assert!(error.to_string().contains("byte 3"), "{error}");
+}
+
+#[test]
+fn headers_are_read_without_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let header = br#"{"__metadata__":{"format":"pt"},"b":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]},
+        "a":{"dtype":"I8","shape":[],"data_offsets":[12,13]}}"#;
+    let file = |header: &[u8], values: usize| {
+        [&(header.len() as u64).to_le_bytes()[..], header, &vec![0; values]].concat()
+    };
+    fs::write(&path, file(header, 13)).unwrap();
+    let found = tensor_headers(&path).unwrap();
+    let names: Vec<_> = found.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!((found[1].values(), found[1].bytes, found[1].dtype.as_str()), (6, 12, "F16"));
+    assert_eq!(found[0].values(), 1);
+    let mut long = file(header, 13);
+    long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    for (bytes, part) in [
+        (file(header, 12), "`a` ends after the file"),
+        (file(header, 13)[..60].to_vec(), "a header of"),
+        (long, "a header of"),
+        (b"x".to_vec(), "cut off"),
+        (file(b"{\"a\": 3}", 0), "`a`: "),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let error = tensor_headers(&path).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("x.safetensors"), "no {part} in: {error}");
+    }
 }

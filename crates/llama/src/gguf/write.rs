@@ -13,7 +13,10 @@ use crate::{
 };
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt, AdaptedLayer};
-use burn_lora_io::gguf::{Entry, TensorType};
+use burn_lora_io::{
+    gguf::{Entry, TensorType},
+    progress::Work,
+};
 use burn_lora_text::Tokenizer;
 use std::{collections::BTreeMap, io::Write, path::Path};
 
@@ -162,9 +165,13 @@ impl Llama {
             let added = file.tensor(&tensor.name, &tensor.shape, tensor.kind);
             added.map_err(|reason| LlamaError::format(path, reason))?;
         }
+        let work = Work::items("writing tensors", tensors.len());
         let written = file.write::<Failure>(
             path,
-            |number, out| tensors[number].write(out),
+            |number, out| {
+                work.advance(1);
+                tensors[number].write(out)
+            },
             |written| check(&self.config, written, path).map_err(Failure::Model),
         );
         written.map_err(|failure| match failure {

@@ -10,12 +10,12 @@ use super::{
 use crate::{
     config::LlamaConfig,
     error::LlamaError,
-    layers::Parameters,
+    layers::{Parameters, TensorSpec},
     llama::{Head, Llama},
 };
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_lora_adapter::{AdaptedEmbedding, AdaptedLinear, AdaptedVector, Base};
-use burn_lora_io::shards::SINGLE;
+use burn_lora_io::{progress::Work, shards::SINGLE};
 use burn_lora_kernels::{persist, upload};
 use burn_lora_quant::{DenseWeight, Frozen, StorageFormat};
 use std::{collections::BTreeSet, path::Path};
@@ -32,8 +32,8 @@ pub(super) struct Builder<'a> {
     /// Device of the embeddings.
     pub embedding_device: &'a Device,
     pub head: Head,
-    /// Callback with the bytes of each finished tensor.
-    pub progress: &'a dyn Fn(usize),
+    /// Advanced by the bytes of each finished tensor.
+    pub work: &'a Work,
 }
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -48,58 +48,8 @@ fn is_computed(name: &str) -> bool {
 impl Builder<'_> {
     /// Builds the whole model.
     pub fn build(&self) -> Result<Llama, LlamaError> {
-        self.check_names()?;
+        check_names(self.source, self.root, self.config, self.head)?;
         Llama::build(self, self.config, self.head, self.dtype)
-    }
-
-    /// Checks, before anything is loaded, that all tensors are there and no others.
-    fn check_names(&self) -> Result<(), LlamaError> {
-        let mut expected: Vec<_> = self.config.tensors().into_iter().map(|t| t.name).collect();
-        let embedding = expected.iter_mut().find(|name| *name == EMBEDDING);
-        *embedding.expect("every model has embeddings") = self.embedding_name().to_owned();
-        // A checkpoint may have either head, or none.
-        let classes = matches!(self.head, Head::Classes(_));
-        let is_head = |name: &str| classes && (name == HEAD || name == SCORE);
-        expected.retain(|name| !is_head(name));
-        // A quantized weight may be there under the names of its parts only.
-        let is_missing = |name: &&String| {
-            self.source.shape(name).is_none() && stored::find(self.source, name).is_none()
-        };
-        let missing: Vec<String> = expected.iter().filter(is_missing).cloned().collect();
-        if missing == [HEAD] {
-            let reason = "`lm_head.weight` is missing: if the output head is the embedding, set \
-                          `tie_word_embeddings` in config.json to true";
-            return Err(LlamaError::format(self.root, reason));
-        }
-        if !missing.is_empty() {
-            let single = self.root.join(SINGLE);
-            let path = if single.exists() { single } else { self.root.into() };
-            return Err(LlamaError::MissingTensors { path, tensors: missing });
-        }
-        let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
-        let parts = expected.iter().filter_map(|name| stored::find(self.source, name));
-        let parts: BTreeSet<_> = parts.flat_map(|(_, parts)| parts).collect();
-        let known = |name: &str| {
-            let tied = self.config.tie_word_embeddings && name == HEAD;
-            let model = expected.contains(name) || tied || is_head(name);
-            model || is_computed(name) || parts.contains(name)
-        };
-        let names = self.source.names().into_iter().filter(|name| !known(name));
-        let surplus: Vec<_> = names.map(str::to_owned).collect();
-        if surplus.is_empty() {
-            return Ok(());
-        }
-        Err(LlamaError::UnexpectedTensors { path: self.root.into(), tensors: surplus })
-    }
-
-    /// Name of the embedding tensor. With tied embeddings, only the head may have been kept.
-    fn embedding_name(&self) -> &'static str {
-        let has = |name| self.source.shape(name).is_some();
-        if self.config.tie_word_embeddings && !has(EMBEDDING) && has(HEAD) {
-            HEAD
-        } else {
-            EMBEDDING
-        }
     }
 
     /// Stores a weight as is asked for: quantized, or in the dtype of the model.
@@ -162,17 +112,12 @@ impl Builder<'_> {
         // Checked before the data is read.
         let found = self.source.shape(name).unwrap_or_default();
         if found != shape {
-            return Err(self.misshapen(name, found.to_vec(), &shape));
+            return Err(misshapen(self.source, name, found.to_vec(), &shape));
         }
         let data = self.source.read(name)?;
         let dtype = data.dtype();
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(LlamaError::DType {
-                path: self.source.path(name).into(),
-                tensor: name.into(),
-                found: format!("{dtype:?}"),
-                expected: "F32, F16 or BF16",
-            });
+            return Err(not_float(self.source, name, dtype));
         }
         let some_rows = name == EMBEDDING && !self.config.tie_word_embeddings;
         check_values(self.source.path(name), name, &data, self.dtype, some_rows)?;
@@ -182,17 +127,8 @@ impl Builder<'_> {
         Ok(upload(if is_cpu(device) { owned(data) } else { data }, device))
     }
 
-    fn misshapen(&self, name: &str, found: Vec<usize>, expected: &[usize]) -> LlamaError {
-        LlamaError::Shape {
-            path: self.source.path(name).into(),
-            tensor: name.into(),
-            found,
-            expected: expected.to_vec(),
-        }
-    }
-
     fn done(&self, name: &str) {
-        (self.progress)(self.source.bytes(name));
+        self.work.advance(self.source.bytes(name) as u64);
     }
 }
 
@@ -231,7 +167,7 @@ impl Parameters for Builder<'_> {
             let settings = &self.config.raw["quantization_config"];
             let weight = stored.read(self.source, &name, settings, self.device)?;
             if weight.shape() != shape {
-                return Err(self.misshapen(&name, weight.shape().to_vec(), &shape));
+                return Err(misshapen(self.source, &name, weight.shape().to_vec(), &shape));
             }
             parts.iter().for_each(|part| self.done(part));
             self.done(&name);
@@ -257,7 +193,7 @@ impl Parameters for Builder<'_> {
 
     fn embedding(&self, path: &str, shape: [usize; 2]) -> Result<AdaptedEmbedding, LlamaError> {
         let name = match format!("{path}.weight") {
-            name if name == EMBEDDING => self.embedding_name().to_owned(),
+            name if name == EMBEDDING => embedding_name(self.source, self.config).to_owned(),
             name => name,
         };
         Ok(persist(AdaptedEmbedding::new(self.place(&name, shape, self.embedding_device)?)))
@@ -266,6 +202,94 @@ impl Parameters for Builder<'_> {
     fn vector(&self, _path: &str, name: &str, length: usize) -> Result<AdaptedVector, LlamaError> {
         Ok(persist(AdaptedVector::new(self.tensor(name, [length])?)))
     }
+}
+
+/// Checks, before anything is loaded, that all tensors are there and no others.
+fn check_names(
+    source: &dyn Source,
+    root: &Path,
+    config: &LlamaConfig,
+    head: Head,
+) -> Result<(), LlamaError> {
+    let mut expected: Vec<_> = config.tensors().into_iter().map(|t| t.name).collect();
+    let embedding = expected.iter_mut().find(|name| *name == EMBEDDING);
+    *embedding.expect("every model has embeddings") = embedding_name(source, config).to_owned();
+    // A checkpoint may have either head, or none.
+    let classes = matches!(head, Head::Classes(_));
+    let is_head = |name: &str| classes && (name == HEAD || name == SCORE);
+    expected.retain(|name| !is_head(name));
+    // A quantized weight may be there under the names of its parts only.
+    let is_missing =
+        |name: &&String| source.shape(name).is_none() && stored::find(source, name).is_none();
+    let missing: Vec<String> = expected.iter().filter(is_missing).cloned().collect();
+    if missing == [HEAD] {
+        let reason = "`lm_head.weight` is missing: if the output head is the embedding, set \
+                      `tie_word_embeddings` in config.json to true";
+        return Err(LlamaError::format(root, reason));
+    }
+    if !missing.is_empty() {
+        let single = root.join(SINGLE);
+        let path = if single.exists() { single } else { root.into() };
+        return Err(LlamaError::MissingTensors { path, tensors: missing });
+    }
+    let expected: BTreeSet<_> = expected.iter().map(String::as_str).collect();
+    let parts = expected.iter().filter_map(|name| stored::find(source, name));
+    let parts: BTreeSet<_> = parts.flat_map(|(_, parts)| parts).collect();
+    let known = |name: &str| {
+        let tied = config.tie_word_embeddings && name == HEAD;
+        let model = expected.contains(name) || tied || is_head(name);
+        model || is_computed(name) || parts.contains(name)
+    };
+    let names = source.names().into_iter().filter(|name| !known(name));
+    let surplus: Vec<_> = names.map(str::to_owned).collect();
+    if surplus.is_empty() {
+        return Ok(());
+    }
+    Err(LlamaError::UnexpectedTensors { path: root.into(), tensors: surplus })
+}
+
+/// Name of the embedding tensor. With tied embeddings, only the head may have been kept.
+fn embedding_name(source: &dyn Source, config: &LlamaConfig) -> &'static str {
+    let has = |name| source.shape(name).is_some();
+    if config.tie_word_embeddings && !has(EMBEDDING) && has(HEAD) { HEAD } else { EMBEDDING }
+}
+
+/// Checks by headers that the tensors are those of a model: names, shapes of weights that are not stored
+/// quantized, and dtypes. A head of classes may be there, as may the output head beside it.
+pub(super) fn check(
+    source: &dyn Source,
+    root: &Path,
+    config: &LlamaConfig,
+) -> Result<(), LlamaError> {
+    let head = match source.shape(SCORE) {
+        Some(shape) => Head::Classes(shape.first().copied().unwrap_or(1)),
+        None => Head::Output,
+    };
+    check_names(source, root, config, head)?;
+    for TensorSpec { name, shape, .. } in config.tensors() {
+        let name = if name == EMBEDDING { embedding_name(source, config) } else { &name };
+        let Some(found) = source.shape(name).filter(|_| stored::find(source, name).is_none())
+        else {
+            continue;
+        };
+        if found != shape {
+            return Err(misshapen(source, name, found.to_vec(), &shape));
+        }
+        if source.dtypes(name).is_empty() {
+            return Err(not_float(source, name, source.read(name)?.dtype()));
+        }
+    }
+    Ok(())
+}
+
+fn misshapen(source: &dyn Source, name: &str, found: Vec<usize>, expected: &[usize]) -> LlamaError {
+    let (path, tensor, expected) = (source.path(name).into(), name.into(), expected.to_vec());
+    LlamaError::Shape { path, tensor, found, expected }
+}
+
+fn not_float(source: &dyn Source, name: &str, found: DType) -> LlamaError {
+    let (path, tensor, found) = (source.path(name).into(), name.into(), format!("{found:?}"));
+    LlamaError::DType { path, tensor, found, expected: "F32, F16 or BF16" }
 }
 
 /// Returns the configuration with `tie_word_embeddings` corrected by the tensors. As in

@@ -1,7 +1,7 @@
 //! Loading of a checkpoint onto a device.
 
 use super::{
-    build::{Builder, settle_head},
+    build::{Builder, check, settle_head},
     bytes::is_cpu,
     folder::WeightsFolder,
     source::{FINAL_NORM, Source},
@@ -16,9 +16,8 @@ use crate::{
 };
 use burn::tensor::{DType, Device, FloatDType};
 use burn_lora_adapter::AdaptableExt;
-use burn_lora_io::hub;
+use burn_lora_io::{hub, progress::Work};
 use burn_lora_quant::StorageFormat;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -38,7 +37,6 @@ use std::{
 /// let model = Llama::from_pretrained("models/SmolLM2-135M")
 ///     .quantize(QuantConfig::nf4().double_quant(true))
 ///     .dtype(FloatDType::F32)
-///     .progress(true)
 ///     .load(&Device::default())?;
 /// # Ok::<_, burn_lora_llama::LlamaError>(())
 /// ```
@@ -50,7 +48,6 @@ pub struct Loader {
     dtype: Option<FloatDType>,
     fp8: bool,
     host_embeddings: bool,
-    progress: bool,
     families: Vec<&'static dyn ModelFamily>,
 }
 
@@ -71,7 +68,6 @@ impl Loader {
             dtype: None,
             fp8: false,
             host_embeddings: false,
-            progress: false,
             families: vec![],
         }
     }
@@ -114,12 +110,6 @@ impl Loader {
         self
     }
 
-    /// Shows a progress bar with bytes and rate, if standard error is a terminal.
-    pub fn progress(mut self, progress: bool) -> Self {
-        self.progress = progress;
-        self
-    }
-
     /// Returns the dtypes that the matrices of the checkpoint are stored in, that of most bytes
     /// first. Reads headers only.
     ///
@@ -131,7 +121,7 @@ impl Loader {
     /// # Errors
     /// As [`load`](Self::load), as far as headers show it.
     pub fn stored_dtypes(&self) -> Result<Vec<FloatDType>, LlamaError> {
-        let root = &hub::resolve(&self.source, self.progress)?;
+        let root = &hub::resolve(&self.source)?;
         if is_gguf(root) {
             return Ok(stored_dtypes(&GgufModel::open(root)?));
         }
@@ -139,6 +129,45 @@ impl Loader {
             return self.at(base).stored_dtypes();
         }
         Ok(stored_dtypes(&WeightsFolder::open(root)?))
+    }
+
+    /// Checks by the headers of the files whether the model can be loaded, and returns its
+    /// configuration: whether the family and its settings are supported, and the tensors are those
+    /// of the model, in their shapes and in dtypes that are read. No values are.
+    ///
+    /// ```
+    /// use burn_lora_llama::Llama;
+    ///
+    /// let config = Llama::from_pretrained("../../testdata/gqa").check()?;
+    /// assert_eq!(config.layers.len(), 3);
+    /// # Ok::<_, burn_lora_llama::LlamaError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), as far as headers show it.
+    pub fn check(&self) -> Result<LlamaConfig, LlamaError> {
+        self.open(|root, source, config| {
+            check(source, root, config)?;
+            Ok(config.clone())
+        })
+    }
+
+    /// Opens the checkpoint, that of the base for an adapter, and reads headers only.
+    fn open<T>(
+        &self,
+        run: impl FnOnce(&Path, &dyn Source, &LlamaConfig) -> Result<T, LlamaError>,
+    ) -> Result<T, LlamaError> {
+        let root = &hub::resolve(&self.source)?;
+        if is_gguf(root) {
+            let source = GgufModel::open(root)?;
+            return run(root, &source, source.config());
+        }
+        if let Some(base) = burn_lora_io::base_of(root)? {
+            return self.at(base).open(run);
+        }
+        let config = LlamaConfig::from_file_with(root.join("config.json"), &self.families)?;
+        let source = WeightsFolder::open(root)?;
+        run(root, &View::new(&source, &config, root)?, &config)
     }
 
     /// Loads the model.
@@ -190,21 +219,15 @@ impl Loader {
     }
 
     fn load_with(&self, head: Head, device: &Device) -> Result<Llama, LlamaError> {
-        let root = &hub::resolve(&self.source, self.progress)?;
-        if is_gguf(root) {
-            let source = GgufModel::open(root)?;
-            return self.build(root, &source, source.config(), head, device);
-        }
-        if let Some(base) = burn_lora_io::base_of(root)? {
-            let mut model = self.at(base).load_with(head, device)?;
+        let mut model = self.open(|root, source, config| {
+            let config = settle_head(config.clone(), source, root)?;
+            self.build(root, source, &config, head, device)
+        })?;
+        let root = hub::resolve(&self.source)?;
+        if !is_gguf(&root) && burn_lora_io::base_of(&root)?.is_some() {
             model.load_adapter("default", root)?;
-            return Ok(model);
         }
-        let config = LlamaConfig::from_file_with(root.join("config.json"), &self.families)?;
-        let source = WeightsFolder::open(root)?;
-        let source = View::new(&source, &config, root)?;
-        let config = settle_head(config, &source, root)?;
-        self.build(root, &source, &config, head, device)
+        Ok(model)
     }
 
     /// The same loader for another checkpoint.
@@ -224,8 +247,8 @@ impl Loader {
             quantize.validate()?;
         }
         let dtype = self.dtype.unwrap_or_else(|| default_dtype(config, source, device));
-        let bar = self.bar(source);
-        let progress = |bytes: usize| bar.inc(bytes as u64);
+        let total: usize = source.names().iter().map(|name| source.bytes(name)).sum();
+        let work = Work::bytes("loading", total as u64);
         let builder = Builder {
             source,
             root,
@@ -235,10 +258,10 @@ impl Loader {
             device,
             embedding_device: &self.embedding_device(config, device)?,
             head,
-            progress: &progress,
+            work: &work,
         };
         let model = builder.build();
-        bar.finish_and_clear();
+        drop(work);
         // Frees the memory of the dense tensors.
         device.memory_cleanup();
         let mut model = model?;
@@ -260,18 +283,6 @@ impl Loader {
         return Ok(Device::flex());
         #[cfg(not(feature = "cpu"))]
         Err(LlamaError::format(&self.source, "embeddings on the host need the feature `cpu`"))
-    }
-
-    fn bar(&self, source: &dyn Source) -> ProgressBar {
-        let total: usize = source.names().iter().map(|name| source.bytes(name)).sum();
-        let bar = ProgressBar::with_draw_target(
-            Some(total as u64),
-            if self.progress { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
-        );
-        let style = ProgressStyle::with_template(
-            "loading {bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
-        );
-        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 }
 

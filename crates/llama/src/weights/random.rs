@@ -11,6 +11,7 @@ use crate::{
     llama::{Head, Llama},
 };
 use burn::tensor::{DType, Device, FloatDType, TensorData};
+use burn_lora_io::progress::Work;
 use std::{collections::BTreeMap, path::Path};
 
 impl Llama {
@@ -41,7 +42,7 @@ impl Llama {
             device,
             embedding_device: device,
             head: Head::Output,
-            progress: &|_| (),
+            work: &Work::unknown("creating tensors"),
         };
         builder.build().expect("all tensors are there, of their shapes")
     }

@@ -7,7 +7,10 @@ use super::{
 use crate::{config::LlamaConfig, error::LlamaError, llama::Llama};
 use burn::tensor::FloatDType;
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_io::shards::{INDEX, SINGLE};
+use burn_lora_io::{
+    progress::Work,
+    shards::{INDEX, SINGLE},
+};
 use burn_lora_quant::{PackedWeight, ScaleRule};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -137,7 +140,7 @@ impl Llama {
 fn quantization(tensors: &[Lazy<'_>], dtype: FloatDType) -> Value {
     let packed = |tensor: &Lazy<'_>| {
         let base = tensor.layers.first()?.base()?;
-        Some(base.weight.downcast_ref::<PackedWeight>()?.layout())
+        Some(*base.weight.downcast_ref::<PackedWeight>()?.layout())
     };
     let layout = tensors.iter().filter(|tensor| tensor.packed.is_some()).find_map(packed);
     let format = layout.map_or("nf4", |layout| layout.format.name());
@@ -195,6 +198,7 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
         }
         shards.last_mut().expect("just pushed").push(tensor);
     }
+    let work = Work::bytes("writing", tensors.iter().map(|tensor| tensor.bytes() as u64).sum());
     let (index, single) = (folder.join(INDEX), folder.join(SINGLE));
     let count = shards.len();
     let mut map = BTreeMap::new();
@@ -208,7 +212,7 @@ fn write_shards(folder: &Path, tensors: &[Lazy<'_>], limit: usize) -> Result<(),
             // If this is cut off, the index would mix old shards and new ones.
             remove(&index)?;
         }
-        write(&path, shard)?;
+        write(&path, shard, &work)?;
         let entries = shard.iter().flat_map(|tensor| tensor.entries());
         map.extend(entries.map(|entry| (entry.name, file.clone())));
     }

@@ -3,6 +3,7 @@
 use crate::error::LlamaError;
 use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use burn_lora_adapter::AdaptedLayer;
+use burn_lora_io::progress::Work;
 use burn_lora_quant::{Format, PackedWeight, QuantError};
 use half::f16;
 use safetensors::{
@@ -143,7 +144,7 @@ fn read<const D: usize>(tensor: Tensor<D>) -> Result<Vec<u8>, String> {
 /// - [`LlamaError::Device`] if a tensor cannot be read from the device.
 /// - [`LlamaError::Io`] if the file cannot be written.
 /// - [`LlamaError::Format`] if the file's dtype cannot hold a value.
-pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>]) -> Result<(), LlamaError> {
+pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>], work: &Work) -> Result<(), LlamaError> {
     let mut end = 0;
     let infos = tensors.iter().flat_map(|tensor| tensor.entries()).map(|entry| {
         let start = end;
@@ -169,6 +170,7 @@ pub(super) fn write(path: &Path, tensors: &[&Lazy<'_>]) -> Result<(), LlamaError
                 Error::other(text)
             })?;
             file.write_all(&bytes)?;
+            work.advance(bytes.len() as u64);
         }
         Ok(())
     });

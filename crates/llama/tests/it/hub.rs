@@ -6,7 +6,7 @@ use burn_lora_llama::{Llama, hub::resolve};
 #[test]
 fn what_exists_or_is_no_id_is_a_path() {
     for path in ["../../testdata/gqa", "no/such/folder", "models", "a/b.gguf"] {
-        assert_eq!(resolve(path, false).unwrap().to_str(), Some(path));
+        assert_eq!(resolve(path).unwrap().to_str(), Some(path));
     }
 }
 

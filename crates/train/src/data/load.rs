@@ -9,7 +9,7 @@ use super::{
     store::Writer,
 };
 use crate::error::TrainError;
-use burn_lora_io::escaped;
+use burn_lora_io::{escaped, progress::Work};
 use burn_lora_text::{ChatValue as Value, Tokenizer};
 use rayon::prelude::*;
 
@@ -47,7 +47,7 @@ impl DatasetBuilder {
 pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dataset, TrainError> {
     let files = match &config.source {
         Source::Files(paths) => {
-            let files = paths.iter().map(|path| burn_lora_io::hub::resolve_data(path, true));
+            let files = paths.iter().map(burn_lora_io::hub::resolve_data);
             files.collect::<Result<Vec<_>, _>>()?.concat()
         }
         Source::Records(_) => vec!["records".into()],
@@ -55,6 +55,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
     let encoder = Encoder::new(config, tokenizer)?;
     let writer = Writer::new(config.temp_dir.as_deref(), files.clone())?;
     let mut loader = Loader {
+        work: Work::unknown("encoding examples"),
         config,
         encoder,
         writer,
@@ -83,6 +84,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         read?;
         std::mem::take(&mut loader.notes).report(path, tokenizer, config.max_length);
     }
+    drop(loader.work);
     let data = Dataset::new(loader.writer.finish(Some(tokenizer))?);
     let report = data.report();
     if report.left_out() > 0 {
@@ -96,6 +98,7 @@ type Recognized = Result<(Record, Format, Vec<f32>), String>;
 
 /// Loader of records to samples.
 struct Loader<'a> {
+    work: Work,
     config: &'a DatasetBuilder,
     encoder: Encoder<'a>,
     writer: Writer,
@@ -148,6 +151,7 @@ impl Loader<'_> {
     fn flush(&mut self) -> Result<(), TrainError> {
         self.check_format()?;
         let chunk = std::mem::take(&mut self.chunk);
+        let records = chunk.len() as u64;
         let samples = chunk.into_par_iter().map(|(line, record)| {
             let sample = record.map_err(Fault::Malformed).and_then(|(record, format, values)| {
                 let encoded = self.encoder.sample(&self.config.example(&record, format)?)?;
@@ -171,6 +175,7 @@ impl Loader<'_> {
                 Err(fault) => self.leave_out(fault, line)?,
             }
         }
+        self.work.advance(records);
         Ok(())
     }
 

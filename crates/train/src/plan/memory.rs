@@ -1,12 +1,14 @@
 //! Memory of a run, by part.
 
+use serde::Serialize;
 use std::fmt;
 
 /// Memory of a GPU that CUDA itself takes: 527 MiB on an H200 (`docs/MEASUREMENTS.md`).
 const CONTEXT: u64 = 527 << 20;
 
 /// Moment of a step at which memory peaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Moment {
     /// At the end of the forward pass, in the head and the loss.
@@ -21,7 +23,7 @@ pub enum Moment {
 }
 
 /// Memory in use at one moment, in bytes. `Display` is a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Memory {
     /// Frozen model.

@@ -110,7 +110,7 @@ impl ModelConfig {
         }
     }
 
-    /// Returns the loader of the model, which shows its progress.
+    /// Returns the loader of the model.
     ///
     /// # Errors
     /// [`TrainError::Missing`] without a path; as [`storage`](Self::storage) otherwise.
@@ -118,8 +118,7 @@ impl ModelConfig {
         let needed = "name a folder, a .gguf file or a model id";
         let path = self.path.as_ref();
         let path = path.ok_or(TrainError::Missing { name: "model.path", needed })?;
-        let mut loader =
-            Llama::from_pretrained(path).progress(true).host_embeddings(self.host_embeddings);
+        let mut loader = Llama::from_pretrained(path).host_embeddings(self.host_embeddings);
         loader = loader.fp8(self.compute == Some(Compute::Fp8));
         if let Some(format) = self.storage()? {
             loader = loader.quantize(format);

@@ -27,8 +27,8 @@ pub struct RunData {
 }
 
 impl RunConfig {
-    /// Runs all of it, from nothing to the adapter in the output folder, and shows the progress on
-    /// standard error.
+    /// Runs all of it, from nothing to the adapter in the output folder, and [shows](burn_lora_io::progress)
+    /// the progress on standard error.
     ///
     /// A run that is to be resumed or interrupted, or that is shown otherwise, consists of the same
     /// parts. The output folder is claimed first, and the data are read before the model, so that
@@ -55,6 +55,7 @@ impl RunConfig {
     /// [`load_data`](Self::load_data), [`load_model`](Self::load_model),
     /// [`html_report`](Self::html_report) and [`Trainer::fit`].
     pub fn run(&self) -> Result<Report, TrainError> {
+        burn_lora_io::progress::show();
         self.validate()?;
         let trainer = self.trainer()?.claim()?;
         let data = self.load_data()?;

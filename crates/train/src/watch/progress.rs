@@ -2,6 +2,7 @@
 
 use super::{EvalMetrics, Finished, Observer, Started, StepMetrics};
 use crate::error::TrainError;
+use burn_lora_io::is_drawn_on;
 use indicatif::{FormattedDuration, HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::{Write, stderr},
@@ -34,7 +35,10 @@ pub struct Progress {
 impl Progress {
     /// Creates a bar on standard error.
     pub fn new() -> Self {
-        Self::on(ProgressDrawTarget::stderr())
+        Self::on(match is_drawn_on(&stderr()) {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        })
     }
 
     /// Prints every `n`-th logged step, evaluations and checkpoints as lines if standard error is
