@@ -48,6 +48,10 @@ pub struct Arguments {
     /// auto, cuda, cuda:1, vulkan, wgpu, metal or cpu [default: auto, or the run file's]
     #[arg(long)]
     device: Option<Place>,
+    /// Also let the model answer, and count the answers that are those of the data: all examples, or
+    /// this many, spread over the data
+    #[arg(long, value_name = "EXAMPLES", num_args = 0..=1, default_missing_value = "0")]
+    exact_match: Option<usize>,
     /// Rows per batch
     #[arg(long, value_name = "ROWS", value_parser = options::number(1 << 16))]
     batch_size: Option<usize>,
@@ -90,29 +94,45 @@ impl Arguments {
 pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let run = arguments.run()?;
     let device = run.devices()?.swap_remove(0);
-    let RunData { tokenizer, train, valid } = run.load_data()?;
+    // An adapter with new tokens has a tokenizer of its own.
+    let mut reader = run.clone();
+    let adapter = arguments.adapter.iter().find(|folder| folder.as_os_str() != MODEL);
+    reader.model.adapter = adapter.cloned().or(reader.model.adapter);
+    let RunData { tokenizer, train, valid } = reader.load_data()?;
     let data = valid.unwrap_or(train);
+    let answers = arguments.exact_match.map(|count| {
+        let count = if count == 0 { usize::MAX } else { count };
+        Answers::new(run.generate.clone()).exact_match().examples(count)
+    });
     let mut model = run.model.loader()?.load(&device)?;
     model.check_tokenizer(&tokenizer);
     let batches = BatchConfig { size: run.train.batches.size, ..BatchConfig::default() };
+    let measure = |model: &Llama, name: &str| {
+        let mut found = measure(model, &data, &batches, name)?;
+        if let Some(answers) = &answers {
+            let names = Metric::<Llama>::names(answers).into_iter().map(|(name, _)| name);
+            found.metrics.extend(names.zip(answers.measure(model, &data)?));
+        }
+        Ok::<_, TrainError>(found)
+    };
 
     let mut rows = vec![];
     if arguments.adapter.is_empty() {
         // An adapter's folder in place of the model brings its adapter.
         let own = if model.adapter_names().is_empty() { MODEL } else { "default" };
-        rows.push((own.to_owned(), measure(&model, &data, &batches, own)?));
+        rows.push((own.to_owned(), measure(&model, own)?));
     }
     for (number, folder) in arguments.adapter.iter().enumerate() {
         let shown = folder.display().to_string();
         let metrics = if shown == MODEL {
             model.select(Selection::base())?;
-            measure(&model, &data, &batches, MODEL)?
+            measure(&model, MODEL)?
         } else {
             // One at a time: an adapter may have parts of the base that all others would see.
             let name = format!("adapter{number}");
             model.load_adapter(&name, folder)?;
             model.select(Selection::adapters([&name]))?;
-            let metrics = measure(&model, &data, &batches, &shown)?;
+            let metrics = measure(&model, &shown)?;
             model.delete_adapter(&name)?;
             metrics
         };

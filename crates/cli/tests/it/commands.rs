@@ -165,6 +165,37 @@ fn a_model_is_tuned_chatted_with_and_merged() {
     assert_eq!(found, "hello world\n");
     assert!(merge(&[&merged]).unwrap_err().contains("--force"));
     merge(&[&merged, "--force"]).unwrap();
+    // Packed: a little is rounded away, or nothing where the adapter stays beside it.
+    let (packed, beside) = (path("packed"), path("beside"));
+    let of_format = |output: &str, more: &[&str]| {
+        merge(&[&[output, "--format", "nf4", "--dtype", "f32", "--data", &data], more].concat())
+    };
+    let said = of_format(&packed, &[]).unwrap();
+    let losses = |said: &str| -> Vec<f64> {
+        let line = said.lines().find(|line| line.starts_with("Loss of")).unwrap();
+        line.split([' ', ',']).filter_map(|word| word.trim_end_matches('.').parse().ok()).collect()
+    };
+    assert!(said.contains("% of the update is kept"), "{said}");
+    assert_eq!(losses(&said).len(), 2, "{said}");
+    let said = of_format(&beside, &["--rest"]).unwrap();
+    let [before, after] = losses(&said)[..] else { panic!("{said}") };
+    assert_eq!(before, after);
+    let rest = format!("{beside}/rest");
+    let said = run(&[
+        "eval",
+        &beside,
+        "--adapter",
+        &rest,
+        "--data",
+        &data,
+        "--dtype",
+        "f32",
+        "--exact-match",
+        "2",
+    ]);
+    let said = said.unwrap();
+    assert!(said.contains(&format!("{before:.4}")) && said.contains("exact_match"), "{said}");
+    assert!(merge(&[&path("no"), "--format", "int8"]).unwrap_err().contains("nf4 and fp4"));
     for read in [&model, &out] {
         assert!(merge(&[read, "--force"]).unwrap_err().contains("read from"));
     }
