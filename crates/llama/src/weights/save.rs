@@ -117,12 +117,14 @@ impl Llama {
         write_shards(folder, &tensors, options.max_shard_bytes)?;
         let mut config = self.config.raw.clone();
         if let Value::Object(fields) = &mut config {
+            // A head that is tied has no tensor, and is not to be packed either.
+            let head = tied.then(|| self.output_head());
             fields.remove("quantization_config");
             fields.remove("torch_dtype");
             fields.insert("dtype".into(), json!(torch_name(options.dtype)));
             fields.insert("tie_word_embeddings".into(), json!(tied));
             if tensors.iter().any(|tensor| tensor.packed.is_some()) {
-                fields.insert("quantization_config".into(), quantization(&tensors, options.dtype));
+                fields.insert("quantization_config".into(), quantization(&tensors, head, options.dtype));
             }
         }
         write_json(&folder.join("config.json"), &config)
@@ -137,7 +139,7 @@ impl Llama {
 
 /// What transformers is told of weights that stay packed: the kind of the first, which all have, and the linear
 /// layers that are not.
-fn quantization(tensors: &[Lazy<'_>], dtype: FloatDType) -> Value {
+fn quantization(tensors: &[Lazy<'_>], head: Option<&str>, dtype: FloatDType) -> Value {
     let packed = |tensor: &Lazy<'_>| {
         let base = tensor.layers.first()?.base()?;
         Some(*base.weight.downcast_ref::<PackedWeight>()?.layout())
@@ -156,7 +158,7 @@ fn quantization(tensors: &[Lazy<'_>], dtype: FloatDType) -> Value {
         "bnb_4bit_use_double_quant": double,
         "bnb_4bit_compute_dtype": torch_name(dtype),
         "bnb_4bit_quant_storage": "uint8",
-        "llm_int8_skip_modules": dense.collect::<Vec<_>>(),
+        "llm_int8_skip_modules": dense.chain(head).collect::<Vec<_>>(),
     })
 }
 

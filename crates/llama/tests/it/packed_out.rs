@@ -87,4 +87,7 @@ fn a_merged_model_stays_packed() {
     let again = Llama::from_pretrained(out.path()).dtype(FloatDType::F32).load(&device).unwrap();
     assert_eq!(codes(&again), codes(&model));
     assert_ne!(codes(&again), before);
+    // Its head is tied: transformers would pack it if it were not named.
+    let settings = json(&out.path().join("config.json"))["quantization_config"].clone();
+    assert_eq!(settings["llm_int8_skip_modules"], serde_json::json!(["lm_head"]));
 }
