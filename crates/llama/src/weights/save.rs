@@ -124,7 +124,10 @@ impl Llama {
             fields.insert("dtype".into(), json!(torch_name(options.dtype)));
             fields.insert("tie_word_embeddings".into(), json!(tied));
             if tensors.iter().any(|tensor| tensor.packed.is_some()) {
-                fields.insert("quantization_config".into(), quantization(&tensors, head, options.dtype));
+                fields.insert(
+                    "quantization_config".into(),
+                    quantization(&tensors, head, options.dtype),
+                );
             }
         }
         write_json(&folder.join("config.json"), &config)

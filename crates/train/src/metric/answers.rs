@@ -36,8 +36,10 @@ pub struct Answers<'a> {
 struct Score<'a> {
     name: String,
     goal: Goal,
-    of: Box<dyn Fn(&[Answer]) -> f64 + 'a>,
+    of: Box<ScoreFn<'a>>,
 }
+
+type ScoreFn<'a> = dyn Fn(&[Answer]) -> f64 + 'a;
 
 impl<'a> Answers<'a> {
     /// Prompts per batch of generation, if not set.

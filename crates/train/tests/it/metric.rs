@@ -218,8 +218,7 @@ fn a_run_file_can_ask_for_exact_matches() {
     let line =
         |n: usize| format!("{}\n", json!({ "prompt": format!("{n} + "), "completion": "1" }));
     fs::write(&data, (0..12).map(line).collect::<String>()).unwrap();
-    let mut run = RunConfig::default();
-    run.devices = vec!["cpu".parse().unwrap()];
+    let mut run = RunConfig { devices: vec!["cpu".parse().unwrap()], ..RunConfig::default() };
     run.model.path = Some(quickstart());
     run.data.files = vec![data];
     run.train.output = Some(output.clone());
