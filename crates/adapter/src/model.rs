@@ -470,7 +470,7 @@ pub trait AdaptableExt: Adaptable {
     {
         check_unmerged(self, "load_adapter")?;
         let folder = burn_lora_io::hub::resolve(folder.as_ref())?;
-        load_resized(self, |model| {
+        resize::load(self, |model| {
             let head = model.output_head().to_owned();
             peft::load(model.layers_mut(), &head, name, &folder)
         })
@@ -495,7 +495,7 @@ pub trait AdaptableExt: Adaptable {
             method.map(|method| Arc::new(method) as _).map_err(|error| error.to_string())
         };
         let folder = burn_lora_io::hub::resolve(folder.as_ref())?;
-        load_resized(self, |model| {
+        resize::load(self, |model| {
             let head = model.output_head().to_owned();
             peft::load_as(model.layers_mut(), &head, name, &folder, &read)
         })
@@ -648,47 +648,6 @@ pub trait AdaptableExt: Adaptable {
 }
 
 impl<M: Adaptable + ?Sized> AdaptableExt for M {}
-
-/// Loads an adapter, and resizes the vocabulary if it is of another one; on an error it is as before.
-fn load_resized<M: Adaptable + ?Sized>(
-    model: &mut M,
-    load: impl Fn(&mut M) -> Result<MatchReport, AdapterError>,
-) -> Result<MatchReport, AdapterError> {
-    let mut before = None;
-    // The settings of an adapter say how many tokens it needs at least, its tensors how many there were.
-    loop {
-        let error = match load(model) {
-            Ok(report) => return Ok(report),
-            Err(error) => error,
-        };
-        if let AdapterError::Vocabulary { found, expected, .. } = error
-            && before.is_none_or(|_| found > expected)
-        {
-            match model.resize_for_adapter(found) {
-                Ok(true) => {
-                    if found < expected {
-                        burn_lora_io::warn!(
-                            "the adapter was trained with a vocabulary of {found} tokens: the model's \
-                             {expected} are cut off to these"
-                        );
-                    }
-                    before.get_or_insert(expected);
-                    continue;
-                }
-                Ok(false) => {}
-                Err(AdapterError::State { what, reason }) => {
-                    let reason = format!("{reason} ({error})");
-                    return Err(AdapterError::State { what, reason });
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        if let Some(before) = before {
-            model.resize_for_adapter(before)?;
-        }
-        return Err(error);
-    }
-}
 
 fn check_known(model: &(impl Adaptable + ?Sized), name: &str) -> Result<(), AdapterError> {
     let known = model.adapter_names();

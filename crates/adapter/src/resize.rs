@@ -3,7 +3,8 @@
 use crate::{
     error::AdapterError,
     layer::{AdaptedLayer, are_tied},
-    layers::LayersMut,
+    layers::{Adaptable, LayersMut},
+    targets::MatchReport,
 };
 use burn::{
     module::Param,
@@ -52,6 +53,47 @@ pub(crate) fn resize(
         resize_layer(&mut *layers[at].1, rows, shared)?;
     }
     Ok(())
+}
+
+/// Loads an adapter, and resizes the vocabulary if it is of another one; on an error it is as before.
+pub(crate) fn load<M: Adaptable + ?Sized>(
+    model: &mut M,
+    load: impl Fn(&mut M) -> Result<MatchReport, AdapterError>,
+) -> Result<MatchReport, AdapterError> {
+    let mut before = None;
+    // The settings of an adapter say how many tokens it needs at least, its tensors how many there were.
+    loop {
+        let error = match load(model) {
+            Ok(report) => return Ok(report),
+            Err(error) => error,
+        };
+        if let AdapterError::Vocabulary { found, expected, .. } = error
+            && before.is_none_or(|_| found > expected)
+        {
+            match model.resize_for_adapter(found) {
+                Ok(true) => {
+                    if found < expected {
+                        burn_lora_io::warn!(
+                            "the adapter was trained with a vocabulary of {found} tokens: the model's \
+                             {expected} are cut off to these"
+                        );
+                    }
+                    before.get_or_insert(expected);
+                    continue;
+                }
+                Ok(false) => {}
+                Err(AdapterError::State { what, reason }) => {
+                    let reason = format!("{reason} ({error})");
+                    return Err(AdapterError::State { what, reason });
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        if let Some(before) = before {
+            model.resize_for_adapter(before)?;
+        }
+        return Err(error);
+    }
 }
 
 fn resize_layer(

@@ -1,16 +1,7 @@
 //! `burn-lora eval`.
 
 use crate::{options, program, run_options::DataOptions};
-use burn_lora::{
-    prelude::*,
-    progress::Work,
-    train::{
-        data::Batch,
-        evaluate_with,
-        objective::{GradientSums, NextToken, Outcome},
-        watch::EvalMetrics,
-    },
-};
+use burn_lora::{prelude::*, train::watch::EvalMetrics};
 use clap::Args;
 use serde_json::{Value, json};
 use std::{error::Error, fmt::Write, path::PathBuf};
@@ -107,11 +98,10 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut model = run.model.loader()?.load(&device)?;
     model.check_tokenizer(&tokenizer);
     let batches = BatchConfig { size: run.train.batches.size, ..BatchConfig::default() };
-    let measure = |model: &Llama, name: &str| {
-        let mut found = measure(model, &data, &batches, name)?;
+    let measure = |model: &Llama| {
+        let mut found = evaluate(model, &data, &batches)?;
         if let Some(answers) = &answers {
-            let names = Metric::<Llama>::names(answers).into_iter().map(|(name, _)| name);
-            found.metrics.extend(names.zip(answers.measure(model, &data)?));
+            answers.add_to(&mut found, model, &data)?;
         }
         Ok::<_, TrainError>(found)
     };
@@ -120,19 +110,19 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if arguments.adapter.is_empty() {
         // An adapter's folder in place of the model brings its adapter.
         let own = if model.adapter_names().is_empty() { MODEL } else { "default" };
-        rows.push((own.to_owned(), measure(&model, own)?));
+        rows.push((own.to_owned(), measure(&model)?));
     }
     for (number, folder) in arguments.adapter.iter().enumerate() {
         let shown = folder.display().to_string();
         let metrics = if shown == MODEL {
             model.select(Selection::base())?;
-            measure(&model, MODEL)?
+            measure(&model)?
         } else {
             // One at a time: an adapter may have parts of the base that all others would see.
             let name = format!("adapter{number}");
             model.load_adapter(&name, folder)?;
             model.select(Selection::adapters([&name]))?;
-            let metrics = measure(&model, &shown)?;
+            let metrics = measure(&model)?;
             model.delete_adapter(&name)?;
             metrics
         };
@@ -175,51 +165,4 @@ fn table(rows: &[(String, EvalMetrics)]) -> String {
         }
     }
     text
-}
-
-fn measure(
-    model: &Llama,
-    data: &Dataset,
-    batches: &BatchConfig,
-    name: &str,
-) -> Result<EvalMetrics, TrainError> {
-    let work = Work::items(format!("evaluating {name}"), data.report().target_tokens);
-    evaluate_with(&Counted { objective: NextToken::default(), work }, model, data, batches)
-}
-
-/// The next token's loss, which reports how many tokens are done.
-struct Counted {
-    objective: NextToken,
-    work: Work,
-}
-
-impl Objective<Llama> for Counted {
-    fn settings(&self) -> Value {
-        Objective::<Llama>::settings(&self.objective)
-    }
-
-    fn metrics(&self) -> Vec<&'static str> {
-        Objective::<Llama>::metrics(&self.objective)
-    }
-
-    fn count(&self, batch: &Batch) -> usize {
-        let tokens = Objective::<Llama>::count(&self.objective, batch);
-        self.work.advance(tokens as u64);
-        tokens
-    }
-
-    fn run(
-        &self,
-        model: &Llama,
-        hidden: Tensor<3>,
-        batch: &Batch,
-        context: &<Llama as CausalLm>::Context,
-        sums: Option<&mut GradientSums>,
-    ) -> Outcome {
-        self.objective.run(model, hidden, batch, context, sums)
-    }
-
-    fn of_loss(&self, loss: f64) -> Vec<(&'static str, f64)> {
-        Objective::<Llama>::of_loss(&self.objective, loss)
-    }
 }

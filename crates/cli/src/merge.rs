@@ -56,15 +56,14 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Some(dtype) => FloatDType::from(*dtype),
         None => stored.first().copied().unwrap_or(FloatDType::BF16),
     };
-    // Sums are computed in float32 and rounded once. So they are, with half the memory, in a model
-    // whose weights are all stored in the dtype that is written, and which is loaded in it.
-    let exact = if stored.iter().all(|stored| *stored == dtype) { dtype } else { FloatDType::F32 };
-    let (mut loader, merge) = (loader.dtype(exact), PackedMerge::Dense(exact));
-    let merge = match arguments.format {
-        None => merge,
-        Some(format) => {
-            loader = loader.dtype(dtype).quantize(packed(format)?);
-            PackedMerge::Requantize
+    let (loader, merge) = match arguments.format {
+        Some(format) => (loader.dtype(dtype).quantize(packed(format)?), PackedMerge::Requantize),
+        None => {
+            // Sums are computed in float32 and rounded once. So they are, with half the memory, in a model
+            // whose weights are all stored in the dtype that is written, and which is loaded in it.
+            let same = stored.iter().all(|stored| *stored == dtype);
+            let exact = if same { dtype } else { FloatDType::F32 };
+            (loader.dtype(exact), PackedMerge::Dense(exact))
         }
     };
     let data = match arguments.data.as_slice() {
@@ -73,9 +72,10 @@ pub fn merge(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     };
     let mut model = loader.load(&arguments.device.device()?)?;
     model.load_adapter("default", adapter)?;
+    let batches = BatchConfig { size: 8, ..BatchConfig::default() };
     let loss = |model: &Llama| {
-        let loss = |data| evaluate(model, data, &BatchConfig { size: 8, ..BatchConfig::default() });
-        data.as_ref().map(loss).transpose().map(|found| found.map(|found| found.loss))
+        let found = data.as_ref().map(|data| evaluate(model, data, &batches)).transpose()?;
+        Ok::<_, TrainError>(found.map(|found| found.loss))
     };
     let before = loss(&model)?;
     let report = if arguments.rest {

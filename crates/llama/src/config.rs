@@ -185,6 +185,7 @@ impl LlamaConfig {
             fields.insert("vocab_size".into(), tokens.into());
         }
     }
+
     /// Intended dtype of the model, from `dtype` or the older `torch_dtype`.
     pub(crate) fn dtype(&self) -> Option<DType> {
         let name = ["dtype", "torch_dtype"].into_iter().find_map(|name| self.raw[name].as_str());

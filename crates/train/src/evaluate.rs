@@ -8,6 +8,7 @@ use crate::{
     watch::EvalMetrics,
 };
 use burn::tensor::{DType, Tensor};
+use burn_lora_io::progress::Work;
 use burn_lora_llama::CausalLm;
 
 /// Evaluates a model on a data set: the mean loss of the target tokens, the perplexity `exp(loss)`,
@@ -44,10 +45,13 @@ pub fn evaluate_with<M: CausalLm>(
     let names = objective.metrics();
     let mut totals = vec![Tensor::<1>::zeros([1], (&device, DType::F32)); 1 + names.len()];
     let mut count = 0;
-    for rows in data.epoch(&config, 0)? {
+    let epoch = data.epoch(&config, 0)?;
+    let work = Work::items("evaluating", epoch.len());
+    for rows in epoch {
         let batch = data.batch(&rows, &config);
         step::evaluate(&model, objective, &batch).add_to(&mut totals);
         count += objective.count(&batch);
+        work.advance(1);
     }
     if count == 0 {
         return Err(TrainError::setting("data", "empty", "there is no token to predict"));

@@ -396,8 +396,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let model = model.valid();
         let mut found = evaluate_with(&**objective, &model, valid, &self.config.batches)?;
         for metric in &self.valid.metrics {
-            let names = metric.names().into_iter().map(|(name, _)| name);
-            found.metrics.extend(names.zip(metric.measure(&model, valid)?));
+            metric.add_to(&mut found, &model, valid)?;
         }
         let metrics = EvalMetrics { step: self.progress.step, epoch: self.epoch, ..found };
         observers.tell(|observer| observer.evaluated(&metrics))?;

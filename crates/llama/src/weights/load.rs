@@ -219,11 +219,12 @@ impl Loader {
     }
 
     fn load_with(&self, head: Head, device: &Device) -> Result<Llama, LlamaError> {
-        let mut model = self.open(|root, source, config| {
+        // Once: of an id it asks the hub.
+        let root = hub::resolve(&self.source)?;
+        let mut model = self.at(root.clone()).open(|root, source, config| {
             let config = settle_head(config.clone(), source, root)?;
             self.build(root, source, &config, head, device)
         })?;
-        let root = hub::resolve(&self.source)?;
         if !is_gguf(&root) && burn_lora_io::base_of(&root)?.is_some() {
             model.load_adapter("default", root)?;
         }

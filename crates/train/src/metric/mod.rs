@@ -6,7 +6,7 @@ mod best;
 pub use answers::{Answer, Answers};
 pub(crate) use best::Best;
 
-use crate::{data::Dataset, error::TrainError};
+use crate::{data::Dataset, error::TrainError, watch::EvalMetrics};
 use serde::{Deserialize, Serialize};
 
 /// Direction in which a metric improves.
@@ -35,6 +35,16 @@ pub trait Metric<M> {
     /// # Errors
     /// An error ends the run.
     fn measure(&self, model: &M, data: &Dataset) -> Result<Vec<f64>, TrainError>;
+
+    /// Adds the metrics of a model to those of its evaluation.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure).
+    fn add_to(&self, found: &mut EvalMetrics, model: &M, data: &Dataset) -> Result<(), TrainError> {
+        let names = self.names().into_iter().map(|(name, _)| name);
+        found.metrics.extend(names.zip(self.measure(model, data)?));
+        Ok(())
+    }
 }
 
 /// Validation data of a run, with what is measured on them beside the objective's loss and metrics.
