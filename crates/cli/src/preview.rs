@@ -64,13 +64,13 @@ pub fn text(data: &RunData, shown: Range<usize>) -> Result<String, TrainError> {
         _ = write!(text, "\nto validate on: {}", valid.report());
     }
     for index in shown {
-        let tokens = train.sample(index).ids.len();
         let example = train.preview(index, tokenizer, program::colours())?;
-        let number = index + 1;
-        _ = write!(
-            text,
-            "\n\nExample {number}, {tokens} tokens; what is trained is marked:\n{example}"
-        );
+        // Scripts look for the line that `train` has before its example.
+        let heading = match index {
+            0 => "The first example".to_owned(),
+            _ => format!("Example {}, {} tokens", index + 1, train.sample(index).ids.len()),
+        };
+        _ = write!(text, "\n\n{heading}; what is trained is marked:\n{example}");
     }
     Ok(text)
 }

@@ -122,9 +122,13 @@ fn a_model_is_tuned_chatted_with_and_merged() {
     let words = [&common[..], &more[..]].concat();
 
     let shown = run(&[&words[..], &["--dry-run"]].concat()).unwrap();
-    for part in
-        ["18 examples", "Memory estimate of a training step", "The run, as a file", "[train]"]
-    {
+    for part in [
+        "18 examples",
+        "\n\nThe first example; what is trained is marked:\n",
+        "Memory estimate of a training step",
+        "The run, as a file",
+        "[train]",
+    ] {
         assert!(shown.contains(part), "no `{part}` in: {shown}");
     }
     assert!(!Path::new(&out).exists(), "a dry run writes nothing");
