@@ -23,6 +23,9 @@ pub struct DataOptions {
     /// Maximum number of tokens per example
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
+    /// Maximum number of examples of the data, the first ones
+    #[arg(long, value_name = "EXAMPLES")]
+    limit: Option<usize>,
     /// Any setting of the run file, as in train.neftune=5; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
@@ -53,6 +56,7 @@ impl DataOptions {
             run.data.files.clone_from(&self.data);
         }
         set(&mut run.data.max_length, &self.max_length);
+        set(&mut run.data.limit, &self.limit);
         for setting in &self.set {
             run = run.with_setting(setting).map_err(|error| format!("--set {error}"))?;
         }

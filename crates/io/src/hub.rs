@@ -3,14 +3,20 @@
 //! Wherever the folder of a model or of an adapter is expected, an id is accepted too if no folder has
 //! that name: `HuggingFaceTB/SmolLM2-135M`, or `owner/name@revision` with a branch, tag or commit. A
 //! GGUF file is named after the id: `owner/name/model-Q4_K_M.gguf`. Where files with data are
-//! expected, an id of a dataset is: `owner/name`, `owner/name:validation`, `owner/name/data.jsonl`.
+//! expected, an id of a dataset is: `owner/name`, `owner/name:validation`, `owner/name:configuration`,
+//! `owner/name:configuration:validation`, `owner/name/data.jsonl`.
 //! With the feature `hub` they are downloaded into the cache that Python's `huggingface_hub` also uses.
 
 #[cfg(feature = "hub")]
 mod api;
 #[cfg(feature = "hub")]
 mod client;
+mod data_file;
+#[cfg(feature = "hub")]
+mod dataset;
 mod id;
+#[cfg(feature = "hub")]
+mod listing;
 #[cfg(feature = "hub")]
 mod login;
 #[cfg(feature = "hub")]
@@ -20,6 +26,7 @@ mod select;
 #[cfg(feature = "hub")]
 mod settings;
 
+pub use self::data_file::DataFile;
 #[cfg(feature = "hub")]
 pub use self::{login::User, push::Upload, settings::Hub};
 
@@ -60,15 +67,15 @@ pub fn is_model_id(text: &str) -> bool {
 }
 
 /// Returns files with data: `source` itself if it exists or cannot be the id of a dataset, else the
-/// files that were downloaded.
+/// files that it stands for, each of which is downloaded when it is asked for.
 ///
 /// # Errors
 /// As [`resolve`].
-pub fn resolve_data(source: impl AsRef<Path>) -> Result<Vec<PathBuf>, FileError> {
+pub fn resolve_data(source: impl AsRef<Path>) -> Result<Vec<DataFile>, FileError> {
     let source = source.as_ref();
     match source.to_str() {
         Some(id) if Id::dataset(id).is_some() && !source.exists() => data(id),
-        _ => Ok(vec![source.to_owned()]),
+        _ => Ok(vec![source.to_owned().into()]),
     }
 }
 
@@ -83,8 +90,8 @@ fn model_settings(id: &str) -> Result<PathBuf, FileError> {
 }
 
 #[cfg(feature = "hub")]
-fn data(id: &str) -> Result<Vec<PathBuf>, FileError> {
-    Hub::from_env().download_data(id).map_err(as_an_id)
+fn data(id: &str) -> Result<Vec<DataFile>, FileError> {
+    Hub::from_env().data(id).map_err(as_an_id)
 }
 
 #[cfg(feature = "hub")]
@@ -108,7 +115,7 @@ fn model_settings(id: &str) -> Result<PathBuf, FileError> {
 }
 
 #[cfg(not(feature = "hub"))]
-fn data(id: &str) -> Result<Vec<PathBuf>, FileError> {
+fn data(id: &str) -> Result<Vec<DataFile>, FileError> {
     Err(without(id))
 }
 

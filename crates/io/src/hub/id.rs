@@ -8,44 +8,45 @@ pub(super) enum Kind {
 }
 
 /// What an id names on the hub.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Id<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Id {
     pub kind: Kind,
     /// `owner/name`.
-    pub name: &'a str,
+    pub name: String,
     /// A branch, a tag or a commit.
-    pub revision: &'a str,
+    pub revision: String,
     /// A file in the repository.
-    pub file: Option<&'a str>,
-    /// A part of a dataset, such as `train`.
-    pub split: Option<&'a str>,
+    pub file: Option<String>,
+    /// A part of a dataset: a split, such as `train`, a configuration, or both, `configuration:split`.
+    pub part: Option<String>,
 }
 
-impl<'a> Id<'a> {
+impl Id {
     /// Parses `owner/name` or `owner/name@revision`, for a GGUF file with its name after a `/`;
     /// `None` for what can only be a path.
-    pub fn model(id: &'a str) -> Option<Self> {
+    pub fn model(id: &str) -> Option<Self> {
         let found = Self::parse(id, Kind::Model)?;
         let gguf = |file: &str| file.to_ascii_lowercase().ends_with(".gguf");
-        (!gguf(found.name) && found.file.is_none_or(gguf)).then_some(found)
+        (!gguf(&found.name) && found.file.as_deref().is_none_or(gguf)).then_some(found)
     }
 
-    /// Parses `owner/name`, `owner/name@revision`, each with `/file` or `:split` after it; `None`
+    /// Parses `owner/name`, `owner/name@revision`, each with `/file` or `:part` after it; `None`
     /// for what can only be a path.
-    pub fn dataset(id: &'a str) -> Option<Self> {
-        let (id, split) = match id.split_once(':') {
-            Some((id, split)) => (id, Some(split)),
+    pub fn dataset(id: &str) -> Option<Self> {
+        let (id, part) = match id.split_once(':') {
+            Some((id, part)) => (id, Some(part)),
             None => (id, None),
         };
         let found = Self::parse(id, Kind::Dataset)?;
         // `data/train.jsonl` is a file that is missing.
         let path =
             [".json", ".jsonl", ".csv", ".parquet"].iter().any(|end| found.name.ends_with(end));
-        let fits = split.is_none_or(|split| is_word(split) && found.file.is_none());
-        (fits && !path).then_some(Self { split, ..found })
+        let words = |part: &str| part.split(':').count() < 3 && part.split(':').all(is_word);
+        let fits = part.is_none_or(|part| words(part) && found.file.is_none());
+        (fits && !path).then(|| Self { part: part.map(str::to_owned), ..found })
     }
 
-    fn parse(id: &'a str, kind: Kind) -> Option<Self> {
+    fn parse(id: &str, kind: Kind) -> Option<Self> {
         let (owner, rest) = id.split_once('/')?;
         // The id becomes folder names of the cache: it must not lead out of it.
         let end = rest.find(['/', '@']).unwrap_or(rest.len());
@@ -60,7 +61,13 @@ impl<'a> Id<'a> {
         };
         let words = [owner, &rest[..end]].into_iter().chain(revision.split('/'));
         let fits = words.chain(file.into_iter().flat_map(|file| file.split('/'))).all(is_word);
-        fits.then_some(Self { kind, name, revision, file, split: None })
+        fits.then(|| Self {
+            kind,
+            name: name.into(),
+            revision: revision.into(),
+            file: file.map(str::to_owned),
+            part: None,
+        })
     }
 }
 
@@ -73,15 +80,25 @@ fn is_word(word: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// Name, revision, file and part; nothing for a path.
+    fn shown(id: Option<Id>) -> String {
+        let or = |part: Option<String>| part.unwrap_or_else(|| "-".into());
+        id.map_or(String::new(), |id| {
+            format!("{} {} {} {}", id.name, id.revision, or(id.file), or(id.part))
+        })
+    }
+
     #[test]
     fn ids_and_paths() {
-        let parsed = |id| Id::model(id).map(|id| (id.name, id.revision, id.file));
-        let smol = "HuggingFaceTB/SmolLM2-135M";
-        assert_eq!(parsed(smol), Some((smol, "main", None)));
-        assert_eq!(parsed("a/b@refs/pr/1"), Some(("a/b", "refs/pr/1", None)));
-        assert_eq!(parsed("a/b/c-Q4_K.gguf"), Some(("a/b", "main", Some("c-Q4_K.gguf"))));
-        assert_eq!(parsed("a/b@v1/c.gguf"), Some(("a/b", "v1", Some("c.gguf"))));
-        assert_eq!(parsed("a/b/d/c.gguf"), Some(("a/b", "main", Some("d/c.gguf"))));
+        for (id, expected) in [
+            ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M main - -"),
+            ("a/b@refs/pr/1", "a/b refs/pr/1 - -"),
+            ("a/b/c-Q4_K.gguf", "a/b main c-Q4_K.gguf -"),
+            ("a/b@v1/c.gguf", "a/b v1 c.gguf -"),
+            ("a/b/d/c.gguf", "a/b main d/c.gguf -"),
+        ] {
+            assert_eq!(shown(Id::model(id)), expected);
+        }
         let paths = [
             "gpt2",
             "/a/b",
@@ -103,20 +120,33 @@ mod tests {
             "a/b/",
         ];
         for path in paths {
-            assert_eq!(parsed(path), None, "{path}");
+            assert_eq!(Id::model(path), None, "{path}");
         }
     }
 
     #[test]
     fn datasets() {
-        let parsed = |id| Id::dataset(id).map(|id| (id.name, id.revision, id.file, id.split));
-        assert_eq!(parsed("a/b"), Some(("a/b", "main", None, None)));
-        assert_eq!(parsed("a/b:test"), Some(("a/b", "main", None, Some("test"))));
-        assert_eq!(parsed("a/b@v1:test"), Some(("a/b", "v1", None, Some("test"))));
-        let file = Some("data/x.parquet");
-        assert_eq!(parsed("a/b/data/x.parquet"), Some(("a/b", "main", file, None)));
-        for path in ["a.jsonl", "data/a.jsonl", "data/b.parquet", "a/b:", "a/b:../x", "./a/b"] {
-            assert_eq!(parsed(path), None, "{path}");
+        for (id, expected) in [
+            ("a/b", "a/b main - -"),
+            ("a/b:test", "a/b main - test"),
+            ("a/b@v1:test", "a/b v1 - test"),
+            ("a/b:main:test", "a/b main - main:test"),
+            ("a/b/data/x.parquet", "a/b main data/x.parquet -"),
+        ] {
+            assert_eq!(shown(Id::dataset(id)), expected);
+        }
+        let paths = [
+            "a.jsonl",
+            "data/a.jsonl",
+            "data/b.parquet",
+            "a/b:",
+            "a/b:x:",
+            "a/b:x:y:z",
+            "a/b:../x",
+            "./a/b",
+        ];
+        for path in paths {
+            assert_eq!(Id::dataset(path), None, "{path}");
         }
     }
 }

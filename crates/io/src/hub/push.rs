@@ -160,14 +160,14 @@ impl Hub {
             return Err(failed("there are no files to upload".into()));
         }
         let (api, refused) = (Api::new(self), |error: ApiError| failed(refusal(error)));
-        create(&api, name, upload.private).map_err(refused)?;
+        create(&api, &name, upload.private).map_err(refused)?;
 
         let mut lines = vec![json!({
             "key": "header", "value": { "summary": upload.message, "description": "" },
         })];
         let mut large = vec![];
-        let modes =
-            modes(&api, name, revision, upload).map_err(|error| error.into_file_error(&failed))?;
+        let modes = modes(&api, &name, &revision, upload)
+            .map_err(|error| error.into_file_error(&failed))?;
         for (file, content) in &upload.files {
             if modes.contains(file) {
                 large.push(hashed(file, content)?);
@@ -178,16 +178,16 @@ impl Hub {
             let value = json!({ "content": content, "path": file, "encoding": "base64" });
             lines.push(json!({ "key": "file", "value": value }));
         }
-        self.send(&api, name, &large).map_err(|error| error.into_file_error(&failed))?;
+        self.send(&api, &name, &large).map_err(|error| error.into_file_error(&failed))?;
         lines.extend(large.iter().map(|file| {
             let Large { name, sha256, size, .. } = file;
             let value = json!({ "path": name, "algo": "sha256", "oid": sha256, "size": size });
             json!({ "key": "lfsFile", "value": value })
         }));
         let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-        let url = api.url(&format!("api/models/{name}/commit/{}", encoded(revision)));
+        let url = api.url(&format!("api/models/{name}/commit/{}", encoded(&revision)));
         api.post(&url, "application/x-ndjson", &lines.concat()).map_err(refused)?;
-        Ok(api.url(name))
+        Ok(api.url(&name))
     }
 
     /// Sends the large files that the hub does not have yet.

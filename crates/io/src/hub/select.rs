@@ -1,6 +1,9 @@
 //! Which files of a repository are downloaded.
 
-use super::id::{Id, Kind};
+use super::{
+    dataset,
+    id::{Id, Kind},
+};
 use crate::{
     base::ADAPTER,
     shards::{INDEX, SINGLE, TORCH_INDEX, TORCH_SINGLE, read_index},
@@ -30,30 +33,20 @@ const WEIGHTS: [(&str, &str); 2] = [(SINGLE, INDEX), (TORCH_SINGLE, TORCH_INDEX)
 /// Files of an adapter's tensors in PEFT's order.
 const TENSORS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
-/// Endings of files with data.
-const DATA: [&str; 4] = [".parquet", ".jsonl", ".json", ".csv"];
-
-/// Other names of the splits of a dataset, as `datasets` knows them.
-const SPLITS: [(&str, &[&str]); 3] = [
-    ("train", &["train", "training"]),
-    ("validation", &["validation", "valid", "dev", "val"]),
-    ("test", &["test", "testing", "eval", "evaluation"]),
-];
-
 /// Returns the names of the files that an id stands for. `names` are those of the repository, and
 /// `get` obtains one of them, since an index says which files follow.
 pub(super) fn files(
-    id: &Id<'_>,
+    id: &Id,
     names: &BTreeSet<String>,
     get: &dyn Fn(&str) -> Result<PathBuf, String>,
 ) -> Result<Vec<String>, String> {
-    if let Some(file) = id.file {
+    if let Some(file) = &id.file {
         let found = names.contains(file).then(|| vec![file.to_owned()]);
         return found.ok_or_else(|| format!("{file} is not there{}", near(file, names)));
     }
     match id.kind {
         Kind::Model => model(names, get),
-        Kind::Dataset => data(id.split.unwrap_or("train"), names),
+        Kind::Dataset => dataset::files(id.part.as_deref(), names, get),
     }
 }
 
@@ -104,42 +97,6 @@ fn model(
     Ok(wanted)
 }
 
-/// Files of a split: those whose path has its name in it, or, if no path names any split, all files
-/// with data for `train`. The format with the most files is taken, as by `datasets`.
-fn data(split: &str, names: &BTreeSet<String>) -> Result<Vec<String>, String> {
-    let count = |end: &&str| names.iter().filter(|name| name.ends_with(*end)).count();
-    let end = DATA.into_iter().rev().max_by_key(count).unwrap_or(DATA[0]);
-    let described = |name: &str| name.starts_with('.') || name.ends_with("dataset_infos.json");
-    let data: Vec<&String> =
-        names.iter().filter(|name| name.ends_with(end) && !described(name)).collect();
-    if data.is_empty() {
-        return Err("no file with data is there (Parquet, JSON, JSON Lines, CSV)".into());
-    }
-    let named = |name: &str| {
-        let words = name.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_ascii_lowercase);
-        let words: BTreeSet<_> = words.collect();
-        let known =
-            SPLITS.iter().find(|(_, others)| others.iter().any(|word| words.contains(*word)));
-        known.map(|(split, _)| (*split).to_owned()).or_else(|| words.get(split).cloned())
-    };
-    let split = SPLITS
-        .iter()
-        .find(|(_, others)| others.contains(&split))
-        .map_or(split, |(split, _)| *split);
-    let splits: BTreeSet<String> = data.iter().filter_map(|name| named(name)).collect();
-    if splits.is_empty() && split == "train" {
-        return Ok(data.into_iter().cloned().collect());
-    }
-    let files: Vec<String> =
-        data.into_iter().filter(|name| named(name).as_deref() == Some(split)).cloned().collect();
-    if files.is_empty() {
-        let known = Vec::from_iter(splits).join(", ");
-        let known = if known.is_empty() { "only train".to_owned() } else { known };
-        return Err(format!("no split `{split}` is there: {known}"));
-    }
-    Ok(files)
-}
-
 /// Returns `true` if a file is one of several chat templates.
 fn is_template(name: &str) -> bool {
     let file = name.strip_prefix("additional_chat_templates/");
@@ -154,42 +111,4 @@ fn near(file: &str, names: &BTreeSet<String>) -> String {
     let end = file.rsplit_once('.').map_or("", |(_, end)| end);
     let same: Vec<String> = names.iter().filter(|name| name.ends_with(end)).cloned().collect();
     if same.is_empty() { String::new() } else { format!("; there are {}", crate::listed(&same)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn select(id: &str, names: &[&str]) -> Result<Vec<String>, String> {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        let id = Id::dataset(id).unwrap();
-        files(&id, &names, &|name| Err(format!("{name} is not read")))
-    }
-
-    #[test]
-    fn splits_of_a_dataset() {
-        let shards = [
-            "README.md",
-            "data/train-00000-of-00002.parquet",
-            "data/train-00001-of-00002.parquet",
-            "data/validation-00000-of-00001.parquet",
-            "dataset_infos.json",
-        ];
-        assert_eq!(select("a/b", &shards).unwrap(), shards[1..3]);
-        assert_eq!(select("a/b:train", &shards).unwrap(), shards[1..3]);
-        for split in ["validation", "dev", "val"] {
-            assert_eq!(select(&format!("a/b:{split}"), &shards).unwrap(), shards[3..4]);
-        }
-        let error = select("a/b:test", &shards).unwrap_err();
-        assert_eq!(error, "no split `test` is there: train, validation");
-        // Without names of splits, all is for training.
-        let plain = [".gitattributes", "alpaca.json"];
-        assert_eq!(select("a/b", &plain).unwrap(), plain[1..]);
-        assert!(select("a/b:test", &plain).unwrap_err().contains("only train"));
-        let own = ["train_sft.jsonl", "test_sft.jsonl"];
-        assert_eq!(select("a/b", &own).unwrap(), own[..1]);
-        assert!(select("a/b", &["x.bin"]).unwrap_err().contains("no file with data"));
-        assert_eq!(select("a/b/data/x.csv", &["data/x.csv"]).unwrap(), ["data/x.csv"]);
-        assert!(select("a/b/y.csv", &["data/x.csv"]).unwrap_err().contains("data/x.csv"));
-    }
 }

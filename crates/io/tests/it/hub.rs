@@ -1,8 +1,14 @@
 //! Uploads, accounts and data, with a server that answers as huggingface.co does.
 
 use crate::server::{Files, PART, Server, TOKEN};
-use burn_lora_io::hub::{Hub, Upload};
-use std::{fs, path::Path};
+use burn_lora_io::{
+    FileError,
+    hub::{DataFile, Hub, Upload},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 fn hub(server: &Server, home: &Path) -> Hub {
     Hub::from_env()
@@ -106,25 +112,54 @@ fn a_login_is_kept() {
     }
 }
 
+/// Downloads all files of a dataset.
+fn all(hub: &Hub, id: &str) -> Result<Vec<PathBuf>, FileError> {
+    hub.data(id)?.iter().map(|file| file.obtain().map(Path::to_owned)).collect()
+}
+
 #[test]
-fn a_split_of_a_dataset_is_downloaded() {
+fn a_split_of_a_dataset_is_downloaded_file_by_file() {
     let home = tempfile::tempdir().unwrap();
-    let names = ["README.md", "data/train-0.jsonl", "data/train-1.jsonl", "data/test-0.jsonl"];
+    let names = ["data/train-0.jsonl", "data/train-1.jsonl", "data/test-0.jsonl"];
     let server = Server::start([("datasets/owner/wine", files(&names))]);
     let hub = hub(&server, home.path());
-    let paths = hub.download_data("owner/wine").unwrap();
-    let texts: Vec<_> = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    assert_eq!(texts, ["content of data/train-0.jsonl", "content of data/train-1.jsonl"]);
-    assert!(paths[0].starts_with(home.path().join("hub/datasets--owner--wine/snapshots")));
-    // Without a network, what is in the cache.
     let offline = hub.clone().offline(true);
-    assert_eq!(offline.download_data("owner/wine:train").unwrap(), paths);
-    let error = offline.download_data("owner/wine:test").unwrap_err().to_string();
-    assert!(error.contains("no split `test`") && error.contains("HF_HUB_OFFLINE"), "{error}");
-    assert_eq!(hub.download_data("owner/wine:test").unwrap().len(), 1);
-    assert_eq!(hub.download_data("owner/wine/data/test-0.jsonl").unwrap().len(), 1);
-    let error = hub.download_data("owner/beer").unwrap_err().to_string();
-    assert!(error.contains("no such dataset"), "{error}");
+    let error = |hub: &Hub, id: &str| all(hub, id).unwrap_err().to_string();
+    let listed = hub.data("owner/wine").unwrap();
+    let text = |file: &DataFile| fs::read_to_string(file.obtain().unwrap()).unwrap();
+    assert!(listed[0].path().starts_with(home.path().join("hub/datasets--owner--wine/snapshots")));
+    assert!(!listed[0].path().exists());
+    // A part of a split is not taken for all of it.
+    assert_eq!(text(&listed[0]), "content of data/train-0.jsonl");
+    assert!(!listed[1].path().exists());
+    assert!(error(&offline, "owner/wine").contains("HF_HUB_OFFLINE"));
+    assert_eq!(text(&listed[1]), "content of data/train-1.jsonl");
+    // Without a network, what is in the cache.
+    let paths: Vec<_> = listed.iter().map(|file| file.path().to_owned()).collect();
+    assert_eq!(all(&offline, "owner/wine:train").unwrap(), paths);
+    let said = error(&offline, "owner/wine:test");
+    assert!(said.contains("no split `test`") && said.contains("HF_HUB_OFFLINE"), "{said}");
+    assert_eq!(all(&hub, "owner/wine:test").unwrap().len(), 1);
+    assert_eq!(all(&hub, "owner/wine/data/test-0.jsonl").unwrap().len(), 1);
+    assert!(error(&hub, "owner/beer").contains("no such dataset"));
+}
+
+#[test]
+fn a_configuration_of_a_dataset_is_downloaded() {
+    let home = tempfile::tempdir().unwrap();
+    let mut there = files(&["main/train.jsonl", "socratic/train.jsonl"]);
+    let card = "---\nconfigs:\n- config_name: main\n  data_files: main/*\n\
+                - config_name: socratic\n  data_files: socratic/*\n---\n";
+    there.insert("README.md".into(), card.into());
+    let server = Server::start([("datasets/owner/maths", there)]);
+    let hub = hub(&server, home.path());
+    let error = all(&hub, "owner/maths").unwrap_err().to_string();
+    assert!(error.contains("`:main`"), "{error}");
+    for hub in [hub.clone(), hub.offline(true)] {
+        let paths = all(&hub, "owner/maths:socratic").unwrap();
+        assert_eq!(fs::read_to_string(&paths[0]).unwrap(), "content of socratic/train.jsonl");
+        assert_eq!((paths.len(), all(&hub, "owner/maths:socratic:train").unwrap()), (1, paths));
+    }
 }
 
 #[test]

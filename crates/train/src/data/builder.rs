@@ -44,6 +44,7 @@ pub struct DatasetBuilder {
     pub(super) columns: BTreeMap<String, String>,
     roles: Roles,
     pub(super) max_length: Option<usize>,
+    pub(super) limit: Option<usize>,
     pub(super) truncation: Truncation,
     pub(super) train_on: Option<TrainOn>,
     pub(super) on_error: OnError,
@@ -58,7 +59,8 @@ pub struct DatasetBuilder {
 impl Dataset {
     /// Reads files. Their extensions determine their kind: `.json`, `.jsonl`, `.csv`, `.parquet`. With the
     /// feature `hub` the id of a dataset is one, too: `owner/name` (its split `train`),
-    /// `owner/name:validation`, `owner/name/file.jsonl`, each with `@revision` after the name.
+    /// `owner/name:validation`, `owner/name:configuration`, `owner/name:configuration:validation`,
+    /// `owner/name/file.jsonl`, each with `@revision` after the name.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -103,6 +105,7 @@ impl DatasetBuilder {
             columns: BTreeMap::new(),
             roles: conversation::roles(),
             max_length: None,
+            limit: None,
             truncation: Truncation::default(),
             train_on: None,
             on_error: OnError::default(),
@@ -164,6 +167,24 @@ impl DatasetBuilder {
     /// ```
     pub fn role(mut self, name: impl Into<String>, role: impl Into<String>) -> Self {
         self.roles.insert(name.into(), role.into());
+        self
+    }
+
+    /// Sets the maximum number of samples, the first ones; unlimited by default. Reading ends with the last
+    /// of them, and of a dataset on the hub no more files are downloaded than have been read.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # use burn_lora_train::data::*;
+    /// # use serde_json::json;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let records = ["hello", "hello world", "world"].map(|text| json!({ "text": text }));
+    /// let data = Dataset::from_records(records).limit(2).load(&tokenizer)?;
+    /// assert_eq!(data.len(), 2);
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    pub fn limit(mut self, samples: usize) -> Self {
+        self.limit = Some(samples);
         self
     }
 
@@ -357,6 +378,11 @@ impl DatasetBuilder {
                 "max_length",
                 tokens,
                 "a sample needs two tokens at least, one to predict the other from",
+            )),
+            _ if self.limit == Some(0) => Err(TrainError::setting(
+                "limit",
+                0,
+                "it has to be above 0; leave it out for no limit",
             )),
             _ => Ok(()),
         }

@@ -5,13 +5,14 @@ use super::{
     builder::Source,
     encode::{Encoder, Fault},
     notes::Notes,
-    read::{self, Record},
+    read::{self, Record, Stop},
     store::Writer,
 };
 use crate::error::TrainError;
-use burn_lora_io::{escaped, progress::Work};
+use burn_lora_io::{escaped, hub::DataFile, progress::Work};
 use burn_lora_text::{ChatValue as Value, Tokenizer};
 use rayon::prelude::*;
+use std::path::PathBuf;
 
 /// Number of records tokenized together, by all processors.
 const CHUNK: usize = 512;
@@ -50,10 +51,11 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
             let files = paths.iter().map(burn_lora_io::hub::resolve_data);
             files.collect::<Result<Vec<_>, _>>()?.concat()
         }
-        Source::Records(_) => vec!["records".into()],
+        Source::Records(_) => vec![DataFile::from(PathBuf::from("records"))],
     };
     let encoder = Encoder::new(config, tokenizer)?;
-    let writer = Writer::new(config.temp_dir.as_deref(), files.clone())?;
+    let paths: Vec<_> = files.iter().map(|file| file.path().to_owned()).collect();
+    let writer = Writer::new(config.temp_dir.as_deref(), paths.clone())?;
     let mut loader = Loader {
         work: Work::unknown("encoding examples"),
         config,
@@ -64,19 +66,30 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         notes: Notes::default(),
         chunk: vec![],
     };
-    for (file, path) in files.iter().enumerate() {
-        if files[..file].contains(path) {
+    for (file, (data, path)) in files.iter().zip(&paths).enumerate() {
+        if loader.left() == 0 {
+            break;
+        }
+        if paths[..file].contains(path) {
             let path = path.display();
             burn_lora_io::warn!("{path}: it is named twice, and so its examples are there twice");
         }
         (loader.file, loader.format) = (file, config.format);
         loader.notes = Notes::new(config.columns.values().cloned());
         let read = match &config.source {
-            Source::Files(_) => read::read(path, &mut |line, record| loader.push(line, record)),
+            Source::Files(_) => {
+                let path = data.obtain()?;
+                read::read(path, &mut |line, record| loader.push(line, record))
+            }
             Source::Records(records) => {
-                records.iter().enumerate().try_for_each(|(number, record)| {
+                let mut records = records.iter().enumerate();
+                let read = records.try_for_each(|(number, record)| {
                     loader.push(number + 1, record.clone().and_then(read::columns))
-                })
+                });
+                match read {
+                    Err(Stop::Failed(error)) => Err(error),
+                    Ok(()) | Err(Stop::Enough) => Ok(()),
+                }
             }
         };
         // An error of a line comes before errors of the lines after it.
@@ -113,10 +126,18 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn push(&mut self, line: usize, record: Result<Record, String>) -> Result<(), TrainError> {
+    fn push(&mut self, line: usize, record: Result<Record, String>) -> Result<(), Stop> {
         let record = record.and_then(|record| self.recognize(record));
         self.chunk.push((line, record));
-        if self.chunk.len() == CHUNK { self.flush() } else { Ok(()) }
+        if self.chunk.len() >= self.left().min(CHUNK) {
+            self.flush()?;
+        }
+        if self.left() == 0 { Err(Stop::Enough) } else { Ok(()) }
+    }
+
+    /// Number of samples that are still wanted.
+    fn left(&self) -> usize {
+        self.config.limit.map_or(usize::MAX, |limit| limit.saturating_sub(self.writer.len()))
     }
 
     fn recognize(&mut self, mut record: Record) -> Recognized {

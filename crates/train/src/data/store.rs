@@ -134,6 +134,10 @@ impl Writer {
         self.values.entry(name.to_owned()).or_default().push(value);
     }
 
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub fn wrong(&self, file: usize, line: usize, reason: impl Into<String>) -> TrainError {
         example(&self.files[file], line, reason)
     }

@@ -124,10 +124,11 @@ impl RunConfig {
     /// - those of [`DatasetBuilder::load`](crate::data::DatasetBuilder::load)
     pub fn load_data(&self) -> Result<RunData, TrainError> {
         let tokenizer = self.tokenizer()?;
-        let mut data = self.data.builder(&self.data.files).load(&tokenizer)?;
+        let mut data = self.data.builder(&self.data.files);
         if self.data.limit > 0 {
-            data = data.take(self.data.limit);
+            data = data.limit(self.data.limit);
         }
+        let data = data.load(&tokenizer)?;
         let (train, valid) = match self.data.valid.as_slice() {
             [] if self.data.valid_split == 0.0 => (data, None),
             [] => {

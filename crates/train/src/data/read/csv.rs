@@ -1,6 +1,6 @@
 //! Comma-separated values: the first row names the columns, all others are text.
 
-use super::{Record, Sink, example, open};
+use super::{Record, Sink, Stop, example, open};
 use crate::error::TrainError;
 use burn_lora_text::ChatValue as Value;
 use csv::{ByteRecord, ErrorKind, StringRecord};
@@ -10,7 +10,7 @@ use std::{io::Read, path::Path};
 const LAST: &str = "\u{fdd0}";
 
 /// Reads a CSV file. A record's line is that on which it begins: quoted text may span several.
-pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
+pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), Stop> {
     let failed = |error: csv::Error| {
         let line = error.position().map_or(1, |position| position.line() as usize);
         match error.into_kind() {
@@ -40,7 +40,7 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     for (number, name) in names.iter().enumerate() {
         if names.iter().take(number).any(|earlier| earlier == name) {
             let reason = format!("two columns of the header are named `{name}`");
-            return Err(example(path, 1, reason));
+            return Err(example(path, 1, reason).into());
         }
     }
     let mut row = ByteRecord::new();

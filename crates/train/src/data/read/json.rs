@@ -1,7 +1,7 @@
 //! JSON: a list of objects, an object with such a list, or one object per line.
 
 use super::{
-    Sink, columns, example, open,
+    Sink, Stop, columns, example, open,
     python::{Place, Python},
 };
 use crate::error::TrainError;
@@ -30,13 +30,13 @@ const LINE: u64 = 1 << 30;
 
 /// Reads one object per line; empty lines are skipped. A file of this name that is one list, or has
 /// objects over several lines, is read as such.
-pub(super) fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
+pub(super) fn read_lines(path: &Path, sink: &mut Sink) -> Result<(), Stop> {
     lines(path, sink, read)
 }
 
 /// Reads a list of objects, alone or as the `data` of an object. Many files of this name have one
 /// object per line instead: a first object without `data` is taken for that.
-pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
+pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), Stop> {
     if whole(path, sink, |json, list| json.deserialize_any(Document(list)))? {
         return Ok(());
     }
@@ -48,8 +48,8 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
 fn lines(
     path: &Path,
     sink: &mut Sink,
-    other: impl Fn(&Path, &mut Sink) -> Result<(), TrainError>,
-) -> Result<(), TrainError> {
+    other: impl Fn(&Path, &mut Sink) -> Result<(), Stop>,
+) -> Result<(), Stop> {
     let failed = |source| TrainError::io(path, source);
     let mut file = open(path)?;
     let (mut bytes, mut first, mut warned) = (vec![], true, false);
@@ -60,7 +60,8 @@ fn lines(
             break;
         }
         if count as u64 > LINE {
-            return Err(example(path, line, "a line of more than 1 GiB: these are no JSON lines"));
+            let reason = "a line of more than 1 GiB: these are no JSON lines";
+            return Err(example(path, line, reason).into());
         }
         if bytes.trim_ascii().is_empty() {
             continue;
@@ -123,7 +124,7 @@ fn whole(
     path: &Path,
     sink: &mut Sink,
     read: impl FnOnce(&mut Json<'_>, List<'_, '_>) -> serde_json::Result<bool>,
-) -> Result<bool, TrainError> {
+) -> Result<bool, Stop> {
     let place = Place::new(1);
     let mut failed = None;
     let mut json = serde_json::Deserializer::from_reader(Python::new(open(path)?, &place));
@@ -140,15 +141,15 @@ fn whole(
         warn(path, line);
     }
     match (failed, read) {
-        (Some(error), _) => Err(error),
+        (Some(stop), _) => Err(stop),
         (None, Ok(found)) => Ok(found),
-        (None, Err(error)) => match error.io_error_kind() {
-            Some(_) => Err(TrainError::io(path, error.into())),
+        (None, Err(error)) => Err(Stop::Failed(match error.io_error_kind() {
+            Some(_) => TrainError::io(path, error.into()),
             None => {
                 let line = error.line().max(1);
-                Err(example(path, line, format!("not the JSON expected: {error}")))
+                example(path, line, format!("not the JSON expected: {error}"))
             }
-        },
+        })),
     }
 }
 
@@ -185,14 +186,14 @@ impl<'de> Visitor<'de> for Object<'_> {
 struct List<'a, 'b> {
     line: &'a Cell<usize>,
     sink: &'a mut Sink<'b>,
-    /// Error of the sink: serde's error has room for text only.
-    failed: &'a mut Option<TrainError>,
+    /// Why the sink stops: serde's error has room for text only.
+    failed: &'a mut Option<Stop>,
 }
 
 impl List<'_, '_> {
     fn give<E: Error>(&mut self, line: usize, value: Value) -> Result<(), E> {
-        (self.sink)(line, columns(value)).map_err(|error| {
-            *self.failed = Some(error);
+        (self.sink)(line, columns(value)).map_err(|stop| {
+            *self.failed = Some(stop);
             E::custom("stopped")
         })
     }

@@ -21,7 +21,20 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 pub(crate) type Record = ChatMap;
 
 /// Callback that receives each record of a file in turn with its line, or the error of that line.
-pub(crate) type Sink<'a> = dyn FnMut(usize, Result<Record, String>) -> Result<(), TrainError> + 'a;
+pub(crate) type Sink<'a> = dyn FnMut(usize, Result<Record, String>) -> Result<(), Stop> + 'a;
+
+/// Why reading ends before the file does.
+pub(crate) enum Stop {
+    /// No more records are wanted.
+    Enough,
+    Failed(TrainError),
+}
+
+impl From<TrainError> for Stop {
+    fn from(error: TrainError) -> Self {
+        Self::Failed(error)
+    }
+}
 
 /// Reads a file; its extension determines its kind. A problem that does not belong to a single
 /// line, such as a file that ends early, is an error.
@@ -32,20 +45,21 @@ pub(crate) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
         records += 1;
         sink(line, record)
     };
-    match extension.to_str() {
-        Some("json") => json::read(path, &mut counting)?,
-        Some("jsonl" | "ndjson") => json::read_lines(path, &mut counting)?,
-        Some("csv") => csv::read(path, &mut counting)?,
-        Some("parquet") => parquet::read(path, &mut counting)?,
+    let read = match extension.to_str() {
+        Some("json") => json::read(path, &mut counting),
+        Some("jsonl" | "ndjson") => json::read_lines(path, &mut counting),
+        Some("csv") => csv::read(path, &mut counting),
+        Some("parquet") => parquet::read(path, &mut counting),
         _ => {
             let reason = "an unknown kind of file: .json, .jsonl, .csv and .parquet are read";
-            return Err(TrainError::format(path, reason));
+            Err(TrainError::format(path, reason).into())
         }
+    };
+    match read {
+        Ok(()) if records == 0 => Err(TrainError::format(path, "no examples in this file")),
+        Ok(()) | Err(Stop::Enough) => Ok(()),
+        Err(Stop::Failed(error)) => Err(error),
     }
-    if records == 0 {
-        return Err(TrainError::format(path, "no examples in this file"));
-    }
-    Ok(())
 }
 
 /// Opens a text file, without its byte order mark.

@@ -1,6 +1,6 @@
 //! Parquet: rows of typed columns, which may hold lists and objects.
 
-use super::{Record, Sink, pages::Bounded};
+use super::{Record, Sink, Stop, pages::Bounded};
 use crate::error::TrainError;
 use burn_lora_text::ChatValue as Value;
 use parquet::{
@@ -11,7 +11,7 @@ use parquet::{
 use std::path::Path;
 
 /// Reads a Parquet file. A record's line is the number of its row.
-pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
+pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), Stop> {
     let file = burn_lora_io::open(path).map_err(|source| TrainError::io(path, source))?;
     let broken = |error: ParquetError| {
         TrainError::format(path, format!("not a Parquet file, or cut off: {error}"))
@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
     }
     if expected != line as i64 {
         let reason = format!("{line} rows where {expected} were announced");
-        return Err(TrainError::format(path, reason));
+        return Err(TrainError::format(path, reason).into());
     }
     Ok(())
 }

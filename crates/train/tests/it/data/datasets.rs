@@ -1,8 +1,12 @@
 //! Samples in memory, parts of a data set, reports.
 
 use super::{samples, tokenizer};
-use burn_lora_train::data::{Dataset, Report, Sample};
+use burn_lora_train::{
+    TrainError,
+    data::{Dataset, OnError, Report, Sample},
+};
 use serde_json::json;
+use std::path::PathBuf;
 
 #[test]
 fn samples_come_back_as_they_were() {
@@ -102,4 +106,46 @@ fn previews_show_control_characters() {
         data.preview(0, &tokenizer(), false).unwrap(),
         "a«\u{2407}\u{2408}\u{240d}\u{2421}\\u{9b}\\u{202e}\t\n東<|im_end|>»"
     );
+}
+
+/// Each kind of file, the first with a record that cannot be used, and behind the limit what would be an error.
+#[test]
+fn reading_ends_with_the_last_sample_that_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let line = json!({ "text": "hello" });
+    let json = vec![line.to_string(); 600];
+    let files = [
+        file("a.jsonl", format!("{{}}\n{}\n", json.join("\n"))),
+        file("b.csv", format!("text\n{}", "hello\n".repeat(3))),
+        file("c.json", format!("[{}, x]", json.join(","))),
+        folder.path().join("there is no such file.parquet"),
+    ];
+    let read = |limit: usize, files: &[PathBuf]| {
+        let data = Dataset::from_files(files).on_error(OnError::Skip).limit(limit);
+        let data = data.load(&tokenizer())?;
+        let sources: Vec<_> = [0, data.len() - 1].map(|index| data.source(index)).into();
+        let names = sources.iter().map(|source| source.rsplit('/').next().unwrap().to_owned());
+        Ok::<_, TrainError>((data.len(), data.report().left_out(), names.collect::<Vec<_>>()))
+    };
+    let (first, line) = ("a.jsonl:2".to_owned(), |line: &str| line.to_owned());
+    for (limit, last) in [(1, "a.jsonl:2"), (512, "a.jsonl:513"), (513, "a.jsonl:514")] {
+        assert_eq!(read(limit, &files).unwrap(), (limit, 1, vec![first.clone(), line(last)]));
+    }
+    for (limit, last) in [(600, "a.jsonl:601"), (602, "b.csv:3"), (1203, "c.json:1")] {
+        assert_eq!(read(limit, &files).unwrap(), (limit, 1, vec![first.clone(), line(last)]));
+    }
+    // One more reads on.
+    let error = read(1204, &files).unwrap_err().to_string();
+    assert!(error.contains("c.json:1: not the JSON expected"), "{error}");
+    // In a file of its own, all that is there is less than what is wanted.
+    assert_eq!(read(9, &files[1..2]).unwrap().0, 3);
+    let error = read(0, &files).unwrap_err().to_string();
+    assert!(error.contains("`limit` is 0: it has to be above 0"), "{error}");
+    let records = Dataset::from_records(vec![json!({ "text": "hello" }); 7]).limit(5);
+    assert_eq!(records.load(&tokenizer()).unwrap().len(), 5);
 }
