@@ -8,6 +8,9 @@ use crate::{
     targets::Matcher,
 };
 
+/// An alpha that is usual at any rank (LoRA Without Regret, <https://thinkingmachines.ai/blog/lora/>).
+const ALPHA: f64 = 32.0;
+
 impl LoraConfig {
     /// Validates the settings.
     ///
@@ -73,7 +76,7 @@ impl LoraConfig {
         for (field, alpha, rank) in
             std::iter::once(("lora_alpha", self.alpha, self.rank)).chain(alphas)
         {
-            if alpha > 4.0 * rank as f64 {
+            if alpha > (4.0 * rank as f64).max(ALPHA) {
                 found.push(format!("{field} is {alpha}, over 4 times the rank {rank}"));
             }
         }

@@ -1,7 +1,7 @@
 //! `burn-lora login` and `burn-lora push`.
 
 use crate::program;
-use burn_lora_io::hub::{Hub, Upload};
+use burn_lora_io::hub::Hub;
 use clap::Args;
 use serde_json::json;
 use std::{
@@ -63,22 +63,10 @@ pub fn login(_: &LoginArguments) -> Result<(), Box<dyn Error>> {
 /// Runs the upload.
 pub fn push(arguments: &PushArguments) -> Result<(), Box<dyn Error>> {
     let PushArguments { folder, id, private, message } = arguments;
-    let (mut upload, weights) = Upload::new(message).private(*private).folder(folder)?;
-    if weights == 0 {
-        return Err(format!(
-            "{}: neither safetensors nor GGUF files are in it: name the folder of an adapter or a model",
-            folder.display()
-        )
-        .into());
-    }
-    if !folder.join("README.md").exists() {
-        upload = upload.text("README.md", burn_lora::train::model_card(folder)?);
-    }
-    let count = upload.names().count();
-    let address = Hub::from_env().push(id, &upload)?;
+    let pushed = burn_lora::train::push(folder, id, *private, message)?;
     program::result(
-        format_args!("{count} files are at {address}"),
-        &json!({ "files": count, "address": address }),
+        format_args!("{} files are at {}", pushed.files, pushed.address),
+        &json!({ "files": pushed.files, "address": pushed.address }),
     );
     Ok(())
 }

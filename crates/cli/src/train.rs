@@ -88,6 +88,7 @@ pub fn train(
     if !arguments.dry_run {
         // What is wrong with the folder shows at once.
         trainer = trainer.claim()?;
+        run.begin()?;
     }
 
     // The data first: what is wrong with them shows before a large model is read.
@@ -141,6 +142,11 @@ pub fn train(
     println!("{folder}/metrics.jsonl              the metrics");
     println!("{folder}/loss.svg                   a picture of the loss");
     println!("{folder}/report.html                all of it as a page, for a browser");
+    println!("{folder}/run.toml                   the settings, for --config");
+    let address = run.push(&report)?;
+    if let Some(address) = &address {
+        println!("{address}  where it was uploaded");
+    }
     if finished.reason == StopReason::Interrupted {
         println!("The same command with --resume goes on.");
     }
@@ -150,6 +156,7 @@ pub fn train(
         "finished": finished,
         "evaluations": report.evaluations,
         "checkpoint": report.checkpoint,
+        "address": address,
     }));
     let format = run.model.format;
     println!("\nChat with it:\n  burn-lora chat {path} --adapter {folder} --format {format}");

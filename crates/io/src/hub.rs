@@ -66,6 +66,11 @@ pub fn is_model_id(text: &str) -> bool {
     Id::model(text).is_some_and(|id| id.file.is_none())
 }
 
+/// Returns the `owner/name` of what can be the id of a dataset.
+pub fn dataset_name(text: &str) -> Option<String> {
+    Id::dataset(text).map(|id| id.name)
+}
+
 /// Returns files with data: `source` itself if it exists or cannot be the id of a dataset, else the
 /// files that it stands for, each of which is downloaded when it is asked for.
 ///

@@ -2,14 +2,21 @@
 
 use crate::{
     error::TrainError,
+    run_config::{RUN, RunConfig},
     watch::{MetricsLog, Record},
 };
+use burn_lora_io::hub;
 use serde_json::Value;
-use std::{fmt::Write, path::Path};
+use std::{
+    collections::BTreeSet,
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 /// Writes a model card for the output folder of a run, or for another folder of an adapter or a model: base,
-/// method and settings from `adapter_config.json`, and the last figures of `metrics.jsonl`, as far as
-/// these files are there.
+/// method and settings from `adapter_config.json`, data and settings of the training from `run.toml`, and
+/// the last figures of `metrics.jsonl`, as far as these files are there. Of files of this machine only the
+/// names are told.
 ///
 /// ```
 /// let card = burn_lora_train::model_card("../../testdata/gqa/lora_qv".as_ref())?;
@@ -30,10 +37,19 @@ pub fn model_card(folder: &Path) -> Result<String, TrainError> {
     };
     let adapter: Value = json("adapter_config.json")?;
     let base = adapter["base_model_name_or_path"].as_str().unwrap_or_default();
+    let run = folder.join(RUN);
+    let run = run.is_file().then(|| RunConfig::from_file(&run)).transpose()?;
     let mut card = String::from("---\n");
     // Ids only: the hub refuses a card whose base is a path on somebody's disk.
-    if burn_lora_io::hub::is_model_id(base) && !Path::new(base).exists() {
+    let id = hub::is_model_id(base) && !Path::new(base).exists();
+    if id {
         writeln!(card, "base_model: {base}").ok();
+    }
+    let files = run.iter().flat_map(|run| [&run.data.files, &run.data.valid]).flatten();
+    let datasets: BTreeSet<_> = files.filter_map(|file| dataset(file)).collect();
+    if !datasets.is_empty() {
+        card += "datasets:\n";
+        card.extend(datasets.iter().map(|name| format!("- {name}\n")));
     }
     if !adapter.is_null() {
         card += "library_name: peft\n";
@@ -49,7 +65,7 @@ pub fn model_card(folder: &Path) -> Result<String, TrainError> {
         (true, _) => card += "A language model, written by burn-lora.\n",
         (false, "") => card += "An adapter in PEFT's format, trained by burn-lora.\n",
         (false, base) => {
-            let base = burn_lora_io::escaped(base);
+            let base = if id { base.into() } else { name_of(base.as_ref()) };
             writeln!(card, "An adapter in PEFT's format for `{base}`, trained by burn-lora.").ok();
         }
     }
@@ -65,11 +81,12 @@ pub fn model_card(folder: &Path) -> Result<String, TrainError> {
             "target_modules",
         ] {
             if let Some(value) = fields.get(name) {
-                let value =
-                    burn_lora_io::escaped(&value.to_string()).to_string().replace('|', "\\|");
-                writeln!(card, "| {name} | {value} |").ok();
+                row(&mut card, name, &value.to_string());
             }
         }
+    }
+    if let Some(run) = &run {
+        training(&mut card, run);
     }
     let metrics = folder.join("metrics.jsonl");
     if metrics.is_file() {
@@ -96,4 +113,60 @@ pub fn model_card(folder: &Path) -> Result<String, TrainError> {
         }
     }
     Ok(card)
+}
+
+/// The data and the settings of a run.
+fn training(card: &mut String, run: &RunConfig) {
+    let RunConfig { data, train, model, .. } = run;
+    *card += "\n## Training\n\n| | |\n|---|---|\n";
+    let named = |files: &[PathBuf]| {
+        let names = files.iter().map(|file| match dataset(file) {
+            Some(_) => file.display().to_string(),
+            None => name_of(file),
+        });
+        names.collect::<Vec<_>>().join(", ")
+    };
+    row(card, "data", &named(&data.files));
+    if data.limit > 0 {
+        row(card, "examples at most", &data.limit.to_string());
+    }
+    if !data.valid.is_empty() {
+        row(card, "validation", &named(&data.valid));
+    } else if data.valid_split > 0.0 {
+        row(card, "validation", &format!("{} of the data", data.valid_split));
+    }
+    let packing = train
+        .batches
+        .packing
+        .map_or(String::new(), |tokens| format!(" of {tokens} tokens, packed"));
+    for (name, value) in [
+        ("tokens of an example at most", data.max_length.to_string()),
+        ("epochs", train.epochs.to_string()),
+        ("learning rate", train.learning_rate.to_string()),
+        ("schedule", serde_json::to_string(&train.schedule).unwrap_or_default().replace('"', "")),
+        (
+            "rows of a step",
+            format!("{} × {}{packing}", train.batches.size, train.gradient_accumulation_steps),
+        ),
+        ("format of the base", model.format.to_string()),
+        ("seed", train.seed.to_string()),
+    ] {
+        row(card, name, &value);
+    }
+}
+
+fn row(card: &mut String, name: &str, value: &str) {
+    let value = burn_lora_io::escaped(value).to_string().replace('|', "\\|");
+    writeln!(card, "| {name} | {value} |").ok();
+}
+
+/// The `owner/name` of a dataset on the hub.
+fn dataset(file: &Path) -> Option<String> {
+    file.to_str().filter(|_| !file.exists()).and_then(hub::dataset_name)
+}
+
+/// The name of a file or folder, without where it lies.
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    burn_lora_io::escaped(&name.to_string_lossy()).to_string()
 }

@@ -76,6 +76,8 @@ mod output;
 mod params;
 mod place;
 pub mod plan;
+#[cfg(feature = "hub")]
+mod push;
 mod recompute;
 mod replica;
 mod run;
@@ -100,10 +102,12 @@ pub use objective::Objective;
 pub use optim::OptimizerConfig;
 pub use place::Place;
 pub use plan::MemoryPlan;
+#[cfg(feature = "hub")]
+pub use push::{Pushed, push};
 pub use recompute::Recompute;
 pub use run_config::{
-    Compute, DataConfig, MetricsConfig, ModelConfig, Precision, RunConfig, RunData, TokensConfig,
-    TrainTokens,
+    Compute, DataConfig, HubConfig, MetricsConfig, ModelConfig, Precision, RunConfig, RunData,
+    TokensConfig, TrainTokens,
 };
 pub use schedule::{Schedule, Warmup};
 pub use sweep::Sweep;

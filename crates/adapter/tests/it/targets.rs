@@ -203,10 +203,13 @@ fn unusual_settings_are_warned_of() {
     let beyond =
         "300 at `model.layers.0.self_attn.q_proj`, which is [64, 64], and at 2 more layers";
     assert!(warnings[1].contains(beyond), "{warnings:?}");
-    assert_eq!(said(LoraConfig::new(4, 17)), ["lora_alpha is 17, over 4 times the rank 4"]);
+    assert!(said(LoraConfig::new(1, 32)).is_empty());
+    assert!(said(LoraConfig::new(16, 64)).is_empty());
+    assert_eq!(said(LoraConfig::new(4, 33)), ["lora_alpha is 33, over 4 times the rank 4"]);
+    assert_eq!(said(LoraConfig::new(16, 65)), ["lora_alpha is 65, over 4 times the rank 16"]);
     assert_eq!(
-        said(LoraConfig::new(4, 8).alpha_pattern([("q_proj", 18)]).rank_pattern([("q_proj", 4)])),
-        ["alpha_pattern is 18, over 4 times the rank 4"]
+        said(LoraConfig::new(4, 8).alpha_pattern([("q_proj", 34)]).rank_pattern([("q_proj", 4)])),
+        ["alpha_pattern is 34, over 4 times the rank 4"]
     );
     assert_eq!(
         said(LoraConfig::new(4, 8).dropout(0.4)),

@@ -1,9 +1,14 @@
 //! The program, as `cargo test` has built it.
 
 mod commands;
+#[cfg(feature = "hub")]
+mod hub;
 mod info;
 mod output;
 mod scripts;
+#[cfg(feature = "hub")]
+#[path = "../../../io/tests/it/server.rs"]
+mod server;
 mod sweep;
 mod tokens;
 

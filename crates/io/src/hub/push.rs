@@ -2,7 +2,7 @@
 
 use super::{
     api::{Api, ApiError},
-    id::{Id, Kind},
+    id::Id,
     select,
     settings::Hub,
 };
@@ -145,22 +145,11 @@ impl Hub {
     /// a token, or if the hub refuses or cannot be reached.
     pub fn push(&self, id: &str, upload: &Upload) -> Result<String, FileError> {
         let failed = |reason: String| FileError::Hub { model: id.into(), reason };
-        let parsed = Id::model(id).filter(|parsed| parsed.file.is_none());
-        let Some(Id { name, revision, kind: Kind::Model, .. }) = parsed else {
-            return Err(failed("expected `owner/name` or `owner/name@branch`".into()));
-        };
-        if self.token.is_none() {
-            let reason = "there is no token: log in (`burn-lora login`) or set HF_TOKEN";
-            return Err(failed(reason.into()));
-        }
-        if self.offline {
-            return Err(failed("HF_HUB_OFFLINE is set: unset it".into()));
-        }
         if upload.files.is_empty() {
             return Err(failed("there are no files to upload".into()));
         }
+        let Id { name, revision, .. } = self.create_for(id, upload.private)?;
         let (api, refused) = (Api::new(self), |error: ApiError| failed(refusal(error)));
-        create(&api, &name, upload.private).map_err(refused)?;
 
         let mut lines = vec![json!({
             "key": "header", "value": { "summary": upload.message, "description": "" },
@@ -188,6 +177,33 @@ impl Hub {
         let url = api.url(&format!("api/models/{name}/commit/{}", encoded(&revision)));
         api.post(&url, "application/x-ndjson", &lines.concat()).map_err(refused)?;
         Ok(api.url(&name))
+    }
+
+    /// Creates the model repository `owner/name` if it does not exist; a branch after the name is that of a later
+    /// [`push`](Self::push). So what is wrong with the id, the token or its rights shows before the
+    /// files are there.
+    ///
+    /// # Errors
+    /// [`FileError::Hub`], as [`push`](Self::push).
+    pub fn create(&self, id: &str, private: bool) -> Result<(), FileError> {
+        self.create_for(id, private).map(drop)
+    }
+
+    fn create_for(&self, id: &str, private: bool) -> Result<Id, FileError> {
+        let failed = |reason: String| FileError::Hub { model: id.into(), reason };
+        let parsed = Id::model(id).filter(|parsed| parsed.file.is_none());
+        let wrong = || failed("expected `owner/name` or `owner/name@branch`".into());
+        let parsed = parsed.ok_or_else(wrong)?;
+        if self.token.is_none() {
+            let reason = "there is no token: log in (`burn-lora login`) or set HF_TOKEN";
+            return Err(failed(reason.into()));
+        }
+        if self.offline {
+            return Err(failed("HF_HUB_OFFLINE is set: unset it".into()));
+        }
+        let created = create(&Api::new(self), &parsed.name, private);
+        created.map_err(|error| failed(refusal(error)))?;
+        Ok(parsed)
     }
 
     /// Sends the large files that the hub does not have yet.

@@ -163,6 +163,10 @@ fn answer(request: &Request, state: &mut State, endpoint: &str) -> Answer {
         ("POST", ["api", "validate-yaml"]) => Answer::json(json!({ "errors": [], "warnings": [] })),
         ("POST", ["api", ..]) if !known => Answer::refused("401 Unauthorized", "Invalid token."),
         ("POST", ["api", "repos", "create"]) => create(&body, state, endpoint),
+        // There is one branch.
+        ("POST", ["api", "models", _, _, "preupload" | "commit", branch]) if *branch != "main" => {
+            Answer::refused("404 Not Found", "Invalid rev id")
+        }
         ("POST", ["api", "models", owner, name, "preupload", ..]) => {
             match state.repositories.contains_key(&format!("models/{owner}/{name}")) {
                 true => preupload(&body),

@@ -3,6 +3,7 @@
 mod adapter;
 mod data;
 mod file;
+mod hub;
 mod metrics;
 mod model;
 mod report;
@@ -10,8 +11,10 @@ mod start;
 mod tokens;
 
 pub(crate) use file::with_nearest;
+pub(crate) use hub::RUN;
 
 pub use data::DataConfig;
+pub use hub::HubConfig;
 pub use metrics::MetricsConfig;
 pub use model::{Compute, ModelConfig, Precision};
 pub use start::RunData;
@@ -90,6 +93,8 @@ pub struct RunConfig {
     pub train: TrainConfig,
     /// `[generate]`: how the model answers when it is shown.
     pub generate: GenerateConfig,
+    /// `[hub]`: where the output folder is uploaded.
+    pub hub: HubConfig,
 }
 
 impl Default for RunConfig {
@@ -111,6 +116,7 @@ impl Default for RunConfig {
                 .warmup(Self::WARMUP)
                 .save(Every::Steps(100)),
             generate: GenerateConfig::default(),
+            hub: HubConfig::default(),
         }
     }
 }
@@ -186,6 +192,7 @@ impl RunConfig {
             lora.map_err(|error| TrainError::settings("[adapter]", error))?;
             self.tokens.validate(&self.adapter)?;
         }
+        self.hub.validate()?;
         self.generate.validate().map_err(|error| TrainError::settings("[generate]", error))?;
         // An evaluation that validation data bring is one that `early_stopping` can rely on.
         let train = self.completed().train.validate();

@@ -41,23 +41,26 @@ impl RunConfig {
     /// let run = RunConfig::from_file("run.toml")?;
     /// run.validate()?;
     /// let trainer = run.trainer()?.resume(true).claim()?;
+    /// run.begin()?;
     /// let data = run.load_data()?;
     /// println!("{}", data.train.report());
     /// let mut model = run.load_model(&run.devices()?[0])?;
     /// let trainer = trainer.observe(Progress::new()).interrupt(Interrupt::on_ctrl_c()?);
-    /// trainer.fit(&mut model, &data.train, run.validation(&data))?;
+    /// let report = trainer.fit(&mut model, &data.train, run.validation(&data))?;
+    /// run.push(&report)?;
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate), [`trainer`](Self::trainer),
+    /// Those of [`validate`](Self::validate), [`trainer`](Self::trainer), [`begin`](Self::begin),
     /// [`load_data`](Self::load_data), [`load_model`](Self::load_model),
-    /// [`html_report`](Self::html_report) and [`Trainer::fit`].
+    /// [`html_report`](Self::html_report), [`Trainer::fit`] and [`push`](Self::push).
     pub fn run(&self) -> Result<Report, TrainError> {
         burn_lora_io::progress::show();
         self.validate()?;
         let trainer = self.trainer()?.claim()?;
+        self.begin()?;
         let data = self.load_data()?;
         let device = self.devices()?.swap_remove(0);
         let mut model = self.load_model(&device)?;
@@ -66,7 +69,9 @@ impl RunConfig {
         let trainer = trainer.recompute(fitted.train.recompute);
         let mut report = fitted.html_report(&data)?;
         let trainer = trainer.observe(Progress::new()).html_report(&mut report);
-        trainer.fit(&mut model, &data.train, self.validation(&data))
+        let report = trainer.fit(&mut model, &data.train, self.validation(&data))?;
+        self.push(&report)?;
+        Ok(report)
     }
 
     /// Returns the devices of the run: one at least, that of the model first.
