@@ -4,11 +4,11 @@ use crate::{
     TrainError,
     data::{BatchConfig, Dataset},
     objective::{NextToken, Objective},
+    reference::prepared,
     step,
     watch::EvalMetrics,
 };
 use burn::tensor::{DType, Tensor};
-use burn_lora_io::progress::Work;
 use burn_lora_llama::CausalLm;
 
 /// Evaluates a model on a data set: the mean loss of the target tokens, the perplexity `exp(loss)`,
@@ -39,19 +39,15 @@ pub fn evaluate_with<M: CausalLm>(
 ) -> Result<EvalMetrics, TrainError> {
     data.check_vocabulary(model.vocabulary())?;
     objective.check(data)?;
+    let data = &prepared(objective, model, data, batches)?;
     let model = model.valid();
     let device = model.device();
-    let config = BatchConfig { shuffle: false, drop_last: false, ..batches.clone() };
     let names = objective.metrics();
     let mut totals = vec![Tensor::<1>::zeros([1], (&device, DType::F32)); 1 + names.len()];
     let mut count = 0;
-    let epoch = data.epoch(&config, 0)?;
-    let work = Work::items("evaluating", epoch.len());
-    for rows in epoch {
-        let batch = data.batch(&rows, &config);
+    for batch in data.in_order("evaluating", batches)? {
         step::evaluate(&model, objective, &batch).add_to(&mut totals);
         count += objective.count(&batch);
-        work.advance(1);
     }
     if count == 0 {
         return Err(TrainError::setting("data", "empty", "there is no token to predict"));

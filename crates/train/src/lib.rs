@@ -79,6 +79,7 @@ pub mod plan;
 #[cfg(feature = "hub")]
 mod push;
 mod recompute;
+mod reference;
 mod replica;
 mod run;
 mod run_config;
@@ -105,6 +106,7 @@ pub use plan::MemoryPlan;
 #[cfg(feature = "hub")]
 pub use push::{Pushed, push};
 pub use recompute::Recompute;
+pub use reference::reference_log_probs;
 pub use run_config::{
     Compute, DataConfig, HubConfig, MetricsConfig, ModelConfig, Precision, RunConfig, RunData,
     TokensConfig, TrainTokens,

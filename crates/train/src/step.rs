@@ -225,12 +225,18 @@ pub(crate) fn evaluate<M: CausalLm>(
     objective: &dyn Objective<M>,
     batch: &Batch,
 ) -> Outcome {
+    let (hidden, context) = forward(model, batch);
+    objective.run(model, hidden, batch, &context, None)
+}
+
+/// Computes the states after the last layer, without gradients.
+pub(crate) fn forward<M: CausalLm>(model: &M, batch: &Batch) -> (Tensor<3>, M::Context) {
     let context = model.context(&batch.segments);
     let tile = tile(batch.rows * batch.length, None, false);
     let embedded = model.embed(tokens(batch, &model.embedding_device()), &context);
     let how = Rerun { tile, keep: Keep::Inputs };
     let hidden = (0..model.depth()).fold(embedded, |h, i| model.layer_once(i, h, &context, how).0);
-    objective.run(model, hidden, batch, &context, None)
+    (hidden, context)
 }
 
 /// Adds uniform noise of up to `alpha / sqrt(sequence · hidden)` (arXiv:2310.05914).

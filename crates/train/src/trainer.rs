@@ -8,6 +8,7 @@ use crate::{
     metric::Validation,
     objective::Objective,
     output::Output,
+    reference::prepared,
     run::{Observers, Run},
     setup,
     watch::{
@@ -237,14 +238,17 @@ impl<'a> Trainer<'a> {
         train: &Dataset,
         valid: impl Into<Validation<'v, M>>,
     ) -> Result<Report, TrainError> {
-        let valid = valid.into();
+        let given = valid.into();
         let Self { config, mut observers, interrupt, devices, resume, pause, output, page } =
             self.claim()?;
         config.warn_of_rate();
-        for data in std::iter::once(train).chain(valid.data) {
+        for data in std::iter::once(train).chain(given.data) {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
         }
+        let prepare = |data| prepared(&objective, &*model, data, &config.batches);
+        let (train, examples) = (&prepare(train)?, given.data.map(prepare).transpose()?);
+        let valid = Validation { data: examples.as_ref(), metrics: given.metrics };
         if let Some(output) = &config.output {
             observers.push(Box::new(Metrics(MetricsLog::new(output.join("metrics.jsonl")))));
         }

@@ -1,6 +1,8 @@
 //! Batches: samples side by side, as input of a model.
 
 use super::{BatchConfig, Dataset};
+use crate::error::TrainError;
+use burn_lora_io::progress::Work;
 use burn_lora_llama::Segments;
 use std::collections::BTreeMap;
 
@@ -111,6 +113,21 @@ impl Dataset {
             targets,
         }
     }
+
+    /// Returns all batches in the order of the data, with their progress.
+    pub(crate) fn in_order(
+        &self,
+        what: &str,
+        config: &BatchConfig,
+    ) -> Result<impl Iterator<Item = Batch>, TrainError> {
+        let config = BatchConfig { shuffle: false, drop_last: false, ..config.clone() };
+        let epoch = self.epoch(&config, 0)?;
+        let work = Work::items(what, epoch.len());
+        Ok(epoch.into_iter().map(move |rows| {
+            work.advance(1);
+            self.batch(&rows, &config)
+        }))
+    }
 }
 
 impl Batch {
@@ -118,5 +135,18 @@ impl Batch {
     pub(crate) fn target_places(&self) -> Vec<(i32, i32)> {
         let all = self.targets.iter().enumerate();
         all.filter(|(_, id)| **id != IGNORE_INDEX).map(|(place, id)| (place as i32, *id)).collect()
+    }
+
+    /// Returns for each of the [places](Self::target_places) which of `sources` it belongs to.
+    pub(crate) fn target_samples(&self) -> Vec<usize> {
+        let places = self.target_places();
+        let mut sample = 0;
+        let mut owner = |place: usize| {
+            while self.last_tokens[sample] < place {
+                sample += 1;
+            }
+            sample
+        };
+        places.iter().map(|(place, _)| owner(*place as usize)).collect()
     }
 }

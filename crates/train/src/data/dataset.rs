@@ -9,7 +9,7 @@ use super::{
 use crate::error::TrainError;
 use burn_lora_text::Tokenizer;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 /// Samples to train on. They are stored in a temporary file that is mapped into memory, so that
 /// they may exceed the memory. A clone is cheap, and shares that file.
@@ -29,12 +29,14 @@ pub struct Dataset {
     pub(super) store: Arc<Store>,
     /// Indices of the samples in the store.
     order: Arc<[u32]>,
+    /// Numbers beside the tokens that were added after loading, by name, one for each of `order`.
+    added: BTreeMap<String, Arc<[f32]>>,
 }
 
 impl Dataset {
     pub(super) fn new(store: Store) -> Self {
         let order = (0..store.len() as u32).collect();
-        Self { store: store.into(), order }
+        Self { store: store.into(), order, added: BTreeMap::new() }
     }
 
     /// Creates a data set of tokens from elsewhere. Rows are padded with token 0, which no loss
@@ -54,8 +56,36 @@ impl Dataset {
     ///   the length of `ids`
     /// - [`TrainError::Io`] if the temporary file cannot be written
     pub fn from_samples(samples: impl IntoIterator<Item = Sample>) -> Result<Self, TrainError> {
+        Self::from_examples(samples.into_iter().map(|sample| [sample]))
+    }
+
+    /// Creates a data set of pairs of tokens from elsewhere: the chosen answer to a prompt, and the rejected one,
+    /// each with the prompt before it.
+    ///
+    /// ```
+    /// # use burn_lora_train::data::{Dataset, Sample};
+    /// let answer = |id| Sample { ids: vec![5, id], loss_mask: vec![false, true] };
+    /// let data = Dataset::from_pairs([[answer(6), answer(7)]])?;
+    /// assert_eq!((data.len(), data.samples_per_example()), (2, 2));
+    /// # Ok::<_, burn_lora_train::TrainError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`from_samples`](Self::from_samples).
+    pub fn from_pairs(pairs: impl IntoIterator<Item = [Sample; 2]>) -> Result<Self, TrainError> {
+        Self::from_examples(pairs)
+    }
+
+    fn from_examples<const N: usize>(
+        examples: impl IntoIterator<Item = [Sample; N]>,
+    ) -> Result<Self, TrainError> {
         let mut writer = Writer::new(None, vec!["samples".into()])?;
-        for (number, sample) in samples.into_iter().enumerate() {
+        writer.set_group(N);
+        for (number, sample) in examples
+            .into_iter()
+            .enumerate()
+            .flat_map(|(number, samples)| samples.into_iter().map(move |sample| (number, sample)))
+        {
             let (tokens, flags) = (sample.ids.len(), sample.loss_mask.len());
             let reason = if tokens != flags {
                 format!("{tokens} tokens, but {flags} in `loss_mask`")
@@ -83,30 +113,23 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// [`TrainError::Setting`] if there is not one value per sample, or if the data set is a part
-    /// of another, or was cloned or split before.
+    /// [`TrainError::Setting`] if there is not one value per sample.
     pub fn with_values(
         mut self,
         name: impl Into<String>,
         values: impl IntoIterator<Item = f32>,
     ) -> Result<Self, TrainError> {
-        let (values, len): (Vec<f32>, _) = (values.into_iter().collect(), self.store.len());
-        if values.len() != len || self.len() != len {
-            let reason =
-                format!("there are {len} samples: give one for each, before any are taken");
+        let values: Arc<[f32]> = values.into_iter().collect();
+        if values.len() != self.len() {
+            let reason = format!("there are {} samples: give one for each", self.len());
             return Err(TrainError::setting("values", values.len(), reason));
         }
-        match Arc::get_mut(&mut self.store) {
-            Some(store) => _ = store.values.insert(name.into(), values),
-            None => {
-                let reason = "give the values before the samples are cloned or split";
-                return Err(TrainError::setting("values", "late", reason));
-            }
-        }
+        self.added.insert(name.into(), values);
         Ok(self)
     }
 
-    /// Returns the number of samples.
+    /// Returns the number of samples: one of an example, but two of a pair, the chosen and the rejected
+    /// answer, one after the other.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -116,6 +139,17 @@ impl Dataset {
     /// ```
     pub fn len(&self) -> usize {
         self.order.len()
+    }
+
+    /// Returns the number of samples of an example: 2 if the examples are pairs, else 1.
+    pub fn samples_per_example(&self) -> usize {
+        self.store.group
+    }
+
+    /// Returns the samples of each example.
+    pub(super) fn examples(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        let group = self.store.group;
+        (0..self.len() / group).map(move |example| example * group..(example + 1) * group)
     }
 
     /// Returns `true` if there are no samples, as may be after a split.
@@ -161,10 +195,19 @@ impl Dataset {
         format!("{}:{line}", path.display())
     }
 
+    /// Returns `true` if there are numbers of this name beside the tokens.
+    pub(crate) fn has_values(&self, name: &str) -> bool {
+        self.store.values.contains_key(name) || self.added.contains_key(name)
+    }
+
     /// Returns the numbers beside the tokens of some samples, by name.
     pub(crate) fn values(&self, samples: &[usize]) -> BTreeMap<String, Vec<f32>> {
-        let of = |all: &Vec<f32>| samples.iter().map(|at| all[self.order[*at] as usize]).collect();
-        self.store.values.iter().map(|(name, all)| (name.clone(), of(all))).collect()
+        let read =
+            |all: &Vec<f32>| samples.iter().map(|at| all[self.order[*at] as usize]).collect();
+        let read = self.store.values.iter().map(|(name, all)| (name.clone(), read(all)));
+        let added = |all: &Arc<[f32]>| samples.iter().map(|at| all[*at]).collect();
+        let added = self.added.iter().map(|(name, all)| (name.clone(), added(all)));
+        read.chain(added).collect()
     }
 
     pub(super) fn origin(&self, index: usize) -> (&Path, usize) {
@@ -206,7 +249,8 @@ impl Dataset {
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
     pub fn report(&self) -> Report {
-        let mut report = Report { examples: self.len(), ..self.store.report.clone() };
+        let examples = self.examples().len();
+        let mut report = Report { examples, ..self.store.report.clone() };
         for entry in (0..self.len()).map(|index| self.entry(index)) {
             report.tokens += entry.length as usize;
             report.target_tokens += entry.targets as usize;
@@ -215,8 +259,8 @@ impl Dataset {
         report
     }
 
-    /// Splits the data into two parts, the second with this fraction of the samples, chosen at
-    /// random. Both keep the order of the samples.
+    /// Splits the data into two parts, the second with this fraction of the examples, chosen at
+    /// random. Both keep the order of the examples.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -231,10 +275,10 @@ impl Dataset {
     /// If the fraction is not between 0 and 1.
     pub fn split(&self, fraction: f64, seed: u64) -> (Self, Self) {
         assert!((0.0..=1.0).contains(&fraction), "{fraction} is no fraction to split by");
-        let mut places: Vec<usize> = (0..self.len()).collect();
-        places.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
-        let second = (self.len() as f64 * fraction).round() as usize;
-        let (second, first) = places.split_at_mut(second);
+        let mut examples: Vec<_> = self.examples().collect();
+        examples.shuffle(&mut Xoshiro256PlusPlus::seed_from_u64(seed));
+        let second = (examples.len() as f64 * fraction).round() as usize;
+        let (second, first) = examples.split_at_mut(second);
         (self.part(first), self.part(second))
     }
 
@@ -299,13 +343,22 @@ impl Dataset {
         }
     }
 
-    fn part(&self, places: &mut [usize]) -> Self {
-        places.sort_unstable();
-        let order = places.iter().map(|place| self.order[*place]).collect();
-        Self { store: self.store.clone(), order }
+    fn part(&self, examples: &mut [Range<usize>]) -> Self {
+        examples.sort_unstable_by_key(|samples| samples.start);
+        self.chosen(examples.iter().cloned().flatten())
     }
 
-    /// Returns the first samples, or all if there are fewer.
+    /// The data set of some samples.
+    fn chosen(&self, samples: impl Iterator<Item = usize> + Clone) -> Self {
+        let of = |values: &Arc<[f32]>| samples.clone().map(|at| values[at]).collect();
+        Self {
+            store: self.store.clone(),
+            order: samples.clone().map(|at| self.order[at]).collect(),
+            added: self.added.iter().map(|(name, values)| (name.clone(), of(values))).collect(),
+        }
+    }
+
+    /// Returns the first examples, or all if there are fewer.
     ///
     /// ```
     /// # use burn_lora_train::data::{Dataset, Sample};
@@ -314,7 +367,7 @@ impl Dataset {
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
     pub fn take(&self, count: usize) -> Self {
-        let order = self.order[..count.min(self.len())].into();
-        Self { store: self.store.clone(), order }
+        let count = count.saturating_mul(self.store.group);
+        self.chosen(0..count.min(self.len()))
     }
 }

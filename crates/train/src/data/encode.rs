@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     /// None of its tokens is trained on.
     Empty(String),
     TooLong(String),
+    /// Both answers of a pair are the same.
+    Equal,
     /// No other conversation can be trained on either.
     NoTemplate,
 }
@@ -64,13 +66,40 @@ impl<'a> Encoder<'a> {
         Ok(Self { config, tokenizer, around })
     }
 
-    /// Encodes an example.
-    pub fn sample(&self, example: &Example) -> Result<Encoded, Fault> {
+    /// Encodes an example: to one sample, or the two of a pair.
+    pub fn samples(&self, example: &Example) -> Result<Vec<Encoded>, Fault> {
+        let Example::Pair(pair) = example else { return Ok(vec![self.sample(example, false)?]) };
+        if pair[0] == pair[1] {
+            return Err(Fault::Equal);
+        }
+        let names = ["chosen", "rejected"].into_iter();
+        let samples = pair.iter().zip(names).map(|(example, name)| {
+            let named = |reason| format!("`{name}`: {reason}");
+            self.sample(example, true).map_err(|fault| match fault {
+                Fault::Malformed(reason) => Fault::Malformed(named(reason)),
+                Fault::Empty(reason) => Fault::Empty(named(reason)),
+                Fault::TooLong(reason) => Fault::TooLong(named(reason)),
+                other => other,
+            })
+        });
+        let samples = samples.collect::<Result<Vec<_>, _>>()?;
+        // Other words may be cut off, or be the same tokens.
+        if samples[0].sample == samples[1].sample { Err(Fault::Equal) } else { Ok(samples) }
+    }
+
+    /// Encodes an example to one sample. With `to_the_end`, whatever follows the first token that is trained on is
+    /// trained on, too, as TRL counts answers: also what a template writes after a turn, and results of tools.
+    fn sample(&self, example: &Example, to_the_end: bool) -> Result<Encoded, Fault> {
         let mut encoded = match example {
+            Example::Pair(_) => unreachable!("a pair consists of others"),
             Example::Text(text) => self.plain("", text)?,
             Example::PromptCompletion { prompt, completion } => self.plain(prompt, completion)?,
             Example::Chat(chat) => self.chat(chat)?,
         };
+        let mask = &mut encoded.sample.loss_mask;
+        if let (true, Some(first)) = (to_the_end, mask.iter().position(|trained| *trained)) {
+            mask[first..].fill(true);
+        }
         let length = encoded.sample.ids.len();
         self.truncate(&mut encoded)?;
         let Encoded { sample, oddities, .. } = &mut encoded;

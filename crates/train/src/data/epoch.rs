@@ -4,7 +4,7 @@ use super::{Dataset, pack::best_fit_decreasing, read::example};
 use crate::error::TrainError;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus, seq::SliceRandom};
 use serde::{Deserialize, Deserializer, Serialize};
-use std::cmp::Reverse;
+use std::{cmp::Reverse, ops::Range};
 
 /// Maximum number of rows, and of tokens per row: more is a mistake, which no device can hold.
 const MOST: usize = 1 << 24;
@@ -128,14 +128,22 @@ impl Dataset {
     pub fn epoch(&self, config: &BatchConfig, epoch: u64) -> Result<Vec<Rows>, TrainError> {
         config.validate()?;
         let mut rng = config.generator(epoch);
-        let mut samples: Vec<usize> = (0..self.len()).collect();
+        let groups: Vec<_> = self.examples().collect();
+        let mut examples: Vec<usize> = (0..groups.len()).collect();
         if config.shuffle {
-            samples.shuffle(&mut rng);
+            examples.shuffle(&mut rng);
         }
+        let samples = |examples: Vec<usize>| -> Vec<usize> {
+            examples.into_iter().flat_map(|example| groups[example].clone()).collect()
+        };
+        // The samples of a pair belong to one batch.
+        let size = config.size * self.samples_per_example();
         let rows = match config.packing {
             Some(room) => {
                 self.check_lengths(room)?;
-                let mut rows = best_fit_decreasing(samples, |sample| self.length(sample), room);
+                let length = |example: usize| self.total_length(&groups[example]);
+                let rows = best_fit_decreasing(examples, length, room).into_iter();
+                let mut rows: Vec<_> = rows.map(samples).collect();
                 // Packing puts the longest samples first.
                 if config.shuffle {
                     rows.shuffle(&mut rng);
@@ -146,22 +154,23 @@ impl Dataset {
             }
             None => {
                 if config.group_by_length {
-                    samples = self.grouped(samples, config.size);
+                    examples = self.grouped(examples, &groups, config.size);
                 }
-                samples.into_iter().map(|sample| vec![sample]).collect()
+                samples(examples).into_iter().map(|sample| vec![sample]).collect()
             }
         };
+        let size = if config.packing.is_some() { config.size } else { size };
         let longest = (0..self.len()).map(|sample| self.length(sample)).max().unwrap_or(0);
         let length = config.packing.unwrap_or(longest);
         let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1));
-        let tokens = config.size.min(rows.len()).saturating_mul(length);
+        let tokens = size.min(rows.len()).saturating_mul(length);
         if tokens > i32::MAX as usize {
             let reason = format!("{tokens} tokens of a batch are more than can be numbered");
             return Err(TrainError::setting("batches.size", config.size, reason));
         }
-        let mut batches: Vec<Rows> = rows.chunks(config.size).map(<[_]>::to_vec).collect();
+        let mut batches: Vec<Rows> = rows.chunks(size).map(<[_]>::to_vec).collect();
         if config.drop_last {
-            batches.retain(|batch| batch.len() == config.size);
+            batches.retain(|batch| batch.len() == size);
             if batches.is_empty() && !rows.is_empty() {
                 let reason = format!("nothing is left: there are {} rows in all", rows.len());
                 let found = format!("true with a size of {}", config.size);
@@ -172,11 +181,11 @@ impl Dataset {
     }
 
     fn check_lengths(&self, room: usize) -> Result<(), TrainError> {
-        match (0..self.len()).find(|sample| self.length(*sample) > room) {
+        match self.examples().find(|samples| self.total_length(samples) > room) {
             None => Ok(()),
-            Some(sample) => {
-                let (path, line) = self.origin(sample);
-                let length = self.length(sample);
+            Some(samples) => {
+                let (path, line) = self.origin(samples.start);
+                let length = self.total_length(&samples);
                 let reason = format!(
                     "{length} tokens do not fit into packed rows of {room}: load the data with a \
                      `max_length` of {room} at most, or raise `packing`"
@@ -186,20 +195,33 @@ impl Dataset {
         }
     }
 
-    /// Groups samples as transformers' `LengthGroupedSampler` does: groups of about 50 batches
-    /// each, sorted from long to short. The longest sample comes first, so that insufficient memory
+    /// Number of tokens of some samples.
+    fn total_length(&self, samples: &Range<usize>) -> usize {
+        samples.clone().map(|sample| self.length(sample)).sum()
+    }
+
+    /// Groups examples as transformers' `LengthGroupedSampler` does: groups of about 50 batches
+    /// each, sorted from long to short. The longest example comes first, so that insufficient memory
     /// shows at once.
-    fn grouped(&self, mut samples: Vec<usize>, size: usize) -> Vec<usize> {
-        let batches = (samples.len() / (4 * size)).clamp(1, 50);
+    fn grouped(
+        &self,
+        mut examples: Vec<usize>,
+        samples: &[Range<usize>],
+        size: usize,
+    ) -> Vec<usize> {
+        let length = |example: &usize| {
+            samples[*example].clone().map(|sample| self.length(sample)).max().unwrap_or(0)
+        };
+        let batches = (examples.len() / (4 * size)).clamp(1, 50);
         let group = batches * size;
-        for group in samples.chunks_mut(group) {
-            group.sort_by_key(|sample| Reverse(self.length(*sample)));
+        for group in examples.chunks_mut(group) {
+            group.sort_by_key(|example| Reverse(length(example)));
         }
-        let firsts = (0..samples.len()).step_by(group);
+        let firsts = (0..examples.len()).step_by(group);
         // The first of those that are equally long.
-        if let Some(longest) = firsts.rev().max_by_key(|place| self.length(samples[*place])) {
-            samples.swap(0, longest);
+        if let Some(longest) = firsts.rev().max_by_key(|place| length(&examples[*place])) {
+            examples.swap(0, longest);
         }
-        samples
+        examples
     }
 }

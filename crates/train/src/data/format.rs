@@ -2,6 +2,7 @@
 
 use super::{
     conversation::{self, Roles},
+    preference,
     read::Record,
 };
 use burn_lora_text::{ChatValue as Value, Message};
@@ -31,10 +32,13 @@ pub enum Format {
     /// `conversations`: a conversation, as a list of `{"from", "value"}`; `tools` and `system` as with
     /// messages.
     ShareGpt,
+    /// `chosen` and `rejected`: the better and the worse answer to a `prompt`, as with prompts and completions.
+    /// Without `prompt`, it is what both begin with.
+    Preference,
 }
 
 /// Columns that formats read, and to which others can be mapped.
-pub(crate) const COLUMNS: [&str; 11] = [
+pub(crate) const COLUMNS: [&str; 13] = [
     "text",
     "prompt",
     "completion",
@@ -46,14 +50,21 @@ pub(crate) const COLUMNS: [&str; 11] = [
     "conversations",
     "system",
     "history",
+    "chosen",
+    "rejected",
 ];
 
 /// An example before tokenization.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Example {
     Text(String),
-    PromptCompletion { prompt: String, completion: String },
+    PromptCompletion {
+        prompt: String,
+        completion: String,
+    },
     Chat(Chat),
+    /// The better and the worse answer.
+    Pair(Box<[Example; 2]>),
 }
 
 /// A conversation.
@@ -72,15 +83,21 @@ impl Format {
     /// the most informative comes first.
     pub(crate) fn detect(record: &Record) -> Result<Self, String> {
         let has = |names: &[&str]| names.iter().all(|name| record.contains_key(*name));
-        let formats =
-            [Self::Messages, Self::ShareGpt, Self::PromptCompletion, Self::Alpaca, Self::Text];
+        let formats = [
+            Self::Messages,
+            Self::ShareGpt,
+            Self::PromptCompletion,
+            Self::Preference,
+            Self::Alpaca,
+            Self::Text,
+        ];
         formats.into_iter().find(|format| has(format.required())).ok_or_else(|| {
             let found: Vec<_> = record.keys().map(|name| format!("`{name}`")).collect();
             let found = if found.is_empty() { "none".into() } else { found.join(", ") };
             format!(
                 "no known format has these columns ({found}). Known are `messages`, \
-                 `conversations`, `prompt` and `completion`, `instruction` and `output`, and `text`; \
-                 other names can be mapped to these by `column`"
+                 `conversations`, `prompt` and `completion`, `chosen` and `rejected`, `instruction` \
+                 and `output`, and `text`; other names can be mapped to these by `column`"
             )
         })
     }
@@ -92,22 +109,30 @@ impl Format {
             Self::Messages => &["messages"],
             Self::Alpaca => &["instruction", "output"],
             Self::ShareGpt => &["conversations"],
+            Self::Preference => &["chosen", "rejected"],
         }
+    }
+
+    /// Number of samples of an example.
+    pub(crate) fn samples(self) -> usize {
+        if self == Self::Preference { 2 } else { 1 }
     }
 
     /// Returns `true` if a column of a record is read. With `chat`, text becomes messages.
     pub(crate) fn reads(self, record: &Record, column: &str, chat: bool) -> bool {
-        let lists = || matches!(record.get("prompt"), Some(Value::List(_)));
+        let is_list = |name| matches!(record.get(name), Some(Value::List(_)));
+        let lists = || is_list("prompt") || is_list("chosen");
         let messages = match self {
             Self::Text => false,
             Self::Messages | Self::ShareGpt => true,
-            Self::PromptCompletion => chat || lists(),
+            Self::PromptCompletion | Self::Preference => chat || lists(),
             Self::Alpaca => chat,
         };
         match column {
             "tools" | "system" => messages,
             "history" => chat && !matches!(self, Self::Messages | Self::ShareGpt) && !lists(),
             "input" => self == Self::Alpaca,
+            "prompt" => matches!(self, Self::PromptCompletion | Self::Preference),
             _ => self.required().contains(&column),
         }
     }
@@ -125,18 +150,19 @@ impl Format {
             Self::Messages => conversation(record, "messages", roles),
             Self::Alpaca => alpaca(record, chat),
             Self::ShareGpt => conversation(record, "conversations", roles),
+            Self::Preference => preference::example(record, roles, chat),
         }
     }
 }
 
-fn column<'a>(record: &'a Record, name: &str) -> Result<&'a Value, String> {
+pub(super) fn column<'a>(record: &'a Record, name: &str) -> Result<&'a Value, String> {
     record.get(name).ok_or_else(|| {
         let found: Vec<_> = record.keys().map(|name| format!("`{name}`")).collect();
         format!("no column `{name}` (there: {})", found.join(", "))
     })
 }
 
-fn text<'a>(record: &'a Record, name: &str) -> Result<&'a str, String> {
+pub(super) fn text<'a>(record: &'a Record, name: &str) -> Result<&'a str, String> {
     match column(record, name)? {
         Value::Text(text) => Ok(text),
         other => Err(format!("`{name}` is {}, but must be text", other.kind())),
@@ -185,7 +211,7 @@ fn alpaca(record: &Record, chat: bool) -> Result<Example, String> {
     answer(record, prompt, output, chat)
 }
 
-fn answer(
+pub(super) fn answer(
     record: &Record,
     prompt: String,
     completion: String,
@@ -223,7 +249,7 @@ fn history(record: &Record) -> Result<Vec<Message>, String> {
 
 impl Chat {
     /// Adds the instructions that a record has in a column of their own.
-    fn instructed(mut self, record: &Record) -> Result<Self, String> {
+    pub(super) fn instructed(mut self, record: &Record) -> Result<Self, String> {
         let system = match record.get("system") {
             None | Some(Value::Null) => return Ok(self),
             Some(_) => text(record, "system")?,
@@ -257,7 +283,7 @@ fn conversation(record: &Record, name: &str, roles: &Roles) -> Result<Example, S
     chat.instructed(record).map(Example::Chat)
 }
 
-fn list(
+pub(super) fn list(
     record: &Record,
     name: &str,
     roles: &Roles,
@@ -273,7 +299,7 @@ fn list(
     messages.collect::<Result<Vec<_>, _>>().map(|messages| messages.into_iter().unzip())
 }
 
-fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
+pub(super) fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
     match record.get("tools") {
         None | Some(Value::Null) => Ok(None),
         Some(tools) => items("tools", tools).map(Some),

@@ -3,7 +3,7 @@
 use super::{
     Dataset, DatasetBuilder, Format, OnError, TrainOn, Truncation,
     builder::Source,
-    encode::{Encoder, Fault},
+    encode::{Encoded, Encoder, Fault},
     notes::Notes,
     read::{self, Record, Stop},
     store::Writer,
@@ -63,6 +63,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         writer,
         file: 0,
         format: config.format,
+        pairs: None,
         notes: Notes::default(),
         chunk: vec![],
     };
@@ -119,6 +120,8 @@ struct Loader<'a> {
     file: usize,
     /// Its format, once known.
     format: Option<Format>,
+    /// Whether the examples are pairs, in all files.
+    pairs: Option<bool>,
     /// Its oddities.
     notes: Notes,
     /// Its records with their lines, before tokenization.
@@ -159,6 +162,17 @@ impl Loader<'_> {
             Some(format) => format,
             None => Format::detect(&record)?,
         };
+        let pairs = format.samples() == 2;
+        match self.pairs {
+            Some(known) if known != pairs => {
+                return Err(
+                    "pairs of `chosen` and `rejected` do not mix with examples of another \
+                            kind, such as those of files before"
+                        .into(),
+                );
+            }
+            _ => self.pairs = Some(pairs),
+        }
         self.format = Some(format);
         for (name, value) in &record {
             if !value.is_null() && !self.config.reads(format, &record, name) {
@@ -171,26 +185,32 @@ impl Loader<'_> {
     /// Tokenizes the records read so far.
     fn flush(&mut self) -> Result<(), TrainError> {
         self.check_format()?;
+        if self.pairs == Some(true) {
+            self.writer.set_group(2);
+        }
         let chunk = std::mem::take(&mut self.chunk);
         let records = chunk.len() as u64;
         let samples = chunk.into_par_iter().map(|(line, record)| {
             let sample = record.map_err(Fault::Malformed).and_then(|(record, format, values)| {
-                let encoded = self.encoder.sample(&self.config.example(&record, format)?)?;
+                let encoded = self.encoder.samples(&self.config.example(&record, format)?)?;
                 Ok((encoded, values))
             });
             (line, sample)
         });
         for (line, sample) in samples.collect::<Vec<_>>() {
             match sample {
-                Ok((encoded, values)) => {
-                    self.writer.report.truncated += usize::from(encoded.truncated());
-                    self.writer.push(&encoded.sample, self.file, line)?;
-                    for (name, value) in self.config.values.keys().zip(values) {
-                        self.writer.value(name, value);
-                    }
-                    self.writer.ends.extend(encoded.ends);
-                    for oddity in encoded.oddities {
-                        self.notes.add(oddity, line);
+                Ok((samples, values)) => {
+                    let truncated = samples.iter().any(Encoded::truncated);
+                    self.writer.report.truncated += usize::from(truncated);
+                    for encoded in samples {
+                        self.writer.push(&encoded.sample, self.file, line)?;
+                        for (name, value) in self.config.values.keys().zip(&values) {
+                            self.writer.value(name, *value);
+                        }
+                        self.writer.ends.extend(encoded.ends);
+                        for oddity in encoded.oddities {
+                            self.notes.add(oddity, line);
+                        }
                     }
                 }
                 Err(fault) => self.leave_out(fault, line)?,
@@ -228,6 +248,10 @@ impl Loader<'_> {
             }
             Fault::Empty(reason) => {
                 (self.config.on_empty == OnError::Skip, &mut report.empty, reason)
+            }
+            Fault::Equal => {
+                let reason = "both answers are the same, so that there is nothing to prefer";
+                (self.config.on_empty == OnError::Skip, &mut report.equal, reason.into())
             }
             Fault::TooLong(reason) => {
                 (self.config.truncation == Truncation::Drop, &mut report.too_long, reason)

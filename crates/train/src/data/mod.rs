@@ -53,6 +53,7 @@ mod load;
 mod notes;
 mod options;
 mod pack;
+mod preference;
 mod preview;
 mod read;
 mod report;

@@ -33,6 +33,9 @@ pub struct Report {
     pub malformed: usize,
     /// Examples left out because none of their tokens is trained on.
     pub empty: usize,
+    /// Pairs left out because both answers are the same.
+    #[serde(default)]
+    pub equal: usize,
     /// First example left out, and why.
     pub first_left_out: Option<String>,
 }
@@ -59,7 +62,7 @@ impl Report {
     /// assert_eq!(report.left_out(), 3);
     /// ```
     pub fn left_out(&self) -> usize {
-        self.too_long + self.malformed + self.empty
+        self.too_long + self.malformed + self.empty + self.equal
     }
 }
 
@@ -78,11 +81,15 @@ impl fmt::Display for Report {
             write!(out, "\ntruncated: {}", self.truncated)?;
         }
         if self.left_out() > 0 {
-            let Self { too_long, malformed, empty, .. } = self;
+            let Self { too_long, malformed, empty, equal, .. } = self;
+            let equal = match equal {
+                0 => String::new(),
+                equal => format!(", {equal} with the same answer twice"),
+            };
             write!(
                 out,
                 "\nleft out: {} ({too_long} too long, {malformed} malformed, {empty} with nothing to \
-                 train on)",
+                 train on{equal})",
                 self.left_out()
             )?;
         }

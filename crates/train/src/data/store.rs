@@ -30,6 +30,8 @@ pub(crate) struct Entry {
 pub(crate) struct Store {
     tokens: Mmap,
     entries: Vec<Entry>,
+    /// Number of samples of an example: two of a pair.
+    pub group: usize,
     files: Vec<PathBuf>,
     /// Counts of loading.
     pub report: Report,
@@ -75,6 +77,7 @@ pub(crate) struct Writer {
     folder: PathBuf,
     tokens: u64,
     entries: Vec<Entry>,
+    group: usize,
     files: Vec<PathBuf>,
     values: BTreeMap<String, Vec<f32>>,
     highest: u32,
@@ -94,6 +97,7 @@ impl Writer {
             folder,
             tokens: 0,
             entries: vec![],
+            group: 1,
             files,
             highest: 0,
             values: BTreeMap::new(),
@@ -134,8 +138,15 @@ impl Writer {
         self.values.entry(name.to_owned()).or_default().push(value);
     }
 
+    /// Number of examples so far.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() / self.group
+    }
+
+    /// Sets the number of samples of an example, before any are added.
+    pub fn set_group(&mut self, samples: usize) {
+        assert!(self.entries.is_empty() || self.group == samples);
+        self.group = samples;
     }
 
     pub fn wrong(&self, file: usize, line: usize, reason: impl Into<String>) -> TrainError {
@@ -144,7 +155,7 @@ impl Writer {
 
     /// Returns the store of the samples written; at least one is required.
     pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
-        let Self { file, folder, entries, files, highest, values, report, ends, .. } = self;
+        let Self { file, folder, entries, group, files, highest, values, report, ends, .. } = self;
         if entries.is_empty() {
             let mut reason = "no examples".to_owned();
             if report.left_out() > 0 {
@@ -161,6 +172,6 @@ impl Writer {
         };
         let tokens = map().map_err(|source| TrainError::io(&folder, source))?;
         let tokenizer = tokenizer.cloned();
-        Ok(Store { tokens, entries, files, report, highest, values, tokenizer, ends })
+        Ok(Store { tokens, entries, group, files, report, highest, values, tokenizer, ends })
     }
 }

@@ -19,6 +19,15 @@ pub enum Goal {
     Higher,
 }
 
+impl Goal {
+    /// The direction that the name of a metric tells: those whose name ends with `loss`, `perplexity` or `error`
+    /// are better lower, all others higher.
+    pub(crate) fn of(metric: &str) -> Self {
+        let lower = ["loss", "perplexity", "error"].iter().any(|end| metric.ends_with(end));
+        if lower { Self::Lower } else { Self::Higher }
+    }
+}
+
 /// Metrics of a model on validation data, beside those of the [objective](crate::Objective).
 ///
 /// [`Validation::metric`] adds them to a run: their values are in

@@ -1,11 +1,17 @@
 //! Training objectives: the interface of the next-token loss, and of a loss of your own.
 
 mod classification;
+mod dpo;
 mod next_token;
+mod pairs;
+mod sequence;
 
 pub use classification::SequenceClassification;
+pub use dpo::{Dpo, DpoConfig, DpoLoss};
 pub use next_token::NextToken;
 pub(crate) use next_token::chunk;
+pub(crate) use sequence::log_probs;
+pub use sequence::{BySequence, Losses, SequenceLoss, Sequences};
 
 use crate::{
     TrainError,
@@ -16,6 +22,7 @@ use crate::{
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use burn_lora_kernels::Gemm;
 use burn_lora_llama::CausalLm;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A loss over the hidden states of the last layer, with its gradient and metrics.
@@ -39,6 +46,13 @@ pub trait Objective<M: CausalLm>: Send + Sync {
         Ok(())
     }
 
+    /// Returns the model that the objective compares with, if there is one: its log-probabilities of the samples
+    /// are computed once, before the first step, and are then in [`Batch::values`] as
+    /// [`Reference::LOG_PROBS`].
+    fn reference(&self) -> Option<Reference> {
+        None
+    }
+
     /// Names of the metrics, in the order of [`Outcome::metrics`].
     fn metrics(&self) -> Vec<&'static str>;
 
@@ -46,8 +60,7 @@ pub trait Objective<M: CausalLm>: Send + Sync {
     /// [`of_loss`](Self::of_loss): by default, those whose name ends with `loss`, `perplexity` or
     /// `error` are better lower, and all others higher.
     fn goal(&self, metric: &str) -> Goal {
-        let lower = ["loss", "perplexity", "error"].iter().any(|end| metric.ends_with(end));
-        if lower { Goal::Lower } else { Goal::Higher }
+        Goal::of(metric)
     }
 
     /// Number of items that a batch's sums are over: target tokens. Losses and metrics of a step
@@ -78,6 +91,23 @@ pub trait Objective<M: CausalLm>: Send + Sync {
         let _ = loss;
         vec![]
     }
+}
+
+/// The model that an objective compares with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reference {
+    /// The model as it is before the first step: with a new adapter, the base.
+    #[default]
+    Start,
+    /// The base with another one of the model's adapters.
+    Adapter(String),
+}
+
+impl Reference {
+    /// Name of its log-probabilities among the numbers beside the tokens: the sum of `log p` over the target
+    /// tokens of each sample.
+    pub const LOG_PROBS: &str = "ref_logps";
 }
 
 /// Result of a batch, still on the device.
@@ -116,6 +146,35 @@ pub(crate) fn total(values: Tensor<1>) -> Tensor<1> {
     let count = values.dims()[0];
     let ones = Tensor::<2>::ones([count, 1], (&values.device(), DType::F32));
     Gemm::new().run(values.cast(DType::F32).reshape([1, count]), ones).reshape([1])
+}
+
+/// Splits target places into the places of tokens and their successors.
+fn split(places: &[(i32, i32)], device: &Device) -> (Tensor<1, Int>, Tensor<1, Int>) {
+    let (places, targets) = places.iter().copied().unzip();
+    (ints(places, device), ints(targets, device))
+}
+
+/// Returns the gradient at the hidden states, `shape`, from those at the target places, chunk by chunk.
+fn spread(
+    mut grads: Vec<Tensor<2>>,
+    places: &[(i32, i32)],
+    shape: [usize; 3],
+    (device, dtype): (&Device, DType),
+) -> Tensor<3> {
+    let [rows, length, width] = shape;
+    // Every token gathers the gradient of its place; tokens that are no targets gather the row of zeros at
+    // the end.
+    let mut from = vec![places.len() as i32; rows * length];
+    for (number, (place, _)) in places.iter().enumerate() {
+        from[*place as usize] = number as i32;
+    }
+    grads.push(Tensor::zeros([1, width], (device, dtype)));
+    Tensor::cat(grads, 0).select(0, ints(from, device)).reshape(shape)
+}
+
+/// Creates a float tensor.
+fn floats(values: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F32))
 }
 
 /// Creates an integer tensor.

@@ -1,8 +1,11 @@
 //! Next-token cross-entropy.
 
-use super::{GradientSums, Objective, Outcome, ints, total};
-use crate::data::Batch;
-use burn::tensor::{DType, Device, Int, Tensor};
+use super::{GradientSums, Objective, Outcome, split, spread, total};
+use crate::{
+    TrainError,
+    data::{Batch, Dataset},
+};
+use burn::tensor::{DType, Tensor};
 use burn_lora_kernels::{cross_entropy, pull_back};
 use burn_lora_llama::CausalLm;
 use serde_json::{Value, json};
@@ -29,6 +32,15 @@ impl<M: CausalLm> Objective<M> for NextToken {
     fn settings(&self) -> Value {
         // Label smoothing is one of the run's settings.
         json!("next_token")
+    }
+
+    fn check(&self, data: &Dataset) -> Result<(), TrainError> {
+        if data.samples_per_example() == 1 {
+            return Ok(());
+        }
+        let reason = "the next-token loss would train on the rejected answers, too: choose an objective of \
+                      pairs, such as `dpo`";
+        Err(TrainError::setting("data", "pairs of `chosen` and `rejected`", reason))
     }
 
     fn metrics(&self) -> Vec<&'static str> {
@@ -72,26 +84,11 @@ impl<M: CausalLm> Objective<M> for NextToken {
             loss = loss + total(entropy.loss);
             correct = correct + total(entropy.correct);
         }
-        let grad = sums.is_some().then(|| {
-            // Every token gathers the gradient of its place; tokens that are no targets gather the
-            // row of zeros at the end.
-            let mut from = vec![places.len() as i32; rows * length];
-            for (number, (place, _)) in places.iter().enumerate() {
-                from[*place as usize] = number as i32;
-            }
-            grads.push(Tensor::zeros([1, width], (&device, hidden.dtype())));
-            Tensor::cat(grads, 0).select(0, ints(from, &device)).reshape(shape)
-        });
+        let grad = sums.is_some().then(|| spread(grads, &places, shape, (&device, hidden.dtype())));
         Outcome { loss, metrics: vec![correct], grad }
     }
 
     fn of_loss(&self, loss: f64) -> Vec<(&'static str, f64)> {
         vec![("perplexity", loss.exp())]
     }
-}
-
-/// Splits target places into the places of tokens and their successors.
-fn split(places: &[(i32, i32)], device: &Device) -> (Tensor<1, Int>, Tensor<1, Int>) {
-    let (places, targets) = places.iter().copied().unzip();
-    (ints(places, device), ints(targets, device))
 }

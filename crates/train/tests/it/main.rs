@@ -10,6 +10,7 @@ mod metric;
 mod neftune;
 mod optim;
 mod plan;
+mod preferences;
 mod rates;
 mod resume;
 mod run;

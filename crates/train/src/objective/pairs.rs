@@ -1,0 +1,80 @@
+//! Pairs of a chosen and a rejected answer.
+
+use super::{Sequences, ints, total};
+use crate::{TrainError, data::Dataset};
+use burn::tensor::Tensor;
+
+/// The pairs of a batch: values of the chosen and of the rejected answers, `[pairs]` each.
+pub(super) struct Pairs<'a> {
+    sequences: &'a Sequences,
+    count: usize,
+}
+
+impl<'a> Pairs<'a> {
+    /// Names of the [metrics](Self::metrics), which are TRL's.
+    pub const METRICS: [&'static str; 7] = [
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+        "mean_token_accuracy",
+    ];
+
+    pub fn new(sequences: &'a Sequences) -> Self {
+        Self { sequences, count: sequences.logps.dims()[0] / 2 }
+    }
+
+    /// Checks that the data are pairs.
+    pub fn check(data: &Dataset) -> Result<(), TrainError> {
+        if data.samples_per_example() == 2 {
+            return Ok(());
+        }
+        let reason = "the objective compares two answers: the data need `chosen` and `rejected`";
+        Err(TrainError::setting("data", "no pairs", reason))
+    }
+
+    fn of(&self, values: &Tensor<1>) -> [Tensor<1>; 2] {
+        [0, 1].map(|which| {
+            let places = (0..self.count).map(|pair| (2 * pair + which) as i32).collect();
+            values.clone().select(0, ints(places, &values.device()))
+        })
+    }
+
+    pub fn logps(&self) -> [Tensor<1>; 2] {
+        self.of(&self.sequences.logps)
+    }
+
+    pub fn lengths(&self) -> [Tensor<1>; 2] {
+        self.of(&self.sequences.lengths)
+    }
+
+    /// Log-probabilities less those of the reference.
+    pub fn log_ratios(&self) -> [Tensor<1>; 2] {
+        self.of(&(self.sequences.logps.clone() - self.sequences.reference()))
+    }
+
+    /// The mean cross-entropy of the tokens of the chosen answers, once for each pair.
+    pub fn chosen_entropy(&self) -> Tensor<1> {
+        let ([logps, _], [lengths, _]) = (self.logps(), self.lengths());
+        total(logps).neg() / total(lengths) * self.count as f64
+    }
+
+    /// Sums of the metrics over the pairs, given the rewards.
+    pub fn metrics(&self, [chosen, rejected]: [Tensor<1>; 2]) -> Vec<Tensor<1>> {
+        let ([correct, _], [lengths, _]) = (self.of(&self.sequences.correct), self.lengths());
+        let margins = chosen.clone() - rejected.clone();
+        let better = margins.clone().greater_elem(0.0).float();
+        let [logps, other] = self.logps();
+        vec![
+            total(chosen),
+            total(rejected),
+            total(better),
+            total(margins),
+            total(logps),
+            total(other),
+            total(correct) / total(lengths) * self.count as f64,
+        ]
+    }
+}

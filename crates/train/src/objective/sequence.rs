@@ -1,0 +1,328 @@
+//! Losses of the log-probabilities of whole sequences: preferences.
+
+use super::{
+    GradientSums, Objective, Outcome, Reference, floats, next_token::chunk, split, spread,
+};
+use crate::{
+    TrainError,
+    data::{Batch, Dataset},
+    metric::Goal,
+};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn_lora_kernels::{Gemm, cross_entropy, pull_back};
+use burn_lora_llama::CausalLm;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The sequences of a batch, as a [`SequenceLoss`] sees them.
+///
+/// # Shapes
+/// All `[sequences]` in float32, on the device of the model, in the order of [`Batch::sources`]: the two of a
+/// pair one after the other, the chosen one first.
+#[derive(Clone, Debug)]
+pub struct Sequences {
+    /// Log-probability of each sequence: the sum over its target tokens of `log p(token | those before)`. In
+    /// training it has a graph, which ends here.
+    pub logps: Tensor<1>,
+    /// Number of target tokens.
+    pub lengths: Tensor<1>,
+    /// Number of target tokens that the model ranks first.
+    pub correct: Tensor<1>,
+    /// Numbers beside the tokens, by name: [`Batch::values`].
+    pub values: BTreeMap<String, Tensor<1>>,
+}
+
+impl Sequences {
+    /// Returns the log-probabilities by the reference model.
+    ///
+    /// # Panics
+    /// If the data have none.
+    pub fn reference(&self) -> Tensor<1> {
+        self.values.get(Reference::LOG_PROBS).expect("the objective has prepared the data").clone()
+    }
+}
+
+/// Sums over the examples of a batch.
+#[derive(Clone, Debug)]
+pub struct Losses {
+    /// Sum of the losses, `[1]`, with the graph of [`Sequences::logps`].
+    pub loss: Tensor<1>,
+    /// Sums of the metrics, each `[1]`.
+    pub metrics: Vec<Tensor<1>>,
+}
+
+/// A loss that depends on the model by the log-probabilities of whole sequences alone. [`BySequence`] is its
+/// [`Objective`].
+///
+/// ```
+/// use burn_lora_train::{Batch, Dataset, TrainError, objective::{Losses, SequenceLoss, Sequences}};
+/// use serde_json::{Value, json};
+///
+/// /// The mean log-probability of a token, as high as possible for each sequence alike.
+/// struct PerToken;
+///
+/// impl SequenceLoss for PerToken {
+///     fn settings(&self) -> Value {
+///         json!("per_token")
+///     }
+///
+///     fn metrics(&self) -> Vec<&'static str> {
+///         vec![]
+///     }
+///
+///     fn count(&self, batch: &Batch) -> usize {
+///         batch.sources.len()
+///     }
+///
+///     fn losses(&self, sequences: &Sequences) -> Losses {
+///         let Sequences { logps, lengths, .. } = sequences.clone();
+///         Losses { loss: (logps / lengths).sum().neg(), metrics: vec![] }
+///     }
+/// }
+/// ```
+pub trait SequenceLoss: Send + Sync {
+    /// As [`Objective::settings`].
+    fn settings(&self) -> Value;
+
+    /// As [`Objective::check`].
+    ///
+    /// # Errors
+    /// An error if the loss cannot be computed on the data.
+    fn check(&self, data: &Dataset) -> Result<(), TrainError> {
+        let _ = data;
+        Ok(())
+    }
+
+    /// As [`Objective::reference`]: the loss finds its log-probabilities by [`Sequences::reference`].
+    fn reference(&self) -> Option<Reference> {
+        None
+    }
+
+    /// As [`Objective::metrics`].
+    fn metrics(&self) -> Vec<&'static str>;
+
+    /// As [`Objective::goal`].
+    fn goal(&self, metric: &str) -> Goal {
+        Goal::of(metric)
+    }
+
+    /// As [`Objective::count`].
+    fn count(&self, batch: &Batch) -> usize;
+
+    /// Computes losses and metrics of a batch.
+    fn losses(&self, sequences: &Sequences) -> Losses;
+}
+
+/// Objective of a [`SequenceLoss`]. Head and log-probabilities are computed for some tokens at a time, so that the
+/// logits of a batch are never all in memory; unless the head itself is trained, once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BySequence<L>(pub L);
+
+impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
+    fn settings(&self) -> Value {
+        self.0.settings()
+    }
+
+    fn check(&self, data: &Dataset) -> Result<(), TrainError> {
+        self.0.check(data)
+    }
+
+    fn reference(&self) -> Option<Reference> {
+        self.0.reference()
+    }
+
+    fn metrics(&self) -> Vec<&'static str> {
+        self.0.metrics()
+    }
+
+    fn goal(&self, metric: &str) -> Goal {
+        self.0.goal(metric)
+    }
+
+    fn count(&self, batch: &Batch) -> usize {
+        self.0.count(batch)
+    }
+
+    fn run(
+        &self,
+        model: &M,
+        hidden: Tensor<3>,
+        batch: &Batch,
+        context: &M::Context,
+        mut sums: Option<&mut GradientSums>,
+    ) -> Outcome {
+        let targets = Targets::new(model, hidden, batch);
+        let found = targets.log_probs(model, context, sums.is_some());
+        let tracked = sums.is_some();
+        let lift = |tensor: Tensor<1>| if tracked { tensor.autodiff() } else { tensor };
+        let logps = if tracked { lift(found.logps).require_grad() } else { found.logps };
+        let values = batch
+            .values
+            .iter()
+            .map(|(name, values)| (name.clone(), lift(floats(values, &targets.device))));
+        let Losses { loss, metrics } = self.0.losses(&Sequences {
+            logps: logps.clone(),
+            lengths: lift(targets.lengths()),
+            correct: lift(found.correct),
+            values: values.collect(),
+        });
+        let Some(sums) = &mut sums else { return Outcome { loss, metrics, grad: None } };
+        let mut gradients = loss.backward();
+        // None if the loss is a constant.
+        let grad = logps.grad_remove(&mut gradients);
+        let grad = grad.unwrap_or_else(|| Tensor::zeros_like(&logps.clone().inner()));
+        let grad = targets.pull_back(model, context, found.grads, grad, sums);
+        let metrics = metrics.into_iter().map(Tensor::inner).collect();
+        Outcome { loss: loss.inner(), metrics, grad: Some(grad) }
+    }
+}
+
+/// Computes the log-probability of each sample of a batch, `[sequences]` in float32, from the states after the last
+/// layer.
+pub(crate) fn log_probs<M: CausalLm>(
+    model: &M,
+    hidden: Tensor<3>,
+    batch: &Batch,
+    context: &M::Context,
+) -> Tensor<1> {
+    Targets::new(model, hidden, batch).log_probs(model, context, false).logps
+}
+
+/// Target tokens of a batch, with the sequences that they belong to.
+struct Targets {
+    /// `[rows · sequence, hidden]`
+    hidden: Tensor<2>,
+    shape: [usize; 3],
+    device: Device,
+    places: Vec<(i32, i32)>,
+    owners: Vec<usize>,
+    sequences: usize,
+    /// Tokens of a chunk.
+    chunk: usize,
+}
+
+/// Log-probabilities of sequences, `[sequences]`, and how many of their tokens are ranked first.
+struct LogProbs {
+    logps: Tensor<1>,
+    correct: Tensor<1>,
+    /// Gradients of the summed losses of the tokens at the hidden states, chunk by chunk; `None` if they were not
+    /// requested, or if the head is trained, whose gradient depends on that of the log-probabilities.
+    grads: Option<Vec<Tensor<2>>>,
+}
+
+impl Targets {
+    fn new<M: CausalLm>(model: &M, hidden: Tensor<3>, batch: &Batch) -> Self {
+        let (shape, device) = (hidden.dims(), hidden.device());
+        let [rows, length, width] = shape;
+        Self {
+            hidden: hidden.reshape([rows * length, width]),
+            shape,
+            device,
+            places: batch.target_places(),
+            owners: batch.target_samples(),
+            sequences: batch.sources.len(),
+            chunk: chunk(model.vocabulary()),
+        }
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = (&[(i32, i32)], &[usize])> {
+        self.places.chunks(self.chunk).zip(self.owners.chunks(self.chunk))
+    }
+
+    fn lengths(&self) -> Tensor<1> {
+        let mut lengths = vec![0.0; self.sequences];
+        self.owners.iter().for_each(|owner| lengths[*owner] += 1.0);
+        floats(&lengths, &self.device)
+    }
+
+    /// 1 where a token belongs to a sequence, `[sequences, tokens]`.
+    fn membership(&self, owners: &[usize]) -> Tensor<2> {
+        let mut values = vec![0f32; self.sequences * owners.len()];
+        for (token, owner) in owners.iter().enumerate() {
+            values[owner * owners.len() + token] = 1.0;
+        }
+        let shape = [self.sequences, owners.len()];
+        Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32))
+    }
+
+    fn log_probs<M: CausalLm>(
+        &self,
+        model: &M,
+        context: &M::Context,
+        with_grads: bool,
+    ) -> LogProbs {
+        let zeros = || Tensor::<1>::zeros([self.sequences], (&self.device, DType::F32));
+        let (mut logps, mut correct) = (zeros(), zeros());
+        let mut grads = with_grads.then(Vec::new);
+        for (places, owners) in self.chunks() {
+            let (places, targets) = split(places, &self.device);
+            let chosen = self.hidden.clone().select(0, places);
+            let entropy = if grads.is_some() {
+                let chosen = chosen.autodiff().require_grad();
+                let logits = model.head(chosen.clone(), context);
+                let entropy = cross_entropy(logits.clone().inner(), targets, 0.0);
+                let mut found = pull_back(logits, entropy.grad.clone()).backward();
+                let mut own = GradientSums::default();
+                own.add(model, &mut found);
+                let grad = chosen.grad_remove(&mut found);
+                match (&mut grads, own.0.is_empty()) {
+                    (Some(grads), true) => {
+                        grads.push(grad.expect("the head's input has a gradient"))
+                    }
+                    _ => grads = None,
+                }
+                entropy
+            } else {
+                cross_entropy(model.head(chosen, context), targets, 0.0)
+            };
+            // (A product adds in the same order each time.)
+            let members = self.membership(owners);
+            let sum = |of: Tensor<1>| {
+                let column = of.reshape([owners.len(), 1]);
+                Gemm::new().run(members.clone(), column).reshape([self.sequences])
+            };
+            logps = logps - sum(entropy.loss);
+            correct = correct + sum(entropy.correct);
+        }
+        LogProbs { logps, correct, grads }
+    }
+
+    /// Returns the gradient at the hidden states, given those of the log-probabilities, `[sequences]`.
+    fn pull_back<M: CausalLm>(
+        &self,
+        model: &M,
+        context: &M::Context,
+        grads: Option<Vec<Tensor<2>>>,
+        grad: Tensor<1>,
+        sums: &mut GradientSums,
+    ) -> Tensor<3> {
+        let dtype = self.hidden.dtype();
+        // A token's loss is its negative log-probability.
+        let of_tokens = |owners: &[usize]| {
+            let column = grad.clone().neg().reshape([self.sequences, 1]);
+            Gemm::new().trans_lhs().run(self.membership(owners), column)
+        };
+        let scaled =
+            |grad: Tensor<2>, owners| (grad.cast(DType::F32) * of_tokens(owners)).cast(dtype);
+        let chunks = self.chunks();
+        let all: Vec<_> = match grads {
+            Some(grads) => {
+                chunks.zip(grads).map(|((_, owners), grad)| scaled(grad, owners)).collect()
+            }
+            None => chunks
+                .map(|(places, owners)| {
+                    let (places, targets) = split(places, &self.device);
+                    let chosen = self.hidden.clone().select(0, places).autodiff().require_grad();
+                    let logits = model.head(chosen.clone(), context);
+                    let entropy = cross_entropy(logits.clone().inner(), targets, 0.0);
+                    let kind = entropy.grad.dtype();
+                    let grad = (entropy.grad.cast(DType::F32) * of_tokens(owners)).cast(kind);
+                    let mut found = pull_back(logits, grad).backward();
+                    sums.add(model, &mut found);
+                    chosen.grad_remove(&mut found).expect("the head's input has a gradient")
+                })
+                .collect(),
+        };
+        spread(all, &self.places, self.shape, (&self.device, dtype))
+    }
+}

@@ -1,0 +1,196 @@
+//! Preference objectives against TRL's trainers (testdata/preferences.py): losses, metrics, gradients, ten steps.
+
+use crate::common::*;
+use burn_lora_adapter::AdaptableExt;
+use burn_lora_llama::Llama;
+use burn_lora_text::{ChatTemplate, Tokenizer};
+use burn_lora_train::{
+    BatchConfig, Dataset, Objective, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
+    data::Sample,
+    objective::{BySequence, DpoConfig, Reference},
+    reference_log_probs,
+};
+use serde_json::Value;
+use std::{fs, path::PathBuf};
+
+const DPO: [&str; 12] = [
+    "sigmoid",
+    "sigmoid_norm",
+    "hinge",
+    "ipo",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "apo_zero",
+    "apo_down",
+    "mixture",
+];
+
+fn path(name: &str) -> PathBuf {
+    golden("preferences").join(name)
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(path(name)).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn pairs() -> Dataset {
+    let pairs = json("pairs.json");
+    let pairs = pairs.as_array().unwrap().iter().map(|pair| {
+        ["chosen", "rejected"].map(|answer| {
+            let (prompt, answer) = (ids(&pair["prompt"]), ids(&pair[answer]));
+            let loss_mask = [vec![false; prompt.len()], vec![true; answer.len()]].concat();
+            Sample { ids: [prompt, answer].concat(), loss_mask }
+        })
+    });
+    Dataset::from_pairs(pairs).unwrap()
+}
+
+fn base() -> Llama {
+    loader(&golden("gqa")).load(&device()).unwrap()
+}
+
+fn model() -> Llama {
+    let mut model = base();
+    model.load_adapter("default", golden("gqa").join("lora_qv")).unwrap();
+    model
+}
+
+/// Settings of a golden, in our names, which are TRL's.
+fn settings(case: &str) -> (DpoConfig, Value) {
+    let found = json(&format!("dpo/{case}.json"));
+    (serde_json::from_value(found["settings"].clone()).unwrap(), found)
+}
+
+fn check<O: Objective<Llama> + 'static>(
+    name: &str,
+    objective: impl Fn() -> O,
+    data: &Dataset,
+    expected: &Value,
+    change: impl Fn(TrainConfig) -> TrainConfig,
+) {
+    let expect = tensors(&path(&format!("{name}.safetensors")));
+    let batches = BatchConfig { size: 4, shuffle: false, ..BatchConfig::default() };
+    // The gradient is what one step of SGD at rate 1 takes away.
+    let mut plain = model();
+    let before = adapter(&plain);
+    let config = TrainConfig::new(1.0).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
+    let config = change(config.schedule(Schedule::Constant).max_steps(1).batches(batches.clone()));
+    Trainer::new(TrainConfig { max_grad_norm: None, weight_decay: 0.0, ..config })
+        .fit_with(objective(), &mut plain, data, None)
+        .unwrap();
+    let after = adapter(&plain);
+    for (tensor, (_, values)) in &before {
+        let grad: Vec<f32> = values.iter().zip(&after[tensor].1).map(|(a, b)| a - b).collect();
+        let wanted = &expect[&format!("grad.{tensor}")].1;
+        let size = wanted.iter().fold(0f32, |max, value| max.max(value.abs()));
+        let off = difference(&grad, wanted);
+        assert!(
+            off < 1e-4 * size + 1e-7,
+            "{name}: {tensor}: the gradient differs by {off} of {size}"
+        );
+    }
+
+    let number = |value: &Value| value.as_f64().unwrap();
+    let steps = expected["steps"].as_array().unwrap();
+    let config = TrainConfig::new(number(&expected["rate"]))
+        .max_grad_norm(number(&expected["max_grad_norm"]))
+        .schedule(Schedule::Constant)
+        .epochs(steps.len() as f64)
+        .batches(batches);
+    let config = change(TrainConfig { log_steps: 1, weight_decay: 0.0, ..config });
+    let (mut model, several) = (model(), config.gradient_accumulation_steps > 1);
+    let report = Trainer::new(config).fit_with(objective(), &mut model, data, None).unwrap();
+    assert_eq!(report.log.len(), steps.len());
+    for (found, expected) in report.log.iter().zip(steps) {
+        let near = |what: &str, found: f64, most: f64| {
+            let wanted = number(&expected[what]);
+            let off = (found - wanted).abs();
+            assert!(
+                off <= most,
+                "{name}: step {}: {what} is {found}, not {wanted}",
+                expected["epoch"]
+            );
+        };
+        let loss = number(&expected["loss"]);
+        near("loss", found.loss, 1e-5 * loss.abs().max(1.0));
+        near("grad_norm", found.grad_norm, 1e-4 * number(&expected["grad_norm"]));
+        // That of a step is the mean of those of its micro-batches, whose answers have other lengths.
+        let metrics = found.metrics.iter();
+        let metrics = metrics.filter(|(name, _)| !several || *name != "mean_token_accuracy");
+        for (metric, value) in metrics {
+            near(metric, value, 1e-5 * number(&expected[metric]).abs().max(1.0));
+        }
+    }
+    let trained = adapter(&model);
+    for (tensor, (_, values)) in &trained {
+        let off = difference(values, &expect[&format!("trained.{tensor}")].1);
+        assert!(off < 1e-4, "{name}: {tensor} differs by {off} after training");
+    }
+}
+
+/// The adapter's tensors by PEFT's names.
+fn adapter(model: &Llama) -> std::collections::BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let folder = tempfile::tempdir().unwrap();
+    model.save_adapter("default", folder.path()).unwrap();
+    tensors(&folder.path().join("adapter_model.safetensors")).into_iter().collect()
+}
+
+/// The pairs with the log-probabilities of the base.
+fn compared() -> Dataset {
+    let data = pairs();
+    let batches = BatchConfig { size: 3, ..BatchConfig::default() };
+    let found = reference_log_probs(&base(), &Reference::Start, &data, &batches).unwrap();
+    data.with_values(Reference::LOG_PROBS, found).unwrap()
+}
+
+#[test]
+fn dpo_agrees_with_trl() {
+    let data = compared();
+    for case in DPO {
+        let (config, expected) = settings(case);
+        let objective = || BySequence(config.clone());
+        check(&format!("dpo/{case}"), objective, &data, &expected, |run| run);
+    }
+}
+
+/// Layers that are run again, packed rows, and two micro-batches make no difference.
+#[test]
+fn the_way_makes_no_difference() {
+    let data = compared();
+    let (config, expected) = settings("robust");
+    let objective = || BySequence(config.clone());
+    check("dpo/robust", objective, &data, &expected, |run| run.recompute(Recompute::EveryLayer));
+    check("dpo/robust", objective, &data, &expected, |run| {
+        let batches = BatchConfig { packing: Some(128), ..run.batches.clone() };
+        run.batches(batches)
+    });
+    check("dpo/robust", objective, &data, &expected, |run| {
+        let batches = BatchConfig { size: 2, ..run.batches.clone() };
+        run.batches(batches).gradient_accumulation_steps(2)
+    });
+}
+
+#[test]
+fn records_are_the_tokens_of_trl() {
+    let found = json("records.json");
+    let mut tokenizer = Tokenizer::from_pretrained(golden("quickstart/model")).unwrap();
+    let template = ChatTemplate::new(found["template"].as_str().unwrap()).unwrap();
+    tokenizer.set_chat_template(template);
+    for record in found["records"].as_array().unwrap() {
+        let data = Dataset::from_records([&record["record"]]).load(&tokenizer).unwrap();
+        assert_eq!((data.len(), data.report().examples), (2, 1));
+        for (sample, answer) in [(0, "chosen_ids"), (1, "rejected_ids")] {
+            let (prompt, answer) = (ids(&record["prompt_ids"]), ids(&record[answer]));
+            let Sample { ids, loss_mask } = data.sample(sample);
+            let mask = [vec![false; prompt.len()], vec![true; answer.len()]].concat();
+            assert_eq!((ids, loss_mask), ([prompt, answer].concat(), mask), "{}", record["kind"]);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+"""Reference values for preference objectives: TRL's own trainers on the golden model `gqa` with the adapter `lora_qv`, the
+reference being the base, on a CPU in float32.
+
+Usage: python preferences.py OUTFOLDER
+Needs: torch, transformers, peft, trl (1.16.0), safetensors.
+
+  pairs.json           token ids of the pairs: prompt, chosen, rejected
+  records.json         records of each kind, with the tokens that TRL makes of them by quickstart's tokenizer and a template
+  dpo/CASE.json        settings, and loss, gradient norm and metrics of ten steps
+  dpo/CASE.safetensors grad.*: gradients of the first step, before clipping; trained.*: the adapter after ten
+"""
+import json, random, sys
+from pathlib import Path
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+here, out = Path(__file__).parent, Path(sys.argv[1])
+VOCABULARY, STEPS, RATE, NORM = 128, 10, 5e-3, 0.5
+
+def tokenizer():
+    """Words `t000` to `t127` are the tokens 0 to 127: none is a part of another, as a special token would be found in it."""
+    vocabulary = {f"t{number:03}": number for number in range(VOCABULARY)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="t000"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t002", pad_token="t000")
+
+def pairs():
+    draw = random.Random(7)
+    ids = lambda least, most: [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(least, most))]
+    return [{"prompt": ids(3, 9), "chosen": ids(1, 12) + [2], "rejected": ids(1, 12) + [2]} for _ in range(4)]
+
+text = lambda ids, first: ("" if first else " ") + " ".join(f"t{number:03}" for number in ids)
+
+class Record(TrainerCallback):
+    def __init__(self):
+        self.steps, self.grads, self.model = [], {}, None
+    def on_pre_optimizer_step(self, args, state, control, **rest):
+        pass
+    def on_log(self, args, state, control, logs=None, **rest):
+        if "loss" in logs:
+            self.steps.append({name: value for name, value in logs.items() if isinstance(value, float)})
+
+def short(name):
+    return name.replace(".default", "")
+
+def run(trainer_class, config, folder, case, settings, data, base=None):
+    torch.manual_seed(0)
+    load = lambda: AutoModelForCausalLM.from_pretrained(here / "gqa", dtype=torch.float32)
+    model = PeftModel.from_pretrained(load(), here / "gqa" / "lora_qv", is_trainable=True)
+    record = Record()
+    arguments = dict(output_dir="/tmp/preferences", per_device_train_batch_size=len(data), max_steps=STEPS,
+                     learning_rate=RATE, lr_scheduler_type="constant", max_grad_norm=NORM, weight_decay=0.0,
+                     logging_steps=1, report_to=[], bf16=False, use_cpu=True, gradient_checkpointing=False,
+                     optim="adamw_torch", save_strategy="no", dataloader_drop_last=False, max_length=None, **settings)
+    extra = {"ref_model": load()} if base else {}
+    trainer = trainer_class(model=model, args=config(**arguments), train_dataset=Dataset.from_list(data),
+                            processing_class=tokenizer(), callbacks=[record], **extra)
+    # Gradients before clipping.
+    clip, grads = trainer.accelerator.clip_grad_norm_, {}
+    def clipped(parameters, *rest, **more):
+        if not grads:
+            grads.update({short(name): value.grad.clone() for name, value in model.named_parameters() if value.requires_grad})
+        return clip(parameters, *rest, **more)
+    trainer.accelerator.clip_grad_norm_ = clipped
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    trainer.train()
+    trained = {short(name): value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    (out / folder).mkdir(parents=True, exist_ok=True)
+    tensors = {f"grad.{name}": value for name, value in grads.items()} | {f"trained.{name}": value for name, value in trained.items()}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, out / folder / f"{case}.safetensors")
+    (out / folder / f"{case}.json").write_text(json.dumps({"settings": settings, "rate": RATE, "max_grad_norm": NORM, "steps": record.steps}, indent=1) + "\n")
+    print(folder, case, [round(step["loss"], 4) for step in record.steps])
+
+DPO = {
+    "sigmoid": {"beta": 0.1},
+    "sigmoid_norm": {"loss_type": ["sigmoid_norm"], "beta": 2.0},
+    "hinge": {"loss_type": ["hinge"], "beta": 0.3},
+    "ipo": {"loss_type": ["ipo"], "beta": 0.4},
+    "robust": {"loss_type": ["robust"], "beta": 0.2, "label_smoothing": 0.2},
+    "exo_pair": {"loss_type": ["exo_pair"], "beta": 0.3, "label_smoothing": 1e-3},
+    "nca_pair": {"loss_type": ["nca_pair"], "beta": 0.1},
+    "bco_pair": {"loss_type": ["bco_pair"], "beta": 0.2},
+    "sppo_hard": {"loss_type": ["sppo_hard"], "beta": 0.5},
+    "apo_zero": {"loss_type": ["apo_zero"], "beta": 0.3},
+    "apo_down": {"loss_type": ["apo_down"], "beta": 0.3},
+    "mixture": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0], "beta": 0.2},
+}
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+def records():
+    """Tokens that TRL makes of each kind of record."""
+    user, bot = lambda words: {"role": "user", "content": words}, lambda words: {"role": "assistant", "content": words}
+    kinds = {
+        "text": {"prompt": "Price is", "chosen": " $5, cheap.", "rejected": " five dollars."},
+        "implicit text": {"chosen": "The diamond costs $5.", "rejected": "The diamond costs nothing."},
+        "messages": {"prompt": [user("How much?")], "chosen": [bot("$5")], "rejected": [bot("A lot of money.")]},
+        "implicit messages": {"chosen": [user("How much?"), bot("$5")], "rejected": [user("How much?"), bot("A lot.")]},
+        "several turns": {"prompt": [user("Hi"), bot("Hello"), user("How much?")], "chosen": [bot("$5")], "rejected": [bot("$7")]},
+    }
+    quickstart = AutoTokenizer.from_pretrained(here / "quickstart" / "model")
+    quickstart.chat_template = TEMPLATE
+    found = []
+    for kind, record in kinds.items():
+        model = AutoModelForCausalLM.from_pretrained(here / "gqa", dtype=torch.float32)
+        arguments = DPOConfig(output_dir="/tmp/preferences", report_to=[], bf16=False, use_cpu=True, max_length=None)
+        trainer = DPOTrainer(model=model, ref_model=AutoModelForCausalLM.from_pretrained(here / "gqa"), args=arguments,
+                             train_dataset=Dataset.from_list([record]), processing_class=quickstart)
+        row = trainer.train_dataset[0]
+        found.append({"kind": kind, "record": record} | {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")})
+    return {"template": TEMPLATE, "records": found}
+
+out.mkdir(exist_ok=True)
+ids = pairs()
+(out / "pairs.json").write_text(json.dumps(ids) + "\n")
+(out / "records.json").write_text(json.dumps(records(), indent=1) + "\n")
+data = [{"prompt": text(pair["prompt"], True), "chosen": text(pair["chosen"], False), "rejected": text(pair["rejected"], False)} for pair in ids]
+for case, settings in DPO.items():
+    run(DPOTrainer, DPOConfig, "dpo", case, settings, data, base=True)
