@@ -66,6 +66,10 @@ fn what_is_saved_is_read_again() {
         "decoders/gemma3_gguf/model.gguf",
         "decoders/mixtral",
         "decoders/qwen3_moe_gguf/model.gguf",
+        "decoders/phi3",
+        "decoders/phi4_mini",
+        "decoders/gpt_oss",
+        "decoders/gpt_oss_mxfp4",
     ] {
         let model = load(&golden(variant));
         model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap();
@@ -76,7 +80,7 @@ fn what_is_saved_is_read_again() {
         for kind in [GgufType::BF16, GgufType::F16, GgufType::Q8_0] {
             model.save_gguf(&path, &tokenizer(), kind).unwrap();
             let found = relative(&logits(&load(&path)), &own);
-            assert!(found < 0.05, "{variant}, {}: {found}", kind.name());
+            assert!(found < 0.1, "{variant}, {}: {found}", kind.name());
         }
     }
 }
@@ -89,17 +93,31 @@ fn what_has_no_place_in_the_format_is_refused() {
         let model = load(&golden(variant));
         model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap_err().to_string()
     };
-    // A window that llama.cpp's Qwen 2 has not; a family that is not written.
-    for (variant, part) in [
-        ("families/qwen2_window", "no place for a setting"),
-        ("families/dynamic", "no place for a setting"),
-        ("decoders/qwen3_moe", "no place for a setting"),
-        ("decoders/gpt_oss", "family gpt_oss"),
-    ] {
+    // A window that llama.cpp's Qwen 2 has not.
+    for variant in ["families/qwen2_window", "families/dynamic", "decoders/qwen3_moe"] {
         let error = refused(variant);
-        assert!(error.contains(part) && error.contains("convert_hf_to_gguf.py"), "{error}");
+        assert!(error.contains("no place for a setting"), "{error}");
+        assert!(error.contains("convert_hf_to_gguf.py"), "{error}");
         assert!(error.contains("model.gguf") && !path.exists(), "{error}");
     }
+    // All models of the family have these alike.
+    for (field, value) in [("swiglu_limit", json!(5.0)), ("sliding_window", json!(null))] {
+        let changed = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(golden("decoders/gpt_oss").join(file), changed.path().join(file)).unwrap();
+        }
+        let config = changed.path().join("config.json");
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+        json[field] = value;
+        fs::write(config, json.to_string()).unwrap();
+        let model = load(changed.path());
+        let error = model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap_err();
+        assert!(!path.exists(), "{error}");
+    }
+    let model = load(&golden("gqa"));
+    let error = model.save_gguf(&path, &tokenizer(), GgufType::Mxfp4).unwrap_err().to_string();
+    assert!(error.contains("MXFP4 is a type of experts") && !path.exists(), "{error}");
     let mut model = load(&golden("gqa"));
     model.add_adapter("default", &LoraConfig::new(2, 4).targets(["q_proj"])).unwrap();
     let error = model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap_err().to_string();
@@ -125,7 +143,59 @@ fn packed_and_merged_models_are_saved() {
     model.load_adapter("default", golden("gqa/lora_qv")).unwrap();
 }
 
-/// Rows of 64 and 160 values are no blocks of 256: those are stored with 8 bits.
+/// Rows of 64 and 160 values are no blocks of 256.
+#[test]
+fn other_types_where_rows_are_no_blocks() {
+    use burn_lora_io::gguf::Gguf;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = load(&golden("gqa"));
+    for (kind, rows, head, most) in [
+        (GgufType::Q4K, "Q5_0", "Q8_0", 0.15),
+        (GgufType::Q6K, "Q8_0", "Q8_0", 0.05),
+        (GgufType::Q4_0, "Q4_0", "Q8_0", 0.3),
+    ] {
+        model.save_gguf(&path, &tokenizer(), kind).unwrap();
+        let found = relative(&logits(&load(&path)), &logits(&model));
+        assert!(found > 0.0 && found < most, "{}: {found}", kind.name());
+        let file = Gguf::open(&path).unwrap();
+        let type_of = |name: &str| file.tensors()[name].type_name();
+        assert_eq!(type_of("blk.0.ffn_down.weight"), rows, "{}", kind.name());
+        assert_eq!(type_of("output.weight"), head, "{}", kind.name());
+        assert_eq!(type_of("blk.0.attn_norm.weight"), "F32");
+    }
+}
+
+/// Experts that were in MXFP4 keep their values; gate and up, and the biases, are tensors of their own.
+#[test]
+fn gpt_oss_keeps_its_experts() {
+    use burn_lora_io::gguf::Gguf;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = load(&golden("decoders/gpt_oss_mxfp4"));
+    model.save_gguf(&path, &tokenizer(), GgufType::Mxfp4).unwrap();
+    let file = Gguf::open(&path).unwrap();
+    let info = |name: &str| {
+        let tensor = &file.tensors()[name];
+        (tensor.type_name(), tensor.shape.clone())
+    };
+    let tensors = ["ffn_gate_exps.weight", "ffn_up_exps.bias", "attn_sinks.weight"];
+    let [gate, up, sinks] = tensors.map(|name| info(&format!("blk.1.{name}")));
+    let experts = model.config.layers[0].feed_forward.mlp().intermediate_size;
+    assert_eq!(gate, ("MXFP4".to_owned(), vec![4, experts, model.config.hidden_size]));
+    assert_eq!((up, sinks), (("F32".into(), vec![4, experts]), ("F32".into(), vec![4])));
+    assert_eq!(info("blk.1.attn_q.weight").0, "Q8_0");
+    let again = load(&path);
+    let weight = |model: &Llama, name: &str| {
+        let path = format!("model.layers.1.mlp.experts.2.{name}");
+        let layer = model.layers().into_iter().find(|(own, _)| *own == path).unwrap().1;
+        (vec(layer.weight()), layer.bias().map(|bias| vec(bias.val())))
+    };
+    for name in ["gate_up_proj", "down_proj"] {
+        assert_eq!(weight(&model, name), weight(&again, name), "{name}");
+    }
+}
+
 #[test]
 fn the_tokenizer_comes_back_and_rows_without_a_token_are_unused() {
     let folder = tempfile::tempdir().unwrap();
@@ -133,7 +203,7 @@ fn the_tokenizer_comes_back_and_rows_without_a_token_are_unused() {
     let (model, own) = (load(&golden("gqa")), tokenizer());
     model.save_gguf(&path, &own, GgufType::Q4K).unwrap();
     let found = relative(&logits(&load(&path)), &logits(&model));
-    assert!(found > 0.0 && found < 0.05, "{found}");
+    assert!(found > 0.0 && found < 0.15, "{found}");
     let read = Tokenizer::from_pretrained(&path).unwrap();
     for text in ["abc ab a", "the end<|end|> of it", "", "zzz  abcabc"] {
         assert_eq!(read.encode(text, true).unwrap(), own.encode(text, true).unwrap(), "{text}");
