@@ -65,8 +65,14 @@ pub(super) fn metadata(config: &LlamaConfig, family: &GgufFamily) -> GgufWriter 
         set("expert_feed_forward_length", Entry::U32(experts.mlp.intermediate_size as u32));
     }
     let window = config.layers.iter().find_map(|layer| layer.attention.window);
+    let phi3 = architecture == "phi3";
+    if let Some(window) = window.filter(|window| phi3 && *window < config.max_position_embeddings) {
+        burn_lora_io::warn!(
+            "llama.cpp computes Phi-3 without its sliding window: beyond {window} tokens its answers differ"
+        );
+    }
     // Phi-3 has to say that it has none.
-    if let Some(window) = window.or((architecture == "phi3").then_some(0)) {
+    if let Some(window) = window.or(phi3.then_some(0)) {
         set("attention.sliding_window", Entry::U32(window as u32));
     }
     if let Some(local) = config.ropes.get(1) {
@@ -99,7 +105,12 @@ pub(super) fn metadata(config: &LlamaConfig, family: &GgufFamily) -> GgufWriter 
 /// Checks that the file describes the same model: its format has no place for some settings.
 pub(super) fn check(config: &LlamaConfig, written: &Path, path: &Path) -> Result<(), LlamaError> {
     let found = GgufModel::open(written)?.config().clone();
-    let differs = if found.layers != config.layers {
+    let architecture = config.family.gguf().map_or("", |family| family.architecture);
+    let o_bias = config.layers.iter().any(|layer| layer.attention.o_bias);
+    let differs = if o_bias && !["llama", "gpt-oss"].contains(&architecture) {
+        // llama.cpp does not load a file with tensors that it does not use.
+        Some("llama.cpp has no bias of `o_proj` there".to_owned())
+    } else if found.layers != config.layers {
         let layers = found.layers.iter().zip(&config.layers);
         let (i, (found, own)) = layers
             .enumerate()

@@ -1,6 +1,7 @@
 //! Real tokenizers, got by scripts/fetch-tokenizers.sh.
 
 use crate::common::models;
+use burn_lora_io::gguf::{Gguf, GgufWriter};
 use burn_lora_text::{ChatOptions, Message, Tokenizer};
 use std::fs;
 
@@ -31,7 +32,7 @@ fn agree(tokenizer: &Tokenizer, vocabulary: &str) {
 #[test]
 #[ignore = "needs BURN_LORA_MODELS"]
 fn vocabularies_agree_with_llama_cpp() {
-    let folder = models();
+    let (folder, out) = (models(), tempfile::tempdir().unwrap());
     for vocabulary in [
         "llama-bpe",
         "llama-spm",
@@ -43,7 +44,22 @@ fn vocabularies_agree_with_llama_cpp() {
         "deepseek-llm",
     ] {
         let path = folder.join(format!("ggml-vocab-{vocabulary}.gguf"));
-        agree(&Tokenizer::from_pretrained(path).unwrap(), vocabulary);
+        let tokenizer = Tokenizer::from_pretrained(path).unwrap();
+        agree(&tokenizer, vocabulary);
+        // Written again, it has a name of the same meaning.
+        let mut file = GgufWriter::new("llama");
+        tokenizer.write_gguf(tokenizer.vocab_size(), &mut file).unwrap();
+        let path = out.path().join("model.gguf");
+        file.write::<std::io::Error>(&path, |_, _| Ok(()), |_| Ok(())).unwrap();
+        let written = Gguf::open(&path).unwrap();
+        let name = written.get("tokenizer.ggml.pre").and_then(|name| name.as_str()).unwrap();
+        let expected = match vocabulary {
+            "llama-spm" | "phi-3" => "default",
+            "refact" => "smollm",
+            other => other,
+        };
+        assert_eq!(name, expected);
+        agree(&Tokenizer::from_pretrained(&path).unwrap(), vocabulary);
     }
 }
 
