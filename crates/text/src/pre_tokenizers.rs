@@ -40,7 +40,10 @@ const KNOWN: [PreTokenizer; 12] = [
     PreTokenizer {
         ignore_merges: true,
         add_bos: true,
-        ..known(&["llama-bpe", "llama3", "llama-v3", "pixtral", "midm-2.0", "lfm2"], &[LLAMA3])
+        ..known(
+            &["llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "lfm2"],
+            &[LLAMA3],
+        )
     },
     // Phi-4, OLMo 2.
     known(&["dbrx", "smaug-bpe"], &[LLAMA3]),

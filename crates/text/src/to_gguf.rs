@@ -81,7 +81,7 @@ impl Tokenizer {
         let merges = merges(&model["merges"]);
         let mut set = |key: &str, value: Entry| file.set(format!("tokenizer.ggml.{key}"), value);
         if is_byte_level(&json["pre_tokenizer"]) {
-            if !["null", "\"NFC\""].contains(&&*json["normalizer"]["type"].to_string()) {
+            if !is_nfc(&json["normalizer"]) {
                 let reason =
                     "llama.cpp normalizes no text of byte-level BPEs: its tokens would be others";
                 return Err(wrong("normalizer", reason));
@@ -187,6 +187,15 @@ impl Tokenizer {
         let tokens = model["vocab"].as_object().into_iter().flatten().map(|(token, _)| token);
         let mut words = tokens.filter(|token| token.chars().nth(1).is_some());
         words.any(|token| !made.contains(token) && !added.contains(token))
+    }
+}
+
+/// Returns `true` if a normalizer does nothing but NFC, which most text is in already.
+fn is_nfc(json: &Value) -> bool {
+    match json["type"].as_str() {
+        None | Some("NFC") => true,
+        Some("Sequence") => json["normalizers"].as_array().is_none_or(|all| all.iter().all(is_nfc)),
+        Some(_) => false,
     }
 }
 

@@ -158,7 +158,7 @@ fn in_turn(first: TensorData, second: TensorData) -> TensorData {
         false => (first.convert_dtype(DType::F32), second.convert_dtype(DType::F32)),
     };
     let (mut shape, dtype) = (first.shape().to_vec(), first.dtype());
-    let row = first.as_bytes().len() / shape[0];
+    let row = (first.as_bytes().len() / shape[0].max(1)).max(1);
     let rows = first.as_bytes().chunks(row).zip(second.as_bytes().chunks(row));
     let bytes = rows.flat_map(|(first, second)| [first, second]).flatten().copied().collect();
     shape[0] *= 2;

@@ -208,6 +208,14 @@ fn gpt_oss_keeps_its_experts() {
     for name in ["gate_up_proj", "down_proj"] {
         assert_eq!(weight(&model, name), weight(&again, name), "{name}");
     }
+    // Without the half of a tensor.
+    let mut bytes = fs::read(&path).unwrap();
+    let name = b"blk.1.ffn_up_exps.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    bytes[at + 6] = b'x';
+    fs::write(&path, bytes).unwrap();
+    let error = Llama::from_pretrained(&path).load(&device()).unwrap_err().to_string();
+    assert!(error.contains("layers.1.mlp.experts.0.gate_up_proj.weight"), "{error}");
 }
 
 #[test]

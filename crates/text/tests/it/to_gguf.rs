@@ -122,6 +122,9 @@ fn normalizers_that_llama_cpp_has_not_are_refused() {
         };
         written(edit, &[]).map(|_| ())
     };
+    for normalizers in [json!([]), json!([{ "type": "NFC" }])] {
+        with(json!({ "type": "Sequence", "normalizers": normalizers })).unwrap();
+    }
     with(json!({ "type": "NFC" })).unwrap();
     let error = with(json!({ "type": "Lowercase" })).unwrap_err();
     assert!(error.contains("normalizer") && error.contains("Lowercase"), "{error}");
