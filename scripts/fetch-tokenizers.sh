@@ -42,7 +42,7 @@ if missing llama3/tokenizer.model; then
     place "$work/llama/llama_models/llama3/tokenizer.model" llama3/tokenizer.model
 fi
 
-vocabularies="llama-bpe llama-spm qwen2 gpt-2 refact"
+vocabularies="llama-bpe llama-spm phi-3 qwen2 gpt-2 refact deepseek-coder deepseek-llm"
 wanted=()
 for name in $vocabularies; do
     wanted+=("ggml-vocab-$name.gguf" "ggml-vocab-$name.gguf.inp" "ggml-vocab-$name.gguf.out")

@@ -30,6 +30,7 @@ def main():
         # A block of zeros, and one value that dwarfs the others.
         rows[0, :32], rows[1, 5] = 0, -30
         tensors[f"{name}.bytes"] = quants.quantize(rows, Type[name]).view(np.uint8)
+    tensors["MXFP4.bytes"] = quants.quantize(rows, Type.MXFP4).view(np.uint8)
     for name, (size, scales) in OTHERS.items():
         blocks = rng.integers(0, 256, (ROWS, size), dtype=np.uint8)
         for at in scales:

@@ -11,7 +11,8 @@ import sys
 import numpy as np
 from safetensors.numpy import save_file
 
-TYPES = {"F16": (1, 512), "BF16": (30, 512), "Q8_0": (8, 272), "Q4_0": (2, 144), "Q4_K": (12, 144), "Q6_K": (14, 210)}
+TYPES = {"F16": (1, 512), "BF16": (30, 512), "Q8_0": (8, 272), "Q4_0": (2, 144), "Q4_K": (12, 144), "Q6_K": (14, 210),
+         "Q5_0": (6, 176), "MXFP4": (39, 136)}
 
 library = ctypes.CDLL(sys.argv[1])
 library.ggml_quantize_chunk.restype = ctypes.c_size_t

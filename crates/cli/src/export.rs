@@ -77,19 +77,20 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             program::document(&json!({ "adapter": output }));
             return Ok(());
         }
-        model.export_adapter(&name, output)?;
+        let rank = model.export_adapter_for_vllm(&name, output)?;
+        warn_of_names(path);
         let base = output.join("base");
         fs::create_dir_all(&base)?;
         let config = serde_json::to_vec_pretty(&model.config.raw)?;
         fs::write(base.join("config.json"), config)?;
         tokenizer.save(&base)?;
-        println!("{}  the adapter, for vLLM", output.display());
+        println!("{}  the adapter, for vLLM with --max-lora-rank {rank}", output.display());
         println!(
             "{}  settings of its base: convert_lora_to_gguf.py --base {0} {}",
             base.display(),
             output.display()
         );
-        program::document(&json!({ "adapter": output, "base": base }));
+        program::document(&json!({ "adapter": output, "base": base, "max_lora_rank": rank }));
         return Ok(());
     }
     if name.is_some() {
@@ -115,4 +116,19 @@ pub fn export(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     program::document(&json!({ "model": output, "type": kind.label(), "modelfile": written }));
     Ok(())
+}
+
+/// Warns if vLLM loads the base with a vision tower, under other names than those of the language model alone.
+fn warn_of_names(model: &Path) {
+    let base = burn_lora_io::base_of(model).ok().flatten();
+    let config = base.unwrap_or_else(|| model.to_owned()).join("config.json");
+    let text = fs::read_to_string(&config).unwrap_or_default();
+    let config_json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    if config_json["text_config"].is_object() {
+        burn_lora_io::warn!(
+            "{}: a model with a vision tower. The adapter is one of its language model alone: vLLM needs that as \
+             the base, which `burn-lora merge` and `Llama::save_pretrained` write",
+            config.display()
+        );
+    }
 }

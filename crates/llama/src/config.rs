@@ -74,6 +74,9 @@ pub struct GgufFamily {
     /// Modules of a layer that have another name than in most files: pairs of llama.cpp's name and
     /// the path in the layer.
     pub modules: &'static [(&'static str, &'static str)],
+    /// Parameters of a layer by themselves, in the files with `.weight` after their names: pairs as of
+    /// `modules`.
+    pub parameters: &'static [(&'static str, &'static str)],
     /// Tensors that are read as metadata, and are no parameters.
     pub extra: &'static [&'static str],
     /// Adds the fields of `config.json` that only this family has.
@@ -90,6 +93,7 @@ impl GgufFamily {
             partial_rotary: false,
             norm_offset: 0.0,
             modules: &[],
+            parameters: &[],
             extra: &[],
             fields: |_, _| Ok(()),
         }

@@ -33,6 +33,7 @@ mod llama;
 mod resize;
 mod rope;
 pub mod spec;
+mod vllm;
 mod vocabulary;
 mod weights;
 

@@ -42,13 +42,8 @@ impl Files {
     pub fn read(folder: &Path) -> Result<Self, TextError> {
         let mut bytes = BTreeMap::new();
         for name in NAMES {
-            let path = folder.join(name);
-            match burn_lora_io::read(&path) {
-                Ok(read) => {
-                    bytes.insert(name, read);
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => (),
-                Err(error) => return Err(TextError::io(&path)(error)),
+            if let Some(read) = Self::read_one(folder, name)? {
+                bytes.insert(name, read);
             }
         }
         if !bytes.contains_key(TOKENIZER) {
@@ -68,6 +63,16 @@ impl Files {
         }
         let templates = more_templates(&folder.join(TEMPLATES))?;
         Ok(Self { origin: folder.to_owned(), bytes, templates })
+    }
+
+    /// Reads a file of a folder, if it is there.
+    pub fn read_one(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, TextError> {
+        let path = folder.join(name);
+        match burn_lora_io::read(&path) {
+            Ok(read) => Ok(Some(read)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(TextError::io(&path)(error)),
+        }
     }
 
     /// Path of a file in error messages.

@@ -3,6 +3,7 @@
 use crate::{
     error::TextError,
     files::{CONFIG, Files, GENERATION, SPECIAL, TEMPLATE, TOKENIZER},
+    pre_tokenizers::{self, PreTokenizer},
     sentencepiece::{self, vocabulary},
     special::template,
 };
@@ -15,47 +16,6 @@ use std::{
 
 /// End-of-turn tokens that old files do not declare; they count if the chat template writes them.
 const TURN_ENDS: [&str; 2] = ["<|eot_id|>", "<|im_end|>"];
-
-/// llama.cpp's pre-tokenizers by name, as in the `tokenizer.json` they were converted from.
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// llama.cpp's default for files without a name: more splits, then GPT-2's.
-const DEFAULT: [&str; 4] = [
-    r"[\p{P}\$\+<=>\^~\|]+",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-    r"\p{N}+",
-    r"[0-9][0-9][0-9]",
-];
-
-/// llama.cpp's names of the pre-tokenizers that are known here.
-pub const PRE_TOKENIZERS: [&str; 5] = ["llama-bpe", "qwen2", "smollm", "gpt-2", "default"];
-
-/// Returns a pre-tokenizer by llama.cpp's name, or another name of old files.
-pub fn pre_tokenizer(name: &str) -> Option<Value> {
-    let split = |regex: &str| {
-        json!({
-            "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated",
-            "invert": false,
-        })
-    };
-    let steps = match name {
-        "llama-bpe" | "llama3" | "llama-v3" => vec![split(LLAMA3), bytes(false)],
-        "qwen2" | "deepseek-r1-qwen" => vec![split(QWEN2), bytes(false)],
-        "smollm" => vec![json!({ "type": "Digits", "individual_digits": true }), bytes(true)],
-        "gpt-2" => vec![bytes(true)],
-        "default" => DEFAULT.map(split).into_iter().chain([bytes(false)]).collect(),
-        _ => return None,
-    };
-    Some(json!({ "type": "Sequence", "pretokenizers": steps }))
-}
-
-/// The step that writes bytes as characters.
-fn bytes(use_regex: bool) -> Value {
-    json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
-        "use_regex": use_regex,
-    })
-}
 
 /// Converts the tokenizer of a GGUF file to the files of a folder.
 pub fn files(path: &Path) -> Result<Files, TextError> {
@@ -157,35 +117,30 @@ impl Reader {
 
     fn byte_level(&self) -> Result<Files, TextError> {
         let (name, field) = self.text("pre")?;
-        let Some(pre_tokenizer) = pre_tokenizer(name) else {
-            let names = PRE_TOKENIZERS.join(", ");
+        let Some(pre_tokenizer) = PreTokenizer::named(name) else {
             let reason = format!(
-                "this pre-tokenizer is not known ({names} are): take the model's folder with tokenizer.json"
+                "this pre-tokenizer is not known ({} are): take the model's folder with tokenizer.json",
+                pre_tokenizers::names()
             );
             return Err(self.wrong(&field, name, &reason));
         };
-        let llama = name.starts_with("llama");
         let merges: Option<Vec<_>> =
             self.strings("merges")?.iter().map(|merge| merge.split_once(' ')).collect();
         let Some(merges) = merges else {
             let reason = "expected two tokens with a space between them in each";
             return Err(self.wrong("tokenizer.ggml.merges", "malformed", reason));
         };
-        let normalizer = match name {
-            "qwen2" | "deepseek-r1-qwen" => json!({ "type": "NFC" }),
-            _ => Value::Null,
-        };
         self.assemble(Kind {
             model: json!({
                 "type": "BPE", "dropout": null, "unk_token": null,
                 "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
-                "byte_fallback": false, "ignore_merges": llama,
+                "byte_fallback": false, "ignore_merges": pre_tokenizer.ignore_merges,
                 "vocab": vocabulary(self.tokens()?), "merges": merges,
             }),
-            normalizer,
-            pre_tokenizer,
-            decoder: bytes(true),
-            add_bos: llama,
+            normalizer: if pre_tokenizer.nfc { json!({ "type": "NFC" }) } else { Value::Null },
+            pre_tokenizer: pre_tokenizer.json(),
+            decoder: pre_tokenizers::bytes(true),
+            add_bos: pre_tokenizer.add_bos,
         })
     }
 

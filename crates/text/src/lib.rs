@@ -26,6 +26,7 @@ mod files;
 mod gguf;
 mod jinja;
 mod ollama;
+mod pre_tokenizers;
 mod sentencepiece;
 mod sources;
 mod special;

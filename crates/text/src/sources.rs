@@ -12,9 +12,12 @@ pub fn has_own(path: &Path) -> bool {
     [TOKENIZER, SENTENCE_PIECE].iter().any(|file| path.join(file).exists())
 }
 
-/// Reads the files of an adapter's folder with a tokenizer, and those about the end of a text from its
-/// base where the folder has none.
+/// Reads the files of an adapter's folder, and from its base those that the folder has not: of a folder with
+/// a tokenizer those about the end of a text, of another all but these.
 pub fn adapter_files(adapter: &Path, base: &Path) -> Result<Files, TextError> {
+    if !has_own(adapter) {
+        return with_ends(files(base)?, adapter);
+    }
     let mut own = files(adapter)?;
     for (name, bytes) in files(base)?.bytes {
         if [GENERATION, MODEL].contains(&name) {
@@ -22,6 +25,14 @@ pub fn adapter_files(adapter: &Path, base: &Path) -> Result<Files, TextError> {
         }
     }
     Ok(own)
+}
+
+/// Takes the tokens that end a text from an adapter's folder, if it has a file with them.
+fn with_ends(mut base: Files, adapter: &Path) -> Result<Files, TextError> {
+    if let Some(bytes) = Files::read_one(adapter, GENERATION)? {
+        base.bytes.insert(GENERATION, bytes);
+    }
+    Ok(base)
 }
 
 /// Reads the files of a folder, or those that a GGUF file or a `tokenizer.model` stands for; of an adapter's
@@ -33,7 +44,7 @@ pub fn files(path: &Path) -> Result<Files, TextError> {
     if !has_own(path)
         && let Some(base) = burn_lora_io::base_of(path)?
     {
-        return files(&burn_lora_io::hub::resolve(base)?);
+        return with_ends(files(&burn_lora_io::hub::resolve(base)?)?, path);
     }
     let mut files = Files::read(path)?;
     if files.bytes.contains_key(SENTENCE_PIECE) {

@@ -3,13 +3,16 @@
 
 use crate::{
     error::TextError,
-    files::TOKENIZER,
-    gguf::{PRE_TOKENIZERS, pre_tokenizer},
+    files::{GENERATION, TOKENIZER},
+    pre_tokenizers::{PreTokenizer, is_byte_level},
     tokenizer::Tokenizer,
 };
-use burn_lora_io::gguf::{Entry, GgufWriter};
+use burn_lora_io::{
+    escaped,
+    gguf::{Entry, GgufWriter},
+};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Types of tokens.
 const NORMAL: i32 = 1;
@@ -18,6 +21,26 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
+
+/// Tokens that end a text in llama.cpp wherever they are (`llama-vocab.cpp`).
+const ENDS: [&str; 14] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    MESSAGE_END,
+    "<EOT>",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<｜end▁of▁sentence｜>",
+];
+
+const MESSAGE_END: &str = "<|eom_id|>";
 
 /// Score of a token that no merge makes.
 const UNMERGED: f32 = -1e9;
@@ -57,20 +80,32 @@ impl Tokenizer {
         }
         let merges = merges(&model["merges"]);
         let mut set = |key: &str, value: Entry| file.set(format!("tokenizer.ggml.{key}"), value);
-        let steps = steps(&json["pre_tokenizer"]);
-        if steps.iter().any(|step| step.starts_with("bytes")) {
-            let known = PRE_TOKENIZERS
-                .iter()
-                .find(|name| pre_tokenizer(name).is_some_and(|json| self::steps(&json) == steps));
-            let Some(name) = known else {
-                return Err(wrong(
-                    "pre_tokenizer",
-                    "llama.cpp's name of this pre-tokenizer is not known here: convert the saved model \
-                     by llama.cpp's convert_hf_to_gguf.py",
-                ));
-            };
+        if is_byte_level(&json["pre_tokenizer"]) {
+            if !is_nfc(&json["normalizer"]) {
+                let reason =
+                    "llama.cpp normalizes no text of byte-level BPEs: its tokens would be others";
+                return Err(wrong("normalizer", reason));
+            }
+            let whole = model["ignore_merges"] == true;
+            let known = PreTokenizer::of(&json["pre_tokenizer"], whole);
+            let known = known.map_err(|reason| {
+                let reason = format!(
+                    "which pre-tokenizer of llama.cpp this is, is not known: {reason}. Convert the saved \
+                     model by llama.cpp's convert_hf_to_gguf.py"
+                );
+                wrong("pre_tokenizer", &reason)
+            })?;
+            if known.ignore_merges != whole && self.has_unmade(model, &merges) {
+                burn_lora_io::warn!(
+                    "{}: `ignore_merges` is {whole}, and llama.cpp takes it as {} for `{}`: tokens that no \
+                     merge makes are other ones there",
+                    files.path(TOKENIZER).display(),
+                    known.ignore_merges,
+                    known.name()
+                );
+            }
             set("model", Entry::Text("gpt2".into()));
-            set("pre", Entry::Text((*name).into()));
+            set("pre", Entry::Text(known.name().into()));
             set("merges", Entry::Texts(merges.iter().map(|(a, b)| format!("{a} {b}")).collect()));
         } else if model["byte_fallback"] == true {
             for (token, kind) in tokens.iter().zip(&mut kinds) {
@@ -98,19 +133,12 @@ impl Tokenizer {
         set("token_type", Entry::I32s(kinds));
         let ids = [
             ("bos", self.bos_token_id()),
-            ("eos", self.eos_token_id()),
             ("unknown", self.unk_token_id()),
             ("padding", self.pad_token_id()),
         ];
-        for (name, id) in ids {
-            if let Some(id) = id {
-                set(&format!("{name}_token_id"), Entry::U32(id));
-            }
-        }
-        // The end of a turn, where it is another token.
-        let ends = self.eos_token_ids().iter().find(|id| Some(**id) != self.eos_token_id());
-        if let Some(end) = ends {
-            set("eot_token_id", Entry::U32(*end));
+        let ids = ids.into_iter().filter_map(|(name, id)| Some((name, id?)));
+        for (name, id) in ids.chain(self.ends(vocab_size)) {
+            set(&format!("{name}_token_id"), Entry::U32(id));
         }
         let around = self.encode("", true)?;
         let begins = self.bos_token_id().is_some_and(|bos| around.first() == Some(&bos));
@@ -121,6 +149,53 @@ impl Tokenizer {
             file.set("tokenizer.chat_template", Entry::Text(template.source().to_owned()));
         }
         Ok(())
+    }
+
+    /// Tokens that end a text, by llama.cpp's names of their places: the tokenizer's own, the end of a turn, and
+    /// that of a message.
+    fn ends(&self, vocab_size: usize) -> Vec<(&'static str, u32)> {
+        let turn = self.end_of_turn();
+        let mut ids = self.eos_token_ids().to_vec();
+        let own = ids.first().copied();
+        let text = |id: u32| self.id_to_token(id).unwrap_or_default();
+        let known = |id: u32| ENDS.contains(&&*text(id));
+        // Those that llama.cpp finds by itself give way to others.
+        let order =
+            |id: u32| (Some(id) != own, Some(id) != turn, known(id), text(id) == MESSAGE_END);
+        ids.sort_by_key(|id| order(*id));
+        let named = |id: &u32| format!("{id} (`{}`)", escaped(&text(*id)));
+        let (ids, beyond): (Vec<_>, Vec<_>) =
+            ids.into_iter().partition(|id| (*id as usize) < vocab_size);
+        let places = ["eos", "eot", "eom"];
+        let more = ids.iter().skip(places.len()).filter(|id| !known(**id));
+        let lost: Vec<_> = more.chain(&beyond).map(named).collect();
+        if !lost.is_empty() {
+            burn_lora_io::warn!(
+                "{}: {} will not end a text in llama.cpp: its files have three places, for tokens of the model",
+                self.files().path(GENERATION).display(),
+                lost.join(", ")
+            );
+        }
+        places.into_iter().zip(ids).collect()
+    }
+
+    /// Returns `true` if some words of a byte-level BPE are made by no merge.
+    fn has_unmade(&self, model: &Value, merges: &[(&str, &str)]) -> bool {
+        let added: HashSet<_> =
+            self.added_tokens().into_iter().map(|(_, token)| token.content).collect();
+        let made: HashSet<_> = merges.iter().map(|(a, b)| format!("{a}{b}")).collect();
+        let tokens = model["vocab"].as_object().into_iter().flatten().map(|(token, _)| token);
+        let mut words = tokens.filter(|token| token.chars().nth(1).is_some());
+        words.any(|token| !made.contains(token) && !added.contains(token))
+    }
+}
+
+/// Returns `true` if a normalizer does nothing but NFC, which most text is in already.
+fn is_nfc(json: &Value) -> bool {
+    match json["type"].as_str() {
+        None | Some("NFC") => true,
+        Some("Sequence") => json["normalizers"].as_array().is_none_or(|all| all.iter().all(is_nfc)),
+        Some(_) => false,
     }
 }
 
@@ -144,29 +219,4 @@ fn scores(tokens: &[String], merges: &[(&str, &str)]) -> Vec<f32> {
         ranks.entry(format!("{a}{b}")).or_insert(rank);
     }
     tokens.iter().map(|token| ranks.get(token).map_or(UNMERGED, |rank| -(*rank as f32))).collect()
-}
-
-/// What splits a text, as far as it makes a difference to tokens.
-fn steps(json: &Value) -> Vec<String> {
-    if let Some(steps) = json["pretokenizers"].as_array() {
-        return steps.iter().flat_map(steps_of).collect();
-    }
-    steps_of(json)
-}
-
-fn steps_of(step: &Value) -> Vec<String> {
-    match step["type"].as_str() {
-        None => vec![],
-        Some("Sequence") => steps(step),
-        Some("Split") => {
-            let pattern = &step["pattern"]["Regex"];
-            vec![format!("split {pattern} {} {}", step["behavior"], step["invert"])]
-        }
-        Some("Digits") => vec![format!("digits {}", step["individual_digits"])],
-        Some("ByteLevel") => {
-            let regex = step["use_regex"].as_bool().unwrap_or(true);
-            vec![format!("bytes {} {regex}", step["add_prefix_space"])]
-        }
-        Some(other) => vec![format!("{other} {step}")],
-    }
 }

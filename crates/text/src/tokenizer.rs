@@ -88,8 +88,8 @@ impl Tokenizer {
     }
 
     /// Loads the tokenizer that was saved with an adapter, if its folder has one, else that of the base.
-    /// Tokens that end a generation are also those of the base's `generation_config.json` and
-    /// `config.json`, where the adapter's folder has no such file.
+    /// Tokens that end a generation are those of the adapter's `generation_config.json`, else of the base's, and
+    /// of `config.json`.
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -109,11 +109,9 @@ impl Tokenizer {
         base: impl AsRef<Path>,
     ) -> Result<Self, TextError> {
         let adapter = &burn_lora_io::hub::resolve(adapter.as_ref())?;
-        if !sources::has_own(adapter) {
-            return Self::from_pretrained(base);
-        }
         let base = &burn_lora_io::hub::resolve(base.as_ref())?;
-        Ok(Self { changed: true, ..Self::from_files(sources::adapter_files(adapter, base)?)? })
+        let files = sources::adapter_files(adapter, base)?;
+        Ok(Self { changed: sources::has_own(adapter), ..Self::from_files(files)? })
     }
 
     /// Returns `true` if the tokenizer is not the one of its base model: tokens were added, or it was

@@ -117,8 +117,16 @@ fn refuse<'a>(
             let reason = "vLLM and llama.cpp load low-rank updates only: merge it instead";
             return refused(format!("it trains `{path}` whole: {reason}"));
         }
-        if layer.adapters().lora(name).is_some() && layer.kind() != LayerKind::Linear {
-            return refused(format!("`{path}` is an embedding, which they do not load"));
+        let reason = match layer.kind() {
+            LayerKind::Embedding => "is an embedding, which llama.cpp's converter does not load",
+            LayerKind::Expert => {
+                "is of an expert, which llama.cpp does not load, and vLLM for gpt-oss only, from the \
+                 adapter's own folder"
+            }
+            _ => continue,
+        };
+        if layer.adapters().lora(name).is_some() {
+            return refused(format!("`{path}` {reason}: merge it instead"));
         }
     }
     Ok(config)

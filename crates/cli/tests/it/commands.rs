@@ -240,11 +240,19 @@ fn a_model_and_its_adapter_are_exported() {
     assert_eq!(run(&[&["generate", &out], &question[..]].concat()).unwrap(), own);
     let error = run(&["export", &model, &gguf]).unwrap_err();
     assert!(error.contains("mine.gguf") && error.contains("--force"), "{error}");
+    // All tokens that end a text, as the adapter's folder says.
+    fs::write(path("out/generation_config.json"), r#"{ "eos_token_id": [2, 5, 7] }"#).unwrap();
+    run(&["export", &model, &gguf, "--adapter", &out, "--force"]).unwrap();
+    let ends = Tokenizer::from_pretrained(&gguf).unwrap().eos_token_ids().to_vec();
+    assert!([2, 5, 7].iter().all(|id| ends.contains(id)), "{ends:?}");
+    let modelfile = fs::read_to_string(path("gguf/Modelfile")).unwrap();
+    assert_eq!(modelfile.matches("PARAMETER stop").count(), ends.len(), "{modelfile}");
 
     run(&["export", &model, &lora, "--adapter", &out, "--adapter-only"]).unwrap();
     assert!(fs::read(&lora).unwrap().starts_with(b"GGUF"));
     let plain = path("plain");
-    run(&["export", &gguf, &plain, "--adapter", &out, "--adapter-only"]).unwrap();
+    let shown = run(&["export", &gguf, &plain, "--adapter", &out, "--adapter-only"]).unwrap();
+    assert!(shown.contains("for vLLM with --max-lora-rank 16"), "{shown}");
     let settings = fs::read_to_string(path("plain/adapter_config.json")).unwrap();
     assert!(settings.contains("\"use_rslora\": false"), "{settings}");
     for file in ["base/config.json", "base/tokenizer.json"] {

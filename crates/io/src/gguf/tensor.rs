@@ -26,7 +26,7 @@ impl TensorInfo {
 
 /// The supported types, for messages.
 pub const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, \
-                             Q6_K, IQ4_NL or IQ4_XS";
+                             Q6_K, IQ4_NL, IQ4_XS or MXFP4";
 
 /// A supported type, by llama.cpp's name.
 #[allow(missing_docs)]
@@ -47,6 +47,7 @@ pub enum TensorType {
     Iq4Nl = 20,
     Iq4Xs = 23,
     BF16 = 30,
+    Mxfp4 = 39,
 }
 
 /// Returns the name of a type by its id, supported or not.
@@ -99,7 +100,7 @@ pub fn type_name(id: u32) -> String {
 impl TensorType {
     /// Returns the type with an id, if it is supported.
     pub fn from_id(id: u32) -> Option<Self> {
-        const ALL: [TensorType; 15] = [
+        const ALL: [TensorType; 16] = [
             TensorType::F32,
             TensorType::F16,
             TensorType::Q4_0,
@@ -115,6 +116,7 @@ impl TensorType {
             TensorType::Iq4Nl,
             TensorType::Iq4Xs,
             TensorType::BF16,
+            TensorType::Mxfp4,
         ];
         ALL.into_iter().find(|known| *known as u32 == id)
     }
@@ -129,6 +131,7 @@ impl TensorType {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::BF16 => (1, 2),
+            Self::Mxfp4 => (32, 17),
             Self::Q4_0 | Self::Iq4Nl => (32, 18),
             Self::Q4_1 => (32, 20),
             Self::Q5_0 => (32, 22),

@@ -2,13 +2,15 @@
 
 use super::common::{ConfigDefaults, EXPERT_COUNTS, flag, set_experts, sliding_layers, window};
 use crate::{
-    config::{LlamaConfig, ModelFamily},
+    config::{GgufFamily, LlamaConfig, ModelFamily},
     error::LlamaError,
     fields::ConfigFields,
+    gguf::GgufKeys,
     rope::RopeScaling,
     spec::{FeedForwardSpec, GateUp, RouterSpec, RouterWeights},
 };
 use burn_lora_kernels::Activation;
+use serde_json::{Map, Value};
 
 #[derive(Debug)]
 pub(super) struct GptOss;
@@ -65,6 +67,30 @@ impl ModelFamily for GptOss {
     fn stacked_experts(&self) -> bool {
         true
     }
+
+    fn gguf(&self) -> Option<GgufFamily> {
+        Some(GgufFamily {
+            experts: true,
+            modules: &[
+                ("post_attention_norm", "post_attention_layernorm"),
+                ("ffn_gate_inp", "mlp.router"),
+            ],
+            parameters: &[("attn_sinks", "self_attn.sinks")],
+            fields: gguf_fields,
+            ..GgufFamily::new("gpt-oss")
+        })
+    }
+}
+
+/// Fields that llama.cpp has under other names, and those that all models of the family have alike.
+fn gguf_fields(keys: &GgufKeys<'_>, raw: &mut Map<String, Value>) -> Result<(), LlamaError> {
+    raw.insert("num_local_experts".into(), keys.required("expert_count")?.into());
+    raw.insert("num_experts_per_tok".into(), keys.required("expert_used_count")?.into());
+    raw.insert("sliding_window".into(), keys.required("attention.sliding_window")?.into());
+    if let Some(Value::Object(scaling)) = raw.get_mut("rope_scaling") {
+        scaling.insert("truncate".into(), false.into());
+    }
+    Ok(())
 }
 
 /// Scaling of rotary positions where `config.json` has none.

@@ -5,7 +5,7 @@ use crate::{
     config::{GgufFamily, LlamaConfig, ModelFamily},
     error::LlamaError,
     fields::ConfigFields,
-    gguf::GgufKeys,
+    gguf::{GgufKeys, LONG_DIVISORS, SHORT_DIVISORS},
     spec::GateUp,
 };
 
@@ -52,15 +52,12 @@ impl ModelFamily for Phi3 {
         Some(GgufFamily {
             partial_rotary: true,
             modules: &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")],
-            extra: &[LONG_FACTORS, SHORT_FACTORS],
+            extra: &[LONG_DIVISORS, SHORT_DIVISORS],
             fields: gguf_fields,
             ..GgufFamily::new("phi3")
         })
     }
 }
-
-const LONG_FACTORS: &str = "rope_factors_long.weight";
-const SHORT_FACTORS: &str = "rope_factors_short.weight";
 
 /// Fields that llama.cpp has under other names, and LongRoPE's factors, which are tensors there.
 fn gguf_fields(keys: &GgufKeys<'_>, raw: &mut Map<String, Value>) -> Result<(), LlamaError> {
@@ -70,7 +67,7 @@ fn gguf_fields(keys: &GgufKeys<'_>, raw: &mut Map<String, Value>) -> Result<(), 
     if let Some(original) = original {
         raw.insert("original_max_position_embeddings".into(), original.into());
     }
-    if let (Some(long), Some(short)) = (keys.floats(LONG_FACTORS)?, keys.floats(SHORT_FACTORS)?) {
+    if let (Some(long), Some(short)) = (keys.floats(LONG_DIVISORS)?, keys.floats(SHORT_DIVISORS)?) {
         let mut scaling =
             json!({ "rope_type": "longrope", "long_factor": long, "short_factor": short });
         if let Some(factor) = keys.number("rope.scaling.attn_factor")? {

@@ -13,6 +13,9 @@ use std::path::Path;
 
 /// Tensor of the divisors of the rotary frequencies.
 pub(super) const DIVISORS: &str = "rope_freqs.weight";
+/// Those of sequences beyond the original length, and of others (Phi-3).
+pub(crate) const LONG_DIVISORS: &str = "rope_factors_long.weight";
+pub(crate) const SHORT_DIVISORS: &str = "rope_factors_short.weight";
 
 /// Builds the configuration of the model, and returns how its family is stored.
 ///
@@ -67,7 +70,7 @@ fn stretch(config: &mut LlamaConfig, divisors: Vec<f32>, path: &Path) -> Result<
     if divisors.len() != rope.dim / 2 {
         return Err(LlamaError::Shape {
             path: path.into(),
-            tensor: "rope_freqs.weight".into(),
+            tensor: DIVISORS.into(),
             found: vec![divisors.len()],
             expected: vec![rope.dim / 2],
         });

@@ -59,6 +59,7 @@ fn decode(kind: TensorType, bytes: &[u8], values: &mut [f32]) {
         TensorType::Q6K => each(bytes, values, q6_k),
         TensorType::Iq4Nl => each(bytes, values, iq4_nl),
         TensorType::Iq4Xs => each(bytes, values, iq4_xs),
+        TensorType::Mxfp4 => each(bytes, values, mxfp4),
     }
 }
 
@@ -156,16 +157,19 @@ fn q3_k(block: &[u8; 110], y: &mut [f32; 256]) {
 const NON_LINEAR: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
+/// Twice the values of the codes of MXFP4 (E2M1).
+pub(super) const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
 /// `scale·value(q)`; low nibbles are the first half of the values.
-fn non_linear(scale: f32, nibbles: &[u8], y: &mut [f32]) {
+fn by_table(table: &[i8; 16], scale: f32, nibbles: &[u8], y: &mut [f32]) {
     for (i, byte) in nibbles.iter().enumerate() {
-        let value = |code: u8| scale * f32::from(NON_LINEAR[usize::from(code)]);
+        let value = |code: u8| scale * f32::from(table[usize::from(code)]);
         (y[i], y[i + 16]) = (value(byte & 15), value(byte >> 4));
     }
 }
 
 fn iq4_nl(block: &[u8; 18], y: &mut [f32; 32]) {
-    non_linear(half(block, 0), &block[2..], y);
+    by_table(&NON_LINEAR, half(block, 0), &block[2..], y);
 }
 
 /// As IQ4_NL, with a scale of 6 bits less 32 for each part of 32: two bits of it, then four.
@@ -174,8 +178,18 @@ fn iq4_xs(block: &[u8; 136], y: &mut [f32; 256]) {
     for (part, y) in y.chunks_exact_mut(32).enumerate() {
         let low = block[4 + part / 2] >> (part % 2 * 4) & 15;
         let scale = low | ((high >> (2 * part) & 3) as u8) << 4;
-        non_linear(d * f32::from(scale as i8 - 32), &block[8 + part * 16..][..16], y);
+        by_table(&NON_LINEAR, d * f32::from(scale as i8 - 32), &block[8 + part * 16..][..16], y);
     }
+}
+
+/// `2^(e - 127)·value(q)`, `e` the first byte.
+fn mxfp4(block: &[u8; 17], y: &mut [f32; 32]) {
+    by_table(&E2M1, half_power(block[0]), &block[1..], y);
+}
+
+/// `2^(e - 128)`.
+pub(super) fn half_power(e: u8) -> f32 {
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
 }
 
 /// Scale and minimum of part `i` of 8, of 6 bits each: the upper two bits of the last four parts

@@ -1,6 +1,9 @@
 //! A configuration as metadata of a GGUF file: the inverse of [`config`](super::config).
 
-use super::model::GgufModel;
+use super::{
+    config::{DIVISORS, LONG_DIVISORS, SHORT_DIVISORS},
+    model::GgufModel,
+};
 use crate::{
     config::{GgufFamily, LlamaConfig},
     error::LlamaError,
@@ -10,14 +13,23 @@ use crate::{
 use burn_lora_io::gguf::{Entry, GgufWriter};
 use std::path::Path;
 
-/// Divisors of the rotary frequencies (Llama 3).
-pub(super) fn divisors(rope: &RopeConfig) -> Option<Vec<f32>> {
-    if !matches!(rope.scaling, RopeScaling::Llama3 { .. }) {
-        return None;
+/// Tensors with divisors of the rotary frequencies.
+pub(super) fn divisors(rope: &RopeConfig, family: &GgufFamily) -> Vec<(&'static str, Vec<f32>)> {
+    match &rope.scaling {
+        RopeScaling::Llama3 { .. } => {
+            let plain = RopeConfig { scaling: RopeScaling::Default, ..rope.clone() };
+            let ((plain, _), (scaled, _)) = (plain.frequencies(0), rope.frequencies(0));
+            let divisors = plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled);
+            vec![(DIVISORS, divisors.collect())]
+        }
+        RopeScaling::LongRope { short, long, .. } if family.extra.contains(&LONG_DIVISORS) => {
+            vec![(LONG_DIVISORS, long.clone()), (SHORT_DIVISORS, short.clone())]
+        }
+        RopeScaling::LongRope { short, long, .. } if short == long => {
+            vec![(DIVISORS, short.clone())]
+        }
+        _ => vec![],
     }
-    let plain = RopeConfig { scaling: RopeScaling::Default, ..rope.clone() };
-    let ((plain, _), (scaled, _)) = (plain.frequencies(0), rope.frequencies(0));
-    Some(plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect())
 }
 
 /// Creates a file with the metadata of a model.
@@ -52,7 +64,15 @@ pub(super) fn metadata(config: &LlamaConfig, family: &GgufFamily) -> GgufWriter 
         set("expert_used_count", Entry::U32(experts.experts_per_token as u32));
         set("expert_feed_forward_length", Entry::U32(experts.mlp.intermediate_size as u32));
     }
-    if let Some(window) = config.layers.iter().find_map(|layer| layer.attention.window) {
+    let window = config.layers.iter().find_map(|layer| layer.attention.window);
+    let phi3 = architecture == "phi3";
+    if let Some(window) = window.filter(|window| phi3 && *window < config.max_position_embeddings) {
+        burn_lora_io::warn!(
+            "llama.cpp computes Phi-3 without its sliding window: beyond {window} tokens its answers differ"
+        );
+    }
+    // Phi-3 has to say that it has none.
+    if let Some(window) = window.or(phi3.then_some(0)) {
         set("attention.sliding_window", Entry::U32(window as u32));
     }
     if let Some(local) = config.ropes.get(1) {
@@ -73,6 +93,10 @@ pub(super) fn metadata(config: &LlamaConfig, family: &GgufFamily) -> GgufWriter 
             set("rope.scaling.yarn_beta_fast", Entry::F32(*beta_fast as f32));
             set("rope.scaling.yarn_beta_slow", Entry::F32(*beta_slow as f32));
         }
+        RopeScaling::LongRope { original, attention_factor, .. } => {
+            set("rope.scaling.original_context_length", Entry::U32(*original as u32));
+            set("rope.scaling.attn_factor", Entry::F32(*attention_factor as f32));
+        }
         _ => {}
     }
     file
@@ -81,7 +105,12 @@ pub(super) fn metadata(config: &LlamaConfig, family: &GgufFamily) -> GgufWriter 
 /// Checks that the file describes the same model: its format has no place for some settings.
 pub(super) fn check(config: &LlamaConfig, written: &Path, path: &Path) -> Result<(), LlamaError> {
     let found = GgufModel::open(written)?.config().clone();
-    let differs = if found.layers != config.layers {
+    let architecture = config.family.gguf().map_or("", |family| family.architecture);
+    let o_bias = config.layers.iter().any(|layer| layer.attention.o_bias);
+    let differs = if o_bias && !["llama", "gpt-oss"].contains(&architecture) {
+        // llama.cpp does not load a file with tensors that it does not use.
+        Some("llama.cpp has no bias of `o_proj` there".to_owned())
+    } else if found.layers != config.layers {
         let layers = found.layers.iter().zip(&config.layers);
         let (i, (found, own)) = layers
             .enumerate()

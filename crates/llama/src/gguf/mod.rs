@@ -9,6 +9,7 @@ mod model;
 mod quantize;
 mod write;
 
+pub(crate) use config::{LONG_DIVISORS, SHORT_DIVISORS};
 pub use keys::GgufKeys;
 pub(crate) use model::GgufModel;
 pub use write::GgufType;

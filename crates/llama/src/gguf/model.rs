@@ -7,6 +7,7 @@ use super::{
 use crate::{
     config::{GgufFamily, LlamaConfig},
     error::LlamaError,
+    spec::GateUp,
     weights::{Source, bytes::copied},
 };
 use burn::tensor::{DType, TensorData};
@@ -26,6 +27,8 @@ pub(crate) struct GgufModel {
 struct Place {
     /// Name in the file.
     name: String,
+    /// Another tensor of the file, whose rows are between those of the first.
+    between: Option<String>,
     /// Shape; that of one expert, if the tensor has those of all.
     shape: Vec<usize>,
     /// Number of an expert.
@@ -83,6 +86,9 @@ impl GgufModel {
                 }
             }
         }
+        if alternate(&config) {
+            join(&mut tensors, path)?;
+        }
         Ok(Self { gguf, tensors, config, family })
     }
 
@@ -95,12 +101,11 @@ impl GgufModel {
         self.gguf.tensors().get(&self.tensors.get(name)?.name)
     }
 
-    /// Bytes of a tensor, or of its expert.
-    fn data(&self, name: &str) -> &[u8] {
-        let Some(place) = self.tensors.get(name) else { return &[] };
-        let Some(tensor) = self.gguf.tensors().get(&place.name) else { return &[] };
+    /// Bytes of a tensor of the file, or of its expert.
+    fn data(&self, name: &str, expert: Option<usize>) -> &[u8] {
+        let Some(tensor) = self.gguf.tensors().get(name) else { return &[] };
         let all = self.gguf.data(tensor);
-        match place.expert {
+        match expert {
             None => all,
             Some(expert) => {
                 let size = all.len() / tensor.shape[0].max(1);
@@ -108,6 +113,56 @@ impl GgufModel {
             }
         }
     }
+
+    /// Values of a tensor of the file, or of its expert: of a dense type as they are, of a block type as float32.
+    fn values(&self, name: &str, place: &Place, shape: &[usize]) -> Result<TensorData, LlamaError> {
+        let path = self.gguf.path();
+        let kind = self.gguf.tensors()[name].dtype;
+        let kind = kind.map_err(|id| dtype(path, name, type_name(id), SUPPORTED))?;
+        let bytes = self.data(name, place.expert);
+        Ok(match dense(kind) {
+            Some(dtype) => TensorData::from_bytes_vec(copied(bytes), shape.to_vec(), dtype),
+            None => TensorData::new(dequantize(kind, bytes), shape.to_vec()),
+        })
+    }
+}
+
+/// `true` if gate and up of an expert are one tensor of the model, their rows in turn, and two of the file.
+pub(super) fn alternate(config: &LlamaConfig) -> bool {
+    config.layers[0].feed_forward.mlp().gate_up == GateUp::Interleaved
+}
+
+/// Makes one tensor of gate and up.
+fn join(tensors: &mut BTreeMap<String, Place>, path: &Path) -> Result<(), LlamaError> {
+    let gates: Vec<_> =
+        tensors.keys().filter(|name| name.contains(".gate_proj.")).cloned().collect();
+    for gate in gates {
+        let up = gate.replace(".gate_proj.", ".up_proj.");
+        let Some(between) = tensors.remove(&up) else { continue };
+        let mut place = tensors.remove(&gate).expect("it is one of them");
+        if between.shape != place.shape {
+            let (path, found, expected) = (path.into(), between.shape, place.shape);
+            return Err(LlamaError::Shape { path, tensor: between.name, found, expected });
+        }
+        place.shape[0] *= 2;
+        place.between = Some(between.name);
+        tensors.insert(gate.replace(".gate_proj.", ".gate_up_proj."), place);
+    }
+    Ok(())
+}
+
+/// Rows of both in turn.
+fn in_turn(first: TensorData, second: TensorData) -> TensorData {
+    let (first, second) = match first.dtype() == second.dtype() {
+        true => (first, second),
+        false => (first.convert_dtype(DType::F32), second.convert_dtype(DType::F32)),
+    };
+    let (mut shape, dtype) = (first.shape().to_vec(), first.dtype());
+    let row = (first.as_bytes().len() / shape[0].max(1)).max(1);
+    let rows = first.as_bytes().chunks(row).zip(second.as_bytes().chunks(row));
+    let bytes = rows.flat_map(|(first, second)| [first, second]).flatten().copied().collect();
+    shape[0] *= 2;
+    TensorData::from_bytes_vec(bytes, shape, dtype)
 }
 
 fn dtype(path: &Path, tensor: &str, found: String, expected: &'static str) -> LlamaError {
@@ -117,7 +172,12 @@ fn dtype(path: &Path, tensor: &str, found: String, expected: &'static str) -> Ll
 /// Hugging Face's names of a tensor, which may have the weights of all experts: those of an unknown
 /// name are its own.
 fn places(name: &str, shape: &[usize], family: &GgufFamily) -> Vec<(String, Place)> {
-    let place = |shape: &[usize], expert| Place { name: name.into(), shape: shape.into(), expert };
+    let place = |shape: &[usize], expert| Place {
+        name: name.into(),
+        between: None,
+        shape: shape.into(),
+        expert,
+    };
     let one = |theirs: String| vec![(theirs, place(shape, None))];
     let known = match name {
         "token_embd.weight" => Some("model.embed_tokens.weight"),
@@ -139,13 +199,16 @@ fn places(name: &str, shape: &[usize], family: &GgufFamily) -> Vec<(String, Plac
     let find = |names: &[(&str, &'static str)]| {
         names.iter().find(|(theirs, _)| *theirs == module).map(|(_, path)| *path)
     };
+    if let Some(path) = find(family.parameters).filter(|_| kind == "weight") {
+        return one(format!("model.layers.{layer}.{path}"));
+    }
     if let Some(path) = find(family.modules).or_else(|| find(&MODULES)) {
         return one(format!("model.layers.{layer}.{path}.{kind}"));
     }
     match (find(&EXPERTS), shape) {
-        (Some(path), [experts, shape @ ..]) if kind == "weight" => (0..*experts)
+        (Some(path), [experts, shape @ ..]) => (0..*experts)
             .map(|expert| {
-                let name = format!("model.layers.{layer}.mlp.experts.{expert}.{path}.weight");
+                let name = format!("model.layers.{layer}.mlp.experts.{expert}.{path}.{kind}");
                 (name, place(shape, Some(expert)))
             })
             .collect(),
@@ -217,20 +280,25 @@ impl Source for GgufModel {
     }
 
     fn bytes(&self, name: &str) -> usize {
-        self.data(name).len()
+        let Some(place) = self.tensors.get(name) else { return 0 };
+        let names = [Some(&place.name), place.between.as_ref()];
+        names.into_iter().flatten().map(|name| self.data(name, place.expert).len()).sum()
     }
 
-    /// Reads a dense type as it is, and a block type as float32.
     fn read(&self, name: &str) -> Result<TensorData, LlamaError> {
         let path = self.gguf.path();
         let missing =
             || LlamaError::MissingTensors { path: path.into(), tensors: vec![name.into()] };
-        let (place, tensor) = self.tensors.get(name).zip(self.tensor(name)).ok_or_else(missing)?;
-        let kind = tensor.dtype.map_err(|id| dtype(path, name, type_name(id), SUPPORTED))?;
-        let (bytes, shape) = (self.data(name), place.shape.clone());
-        let data = match dense(kind) {
-            Some(dtype) => TensorData::from_bytes_vec(copied(bytes), shape.clone(), dtype),
-            None => TensorData::new(dequantize(kind, bytes), shape.clone()),
+        let place = self.tensors.get(name).ok_or_else(missing)?;
+        let shape = place.shape.clone();
+        let data = match &place.between {
+            None => self.values(&place.name, place, &shape)?,
+            Some(between) => {
+                let half = [&[shape[0] / 2], &shape[1..]].concat();
+                let [first, second] =
+                    [&place.name, between].map(|name| self.values(name, place, &half));
+                in_turn(first?, second?)
+            }
         };
         let offset = self.family.norm_offset;
         if offset != 0.0 && name.ends_with("norm.weight") {

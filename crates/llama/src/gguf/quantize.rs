@@ -1,12 +1,13 @@
 //! Encoding of float32 in GGUF's types, to the bits of llama.cpp's `llama-quantize` without an
 //! importance matrix (ggml, `ggml-quants.c`): the inverse of [`dequantize`](super::dequantize).
 
+use super::dequantize::{E2M1, half_power};
 use burn_lora_io::gguf::TensorType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// Types that tensors can be written in.
-pub(super) const WRITABLE: [TensorType; 7] = [
+pub(super) const WRITABLE: [TensorType; 9] = [
     TensorType::F32,
     TensorType::F16,
     TensorType::BF16,
@@ -14,6 +15,8 @@ pub(super) const WRITABLE: [TensorType; 7] = [
     TensorType::Q4_0,
     TensorType::Q4K,
     TensorType::Q6K,
+    TensorType::Mxfp4,
+    TensorType::Q5_0,
 ];
 
 /// Values below which a block counts as zero.
@@ -36,6 +39,8 @@ pub(super) fn quantize(kind: TensorType, values: &[f32]) -> Vec<u8> {
         TensorType::Q4_0 => each(values, q4_0),
         TensorType::Q4K => each(values, q4_k),
         TensorType::Q6K => each(values, q6_k),
+        TensorType::Mxfp4 => each(values, mxfp4),
+        TensorType::Q5_0 => each(values, q5_0),
         other => panic!("{} is not written", other.name()),
     }
 }
@@ -88,6 +93,38 @@ fn q4_0(x: &[f32; 32]) -> [u8; 18] {
     let code = |x: f32| ((x * by + 8.5) as i8 as u8).min(15);
     for i in 0..16 {
         block[2 + i] = code(x[i]) | code(x[i + 16]) << 4;
+    }
+    block
+}
+
+/// As Q4_0 with codes to 31, whose fifth bits come before the nibbles.
+fn q5_0(x: &[f32; 32]) -> [u8; 22] {
+    let scale = largest(x) / -16.0;
+    let by = inverse(scale);
+    let mut block = [0; 22];
+    put(&mut block, 0, scale);
+    for (i, x) in x.iter().enumerate() {
+        let code = ((x * by + 16.5) as i8 as u8).min(31);
+        block[2 + i / 8] |= code >> 4 << (i % 8);
+        block[6 + i % 16] |= (code & 15) << (i / 16 * 4);
+    }
+    block
+}
+
+/// The scale is the power of two with which the largest magnitude is from 4 to 8, of which 6 is the largest
+/// code. Blocks that were in MXFP4 keep their values.
+fn mxfp4(x: &[f32; 32]) -> [u8; 17] {
+    let most = largest(x).abs();
+    let exponent = if most > 0.0 { (most.log2().floor() - 2.0 + 127.0) as u8 } else { 0 };
+    let scale = half_power(exponent);
+    let code = |x: f32| {
+        let error = |code: &usize| (f32::from(E2M1[*code]) * scale - x).abs();
+        (0..16).reduce(|best, code| if error(&code) < error(&best) { code } else { best })
+    };
+    let mut block = [0; 17];
+    block[0] = exponent;
+    for (i, x) in x.iter().enumerate() {
+        block[1 + i % 16] |= (code(*x).expect("16 codes") as u8) << (i / 16 * 4);
     }
     block
 }

@@ -1,9 +1,8 @@
 //! Saving of a model as a GGUF file, as llama.cpp's converter and `llama-quantize` write it.
 
 use super::{
-    config::DIVISORS,
     metadata::{check, divisors, metadata},
-    model::{EXPERTS, MODULES, permute, permuted_heads},
+    model::{EXPERTS, MODULES, alternate, permute, permuted_heads},
     quantize::{WRITABLE, quantize},
 };
 use crate::{
@@ -23,8 +22,8 @@ use std::{collections::BTreeMap, io::Write, path::Path};
 /// Type of the weights of a GGUF file, by llama.cpp's names.
 ///
 /// Norms, biases and routers are always F32. As by `llama-quantize`, the output head of a model in Q4_0 or
-/// Q4_K is Q6_K, and weights whose rows are no whole number of blocks (of 256 values in Q4_K and Q6_K)
-/// are Q8_0, or F16 where that does not fit either.
+/// Q4_K is Q6_K, and weights whose rows are no whole number of blocks of 256 are Q5_0 instead of Q4_K and
+/// Q8_0 instead of Q6_K, or F16 where they are no blocks of 32 either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GgufType {
@@ -42,12 +41,23 @@ pub enum GgufType {
     Q4K,
     /// 6 bits, blocks of 256 with scales of 16: 6.56 bits a weight.
     Q6K,
+    /// Experts in 4 bits, blocks of 32 whose scales are powers of two (4.25 bits a weight), all else Q8_0:
+    /// the weights of gpt-oss keep their values.
+    Mxfp4,
 }
 
 impl GgufType {
     /// All types.
-    pub const ALL: [Self; 7] =
-        [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4K, Self::Q6K];
+    pub const ALL: [Self; 8] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4K,
+        Self::Q6K,
+        Self::Mxfp4,
+    ];
 
     /// llama.cpp's name: `Q4_K`.
     pub fn name(self) -> String {
@@ -64,6 +74,7 @@ impl GgufType {
             Self::Q4_0 => "q4_0",
             Self::Q4K => "q4_k",
             Self::Q6K => "q6_k",
+            Self::Mxfp4 => "mxfp4",
         }
     }
 
@@ -81,21 +92,28 @@ impl GgufType {
             Self::Q4_0 => 2,
             Self::Q4K => 14,
             Self::Q6K => 18,
+            Self::Mxfp4 => 38,
         }
     }
 
     /// Type of a tensor.
     fn of(self, name: &str, shape: &[usize]) -> TensorType {
         let [_, .., row] = shape else { return TensorType::F32 };
-        if name.ends_with("ffn_gate_inp.weight") {
+        if name.ends_with("ffn_gate_inp.weight") || name.ends_with(".bias") {
             return TensorType::F32;
         }
         let asked = match self {
             Self::Q4_0 | Self::Q4K if name == "output.weight" => TensorType::Q6K,
+            Self::Mxfp4 if shape.len() < 3 => TensorType::Q8_0,
             _ => self.tensor(),
         };
+        let smaller = match asked {
+            TensorType::Q4K => TensorType::Q5_0,
+            TensorType::Q6K => TensorType::Q8_0,
+            other => other,
+        };
         let fits = |kind: &TensorType| row.is_multiple_of(kind.block().0);
-        [asked, TensorType::Q8_0].into_iter().find(fits).unwrap_or(TensorType::F16)
+        [asked, smaller].into_iter().find(fits).unwrap_or(TensorType::F16)
     }
 }
 
@@ -118,6 +136,8 @@ struct Part<'a> {
     bias: bool,
     /// First row of the tensor in the layer, and its rows.
     rows: (usize, usize),
+    /// Of each two rows the first (0) or the second (1).
+    side: Option<usize>,
     /// Heads whose rows are permuted.
     heads: Option<usize>,
     /// Added to the values.
@@ -154,6 +174,10 @@ impl Llama {
             );
             return Err(LlamaError::format(path, reason));
         };
+        if kind == GgufType::Mxfp4 && !family.experts {
+            let reason = "MXFP4 is a type of experts, which this model has not: take Q8_0 or Q4_K";
+            return Err(LlamaError::format(path, reason));
+        }
         let mut file = metadata(&self.config, &family);
         file.set("general.file_type", Entry::U32(kind.file_type()));
         if let Some(name) = path.file_stem() {
@@ -185,18 +209,25 @@ impl Llama {
         let tied = self.is_tied();
         let config = LlamaConfig { tie_word_embeddings: tied, ..self.config.clone() };
         let mut out: Vec<Out<'_>> = vec![];
-        if let Some(divisors) = divisors(&config.ropes[0]) {
-            let shape = vec![divisors.len()];
+        for (name, divisors) in divisors(&config.ropes[0], family) {
+            let (name, shape) = (name.to_owned(), vec![divisors.len()]);
             let content = Content::Values(divisors);
-            out.push(Out { name: DIVISORS.into(), shape, kind: TensorType::F32, content });
+            out.push(Out { name, shape, kind: TensorType::F32, content });
         }
-        for tensor in config.tensors() {
-            let (name, expert) = renamed(&tensor.name, family);
-            let heads = permuted_heads(&config, family, &tensor.name);
+        let alternate = alternate(&config);
+        let tensors = config.tensors();
+        let parts = tensors.iter().flat_map(|tensor| match alternate {
+            true => sides(&tensor.name).into_iter().map(|part| (tensor, part)).collect(),
+            false => vec![(tensor, (tensor.name.clone(), None))],
+        });
+        for (tensor, (own, side)) in parts {
+            let (name, expert) = renamed(&own, family);
+            let heads = permuted_heads(&config, family, &own);
             let part = Part {
                 layer: layers[&tensor.layer],
-                bias: tensor.name.ends_with(".bias"),
+                bias: own.ends_with(".bias"),
                 rows: (tensor.start, tensor.shape[0]),
+                side,
                 heads,
                 offset: if name.ends_with("norm.weight") { family.norm_offset } else { 0.0 },
             };
@@ -206,7 +237,8 @@ impl Llama {
                 parts.push(part);
                 continue;
             }
-            let mut shape = tensor.shape;
+            let mut shape = tensor.shape.clone();
+            shape[0] /= if side.is_some() { 2 } else { 1 };
             if expert {
                 shape.insert(0, 1);
             }
@@ -258,6 +290,10 @@ impl Part<'_> {
         };
         let data = data.map_err(|error| error.to_string())?;
         let mut values: Vec<f32> = data.try_into_vec().map_err(|error| format!("{error:?}"))?;
+        if let Some(side) = self.side {
+            let row = values.len() / rows;
+            values = values.chunks(row).skip(side).step_by(2).flatten().copied().collect();
+        }
         if self.offset != 0.0 {
             values.iter_mut().for_each(|value| *value += self.offset);
         }
@@ -266,6 +302,15 @@ impl Part<'_> {
             None => values,
         })
     }
+}
+
+/// Tensors of which llama.cpp has two where ours has their rows in turn, and which rows they have.
+fn sides(name: &str) -> Vec<(String, Option<usize>)> {
+    if !name.contains(".gate_up_proj.") {
+        return vec![(name.to_owned(), None)];
+    }
+    let side = |(side, path)| (name.replace("gate_up_proj", path), Some(side));
+    [(0, "gate_proj"), (1, "up_proj")].map(side).into()
 }
 
 /// llama.cpp's name of a tensor, and whether it has those of all experts.
@@ -281,6 +326,9 @@ pub(super) fn renamed(name: &str, family: &GgufFamily) -> (String, bool) {
     }
     let in_layer = || {
         let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        if let Some((theirs, _)) = family.parameters.iter().find(|(_, own)| *own == rest) {
+            return Some((format!("blk.{layer}.{theirs}.weight"), false));
+        }
         let (module, kind) = rest.rsplit_once('.')?;
         if let Some(expert) = module.strip_prefix("mlp.experts.") {
             let (_, path) = expert.split_once('.')?;

@@ -270,6 +270,7 @@ fn block_formats_agree() {
         ("Q3_K", 11),
         ("IQ4_NL", 20),
         ("IQ4_XS", 23),
+        ("MXFP4", 39),
     ] {
         let stored = blocks.tensor(&format!("{name}.bytes")).unwrap();
         let values = blocks.tensor(&format!("{name}.values")).unwrap();

@@ -43,6 +43,22 @@ fn load(path: &Path) -> Llama {
     Llama::from_pretrained(path).dtype(FloatDType::F32).load(&device()).unwrap()
 }
 
+/// A model with another value in `config.json`, and without biases if it is `attention_bias`.
+fn changed(variant: &str, field: &str, value: serde_json::Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let json = fs::read(golden(variant).join("config.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    json[field] = value;
+    fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
+    let bytes = fs::read(golden(variant).join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let kept =
+        tensors.iter().filter(|(name, _)| field != "attention_bias" || !name.ends_with(".bias"));
+    let file = folder.path().join("model.safetensors");
+    safetensors::serialize_to_file(kept, None, &file).unwrap();
+    folder
+}
+
 /// Logits of some tokens.
 fn logits(model: &Llama) -> Vec<f32> {
     let ids: Vec<i32> = (0..24).map(|i| i * 7 % 29).collect();
@@ -53,8 +69,6 @@ fn logits(model: &Llama) -> Vec<f32> {
 
 #[test]
 fn what_is_saved_is_read_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
     for variant in [
         "gqa",
         "llama3",
@@ -62,22 +76,33 @@ fn what_is_saved_is_read_again() {
         "families/linear",
         "families/yarn",
         "families/qwen2",
-        "families/qwen3",
         "decoders/gemma3_gguf/model.gguf",
         "decoders/mixtral",
         "decoders/qwen3_moe_gguf/model.gguf",
+        "decoders/phi3",
+        "decoders/phi4_mini",
+        "decoders/gpt_oss",
+        "decoders/gpt_oss_mxfp4",
     ] {
-        let model = load(&golden(variant));
-        model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap();
-        let again = load(&path);
-        let (own, found) = (logits(&model), logits(&again));
-        assert!(difference(&own, &found) < 2e-5, "{variant}: {}", difference(&own, &found));
-        assert_eq!(again.config.tie_word_embeddings, model.config.tie_word_embeddings);
-        for kind in [GgufType::BF16, GgufType::F16, GgufType::Q8_0] {
-            model.save_gguf(&path, &tokenizer(), kind).unwrap();
-            let found = relative(&logits(&load(&path)), &own);
-            assert!(found < 0.05, "{variant}, {}: {found}", kind.name());
-        }
+        check(variant, load(&golden(variant)));
+    }
+    let plain = changed("families/qwen3", "attention_bias", json!(false));
+    check("qwen3 without biases", load(plain.path()));
+}
+
+/// Logits of a model that is saved in some types.
+fn check(variant: &str, model: Llama) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap();
+    let again = load(&path);
+    let (own, found) = (logits(&model), logits(&again));
+    assert!(difference(&own, &found) < 2e-5, "{variant}: {}", difference(&own, &found));
+    assert_eq!(again.config.tie_word_embeddings, model.config.tie_word_embeddings);
+    for kind in [GgufType::BF16, GgufType::F16, GgufType::Q8_0] {
+        model.save_gguf(&path, &tokenizer(), kind).unwrap();
+        let found = relative(&logits(&load(&path)), &own);
+        assert!(found < 0.1, "{variant}, {}: {found}", kind.name());
     }
 }
 
@@ -89,17 +114,24 @@ fn what_has_no_place_in_the_format_is_refused() {
         let model = load(&golden(variant));
         model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap_err().to_string()
     };
-    // A window that llama.cpp's Qwen 2 has not; a family that is not written.
-    for (variant, part) in [
-        ("families/qwen2_window", "no place for a setting"),
-        ("families/dynamic", "no place for a setting"),
-        ("decoders/qwen3_moe", "no place for a setting"),
-        ("decoders/gpt_oss", "family gpt_oss"),
-    ] {
+    // A window that llama.cpp's Qwen 2 has not.
+    for variant in ["families/qwen2_window", "families/dynamic", "decoders/qwen3_moe"] {
         let error = refused(variant);
-        assert!(error.contains(part) && error.contains("convert_hf_to_gguf.py"), "{error}");
+        assert!(error.contains("no place for a setting"), "{error}");
+        assert!(error.contains("convert_hf_to_gguf.py"), "{error}");
         assert!(error.contains("model.gguf") && !path.exists(), "{error}");
     }
+    // llama.cpp's Qwen 3 has no bias of `o_proj`.
+    assert!(refused("families/qwen3").contains("no bias of `o_proj`"));
+    // All models of the family have these alike.
+    for (field, value) in [("swiglu_limit", json!(5.0)), ("sliding_window", json!(null))] {
+        let model = load(changed("decoders/gpt_oss", field, value).path());
+        let error = model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap_err();
+        assert!(!path.exists(), "{error}");
+    }
+    let model = load(&golden("gqa"));
+    let error = model.save_gguf(&path, &tokenizer(), GgufType::Mxfp4).unwrap_err().to_string();
+    assert!(error.contains("MXFP4 is a type of experts") && !path.exists(), "{error}");
     let mut model = load(&golden("gqa"));
     model.add_adapter("default", &LoraConfig::new(2, 4).targets(["q_proj"])).unwrap();
     let error = model.save_gguf(&path, &tokenizer(), GgufType::F32).unwrap_err().to_string();
@@ -125,7 +157,67 @@ fn packed_and_merged_models_are_saved() {
     model.load_adapter("default", golden("gqa/lora_qv")).unwrap();
 }
 
-/// Rows of 64 and 160 values are no blocks of 256: those are stored with 8 bits.
+/// Rows of 64 and 160 values are no blocks of 256.
+#[test]
+fn other_types_where_rows_are_no_blocks() {
+    use burn_lora_io::gguf::Gguf;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = load(&golden("gqa"));
+    for (kind, rows, head, most) in [
+        (GgufType::Q4K, "Q5_0", "Q8_0", 0.15),
+        (GgufType::Q6K, "Q8_0", "Q8_0", 0.05),
+        (GgufType::Q4_0, "Q4_0", "Q8_0", 0.3),
+    ] {
+        model.save_gguf(&path, &tokenizer(), kind).unwrap();
+        let found = relative(&logits(&load(&path)), &logits(&model));
+        assert!(found > 0.0 && found < most, "{}: {found}", kind.name());
+        let file = Gguf::open(&path).unwrap();
+        let type_of = |name: &str| file.tensors()[name].type_name();
+        assert_eq!(type_of("blk.0.ffn_down.weight"), rows, "{}", kind.name());
+        assert_eq!(type_of("output.weight"), head, "{}", kind.name());
+        assert_eq!(type_of("blk.0.attn_norm.weight"), "F32");
+    }
+}
+
+/// Experts that were in MXFP4 keep their values; gate and up, and the biases, are tensors of their own.
+#[test]
+fn gpt_oss_keeps_its_experts() {
+    use burn_lora_io::gguf::Gguf;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = load(&golden("decoders/gpt_oss_mxfp4"));
+    model.save_gguf(&path, &tokenizer(), GgufType::Mxfp4).unwrap();
+    let file = Gguf::open(&path).unwrap();
+    let info = |name: &str| {
+        let tensor = &file.tensors()[name];
+        (tensor.type_name(), tensor.shape.clone())
+    };
+    let tensors = ["ffn_gate_exps.weight", "ffn_up_exps.bias", "attn_sinks.weight"];
+    let [gate, up, sinks] = tensors.map(|name| info(&format!("blk.1.{name}")));
+    let experts = model.config.layers[0].feed_forward.mlp().intermediate_size;
+    assert_eq!(gate, ("MXFP4".to_owned(), vec![4, experts, model.config.hidden_size]));
+    assert_eq!((up, sinks), (("F32".into(), vec![4, experts]), ("F32".into(), vec![4])));
+    assert_eq!(info("blk.1.attn_q.weight").0, "Q8_0");
+    let again = load(&path);
+    let weight = |model: &Llama, name: &str| {
+        let path = format!("model.layers.1.mlp.experts.2.{name}");
+        let layer = model.layers().into_iter().find(|(own, _)| *own == path).unwrap().1;
+        (vec(layer.weight()), layer.bias().map(|bias| vec(bias.val())))
+    };
+    for name in ["gate_up_proj", "down_proj"] {
+        assert_eq!(weight(&model, name), weight(&again, name), "{name}");
+    }
+    // Without the half of a tensor.
+    let mut bytes = fs::read(&path).unwrap();
+    let name = b"blk.1.ffn_up_exps.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    bytes[at + 6] = b'x';
+    fs::write(&path, bytes).unwrap();
+    let error = Llama::from_pretrained(&path).load(&device()).unwrap_err().to_string();
+    assert!(error.contains("layers.1.mlp.experts.0.gate_up_proj.weight"), "{error}");
+}
+
 #[test]
 fn the_tokenizer_comes_back_and_rows_without_a_token_are_unused() {
     let folder = tempfile::tempdir().unwrap();
@@ -133,7 +225,7 @@ fn the_tokenizer_comes_back_and_rows_without_a_token_are_unused() {
     let (model, own) = (load(&golden("gqa")), tokenizer());
     model.save_gguf(&path, &own, GgufType::Q4K).unwrap();
     let found = relative(&logits(&load(&path)), &logits(&model));
-    assert!(found > 0.0 && found < 0.05, "{found}");
+    assert!(found > 0.0 && found < 0.15, "{found}");
     let read = Tokenizer::from_pretrained(&path).unwrap();
     for text in ["abc ab a", "the end<|end|> of it", "", "zzz  abcabc"] {
         assert_eq!(read.encode(text, true).unwrap(), own.encode(text, true).unwrap(), "{text}");

@@ -21,4 +21,5 @@ mod resized;
 mod server;
 mod stored;
 mod untrusted;
+mod vllm;
 mod weights;

@@ -165,8 +165,11 @@ fn the_pre_tokenizer_is_that_of_the_name() {
     assert_eq!(encode("llama-bpe"), [0, 6, 5, 7, 10]);
     assert_eq!(encode("gpt-2"), [6, 5, 7, 6, 3]);
     assert_eq!(encode("default"), [6, 5, 7, 6, 3]);
-    let found = load(&byte_level("tekken")).unwrap_err();
-    assert!(found.contains("`tokenizer.ggml.pre` is tekken"), "{found}");
+    assert_eq!(encode("tekken"), [0, 6, 5, 4, 4, 10]);
+    assert_eq!(encode("gpt-4o"), [6, 5, 7, 6, 3]);
+    assert_eq!(encode("dbrx"), encode("gpt-4o"));
+    let found = load(&byte_level("bloom")).unwrap_err();
+    assert!(found.contains("`tokenizer.ggml.pre` is bloom") && found.contains("tekken"), "{found}");
 }
 
 #[test]

@@ -9,4 +9,5 @@ mod jinja;
 mod masks;
 mod real;
 mod sentencepiece;
+mod to_gguf;
 mod tokenizer;
