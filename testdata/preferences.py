@@ -6,8 +6,8 @@ Needs: torch, transformers, peft, trl (1.16.0), safetensors.
 
   pairs.json           token ids of the pairs: prompt, chosen, rejected
   records.json         records of each kind, with the tokens that TRL makes of them by quickstart's tokenizer and a template
-  dpo/CASE.json        settings, and loss, gradient norm and metrics of ten steps
-  dpo/CASE.safetensors grad.*: gradients of the first step, before clipping; trained.*: the adapter after ten
+  METHOD/CASE.json     settings, and loss, gradient norm and metrics of ten steps
+  METHOD/CASE.safetensors grad.*: gradients of the first step, before clipping; trained.*: the adapter after ten
 """
 import json, random, sys
 from pathlib import Path
@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 here, out = Path(__file__).parent, Path(sys.argv[1])
 VOCABULARY, STEPS, RATE, NORM = 128, 10, 5e-3, 0.5
@@ -56,7 +58,8 @@ def run(trainer_class, config, folder, case, settings, data, base=None):
     arguments = dict(output_dir="/tmp/preferences", per_device_train_batch_size=len(data), max_steps=STEPS,
                      learning_rate=RATE, lr_scheduler_type="constant", max_grad_norm=NORM, weight_decay=0.0,
                      logging_steps=1, report_to=[], bf16=False, use_cpu=True, gradient_checkpointing=False,
-                     optim="adamw_torch", save_strategy="no", dataloader_drop_last=False, max_length=None, **settings)
+                     optim="adamw_torch", save_strategy="no", dataloader_drop_last=False,
+                     max_length=64, **settings)
     extra = {"ref_model": load()} if base else {}
     trainer = trainer_class(model=model, args=config(**arguments), train_dataset=Dataset.from_list(data),
                             processing_class=tokenizer(), callbacks=[record], **extra)
@@ -91,6 +94,16 @@ DPO = {
     "mixture": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0], "beta": 0.2},
 }
 
+ORPO = {"default": {}, "strong": {"beta": 0.7}}
+
+CPO = {
+    "sigmoid": {},
+    "smoothed": {"beta": 0.3, "label_smoothing": 0.2, "cpo_alpha": 0.4},
+    "hinge": {"loss_type": "hinge", "beta": 0.2},
+    "ipo": {"loss_type": "ipo", "beta": 0.5, "cpo_alpha": 0.3},
+    "simpo": {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
+}
+
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
 def records():
@@ -122,3 +135,7 @@ ids = pairs()
 data = [{"prompt": text(pair["prompt"], True), "chosen": text(pair["chosen"], False), "rejected": text(pair["rejected"], False)} for pair in ids]
 for case, settings in DPO.items():
     run(DPOTrainer, DPOConfig, "dpo", case, settings, data, base=True)
+for case, settings in ORPO.items():
+    run(ORPOTrainer, ORPOConfig, "orpo", case, settings, data)
+for case, settings in CPO.items():
+    run(CPOTrainer, CPOConfig, "cpo", case, settings, data)

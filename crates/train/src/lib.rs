@@ -76,7 +76,6 @@ mod output;
 mod params;
 mod place;
 pub mod plan;
-#[cfg(feature = "hub")]
 mod push;
 mod recompute;
 mod reference;

@@ -137,16 +137,18 @@ impl Batch {
         all.filter(|(_, id)| **id != IGNORE_INDEX).map(|(place, id)| (place as i32, *id)).collect()
     }
 
-    /// Returns for each of the [places](Self::target_places) which of `sources` it belongs to.
-    pub(crate) fn target_samples(&self) -> Vec<usize> {
-        let places = self.target_places();
-        let mut sample = 0;
-        let mut owner = |place: usize| {
-            while self.last_tokens[sample] < place {
-                sample += 1;
-            }
-            sample
-        };
-        places.iter().map(|(place, _)| owner(*place as usize)).collect()
+    /// Returns for each place of a row, row after row, which of `sources` its token belongs to, if the next token does,
+    /// too, and so is predicted from it.
+    pub(crate) fn owners(&self) -> Vec<Option<usize>> {
+        let mut owners = vec![None; self.ids.len()];
+        let mut begin = 0;
+        for (sample, last) in self.last_tokens.iter().enumerate() {
+            // Padding before a row is no sample's.
+            let row = last / self.length * self.length;
+            begin = begin.max(row);
+            owners[begin..*last].fill(Some(sample));
+            begin = last + 1;
+        }
+        owners
     }
 }

@@ -1,6 +1,10 @@
 //! Direct preference optimization.
 
-use super::{BySequence, Losses, Reference, SequenceLoss, Sequences, pairs::Pairs, total};
+use super::{
+    BySequence, Losses, Reference, SequenceLoss, Sequences,
+    pairs::{Pairs, log_sigmoid},
+    total,
+};
 use crate::{
     TrainError,
     data::{Batch, Dataset},
@@ -115,9 +119,7 @@ impl DpoConfig {
         let Self { beta, loss_type, loss_weights, label_smoothing, .. } = self;
         let wrong =
             |name, found: String, reason: &str| Err(TrainError::setting(name, found, reason));
-        if !(*beta > 0.0 && beta.is_finite()) {
-            return wrong("objective.beta", beta.to_string(), "it has to be above 0");
-        }
+        Pairs::check_beta(*beta)?;
         if loss_type.is_empty() {
             return wrong(
                 "objective.loss_type",
@@ -220,7 +222,7 @@ impl SequenceLoss for DpoConfig {
     }
 
     fn count(&self, batch: &Batch) -> usize {
-        batch.sources.len() / 2
+        Pairs::count(batch)
     }
 
     fn losses(&self, sequences: &Sequences) -> Losses {
@@ -230,12 +232,6 @@ impl SequenceLoss for DpoConfig {
         let losses = losses.map(|(loss, weight)| self.loss(*loss, &pairs) * weight);
         let loss = losses.reduce(|a, b| a + b).expect("there is a loss");
         let rewards = pairs.log_ratios().map(|ratios| ratios * self.beta);
-        Losses { loss, metrics: pairs.metrics(rewards) }
+        Losses { loss, metrics: pairs.metrics(rewards, pairs.logps()) }
     }
-}
-
-/// `log σ(x)`, with its gradient everywhere: `(x - |x|) / 2 - log(1 + exp(-|x|))`.
-fn log_sigmoid(x: Tensor<1>) -> Tensor<1> {
-    let size = x.clone().abs();
-    (x - size.clone()) * 0.5 - size.neg().exp().log1p()
 }

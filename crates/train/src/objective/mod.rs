@@ -1,15 +1,19 @@
 //! Training objectives: the interface of the next-token loss, and of a loss of your own.
 
 mod classification;
+mod cpo;
 mod dpo;
 mod next_token;
+mod orpo;
 mod pairs;
 mod sequence;
 
 pub use classification::SequenceClassification;
+pub use cpo::{Cpo, CpoConfig, CpoLoss};
 pub use dpo::{Dpo, DpoConfig, DpoLoss};
 pub use next_token::NextToken;
 pub(crate) use next_token::chunk;
+pub use orpo::{Orpo, OrpoConfig};
 pub(crate) use sequence::log_probs;
 pub use sequence::{BySequence, Losses, SequenceLoss, Sequences};
 

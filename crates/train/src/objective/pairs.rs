@@ -1,7 +1,10 @@
 //! Pairs of a chosen and a rejected answer.
 
 use super::{Sequences, ints, total};
-use crate::{TrainError, data::Dataset};
+use crate::{
+    TrainError,
+    data::{Batch, Dataset},
+};
 use burn::tensor::Tensor;
 
 /// The pairs of a batch: values of the chosen and of the rejected answers, `[pairs]` each.
@@ -35,7 +38,13 @@ impl<'a> Pairs<'a> {
         Err(TrainError::setting("data", "no pairs", reason))
     }
 
-    fn of(&self, values: &Tensor<1>) -> [Tensor<1>; 2] {
+    /// Number of pairs of a batch.
+    pub fn count(batch: &Batch) -> usize {
+        batch.sources.len() / 2
+    }
+
+    /// The pairs of other values, one for each sequence.
+    pub fn of(&self, values: &Tensor<1>) -> [Tensor<1>; 2] {
         [0, 1].map(|which| {
             let places = (0..self.count).map(|pair| (2 * pair + which) as i32).collect();
             values.clone().select(0, ints(places, &values.device()))
@@ -55,18 +64,41 @@ impl<'a> Pairs<'a> {
         self.of(&(self.sequences.logps.clone() - self.sequences.reference()))
     }
 
-    /// The mean cross-entropy of the tokens of the chosen answers, once for each pair.
+    /// The mean cross-entropy of the tokens of the chosen answers, and of their prompts if these are read, once for each
+    /// pair.
     pub fn chosen_entropy(&self) -> Tensor<1> {
         let ([logps, _], [lengths, _]) = (self.logps(), self.lengths());
-        total(logps).neg() / total(lengths) * self.count as f64
+        let (mut logps, mut tokens) = (total(logps), total(lengths));
+        if let Some([prompts, lengths]) = &self.sequences.prompts {
+            let ([prompts, _], [lengths, _]) = (self.of(prompts), self.of(lengths));
+            (logps, tokens) = (logps + total(prompts), tokens + total(lengths));
+        }
+        logps.neg() / tokens * self.count as f64
     }
 
-    /// Sums of the metrics over the pairs, given the rewards.
-    pub fn metrics(&self, [chosen, rejected]: [Tensor<1>; 2]) -> Vec<Tensor<1>> {
+    /// Checks the factor of the differences.
+    pub fn check_beta(beta: f64) -> Result<(), TrainError> {
+        if beta > 0.0 && beta.is_finite() {
+            return Ok(());
+        }
+        Err(TrainError::setting("objective.beta", beta, "it has to be above 0"))
+    }
+
+    /// Mean log-probabilities of the tokens.
+    pub fn mean_logps(&self) -> [Tensor<1>; 2] {
+        let ([chosen, rejected], [a, b]) = (self.logps(), self.lengths());
+        [chosen / a, rejected / b]
+    }
+
+    /// Sums of the metrics over the pairs, given the rewards and the log-probabilities.
+    pub fn metrics(
+        &self,
+        [chosen, rejected]: [Tensor<1>; 2],
+        [logps, other]: [Tensor<1>; 2],
+    ) -> Vec<Tensor<1>> {
         let ([correct, _], [lengths, _]) = (self.of(&self.sequences.correct), self.lengths());
         let margins = chosen.clone() - rejected.clone();
         let better = margins.clone().greater_elem(0.0).float();
-        let [logps, other] = self.logps();
         vec![
             total(chosen),
             total(rejected),
@@ -77,4 +109,10 @@ impl<'a> Pairs<'a> {
             total(correct) / total(lengths) * self.count as f64,
         ]
     }
+}
+
+/// `log σ(x)`, with its gradient everywhere: `(x - |x|) / 2 - log(1 + exp(-|x|))`.
+pub(super) fn log_sigmoid(x: Tensor<1>) -> Tensor<1> {
+    let size = x.clone().abs();
+    (x - size.clone()) * 0.5 - size.neg().exp().log1p()
 }

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     TrainError,
-    data::{Batch, Dataset},
+    data::{Batch, Dataset, IGNORE_INDEX},
     metric::Goal,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -28,6 +28,9 @@ pub struct Sequences {
     pub lengths: Tensor<1>,
     /// Number of target tokens that the model ranks first.
     pub correct: Tensor<1>,
+    /// Log-probability of the other tokens of each sequence, its prompt, and their number, if
+    /// [`SequenceLoss::reads_prompts`].
+    pub prompts: Option<[Tensor<1>; 2]>,
     /// Numbers beside the tokens, by name: [`Batch::values`].
     pub values: BTreeMap<String, Tensor<1>>,
 }
@@ -98,6 +101,11 @@ pub trait SequenceLoss: Send + Sync {
         None
     }
 
+    /// Returns `true` if the loss depends on the log-probabilities of the prompts, too.
+    fn reads_prompts(&self) -> bool {
+        false
+    }
+
     /// As [`Objective::metrics`].
     fn metrics(&self) -> Vec<&'static str>;
 
@@ -151,7 +159,7 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
         context: &M::Context,
         mut sums: Option<&mut GradientSums>,
     ) -> Outcome {
-        let targets = Targets::new(model, hidden, batch);
+        let targets = Targets::new(model, hidden, batch, self.0.reads_prompts());
         let found = targets.log_probs(model, context, sums.is_some());
         let tracked = sums.is_some();
         let lift = |tensor: Tensor<1>| if tracked { tensor.autodiff() } else { tensor };
@@ -160,10 +168,15 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
             .values
             .iter()
             .map(|(name, values)| (name.clone(), lift(floats(values, &targets.device))));
+        let (sequences, lengths) = (targets.sequences, targets.lengths());
+        let part =
+            |of: &Tensor<1>, number: usize| of.clone().narrow(0, number * sequences, sequences);
+        let prompts = || [part(&logps, 1), lift(part(&lengths, 1))];
         let Losses { loss, metrics } = self.0.losses(&Sequences {
-            logps: logps.clone(),
-            lengths: lift(targets.lengths()),
-            correct: lift(found.correct),
+            logps: part(&logps, 0),
+            lengths: lift(part(&lengths, 0)),
+            correct: lift(part(&found.correct, 0)),
+            prompts: self.0.reads_prompts().then(prompts),
             values: values.collect(),
         });
         let Some(sums) = &mut sums else { return Outcome { loss, metrics, grad: None } };
@@ -185,10 +198,11 @@ pub(crate) fn log_probs<M: CausalLm>(
     batch: &Batch,
     context: &M::Context,
 ) -> Tensor<1> {
-    Targets::new(model, hidden, batch).log_probs(model, context, false).logps
+    Targets::new(model, hidden, batch, false).log_probs(model, context, false).logps
 }
 
-/// Target tokens of a batch, with the sequences that they belong to.
+/// Target tokens of a batch, with the parts of sequences that they belong to: the answers, and then the prompts if these
+/// are read.
 struct Targets {
     /// `[rows · sequence, hidden]`
     hidden: Tensor<2>,
@@ -197,11 +211,13 @@ struct Targets {
     places: Vec<(i32, i32)>,
     owners: Vec<usize>,
     sequences: usize,
+    /// Number of parts.
+    parts: usize,
     /// Tokens of a chunk.
     chunk: usize,
 }
 
-/// Log-probabilities of sequences, `[sequences]`, and how many of their tokens are ranked first.
+/// Log-probabilities of the parts, `[parts]`, and how many of their tokens are ranked first.
 struct LogProbs {
     logps: Tensor<1>,
     correct: Tensor<1>,
@@ -211,16 +227,25 @@ struct LogProbs {
 }
 
 impl Targets {
-    fn new<M: CausalLm>(model: &M, hidden: Tensor<3>, batch: &Batch) -> Self {
+    fn new<M: CausalLm>(model: &M, hidden: Tensor<3>, batch: &Batch, prompts: bool) -> Self {
         let (shape, device) = (hidden.dims(), hidden.device());
         let [rows, length, width] = shape;
+        let sequences = batch.sources.len();
+        let owned = batch.owners().into_iter().enumerate();
+        let tokens = owned.filter_map(|(place, owner)| {
+            let (owner, is_target) = (owner?, batch.targets[place] != IGNORE_INDEX);
+            let part = if is_target { owner } else { sequences + owner };
+            (is_target || prompts).then(|| ((place as i32, batch.ids[place + 1] as i32), part))
+        });
+        let (places, owners) = tokens.unzip();
         Self {
             hidden: hidden.reshape([rows * length, width]),
             shape,
             device,
-            places: batch.target_places(),
-            owners: batch.target_samples(),
-            sequences: batch.sources.len(),
+            places,
+            owners,
+            sequences,
+            parts: if prompts { 2 * sequences } else { sequences },
             chunk: chunk(model.vocabulary()),
         }
     }
@@ -230,18 +255,18 @@ impl Targets {
     }
 
     fn lengths(&self) -> Tensor<1> {
-        let mut lengths = vec![0.0; self.sequences];
+        let mut lengths = vec![0.0; self.parts];
         self.owners.iter().for_each(|owner| lengths[*owner] += 1.0);
         floats(&lengths, &self.device)
     }
 
-    /// 1 where a token belongs to a sequence, `[sequences, tokens]`.
+    /// 1 where a token belongs to a part, `[parts, tokens]`.
     fn membership(&self, owners: &[usize]) -> Tensor<2> {
-        let mut values = vec![0f32; self.sequences * owners.len()];
+        let mut values = vec![0f32; self.parts * owners.len()];
         for (token, owner) in owners.iter().enumerate() {
             values[owner * owners.len() + token] = 1.0;
         }
-        let shape = [self.sequences, owners.len()];
+        let shape = [self.parts, owners.len()];
         Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32))
     }
 
@@ -251,7 +276,7 @@ impl Targets {
         context: &M::Context,
         with_grads: bool,
     ) -> LogProbs {
-        let zeros = || Tensor::<1>::zeros([self.sequences], (&self.device, DType::F32));
+        let zeros = || Tensor::<1>::zeros([self.parts], (&self.device, DType::F32));
         let (mut logps, mut correct) = (zeros(), zeros());
         let mut grads = with_grads.then(Vec::new);
         for (places, owners) in self.chunks() {
@@ -279,7 +304,7 @@ impl Targets {
             let members = self.membership(owners);
             let sum = |of: Tensor<1>| {
                 let column = of.reshape([owners.len(), 1]);
-                Gemm::new().run(members.clone(), column).reshape([self.sequences])
+                Gemm::new().run(members.clone(), column).reshape([self.parts])
             };
             logps = logps - sum(entropy.loss);
             correct = correct + sum(entropy.correct);
@@ -287,7 +312,7 @@ impl Targets {
         LogProbs { logps, correct, grads }
     }
 
-    /// Returns the gradient at the hidden states, given those of the log-probabilities, `[sequences]`.
+    /// Returns the gradient at the hidden states, given those of the log-probabilities, `[parts]`.
     fn pull_back<M: CausalLm>(
         &self,
         model: &M,
@@ -299,7 +324,7 @@ impl Targets {
         let dtype = self.hidden.dtype();
         // A token's loss is its negative log-probability.
         let of_tokens = |owners: &[usize]| {
-            let column = grad.clone().neg().reshape([self.sequences, 1]);
+            let column = grad.clone().neg().reshape([self.parts, 1]);
             Gemm::new().trans_lhs().run(self.membership(owners), column)
         };
         let scaled =

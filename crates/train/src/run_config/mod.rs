@@ -11,7 +11,8 @@ mod start;
 mod tokens;
 
 pub(crate) use file::with_nearest;
-pub(crate) use hub::RUN;
+#[cfg(feature = "hub")]
+pub(crate) use hub::wrong as wrong_id;
 
 pub use data::DataConfig;
 pub use hub::HubConfig;
@@ -96,6 +97,9 @@ pub struct RunConfig {
     /// `[hub]`: where the output folder is uploaded.
     pub hub: HubConfig,
 }
+
+/// Name of the file of a run's settings in its output folder.
+pub(crate) const RUN: &str = "run.toml";
 
 impl Default for RunConfig {
     /// QLoRA of rank 16 on all linear layers, three epochs in steps of 16 examples, with a

@@ -7,9 +7,10 @@ use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::{
     BatchConfig, Dataset, Objective, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
     data::Sample,
-    objective::{BySequence, DpoConfig, Reference},
+    objective::{BySequence, CpoConfig, DpoConfig, OrpoConfig, Reference},
     reference_log_probs,
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 
@@ -63,8 +64,8 @@ fn model() -> Llama {
 }
 
 /// Settings of a golden, in our names, which are TRL's.
-fn settings(case: &str) -> (DpoConfig, Value) {
-    let found = json(&format!("dpo/{case}.json"));
+fn settings<C: DeserializeOwned>(case: &str) -> (C, Value) {
+    let found = json(&format!("{case}.json"));
     (serde_json::from_value(found["settings"].clone()).unwrap(), found)
 }
 
@@ -121,9 +122,12 @@ fn check<O: Objective<Llama> + 'static>(
         let loss = number(&expected["loss"]);
         near("loss", found.loss, 1e-5 * loss.abs().max(1.0));
         near("grad_norm", found.grad_norm, 1e-4 * number(&expected["grad_norm"]));
-        // That of a step is the mean of those of its micro-batches, whose answers have other lengths.
+        // ORPO and CPO have none; and that of a step is the mean of those of its micro-batches, whose answers have
+        // other lengths.
         let metrics = found.metrics.iter();
-        let metrics = metrics.filter(|(name, _)| !several || *name != "mean_token_accuracy");
+        let metrics = metrics.filter(|(name, _)| {
+            *name != "mean_token_accuracy" || !several && expected.get(*name).is_some()
+        });
         for (metric, value) in metrics {
             near(metric, value, 1e-5 * number(&expected[metric]).abs().max(1.0));
         }
@@ -154,9 +158,27 @@ fn compared() -> Dataset {
 fn dpo_agrees_with_trl() {
     let data = compared();
     for case in DPO {
-        let (config, expected) = settings(case);
+        let (config, expected) = settings::<DpoConfig>(&format!("dpo/{case}"));
         let objective = || BySequence(config.clone());
         check(&format!("dpo/{case}"), objective, &data, &expected, |run| run);
+    }
+}
+
+#[test]
+fn orpo_agrees_with_trl() {
+    let data = pairs();
+    for case in ["default", "strong"] {
+        let (config, expected) = settings::<OrpoConfig>(&format!("orpo/{case}"));
+        check(&format!("orpo/{case}"), || BySequence(config), &data, &expected, |run| run);
+    }
+}
+
+#[test]
+fn cpo_agrees_with_trl() {
+    let data = pairs();
+    for case in ["sigmoid", "smoothed", "hinge", "ipo", "simpo"] {
+        let (config, expected) = settings::<CpoConfig>(&format!("cpo/{case}"));
+        check(&format!("cpo/{case}"), || BySequence(config), &data, &expected, |run| run);
     }
 }
 
@@ -164,7 +186,7 @@ fn dpo_agrees_with_trl() {
 #[test]
 fn the_way_makes_no_difference() {
     let data = compared();
-    let (config, expected) = settings("robust");
+    let (config, expected) = settings::<DpoConfig>("dpo/robust");
     let objective = || BySequence(config.clone());
     check("dpo/robust", objective, &data, &expected, |run| run.recompute(Recompute::EveryLayer));
     check("dpo/robust", objective, &data, &expected, |run| {

@@ -204,7 +204,7 @@ fn columns() {
     assert_eq!(
         wrong_record(json!({"question": "a", "answer": "b"})),
         "records:1: no known format has these columns (`answer`, `question`). Known are `messages`, \
-         `conversations`, `prompt` and `completion`, `instruction` and `output`, and `text`; other \
+         `conversations`, `prompt` and `completion`, `chosen` and `rejected`, `instruction` and `output`, and `text`; other \
          names can be mapped to these by `column`"
     );
     let data = [json!({"prompt": "a", "completion": "b"}), json!({"prompt": "a", "answer": "b"})];
