@@ -98,8 +98,12 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut model = run.model.loader()?.load(&device)?;
     model.check_tokenizer(&tokenizer);
     let batches = BatchConfig { size: run.train.batches.size, ..BatchConfig::default() };
+    let mut base = model.clone();
+    base.select(Selection::base())?;
+    let data = run.compared(&base, &data, &batches)?;
+    drop(base);
     let measure = |model: &Llama| {
-        let mut found = evaluate(model, &data, &batches)?;
+        let mut found = run.evaluate(model, &data, &batches)?;
         if let Some(answers) = &answers {
             answers.add_to(&mut found, model, &data)?;
         }

@@ -46,7 +46,7 @@ pub fn preview(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let valid = data.valid.take();
         data.train = valid.ok_or("there are no data to validate on: --valid or --valid-split")?;
     }
-    let (first, count) = (arguments.from - 1, data.train.len());
+    let (first, count) = (arguments.from - 1, data.train.report().examples);
     if first >= count {
         return Err(format!("--from {}: there are {count} examples", arguments.from).into());
     }
@@ -63,28 +63,37 @@ pub fn text(data: &RunData, shown: Range<usize>) -> Result<String, TrainError> {
     if let Some(valid) = valid {
         _ = write!(text, "\nto validate on: {}", valid.report());
     }
-    for index in shown {
+    for (number, index) in samples(train, shown) {
         let example = train.preview(index, tokenizer, program::colours())?;
+        let tokens = train.sample(index).ids.len();
         // Scripts look for the line that `train` has before its example.
-        let heading = match index {
-            0 => "The first example".to_owned(),
-            _ => format!("Example {}, {} tokens", index + 1, train.sample(index).ids.len()),
+        let heading = match (number, train.part_of_pair(index)) {
+            (1, None) => "The first example".to_owned(),
+            (_, None) => format!("Example {number}, {tokens} tokens"),
+            (_, Some(part)) => format!("Example {number}, {part}, {tokens} tokens"),
         };
         _ = write!(text, "\n\n{heading}; what is trained is marked:\n{example}");
     }
     Ok(text)
 }
 
+/// The samples of some examples, with the number of their example.
+fn samples(data: &Dataset, shown: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+    let each = data.samples_per_example();
+    shown.flat_map(move |example| (0..each).map(move |part| (example + 1, example * each + part)))
+}
+
 /// The data as JSON.
 pub fn json(data: &RunData, shown: Range<usize>) -> Result<Value, TrainError> {
     let RunData { tokenizer, train, valid } = data;
-    let examples = shown.map(|index| {
+    let examples = samples(train, shown).map(|(number, index)| {
         let sample = train.sample(index);
         let spans = train.spans(index, tokenizer)?.into_iter().map(
             |span| json!({ "text": span.text, "trained": span.trained, "special": span.special }),
         );
         Ok(json!({
-            "number": index + 1,
+            "number": number,
+            "part": train.part_of_pair(index),
             "tokens": sample.ids.len(),
             "trained_tokens": sample.target_count(),
             "spans": spans.collect::<Vec<_>>(),

@@ -3,6 +3,7 @@
 use crate::options;
 use burn_lora::prelude::*;
 use clap::Args;
+use serde_json::json;
 use std::{error::Error, path::PathBuf};
 
 fn set<T: Clone, S: From<T>>(setting: &mut S, given: &Option<T>) {
@@ -105,6 +106,9 @@ pub struct RunOptions {
     /// Micro-batches per optimizer step
     #[arg(long, value_name = "COUNT")]
     gradient_accumulation_steps: Option<usize>,
+    /// What is trained on: next_token, or of pairs of answers dpo, orpo or cpo [default: next_token]
+    #[arg(long, value_name = "NAME")]
+    objective: Option<String>,
     /// Storage format of the linear layers
     #[arg(long, value_parser = options::format())]
     format: Option<WeightFormat>,
@@ -136,6 +140,14 @@ impl RunOptions {
             run = run.with("adapter.lora_alpha", alpha)?;
         }
         self.apply(&mut run);
+        if let Some(name) = &self.objective {
+            // The settings of the file stay if they are those of this objective.
+            let known = serde_json::to_value(&run.objective)?["name"] == name.as_str();
+            if !known {
+                run.objective = serde_json::from_value(json!({ "name": name }))
+                    .map_err(|error| format!("--objective {name}: {error}"))?;
+            }
+        }
         self.data.over(run)
     }
 

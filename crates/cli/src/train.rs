@@ -124,7 +124,7 @@ pub fn train(
         }
         None => trainer,
     };
-    let report = trainer.html_report(&mut page).fit(&mut model, train, run.validation(&data))?;
+    let report = run.fit(trainer.html_report(&mut page), &mut model, &data)?;
     arguments.sample("now", &model, tokenizer, &run.generate, &mut page)?;
     if let Err(error) = page.write() {
         burn_lora_io::warn!("the report lacks the last answer: {error}");

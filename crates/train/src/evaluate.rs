@@ -3,7 +3,7 @@
 use crate::{
     TrainError,
     data::{BatchConfig, Dataset},
-    objective::{NextToken, Objective},
+    objective::{NextToken, Objective, Reference},
     reference::prepared,
     step,
     watch::EvalMetrics,
@@ -30,7 +30,8 @@ pub fn evaluate<M: CausalLm>(
 /// Evaluates a model on a data set with another objective: its mean loss and metrics.
 ///
 /// # Errors
-/// As [`evaluate`], and those of [`Objective::check`].
+/// As [`evaluate`], and those of [`Objective::check`]; [`TrainError::Setting`] if the objective compares with
+/// [`Reference::Start`], and the data have no log-probabilities by it.
 pub fn evaluate_with<M: CausalLm>(
     objective: &dyn Objective<M>,
     model: &M,
@@ -39,6 +40,11 @@ pub fn evaluate_with<M: CausalLm>(
 ) -> Result<EvalMetrics, TrainError> {
     data.check_vocabulary(model.vocabulary())?;
     objective.check(data)?;
+    if objective.reference() == Some(Reference::Start) && !data.has_values(Reference::LOG_PROBS) {
+        let reason = "the objective compares with the model as it was at the start, whose log-probabilities \
+                      the data do not have: add those of `reference_log_probs` by `with_values`";
+        return Err(TrainError::setting(Reference::LOG_PROBS, "missing", reason));
+    }
     let data = &prepared(objective, model, data, batches)?;
     let model = model.valid();
     let device = model.device();

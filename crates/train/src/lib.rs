@@ -107,8 +107,8 @@ pub use push::{Pushed, push};
 pub use recompute::Recompute;
 pub use reference::reference_log_probs;
 pub use run_config::{
-    Compute, DataConfig, HubConfig, MetricsConfig, ModelConfig, Precision, RunConfig, RunData,
-    TokensConfig, TrainTokens,
+    Compute, DataConfig, HubConfig, MetricsConfig, ModelConfig, ObjectiveConfig, Precision,
+    RunConfig, RunData, TokensConfig, TrainTokens,
 };
 pub use schedule::{Schedule, Warmup};
 pub use sweep::Sweep;

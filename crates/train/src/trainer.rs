@@ -238,7 +238,16 @@ impl<'a> Trainer<'a> {
         train: &Dataset,
         valid: impl Into<Validation<'v, M>>,
     ) -> Result<Report, TrainError> {
-        let given = valid.into();
+        self.fit_boxed(Arc::new(objective), model, train, valid.into())
+    }
+
+    pub(crate) fn fit_boxed<M: CausalLm>(
+        self,
+        objective: Arc<dyn Objective<M>>,
+        model: &mut M,
+        train: &Dataset,
+        given: Validation<'_, M>,
+    ) -> Result<Report, TrainError> {
         let Self { config, mut observers, interrupt, devices, resume, pause, output, page } =
             self.claim()?;
         config.warn_of_rate();
@@ -246,7 +255,7 @@ impl<'a> Trainer<'a> {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
         }
-        let prepare = |data| prepared(&objective, &*model, data, &config.batches);
+        let prepare = |data| prepared(&*objective, &*model, data, &config.batches);
         let (train, examples) = (&prepare(train)?, given.data.map(prepare).transpose()?);
         let valid = Validation { data: examples.as_ref(), metrics: given.metrics };
         if let Some(output) = &config.output {
@@ -264,7 +273,6 @@ impl<'a> Trainer<'a> {
         if let OptimizerConfig::LoraFa { .. } = config.optimizer {
             setup::freeze_a(model)?;
         }
-        let objective = Arc::new(objective);
         let mut run =
             Run::new(&config, objective, model, (train, &valid), &devices, output, resume)?;
         run.pause = pause;

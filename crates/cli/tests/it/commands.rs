@@ -370,3 +370,50 @@ fn a_plan_is_that_of_its_options_or_of_a_run_file() {
     let found = run(&["plan", "testdata/gqa", "--memory", "8", "--recompute", "none"]).unwrap();
     assert!(found.lines().last().unwrap().trim().starts_with("8 GiB     yes"), "{found}");
 }
+
+/// From pairs to an adapter that prefers the chosen answers, by what the program says.
+#[test]
+fn a_preference_is_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, _) = small_model(folder.path());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (data, out) = (path("pairs.jsonl"), path("out"));
+    let pair = serde_json::json!({ "prompt": "hello", "chosen": " world", "rejected": " hello" });
+    let equal = serde_json::json!({ "prompt": "hello", "chosen": " a", "rejected": " a" });
+    fs::write(&data, format!("{}{equal}\n", format!("{pair}\n").repeat(16))).unwrap();
+    let words = ["--model", &model, "--data", &data, "--objective", "dpo", "--device", "cpu"];
+    let train = [
+        &["train"][..],
+        &words,
+        &["--output", &out, "--format", "none", "--lr", "1e-2", "--epochs", "4"],
+        &["--set", "objective.beta=0.5", "--valid-split", "0.25", "--batch-size", "2"],
+    ]
+    .concat();
+    let error = run(&train).unwrap_err();
+    assert!(
+        error.contains("pairs.jsonl:17") && error.contains("both answers are the same"),
+        "{error}"
+    );
+    let train = [&train[..], &["--set", "data.on_empty='skip'"]].concat();
+    let shown = run(&train).unwrap();
+    let skipped = "1 with the same answer twice";
+    assert!(shown.contains(skipped) && shown.contains("Example 1, chosen"), "{shown}");
+
+    let file = format!("{out}/run.toml");
+    let found = run(&["eval", "--config", &file, "--adapter", "base", "--adapter", &out, "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&found.unwrap()).unwrap();
+    let [before, after] = [0, 1].map(|at| &found["results"][at]);
+    assert_eq!(before["rewards/margins"], 0.0, "{found}");
+    assert!(after["rewards/margins"].as_f64().unwrap() > 0.5, "{found}");
+    assert_eq!(after["rewards/accuracies"], 1.0, "{found}");
+
+    // The next-token loss does not take rejected answers for examples.
+    let words: Vec<_> =
+        train.iter().map(|word| if *word == "dpo" { "next_token" } else { word }).collect();
+    let words: Vec<_> = words
+        .into_iter()
+        .map(|word| if word == "objective.beta=0.5" { "train.seed=1" } else { word })
+        .collect();
+    let error = run(&[&words[..], &["--resume"]].concat()).unwrap_err();
+    assert!(error.contains("choose an objective of pairs"), "{error}");
+}

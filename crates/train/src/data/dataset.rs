@@ -146,6 +146,11 @@ impl Dataset {
         self.store.group
     }
 
+    /// Returns the part of its example that a sample is: `Some("chosen")` or `Some("rejected")` of a pair.
+    pub fn part_of_pair(&self, index: usize) -> Option<&'static str> {
+        (self.store.group == 2).then(|| ["chosen", "rejected"][index % 2])
+    }
+
     /// Returns the samples of each example.
     pub(super) fn examples(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
         let group = self.store.group;

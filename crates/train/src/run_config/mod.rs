@@ -6,6 +6,7 @@ mod file;
 mod hub;
 mod metrics;
 mod model;
+mod objective;
 mod report;
 mod start;
 mod tokens;
@@ -18,6 +19,7 @@ pub use data::DataConfig;
 pub use hub::HubConfig;
 pub use metrics::MetricsConfig;
 pub use model::{Compute, ModelConfig, Precision};
+pub use objective::ObjectiveConfig;
 pub use start::RunData;
 pub use tokens::{TokensConfig, TrainTokens};
 
@@ -88,6 +90,8 @@ pub struct RunConfig {
     pub adapter: LoraConfig,
     /// `[data]`: the examples, and how they become samples.
     pub data: DataConfig,
+    /// `[objective]`: what is trained on.
+    pub objective: ObjectiveConfig,
     /// `[metrics]`: what evaluations compute beside the loss.
     pub metrics: MetricsConfig,
     /// `[train]`: the settings of the trainer.
@@ -112,6 +116,7 @@ impl Default for RunConfig {
             tokens: TokensConfig::default(),
             adapter: LoraConfig::new(16, 32).all_linear(),
             data: DataConfig::default(),
+            objective: ObjectiveConfig::default(),
             metrics: MetricsConfig::default(),
             train: TrainConfig::new(2e-4)
                 .epochs(3)
@@ -181,6 +186,14 @@ impl RunConfig {
             return missing("train.output", "name a folder");
         }
         data.validate()?;
+        self.objective.validate()?;
+        if let (Some(needed), Some(format)) = (self.objective.format(), data.format)
+            && format != needed
+        {
+            let reason =
+                "the objective compares two answers, `chosen` and `rejected`: leave it out";
+            return Err(TrainError::setting("data.format", format!("{format:?}"), reason));
+        }
         if train.evaluate.is_some() && !data.has_validation() {
             let reason = "there is nothing to evaluate on: set `data.valid` or `data.valid_split`, \
                 or leave it out";

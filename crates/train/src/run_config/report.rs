@@ -42,8 +42,10 @@ impl RunConfig {
         let names = names.filter_map(Path::file_name).map(|name| name.to_string_lossy());
         report.title(&names.collect::<Vec<_>>().join(" → ")).settings(&self.to_toml()?);
         let RunData { tokenizer, train, .. } = data;
-        for index in 0..train.len().min(EXAMPLES) {
-            report.example(&train.source(index), train.spans(index, tokenizer)?);
+        for index in 0..train.len().min(EXAMPLES * train.samples_per_example()) {
+            let part = train.part_of_pair(index).map_or(String::new(), |part| format!(", {part}"));
+            let source = format!("{}{part}", train.source(index));
+            report.example(&source, train.spans(index, tokenizer)?);
         }
         Ok(report)
     }

@@ -46,7 +46,7 @@ impl RunConfig {
     /// println!("{}", data.train.report());
     /// let mut model = run.load_model(&run.devices()?[0])?;
     /// let trainer = trainer.observe(Progress::new()).interrupt(Interrupt::on_ctrl_c()?);
-    /// let report = trainer.fit(&mut model, &data.train, run.validation(&data))?;
+    /// let report = run.fit(trainer, &mut model, &data)?;
     /// run.push(&report)?;
     /// # Ok(())
     /// # }
@@ -69,7 +69,7 @@ impl RunConfig {
         let trainer = trainer.recompute(fitted.train.recompute);
         let mut report = fitted.html_report(&data)?;
         let trainer = trainer.observe(Progress::new()).html_report(&mut report);
-        let report = trainer.fit(&mut model, &data.train, self.validation(&data))?;
+        let report = self.fit(trainer, &mut model, &data)?;
         self.push(&report)?;
         Ok(report)
     }
@@ -129,7 +129,12 @@ impl RunConfig {
     /// - those of [`DatasetBuilder::load`](crate::data::DatasetBuilder::load)
     pub fn load_data(&self) -> Result<RunData, TrainError> {
         let tokenizer = self.tokenizer()?;
-        let mut data = self.data.builder(&self.data.files);
+        let builder = |files| {
+            let data = self.data.builder(files);
+            // Some data sets have the examples in several formats.
+            self.objective.format().into_iter().fold(data, |data, format| data.format(format))
+        };
+        let mut data = builder(&self.data.files);
         if self.data.limit > 0 {
             data = data.limit(self.data.limit);
         }
@@ -145,7 +150,7 @@ impl RunConfig {
                 }
                 (train, Some(valid))
             }
-            files => (data, Some(self.data.builder(files).load(&tokenizer)?)),
+            _ => (data, Some(builder(&self.data.valid).load(&tokenizer)?)),
         };
         Ok(RunData { tokenizer, train, valid })
     }
@@ -231,6 +236,9 @@ impl RunConfig {
             .adapter(&*method)?
             .train(&self.train)
             .length(self.train.batches.packing.unwrap_or(longest));
+        if self.objective.of_pairs() && self.train.batches.packing.is_none() {
+            plan = plan.rows(2 * self.train.batches.size);
+        }
         if let Some(dtype) = self.model.dtype {
             plan = plan.dtype(dtype.into());
         }

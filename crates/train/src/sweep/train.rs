@@ -7,7 +7,6 @@ use super::{
 use crate::{
     checkpoint,
     error::TrainError,
-    evaluate::evaluate,
     interrupt::Interrupt,
     run_config::RunData,
     watch::{MetricsLog, Observer, Record, StopReason},
@@ -33,11 +32,12 @@ pub(super) fn train(
     let valid = data.valid.as_ref().expect("a sweep has validation data");
     let trainer = run.trainer()?.resume(true).claim()?;
     run.add_adapter(&mut model)?;
+    let valid = &run.compared(&model, valid, &run.train.batches)?;
     result.parameters = model.summary().trainable;
     let fitted = run.within_budget(&model, data.train.report().longest)?;
     let trainer = trainer.recompute(fitted.train.recompute);
     let trainer = trainer.pause_at(goal).interrupt(interrupt.clone()).observe(observers);
-    let report = trainer.fit(&mut model, &data.train, Some(valid))?;
+    let report = run.fit_on(trainer, &mut model, data, Some(valid))?;
 
     result.steps = report.finished.steps;
     let reason = report.finished.reason;
@@ -56,7 +56,7 @@ pub(super) fn train(
     let last = report.evaluations.last().filter(|last| is_last && last.step == result.steps);
     let loss = match last {
         Some(last) => last.loss,
-        None => evaluate(&model, valid, &run.train.batches)?.loss,
+        None => run.evaluate(&model, valid, &run.train.batches)?.loss,
     };
     if !loss.is_finite() {
         result.status = Status::Diverged;
