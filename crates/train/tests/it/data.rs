@@ -7,6 +7,7 @@ mod files;
 mod formats;
 mod hostile;
 mod masks;
+mod pairs;
 mod truncation;
 mod warnings;
 

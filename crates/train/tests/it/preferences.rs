@@ -1,13 +1,14 @@
 //! Preference objectives against TRL's trainers (testdata/preferences.py): losses, metrics, gradients, ten steps.
 
 use crate::common::*;
-use burn_lora_adapter::AdaptableExt;
+use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, Selection};
 use burn_lora_llama::Llama;
 use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::{
     BatchConfig, Dataset, Objective, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
     data::Sample,
-    objective::{BySequence, CpoConfig, DpoConfig, OrpoConfig, Reference},
+    evaluate_with,
+    objective::{BySequence, CpoConfig, Dpo, DpoConfig, OrpoConfig, Reference},
     reference_log_probs,
 };
 use serde::de::DeserializeOwned;
@@ -215,4 +216,105 @@ fn records_are_the_tokens_of_trl() {
             assert_eq!((ids, loss_mask), ([prompt, answer].concat(), mask), "{}", record["kind"]);
         }
     }
+}
+
+/// A trained head has gradients of its own, which depend on those of the sequences.
+#[test]
+fn a_head_that_is_trained_makes_no_difference_to_the_rest() {
+    let data = compared();
+    let step = |head: bool| {
+        let lora = LoraConfig::new(4, 8).targets(["q_proj", "v_proj"]).init(Init::Random).seed(3);
+        let lora = if head { lora.modules_to_save(["lm_head"]) } else { lora };
+        let mut model = base().with_adapter(&lora).unwrap();
+        let config = TrainConfig::new(1.0).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
+        let batches = BatchConfig { size: 4, shuffle: false, ..BatchConfig::default() };
+        let config = config.schedule(Schedule::Constant).max_steps(1).batches(batches);
+        let config = TrainConfig { max_grad_norm: None, weight_decay: 0.0, ..config };
+        let report = Trainer::new(config).fit_with(Dpo::new(0.3), &mut model, &data, None).unwrap();
+        (adapter(&model), report.log[0].loss)
+    };
+    let (plain, trained) = (step(false), step(true));
+    assert!((plain.1 - trained.1).abs() < 1e-6);
+    for (name, (_, values)) in &plain.0 {
+        let off = difference(values, &trained.0[name].1);
+        assert!(off < 1e-6, "{name}: {off}");
+    }
+    let head = &trained.0["base_model.model.lm_head.weight"].1;
+    let before = &tensors(&golden("gqa").join("model.safetensors"))["lm_head.weight"].1;
+    assert!(difference(head, before) > 1e-4);
+}
+
+#[test]
+fn a_reference_has_to_be_known() {
+    let data = pairs();
+    let (model, batches) = (model(), BatchConfig::default());
+    let objective = Dpo::new(0.1);
+    let error = evaluate_with(&objective, &model, &data, &batches).unwrap_err().to_string();
+    assert!(error.contains("reference_log_probs"), "{error}");
+    // The base itself has no margins, and another adapter's are those of this adapter against it.
+    let found = evaluate_with(&objective, &base(), &compared(), &batches).unwrap();
+    assert!(found.metrics.get("rewards/margins").unwrap().abs() < 1e-6);
+    let mut two = model;
+    two.load_adapter("other", golden("gqa").join("rslora")).unwrap();
+    two.select(Selection::adapters(["default"])).unwrap();
+    let config =
+        DpoConfig { reference: Reference::Adapter("other".into()), ..DpoConfig::default() };
+    let against = evaluate_with(&BySequence(config.clone()), &two, &data, &batches).unwrap();
+    let by = |name: &str| {
+        reference_log_probs(&two, &Reference::Adapter(name.into()), &data, &batches).unwrap()
+    };
+    let (a, b) = (by("default"), by("other"));
+    let margin =
+        (0..a.len()).map(|at| if at % 2 == 0 { a[at] - b[at] } else { b[at] - a[at] }).sum::<f32>();
+    let expected = f64::from(margin) * 0.1 / (a.len() / 2) as f64;
+    assert!((against.metrics.get("rewards/margins").unwrap() - expected).abs() < 1e-6);
+    let missing = DpoConfig { reference: Reference::Adapter("none".into()), ..config };
+    let error = evaluate_with(&BySequence(missing), &two, &data, &batches).unwrap_err().to_string();
+    assert!(error.contains("none"), "{error}");
+}
+
+/// A run that was stopped and resumed ends with the same bits: the reference is that of the start.
+#[test]
+fn a_resumed_run_compares_with_the_same_reference() {
+    let run = |stop: bool| {
+        let output = tempfile::tempdir().unwrap();
+        let config = TrainConfig::new(1e-2).epochs(3).batch_size(2).output(output.path());
+        let go = |resume: bool, pause: Option<usize>| {
+            let mut model = model();
+            let trainer = Trainer::new(config.clone()).resume(resume).pause_at(pause);
+            trainer.fit_with(Dpo::new(0.5), &mut model, &pairs(), None).unwrap();
+            adapter(&model)
+        };
+        if stop {
+            go(false, Some(3));
+        }
+        go(stop, None)
+    };
+    assert!(run(false) == run(true));
+}
+
+#[test]
+fn settings_that_are_wrong() {
+    let wrong = |config: Value| {
+        let config: DpoConfig = serde_json::from_value(config).unwrap();
+        config.validate().unwrap_err().to_string()
+    };
+    for (config, part) in [
+        (serde_json::json!({"beta": 0.0}), "`objective.beta` is 0"),
+        (serde_json::json!({"loss_type": []}), "name one at least"),
+        (serde_json::json!({"loss_weights": [1.0, 2.0]}), "give one for each"),
+        (serde_json::json!({"label_smoothing": 0.1}), "only the losses `robust` and `exo_pair`"),
+        (serde_json::json!({"label_smoothing": 0.5, "loss_type": ["robust"]}), "[0, 0.5)"),
+        (serde_json::json!({"loss_type": ["exo_pair"]}), "needs one"),
+    ] {
+        let error = wrong(config.clone());
+        assert!(error.contains(part), "{config}: {error}");
+    }
+    let error = Trainer::new(TrainConfig::new(1e-3)).fit_with(
+        BySequence(OrpoConfig::default()),
+        &mut model(),
+        &golden_data("gqa"),
+        None,
+    );
+    assert!(error.unwrap_err().to_string().contains("need `chosen` and `rejected`"));
 }
