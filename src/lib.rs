@@ -55,6 +55,7 @@ mod book {
         hyperparameters: "hyperparameters.md";
         lora_and_qlora: "lora-and-qlora.md";
         memory: "memory.md";
+        preferences: "preferences.md";
         qlora_on_your_gpu: "qlora-on-your-gpu.md";
         troubleshooting: "troubleshooting.md";
         your_own_model: "your-own-model.md";
