@@ -4,6 +4,7 @@ use super::{
     conversation::{self, Roles},
     preference,
     read::Record,
+    words,
 };
 use burn_lora_text::{ChatValue as Value, Message};
 use serde::{Deserialize, Serialize};
@@ -35,10 +36,13 @@ pub enum Format {
     /// `chosen` and `rejected`: the better and the worse answer to a `prompt`, as with prompts and completions.
     /// Without `prompt`, it is what both begin with.
     Preference,
+    /// `tokens`, a list of words, and `labels` or `ner_tags`, a list with a label for each: numbers or names, null or -100
+    /// for none. The first token of a word has the label of the word, and its other tokens none.
+    Tokens,
 }
 
 /// Columns that formats read, and to which others can be mapped.
-pub(crate) const COLUMNS: [&str; 13] = [
+pub(crate) const COLUMNS: [&str; 16] = [
     "text",
     "prompt",
     "completion",
@@ -52,7 +56,18 @@ pub(crate) const COLUMNS: [&str; 13] = [
     "history",
     "chosen",
     "rejected",
+    "tokens",
+    "labels",
+    "ner_tags",
 ];
+
+/// Examples that do not mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Pair,
+    Words,
+}
 
 /// An example before tokenization.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +80,11 @@ pub(crate) enum Example {
     Chat(Chat),
     /// The better and the worse answer.
     Pair(Box<[Example; 2]>),
+    /// Words, and as many labels.
+    Words {
+        words: Vec<String>,
+        labels: Vec<Value>,
+    },
 }
 
 /// A conversation.
@@ -89,15 +109,19 @@ impl Format {
             Self::PromptCompletion,
             Self::Preference,
             Self::Alpaca,
+            Self::Tokens,
             Self::Text,
         ];
-        formats.into_iter().find(|format| has(format.required())).ok_or_else(|| {
+        let fits = |format: &Self| {
+            has(format.required()) && (*format != Self::Tokens || words::labels(record).is_some())
+        };
+        formats.into_iter().find(fits).ok_or_else(|| {
             let found: Vec<_> = record.keys().map(|name| format!("`{name}`")).collect();
             let found = if found.is_empty() { "none".into() } else { found.join(", ") };
             format!(
                 "no known format has these columns ({found}). Known are `messages`, \
                  `conversations`, `prompt` and `completion`, `chosen` and `rejected`, `instruction` \
-                 and `output`, and `text`; other names can be mapped to these by `column`"
+                 and `output`, `tokens` and `ner_tags`, and `text`; other names can be mapped to these by `column`"
             )
         })
     }
@@ -110,12 +134,17 @@ impl Format {
             Self::Alpaca => &["instruction", "output"],
             Self::ShareGpt => &["conversations"],
             Self::Preference => &["chosen", "rejected"],
+            Self::Tokens => &["tokens"],
         }
     }
 
-    /// Number of samples of an example.
-    pub(crate) fn samples(self) -> usize {
-        if self == Self::Preference { 2 } else { 1 }
+    /// What its examples are.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Preference => Kind::Pair,
+            Self::Tokens => Kind::Words,
+            _ => Kind::Text,
+        }
     }
 
     /// Returns `true` if a column of a record is read. With `chat`, text becomes messages.
@@ -123,7 +152,7 @@ impl Format {
         let is_list = |name| matches!(record.get(name), Some(Value::List(_)));
         let lists = || is_list("prompt") || is_list("chosen");
         let messages = match self {
-            Self::Text => false,
+            Self::Text | Self::Tokens => false,
             Self::Messages | Self::ShareGpt => true,
             Self::PromptCompletion | Self::Preference => chat || lists(),
             Self::Alpaca => chat,
@@ -132,6 +161,7 @@ impl Format {
             "tools" | "system" => messages,
             "history" => chat && !matches!(self, Self::Messages | Self::ShareGpt) && !lists(),
             "input" => self == Self::Alpaca,
+            "labels" | "ner_tags" => self == Self::Tokens && words::labels(record) == Some(column),
             "prompt" => matches!(self, Self::PromptCompletion | Self::Preference),
             _ => self.required().contains(&column),
         }
@@ -151,6 +181,7 @@ impl Format {
             Self::Alpaca => alpaca(record, chat),
             Self::ShareGpt => conversation(record, "conversations", roles),
             Self::Preference => preference::example(record, roles, chat),
+            Self::Tokens => words::example(record),
         }
     }
 }
@@ -307,7 +338,7 @@ pub(super) fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
 }
 
 /// Returns the items of a list, which a table may store as text.
-fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
+pub(super) fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
     match value {
         Value::List(items) => Ok(items.clone()),
         Value::Text(text) => serde_json::from_str(text)

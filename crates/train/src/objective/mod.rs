@@ -2,16 +2,25 @@
 
 mod classification;
 mod dpo;
+mod logits;
+mod multi_label;
 mod next_token;
 mod pairs;
+mod regression;
+mod reward;
 mod sequence;
+mod tokens;
 
 pub use classification::SequenceClassification;
 pub use dpo::{Dpo, DpoConfig, DpoLoss};
+pub use multi_label::MultiLabelClassification;
 pub use next_token::NextToken;
 pub(crate) use next_token::chunk;
+pub use regression::Regression;
+pub use reward::Reward;
 pub(crate) use sequence::log_probs;
 pub use sequence::{BySequence, Losses, SequenceLoss, Sequences};
+pub use tokens::TokenClassification;
 
 use crate::{
     TrainError,
