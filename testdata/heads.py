@@ -2,11 +2,12 @@
 classification with torch's losses, on the golden model `gqa` with PEFT's adapters, on a CPU in float32.
 
 Usage: python heads.py OUTFOLDER
-Needs: torch, transformers, peft, trl (1.16.0), safetensors.
+Needs: torch, transformers, peft, trl (1.16.0), safetensors, scikit-learn.
 
   start/NAME/              adapters as they start: LoRA on q_proj, and `score` whole
   data.json                token ids and labels
   words.json               words with labels, as transformers' examples make tokens of them
+  scores.json              scikit-learn's precision, recall and F1 of the models as they start
   CASE.json                settings, and loss, gradient norm and metrics of ten steps
   CASE.safetensors         grad.*: gradients of the first step, before clipping; trained.*: the adapter after ten
 """
@@ -16,6 +17,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
+from sklearn.metrics import precision_recall_fscore_support
 from tokenizers import Tokenizer, models
 from transformers import (AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer,
                           PreTrainedTokenizerFast, TrainerCallback)
@@ -159,6 +161,15 @@ def tagged(loss):
 curve("tags", {}, load("tags", "TOKEN_CLS", 4), tagged(None))
 weights = [0.25, 2.0, 1.0, 1.5]
 curve("tags_weighted", {"weights": weights}, load("tags", "TOKEN_CLS", 4), tagged(torch.nn.CrossEntropyLoss(weight=torch.tensor(weights))))
+
+def scores(name, task, labels, expected):
+    with torch.no_grad():
+        found = load(name, task, labels).eval()(**batch).logits.argmax(-1)
+    counted = expected != -100
+    settings = dict(average="macro", zero_division=0)
+    return precision_recall_fscore_support(expected[counted], found[counted], **settings)[:3]
+found = {"three": scores("three", "SEQ_CLS", 3, classes), "tags": scores("tags", "TOKEN_CLS", 4, tags)}
+(out / "scores.json").write_text(json.dumps(found) + "\n")
 
 def words():
     """Tokens and labels by `tokenize_and_align_labels` of transformers' example run_ner.py."""

@@ -31,10 +31,10 @@ pub struct SequenceClassification {
     pub class_weights: Vec<f32>,
 }
 
-/// Name of the labels in the data.
-const LABEL: &str = "label";
-
 impl SequenceClassification {
+    /// Name of the labels among the numbers beside the tokens.
+    pub const LABEL: &str = "label";
+
     /// Creates the objective for this number of classes.
     pub fn new(num_labels: usize) -> Self {
         Self { num_labels, class_weights: vec![] }
@@ -67,7 +67,13 @@ impl<M: CausalLm> Objective<M> for SequenceClassification {
         check_weights("class_weights", &self.class_weights, self.num_labels)?;
         let most = self.num_labels.saturating_sub(1);
         let fits = |label: f32| label.fract() == 0.0 && (0.0..=most as f32).contains(&label);
-        logits::check_values(data, LABEL, "labels", fits, &format!("the classes are 0 to {most}"))
+        logits::check_values(
+            data,
+            Self::LABEL,
+            "labels",
+            fits,
+            &format!("the classes are 0 to {most}"),
+        )
     }
 
     fn metrics(&self) -> Vec<&'static str> {
@@ -87,7 +93,7 @@ impl<M: CausalLm> Objective<M> for SequenceClassification {
         sums: Option<&mut GradientSums>,
     ) -> Outcome {
         let Self { num_labels, class_weights } = self;
-        let labels = batch.values[LABEL].iter().map(|label| *label as i32).collect();
+        let labels = batch.values[Self::LABEL].iter().map(|label| *label as i32).collect();
         let loss = |logits| weighted_entropy(logits, labels, class_weights);
         logits::run((model, hidden, context), &batch.last_tokens, *num_labels, sums, loss)
     }

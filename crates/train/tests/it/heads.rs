@@ -6,9 +6,11 @@ use burn_lora_adapter::{AdaptableExt, LoraConfig};
 use burn_lora_llama::SequenceClassifier;
 use burn_lora_text::Tokenizer;
 use burn_lora_train::{
-    BatchConfig, Dataset, Objective, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
+    BatchConfig, Dataset, Metric, Objective, OptimizerConfig, Recompute, Schedule, TrainConfig,
+    Trainer,
     data::{IGNORE_INDEX, Sample, Truncation},
     evaluate_with,
+    metric::LabelScores,
     objective::{
         MultiLabelClassification, Regression, Reward, SequenceClassification, TokenClassification,
     },
@@ -216,6 +218,22 @@ fn labels_of_tokens_agree() {
     check_ways(("tags", "tags"), &objective, &tagged(), &[], 3);
     let weighted = objective.class_weights([0.25, 2.0, 1.0, 1.5]);
     check(("tags_weighted", "tags"), &weighted, &tagged(), &[], |run| run);
+}
+
+#[test]
+fn scores_of_labels_are_those_of_scikit_learn() {
+    let labels: Vec<f32> = from(&read("data.json")["class"]);
+    let cases = [("three", sequences(&[("label", labels)])), ("tags", tagged())];
+    for (start, data) in cases {
+        for size in [1, 5] {
+            let batches = BatchConfig { size, ..BatchConfig::default() };
+            let found = LabelScores { batches }.measure(&model(start), &data).unwrap();
+            let expected: Vec<f64> = from(&read("scores.json")[start]);
+            let near = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-9);
+            assert!(near, "{start}: {found:?}, not {expected:?}");
+        }
+    }
+    assert!(LabelScores::default().measure(&model("three"), &sequences(&[])).is_err());
 }
 
 /// Batches with weights count by their samples, as in transformers' `Trainer`.
