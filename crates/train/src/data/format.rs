@@ -4,6 +4,7 @@ use super::{
     conversation::{self, Roles},
     preference,
     read::Record,
+    values::items,
     words,
 };
 use burn_lora_text::{ChatValue as Value, Message};
@@ -181,7 +182,9 @@ impl Format {
             Self::Alpaca => alpaca(record, chat),
             Self::ShareGpt => conversation(record, "conversations", roles),
             Self::Preference => preference::example(record, roles, chat),
-            Self::Tokens => words::example(record),
+            Self::Tokens => {
+                words::words(record).map(|(words, labels)| Example::Words { words, labels })
+            }
         }
     }
 }
@@ -334,15 +337,5 @@ pub(super) fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
     match record.get("tools") {
         None | Some(Value::Null) => Ok(None),
         Some(tools) => items("tools", tools).map(Some),
-    }
-}
-
-/// Returns the items of a list, which a table may store as text.
-pub(super) fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
-    match value {
-        Value::List(items) => Ok(items.clone()),
-        Value::Text(text) => serde_json::from_str(text)
-            .map_err(|error| format!("`{name}` is text, but not that of a JSON list: {error}")),
-        other => Err(format!("`{name}` is {}, but must be a list", other.kind())),
     }
 }

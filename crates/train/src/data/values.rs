@@ -1,6 +1,5 @@
 //! Numbers beside the tokens, read from columns.
 
-use super::format::items;
 use crate::error::TrainError;
 use burn_lora_io::escaped;
 use burn_lora_text::ChatValue as Value;
@@ -92,5 +91,15 @@ pub(super) fn number(value: &Value, names: &[String]) -> Result<f32, String> {
             None => Err(format!("`{}`, expected one of {}", escaped(name), names.join(", "))),
         },
         other => Err(format!("{}, but must be a number", other.kind())),
+    }
+}
+
+/// Returns the items of a list, which a table may store as text.
+pub(super) fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
+    match value {
+        Value::List(items) => Ok(items.clone()),
+        Value::Text(text) => serde_json::from_str(text)
+            .map_err(|error| format!("`{name}` is text, but not that of a JSON list: {error}")),
+        other => Err(format!("`{name}` is {}, but must be a list", other.kind())),
     }
 }

@@ -2,11 +2,10 @@
 
 use super::{
     Dataset, IGNORE_INDEX,
-    format::{Example, column, items},
     read::Record,
     sample::Sample,
     store::Writer,
-    values::number,
+    values::{items, number},
 };
 use crate::error::TrainError;
 use burn_lora_text::ChatValue as Value;
@@ -20,8 +19,9 @@ pub(super) fn labels(record: &Record) -> Option<&'static str> {
 }
 
 /// Parses words and their labels, which are numbers or names.
-pub(super) fn example(record: &Record) -> Result<Example, String> {
-    let words = items("tokens", column(record, "tokens")?)?;
+pub(super) fn words(record: &Record) -> Result<(Vec<String>, Vec<Value>), String> {
+    let column = |name: &str| record.get(name).ok_or_else(|| format!("no column `{name}`"));
+    let words = items("tokens", column("tokens")?)?;
     let words = words.into_iter().enumerate().map(|(at, word)| match word {
         Value::Text(word) => Ok(word.to_string()),
         other => {
@@ -30,12 +30,12 @@ pub(super) fn example(record: &Record) -> Result<Example, String> {
     });
     let words = words.collect::<Result<Vec<String>, _>>()?;
     let name = labels(record).ok_or("no column `labels` or `ner_tags`")?;
-    let labels = items(name, column(record, name)?)?;
+    let labels = items(name, column(name)?)?;
     if labels.len() != words.len() {
         let (words, labels) = (words.len(), labels.len());
         return Err(format!("`tokens` has {words} words, but `{name}` has {labels} labels"));
     }
-    Ok(Example::Words { words, labels })
+    Ok((words, labels))
 }
 
 /// Returns the label of a word: a number, one of the names, or none.
