@@ -52,6 +52,7 @@ mod book {
         data: "data.md";
         extending: "extending.md";
         getting_started: "getting-started.md";
+        heads: "heads.md";
         hyperparameters: "hyperparameters.md";
         lora_and_qlora: "lora-and-qlora.md";
         memory: "memory.md";

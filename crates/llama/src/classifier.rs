@@ -14,7 +14,7 @@ use burn_lora_adapter::{Adaptable, AdaptableExt, AdapterError, Layers, LayersMut
 use serde_json::Value;
 
 /// Decoder of a [`Llama`] with a classification head in place of the output head: transformers'
-/// `ForSequenceClassification`. Its paths are `model.layers.0.self_attn.q_proj` and so on, and
+/// `ForSequenceClassification`, or, with a bias, `ForTokenClassification`. Its paths are `model.layers.0.self_attn.q_proj` and so on, and
 /// `score`.
 ///
 /// ```

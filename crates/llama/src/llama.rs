@@ -56,8 +56,8 @@ pub struct Llama {
 pub(crate) enum Head {
     /// Output head: the logits of the next token.
     Output,
-    /// Classification head of this many classes, `score`.
-    Classes(usize),
+    /// Classification head, `score`: of sequences without a bias, of tokens with one.
+    Classes { count: usize, bias: bool },
 }
 
 impl Llama {
@@ -71,7 +71,7 @@ impl Llama {
         let model = Decoder::build(from, "model", config)?;
         let hidden = config.hidden_size;
         let lm_head = match head {
-            Head::Classes(count) => from.dense("score", [count, hidden], false)?,
+            Head::Classes { count, bias } => from.dense("score", [count, hidden], bias)?,
             // The same parameter, and so the same memory.
             Head::Output if config.tie_word_embeddings => {
                 AdaptedLinear::new(Base::from_params(model.embed_tokens.weight.clone(), None))

@@ -203,6 +203,36 @@ impl Tokenizer {
         Ok((encoding.get_ids().to_vec(), offsets.collect()))
     }
 
+    /// Encodes words one by one, between the special tokens around a text, and returns the tokens and the word of each,
+    /// as transformers' tokenizers do with `is_split_into_words`; special tokens belong to no word.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// let (ids, words) = tokenizer.encode_words(&["hello", "EU"])?;
+    /// assert_eq!((ids.len(), words), (3, vec![Some(0), Some(1), Some(1)]));
+    /// # Ok::<_, burn_lora_text::TextError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_words<W: AsRef<str>>(
+        &self,
+        words: &[W],
+    ) -> Result<(Vec<u32>, Vec<Option<usize>>), TextError> {
+        words.iter().try_for_each(|word| self.check_length(word.as_ref()))?;
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        let encoding = self.run(|model| {
+            let encoding = model.encode(words.as_slice(), false)?;
+            match &self.parts.post_processor {
+                Some(post) => post.process(encoding, None, true),
+                None => Ok(encoding),
+            }
+        })?;
+        let owners = encoding.get_word_ids().iter().map(|word| word.map(|word| word as usize));
+        Ok((encoding.get_ids().to_vec(), owners.collect()))
+    }
+
     /// Decodes tokens to text. Ids outside of the vocabulary, such as those to which a model's
     /// embedding was padded, have no text.
     ///

@@ -186,6 +186,7 @@ pub(crate) fn contents(data: &Dataset) -> Value {
         let mut hash = XxHash64::with_seed(0);
         hash.write(bytemuck::cast_slice(&sample.ids));
         sample.loss_mask.iter().for_each(|trained| hash.write_u8((*trained).into()));
+        hash.write(bytemuck::cast_slice(data.token_labels(index)));
         columns.values().for_each(|column| hash.write_u32(column[index].to_bits()));
         hash.finish()
     };

@@ -9,14 +9,23 @@ use crate::{
 use burn_lora_adapter::{AdaptableExt, Selection};
 use burn_lora_llama::CausalLm;
 
-/// Returns the data with the log-probabilities by the reference, if the objective has one and the data do not have them
-/// already.
+/// Checks that the model's head is the objective's, and returns the data with the log-probabilities by the reference, if the
+/// objective has one and the data do not have them already.
 pub(crate) fn prepared<M: CausalLm>(
     objective: &dyn Objective<M>,
     model: &M,
     data: &Dataset,
     batches: &BatchConfig,
 ) -> Result<Dataset, TrainError> {
+    let (found, reason) = (
+        model.vocabulary(),
+        "the objective needs as many as it has labels: load the model by \
+        `load_classifier` or `load_token_classifier` with their number",
+    );
+    if let Some(labels) = objective.labels().filter(|labels| *labels != found) {
+        let found = format!("{found}, and the objective's are {labels}");
+        return Err(TrainError::setting("labels of the head", found, reason));
+    }
     match objective.reference() {
         Some(reference) if !data.has_values(Reference::LOG_PROBS) && !data.is_empty() => {
             let found = reference_log_probs(model, &reference, data, batches)?;

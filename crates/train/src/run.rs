@@ -172,7 +172,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
         let started = Started {
             steps: self.progress.steps,
             epochs: self.config.epochs,
-            examples: self.train.len(),
+            examples: self.train.len() / self.train.samples_per_example(),
             trainable_parameters: self
                 .replica
                 .params

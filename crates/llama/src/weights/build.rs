@@ -39,6 +39,7 @@ pub(super) struct Builder<'a> {
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 const SCORE: &str = "score.weight";
+const SCORE_BIAS: &str = "score.bias";
 
 /// Returns `true` for a tensor of old checkpoints that is computed here.
 fn is_computed(name: &str) -> bool {
@@ -70,7 +71,7 @@ impl Builder<'_> {
     }
 
     /// Creates a classification head for a checkpoint that has none.
-    fn random_score(&self, shape: [usize; 2]) -> Result<AdaptedLinear, LlamaError> {
+    fn random_score(&self, shape: [usize; 2], bias: bool) -> Result<AdaptedLinear, LlamaError> {
         burn_lora_io::warn!(
             "{}: it has no `{SCORE}`: the head of classes starts from random numbers, and has to be trained",
             self.root.display()
@@ -78,7 +79,8 @@ impl Builder<'_> {
         // The same at each start, so that a run with it can be resumed.
         let values = normal::normal(0, normal::deviation(self.config), shape.iter().product());
         let weight = Tensor::<2>::from_data(TensorData::new(values, shape), self.device);
-        Ok(AdaptedLinear::dense(weight.cast(self.dtype), None))
+        let bias = bias.then(|| Tensor::<1>::zeros([shape[0]], (self.device, self.dtype.into())));
+        Ok(AdaptedLinear::dense(weight.cast(self.dtype), bias))
     }
 
     /// Loads a tensor onto the device, in the dtype of the model.
@@ -185,7 +187,7 @@ impl Parameters for Builder<'_> {
         bias: bool,
     ) -> Result<AdaptedLinear, LlamaError> {
         if path == "score" && self.source.shape(SCORE).is_none() {
-            return self.random_score(shape);
+            return self.random_score(shape, bias);
         }
         let weight = self.tensor(&format!("{path}.weight"), shape)?;
         Ok(persist(AdaptedLinear::dense(weight, self.bias(path, shape[0], bias)?)))
@@ -215,8 +217,10 @@ fn check_names(
     let embedding = expected.iter_mut().find(|name| *name == EMBEDDING);
     *embedding.expect("every model has embeddings") = embedding_name(source, config).to_owned();
     // A checkpoint may have either head, or none.
-    let classes = matches!(head, Head::Classes(_));
-    let is_head = |name: &str| classes && (name == HEAD || name == SCORE);
+    let is_head = |name: &str| match head {
+        Head::Output => false,
+        Head::Classes { bias, .. } => name == HEAD || name == SCORE || bias && name == SCORE_BIAS,
+    };
     expected.retain(|name| !is_head(name));
     // A quantized weight may be there under the names of its parts only.
     let is_missing =
@@ -262,7 +266,10 @@ pub(super) fn check(
     config: &LlamaConfig,
 ) -> Result<(), LlamaError> {
     let head = match source.shape(SCORE) {
-        Some(shape) => Head::Classes(shape.first().copied().unwrap_or(1)),
+        Some(shape) => Head::Classes {
+            count: shape.first().copied().unwrap_or(1),
+            bias: source.shape(SCORE_BIAS).is_some(),
+        },
         None => Head::Output,
     };
     check_names(source, root, config, head)?;

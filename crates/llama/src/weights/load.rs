@@ -198,8 +198,22 @@ impl Loader {
         num_labels: usize,
         device: &Device,
     ) -> Result<SequenceClassifier, LlamaError> {
-        let llama = self.load_with(Head::Classes(num_labels), device)?;
-        Ok(SequenceClassifier { llama })
+        let head = Head::Classes { count: num_labels, bias: false };
+        Ok(SequenceClassifier { llama: self.load_with(head, device)? })
+    }
+
+    /// Loads the decoder with a classification head for each token, `score`, which has a bias: transformers'
+    /// `ForTokenClassification`. It is the checkpoint's own, or a new one with a warning.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_token_classifier(
+        &self,
+        num_labels: usize,
+        device: &Device,
+    ) -> Result<SequenceClassifier, LlamaError> {
+        let head = Head::Classes { count: num_labels, bias: true };
+        Ok(SequenceClassifier { llama: self.load_with(head, device)? })
     }
 
     /// Loads the model from a source of one's own. The path that the loader was created with is only

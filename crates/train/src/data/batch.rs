@@ -49,6 +49,8 @@ pub struct Batch {
     /// Numbers beside the tokens, by name, one for each of `sources`:
     /// [`DatasetBuilder::value`](super::DatasetBuilder::value).
     pub values: BTreeMap<String, Vec<f32>>,
+    /// Label of each token, [`IGNORE_INDEX`] for none; empty if the data have no labels of tokens.
+    pub token_labels: Vec<i32>,
 }
 
 impl Dataset {
@@ -83,8 +85,10 @@ impl Dataset {
         let mut ids = vec![];
         let mut targets = vec![];
         let mut last_tokens = vec![];
+        let mut token_labels = vec![];
         for (row, samples) in rows.iter().enumerate() {
             for sample in samples {
+                token_labels.extend(self.token_labels(*sample));
                 let sample = self.sample(*sample);
                 let next = sample.ids.iter().zip(&sample.loss_mask).skip(1);
                 targets.extend(next.map(|(id, trained)| match trained {
@@ -99,6 +103,9 @@ impl Dataset {
             // do; a tokenizer's padding token may not have one.
             ids.resize((row + 1) * length, 0);
             targets.resize((row + 1) * length, IGNORE_INDEX);
+            if self.has_token_labels() {
+                token_labels.resize((row + 1) * length, IGNORE_INDEX);
+            }
         }
         Batch {
             rows: rows.len(),
@@ -108,6 +115,7 @@ impl Dataset {
             values: self.values(&rows.concat()),
             sources: rows.concat(),
             last_tokens,
+            token_labels,
             segments,
             ids,
             targets,

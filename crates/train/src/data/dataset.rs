@@ -200,6 +200,11 @@ impl Dataset {
         format!("{}:{line}", path.display())
     }
 
+    /// Index of a sample in the store.
+    pub(super) fn place(&self, index: usize) -> usize {
+        self.order[index] as usize
+    }
+
     /// Returns `true` if there are numbers of this name beside the tokens.
     pub(crate) fn has_values(&self, name: &str) -> bool {
         self.store.values.contains_key(name) || self.added.contains_key(name)

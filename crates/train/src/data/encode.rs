@@ -1,11 +1,12 @@
 //! Encoding of examples: tokens and loss masks.
 
 use super::{
-    DatasetBuilder, Sample, TrainOn, Truncation,
-    format::{Chat, Example},
+    DatasetBuilder, IGNORE_INDEX, Sample, TrainOn, Truncation,
+    example::{Chat, Example},
     notes::Oddity,
+    words,
 };
-use burn_lora_text::{ChatOptions, EncodedChat, TextError, Tokenizer};
+use burn_lora_text::{ChatOptions, ChatValue as Value, EncodedChat, TextError, Tokenizer};
 use std::ops::Range;
 
 /// Reason that an example cannot be trained on.
@@ -37,6 +38,8 @@ impl From<TextError> for Fault {
 #[derive(Debug)]
 pub(crate) struct Encoded {
     pub sample: Sample,
+    /// Label of each token, of words with labels.
+    pub labels: Vec<i32>,
     /// Tokens that end its turns, but no generation.
     pub ends: Vec<u32>,
     pub oddities: Vec<Oddity>,
@@ -95,6 +98,7 @@ impl<'a> Encoder<'a> {
             Example::Text(text) => self.plain("", text)?,
             Example::PromptCompletion { prompt, completion } => self.plain(prompt, completion)?,
             Example::Chat(chat) => self.chat(chat)?,
+            Example::Words { words, labels } => self.words(words, labels)?,
         };
         let mask = &mut encoded.sample.loss_mask;
         if let (true, Some(first)) = (to_the_end, mask.iter().position(|trained| *trained)) {
@@ -102,8 +106,13 @@ impl<'a> Encoder<'a> {
         }
         let length = encoded.sample.ids.len();
         self.truncate(&mut encoded)?;
-        let Encoded { sample, oddities, .. } = &mut encoded;
-        if sample.target_count() == 0 {
+        let Encoded { sample, labels, oddities, .. } = &mut encoded;
+        // A label is that of a token itself, which the first can have.
+        let targets = match labels.is_empty() {
+            true => sample.target_count(),
+            false => sample.loss_mask.iter().filter(|trained| **trained).count(),
+        };
+        if targets == 0 {
             return Err(Fault::Empty(if sample.ids.len() < length {
                 let kept = sample.ids.len();
                 format!(
@@ -114,7 +123,9 @@ impl<'a> Encoder<'a> {
             }));
         }
         let mut targets = sample.ids.iter().zip(&sample.loss_mask).skip(1);
-        if targets.all(|(id, trained)| !trained || self.tokenizer.is_added_token(*id)) {
+        if labels.is_empty()
+            && targets.all(|(id, trained)| !trained || self.tokenizer.is_added_token(*id))
+        {
             oddities.push(Oddity::OnlyEnd);
         }
         Ok(encoded)
@@ -149,7 +160,26 @@ impl<'a> Encoder<'a> {
         if eos.is_none() && !ids.last().is_some_and(|last| self.tokenizer.is_added_token(*last)) {
             oddities.push(Oddity::NoEnd);
         }
-        Ok(Encoded { sample: Sample { ids, loss_mask: trained }, ends: vec![], oddities })
+        let sample = Sample { ids, loss_mask: trained };
+        Ok(Encoded { sample, labels: vec![], ends: vec![], oddities })
+    }
+
+    /// Encodes words one by one, as transformers' tokenizers do with `is_split_into_words`: the first token of each has
+    /// its label.
+    fn words(&self, words: &[String], labels: &[Value]) -> Result<Encoded, Fault> {
+        let names = &self.config.token_labels;
+        let of_word =
+            words.iter().zip(labels).map(|(word, value)| words::label(word, value, names));
+        let of_word = of_word.collect::<Result<Vec<_>, _>>()?;
+        let (ids, owners) = self.tokenizer.encode_words(words)?;
+        let mut before = None;
+        let labels = owners.iter().map(|owner| match owner {
+            Some(word) if before.replace(*word) != Some(*word) => of_word[*word],
+            _ => IGNORE_INDEX,
+        });
+        let labels: Vec<i32> = labels.collect();
+        let loss_mask = labels.iter().map(|label| *label != IGNORE_INDEX).collect();
+        Ok(Encoded { sample: Sample { ids, loss_mask }, labels, ends: vec![], oddities: vec![] })
     }
 
     fn chat(&self, chat: &Chat) -> Result<Encoded, Fault> {
@@ -181,7 +211,7 @@ impl<'a> Encoder<'a> {
             let text = self.tokenizer.apply_chat_template(messages, &options)?;
             let ids = self.tokenizer.encode(&text, false)?;
             let sample = Sample { loss_mask: vec![true; ids.len()], ids };
-            return Ok(Encoded { sample, ends: vec![], oddities: vec![] });
+            return Ok(Encoded { sample, labels: vec![], ends: vec![], oddities: vec![] });
         }
         let last = messages.iter().rposition(|message| message.role() == "assistant");
         let chosen = |message: usize| match (train_on, prompt) {
@@ -222,21 +252,24 @@ impl<'a> Encoder<'a> {
             oddities.extend(found.iter().map(|id| Oddity::UnknownEnd(*id)));
             ends = found;
         }
-        Ok(Encoded { sample: Sample { ids, loss_mask: trained }, ends, oddities })
+        let sample = Sample { ids, loss_mask: trained };
+        Ok(Encoded { sample, labels: vec![], ends, oddities })
     }
 
     fn truncate(&self, encoded: &mut Encoded) -> Result<(), Fault> {
-        let Encoded { sample, oddities, .. } = encoded;
+        let Encoded { sample, labels, oddities, .. } = encoded;
         let length = sample.ids.len();
         let Some(max) = self.config.max_length.filter(|max| *max < length) else { return Ok(()) };
         match self.config.truncation {
             Truncation::KeepStart => {
                 sample.ids.truncate(max);
                 sample.loss_mask.truncate(max);
+                labels.truncate(max);
             }
             Truncation::KeepEnd => {
                 sample.ids.drain(..length - max);
                 sample.loss_mask.drain(..length - max);
+                labels.drain(..labels.len().saturating_sub(max));
             }
             Truncation::Drop | Truncation::Error => {
                 return Err(Fault::TooLong(format!(

@@ -1,11 +1,13 @@
 //! Formats of examples: their columns, and the meaning of these.
 
 use super::{
-    conversation::{self, Roles},
+    conversation::Roles,
+    example::{Chat, Example, answer, column, list, text, tools},
     preference,
     read::Record,
+    words,
 };
-use burn_lora_text::{ChatValue as Value, Message};
+use burn_lora_text::ChatValue as Value;
 use serde::{Deserialize, Serialize};
 
 /// Format of examples, by their columns.
@@ -35,10 +37,13 @@ pub enum Format {
     /// `chosen` and `rejected`: the better and the worse answer to a `prompt`, as with prompts and completions.
     /// Without `prompt`, it is what both begin with.
     Preference,
+    /// `tokens`, a list of words, and `labels` or `ner_tags`, a list with a label for each: numbers or names, null or -100
+    /// for none. The first token of a word has the label of the word, and its other tokens none.
+    Tokens,
 }
 
 /// Columns that formats read, and to which others can be mapped.
-pub(crate) const COLUMNS: [&str; 13] = [
+pub(crate) const COLUMNS: [&str; 16] = [
     "text",
     "prompt",
     "completion",
@@ -52,30 +57,17 @@ pub(crate) const COLUMNS: [&str; 13] = [
     "history",
     "chosen",
     "rejected",
+    "tokens",
+    "labels",
+    "ner_tags",
 ];
 
-/// An example before tokenization.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Example {
-    Text(String),
-    PromptCompletion {
-        prompt: String,
-        completion: String,
-    },
-    Chat(Chat),
-    /// The better and the worse answer.
-    Pair(Box<[Example; 2]>),
-}
-
-/// A conversation.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Chat {
-    pub messages: Vec<Message>,
-    /// For each message whether it is trained on, if the data says so.
-    pub train: Vec<Option<bool>>,
-    /// Number of messages in the prompt, if the data divides them.
-    pub prompt: Option<usize>,
-    pub tools: Option<Vec<Value>>,
+/// Examples that do not mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Pair,
+    Words,
 }
 
 impl Format {
@@ -89,15 +81,19 @@ impl Format {
             Self::PromptCompletion,
             Self::Preference,
             Self::Alpaca,
+            Self::Tokens,
             Self::Text,
         ];
-        formats.into_iter().find(|format| has(format.required())).ok_or_else(|| {
+        let fits = |format: &Self| {
+            has(format.required()) && (*format != Self::Tokens || words::labels(record).is_some())
+        };
+        formats.into_iter().find(fits).ok_or_else(|| {
             let found: Vec<_> = record.keys().map(|name| format!("`{name}`")).collect();
             let found = if found.is_empty() { "none".into() } else { found.join(", ") };
             format!(
                 "no known format has these columns ({found}). Known are `messages`, \
                  `conversations`, `prompt` and `completion`, `chosen` and `rejected`, `instruction` \
-                 and `output`, and `text`; other names can be mapped to these by `column`"
+                 and `output`, `tokens` and `ner_tags`, and `text`; other names can be mapped to these by `column`"
             )
         })
     }
@@ -110,12 +106,17 @@ impl Format {
             Self::Alpaca => &["instruction", "output"],
             Self::ShareGpt => &["conversations"],
             Self::Preference => &["chosen", "rejected"],
+            Self::Tokens => &["tokens"],
         }
     }
 
-    /// Number of samples of an example.
-    pub(crate) fn samples(self) -> usize {
-        if self == Self::Preference { 2 } else { 1 }
+    /// What its examples are.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Preference => Kind::Pair,
+            Self::Tokens => Kind::Words,
+            _ => Kind::Text,
+        }
     }
 
     /// Returns `true` if a column of a record is read. With `chat`, text becomes messages.
@@ -123,7 +124,7 @@ impl Format {
         let is_list = |name| matches!(record.get(name), Some(Value::List(_)));
         let lists = || is_list("prompt") || is_list("chosen");
         let messages = match self {
-            Self::Text => false,
+            Self::Text | Self::Tokens => false,
             Self::Messages | Self::ShareGpt => true,
             Self::PromptCompletion | Self::Preference => chat || lists(),
             Self::Alpaca => chat,
@@ -132,6 +133,7 @@ impl Format {
             "tools" | "system" => messages,
             "history" => chat && !matches!(self, Self::Messages | Self::ShareGpt) && !lists(),
             "input" => self == Self::Alpaca,
+            "labels" | "ner_tags" => self == Self::Tokens && words::labels(record) == Some(column),
             "prompt" => matches!(self, Self::PromptCompletion | Self::Preference),
             _ => self.required().contains(&column),
         }
@@ -151,21 +153,10 @@ impl Format {
             Self::Alpaca => alpaca(record, chat),
             Self::ShareGpt => conversation(record, "conversations", roles),
             Self::Preference => preference::example(record, roles, chat),
+            Self::Tokens => {
+                words::words(record).map(|(words, labels)| Example::Words { words, labels })
+            }
         }
-    }
-}
-
-pub(super) fn column<'a>(record: &'a Record, name: &str) -> Result<&'a Value, String> {
-    record.get(name).ok_or_else(|| {
-        let found: Vec<_> = record.keys().map(|name| format!("`{name}`")).collect();
-        format!("no column `{name}` (there: {})", found.join(", "))
-    })
-}
-
-pub(super) fn text<'a>(record: &'a Record, name: &str) -> Result<&'a str, String> {
-    match column(record, name)? {
-        Value::Text(text) => Ok(text),
-        other => Err(format!("`{name}` is {}, but must be text", other.kind())),
     }
 }
 
@@ -211,107 +202,8 @@ fn alpaca(record: &Record, chat: bool) -> Result<Example, String> {
     answer(record, prompt, output, chat)
 }
 
-pub(super) fn answer(
-    record: &Record,
-    prompt: String,
-    completion: String,
-    chat: bool,
-) -> Result<Example, String> {
-    if !chat {
-        return Ok(Example::PromptCompletion { prompt, completion });
-    }
-    let mut messages = history(record)?;
-    messages.push(Message::user(prompt));
-    let prompt = messages.len();
-    messages.push(Message::assistant(completion));
-    let train = vec![None; messages.len()];
-    let chat = Chat { messages, train, prompt: Some(prompt), tools: tools(record)? };
-    chat.instructed(record).map(Example::Chat)
-}
-
-/// Parses earlier questions and answers, in the format of LLaMA-Factory.
-fn history(record: &Record) -> Result<Vec<Message>, String> {
-    let pairs = match record.get("history") {
-        None | Some(Value::Null) => return Ok(vec![]),
-        Some(Value::Text(text)) if text.trim().is_empty() => return Ok(vec![]),
-        Some(pairs) => items("history", pairs)?,
-    };
-    let wrong = Err("`history` must be a list of pairs, each of a question and an answer".into());
-    let mut messages = vec![];
-    for pair in &pairs {
-        let Value::List(pair) = pair else { return wrong };
-        let [Value::Text(question), Value::Text(answer)] = pair.as_slice() else { return wrong };
-        messages.push(Message::user(question.as_str()));
-        messages.push(Message::assistant(answer.as_str()));
-    }
-    Ok(messages)
-}
-
-impl Chat {
-    /// Adds the instructions that a record has in a column of their own.
-    pub(super) fn instructed(mut self, record: &Record) -> Result<Self, String> {
-        let system = match record.get("system") {
-            None | Some(Value::Null) => return Ok(self),
-            Some(_) => text(record, "system")?,
-        };
-        if system.trim().is_empty() {
-            return Ok(self);
-        }
-        match self.messages.first() {
-            Some(first) if first.role() == "system" => {
-                if first.text().as_deref() != Some(system) {
-                    return Err(
-                        "its column `system` says other than its first message, which is of \
-                                role `system`, too: leave one of them out"
-                            .into(),
-                    );
-                }
-            }
-            _ => {
-                self.messages.insert(0, Message::system(system));
-                self.train.insert(0, None);
-                self.prompt = self.prompt.map(|prompt| prompt + 1);
-            }
-        }
-        Ok(self)
-    }
-}
-
 fn conversation(record: &Record, name: &str, roles: &Roles) -> Result<Example, String> {
     let (messages, train) = list(record, name, roles)?;
     let chat = Chat { messages, train, prompt: None, tools: tools(record)? };
     chat.instructed(record).map(Example::Chat)
-}
-
-pub(super) fn list(
-    record: &Record,
-    name: &str,
-    roles: &Roles,
-) -> Result<(Vec<Message>, Vec<Option<bool>>), String> {
-    let items = items(name, column(record, name)?)?;
-    if items.is_empty() {
-        return Err(format!("`{name}` has no messages"));
-    }
-    let messages = items.into_iter().enumerate().map(|(number, item)| {
-        conversation::message(item, roles)
-            .map_err(|reason| format!("`{name}`, message {}: {reason}", number + 1))
-    });
-    messages.collect::<Result<Vec<_>, _>>().map(|messages| messages.into_iter().unzip())
-}
-
-pub(super) fn tools(record: &Record) -> Result<Option<Vec<Value>>, String> {
-    match record.get("tools") {
-        None | Some(Value::Null) => Ok(None),
-        Some(tools) => items("tools", tools).map(Some),
-    }
-}
-
-/// Returns the items of a list, which a table may store as text.
-fn items(name: &str, value: &Value) -> Result<Vec<Value>, String> {
-    match value {
-        Value::List(items) => Ok(items.clone()),
-        Value::Text(text) => serde_json::from_str(text)
-            .map_err(|error| format!("`{name}` is text, but not that of a JSON list: {error}")),
-        other => Err(format!("`{name}` is {}, but must be a list", other.kind())),
-    }
 }

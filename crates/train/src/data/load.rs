@@ -4,13 +4,14 @@ use super::{
     Dataset, DatasetBuilder, Format, OnError, TrainOn, Truncation,
     builder::Source,
     encode::{Encoded, Encoder, Fault},
+    format::Kind,
     notes::Notes,
     read::{self, Record, Stop},
     store::Writer,
 };
 use crate::error::TrainError;
-use burn_lora_io::{escaped, hub::DataFile, progress::Work};
-use burn_lora_text::{ChatValue as Value, Tokenizer};
+use burn_lora_io::{hub::DataFile, progress::Work};
+use burn_lora_text::Tokenizer;
 use rayon::prelude::*;
 use std::path::PathBuf;
 
@@ -63,7 +64,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         writer,
         file: 0,
         format: config.format,
-        pairs: None,
+        kind: None,
         notes: Notes::default(),
         chunk: vec![],
     };
@@ -120,8 +121,8 @@ struct Loader<'a> {
     file: usize,
     /// Its format, once known.
     format: Option<Format>,
-    /// Whether the examples are pairs, in all files.
-    pairs: Option<bool>,
+    /// What the examples are, in all files.
+    kind: Option<Kind>,
     /// Its oddities.
     notes: Notes,
     /// Its records with their lines, before tokenization.
@@ -153,25 +154,26 @@ impl Loader<'_> {
                 self.notes.unused(name);
             }
         }
-        let values = self.config.values.iter().map(|(name, labels)| {
+        let values = self.config.values.iter().map(|(name, column)| {
             let value = record.shift_remove(name).ok_or_else(|| format!("no column `{name}`"))?;
-            number(&value, labels).map_err(|reason| format!("`{name}` is {reason}"))
+            column.read(name, &value)
         });
-        let values = values.collect::<Result<_, _>>()?;
+        let values = values.collect::<Result<Vec<_>, _>>()?.concat();
         let format = match self.format {
             Some(format) => format,
             None => Format::detect(&record)?,
         };
-        let pairs = format.samples() == 2;
-        match self.pairs {
-            Some(known) if known != pairs => {
-                return Err(
-                    "pairs of `chosen` and `rejected` do not mix with examples of another \
-                            kind, such as those of files before"
-                        .into(),
-                );
-            }
-            _ => self.pairs = Some(pairs),
+        let kind = format.kind();
+        if *self.kind.get_or_insert(kind) != kind {
+            let both = [Some(kind), self.kind];
+            let name = if both.contains(&Some(Kind::Pair)) {
+                "`chosen` and `rejected`"
+            } else {
+                "words and labels"
+            };
+            return Err(format!(
+                "pairs of {name} do not mix with examples of another kind, such as those of files before"
+            ));
         }
         self.format = Some(format);
         for (name, value) in &record {
@@ -185,11 +187,13 @@ impl Loader<'_> {
     /// Tokenizes the records read so far.
     fn flush(&mut self) -> Result<(), TrainError> {
         self.check_format()?;
-        if self.pairs == Some(true) {
+        if self.kind == Some(Kind::Pair) {
             self.writer.set_group(2);
         }
         let chunk = std::mem::take(&mut self.chunk);
         let records = chunk.len() as u64;
+        let columns = self.config.values.iter();
+        let names: Vec<_> = columns.flat_map(|(name, column)| column.names(name)).collect();
         let samples = chunk.into_par_iter().map(|(line, record)| {
             let sample = record.map_err(Fault::Malformed).and_then(|(record, format, values)| {
                 let encoded = self.encoder.samples(&self.config.example(&record, format)?)?;
@@ -204,7 +208,8 @@ impl Loader<'_> {
                     self.writer.report.truncated += usize::from(truncated);
                     for encoded in samples {
                         self.writer.push(&encoded.sample, self.file, line)?;
-                        for (name, value) in self.config.values.keys().zip(&values) {
+                        self.writer.labels(&encoded.labels);
+                        for (name, value) in names.iter().zip(&values) {
                             self.writer.value(name, *value);
                         }
                         self.writer.ends.extend(encoded.ends);
@@ -264,22 +269,5 @@ impl Loader<'_> {
         }
         self.writer.report.first_left_out.get_or_insert_with(|| error.to_string());
         Ok(())
-    }
-}
-
-/// Returns the number that a value is, or stands for by its place among names.
-fn number(value: &Value, names: &[String]) -> Result<f32, String> {
-    match value {
-        Value::Int(number) => Ok(*number as f32),
-        Value::Float(number) if number.is_finite() => Ok(*number as f32),
-        Value::Bool(is) => Ok((*is).into()),
-        Value::Text(name) => match names.iter().position(|known| known == name) {
-            Some(place) => Ok(place as f32),
-            None if names.is_empty() => {
-                Err("text, but must be a number: name what it stands for by `labels`".into())
-            }
-            None => Err(format!("`{}`, expected one of {}", escaped(name), names.join(", "))),
-        },
-        other => Err(format!("{}, but must be a number", other.kind())),
     }
 }

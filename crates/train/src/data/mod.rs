@@ -30,6 +30,7 @@
 //! | [`Alpaca`](Format::Alpaca) | `instruction`, `output`, perhaps `input` | the output |
 //! | [`Messages`](Format::Messages) | `messages`: `role`, `content`; perhaps `tools` | every turn of the assistant |
 //! | [`ShareGpt`](Format::ShareGpt) | `conversations`: `from`, `value` | every turn of the assistant |
+//! | [`Tokens`](Format::Tokens) | `tokens`: words; `ner_tags` or `labels` | a label per word |
 //!
 //! Files are `.json` (a list of objects, alone or as `data` of an object), `.jsonl`, `.csv` with a
 //! header, and `.parquet`. They are read record by record, and their tokens go to a temporary file
@@ -48,6 +49,7 @@ mod conversation;
 mod dataset;
 mod encode;
 mod epoch;
+mod example;
 mod format;
 mod load;
 mod notes;
@@ -59,6 +61,8 @@ mod read;
 mod report;
 mod sample;
 mod store;
+mod values;
+mod words;
 
 pub use batch::{Batch, IGNORE_INDEX};
 pub use builder::DatasetBuilder;

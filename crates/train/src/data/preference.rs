@@ -2,7 +2,7 @@
 
 use super::{
     conversation::Roles,
-    format::{Chat, Example, answer, column, list, text, tools},
+    example::{Chat, Example, answer, column, list, text, tools},
     read::Record,
 };
 use burn_lora_text::{ChatValue as Value, Message};

@@ -39,6 +39,8 @@ pub(crate) struct Store {
     pub highest: u32,
     /// Numbers beside the tokens, by name, one for each sample.
     pub values: BTreeMap<String, Vec<f32>>,
+    /// Label of each token, of data that have them.
+    labels: Vec<i32>,
     /// Tokenizer of the tokens, if they were encoded here.
     pub tokenizer: Option<Tokenizer>,
     /// Tokens that end a turn, but no generation yet.
@@ -64,6 +66,19 @@ impl Store {
         }
     }
 
+    pub fn has_labels(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
+    /// Returns the labels of a sample's tokens, if there are any.
+    pub fn labels(&self, index: usize) -> &[i32] {
+        let Entry { start, length, .. } = self.entries[index];
+        match self.has_labels() {
+            true => &self.labels[start as usize..][..length as usize],
+            false => &[],
+        }
+    }
+
     /// Returns the file and the line of a sample.
     pub fn source(&self, index: usize) -> (&Path, usize) {
         let Entry { file, line, .. } = self.entries[index];
@@ -80,6 +95,7 @@ pub(crate) struct Writer {
     group: usize,
     files: Vec<PathBuf>,
     values: BTreeMap<String, Vec<f32>>,
+    labels: Vec<i32>,
     highest: u32,
     pub report: Report,
     pub ends: BTreeSet<u32>,
@@ -101,6 +117,7 @@ impl Writer {
             files,
             highest: 0,
             values: BTreeMap::new(),
+            labels: vec![],
             report: Report::default(),
             ends: BTreeSet::new(),
         })
@@ -138,6 +155,11 @@ impl Writer {
         self.values.entry(name.to_owned()).or_default().push(value);
     }
 
+    /// Adds the labels of the last sample's tokens.
+    pub fn labels(&mut self, labels: &[i32]) {
+        self.labels.extend(labels);
+    }
+
     /// Number of examples so far.
     pub fn len(&self) -> usize {
         self.entries.len() / self.group
@@ -155,7 +177,8 @@ impl Writer {
 
     /// Returns the store of the samples written; at least one is required.
     pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
-        let Self { file, folder, entries, group, files, highest, values, report, ends, .. } = self;
+        let Self { file, folder, entries, group, files, highest, values, labels, .. } = self;
+        let (report, ends) = (self.report, self.ends);
         if entries.is_empty() {
             let mut reason = "no examples".to_owned();
             if report.left_out() > 0 {
@@ -172,6 +195,17 @@ impl Writer {
         };
         let tokens = map().map_err(|source| TrainError::io(&folder, source))?;
         let tokenizer = tokenizer.cloned();
-        Ok(Store { tokens, entries, group, files, report, highest, values, tokenizer, ends })
+        Ok(Store {
+            tokens,
+            entries,
+            group,
+            files,
+            report,
+            highest,
+            values,
+            labels,
+            tokenizer,
+            ends,
+        })
     }
 }

@@ -2,9 +2,11 @@
 
 mod answers;
 mod best;
+mod labels;
 
 pub use answers::{Answer, Answers};
 pub(crate) use best::Best;
+pub use labels::LabelScores;
 
 use crate::{data::Dataset, error::TrainError, watch::EvalMetrics};
 use serde::{Deserialize, Serialize};

@@ -3,19 +3,28 @@
 mod classification;
 mod cpo;
 mod dpo;
+mod logits;
+mod multi_label;
 mod next_token;
 mod orpo;
 mod pairs;
+mod regression;
+mod reward;
 mod sequence;
+mod tokens;
 
 pub use classification::SequenceClassification;
 pub use cpo::{Cpo, CpoConfig, CpoLoss};
 pub use dpo::{Dpo, DpoConfig, DpoLoss};
+pub use multi_label::MultiLabelClassification;
 pub use next_token::NextToken;
 pub(crate) use next_token::chunk;
 pub use orpo::{Orpo, OrpoConfig};
+pub use regression::Regression;
+pub use reward::Reward;
 pub(crate) use sequence::log_probs;
 pub use sequence::{BySequence, Losses, SequenceLoss, Sequences};
+pub use tokens::TokenClassification;
 
 use crate::{
     TrainError,
@@ -48,6 +57,11 @@ pub trait Objective<M: CausalLm>: Send + Sync {
     fn check(&self, data: &Dataset) -> Result<(), TrainError> {
         let _ = data;
         Ok(())
+    }
+
+    /// Returns the number of logits that the model's head needs, if not those of its vocabulary.
+    fn labels(&self) -> Option<usize> {
+        None
     }
 
     /// Returns the model that the objective compares with, if there is one: its log-probabilities of the samples

@@ -35,6 +35,10 @@ impl<M: CausalLm> Objective<M> for NextToken {
     }
 
     fn check(&self, data: &Dataset) -> Result<(), TrainError> {
+        if data.has_token_labels() {
+            let reason = "the next-token loss knows no labels: choose `TokenClassification`";
+            return Err(TrainError::setting("data", "words with labels", reason));
+        }
         if data.samples_per_example() == 1 {
             return Ok(());
         }

@@ -117,7 +117,7 @@ pub struct Started {
     pub steps: usize,
     /// Passes over the data in all.
     pub epochs: f64,
-    /// Training examples.
+    /// Training examples; a pair of answers is one.
     pub examples: usize,
     /// Number of trained parameters.
     pub trainable_parameters: usize,

@@ -12,7 +12,9 @@ use burn_lora_train::{
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-const CLASSES: SequenceClassification = SequenceClassification { num_labels: 3 };
+fn classes() -> SequenceClassification {
+    SequenceClassification::new(3)
+}
 
 fn folder() -> PathBuf {
     "../../testdata/classifier".into()
@@ -63,7 +65,7 @@ fn logits_and_loss_agree() {
             assert!(off < 1e-4, "row {row}: logits differ by {off}");
         }
         let batches = BatchConfig { size: 2, ..BatchConfig::default() };
-        let found = evaluate_with(&CLASSES, &model, &data(), &batches).unwrap();
+        let found = evaluate_with(&classes(), &model, &data(), &batches).unwrap();
         let off = (found.loss - f64::from(expected["loss"].1[0])).abs();
         assert!(off < 1e-5, "the loss differs by {off}");
         let logits = expected["logits"].1.chunks(3);
@@ -92,7 +94,7 @@ fn a_curve_agrees() {
             .batches(BatchConfig { size: rows, shuffle: false, ..BatchConfig::default() })
             .output(output.path());
         config.log_steps = 1;
-        let report = Trainer::new(config).fit_with(CLASSES, &mut model, &data(), None).unwrap();
+        let report = Trainer::new(config).fit_with(classes(), &mut model, &data(), None).unwrap();
         assert_eq!(report.log.len(), steps.len());
         for (found, expected) in report.log.iter().zip(steps) {
             let off = (found.loss - expected["loss"].as_f64().unwrap()).abs();
@@ -144,7 +146,7 @@ fn labels_that_are_not_there_are_refused() {
     model.load_adapter("default", folder().join("lora")).unwrap();
     let mut error = |data: &Dataset| {
         let trainer = Trainer::new(TrainConfig::new(1e-3));
-        trainer.fit_with(CLASSES, &mut model, data, None).unwrap_err().to_string()
+        trainer.fit_with(classes(), &mut model, data, None).unwrap_err().to_string()
     };
     let samples = || vec![Sample { ids: vec![5, 6], loss_mask: vec![true; 2] }; 2];
     let plain = Dataset::from_samples(samples()).unwrap();

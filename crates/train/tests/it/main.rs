@@ -5,6 +5,7 @@ mod common;
 mod data;
 mod folder;
 mod golden;
+mod heads;
 mod methods;
 mod metric;
 mod neftune;

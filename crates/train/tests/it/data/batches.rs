@@ -133,6 +133,7 @@ fn rows_are_padded_and_targets_are_the_next_tokens() {
             sources: vec![1, 0],
             last_tokens: vec![1, 8],
             values: Default::default(),
+            token_labels: vec![],
         }
     );
     let config = BatchConfig { packing: Some(7), ..BatchConfig::default() };
@@ -150,6 +151,7 @@ fn rows_are_padded_and_targets_are_the_next_tokens() {
             sources: vec![0, 2, 1],
             last_tokens: vec![3, 6, 8],
             values: Default::default(),
+            token_labels: vec![],
         }
     );
 }

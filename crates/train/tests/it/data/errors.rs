@@ -204,8 +204,8 @@ fn columns() {
     assert_eq!(
         wrong_record(json!({"question": "a", "answer": "b"})),
         "records:1: no known format has these columns (`answer`, `question`). Known are `messages`, \
-         `conversations`, `prompt` and `completion`, `chosen` and `rejected`, `instruction` and `output`, and `text`; other \
-         names can be mapped to these by `column`"
+         `conversations`, `prompt` and `completion`, `chosen` and `rejected`, `instruction` and `output`, \
+         `tokens` and `ner_tags`, and `text`; other names can be mapped to these by `column`"
     );
     let data = [json!({"prompt": "a", "completion": "b"}), json!({"prompt": "a", "answer": "b"})];
     assert_eq!(
