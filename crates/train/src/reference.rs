@@ -3,7 +3,7 @@
 use crate::{
     TrainError,
     data::{BatchConfig, Dataset},
-    objective::{Objective, Reference, log_probs},
+    objective::{Objective, Reference, labels_of_head, log_probs},
     step,
 };
 use burn_lora_adapter::{AdaptableExt, Selection};
@@ -17,14 +17,14 @@ pub(crate) fn prepared<M: CausalLm>(
     data: &Dataset,
     batches: &BatchConfig,
 ) -> Result<Dataset, TrainError> {
-    let (found, reason) = (
-        model.vocabulary(),
-        "the objective needs as many as it has labels: load the model by \
-        `load_classifier` or `load_token_classifier` with their number",
-    );
-    if let Some(labels) = objective.labels().filter(|labels| *labels != found) {
-        let found = format!("{found}, and the objective's are {labels}");
-        return Err(TrainError::setting("labels of the head", found, reason));
+    if let Some(labels) = objective.labels() {
+        let found = labels_of_head(model);
+        if found != labels {
+            let found = format!("{found}, and the objective's are {labels}");
+            let reason =
+                "load the model by `load_classifier` or `load_token_classifier` with their number";
+            return Err(TrainError::setting("labels of the head", found, reason));
+        }
     }
     match objective.reference() {
         Some(reference) if !data.has_values(Reference::LOG_PROBS) && !data.is_empty() => {

@@ -21,7 +21,7 @@ pub(super) struct LogitLoss {
 }
 
 /// Number of logits of a model's head.
-pub(super) fn labels<M: Adaptable>(model: &M) -> usize {
+pub(crate) fn labels<M: Adaptable>(model: &M) -> usize {
     let layers = model.layers();
     let head = layers.iter().find(|(path, _)| path == model.output_head());
     head.map_or(0, |(_, layer)| layer.shape()[0])

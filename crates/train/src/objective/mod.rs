@@ -16,6 +16,7 @@ mod tokens;
 pub use classification::SequenceClassification;
 pub use cpo::{Cpo, CpoConfig, CpoLoss};
 pub use dpo::{Dpo, DpoConfig, DpoLoss};
+pub(crate) use logits::labels as labels_of_head;
 pub use multi_label::MultiLabelClassification;
 pub use next_token::NextToken;
 pub(crate) use next_token::chunk;
