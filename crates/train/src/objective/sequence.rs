@@ -58,7 +58,7 @@ pub struct Losses {
 /// [`Objective`].
 ///
 /// ```
-/// use burn_lora_train::{Batch, Dataset, TrainError, objective::{Losses, SequenceLoss, Sequences}};
+/// use burn_lora_train::{data::Batch, objective::{Losses, SequenceLoss, Sequences}};
 /// use serde_json::{Value, json};
 ///
 /// /// The mean log-probability of a token, as high as possible for each sequence alike.

@@ -76,7 +76,7 @@ fn pairs_that_cannot_be_used() {
             "`chosen`: none of its",
         ),
     ] {
-        let found = error(&[record.clone()]);
+        let found = error(std::slice::from_ref(&record));
         assert!(found.contains("records:1") && found.contains(reason), "{record}: {found}");
     }
     let other = json!({"prompt": "hello", "completion": " world"});
