@@ -33,7 +33,7 @@ impl Goal {
 /// Metrics of a model on validation data, beside those of the [objective](crate::Objective).
 ///
 /// [`Validation::metric`] adds them to a run: their values are in
-/// [`EvalMetrics`](crate::watch::EvalMetrics), and a run can keep the best model, or stop, by any
+/// [`EvalMetrics`], and a run can keep the best model, or stop, by any
 /// of them ([`TrainConfig::metric_for_best_model`](crate::TrainConfig::metric_for_best_model)).
 /// [`Answers`] are metrics of generated text; [`Validation::metric_fn`] takes a function.
 pub trait Metric<M> {
