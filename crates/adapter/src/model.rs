@@ -531,6 +531,15 @@ pub trait AdaptableExt: Adaptable {
         peft::export(&self.layers(), name, folder.as_ref())
     }
 
+    /// Returns the rank that all layers have after an [export](Self::export_adapter): the highest, or 0 without any.
+    ///
+    /// # Errors
+    /// [`AdapterError::UnknownAdapter`] if there is no such adapter.
+    fn exported_rank(&self, name: &str) -> Result<usize, AdapterError> {
+        check_known(self, name)?;
+        Ok(peft::exported_rank(&self.layers(), name).unwrap_or_default())
+    }
+
     /// Resizes layers that have a row for each token (an embedding, an output head): the rows beyond
     /// those of now are their mean; of a smaller vocabulary the first rows remain. Layers with one weight
     /// keep sharing it, and a packed weight is packed again.

@@ -5,7 +5,6 @@
 
 use crate::{error::LlamaError, llama::Llama};
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use serde_json::Value;
 use std::path::Path;
 
 /// Values that `--max-lora-rank` takes.
@@ -41,14 +40,7 @@ impl Llama {
             );
             return Err(LlamaError::format(folder, reason));
         }
-        // The rank is known when the export is made, and nothing is written before it was checked.
-        let checked = tempfile::tempdir().map_err(LlamaError::io(folder))?;
-        self.export_adapter(name, checked.path())?;
-        let settings = checked.path().join("adapter_config.json");
-        let settings = burn_lora_io::read(&settings).map_err(LlamaError::io(&settings))?;
-        let settings: Value = serde_json::from_slice(&settings)
-            .map_err(|error| LlamaError::format(folder, error.to_string()))?;
-        let rank = settings["r"].as_u64().unwrap_or_default() as usize;
+        let rank = self.exported_rank(name)?;
         let Some(most) = RANKS.into_iter().find(|most| *most >= rank) else {
             let reason =
                 format!("`{name}` has rank {rank}, and vLLM loads up to 512: merge it instead");

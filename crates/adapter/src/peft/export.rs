@@ -7,7 +7,7 @@ use crate::{
     error::AdapterError,
     frozen::LayerKind,
     init::linalg::to_mat,
-    layer::{Part, are_tied},
+    layer::{AdaptedLayer, Part, are_tied},
     layers::Layers,
     method::Method,
     methods::{
@@ -21,16 +21,27 @@ use faer::{Mat, Scale};
 use file::{Gathered, HostTensor, HostTensors};
 use std::{path::Path, sync::Arc};
 
+/// Layers with A and B of an adapter.
+fn adapted<'a>(
+    layers: &'a Layers<'_>,
+    name: &str,
+) -> impl Iterator<Item = (&'a String, &'a dyn AdaptedLayer, &'a LoraAdapter)> {
+    let lora = layers.iter().map(move |(path, layer)| (path, *layer, layer.adapters().lora(name)));
+    lora.filter_map(|(path, layer, lora)| Some((path, layer, lora?)))
+}
+
+/// Rank of all layers of an export, if any layer has one.
+pub(crate) fn exported_rank(layers: &Layers<'_>, name: &str) -> Option<usize> {
+    let rank_of = |lora: &LoraAdapter| lora.rank() * if lora.initial.is_some() { 2 } else { 1 };
+    adapted(layers, name).map(|(.., lora)| rank_of(lora)).max()
+}
+
 /// Exports an adapter with one rank and one alpha for all layers, and only A and B.
 pub(crate) fn export(layers: &Layers<'_>, name: &str, folder: &Path) -> Result<(), AdapterError> {
     let gathered = super::gather(layers, name)?;
     let config = refuse(layers, name, &*gathered.method)?.clone();
-    let adapted = || {
-        let lora = layers.iter().map(|(path, layer)| (path, *layer, layer.adapters().lora(name)));
-        lora.filter_map(|(path, layer, lora)| Some((path, layer, lora?)))
-    };
-    let rank_of = |lora: &LoraAdapter| lora.rank() * if lora.initial.is_some() { 2 } else { 1 };
-    let rank = adapted().map(|(.., lora)| rank_of(lora)).max().unwrap_or(config.rank);
+    let adapted = || self::adapted(layers, name);
+    let rank = exported_rank(layers, name).unwrap_or(config.rank);
     // The most frequent scaling, so that B of most layers stays as it is.
     let scalings: Vec<f64> = adapted().map(|(.., lora)| lora.scaling()).collect();
     let count = |scaling: f64| scalings.iter().filter(|other| **other == scaling).count();

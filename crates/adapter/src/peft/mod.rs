@@ -5,7 +5,7 @@ mod export;
 mod file;
 mod load;
 
-pub(crate) use export::export;
+pub(crate) use export::{export, exported_rank};
 pub use file::saved_method;
 pub(crate) use load::{load, load_as};
 

@@ -145,6 +145,12 @@ impl Batch {
         all.filter(|(_, id)| **id != IGNORE_INDEX).map(|(place, id)| (place as i32, *id)).collect()
     }
 
+    /// Returns the places of the tokens that have a label, row after row, with the labels.
+    pub(crate) fn labeled_tokens(&self) -> impl Iterator<Item = (usize, i32)> {
+        let all = self.token_labels.iter().copied().enumerate();
+        all.filter(|(_, label)| *label != IGNORE_INDEX)
+    }
+
     /// Returns for each place of a row, row after row, which of `sources` its token belongs to, if the next token does,
     /// too, and so is predicted from it.
     pub(crate) fn owners(&self) -> Vec<Option<usize>> {

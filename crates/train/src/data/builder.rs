@@ -175,7 +175,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// Sets the maximum number of samples, the first ones; unlimited by default. Reading ends with the last
+    /// Sets the maximum number of examples, the first ones; unlimited by default. Reading ends with the last
     /// of them, and of a dataset on the hub no more files are downloaded than have been read.
     ///
     /// ```
@@ -188,8 +188,8 @@ impl DatasetBuilder {
     /// assert_eq!(data.len(), 2);
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
-    pub fn limit(mut self, samples: usize) -> Self {
-        self.limit = Some(samples);
+    pub fn limit(mut self, examples: usize) -> Self {
+        self.limit = Some(examples);
         self
     }
 

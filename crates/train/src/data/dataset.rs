@@ -81,21 +81,19 @@ impl Dataset {
     ) -> Result<Self, TrainError> {
         let mut writer = Writer::new(None, vec!["samples".into()])?;
         writer.set_group(N);
-        for (number, sample) in examples
-            .into_iter()
-            .enumerate()
-            .flat_map(|(number, samples)| samples.into_iter().map(move |sample| (number, sample)))
-        {
-            let (tokens, flags) = (sample.ids.len(), sample.loss_mask.len());
-            let reason = if tokens != flags {
-                format!("{tokens} tokens, but {flags} in `loss_mask`")
-            } else if sample.target_count() == 0 {
-                format!("none of its {tokens} tokens is one to train on")
-            } else {
-                writer.push(&sample, 0, number + 1)?;
-                continue;
-            };
-            return Err(writer.wrong(0, number + 1, reason));
+        for (number, samples) in examples.into_iter().enumerate() {
+            for sample in samples {
+                let (tokens, flags) = (sample.ids.len(), sample.loss_mask.len());
+                let reason = if tokens != flags {
+                    format!("{tokens} tokens, but {flags} in `loss_mask`")
+                } else if sample.target_count() == 0 {
+                    format!("none of its {tokens} tokens is one to train on")
+                } else {
+                    writer.push(&sample, 0, number + 1)?;
+                    continue;
+                };
+                return Err(writer.wrong(0, number + 1, reason));
+            }
         }
         Ok(Self::new(writer.finish(None)?))
     }

@@ -136,8 +136,6 @@ impl Dataset {
         let samples = |examples: Vec<usize>| -> Vec<usize> {
             examples.into_iter().flat_map(|example| groups[example].clone()).collect()
         };
-        // The samples of a pair belong to one batch.
-        let size = config.size * self.samples_per_example();
         let rows = match config.packing {
             Some(room) => {
                 self.check_lengths(room)?;
@@ -159,7 +157,10 @@ impl Dataset {
                 samples(examples).into_iter().map(|sample| vec![sample]).collect()
             }
         };
-        let size = if config.packing.is_some() { config.size } else { size };
+        // The samples of a pair belong to one batch, or even to one row.
+        let rows_per_example =
+            if config.packing.is_some() { 1 } else { self.samples_per_example() };
+        let size = config.size * rows_per_example;
         let longest = (0..self.len()).map(|sample| self.length(sample)).max().unwrap_or(0);
         let length = config.packing.unwrap_or(longest);
         let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1));

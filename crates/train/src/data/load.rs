@@ -85,13 +85,9 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
             }
             Source::Records(records) => {
                 let mut records = records.iter().enumerate();
-                let read = records.try_for_each(|(number, record)| {
+                Stop::error_of(records.try_for_each(|(number, record)| {
                     loader.push(number + 1, record.clone().and_then(read::columns))
-                });
-                match read {
-                    Err(Stop::Failed(error)) => Err(error),
-                    Ok(()) | Err(Stop::Enough) => Ok(()),
-                }
+                }))
             }
         };
         // An error of a line comes before errors of the lines after it.

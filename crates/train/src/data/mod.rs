@@ -30,6 +30,7 @@
 //! | [`Alpaca`](Format::Alpaca) | `instruction`, `output`, perhaps `input` | the output |
 //! | [`Messages`](Format::Messages) | `messages`: `role`, `content`; perhaps `tools` | every turn of the assistant |
 //! | [`ShareGpt`](Format::ShareGpt) | `conversations`: `from`, `value` | every turn of the assistant |
+//! | [`Preference`](Format::Preference) | `chosen`, `rejected`, perhaps `prompt` | both answers |
 //! | [`Tokens`](Format::Tokens) | `tokens`: words; `ner_tags` or `labels` | a label per word |
 //!
 //! Files are `.json` (a list of objects, alone or as `data` of an object), `.jsonl`, `.csv` with a

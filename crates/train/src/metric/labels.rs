@@ -2,7 +2,7 @@
 
 use super::{Goal, Metric};
 use crate::{
-    data::{Batch, BatchConfig, Dataset, IGNORE_INDEX},
+    data::{Batch, BatchConfig, Dataset},
     error::TrainError,
     objective::{SequenceClassification, ints},
     step,
@@ -77,9 +77,7 @@ impl<M: CausalLm> Metric<M> for LabelScores {
 /// Places of the labels of a batch, with the labels.
 fn labels(batch: &Batch) -> Result<(Vec<i32>, Vec<i32>), TrainError> {
     if !batch.token_labels.is_empty() {
-        let all = batch.token_labels.iter().enumerate();
-        let labeled = all.filter(|(_, label)| **label != IGNORE_INDEX);
-        return Ok(labeled.map(|(place, label)| (place as i32, *label)).unzip());
+        return Ok(batch.labeled_tokens().map(|(place, label)| (place as i32, label)).unzip());
     }
     let Some(labels) = batch.values.get(SequenceClassification::LABEL) else {
         let reason = "the data have no labels: neither of tokens, nor numbers `label`";

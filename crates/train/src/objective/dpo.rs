@@ -1,9 +1,7 @@
 //! Direct preference optimization.
 
 use super::{
-    BySequence, Losses, Reference, SequenceLoss, Sequences,
-    pairs::{Pairs, log_sigmoid},
-    total,
+    BySequence, Losses, Reference, SequenceLoss, Sequences, log_sigmoid, pairs::Pairs, total,
 };
 use crate::{
     TrainError,
@@ -157,39 +155,52 @@ impl DpoConfig {
         Ok(())
     }
 
-    /// Sum of a loss over the pairs.
-    fn loss(&self, loss: DpoLoss, pairs: &Pairs) -> Tensor<1> {
+    /// Sum of a loss over the pairs, given their log-ratios.
+    fn loss(&self, loss: DpoLoss, pairs: &Pairs, ratios: &[Tensor<1>; 2]) -> Tensor<1> {
         let (beta, smoothing) = (self.beta, self.label_smoothing);
-        let [chosen, rejected] = pairs.log_ratios();
-        let delta = (chosen.clone() - rejected.clone()) * beta;
-        let [chosen_mean, rejected_mean] = {
-            let [a, b] = pairs.lengths();
-            [chosen.clone() / a, rejected.clone() / b]
+        let scaled = || ratios.clone().map(|ratio| ratio * beta);
+        let delta = || {
+            let [chosen, rejected] = ratios.clone();
+            (chosen - rejected) * beta
         };
-        let by_mean = chosen_mean - rejected_mean;
-        let [c, r] = [chosen * beta, rejected * beta];
+        let by_mean = || {
+            let ([chosen, rejected], [a, b]) = (ratios.clone(), pairs.lengths());
+            chosen / a - rejected / b
+        };
         let of_pairs = match loss {
-            DpoLoss::Sigmoid => -log_sigmoid(delta),
-            DpoLoss::SigmoidNorm => -log_sigmoid(by_mean * beta),
-            DpoLoss::Hinge => (-delta + 1.0).clamp_min(0.0),
-            DpoLoss::Ipo => (by_mean - 1.0 / (2.0 * beta)).square(),
+            DpoLoss::Sigmoid => -log_sigmoid(delta()),
+            DpoLoss::SigmoidNorm => -log_sigmoid(by_mean() * beta),
+            DpoLoss::Hinge => (-delta() + 1.0).clamp_min(0.0),
+            DpoLoss::Ipo => (by_mean() - 1.0 / (2.0 * beta)).square(),
             DpoLoss::Robust => {
-                let (right, wrong) = (log_sigmoid(delta.clone()), log_sigmoid(-delta));
+                let (right, wrong) = (log_sigmoid(delta()), log_sigmoid(-delta()));
                 (wrong * smoothing - right * (1.0 - smoothing)) / (1.0 - 2.0 * smoothing)
             }
             DpoLoss::ExoPair => {
-                let (log_q, log_rest) = (log_sigmoid(delta.clone()), log_sigmoid(-delta));
+                let (log_q, log_rest) = (log_sigmoid(delta()), log_sigmoid(-delta()));
                 log_q.clone().exp() * (log_q - (1.0 - smoothing).ln())
                     + log_rest.clone().exp() * (log_rest - smoothing.ln())
             }
-            DpoLoss::NcaPair => -log_sigmoid(c.clone()) - (log_sigmoid(-c) + log_sigmoid(-r)) * 0.5,
-            DpoLoss::BcoPair => -log_sigmoid(c) - log_sigmoid(-r),
+            DpoLoss::NcaPair => {
+                let [c, r] = scaled();
+                -log_sigmoid(c.clone()) - (log_sigmoid(-c) + log_sigmoid(-r)) * 0.5
+            }
+            DpoLoss::BcoPair => {
+                let [c, r] = scaled();
+                -log_sigmoid(c) - log_sigmoid(-r)
+            }
             DpoLoss::SppoHard => {
-                let [c, r] = pairs.log_ratios();
+                let [c, r] = ratios.clone();
                 (c - 0.5 / beta).square() + (r + 0.5 / beta).square()
             }
-            DpoLoss::ApoZero => log_sigmoid(-c).exp() + log_sigmoid(r).exp(),
-            DpoLoss::ApoDown => log_sigmoid(c).exp() + log_sigmoid(-delta).exp(),
+            DpoLoss::ApoZero => {
+                let [c, r] = scaled();
+                log_sigmoid(-c).exp() + log_sigmoid(r).exp()
+            }
+            DpoLoss::ApoDown => {
+                let [c, _] = scaled();
+                log_sigmoid(c).exp() + log_sigmoid(-delta()).exp()
+            }
             DpoLoss::Sft => return pairs.chosen_entropy(),
         };
         total(of_pairs)
@@ -229,9 +240,10 @@ impl SequenceLoss for DpoConfig {
         let pairs = Pairs::new(sequences);
         let weights = self.loss_weights.iter().copied().chain(std::iter::repeat(1.0));
         let losses = self.loss_type.iter().zip(weights);
-        let losses = losses.map(|(loss, weight)| self.loss(*loss, &pairs) * weight);
+        let ratios = pairs.log_ratios();
+        let losses = losses.map(|(loss, weight)| self.loss(*loss, &pairs, &ratios) * weight);
         let loss = losses.reduce(|a, b| a + b).expect("there is a loss");
-        let rewards = pairs.log_ratios().map(|ratios| ratios * self.beta);
+        let rewards = ratios.map(|ratio| ratio * self.beta);
         Losses { loss, metrics: pairs.metrics(rewards, pairs.logps()) }
     }
 }

@@ -167,6 +167,12 @@ pub(crate) fn total(values: Tensor<1>) -> Tensor<1> {
     Gemm::new().run(values.cast(DType::F32).reshape([1, count]), ones).reshape([1])
 }
 
+/// `log σ(x)`, with its gradient everywhere: `(x - |x|) / 2 - log(1 + exp(-|x|))`.
+fn log_sigmoid<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let size = x.clone().abs();
+    (x - size.clone()) * 0.5 - size.neg().exp().log1p()
+}
+
 /// Splits target places into the places of tokens and their successors.
 fn split(places: &[(i32, i32)], device: &Device) -> (Tensor<1, Int>, Tensor<1, Int>) {
     let (places, targets) = places.iter().copied().unzip();

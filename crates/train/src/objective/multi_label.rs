@@ -1,7 +1,7 @@
 //! Sequence classification with several labels at once.
 
 use super::{
-    GradientSums, Objective, Outcome, floats,
+    GradientSums, Objective, Outcome, floats, log_sigmoid,
     logits::{self, LogitLoss, check_values, check_weights, columns},
     total,
 };
@@ -72,7 +72,7 @@ impl MultiLabelClassification {
         let [rows, labels] = x.dims();
         let sum = |values: Tensor<2>| total(values.reshape([rows * labels]));
         let right = x.clone().greater_elem(0.0).equal(y.clone().greater_elem(0.5)).float();
-        // The factor of -log σ(x), which is log(1 + exp(-|x|)) + max(-x, 0).
+        // The factor of -log σ(x).
         let factor = match self.pos_weights.as_slice() {
             [] => y.ones_like(),
             weights => {
@@ -80,9 +80,8 @@ impl MultiLabelClassification {
                 y.clone() * (weights - 1.0) + 1.0
             }
         };
-        let entropy = x.clone().abs().neg().exp().log1p() + x.clone().neg().clamp_min(0.0);
         let other = -y + 1.0;
-        let loss = other.clone() * x.clone() + factor.clone() * entropy;
+        let loss = other.clone() * x.clone() - factor.clone() * log_sigmoid(x.clone());
         let grad = (other - factor * sigmoid(-x)) / labels as f64;
         let all = right.clone().min_dim(1).reshape([rows]);
         let metrics = vec![total(all), sum(right) / labels as f64];

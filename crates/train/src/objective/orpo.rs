@@ -1,10 +1,6 @@
 //! Odds ratio preference optimization.
 
-use super::{
-    BySequence, Losses, SequenceLoss, Sequences,
-    pairs::{Pairs, log_sigmoid},
-    total,
-};
+use super::{BySequence, Losses, SequenceLoss, Sequences, log_sigmoid, pairs::Pairs, total};
 use crate::{
     TrainError,
     data::{Batch, Dataset},

@@ -43,25 +43,17 @@ impl<'a> Pairs<'a> {
         batch.sources.len() / 2
     }
 
-    /// The pairs of other values, one for each sequence.
-    pub fn of(&self, values: &Tensor<1>) -> [Tensor<1>; 2] {
-        [0, 1].map(|which| {
-            let places = (0..self.count).map(|pair| (2 * pair + which) as i32).collect();
-            values.clone().select(0, ints(places, &values.device()))
-        })
-    }
-
     pub fn logps(&self) -> [Tensor<1>; 2] {
-        self.of(&self.sequences.logps)
+        each(&self.sequences.logps)
     }
 
     pub fn lengths(&self) -> [Tensor<1>; 2] {
-        self.of(&self.sequences.lengths)
+        each(&self.sequences.lengths)
     }
 
     /// Log-probabilities less those of the reference.
     pub fn log_ratios(&self) -> [Tensor<1>; 2] {
-        self.of(&(self.sequences.logps.clone() - self.sequences.reference()))
+        each(&(self.sequences.logps.clone() - self.sequences.reference()))
     }
 
     /// The mean cross-entropy of the tokens of the chosen answers, and of their prompts if these are read, once for each
@@ -70,7 +62,7 @@ impl<'a> Pairs<'a> {
         let ([logps, _], [lengths, _]) = (self.logps(), self.lengths());
         let (mut logps, mut tokens) = (total(logps), total(lengths));
         if let Some([prompts, lengths]) = &self.sequences.prompts {
-            let ([prompts, _], [lengths, _]) = (self.of(prompts), self.of(lengths));
+            let ([prompts, _], [lengths, _]) = (each(prompts), each(lengths));
             (logps, tokens) = (logps + total(prompts), tokens + total(lengths));
         }
         logps.neg() / tokens * self.count as f64
@@ -96,7 +88,7 @@ impl<'a> Pairs<'a> {
         [chosen, rejected]: [Tensor<1>; 2],
         [logps, other]: [Tensor<1>; 2],
     ) -> Vec<Tensor<1>> {
-        let ([correct, _], [lengths, _]) = (self.of(&self.sequences.correct), self.lengths());
+        let ([correct, _], [lengths, _]) = (each(&self.sequences.correct), self.lengths());
         let margins = chosen.clone() - rejected.clone();
         let better = margins.clone().greater_elem(0.0).float();
         vec![
@@ -111,8 +103,10 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// `log σ(x)`, with its gradient everywhere: `(x - |x|) / 2 - log(1 + exp(-|x|))`.
-pub(super) fn log_sigmoid(x: Tensor<1>) -> Tensor<1> {
-    let size = x.clone().abs();
-    (x - size.clone()) * 0.5 - size.neg().exp().log1p()
+/// The values of the chosen and those of the rejected answers, `[pairs]` each, of values one for each sequence.
+pub(super) fn each(values: &Tensor<1>) -> [Tensor<1>; 2] {
+    [0, 1].map(|which| {
+        let places = (which..values.dims()[0] as i32).step_by(2).collect();
+        values.clone().select(0, ints(places, &values.device()))
+    })
 }

@@ -1,9 +1,9 @@
 //! Reward models.
 
 use super::{
-    GradientSums, Objective, Outcome, floats, ints,
+    GradientSums, Objective, Outcome, floats, log_sigmoid,
     logits::{self, LogitLoss},
-    pairs::Pairs,
+    pairs::{Pairs, each},
     total,
 };
 use crate::{
@@ -104,10 +104,7 @@ impl Reward {
         let samples = rewards.dims()[0];
         let pairs = samples / 2;
         let rewards = rewards.reshape([samples]);
-        let [c, r] = [0, 1].map(|which| {
-            let places = (0..pairs).map(|pair| (2 * pair + which) as i32).collect();
-            rewards.clone().select(0, ints(places, &device))
-        });
+        let [c, r] = each(&rewards);
         let margin = c.clone() - r.clone();
         let sum = c + r;
         let x = match margins {
@@ -119,9 +116,7 @@ impl Reward {
             None => margin.clone(),
         };
         let k = self.center_rewards_coefficient.unwrap_or(0.0);
-        // -log σ(x) = log(1 + exp(-|x|)) + max(-x, 0)
-        let loss = x.clone().abs().neg().exp().log1p() + x.clone().neg().clamp_min(0.0);
-        let loss = loss + sum.clone().square() * k;
+        let loss = sum.clone().square() * k - log_sigmoid(x.clone());
         let (slope, pull) = (-sigmoid(-x), sum.clone() * (2.0 * k));
         let grad = Tensor::stack::<2>(vec![slope.clone() + pull.clone(), pull - slope], 1);
         let extreme = |value: Tensor<1>| value * pairs as f64;
@@ -155,7 +150,7 @@ impl<M: CausalLm> Objective<M> for Reward {
     }
 
     fn count(&self, batch: &Batch) -> usize {
-        batch.sources.len() / 2
+        Pairs::count(batch)
     }
 
     fn run(

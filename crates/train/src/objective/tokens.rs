@@ -102,7 +102,7 @@ impl<M: CausalLm> Objective<M> for TokenClassification {
     }
 
     fn count(&self, batch: &Batch) -> usize {
-        batch.token_labels.iter().filter(|label| **label != IGNORE_INDEX).count()
+        batch.labeled_tokens().count()
     }
 
     fn run(
@@ -113,10 +113,7 @@ impl<M: CausalLm> Objective<M> for TokenClassification {
         context: &M::Context,
         sums: Option<&mut GradientSums>,
     ) -> Outcome {
-        let labeled = batch.token_labels.iter().enumerate();
-        let labeled = labeled.filter(|(_, label)| **label != IGNORE_INDEX);
-        let (places, labels): (Vec<usize>, Vec<i32>) =
-            labeled.map(|(at, label)| (at, *label)).unzip();
+        let (places, labels): (Vec<usize>, Vec<i32>) = batch.labeled_tokens().unzip();
         let loss = |logits| weighted_entropy(logits, labels, &self.class_weights);
         logits::run((model, hidden, context), &places, self.num_labels, sums, loss)
     }

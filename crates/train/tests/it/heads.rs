@@ -1,13 +1,15 @@
 //! Objectives of a head of classes against TRL's RewardTrainer, transformers and torch (testdata/heads.py): losses, metrics,
 //! gradients, ten steps.
 
-use crate::common::*;
+use crate::{
+    common::*,
+    steps::{self, adapter},
+};
 use burn_lora_adapter::{AdaptableExt, LoraConfig};
 use burn_lora_llama::SequenceClassifier;
 use burn_lora_text::Tokenizer;
 use burn_lora_train::{
-    BatchConfig, Dataset, Metric, Objective, OptimizerConfig, Recompute, Schedule, TrainConfig,
-    Trainer,
+    BatchConfig, Dataset, Metric, Objective, Recompute, TrainConfig, Trainer,
     data::{IGNORE_INDEX, Sample, Truncation},
     evaluate_with,
     metric::LabelScores,
@@ -80,77 +82,15 @@ fn model(start: &str) -> SequenceClassifier {
     model
 }
 
-fn adapter(model: &SequenceClassifier) -> Host {
-    let folder = tempfile::tempdir().unwrap();
-    model.save_adapter("default", folder.path()).unwrap();
-    tensors(&folder.path().join("adapter_model.safetensors"))
-}
-
 /// A case of the goldens; `but` names metrics that depend on the size of the batches.
-fn check<O: Objective<SequenceClassifier> + Clone + 'static>(
+fn check(
     (name, start): (&str, &str),
-    objective: &O,
+    objective: &(impl Objective<SequenceClassifier> + Clone + 'static),
     data: &Dataset,
     but: &[&str],
     change: impl Fn(TrainConfig) -> TrainConfig,
 ) {
-    let (expect, expected) =
-        (tensors(&path(&format!("{name}.safetensors"))), read(&format!("{name}.json")));
-    let batches = BatchConfig { size: 5, shuffle: false, ..BatchConfig::default() };
-    // The gradient is what one step of SGD at rate 1 takes away.
-    let mut plain = model(start);
-    let before = adapter(&plain);
-    let config = TrainConfig::new(1.0).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
-    let config = change(config.schedule(Schedule::Constant).max_steps(1).batches(batches.clone()));
-    Trainer::new(TrainConfig { max_grad_norm: None, weight_decay: 0.0, ..config })
-        .fit_with(objective.clone(), &mut plain, data, None)
-        .unwrap();
-    let after = adapter(&plain);
-    assert_eq!(2 * before.len(), expect.len(), "{name}: {:?}", before.keys());
-    for (tensor, (_, values)) in &before {
-        let grad: Vec<f32> = values.iter().zip(&after[tensor].1).map(|(a, b)| a - b).collect();
-        let wanted = &expect[&format!("grad.{tensor}")].1;
-        let size = wanted.iter().fold(0f32, |max, value| max.max(value.abs()));
-        let off = difference(&grad, wanted);
-        assert!(
-            off < 1e-4 * size + 1e-7,
-            "{name}: {tensor}: the gradient differs by {off} of {size}"
-        );
-    }
-
-    let number = |value: &Value| value.as_f64().unwrap();
-    let steps = expected["steps"].as_array().unwrap();
-    let config = TrainConfig::new(number(&expected["rate"]))
-        .max_grad_norm(number(&expected["max_grad_norm"]))
-        .schedule(Schedule::Constant)
-        .epochs(steps.len() as f64)
-        .batches(batches);
-    let config = change(TrainConfig { log_steps: 1, weight_decay: 0.0, ..config });
-    let mut trained = model(start);
-    let report =
-        Trainer::new(config).fit_with(objective.clone(), &mut trained, data, None).unwrap();
-    assert_eq!(report.log.len(), steps.len());
-    for (found, expected) in report.log.iter().zip(steps) {
-        let near = |what: &str, found: f64, most: f64| {
-            let wanted = number(&expected[what]);
-            let off = (found - wanted).abs();
-            assert!(
-                off <= most * wanted.abs().max(1.0),
-                "{name}: step {}: {what} is {found}, not {wanted}",
-                found
-            );
-        };
-        near("loss", found.loss, 1e-5);
-        near("grad_norm", found.grad_norm, 1e-4);
-        assert!(found.metrics.iter().count() > 0);
-        for (metric, value) in found.metrics.iter().filter(|(metric, _)| !but.contains(metric)) {
-            near(metric, value, 1e-5);
-        }
-    }
-    for (tensor, (_, values)) in &adapter(&trained) {
-        let off = difference(values, &expect[&format!("trained.{tensor}")].1);
-        assert!(off < 1e-4, "{name}: {tensor} differs by {off} after training");
-    }
+    steps::check(&path(name), || model(start), objective.clone(), data, 5, but, change);
 }
 
 /// A case as it is; with layers that are run again, packed rows, and two micro-batches, which make no difference.

@@ -19,5 +19,6 @@ mod run_config;
 mod runs;
 mod schedule;
 mod step;
+mod steps;
 mod sweep;
 mod watch;

@@ -1,14 +1,17 @@
 //! Preference objectives against TRL's trainers (testdata/preferences.py): losses, metrics, gradients, ten steps.
 
-use crate::common::*;
+use crate::{
+    common::*,
+    steps::{self, adapter},
+};
 use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, Selection};
 use burn_lora_llama::Llama;
 use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::{
-    BatchConfig, Dataset, Objective, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
+    BatchConfig, Dataset, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
     data::Sample,
     evaluate_with,
-    objective::{BySequence, CpoConfig, Dpo, DpoConfig, OrpoConfig, Reference},
+    objective::{BySequence, CpoConfig, Dpo, DpoConfig, OrpoConfig, Reference, SequenceLoss},
     reference_log_probs,
 };
 use serde::de::DeserializeOwned;
@@ -65,87 +68,23 @@ fn model() -> Llama {
 }
 
 /// Settings of a golden, in our names, which are TRL's.
-fn settings<C: DeserializeOwned>(case: &str) -> (C, Value) {
-    let found = json(&format!("{case}.json"));
-    (serde_json::from_value(found["settings"].clone()).unwrap(), found)
+fn settings<C: DeserializeOwned>(case: &str) -> BySequence<C> {
+    BySequence(serde_json::from_value(json(&format!("{case}.json"))["settings"].clone()).unwrap())
 }
 
-fn check<O: Objective<Llama> + 'static>(
+fn check<L: SequenceLoss + Clone + 'static>(
     name: &str,
-    objective: impl Fn() -> O,
+    objective: BySequence<L>,
     data: &Dataset,
-    expected: &Value,
+    but: &[&str],
     change: impl Fn(TrainConfig) -> TrainConfig,
 ) {
-    let expect = tensors(&path(&format!("{name}.safetensors")));
-    let batches = BatchConfig { size: 4, shuffle: false, ..BatchConfig::default() };
-    // The gradient is what one step of SGD at rate 1 takes away.
-    let mut plain = model();
-    let before = adapter(&plain);
-    let config = TrainConfig::new(1.0).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
-    let config = change(config.schedule(Schedule::Constant).max_steps(1).batches(batches.clone()));
-    Trainer::new(TrainConfig { max_grad_norm: None, weight_decay: 0.0, ..config })
-        .fit_with(objective(), &mut plain, data, None)
-        .unwrap();
-    let after = adapter(&plain);
-    for (tensor, (_, values)) in &before {
-        let grad: Vec<f32> = values.iter().zip(&after[tensor].1).map(|(a, b)| a - b).collect();
-        let wanted = &expect[&format!("grad.{tensor}")].1;
-        let size = wanted.iter().fold(0f32, |max, value| max.max(value.abs()));
-        let off = difference(&grad, wanted);
-        assert!(
-            off < 1e-4 * size + 1e-7,
-            "{name}: {tensor}: the gradient differs by {off} of {size}"
-        );
-    }
-
-    let number = |value: &Value| value.as_f64().unwrap();
-    let steps = expected["steps"].as_array().unwrap();
-    let config = TrainConfig::new(number(&expected["rate"]))
-        .max_grad_norm(number(&expected["max_grad_norm"]))
-        .schedule(Schedule::Constant)
-        .epochs(steps.len() as f64)
-        .batches(batches);
-    let config = change(TrainConfig { log_steps: 1, weight_decay: 0.0, ..config });
-    let (mut model, several) = (model(), config.gradient_accumulation_steps > 1);
-    let report = Trainer::new(config).fit_with(objective(), &mut model, data, None).unwrap();
-    assert_eq!(report.log.len(), steps.len());
-    for (found, expected) in report.log.iter().zip(steps) {
-        let near = |what: &str, found: f64, most: f64| {
-            let wanted = number(&expected[what]);
-            let off = (found - wanted).abs();
-            assert!(
-                off <= most,
-                "{name}: step {}: {what} is {found}, not {wanted}",
-                expected["epoch"]
-            );
-        };
-        let loss = number(&expected["loss"]);
-        near("loss", found.loss, 1e-5 * loss.abs().max(1.0));
-        near("grad_norm", found.grad_norm, 1e-4 * number(&expected["grad_norm"]));
-        // ORPO and CPO have none; and that of a step is the mean of those of its micro-batches, whose answers have
-        // other lengths.
-        let metrics = found.metrics.iter();
-        let metrics = metrics.filter(|(name, _)| {
-            *name != "mean_token_accuracy" || !several && expected.get(*name).is_some()
-        });
-        for (metric, value) in metrics {
-            near(metric, value, 1e-5 * number(&expected[metric]).abs().max(1.0));
-        }
-    }
-    let trained = adapter(&model);
-    for (tensor, (_, values)) in &trained {
-        let off = difference(values, &expect[&format!("trained.{tensor}")].1);
-        assert!(off < 1e-4, "{name}: {tensor} differs by {off} after training");
-    }
+    steps::check(&path(name), model, objective, data, 4, but, change);
 }
 
-/// The adapter's tensors by PEFT's names.
-fn adapter(model: &Llama) -> std::collections::BTreeMap<String, (Vec<usize>, Vec<f32>)> {
-    let folder = tempfile::tempdir().unwrap();
-    model.save_adapter("default", folder.path()).unwrap();
-    tensors(&folder.path().join("adapter_model.safetensors")).into_iter().collect()
-}
+/// TRL's ORPO and CPO have none; and that of a step is the mean of those of its micro-batches, whose answers have other
+/// lengths.
+const ACCURACY: [&str; 1] = ["mean_token_accuracy"];
 
 /// The pairs with the log-probabilities of the base.
 fn compared() -> Dataset {
@@ -158,43 +97,36 @@ fn compared() -> Dataset {
 #[test]
 fn dpo_agrees_with_trl() {
     let data = compared();
-    for case in DPO {
-        let (config, expected) = settings::<DpoConfig>(&format!("dpo/{case}"));
-        let objective = || BySequence(config.clone());
-        check(&format!("dpo/{case}"), objective, &data, &expected, |run| run);
+    for name in DPO.map(|case| format!("dpo/{case}")) {
+        check(&name, settings::<DpoConfig>(&name), &data, &[], |run| run);
     }
 }
 
 #[test]
 fn orpo_agrees_with_trl() {
-    let data = pairs();
-    for case in ["default", "strong"] {
-        let (config, expected) = settings::<OrpoConfig>(&format!("orpo/{case}"));
-        check(&format!("orpo/{case}"), || BySequence(config), &data, &expected, |run| run);
+    for name in ["orpo/default", "orpo/strong"] {
+        check(name, settings::<OrpoConfig>(name), &pairs(), &ACCURACY, |run| run);
     }
 }
 
 #[test]
 fn cpo_agrees_with_trl() {
-    let data = pairs();
-    for case in ["sigmoid", "smoothed", "hinge", "ipo", "simpo"] {
-        let (config, expected) = settings::<CpoConfig>(&format!("cpo/{case}"));
-        check(&format!("cpo/{case}"), || BySequence(config), &data, &expected, |run| run);
+    for name in ["cpo/sigmoid", "cpo/smoothed", "cpo/hinge", "cpo/ipo", "cpo/simpo"] {
+        check(name, settings::<CpoConfig>(name), &pairs(), &ACCURACY, |run| run);
     }
 }
 
 /// Layers that are run again, packed rows, and two micro-batches make no difference.
 #[test]
 fn the_way_makes_no_difference() {
-    let data = compared();
-    let (config, expected) = settings::<DpoConfig>("dpo/robust");
-    let objective = || BySequence(config.clone());
-    check("dpo/robust", objective, &data, &expected, |run| run.recompute(Recompute::EveryLayer));
-    check("dpo/robust", objective, &data, &expected, |run| {
+    let (name, data) = ("dpo/robust", compared());
+    let objective = || settings::<DpoConfig>(name);
+    check(name, objective(), &data, &[], |run| run.recompute(Recompute::EveryLayer));
+    check(name, objective(), &data, &[], |run| {
         let batches = BatchConfig { packing: Some(128), ..run.batches.clone() };
         run.batches(batches)
     });
-    check("dpo/robust", objective, &data, &expected, |run| {
+    check(name, objective(), &data, &ACCURACY, |run| {
         let batches = BatchConfig { size: 2, ..run.batches.clone() };
         run.batches(batches).gradient_accumulation_steps(2)
     });

@@ -30,6 +30,16 @@ pub(crate) enum Stop {
     Failed(TrainError),
 }
 
+impl Stop {
+    /// The error of what has been read: that no more was wanted is none.
+    pub fn error_of(read: Result<(), Self>) -> Result<(), TrainError> {
+        match read {
+            Ok(()) | Err(Self::Enough) => Ok(()),
+            Err(Self::Failed(error)) => Err(error),
+        }
+    }
+}
+
 impl From<TrainError> for Stop {
     fn from(error: TrainError) -> Self {
         Self::Failed(error)
@@ -55,10 +65,9 @@ pub(crate) fn read(path: &Path, sink: &mut Sink) -> Result<(), TrainError> {
             Err(TrainError::format(path, reason).into())
         }
     };
-    match read {
+    match Stop::error_of(read) {
         Ok(()) if records == 0 => Err(TrainError::format(path, "no examples in this file")),
-        Ok(()) | Err(Stop::Enough) => Ok(()),
-        Err(Stop::Failed(error)) => Err(error),
+        ended => ended,
     }
 }
 
