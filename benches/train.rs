@@ -6,7 +6,8 @@
 //! `,steps=N`, `,recompute=none|N`, `,allbut=N`, `,budget=GIB`, `,offload`,
 //! `,keep=outputs|attention|all|LAYERS`, `,adamw8bit`, `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to
 //! look at the memory in use every millisecond, `,parts` for a table of
-//! times. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
+//! times; `,dpo` for pairs, ROWS of them, whose answers are the second half of each of the two rows, compared with the base
+//! (its log-probabilities are computed before, and not timed). With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
 //! weights are in FP8. Tokens are random, every one is a target.
 
 #[path = "support/device.rs"]
@@ -24,7 +25,7 @@ use burn_lora_llama::{Keep, Llama, Segments, layers::DecoderLayer};
 use burn_lora_quant::QuantConfig;
 use burn_lora_train::{
     BatchConfig, CausalLm, Dataset, MemoryPlan, Observer, OptimizerConfig, Recompute, Schedule,
-    TrainConfig, TrainError, Trainer, data::Sample, watch::StepMetrics,
+    TrainConfig, TrainError, Trainer, data::Sample, objective::Dpo, watch::StepMetrics,
 };
 use std::{
     sync::{
@@ -132,7 +133,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     let (rows, length) = words.next().and_then(|s| s.split_once('x')).expect("ROWSxLENGTH");
     let [rows, length] = [rows, length].map(|n| n.parse::<usize>().expect("a number"));
     let mut config = TrainConfig::new(1e-4).schedule(Schedule::Constant).max_grad_norm(1.0);
-    let (mut steps, mut parts, mut peak, mut budget) = (6, false, false, None);
+    let (mut steps, mut parts, mut peak, mut budget, mut dpo) = (6, false, false, None, false);
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("steps", n) => steps = n.parse().expect("a number"),
@@ -149,6 +150,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("offload", "") => config.offload = true,
             ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),
             ("parts", "") => parts = true,
+            ("dpo", "") => dpo = true,
             ("peak", "") => peak = true,
             _ => panic!("no setting `{word}`"),
         }
@@ -159,12 +161,31 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((state >> 33) % vocabulary) as u32
     };
-    let samples = (0..rows).map(|_| Sample {
-        ids: (0..length).map(|_| random()).collect(),
-        loss_mask: vec![true; length],
-    });
-    let data = Dataset::from_samples(samples.collect::<Vec<_>>()).expect("samples");
-    config.batches = BatchConfig { size: rows, shuffle: false, ..BatchConfig::default() };
+    let mut sample = |prompt: &[u32]| {
+        let answer = (prompt.len()..length).map(|_| random());
+        let ids: Vec<u32> = prompt.iter().copied().chain(answer).collect();
+        let loss_mask = (0..length).map(|place| place >= prompt.len()).collect();
+        Sample { ids, loss_mask }
+    };
+    let data = if dpo {
+        let pairs = (0..rows).map(|_| {
+            let chosen = sample(&[]);
+            let prompt = &chosen.ids[..length / 2];
+            let loss_mask = (0..length).map(|place| place >= length / 2).collect();
+            let rejected = sample(prompt);
+            [Sample { loss_mask, ..chosen.clone() }, rejected]
+        });
+        Dataset::from_pairs(pairs.collect::<Vec<_>>())
+    } else {
+        Dataset::from_samples((0..rows).map(|_| sample(&[])).collect::<Vec<_>>())
+    };
+    let data = data.expect("samples");
+    let rows = data.len();
+    config.batches = BatchConfig {
+        size: rows / data.samples_per_example(),
+        shuffle: false,
+        ..BatchConfig::default()
+    };
     config.epochs = f64::from(steps);
     config.log_steps = 2;
     device.memory_cleanup();
@@ -178,6 +199,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
         .adapter(&lora())
         .expect("it was attached")
         .train(&config)
+        .rows(rows)
         .length(length);
     let plan = match budget {
         None => plan,
@@ -189,7 +211,11 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     let TrainConfig { recompute, keep, keep_attention_of, .. } = &config;
     println!("{recompute:?}, {keep:?}, attention of {keep_attention_of}, planned: {plan}");
     let watch = peak.then(|| Watch::start(device));
-    let report = Trainer::new(config).observe(Print(device.clone())).fit(model, &data, None);
+    let trainer = Trainer::new(config).observe(Print(device.clone()));
+    let report = match dpo {
+        true => trainer.fit_with(Dpo::new(0.1), model, &data, None),
+        false => trainer.fit(model, &data, None),
+    };
     if let Some(watch) = watch {
         let [peak, planned] = [watch.end(), plan.total()].map(|bytes| bytes as f64 / GIB);
         println!("PEAK {what}: {peak:.2} GiB in use, planned {planned:.2}");

@@ -1,10 +1,12 @@
 """Reference values for preference objectives: TRL's own trainers on the golden model `gqa` with the adapter `lora_qv`, the
 reference being the base, on a CPU in float32.
 
-Usage: python preferences.py OUTFOLDER
+Usage: python preferences.py OUTFOLDER [METHOD..]
 Needs: torch, transformers, peft, trl (1.16.0), safetensors.
 
   pairs.json           token ids of the pairs: prompt, chosen, rejected
+  answers.json         token ids of single answers: prompt, completion, label
+  unpaired.json        records of each kind for KTO, with the tokens and labels that TRL makes of them
   records.json         records of each kind, with the tokens that TRL makes of them by quickstart's tokenizer and a template
   METHOD/CASE.json     settings, and loss, gradient norm and metrics of ten steps
   METHOD/CASE.safetensors grad.*: gradients of the first step, before clipping; trained.*: the adapter after ten
@@ -17,7 +19,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -50,12 +52,18 @@ class Record(TrainerCallback):
 def short(name):
     return name.replace(".default", "")
 
-def run(trainer_class, config, folder, case, settings, data, base=None):
+def answers():
+    """Six, so that the last batch of four has two."""
+    draw = random.Random(21)
+    ids = lambda least, most: [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(least, most))]
+    return [{"prompt": ids(3, 9), "completion": ids(1, 12) + [2], "label": number not in (1, 4, 5)} for number in range(6)]
+
+def run(trainer_class, config, folder, case, settings, data, base=None, rows=None):
     torch.manual_seed(0)
     load = lambda: AutoModelForCausalLM.from_pretrained(here / "gqa", dtype=torch.float32)
     model = PeftModel.from_pretrained(load(), here / "gqa" / "lora_qv", is_trainable=True)
     record = Record()
-    arguments = dict(output_dir="/tmp/preferences", per_device_train_batch_size=len(data), max_steps=STEPS,
+    arguments = dict(output_dir="/tmp/preferences", per_device_train_batch_size=rows or len(data), max_steps=STEPS,
                      learning_rate=RATE, lr_scheduler_type="constant", max_grad_norm=NORM, weight_decay=0.0,
                      logging_steps=1, report_to=[], bf16=False, use_cpu=True, gradient_checkpointing=False,
                      optim="adamw_torch", save_strategy="no", dataloader_drop_last=False,
@@ -104,6 +112,12 @@ CPO = {
     "simpo": {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0, "cpo_alpha": 0.0},
 }
 
+KTO = {
+    "kto": {},
+    "weighted": {"beta": 0.4, "desirable_weight": 1.5, "undesirable_weight": 0.7},
+    "apo_zero_unpaired": {"loss_type": "apo_zero_unpaired", "beta": 0.3},
+}
+
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 
 def records():
@@ -128,14 +142,43 @@ def records():
         found.append({"kind": kind, "record": record} | {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")})
     return {"template": TEMPLATE, "records": found}
 
+def unpaired():
+    """Tokens and labels that TRL's KTO makes of each kind of records."""
+    user, bot = lambda words: {"role": "user", "content": words}, lambda words: {"role": "assistant", "content": words}
+    kinds = {
+        "text": [{"prompt": "Price is", "completion": " $5, cheap.", "label": True}, {"prompt": "Price is", "completion": " five.", "label": False}],
+        "messages": [{"prompt": [user("How much?")], "completion": [bot("$5")], "label": True},
+                     {"prompt": [user("Hi"), bot("Hello"), user("How much?")], "completion": [bot("A lot.")], "label": False}],
+        "pairs": [{"prompt": "Price is", "chosen": " $5, cheap.", "rejected": " five dollars."},
+                  {"prompt": "It costs", "chosen": " $7.", "rejected": " seven."}],
+        "implicit pairs": [{"chosen": [user("How much?"), bot("$5")], "rejected": [user("How much?"), bot("A lot.")]}],
+    }
+    quickstart = AutoTokenizer.from_pretrained(here / "quickstart" / "model")
+    quickstart.chat_template = TEMPLATE
+    found = []
+    for kind, records in kinds.items():
+        load = lambda: AutoModelForCausalLM.from_pretrained(here / "gqa", dtype=torch.float32)
+        arguments = KTOConfig(output_dir="/tmp/preferences", report_to=[], bf16=False, use_cpu=True, max_length=None, per_device_train_batch_size=2)
+        trainer = KTOTrainer(model=load(), ref_model=load(), args=arguments, train_dataset=Dataset.from_list(records), processing_class=quickstart)
+        names = ("prompt_ids", "completion_ids", "KL_completion_ids", "label")
+        found.append({"kind": kind, "records": records, "samples": [{name: row[name] for name in names} for row in trainer.train_dataset]})
+    return {"template": TEMPLATE, "kinds": found}
+
 out.mkdir(exist_ok=True)
+methods = sys.argv[2:] or ["dpo", "orpo", "cpo", "kto"]
 ids = pairs()
 (out / "pairs.json").write_text(json.dumps(ids) + "\n")
 (out / "records.json").write_text(json.dumps(records(), indent=1) + "\n")
+singles = answers()
+(out / "answers.json").write_text(json.dumps(singles) + "\n")
+(out / "unpaired.json").write_text(json.dumps(unpaired(), indent=1) + "\n")
 data = [{"prompt": text(pair["prompt"], True), "chosen": text(pair["chosen"], False), "rejected": text(pair["rejected"], False)} for pair in ids]
-for case, settings in DPO.items():
+for case, settings in DPO.items() if "dpo" in methods else ():
     run(DPOTrainer, DPOConfig, "dpo", case, settings, data, base=True)
-for case, settings in ORPO.items():
+for case, settings in ORPO.items() if "orpo" in methods else ():
     run(ORPOTrainer, ORPOConfig, "orpo", case, settings, data)
-for case, settings in CPO.items():
+for case, settings in CPO.items() if "cpo" in methods else ():
     run(CPOTrainer, CPOConfig, "cpo", case, settings, data)
+data = [{"prompt": text(one["prompt"], True), "completion": text(one["completion"], False), "label": one["label"]} for one in singles]
+for case, settings in KTO.items() if "kto" in methods else ():
+    run(KTOTrainer, KTOConfig, "kto", case, settings, data, base=True, rows=4)

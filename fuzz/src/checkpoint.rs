@@ -28,7 +28,7 @@ fn fit(output: &Path, optimizer: OptimizerConfig, steps: usize) -> Result<Report
         .save(Every::Steps(1))
         .early_stopping(EarlyStopping { patience: 9, threshold: 0.0 })
         .output(output);
-    Trainer::new(config).resume(true).fit(&mut MODEL.clone(), &DATA, Some(&DATA))
+    Trainer::new(config).resume(true).fit(&mut MODEL.clone(), &DATA, &*DATA)
 }
 
 pub(crate) fn run(data: &[u8]) {

@@ -89,7 +89,9 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut reader = run.clone();
     let adapter = arguments.adapter.iter().find(|folder| folder.as_os_str() != MODEL);
     reader.model.adapter = adapter.cloned().or(reader.model.adapter);
-    let RunData { tokenizer, train, valid } = reader.load_data()?;
+    let mut data = reader.load_data()?;
+    run.teach(&mut data, &device)?;
+    let RunData { tokenizer, train, valid } = data;
     let data = valid.unwrap_or(train);
     let answers = arguments.exact_match.map(|count| {
         let count = if count == 0 { usize::MAX } else { count };

@@ -1,7 +1,7 @@
 //! Options of a run: those of `train`, `preview`, `sweep` and, of the data, `eval`.
 
 use crate::options;
-use burn_lora::prelude::*;
+use burn_lora::{prelude::*, train::ObjectiveConfig};
 use clap::Args;
 use serde_json::json;
 use std::{error::Error, path::PathBuf};
@@ -106,9 +106,13 @@ pub struct RunOptions {
     /// Micro-batches per optimizer step
     #[arg(long, value_name = "COUNT")]
     gradient_accumulation_steps: Option<usize>,
-    /// What is trained on: next_token, or of pairs of answers dpo, orpo or cpo [default: next_token]
+    /// What is trained on: next_token; of pairs of answers dpo, orpo or cpo; of single answers kto; of a teacher's
+    /// predictions distillation [default: next_token]
     #[arg(long, value_name = "NAME")]
     objective: Option<String>,
+    /// Teacher of a distillation
+    #[arg(long, value_name = "MODEL")]
+    teacher: Option<PathBuf>,
     /// Storage format of the linear layers
     #[arg(long, value_parser = options::format())]
     format: Option<WeightFormat>,
@@ -148,6 +152,12 @@ impl RunOptions {
                     .map_err(|error| format!("--objective {name}: {error}"))?;
             }
         }
+        if let Some(teacher) = &self.teacher {
+            let ObjectiveConfig::Distillation(config) = &mut run.objective else {
+                return Err("--teacher: only `--objective distillation` has one".into());
+            };
+            config.teacher_model_name_or_path = Some(teacher.clone());
+        }
         self.data.over(run)
     }
 
@@ -185,6 +195,9 @@ pub fn with_option(error: TrainError) -> Box<dyn Error> {
         TrainError::Missing { name: "model.path", .. } => "--model FOLDER",
         TrainError::Missing { name: "data.files", .. } => "--data FILE",
         TrainError::Missing { name: "train.output", .. } => "--output FOLDER",
+        TrainError::Missing { name: "objective.teacher_model_name_or_path", .. } => {
+            "--teacher MODEL"
+        }
         TrainError::Missing { name: "over", .. } => "--over NAME=VALUE,VALUE",
         _ => return error.into(),
     };

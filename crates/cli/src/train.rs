@@ -92,7 +92,10 @@ pub fn train(
     }
 
     // The data first: what is wrong with them shows before a large model is read.
-    let data = run.load_data()?;
+    let mut data = run.load_data()?;
+    if !arguments.dry_run {
+        run.teach(&mut data, device)?;
+    }
     let RunData { tokenizer, train, .. } = &data;
     let new = run.tokens.add.iter().chain(&run.tokens.special);
     for (token, id) in new.filter_map(|token| Some((token, tokenizer.token_to_id(token)?))) {

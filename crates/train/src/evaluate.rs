@@ -4,7 +4,7 @@ use crate::{
     TrainError,
     data::{BatchConfig, Dataset},
     objective::{NextToken, Objective, Reference},
-    reference::prepared,
+    reference::{is_prepared, prepare},
     step,
     watch::EvalMetrics,
 };
@@ -40,29 +40,48 @@ pub fn evaluate_with<M: CausalLm>(
 ) -> Result<EvalMetrics, TrainError> {
     data.check_vocabulary(model.vocabulary())?;
     objective.check(data)?;
-    if objective.reference() == Some(Reference::Start) && !data.has_values(Reference::LOG_PROBS) {
+    if objective.reference() == Some(Reference::Start) && !is_prepared(objective, data) {
         let reason = "the objective compares with the model as it was at the start, whose log-probabilities \
-                      the data do not have: add those of `reference_log_probs` by `with_values`";
+                      the data do not have: `prepare` the data with that model";
         return Err(TrainError::setting(Reference::LOG_PROBS, "missing", reason));
     }
-    let data = &prepared(objective, model, data, batches)?;
+    let data = &prepare(objective, model, data, batches)?;
     let model = model.valid();
     let device = model.device();
     let names = objective.metrics();
     let mut totals = vec![Tensor::<1>::zeros([1], (&device, DType::F32)); 1 + names.len()];
     let mut count = 0;
+    let mut counts = vec![0; names.len()];
     for batch in data.in_order("evaluating", batches)? {
         step::evaluate(&model, objective, &batch).add_to(&mut totals);
         count += objective.count(&batch);
+        add(&mut counts, &objective.metric_counts(&batch));
     }
     if count == 0 {
         return Err(TrainError::setting("data", "empty", "there is no token to predict"));
     }
     let values = Tensor::cat(totals, 0).into_data();
     let values: Vec<f32> = values.try_into_vec().expect("float32");
-    let mut means = values.into_iter().map(|sum| f64::from(sum) / count as f64);
-    let loss = means.next().expect("the loss is the first");
-    let metrics = objective.of_loss(loss).into_iter().chain(names.into_iter().zip(means));
+    let loss = f64::from(values[0]) / count as f64;
+    let means = means(&names, values[1..].iter().map(|sum| f64::from(*sum)), &counts);
+    let metrics = objective.of_loss(loss).into_iter().chain(means);
     let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).collect();
     Ok(EvalMetrics { step: 0, epoch: 0.0, loss, metrics, tokens: count as u64 })
+}
+
+/// Adds the counts of a batch to those of others.
+pub(crate) fn add(counts: &mut [usize], of_batch: &[usize]) {
+    assert_eq!(counts.len(), of_batch.len(), "a count for each metric");
+    counts.iter_mut().zip(of_batch).for_each(|(all, count)| *all += count);
+}
+
+/// Means of the metrics that have something to be a mean of, with their names.
+pub(crate) fn means(
+    names: &[&'static str],
+    sums: impl Iterator<Item = f64>,
+    counts: &[usize],
+) -> Vec<(&'static str, f64)> {
+    let all = names.iter().zip(sums).zip(counts);
+    let all = all.filter(|(_, count)| **count > 0);
+    all.map(|((name, sum), count)| (*name, sum / *count as f64)).collect()
 }

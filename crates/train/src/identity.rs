@@ -177,10 +177,9 @@ pub(crate) fn contents_difference(name: &str, before: &Value, now: &Value) -> Op
     parts.iter().find_map(of)
 }
 
-/// Hashes of the tokens and loss masks of all samples, and of the order of the samples.
+/// Hashes of the tokens, loss masks and numbers of all samples, and of the order of the samples.
 pub(crate) fn contents(data: &Dataset) -> Value {
-    let all: Vec<usize> = (0..data.len()).collect();
-    let columns = data.values(&all);
+    let columns = data.given_values();
     let hash = |index: usize| {
         let sample = data.sample(index);
         let mut hash = XxHash64::with_seed(0);

@@ -105,10 +105,10 @@ pub use plan::MemoryPlan;
 #[cfg(feature = "hub")]
 pub use push::{Pushed, push};
 pub use recompute::Recompute;
-pub use reference::reference_log_probs;
+pub use reference::{prepare, reference_log_probs};
 pub use run_config::{
     Compute, DataConfig, HubConfig, MetricsConfig, ModelConfig, ObjectiveConfig, Precision,
-    RunConfig, RunData, TokensConfig, TrainTokens,
+    RunConfig, RunData, TeacherConfig, TokensConfig, TrainTokens,
 };
 pub use schedule::{Schedule, Warmup};
 pub use sweep::Sweep;

@@ -9,9 +9,14 @@ use crate::{
 use burn_lora_adapter::{AdaptableExt, Selection};
 use burn_lora_llama::CausalLm;
 
-/// Checks that the model's head is the objective's, and returns the data with the log-probabilities by the reference, if the
-/// objective has one and the data do not have them already.
-pub(crate) fn prepared<M: CausalLm>(
+/// Returns the data with what an objective compares with: the log-probabilities by its reference, and prompts with the answers
+/// to others, as far as it reads them and the data do not have them yet. [`Trainer::fit_with`](crate::Trainer::fit_with) does
+/// so by itself; [`evaluate_with`](crate::evaluate_with) has to be given such data if the reference is the model at the
+/// start of a run, before its adapter was trained.
+///
+/// # Errors
+/// [`TrainError::Setting`] if the model's head has other labels than the objective; as [`reference_log_probs`].
+pub fn prepare<M: CausalLm>(
     objective: &dyn Objective<M>,
     model: &M,
     data: &Dataset,
@@ -26,18 +31,35 @@ pub(crate) fn prepared<M: CausalLm>(
             return Err(TrainError::setting("labels of the head", found, reason));
         }
     }
-    match objective.reference() {
-        Some(reference) if !data.has_values(Reference::LOG_PROBS) && !data.is_empty() => {
-            let found = reference_log_probs(model, &reference, data, batches)?;
-            data.clone().with_values(Reference::LOG_PROBS, found)
-        }
-        _ => Ok(data.clone()),
+    objective.check_model(model, data)?;
+    let mut data = data.clone();
+    if objective.reads_mismatched() && data.mismatched().is_none() && !data.is_empty() {
+        data = data.with_mismatched(batches.size)?;
     }
+    let Some(reference) = objective.reference() else { return Ok(data) };
+    let with_reference = |data: Dataset| {
+        if data.has_values(Reference::LOG_PROBS) || data.is_empty() {
+            return Ok(data);
+        }
+        let found = reference_log_probs(model, &reference, &data, batches)?;
+        Ok::<_, TrainError>(data.with_derived(Reference::LOG_PROBS, found))
+    };
+    if let Some(mismatched) = data.mismatched().cloned() {
+        data.set_mismatched(with_reference(mismatched)?);
+    }
+    with_reference(data)
+}
+
+/// Returns `true` if the data have all that [`prepare`] adds.
+pub(crate) fn is_prepared<M: CausalLm>(objective: &dyn Objective<M>, data: &Dataset) -> bool {
+    let compared =
+        |data: &Dataset| objective.reference().is_none() || data.has_values(Reference::LOG_PROBS);
+    let mismatched = || data.mismatched().is_some_and(compared);
+    data.is_empty() || compared(data) && (!objective.reads_mismatched() || mismatched())
 }
 
 /// Computes the log-probability of each sample, the sum of `log p` over its target tokens, by a model as it is or by one
-/// of its adapters. [`Trainer::fit_with`](crate::Trainer::fit_with) does so by itself;
-/// [`Dataset::with_values`] adds those of another model, under the name [`Reference::LOG_PROBS`].
+/// of its adapters. [`Dataset::with_values`] adds those of another model, under the name [`Reference::LOG_PROBS`].
 ///
 /// # Errors
 /// [`TrainError::Adapter`] if there is no such adapter; [`TrainError::Device`] if the device fails; as

@@ -4,7 +4,7 @@ use crate::{
     Every, OptimizerConfig, TrainConfig, TrainError,
     checkpoint::{self, Checkpoint, Damage, TrainerState},
     data::{Batch, Dataset, Rows},
-    evaluate::evaluate_with,
+    evaluate::{add, evaluate_with, means},
     identity::Identity,
     interrupt::Interrupt,
     metric::{Best, Validation},
@@ -291,7 +291,12 @@ impl<'a, M: CausalLm> Run<'a, M> {
             })
             .collect();
         let tokens: usize = batches.iter().map(|(batch, _)| batch.tokens).sum();
-        let count = batches.iter().map(|(batch, _)| self.replica.objective.count(batch)).sum();
+        let objective = &self.replica.objective;
+        let count = batches.iter().map(|(batch, _)| objective.count(batch)).sum();
+        let mut metric_counts = vec![0; objective.metrics().len()];
+        for (batch, _) in &batches {
+            add(&mut metric_counts, &objective.metric_counts(batch));
+        }
         let rate = self.rate.rate(self.progress.step);
         let logged = self.is_logged(self.progress.step + 1);
         let work = Arc::new(Work { batches, count, rate, logged });
@@ -307,6 +312,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
             step: self.progress.step,
             values,
             count,
+            metric_counts,
             tokens,
             rate,
             samples: rows.iter().flatten().flatten().copied().collect(),
@@ -341,16 +347,18 @@ impl<'a, M: CausalLm> Run<'a, M> {
         }
         let (count, tokens): (usize, usize) =
             steps.iter().fold((0, 0), |sum, step| (sum.0 + step.count, sum.1 + step.tokens));
-        let mean = |at: usize, weight: &dyn Fn(&Measured) -> f64| -> f64 {
-            let sum = each().map(|(step, values)| f64::from(values[at]) * weight(step));
-            sum.sum::<f64>() / count.max(1) as f64
-        };
+        let losses = each().map(|(step, values)| f64::from(values[0]) * step.count as f64);
+        let loss = losses.sum::<f64>() / count.max(1) as f64;
         let last_values = each().next_back().map_or(&[][..], |(_, values)| values);
-        let metrics = names.iter().zip(2..).map(|(name, at)| (*name, mean(at, &|_| 1.0))).collect();
+        let sums = (2..2 + names.len())
+            .map(|at| each().map(|(_, values)| f64::from(values[at])).sum::<f64>());
+        let mut counts = vec![0; names.len()];
+        steps.iter().for_each(|step| add(&mut counts, &step.metric_counts));
+        let metrics = means(&names, sums, &counts).into_iter().collect();
         let metrics = StepMetrics {
             step: last.step,
             epoch: last.epoch,
-            loss: mean(0, &|step| step.count as f64),
+            loss,
             grad_norm: f64::from(last_values[1]),
             learning_rate: last.rate,
             num_tokens: last.all_tokens,

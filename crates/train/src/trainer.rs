@@ -8,7 +8,7 @@ use crate::{
     metric::Validation,
     objective::Objective,
     output::Output,
-    reference::prepared,
+    reference::prepare,
     run::{Observers, Run},
     setup,
     watch::{
@@ -255,7 +255,7 @@ impl<'a> Trainer<'a> {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
         }
-        let prepare = |data| prepared(&*objective, &*model, data, &config.batches);
+        let prepare = |data| prepare(&*objective, &*model, data, &config.batches);
         let (train, examples) = (&prepare(train)?, given.data.map(prepare).transpose()?);
         let valid = Validation { data: examples.as_ref(), metrics: given.metrics };
         if let Some(output) = &config.output {

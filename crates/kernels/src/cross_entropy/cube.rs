@@ -16,8 +16,7 @@ use cubecl::prelude::*;
 fn cross_entropy_kernel<F: Float, N: Size>(
     logits: &[Vector<F, N>],
     targets: &[i32],
-    loss: &mut [f32],
-    correct: &mut [f32],
+    of_rows: &mut [f32],
     grad: &mut [Vector<F, N>],
     count: usize,
     steps: usize,
@@ -37,6 +36,7 @@ fn cross_entropy_kernel<F: Float, N: Size>(
 
     let mut largest = f32::new(-1e30);
     let mut exponentials = 0.0f32;
+    let mut weighted = 0.0f32;
     let mut all = 0.0f32;
     let mut own = 0.0f32;
     let mut step = UNIT_POS_X as usize;
@@ -46,7 +46,9 @@ fn cross_entropy_kernel<F: Float, N: Size>(
         for i in 0..vector {
             let x = f32::cast_from(values.extract(i));
             let next = max(largest, x);
-            exponentials = exponentials * (largest - next).exp() + (x - next).exp();
+            let (before, this) = ((largest - next).exp(), (x - next).exp());
+            exponentials = exponentials * before + this;
+            weighted = weighted * before + this * x;
             largest = next;
             all += x;
             own += select(step * vector + i == target, x, 0.0f32);
@@ -54,7 +56,9 @@ fn cross_entropy_kernel<F: Float, N: Size>(
         step += rows.lanes as usize;
     }
     let most = reduce(largest, rows, false);
-    let total = reduce(exponentials * (largest - most).exp(), rows, true);
+    let rescale = (largest - most).exp();
+    let total = reduce(exponentials * rescale, rows, true);
+    let weighted = reduce(weighted * rescale, rows, true);
     let all = reduce(all, rows, true);
     let own = reduce(own, rows, true);
 
@@ -76,9 +80,12 @@ fn cross_entropy_kernel<F: Float, N: Size>(
             step += rows.lanes as usize;
         }
         if UNIT_POS_X == 0 {
-            let value = most + total.ln() - (1.0f32 - smoothing) * own - spread * all;
-            loss[number] = select(known, value, nan);
-            correct[number] = select(known && own >= most, 1.0f32, 0.0f32);
+            let log_sum = most + total.ln();
+            let value = log_sum - (1.0f32 - smoothing) * own - spread * all;
+            of_rows[number] = select(known, value, nan);
+            of_rows[count + number] = select(known && own >= most, 1.0f32, 0.0f32);
+            of_rows[2 * count + number] = log_sum - weighted * inverse;
+            of_rows[3 * count + number] = all / (steps * vector) as f32;
         }
     }
 }
@@ -88,14 +95,14 @@ impl CrossEntropyOps for CubeBackend {
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
         smoothing: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [logits, targets] = [logits, targets].map(into_contiguous);
         let (client, dtype, shape) = (logits.client.clone(), logits.dtype, logits.shape());
         let (count, width) = (shape[0], shape[1]);
-        let row = || empty(&logits, Shape::new([count]), DType::F32);
-        let (loss, correct, grad) = (row(), row(), empty(&logits, shape, dtype));
+        let of_rows = empty(&logits, Shape::new([4, count]), DType::F32);
+        let grad = empty(&logits, shape, dtype);
         if count == 0 {
-            return (loss, correct, grad);
+            return (of_rows, grad);
         }
         let vector = vector_size(&client, dtype, width);
         let rows = Rows::of(&client, width / vector);
@@ -109,8 +116,7 @@ impl CrossEntropyOps for CubeBackend {
                 vector,
                 buffer(&client, &logits, dtype, count * width, vector),
                 buffer(&client, &targets, DType::I32, count, 1),
-                buffer(&client, &loss, DType::F32, count, 1),
-                buffer(&client, &correct, DType::F32, count, 1),
+                buffer(&client, &of_rows, DType::F32, 4 * count, 1),
                 buffer(&client, &grad, dtype, count * width, vector),
                 count,
                 width / vector,
@@ -120,6 +126,6 @@ impl CrossEntropyOps for CubeBackend {
                 elem(dtype),
             );
         }
-        (loss, correct, grad)
+        (of_rows, grad)
     }
 }

@@ -16,7 +16,7 @@ impl CrossEntropyOps for Flex {
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
         smoothing: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (shape, dtype) = (logits.shape(), logits.dtype());
         let (logits, targets) = (to_f32(logits), targets.to_contiguous());
         let (logits, targets): (&[f32], &[i32]) = (logits.storage(), targets.storage());
@@ -27,13 +27,13 @@ impl CrossEntropyOps for Flex {
             panic!("cross_entropy: target {target} of row {row}, a vocabulary of {width}");
         }
         let mut grad = vec![0.0f32; logits.len()];
-        let (mut loss, mut correct) = (vec![0.0f32; count], vec![0.0f32; count]);
+        let mut of_rows = vec![[0.0f32; 4]; count];
         let spread = smoothing / width as f32;
         grad.par_chunks_mut(width.max(1))
             .zip(logits.par_chunks(width.max(1)))
             .zip(targets)
-            .zip(loss.par_iter_mut().zip(&mut correct))
-            .for_each(|(((grad, x), &target), (loss, hit))| {
+            .zip(&mut of_rows)
+            .for_each(|(((grad, x), &target), of_row)| {
                 let target = target as usize;
                 let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let mut total = 0.0;
@@ -41,15 +41,22 @@ impl CrossEntropyOps for Flex {
                     *grad = (x - most).exp();
                     total += *grad;
                 }
-                for grad in grad.iter_mut() {
-                    *grad = *grad / total - spread;
+                // (About the largest, so that large terms do not cancel.)
+                let (mut weighted, mut all) = (0.0, 0.0);
+                for (grad, x) in grad.iter_mut().zip(x) {
+                    *grad /= total;
+                    weighted += *grad * (x - most);
+                    all += x;
+                    *grad -= spread;
                 }
                 grad[target] -= 1.0 - smoothing;
-                let mean = if smoothing > 0.0 { x.iter().sum::<f32>() * spread } else { 0.0 };
-                *loss = most + total.ln() - (1.0 - smoothing) * x[target] - mean;
-                *hit = f32::from(u8::from(x[target] >= most));
+                let mean = if smoothing > 0.0 { spread * all } else { 0.0 };
+                let loss = most + total.ln() - (1.0 - smoothing) * x[target] - mean;
+                let correct = f32::from(u8::from(x[target] >= most));
+                *of_row = [loss, correct, total.ln() - weighted, all / width as f32];
             });
-        let rows = |values| from_f32(values, Shape::new([count]), DType::F32);
-        (rows(loss), rows(correct), from_f32(grad, shape, dtype))
+        let of_rows = (0..4).flat_map(|which| of_rows.iter().map(move |of_row| of_row[which]));
+        let of_rows = from_f32(of_rows.collect(), Shape::new([4, count]), DType::F32);
+        (of_rows, from_f32(grad, shape, dtype))
     }
 }

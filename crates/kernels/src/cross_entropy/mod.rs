@@ -23,6 +23,10 @@ pub struct CrossEntropy {
     pub loss: Tensor<1>,
     /// 1 for a correct token (the target has the largest logit), else 0; `[rows]` in float32.
     pub correct: Tensor<1>,
+    /// Entropy of the predicted distribution in nats, `-sum(p · log(p))` with `p = softmax(x)`; `[rows]` in float32.
+    pub entropy: Tensor<1>,
+    /// Mean of the logits, `[rows]` in float32.
+    pub mean: Tensor<1>,
     /// Gradient of the sum of the losses, `[rows, vocabulary]` in the dtype of the logits.
     pub grad: Tensor<2>,
 }
@@ -56,9 +60,11 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32)
     assert_eq!(rows, targets.dims()[0], "cross_entropy: a target for each row");
     assert!(vocabulary > 0 || rows == 0, "cross_entropy: a vocabulary of nothing");
     let targets = targets.cast(DType::I32).into_dispatch();
-    let (loss, correct, grad) = Dispatch::cross_entropy(logits.into_dispatch(), targets, smoothing);
-    let [loss, correct] = [loss, correct].map(Tensor::from_dispatch);
-    CrossEntropy { loss, correct, grad: Tensor::from_dispatch(grad) }
+    let (of_rows, grad) = Dispatch::cross_entropy(logits.into_dispatch(), targets, smoothing);
+    let of_rows = Tensor::<2>::from_dispatch(of_rows);
+    let [loss, correct, entropy, mean] =
+        [0, 1, 2, 3].map(|which| of_rows.clone().narrow(0, which, 1).reshape([rows]));
+    CrossEntropy { loss, correct, entropy, mean, grad: Tensor::from_dispatch(grad) }
 }
 
 /// [`cross_entropy`] on primitives, whose shapes it has checked.
@@ -69,16 +75,15 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32)
     Autodiff
 )]
 pub trait CrossEntropyOps: Backend {
-    /// Cross-entropy of each row of logits and its target, 1 for each correct token (else 0), both
-    /// in float32, and the gradient of the sum of the losses.
+    /// Of each row of logits and its target the loss, whether the token is correct, the entropy and the mean, one after
+    /// the other, `[4, rows]` in float32; and the gradient of the sum of the losses.
     #[fusion(meta = |logits, _targets, _smoothing| (
-        TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),
-        TensorSpec::new(Shape::new([logits.shape[0]]), DType::F32),
+        TensorSpec::new(Shape::new([4, logits.shape[0]]), DType::F32),
         logits.clone(),
     ))]
     fn cross_entropy(
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
         smoothing: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }

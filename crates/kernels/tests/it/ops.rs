@@ -182,6 +182,7 @@ fn cross_entropy_and_its_gradient() {
         let x: Vec<f32> = random(rows * width, 5).iter().map(|x| x * 8.0).collect();
         let targets: Vec<i32> = (0..rows).map(|row| (row * 31 % width) as i32).collect();
         let (mut loss, mut correct, mut grad) = (vec![], vec![], vec![]);
+        let (mut entropy, mut means) = (vec![], vec![]);
         for (x, target) in x.chunks(width).zip(&targets) {
             let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             let (target, most) = (*target as usize, x.iter().copied().fold(f64::MIN, f64::max));
@@ -189,6 +190,8 @@ fn cross_entropy_and_its_gradient() {
             let log = |x: f64| x - most - total.ln();
             let mean = x.iter().map(|x| log(*x)).sum::<f64>() / width as f64;
             loss.push(-((1.0 - smoothing) * log(x[target]) + smoothing * mean) as f32);
+            entropy.push(-x.iter().map(|x| log(*x).exp() * log(*x)).sum::<f64>() as f32);
+            means.push((x.iter().sum::<f64>() / width as f64) as f32);
             correct.push(f32::from(u8::from(x[target] == most)));
             grad.extend(x.iter().enumerate().map(|(at, x)| {
                 let hit = if at == target { 1.0 - smoothing } else { 0.0 };
@@ -199,6 +202,8 @@ fn cross_entropy_and_its_gradient() {
         let found = cross_entropy(tensor(&x, [rows, width]), targets, smoothing as f32);
         assert!(difference(&vec(found.loss), &loss) < 1e-4, "{rows} x {width}");
         assert_eq!(vec(found.correct), correct, "{rows} x {width}");
+        assert!(difference(&vec(found.entropy), &entropy) < 1e-4, "{rows} x {width}");
+        assert!(difference(&vec(found.mean), &means) < 1e-5, "{rows} x {width}");
         assert!(relative(&vec(found.grad), &grad) < 1e-5, "{rows} x {width}");
     }
 }

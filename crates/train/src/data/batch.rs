@@ -1,6 +1,6 @@
 //! Batches: samples side by side, as input of a model.
 
-use super::{BatchConfig, Dataset};
+use super::{BatchConfig, Dataset, TopRows};
 use crate::error::TrainError;
 use burn_lora_io::progress::Work;
 use burn_lora_llama::Segments;
@@ -51,6 +51,10 @@ pub struct Batch {
     pub values: BTreeMap<String, Vec<f32>>,
     /// Label of each token, [`IGNORE_INDEX`] for none; empty if the data have no labels of tokens.
     pub token_labels: Vec<i32>,
+    /// For each of `sources` its prompt with the answer to another, in a row each, if an objective has prepared them.
+    pub mismatched: Option<Box<Self>>,
+    /// A teacher's most probable tokens for each target, in their order, if the data have them.
+    pub top_logits: Option<TopRows>,
 }
 
 impl Dataset {
@@ -107,7 +111,13 @@ impl Dataset {
                 token_labels.resize((row + 1) * length, IGNORE_INDEX);
             }
         }
+        let mismatched = self.mismatched.as_ref().map(|other| {
+            let rows: Vec<_> = rows.iter().flatten().map(|sample| vec![*sample]).collect();
+            Box::new(other.batch(&rows, &BatchConfig { packing: None, ..config.clone() }))
+        });
         Batch {
+            mismatched,
+            top_logits: self.top_rows(rows.iter().flatten().copied()),
             rows: rows.len(),
             length,
             tokens: segments.tokens(),
@@ -143,6 +153,17 @@ impl Batch {
     pub(crate) fn target_places(&self) -> Vec<(i32, i32)> {
         let all = self.targets.iter().enumerate();
         all.filter(|(_, id)| **id != IGNORE_INDEX).map(|(place, id)| (place as i32, *id)).collect()
+    }
+
+    /// Number of targets of each of `sources`.
+    pub(crate) fn targets_of_samples(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.sources.len()];
+        for (owner, target) in self.owners().into_iter().zip(&self.targets) {
+            if let (Some(owner), true) = (owner, *target != IGNORE_INDEX) {
+                counts[owner] += 1;
+            }
+        }
+        counts
     }
 
     /// Returns the places of the tokens that have a label, row after row, with the labels.

@@ -1,7 +1,7 @@
 //! Data sets: samples of tokens, in an order.
 
 use super::{
-    Report,
+    Report, TopLogits,
     read::example,
     sample::Sample,
     store::{Entry, Store, Writer},
@@ -29,14 +29,37 @@ pub struct Dataset {
     pub(super) store: Arc<Store>,
     /// Indices of the samples in the store.
     order: Arc<[u32]>,
-    /// Numbers beside the tokens that were added after loading, by name, one for each of `order`.
-    added: BTreeMap<String, Arc<[f32]>>,
+    /// Numbers beside the tokens that were added after loading, by name.
+    added: BTreeMap<String, Added>,
+    /// For each sample its prompt with the answer to another, once prepared.
+    pub(super) mismatched: Option<Arc<Dataset>>,
+    pub(super) top_logits: Option<Arc<TopLogits>>,
+}
+
+/// Numbers beside the tokens that were added after loading, one for each sample.
+#[derive(Clone, Debug)]
+struct Added {
+    values: Arc<[f32]>,
+    /// `true` if they follow from the rest and a model.
+    derived: bool,
 }
 
 impl Dataset {
     pub(super) fn new(store: Store) -> Self {
         let order = (0..store.len() as u32).collect();
-        Self { store: store.into(), order, added: BTreeMap::new() }
+        Self {
+            store: store.into(),
+            order,
+            added: BTreeMap::new(),
+            mismatched: None,
+            top_logits: None,
+        }
+    }
+
+    /// The data set with its samples in another order.
+    pub(super) fn reordered(mut self, order: impl IntoIterator<Item = u32>) -> Self {
+        self.order = order.into_iter().collect();
+        self
     }
 
     /// Creates a data set of tokens from elsewhere. Rows are padded with token 0, which no loss
@@ -122,8 +145,18 @@ impl Dataset {
             let reason = format!("there are {} samples: give one for each", self.len());
             return Err(TrainError::setting("values", values.len(), reason));
         }
-        self.added.insert(name.into(), values);
+        self.added.insert(name.into(), Added { values, derived: false });
         Ok(self)
+    }
+
+    /// Adds numbers that follow from the samples and a model: they are no part of what the data are.
+    ///
+    /// # Panics
+    /// If there is not one value per sample.
+    pub(crate) fn with_derived(mut self, name: &str, values: Vec<f32>) -> Self {
+        assert_eq!(values.len(), self.len(), "a number for each sample");
+        self.added.insert(name.into(), Added { values: values.into(), derived: true });
+        self
     }
 
     /// Returns the number of samples: one of an example, but two of a pair, the chosen and the rejected
@@ -213,9 +246,16 @@ impl Dataset {
         let read =
             |all: &Vec<f32>| samples.iter().map(|at| all[self.order[*at] as usize]).collect();
         let read = self.store.values.iter().map(|(name, all)| (name.clone(), read(all)));
-        let added = |all: &Arc<[f32]>| samples.iter().map(|at| all[*at]).collect();
+        let added = |all: &Added| samples.iter().map(|at| all.values[*at]).collect();
         let added = self.added.iter().map(|(name, all)| (name.clone(), added(all)));
         read.chain(added).collect()
+    }
+
+    /// Returns the [`values`](Self::values) of all samples that are not derived.
+    pub(crate) fn given_values(&self) -> BTreeMap<String, Vec<f32>> {
+        let mut values = self.values(&(0..self.len()).collect::<Vec<_>>());
+        values.retain(|name, _| !self.added.get(name).is_some_and(|added| added.derived));
+        values
     }
 
     pub(super) fn origin(&self, index: usize) -> (&Path, usize) {
@@ -258,7 +298,8 @@ impl Dataset {
     /// ```
     pub fn report(&self) -> Report {
         let examples = self.examples().len();
-        let mut report = Report { examples, ..self.store.report.clone() };
+        let samples = self.len();
+        let mut report = Report { examples, samples, ..self.store.report.clone() };
         for entry in (0..self.len()).map(|index| self.entry(index)) {
             report.tokens += entry.length as usize;
             report.target_tokens += entry.targets as usize;
@@ -358,11 +399,17 @@ impl Dataset {
 
     /// The data set of some samples.
     fn chosen(&self, samples: impl Iterator<Item = usize> + Clone) -> Self {
-        let of = |values: &Arc<[f32]>| samples.clone().map(|at| values[at]).collect();
+        let of = |Added { values, derived }: &Added| Added {
+            values: samples.clone().map(|at| values[at]).collect(),
+            derived: *derived,
+        };
         Self {
             store: self.store.clone(),
             order: samples.clone().map(|at| self.order[at]).collect(),
-            added: self.added.iter().map(|(name, values)| (name.clone(), of(values))).collect(),
+            added: self.added.iter().map(|(name, added)| (name.clone(), of(added))).collect(),
+            // Other samples may be beside each other now.
+            mismatched: None,
+            top_logits: self.top_logits.clone(),
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     notes::Notes,
     read::{self, Record, Stop},
     store::Writer,
+    unpaired,
 };
 use crate::error::TrainError;
 use burn_lora_io::{hub::DataFile, progress::Work};
@@ -56,7 +57,8 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
     };
     let encoder = Encoder::new(config, tokenizer)?;
     let paths: Vec<_> = files.iter().map(|file| file.path().to_owned()).collect();
-    let writer = Writer::new(config.temp_dir.as_deref(), paths.clone())?;
+    let mut writer = Writer::new(config.temp_dir.as_deref(), paths.clone())?;
+    writer.max_length = config.max_length;
     let mut loader = Loader {
         work: Work::unknown("encoding examples"),
         config,
@@ -96,7 +98,12 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         std::mem::take(&mut loader.notes).report(path, tokenizer, config.max_length);
     }
     drop(loader.work);
-    let data = Dataset::new(loader.writer.finish(Some(tokenizer))?);
+    let of_pairs = loader.kind == Some(Kind::Pair);
+    let mut data = Dataset::new(loader.writer.finish(Some(tokenizer))?);
+    if config.unpaired && of_pairs {
+        let count = data.len() as u32;
+        data = data.reordered(unpaired::order(count));
+    }
     let report = data.report();
     if report.left_out() > 0 {
         burn_lora_io::warn!("{report}");
@@ -154,12 +161,15 @@ impl Loader<'_> {
             let value = record.shift_remove(name).ok_or_else(|| format!("no column `{name}`"))?;
             column.read(name, &value)
         });
-        let values = values.collect::<Result<Vec<_>, _>>()?.concat();
+        let mut values = values.collect::<Result<Vec<_>, _>>()?.concat();
         let format = match self.format {
             Some(format) => format,
             None => Format::detect(&record)?,
         };
         let kind = format.kind();
+        if self.config.unpaired && kind != Kind::Pair {
+            values.push(unpaired::label(&mut record)?);
+        }
         if *self.kind.get_or_insert(kind) != kind {
             let both = [Some(kind), self.kind];
             let name = if both.contains(&Some(Kind::Pair)) {
@@ -183,13 +193,18 @@ impl Loader<'_> {
     /// Tokenizes the records read so far.
     fn flush(&mut self) -> Result<(), TrainError> {
         self.check_format()?;
-        if self.kind == Some(Kind::Pair) {
+        let of_pairs = self.kind == Some(Kind::Pair);
+        let unpaired = self.config.unpaired;
+        if of_pairs && !unpaired {
             self.writer.set_group(2);
         }
         let chunk = std::mem::take(&mut self.chunk);
         let records = chunk.len() as u64;
         let columns = self.config.values.iter();
-        let names: Vec<_> = columns.flat_map(|(name, column)| column.names(name)).collect();
+        let mut names: Vec<_> = columns.flat_map(|(name, column)| column.names(name)).collect();
+        if unpaired {
+            names.push(unpaired::LABEL);
+        }
         let samples = chunk.into_par_iter().map(|(line, record)| {
             let sample = record.map_err(Fault::Malformed).and_then(|(record, format, values)| {
                 let encoded = self.encoder.samples(&self.config.example(&record, format)?)?;
@@ -202,11 +217,12 @@ impl Loader<'_> {
                 Ok((samples, values)) => {
                     let truncated = samples.iter().any(Encoded::truncated);
                     self.writer.report.truncated += usize::from(truncated);
-                    for encoded in samples {
+                    for (encoded, label) in samples.into_iter().zip([1.0, 0.0]) {
                         self.writer.push(&encoded.sample, self.file, line)?;
                         self.writer.labels(&encoded.labels);
-                        for (name, value) in names.iter().zip(&values) {
-                            self.writer.value(name, *value);
+                        let label = (unpaired && of_pairs).then_some(label);
+                        for (name, value) in names.iter().zip(values.iter().copied().chain(label)) {
+                            self.writer.value(name, value);
                         }
                         self.writer.ends.extend(encoded.ends);
                         for oddity in encoded.oddities {

@@ -62,6 +62,8 @@ mod read;
 mod report;
 mod sample;
 mod store;
+mod top_logits;
+mod unpaired;
 mod values;
 mod words;
 
@@ -74,3 +76,4 @@ pub use options::{OnError, TrainOn, Truncation};
 pub use preview::Span;
 pub use report::Report;
 pub use sample::Sample;
+pub use top_logits::{TopLogits, TopRows};

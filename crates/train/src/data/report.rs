@@ -19,11 +19,14 @@ use std::fmt;
 pub struct Report {
     /// Examples.
     pub examples: usize,
+    /// Samples, if an example is several: both answers of a pair.
+    #[serde(default)]
+    pub samples: usize,
     /// Tokens of all examples.
     pub tokens: usize,
     /// Tokens whose loss counts.
     pub target_tokens: usize,
-    /// Tokens of the longest example.
+    /// Tokens of the longest sample.
     pub longest: usize,
     /// Examples truncated to the maximum length.
     pub truncated: usize,
@@ -41,7 +44,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns the mean number of tokens per example.
+    /// Returns the mean number of tokens per sample.
     ///
     /// ```
     /// use burn_lora_train::data::Report;
@@ -50,7 +53,7 @@ impl Report {
     /// assert_eq!(report.mean_length(), 2.5);
     /// ```
     pub fn mean_length(&self) -> f64 {
-        self.tokens as f64 / self.examples.max(1) as f64
+        self.tokens as f64 / self.samples.max(self.examples).max(1) as f64
     }
 
     /// Returns the number of examples left out, for whatever reason.
@@ -69,11 +72,12 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         let Self { examples, tokens, target_tokens, longest, .. } = self;
+        let noun = if self.samples > *examples { "pair" } else { "example" };
         let plural = if *examples == 1 { "" } else { "s" };
         let share = 100.0 * *target_tokens as f64 / (*tokens).max(1) as f64;
         writeln!(
             out,
-            "{examples} example{plural}, {tokens} tokens, {target_tokens} ({share:.1}%) of them \
+            "{examples} {noun}{plural}, {tokens} tokens, {target_tokens} ({share:.1}%) of them \
              trained on"
         )?;
         write!(out, "longest {longest} tokens, mean {:.1}", self.mean_length())?;

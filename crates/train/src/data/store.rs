@@ -45,6 +45,8 @@ pub(crate) struct Store {
     pub tokenizer: Option<Tokenizer>,
     /// Tokens that end a turn, but no generation yet.
     pub ends: BTreeSet<u32>,
+    /// Maximum number of tokens of a sample, if there is one.
+    pub max_length: Option<usize>,
 }
 
 impl Store {
@@ -99,6 +101,7 @@ pub(crate) struct Writer {
     highest: u32,
     pub report: Report,
     pub ends: BTreeSet<u32>,
+    pub max_length: Option<usize>,
 }
 
 impl Writer {
@@ -120,6 +123,7 @@ impl Writer {
             labels: vec![],
             report: Report::default(),
             ends: BTreeSet::new(),
+            max_length: None,
         })
     }
 
@@ -178,7 +182,7 @@ impl Writer {
     /// Returns the store of the samples written; at least one is required.
     pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
         let Self { file, folder, entries, group, files, highest, values, labels, .. } = self;
-        let (report, ends) = (self.report, self.ends);
+        let (report, ends, max_length) = (self.report, self.ends, self.max_length);
         if entries.is_empty() {
             let mut reason = "no examples".to_owned();
             if report.left_out() > 0 {
@@ -206,6 +210,7 @@ impl Writer {
             labels,
             tokenizer,
             ends,
+            max_length,
         })
     }
 }

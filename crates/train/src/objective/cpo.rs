@@ -124,6 +124,10 @@ impl SequenceLoss for CpoConfig {
         Pairs::count(batch)
     }
 
+    fn metric_counts(&self, batch: &Batch) -> Vec<usize> {
+        [Pairs::metric_counts(batch), vec![Pairs::count(batch)]].concat()
+    }
+
     fn losses(&self, sequences: &Sequences) -> Losses {
         let Self { beta, loss_type, label_smoothing, cpo_alpha, simpo_gamma } = *self;
         let pairs = Pairs::new(sequences);

@@ -59,6 +59,8 @@ pub enum DpoLoss {
 /// | `rewards/margins` | `b·(c - r)` |
 /// | `logps/chosen`, `logps/rejected` | log-probabilities |
 /// | `mean_token_accuracy` | fraction of the chosen answers' tokens that the model ranks first |
+/// | `entropy` | of the predictions of both answers' tokens, in nats |
+/// | `logits/chosen`, `logits/rejected` | mean of the logits that predict the answer's tokens |
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -229,11 +231,15 @@ impl SequenceLoss for DpoConfig {
     }
 
     fn metrics(&self) -> Vec<&'static str> {
-        Pairs::METRICS.to_vec()
+        [&Pairs::METRICS[..], &Pairs::OF_LOGITS].concat()
     }
 
     fn count(&self, batch: &Batch) -> usize {
         Pairs::count(batch)
+    }
+
+    fn metric_counts(&self, batch: &Batch) -> Vec<usize> {
+        [&Pairs::metric_counts(batch)[..], &Pairs::logit_counts(batch)].concat()
     }
 
     fn losses(&self, sequences: &Sequences) -> Losses {
@@ -244,6 +250,8 @@ impl SequenceLoss for DpoConfig {
         let losses = losses.map(|(loss, weight)| self.loss(*loss, &pairs, &ratios) * weight);
         let loss = losses.reduce(|a, b| a + b).expect("there is a loss");
         let rewards = ratios.map(|ratio| ratio * self.beta);
-        Losses { loss, metrics: pairs.metrics(rewards, pairs.logps()) }
+        let mut metrics = pairs.metrics(rewards, pairs.logps());
+        metrics.extend(pairs.of_logits());
+        Losses { loss, metrics }
     }
 }

@@ -2,7 +2,10 @@
 
 mod classification;
 mod cpo;
+mod distillation;
+mod divergence;
 mod dpo;
+mod kto;
 mod logits;
 mod multi_label;
 mod next_token;
@@ -15,7 +18,9 @@ mod tokens;
 
 pub use classification::SequenceClassification;
 pub use cpo::{Cpo, CpoConfig, CpoLoss};
+pub use distillation::{Distillation, DistillationConfig, Stored, top_logits};
 pub use dpo::{Dpo, DpoConfig, DpoLoss};
+pub use kto::{Kto, KtoConfig, KtoLoss};
 pub(crate) use logits::labels as labels_of_head;
 pub use multi_label::MultiLabelClassification;
 pub use next_token::NextToken;
@@ -60,6 +65,15 @@ pub trait Objective<M: CausalLm>: Send + Sync {
         Ok(())
     }
 
+    /// Checks the model before the first step.
+    ///
+    /// # Errors
+    /// An error if the objective cannot be computed with it.
+    fn check_model(&self, model: &M, data: &Dataset) -> Result<(), TrainError> {
+        let _ = (model, data);
+        Ok(())
+    }
+
     /// Returns the number of logits that the model's head needs, if not those of its vocabulary.
     fn labels(&self) -> Option<usize> {
         None
@@ -70,6 +84,12 @@ pub trait Objective<M: CausalLm>: Send + Sync {
     /// [`Reference::LOG_PROBS`].
     fn reference(&self) -> Option<Reference> {
         None
+    }
+
+    /// Returns `true` if the objective reads prompts with the answers to others, [`Batch::mismatched`]: they are put
+    /// together once, before the first step.
+    fn reads_mismatched(&self) -> bool {
+        false
     }
 
     /// Names of the metrics, in the order of [`Outcome::metrics`].
@@ -86,6 +106,12 @@ pub trait Objective<M: CausalLm>: Send + Sync {
     /// are the sums over its batches, divided by the total of their counts.
     fn count(&self, batch: &Batch) -> usize {
         batch.target_count
+    }
+
+    /// Number of items that the sum of each of the [`metrics`](Self::metrics) is over, in their order: by default
+    /// [`count`](Self::count) for all. A metric that has none in all batches of a step or an evaluation is left out.
+    fn metric_counts(&self, batch: &Batch) -> Vec<usize> {
+        vec![self.count(batch); self.metrics().len()]
     }
 
     /// Computes the sums over a batch.

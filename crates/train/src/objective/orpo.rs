@@ -71,6 +71,10 @@ impl SequenceLoss for OrpoConfig {
         Pairs::count(batch)
     }
 
+    fn metric_counts(&self, batch: &Batch) -> Vec<usize> {
+        [Pairs::metric_counts(batch), vec![Pairs::count(batch); 3]].concat()
+    }
+
     fn losses(&self, sequences: &Sequences) -> Losses {
         let pairs = Pairs::new(sequences);
         let means = pairs.mean_logps();

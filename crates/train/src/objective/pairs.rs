@@ -25,6 +25,9 @@ impl<'a> Pairs<'a> {
         "mean_token_accuracy",
     ];
 
+    /// Names of the [metrics of the logits](Self::of_logits), which are TRL's of DPO.
+    pub const OF_LOGITS: [&'static str; 3] = ["entropy", "logits/chosen", "logits/rejected"];
+
     pub fn new(sequences: &'a Sequences) -> Self {
         Self { sequences, count: sequences.logps.dims()[0] / 2 }
     }
@@ -41,6 +44,24 @@ impl<'a> Pairs<'a> {
     /// Number of pairs of a batch.
     pub fn count(batch: &Batch) -> usize {
         batch.sources.len() / 2
+    }
+
+    /// What the [metrics](Self::metrics) are sums over: pairs, and the tokens of the chosen answers.
+    pub fn metric_counts(batch: &Batch) -> Vec<usize> {
+        let [chosen, _] = Self::tokens(batch);
+        [vec![Self::count(batch); Self::METRICS.len() - 1], vec![chosen]].concat()
+    }
+
+    /// What the [metrics of the logits](Self::of_logits) are sums over: tokens.
+    pub fn logit_counts(batch: &Batch) -> [usize; 3] {
+        let [chosen, rejected] = Self::tokens(batch);
+        [chosen + rejected, chosen, rejected]
+    }
+
+    /// Numbers of tokens of the chosen and of the rejected answers.
+    fn tokens(batch: &Batch) -> [usize; 2] {
+        let targets = batch.targets_of_samples();
+        [0, 1].map(|which| targets.iter().skip(which).step_by(2).sum())
     }
 
     pub fn logps(&self) -> [Tensor<1>; 2] {
@@ -88,7 +109,7 @@ impl<'a> Pairs<'a> {
         [chosen, rejected]: [Tensor<1>; 2],
         [logps, other]: [Tensor<1>; 2],
     ) -> Vec<Tensor<1>> {
-        let ([correct, _], [lengths, _]) = (each(&self.sequences.correct), self.lengths());
+        let [correct, _] = each(&self.sequences.correct);
         let margins = chosen.clone() - rejected.clone();
         let better = margins.clone().greater_elem(0.0).float();
         vec![
@@ -98,8 +119,15 @@ impl<'a> Pairs<'a> {
             total(margins),
             total(logps),
             total(other),
-            total(correct) / total(lengths) * self.count as f64,
+            total(correct),
         ]
+    }
+
+    /// Entropies of the predictions of both answers' tokens, and the means of the logits that predict those of each.
+    pub fn of_logits(&self) -> [Tensor<1>; 3] {
+        let Sequences { entropy, logits, .. } = self.sequences;
+        let [chosen, rejected] = each(logits);
+        [total(entropy.clone()), total(chosen), total(rejected)]
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
     TrainError,
     data::{Batch, Dataset, IGNORE_INDEX},
     metric::Goal,
+    step,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_lora_kernels::{Gemm, cross_entropy, pull_back};
@@ -28,9 +29,16 @@ pub struct Sequences {
     pub lengths: Tensor<1>,
     /// Number of target tokens that the model ranks first.
     pub correct: Tensor<1>,
+    /// Entropy of the predictions of the target tokens in nats: their sum.
+    pub entropy: Tensor<1>,
+    /// Mean of the logits that predict each target token: their sum.
+    pub logits: Tensor<1>,
     /// Log-probability of the other tokens of each sequence, its prompt, and their number, if
     /// [`SequenceLoss::reads_prompts`].
     pub prompts: Option<[Tensor<1>; 2]>,
+    /// Log-probability of the answer to another prompt, less that by the reference model, without a graph, if
+    /// [`SequenceLoss::reads_mismatched`].
+    pub mismatched: Option<Tensor<1>>,
     /// Numbers beside the tokens, by name: [`Batch::values`].
     pub values: BTreeMap<String, Tensor<1>>,
 }
@@ -106,6 +114,11 @@ pub trait SequenceLoss: Send + Sync {
         false
     }
 
+    /// As [`Objective::reads_mismatched`]: the loss finds [`Sequences::mismatched`].
+    fn reads_mismatched(&self) -> bool {
+        false
+    }
+
     /// As [`Objective::metrics`].
     fn metrics(&self) -> Vec<&'static str>;
 
@@ -116,6 +129,11 @@ pub trait SequenceLoss: Send + Sync {
 
     /// As [`Objective::count`].
     fn count(&self, batch: &Batch) -> usize;
+
+    /// As [`Objective::metric_counts`].
+    fn metric_counts(&self, batch: &Batch) -> Vec<usize> {
+        vec![self.count(batch); self.metrics().len()]
+    }
 
     /// Computes losses and metrics of a batch.
     fn losses(&self, sequences: &Sequences) -> Losses;
@@ -139,6 +157,10 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
         self.0.reference()
     }
 
+    fn reads_mismatched(&self) -> bool {
+        self.0.reads_mismatched()
+    }
+
     fn metrics(&self) -> Vec<&'static str> {
         self.0.metrics()
     }
@@ -151,6 +173,10 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
         self.0.count(batch)
     }
 
+    fn metric_counts(&self, batch: &Batch) -> Vec<usize> {
+        self.0.metric_counts(batch)
+    }
+
     fn run(
         &self,
         model: &M,
@@ -159,10 +185,11 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
         context: &M::Context,
         mut sums: Option<&mut GradientSums>,
     ) -> Outcome {
-        let targets = Targets::new(model, hidden, batch, self.0.reads_prompts());
-        let found = targets.log_probs(model, context, sums.is_some());
         let tracked = sums.is_some();
         let lift = |tensor: Tensor<1>| if tracked { tensor.autodiff() } else { tensor };
+        let mismatched = self.0.reads_mismatched().then(|| lift(mismatched(model, batch)));
+        let targets = Targets::new(model, hidden, batch, self.0.reads_prompts());
+        let found = targets.log_probs(model, context, tracked);
         let logps = if tracked { lift(found.logps).require_grad() } else { found.logps };
         let values = batch
             .values
@@ -176,7 +203,10 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
             logps: part(&logps, 0),
             lengths: lift(part(&lengths, 0)),
             correct: lift(part(&found.correct, 0)),
+            entropy: lift(part(&found.entropy, 0)),
+            logits: lift(part(&found.logits, 0)),
             prompts: self.0.reads_prompts().then(prompts),
+            mismatched,
             values: values.collect(),
         });
         let Some(sums) = &mut sums else { return Outcome { loss, metrics, grad: None } };
@@ -201,6 +231,17 @@ pub(crate) fn log_probs<M: CausalLm>(
     Targets::new(model, hidden, batch, false).log_probs(model, context, false).logps
 }
 
+/// Log-probabilities of the mismatched answers of a batch, less those by the reference, `[sequences]`. They are no more
+/// than read: no layer draws random numbers, and nothing is kept.
+fn mismatched<M: CausalLm>(model: &M, batch: &Batch) -> Tensor<1> {
+    let batch = batch.mismatched.as_deref().expect("the objective has prepared the data");
+    let model = model.valid();
+    let (hidden, context) = step::forward(&model, batch);
+    let logps = log_probs(&model, hidden, batch, &context);
+    let reference = floats(&batch.values[Reference::LOG_PROBS], &logps.device());
+    logps - reference
+}
+
 /// Target tokens of a batch, with the parts of sequences that they belong to: the answers, and then the prompts if these
 /// are read.
 struct Targets {
@@ -221,6 +262,9 @@ struct Targets {
 struct LogProbs {
     logps: Tensor<1>,
     correct: Tensor<1>,
+    /// Sums of the entropies, and of the means of the logits.
+    entropy: Tensor<1>,
+    logits: Tensor<1>,
     /// Gradients of the summed losses of the tokens at the hidden states, chunk by chunk; `None` if they were not
     /// requested, or if the head is trained, whose gradient depends on that of the log-probabilities.
     grads: Option<Vec<Tensor<2>>>,
@@ -278,6 +322,7 @@ impl Targets {
     ) -> LogProbs {
         let zeros = || Tensor::<1>::zeros([self.parts], (&self.device, DType::F32));
         let (mut logps, mut correct) = (zeros(), zeros());
+        let (mut entropies, mut means) = (zeros(), zeros());
         let mut grads = with_grads.then(Vec::new);
         for (places, owners) in self.chunks() {
             let (places, targets) = split(places, &self.device);
@@ -308,8 +353,10 @@ impl Targets {
             };
             logps = logps - sum(entropy.loss);
             correct = correct + sum(entropy.correct);
+            entropies = entropies + sum(entropy.entropy);
+            means = means + sum(entropy.mean);
         }
-        LogProbs { logps, correct, grads }
+        LogProbs { logps, correct, entropy: entropies, logits: means, grads }
     }
 
     /// Returns the gradient at the hidden states, given those of the log-probabilities, `[parts]`.

@@ -14,8 +14,10 @@ pub(super) struct Measured {
     pub step: usize,
     /// Mean loss, norm of the gradients, and sums of the metrics.
     pub values: Tensor<1>,
-    /// Number of items that the sums are over.
+    /// Number of items that the loss is the mean of.
     pub count: usize,
+    /// Numbers of items that the sums of the metrics are over.
+    pub metric_counts: Vec<usize>,
     pub tokens: usize,
     pub rate: f64,
     pub samples: Vec<usize>,

@@ -9,6 +9,7 @@ mod model;
 mod objective;
 mod report;
 mod start;
+mod teacher;
 mod tokens;
 
 pub(crate) use file::with_nearest;
@@ -21,6 +22,7 @@ pub use metrics::MetricsConfig;
 pub use model::{Compute, ModelConfig, Precision};
 pub use objective::ObjectiveConfig;
 pub use start::RunData;
+pub use teacher::TeacherConfig;
 pub use tokens::{TokensConfig, TrainTokens};
 
 use crate::{
@@ -193,6 +195,14 @@ impl RunConfig {
             let reason =
                 "the objective compares two answers, `chosen` and `rejected`: leave it out";
             return Err(TrainError::setting("data.format", format!("{format:?}"), reason));
+        }
+        if let (ObjectiveConfig::Distillation(teacher), Some(budget)) =
+            (&self.objective, self.memory_budget)
+            && teacher.loss_top_k == 0
+        {
+            let reason = "it does not know the teacher, which is in memory all the time: set \
+                `objective.loss_top_k`, such as 64, or leave it out";
+            return Err(TrainError::setting("memory_budget", budget, reason));
         }
         if train.evaluate.is_some() && !data.has_validation() {
             let reason = "there is nothing to evaluate on: set `data.valid` or `data.valid_split`, \

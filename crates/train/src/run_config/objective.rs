@@ -1,14 +1,13 @@
 //! The objective of a run.
 
-use super::{RunConfig, RunData};
+use super::{RunConfig, RunData, TeacherConfig};
 use crate::{
-    config::TrainConfig,
-    data::{BatchConfig, Dataset, Format},
+    data::{BatchConfig, Dataset, DatasetBuilder, Format},
     error::TrainError,
     evaluate::evaluate_with,
     metric::Validation,
-    objective::{BySequence, CpoConfig, DpoConfig, Objective, OrpoConfig},
-    reference::prepared,
+    objective::{BySequence, CpoConfig, DpoConfig, KtoConfig, Objective, OrpoConfig},
+    reference::prepare,
     trainer::{Report, Trainer},
     watch::EvalMetrics,
 };
@@ -39,12 +38,16 @@ pub enum ObjectiveConfig {
     Orpo(OrpoConfig),
     /// Contrastive preference optimization, and SimPO.
     Cpo(CpoConfig),
+    /// Kahneman-Tversky optimization.
+    Kto(KtoConfig),
+    /// Distillation.
+    Distillation(TeacherConfig),
 }
 
 impl ObjectiveConfig {
     /// Returns `true` if the examples are pairs of answers.
     pub fn of_pairs(&self) -> bool {
-        !matches!(self, Self::NextToken)
+        matches!(self, Self::Dpo(_) | Self::Orpo(_) | Self::Cpo(_))
     }
 
     /// Checks the settings.
@@ -57,15 +60,8 @@ impl ObjectiveConfig {
             Self::Dpo(config) => config.validate(),
             Self::Orpo(config) => config.validate(),
             Self::Cpo(config) => config.validate(),
-        }
-    }
-
-    fn build(&self, train: &TrainConfig) -> Box<dyn Objective<Llama>> {
-        match self {
-            Self::NextToken => Box::new(train.next_token()),
-            Self::Dpo(config) => Box::new(BySequence(config.clone())),
-            Self::Orpo(config) => Box::new(BySequence(*config)),
-            Self::Cpo(config) => Box::new(BySequence(*config)),
+            Self::Kto(config) => config.validate(),
+            Self::Distillation(config) => config.validate(),
         }
     }
 
@@ -73,9 +69,41 @@ impl ObjectiveConfig {
     pub(super) fn format(&self) -> Option<Format> {
         self.of_pairs().then_some(Format::Preference)
     }
+
+    /// Returns `true` if another objective reads the same samples from the same data.
+    pub(crate) fn reads_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Distillation(a), Self::Distillation(b)) => a.has_rows_of(b),
+            (Self::Distillation(_), _) | (_, Self::Distillation(_)) => false,
+            (Self::Kto(_), _) | (_, Self::Kto(_)) => {
+                matches!((self, other), (Self::Kto(_), Self::Kto(_)))
+            }
+            _ => self.format() == other.format(),
+        }
+    }
+
+    /// How the objective reads data.
+    pub(super) fn builder(&self, data: DatasetBuilder) -> DatasetBuilder {
+        // Some data sets have the examples in several formats.
+        let data = self.format().into_iter().fold(data, |data, format| data.format(format));
+        if matches!(self, Self::Kto(_)) { data.unpaired() } else { data }
+    }
 }
 
 impl RunConfig {
+    fn build(&self, model: &Llama) -> Result<Box<dyn Objective<Llama>>, TrainError> {
+        Ok(match &self.objective {
+            ObjectiveConfig::NextToken => Box::new(self.train.next_token()),
+            ObjectiveConfig::Dpo(config) => Box::new(BySequence(config.clone())),
+            ObjectiveConfig::Orpo(config) => Box::new(BySequence(*config)),
+            ObjectiveConfig::Cpo(config) => Box::new(BySequence(*config)),
+            ObjectiveConfig::Kto(config) => Box::new(BySequence(config.clone())),
+            ObjectiveConfig::Distillation(config) => {
+                Box::new(config.build(&self.model, &model.device().inner())?)
+            }
+        })
+    }
+
     /// Trains a model on the [objective](Self::objective): [`Trainer::fit_with`].
     ///
     /// # Errors
@@ -97,7 +125,7 @@ impl RunConfig {
         RunData { train, .. }: &RunData,
         valid: impl Into<Validation<'v, Llama>>,
     ) -> Result<Report, TrainError> {
-        trainer.fit_boxed(self.objective.build(&self.train).into(), model, train, valid.into())
+        trainer.fit_boxed(self.build(model)?.into(), model, train, valid.into())
     }
 
     /// Evaluates a model by the [objective](Self::objective): [`evaluate_with`].
@@ -110,20 +138,23 @@ impl RunConfig {
         data: &Dataset,
         batches: &BatchConfig,
     ) -> Result<EvalMetrics, TrainError> {
-        evaluate_with(&*self.objective.build(&self.train), model, data, batches)
+        evaluate_with(&*self.build(model)?, model, data, batches)
     }
 
     /// Returns the data with the log-probabilities by a model as it is now, if the objective compares with it:
     /// before an adapter is loaded, or trained.
     ///
     /// # Errors
-    /// As [`reference_log_probs`](crate::reference_log_probs).
+    /// As [`prepare`](crate::prepare).
     pub fn compared(
         &self,
         model: &Llama,
         data: &Dataset,
         batches: &BatchConfig,
     ) -> Result<Dataset, TrainError> {
-        prepared(&*self.objective.build(&self.train), model, data, batches)
+        if let ObjectiveConfig::Distillation(_) = self.objective {
+            return Ok(data.clone());
+        }
+        prepare(&*self.build(model)?, model, data, batches)
     }
 }

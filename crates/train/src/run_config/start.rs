@@ -42,9 +42,11 @@ impl RunConfig {
     /// run.validate()?;
     /// let trainer = run.trainer()?.resume(true).claim()?;
     /// run.begin()?;
-    /// let data = run.load_data()?;
+    /// let mut data = run.load_data()?;
     /// println!("{}", data.train.report());
-    /// let mut model = run.load_model(&run.devices()?[0])?;
+    /// let device = run.devices()?.swap_remove(0);
+    /// run.teach(&mut data, &device)?;
+    /// let mut model = run.load_model(&device)?;
     /// let trainer = trainer.observe(Progress::new()).interrupt(Interrupt::on_ctrl_c()?);
     /// let report = run.fit(trainer, &mut model, &data)?;
     /// run.push(&report)?;
@@ -54,15 +56,16 @@ impl RunConfig {
     ///
     /// # Errors
     /// Those of [`validate`](Self::validate), [`trainer`](Self::trainer), [`begin`](Self::begin),
-    /// [`load_data`](Self::load_data), [`load_model`](Self::load_model),
+    /// [`load_data`](Self::load_data), [`teach`](Self::teach), [`load_model`](Self::load_model),
     /// [`html_report`](Self::html_report), [`Trainer::fit`] and [`push`](Self::push).
     pub fn run(&self) -> Result<Report, TrainError> {
         burn_lora_io::progress::show();
         self.validate()?;
         let trainer = self.trainer()?.claim()?;
         self.begin()?;
-        let data = self.load_data()?;
+        let mut data = self.load_data()?;
         let device = self.devices()?.swap_remove(0);
+        self.teach(&mut data, &device)?;
         let mut model = self.load_model(&device)?;
         model.check_tokenizer(&data.tokenizer);
         let fitted = self.within_budget(&model, data.train.report().longest)?;
@@ -129,11 +132,7 @@ impl RunConfig {
     /// - those of [`DatasetBuilder::load`](crate::data::DatasetBuilder::load)
     pub fn load_data(&self) -> Result<RunData, TrainError> {
         let tokenizer = self.tokenizer()?;
-        let builder = |files| {
-            let data = self.data.builder(files);
-            // Some data sets have the examples in several formats.
-            self.objective.format().into_iter().fold(data, |data, format| data.format(format))
-        };
+        let builder = |files| self.objective.builder(self.data.builder(files));
         let mut data = builder(&self.data.files);
         if self.data.limit > 0 {
             data = data.limit(self.data.limit);

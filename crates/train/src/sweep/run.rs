@@ -253,12 +253,17 @@ impl Runner<'_> {
         let run = &self.trials[index].run;
         match &self.data {
             Some((with, data))
-                if (&with.data, &with.model.path) == (&run.data, &run.model.path) =>
+                if (&with.data, &with.model.path) == (&run.data, &run.model.path)
+                    && with.objective.reads_as(&run.objective) =>
             {
                 Ok(data.clone())
             }
             _ => {
-                let data = Rc::new(run.load_data()?);
+                let mut data = run.load_data()?;
+                // Two models would not fit.
+                self.base = None;
+                run.teach(&mut data, &run.devices()?.swap_remove(0))?;
+                let data = Rc::new(data);
                 self.data = Some((run.clone(), data.clone()));
                 Ok(data)
             }

@@ -3,6 +3,7 @@
 mod classifier;
 mod common;
 mod data;
+mod distillation;
 mod folder;
 mod golden;
 mod heads;

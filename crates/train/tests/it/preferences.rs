@@ -9,10 +9,12 @@ use burn_lora_llama::Llama;
 use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::{
     BatchConfig, Dataset, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
-    data::Sample,
+    data::{IGNORE_INDEX, Sample},
     evaluate_with,
-    objective::{BySequence, CpoConfig, Dpo, DpoConfig, OrpoConfig, Reference, SequenceLoss},
-    reference_log_probs,
+    objective::{
+        BySequence, CpoConfig, Dpo, DpoConfig, Kto, KtoConfig, OrpoConfig, Reference, SequenceLoss,
+    },
+    prepare, reference_log_probs,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -45,16 +47,28 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
+/// An answer with its prompt.
+fn sample(prompt: &Value, answer: &Value) -> Sample {
+    let (prompt, answer) = (ids(prompt), ids(answer));
+    let loss_mask = [vec![false; prompt.len()], vec![true; answer.len()]].concat();
+    Sample { ids: [prompt, answer].concat(), loss_mask }
+}
+
 fn pairs() -> Dataset {
     let pairs = json("pairs.json");
-    let pairs = pairs.as_array().unwrap().iter().map(|pair| {
-        ["chosen", "rejected"].map(|answer| {
-            let (prompt, answer) = (ids(&pair["prompt"]), ids(&pair[answer]));
-            let loss_mask = [vec![false; prompt.len()], vec![true; answer.len()]].concat();
-            Sample { ids: [prompt, answer].concat(), loss_mask }
-        })
-    });
+    let pairs = pairs.as_array().unwrap().iter();
+    let pairs = pairs
+        .map(|pair| ["chosen", "rejected"].map(|answer| sample(&pair["prompt"], &pair[answer])));
     Dataset::from_pairs(pairs).unwrap()
+}
+
+/// Answers that are desirable or not.
+fn answers() -> Dataset {
+    let answers = json("answers.json");
+    let answers = answers.as_array().unwrap();
+    let samples = answers.iter().map(|one| sample(&one["prompt"], &one["completion"]));
+    let labels = answers.iter().map(|one| f32::from(u8::from(one["label"].as_bool().unwrap())));
+    Dataset::from_samples(samples).unwrap().with_values("label", labels).unwrap()
 }
 
 fn base() -> Llama {
@@ -82,9 +96,8 @@ fn check<L: SequenceLoss + Clone + 'static>(
     steps::check(&path(name), model, objective, data, 4, but, change);
 }
 
-/// TRL's ORPO and CPO have none; and that of a step is the mean of those of its micro-batches, whose answers have other
-/// lengths.
-const ACCURACY: [&str; 1] = ["mean_token_accuracy"];
+/// TRL's ORPO and CPO have the mean of the logits over prompts and padding, too, and no accuracy.
+const OTHERS: [&str; 3] = ["logits/chosen", "logits/rejected", "mean_token_accuracy"];
 
 /// The pairs with the log-probabilities of the base.
 fn compared() -> Dataset {
@@ -105,15 +118,90 @@ fn dpo_agrees_with_trl() {
 #[test]
 fn orpo_agrees_with_trl() {
     for name in ["orpo/default", "orpo/strong"] {
-        check(name, settings::<OrpoConfig>(name), &pairs(), &ACCURACY, |run| run);
+        check(name, settings::<OrpoConfig>(name), &pairs(), &OTHERS, |run| run);
     }
 }
 
 #[test]
 fn cpo_agrees_with_trl() {
     for name in ["cpo/sigmoid", "cpo/smoothed", "cpo/hinge", "cpo/ipo", "cpo/simpo"] {
-        check(name, settings::<CpoConfig>(name), &pairs(), &ACCURACY, |run| run);
+        check(name, settings::<CpoConfig>(name), &pairs(), &OTHERS, |run| run);
     }
+}
+
+#[test]
+fn kto_agrees_with_trl() {
+    let batches = BatchConfig { size: 4, ..BatchConfig::default() };
+    for name in ["kto/kto", "kto/weighted", "kto/apo_zero_unpaired"] {
+        let objective = settings::<KtoConfig>(name);
+        let data = prepare(&objective, &base(), &answers(), &batches).unwrap();
+        steps::check(&path(name), model, objective.clone(), &data, 4, &[], |run| run);
+        steps::check(&path(name), model, objective, &data, 4, &[], |run| {
+            run.recompute(Recompute::EveryLayer)
+        });
+    }
+}
+
+#[test]
+fn unpaired_records_are_the_tokens_of_trl() {
+    let found = json("unpaired.json");
+    let mut tokenizer = Tokenizer::from_pretrained(golden("quickstart/model")).unwrap();
+    tokenizer.set_chat_template(ChatTemplate::new(found["template"].as_str().unwrap()).unwrap());
+    let base = Llama::from_pretrained(golden("quickstart/model")).load(&device()).unwrap();
+    for kind in found["kinds"].as_array().unwrap() {
+        let records = kind["records"].as_array().unwrap();
+        let data = Dataset::from_records(records).unpaired().load(&tokenizer).unwrap();
+        let samples = kind["samples"].as_array().unwrap();
+        assert_eq!(data.len(), samples.len(), "{}", kind["kind"]);
+        let batches = BatchConfig { size: 2, ..BatchConfig::default() };
+        let data = prepare(&Kto::new(0.1), &base, &data, &batches).unwrap();
+        let rows: Vec<_> = (0..data.len()).map(|sample| vec![sample]).collect();
+        let batch = data.batch(&rows, &BatchConfig { pad_to_multiple_of: Some(64), ..batches });
+        let other = batch.mismatched.as_deref().unwrap();
+        for (number, expected) in samples.iter().enumerate() {
+            let wanted = sample(&expected["prompt_ids"], &expected["completion_ids"]);
+            assert_eq!(data.sample(number), wanted, "{}", kind["kind"]);
+            let label = f32::from(u8::from(expected["label"].as_bool().unwrap()));
+            assert_eq!(batch.values["label"][number], label, "{}", kind["kind"]);
+            let wanted = sample(&expected["prompt_ids"], &expected["KL_completion_ids"]);
+            let row = &other.ids[number * other.length..][..wanted.ids.len()];
+            assert_eq!(row, wanted.ids, "{}", kind["kind"]);
+            let targets = &other.targets[number * other.length..][..other.length];
+            let count = targets.iter().filter(|target| **target != IGNORE_INDEX).count();
+            assert_eq!(count, wanted.target_count(), "{}", kind["kind"]);
+        }
+    }
+}
+
+#[test]
+fn labels_that_are_wrong() {
+    let tokenizer = Tokenizer::from_pretrained(golden("quickstart/model")).unwrap();
+    let record =
+        |label: Value| serde_json::json!({"prompt": "a", "completion": "b", "label": label});
+    for (label, part) in [
+        (serde_json::json!("yes"), "records:1: `label` is text"),
+        (serde_json::json!(2), "records:1: `label` is 2, but must be true or false"),
+        (serde_json::json!(null), "records:1: `label` is null"),
+    ] {
+        let error = Dataset::from_records([record(label)]).unpaired().load(&tokenizer);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    for label in [serde_json::json!("True"), serde_json::json!(1), serde_json::json!(true)] {
+        let data = Dataset::from_records([record(label)]).unpaired().load(&tokenizer).unwrap();
+        assert_eq!(data.batch(&[vec![0]], &BatchConfig::default()).values["label"], [1.0]);
+    }
+    let record = serde_json::json!({"prompt": "a", "completion": "b"});
+    let error = Dataset::from_records([record]).unpaired().load(&tokenizer).unwrap_err();
+    assert!(error.to_string().contains("no column `label`"), "{error}");
+    let error = |data: &Dataset| {
+        let run = Trainer::new(TrainConfig::new(1e-3));
+        run.fit_with(Kto::new(0.1), &mut model(), data, None).unwrap_err().to_string()
+    };
+    assert!(error(&pairs()).contains("`.unpaired()`"));
+    assert!(error(&golden_data("gqa")).contains("no numbers `label`"));
+    let data = answers().with_values("label", [1.0, 0.0, 0.5, 1.0, 0.0, 0.0]).unwrap();
+    assert!(error(&data).contains("`label` is 0.5"));
 }
 
 /// Layers that are run again, packed rows, and two micro-batches make no difference.
@@ -126,7 +214,7 @@ fn the_way_makes_no_difference() {
         let batches = BatchConfig { packing: Some(128), ..run.batches.clone() };
         run.batches(batches)
     });
-    check(name, objective(), &data, &ACCURACY, |run| {
+    check(name, objective(), &data, &[], |run| {
         let batches = BatchConfig { size: 2, ..run.batches.clone() };
         run.batches(batches).gradient_accumulation_steps(2)
     });
@@ -182,7 +270,7 @@ fn a_reference_has_to_be_known() {
     let (model, batches) = (model(), BatchConfig::default());
     let objective = Dpo::new(0.1);
     let error = evaluate_with(&objective, &model, &data, &batches).unwrap_err().to_string();
-    assert!(error.contains("reference_log_probs"), "{error}");
+    assert!(error.contains("`prepare` the data"), "{error}");
     // The base itself has no margins, and another adapter's are those of this adapter against it.
     let found = evaluate_with(&objective, &base(), &compared(), &batches).unwrap();
     assert!(found.metrics.get("rewards/margins").unwrap().abs() < 1e-6);

@@ -134,6 +134,8 @@ fn rows_are_padded_and_targets_are_the_next_tokens() {
             last_tokens: vec![1, 8],
             values: Default::default(),
             token_labels: vec![],
+            mismatched: None,
+            top_logits: None,
         }
     );
     let config = BatchConfig { packing: Some(7), ..BatchConfig::default() };
@@ -152,6 +154,8 @@ fn rows_are_padded_and_targets_are_the_next_tokens() {
             last_tokens: vec![3, 6, 8],
             values: Default::default(),
             token_labels: vec![],
+            mismatched: None,
+            top_logits: None,
         }
     );
 }

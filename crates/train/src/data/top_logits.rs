@@ -1,0 +1,156 @@
+//! A teacher's most probable tokens, beside the data.
+
+use super::Dataset;
+use crate::{error::TrainError, identity::contents};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+/// Names in a file.
+const IDS: &str = "token_ids";
+const LOGPS: &str = "logprobs";
+
+/// For each target token of a data set the most probable tokens by a teacher, with their log-probabilities: what
+/// [`Distillation`](crate::objective::Distillation) needs of a teacher that is not there any more.
+#[derive(Clone, Debug)]
+pub struct TopLogits {
+    /// Number of tokens for each target.
+    pub(crate) k: usize,
+    /// Temperature of the log-probabilities.
+    pub(crate) temperature: f64,
+    /// First row of each sample, by its index in the store.
+    starts: HashMap<usize, usize>,
+    /// Tokens, `k` for each target, the most probable first.
+    ids: Vec<i32>,
+    logps: Vec<f32>,
+}
+
+/// The rows of a batch, one for each target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopRows {
+    /// Number of tokens of a row.
+    pub k: usize,
+    /// Temperature of the log-probabilities.
+    pub temperature: f64,
+    /// Tokens.
+    pub ids: Vec<i32>,
+    /// Log-probabilities.
+    pub logps: Vec<f32>,
+}
+
+impl TopLogits {
+    /// Takes the rows of all targets of a data set, in its order.
+    ///
+    /// # Panics
+    /// If there are not as many as targets.
+    pub(crate) fn new(
+        data: &Dataset,
+        (k, temperature): (usize, f64),
+        ids: Vec<i32>,
+        logps: Vec<f32>,
+    ) -> Self {
+        let mut next = 0;
+        let starts = (0..data.len()).map(|index| {
+            let start = next;
+            next += data.entry(index).targets as usize;
+            (data.place(index), start)
+        });
+        let starts = starts.collect();
+        assert_eq!((ids.len(), logps.len()), (next * k, next * k), "rows of all targets");
+        Self { k, temperature, starts, ids, logps }
+    }
+
+    /// Writes a file in the format of safetensors, `token_ids` and `logprobs`, each `[targets, k]`, for these data.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] if it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>, data: &Dataset) -> Result<(), TrainError> {
+        let path = path.as_ref();
+        let shape = vec![self.ids.len() / self.k, self.k];
+        let views = [
+            (IDS, TensorView::new(Dtype::I32, shape.clone(), bytemuck::cast_slice(&self.ids))),
+            (LOGPS, TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(&self.logps))),
+        ];
+        let views = views.map(|(name, view)| (name, view.expect("as long as its shape")));
+        let metadata = HashMap::from([
+            ("temperature".to_owned(), self.temperature.to_string()),
+            ("data".to_owned(), contents(data).to_string()),
+        ]);
+        let file = safetensors::serialize(views, Some(metadata)).expect("two plain tensors");
+        burn_lora_io::replace(path, &file).map_err(|source| TrainError::io(path, source))
+    }
+
+    /// Reads a file of [`save`](Self::save).
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] if it cannot be read; [`TrainError::Format`] if it is no such file, or is of other data.
+    pub fn load(path: impl AsRef<Path>, data: &Dataset) -> Result<Self, TrainError> {
+        let path = path.as_ref();
+        let wrong = |reason: String| TrainError::format(path, reason);
+        let bytes = burn_lora_io::read(path).map_err(|source| TrainError::io(path, source))?;
+        let no_file = |error| wrong(format!("no file of a teacher's logits: {error}"));
+        let file = SafeTensors::deserialize(&bytes).map_err(no_file)?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(no_file)?;
+        let metadata = metadata.metadata().clone().unwrap_or_default();
+        if metadata.get("data") != Some(&contents(data).to_string()) {
+            let reason = "it is of other data than these, or of another order of them: remove it";
+            return Err(wrong(reason.into()));
+        }
+        let temperature = metadata.get("temperature").and_then(|text| text.parse().ok());
+        let temperature = temperature.ok_or_else(|| wrong("it names no temperature".into()))?;
+        let (ids, logps) =
+            (file.tensor(IDS).map_err(no_file)?, file.tensor(LOGPS).map_err(no_file)?);
+        let targets: usize = (0..data.len()).map(|index| data.entry(index).targets as usize).sum();
+        let k = ids.shape().get(1).copied().unwrap_or(0);
+        let kinds = (ids.dtype(), logps.dtype()) == (Dtype::I32, Dtype::F32);
+        if !kinds || k == 0 || ids.shape() != [targets, k] || logps.shape() != [targets, k] {
+            let (a, b) = (ids.shape(), logps.shape());
+            return Err(wrong(format!("`{IDS}` {a:?} and `{LOGPS}` {b:?} for {targets} targets")));
+        }
+        let ids: Vec<i32> = bytemuck::pod_collect_to_vec(ids.data());
+        let logps: Vec<f32> = bytemuck::pod_collect_to_vec(logps.data());
+        if let Some(id) = ids.iter().find(|id| **id < 0) {
+            return Err(wrong(format!("{id} is no token")));
+        }
+        if let Some(logp) = logps.iter().find(|logp| !(**logp <= 1e-3 && logp.is_finite())) {
+            return Err(wrong(format!("{logp} is no log-probability")));
+        }
+        Ok(Self::new(data, (k, temperature), ids, logps))
+    }
+
+    /// Highest token.
+    pub(crate) fn highest(&self) -> usize {
+        self.ids.iter().copied().max().unwrap_or(0) as usize
+    }
+}
+
+impl Dataset {
+    /// Adds a teacher's most probable tokens.
+    ///
+    /// # Panics
+    /// If they are of other data.
+    pub fn with_top_logits(mut self, rows: TopLogits) -> Self {
+        let known = (0..self.len()).all(|index| rows.starts.contains_key(&self.place(index)));
+        assert!(known, "a teacher's logits of other data");
+        self.top_logits = Some(Arc::new(rows));
+        self
+    }
+
+    /// The teacher's most probable tokens, if they are there.
+    pub(crate) fn top_logits(&self) -> Option<&TopLogits> {
+        self.top_logits.as_deref()
+    }
+
+    /// The rows of some samples.
+    pub(super) fn top_rows(&self, samples: impl Iterator<Item = usize>) -> Option<TopRows> {
+        let all = self.top_logits.as_deref()?;
+        let mut rows =
+            TopRows { k: all.k, temperature: all.temperature, ids: vec![], logps: vec![] };
+        for sample in samples {
+            let start = all.starts[&self.place(sample)] * all.k;
+            let range = start..start + self.entry(sample).targets as usize * all.k;
+            rows.ids.extend_from_slice(&all.ids[range.clone()]);
+            rows.logps.extend_from_slice(&all.logps[range]);
+        }
+        Some(rows)
+    }
+}

@@ -1,0 +1,103 @@
+//! Answers that are desirable or not, one an example.
+
+use super::{Dataset, DatasetBuilder, Sample, values};
+use crate::{data::read::Record, error::TrainError};
+use burn_lora_text::ChatValue;
+
+/// Name of the number beside the tokens of an answer: 1 if it is desirable, else 0.
+pub(super) const LABEL: &str = "label";
+
+/// Answers of this many pairs are separated together, as in TRL, whose `map` has batches of this size.
+const BLOCK: u32 = 1000;
+
+impl DatasetBuilder {
+    /// Makes each answer an example of its own, with the number `label` beside its tokens: 1 for a desirable answer and 0
+    /// for another. That is the column `label`; both answers of a [pair](super::Format::Preference) become examples, of 1,000
+    /// pairs the chosen answers first, as TRL does.
+    ///
+    /// ```
+    /// # use burn_lora_text::Tokenizer;
+    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
+    /// use burn_lora_train::{BatchConfig, Dataset};
+    /// use serde_json::json;
+    ///
+    /// let answer = json!({ "prompt": "hello", "completion": " world", "label": false });
+    /// let pair = json!({ "prompt": "hello", "chosen": " world", "rejected": " you" });
+    /// for (record, labels) in [(answer, vec![0.0]), (pair, vec![1.0, 0.0])] {
+    ///     let data = Dataset::from_records([record]).unpaired().load(&tokenizer)?;
+    ///     let rows: Vec<_> = (0..data.len()).map(|sample| vec![sample]).collect();
+    ///     assert_eq!(data.batch(&rows, &BatchConfig::default()).values["label"], labels);
+    /// }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unpaired(mut self) -> Self {
+        self.unpaired = true;
+        self
+    }
+}
+
+/// Takes the label out of a record.
+pub(super) fn label(record: &mut Record) -> Result<f32, String> {
+    let missing = || format!("no column `{LABEL}`, which says whether the answer is desirable");
+    let value = record.shift_remove(LABEL).ok_or_else(missing)?;
+    let found = match &value {
+        ChatValue::Text(text) => match text.to_ascii_lowercase().as_str() {
+            "true" => Ok(1.0),
+            "false" => Ok(0.0),
+            _ => values::number(&value, &[]),
+        },
+        _ => values::number(&value, &[]),
+    };
+    match found {
+        Ok(label) if label == 0.0 || label == 1.0 => Ok(label),
+        Ok(label) => Err(format!("`{LABEL}` is {label}, but must be true or false")),
+        Err(reason) => Err(format!("`{LABEL}` is {reason}, and must be true or false")),
+    }
+}
+
+/// Order of the answers of pairs, which were read one pair after the other.
+pub(super) fn order(answers: u32) -> impl Iterator<Item = u32> {
+    (0..answers).step_by(2 * BLOCK as usize).flat_map(move |from| {
+        let to = answers.min(from + 2 * BLOCK);
+        (from..to).step_by(2).chain((from + 1..to).step_by(2))
+    })
+}
+
+impl Dataset {
+    /// Adds for each sample its prompt with the answer of the one before, of the first in each block of `block` samples
+    /// with that of the last: answers that are no better than chance. As in TRL, blocks are in the order of the
+    /// data, and a sample that is alone in its block keeps its answer.
+    pub(crate) fn with_mismatched(mut self, block: usize) -> Result<Self, TrainError> {
+        let parts = |sample: &Sample| {
+            // (The first token is never a target.)
+            let answer = sample.loss_mask.iter().position(|trained| *trained);
+            answer.unwrap_or(sample.ids.len())
+        };
+        let (count, block) = (self.len(), block.max(1));
+        let most = self.store.max_length.unwrap_or(usize::MAX);
+        let samples = (0..count).map(|index| {
+            let first = index / block * block;
+            let last = count.min(first + block) - 1;
+            let from = if index == first { last } else { index - 1 };
+            let (prompt, answer) = (self.sample(index), self.sample(from));
+            let (end, begin) = (parts(&prompt), parts(&answer));
+            let mut ids = [&prompt.ids[..end], &answer.ids[begin..]].concat();
+            let mut loss_mask = [&prompt.loss_mask[..end], &answer.loss_mask[begin..]].concat();
+            ids.truncate(most);
+            loss_mask.truncate(most);
+            Sample { ids, loss_mask }
+        });
+        self.mismatched = Some(Self::from_samples(samples)?.into());
+        Ok(self)
+    }
+
+    /// The samples of [`with_mismatched`](Self::with_mismatched), if they are there.
+    pub(crate) fn mismatched(&self) -> Option<&Self> {
+        self.mismatched.as_deref()
+    }
+
+    /// The data set with other mismatched samples.
+    pub(crate) fn set_mismatched(&mut self, samples: Self) {
+        self.mismatched = Some(samples.into());
+    }
+}

@@ -1,0 +1,185 @@
+//! The teacher of a run that distils.
+
+use super::{ModelConfig, RunConfig, RunData};
+use crate::{
+    data::{Dataset, TopLogits},
+    error::TrainError,
+    objective::{Distillation, DistillationConfig, top_logits},
+};
+use burn::tensor::Device;
+use burn_lora_adapter::AdaptableExt;
+use burn_lora_llama::Llama;
+use burn_lora_quant::WeightFormat;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// `[objective]` of a run that distils: the settings of a [`Distillation`], and its teacher.
+///
+/// ```
+/// use burn_lora_train::RunConfig;
+///
+/// let teacher = "objective={name='distillation', teacher_model_name_or_path='big', loss_top_k=64}";
+/// assert!(RunConfig::default().with_setting(teacher)?.objective.validate().is_ok());
+/// let error = RunConfig::default().with_setting("objective={name='distillation'}")?.objective.validate();
+/// assert!(error.unwrap_err().to_string().contains("teacher_model_name_or_path"));
+/// # Ok::<_, burn_lora_train::TrainError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// The teacher: a folder in Hugging Face's layout, a GGUF file, or with the feature `hub` an id.
+    pub teacher_model_name_or_path: Option<PathBuf>,
+    /// Folder of an adapter of the teacher.
+    pub teacher_adapter: Option<PathBuf>,
+    /// Storage format of the teacher's linear layers.
+    pub teacher_format: WeightFormat,
+    /// Number of the teacher's most probable tokens that count, which are computed once, before the student is loaded; 0 for
+    /// the whole vocabulary, with the teacher in memory all the time.
+    pub loss_top_k: usize,
+    /// File of these tokens, which is written if it is not there; those of the validation data are in another beside it,
+    /// `NAME.valid.safetensors`.
+    pub teacher_logits: Option<PathBuf>,
+    /// As [`DistillationConfig::beta`].
+    pub beta: f64,
+    /// As [`DistillationConfig::temperature`].
+    pub temperature: f64,
+    /// As [`DistillationConfig::loss_add_tail`].
+    pub loss_add_tail: bool,
+}
+
+impl Default for TeacherConfig {
+    /// TRL's: the reverse divergence over the whole vocabulary, of a teacher as it is in its files.
+    fn default() -> Self {
+        let DistillationConfig { beta, temperature, loss_add_tail } = DistillationConfig::default();
+        Self {
+            teacher_model_name_or_path: None,
+            teacher_adapter: None,
+            teacher_format: WeightFormat::None,
+            loss_top_k: 0,
+            teacher_logits: None,
+            beta,
+            temperature,
+            loss_add_tail,
+        }
+    }
+}
+
+impl TeacherConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`TrainError::Missing`] without a teacher, unless a file has its tokens; [`TrainError::Setting`] for the first that
+    /// is invalid.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        self.loss().validate()?;
+        if self.teacher_logits.is_some() && self.loss_top_k == 0 {
+            let reason = "a file holds the most probable tokens only: set their number, such as 64";
+            return Err(TrainError::setting("objective.loss_top_k", 0, reason));
+        }
+        if self.teacher_model_name_or_path.is_none() && self.teacher_logits.is_none() {
+            let needed = "name the folder, the .gguf file or the id of the teacher";
+            return Err(TrainError::Missing {
+                name: "objective.teacher_model_name_or_path",
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    fn loss(&self) -> DistillationConfig {
+        let Self { beta, temperature, loss_add_tail, .. } = *self;
+        DistillationConfig { beta, temperature, loss_add_tail }
+    }
+
+    /// Returns `true` if the teacher's predictions are the same as with other settings.
+    pub(super) fn has_rows_of(&self, other: &Self) -> bool {
+        let Self { beta, loss_add_tail, .. } = *other;
+        Self { beta, loss_add_tail, ..self.clone() } == *other
+    }
+
+    /// Loads the teacher.
+    fn load(&self, like: &ModelConfig, device: &Device) -> Result<Llama, TrainError> {
+        let needed = "its predictions are not stored";
+        let name = "objective.teacher_model_name_or_path";
+        let path = self.teacher_model_name_or_path.clone();
+        let path = path.ok_or(TrainError::Missing { name, needed })?;
+        let (format, dtype) = (self.teacher_format, like.dtype);
+        let config = ModelConfig { path: Some(path), format, dtype, ..ModelConfig::default() };
+        let mut teacher = config.loader()?.load(device)?;
+        if let Some(folder) = &self.teacher_adapter {
+            teacher.load_adapter("default", folder)?;
+        }
+        Ok(teacher)
+    }
+
+    /// Builds the objective, with the teacher if it is needed all the time.
+    pub(super) fn build(
+        &self,
+        like: &ModelConfig,
+        device: &Device,
+    ) -> Result<Distillation<Llama>, TrainError> {
+        Ok(match self.loss_top_k {
+            0 => Distillation::new(self.loss(), self.load(like, device)?),
+            _ => Distillation::stored(self.loss()),
+        })
+    }
+}
+
+impl RunConfig {
+    /// Adds the teacher's most probable tokens to the data, if the [objective](Self::objective) learns from these: from
+    /// their file, or by the teacher, which is loaded for it and is gone afterwards.
+    ///
+    /// # Errors
+    /// Those of [`top_logits`], [`TopLogits::load`] and [`TopLogits::save`], and of loading the teacher.
+    pub fn teach(&self, data: &mut RunData, device: &Device) -> Result<(), TrainError> {
+        let super::ObjectiveConfig::Distillation(config) = &self.objective else { return Ok(()) };
+        if config.loss_top_k == 0 {
+            return Ok(());
+        }
+        let mut teacher = None;
+        let mut taught = |data: &Dataset, file: Option<PathBuf>| {
+            if let Some(file) = file.as_deref().filter(|file| file.is_file()) {
+                let rows = TopLogits::load(file, data)?;
+                config.check_stored(&rows, file)?;
+                return Ok::<_, TrainError>(data.clone().with_top_logits(rows));
+            }
+            if teacher.is_none() {
+                teacher = Some(config.load(&self.model, device)?);
+            }
+            let teacher = teacher.as_ref().expect("just loaded");
+            let TeacherConfig { loss_top_k, temperature, .. } = *config;
+            let rows = top_logits(teacher, data, loss_top_k, temperature, &self.train.batches)?;
+            if let Some(file) = &file {
+                rows.save(file, data)?;
+            }
+            Ok(data.clone().with_top_logits(rows))
+        };
+        data.train = taught(&data.train, config.teacher_logits.clone())?;
+        if let Some(valid) = &data.valid {
+            let file = config.teacher_logits.as_ref();
+            data.valid =
+                Some(taught(valid, file.map(|file| file.with_extension("valid.safetensors")))?);
+        }
+        drop(teacher);
+        device.memory_cleanup();
+        Ok(())
+    }
+}
+
+impl TeacherConfig {
+    /// Checks that a file has what these settings ask for.
+    fn check_stored(&self, rows: &TopLogits, file: &Path) -> Result<(), TrainError> {
+        let (k, temperature) = (rows.k, rows.temperature);
+        if (k, temperature) == (self.loss_top_k, self.temperature) {
+            return Ok(());
+        }
+        let (wanted, at) = (self.loss_top_k, self.temperature);
+        Err(TrainError::format(
+            file,
+            format!(
+                "it has the {k} most probable tokens at the temperature {temperature}, and the run wants {wanted} at {at}: \
+                 change the settings, or remove it"
+            ),
+        ))
+    }
+}
