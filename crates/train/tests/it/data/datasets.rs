@@ -80,11 +80,18 @@ fn the_first_samples() {
 #[test]
 fn reports_are_of_the_part() {
     let data = samples(&[2, 3, 7]);
-    let report =
-        Report { examples: 3, tokens: 12, target_tokens: 9, longest: 7, ..Report::default() };
+    let report = Report {
+        examples: 3,
+        samples: 3,
+        tokens: 12,
+        target_tokens: 9,
+        longest: 7,
+        ..Report::default()
+    };
     assert_eq!(data.report(), report);
     assert_eq!(report.mean_length(), 4.0);
-    let part = Report { examples: 2, tokens: 5, target_tokens: 3, longest: 3, ..report };
+    let part =
+        Report { examples: 2, samples: 2, tokens: 5, target_tokens: 3, longest: 3, ..report };
     assert_eq!(data.take(2).report(), part);
 }
 
