@@ -1,7 +1,10 @@
 //! `burn-lora eval`.
 
 use crate::{options, program, run_options::DataOptions};
-use burn_lora::{prelude::*, train::watch::EvalMetrics};
+use burn_lora::{
+    prelude::*,
+    train::{RunModel, watch::EvalMetrics},
+};
 use clap::Args;
 use serde_json::{Value, json};
 use std::{error::Error, fmt::Write, path::PathBuf};
@@ -93,6 +96,9 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     run.teach(&mut data, &device)?;
     let RunData { tokenizer, train, valid } = data;
     let data = valid.unwrap_or(train);
+    if run.objective.has_head() {
+        return eval_heads(arguments, &reader, &data, &device);
+    }
     let answers = arguments.exact_match.map(|count| {
         let count = if count == 0 { usize::MAX } else { count };
         Answers::new(run.generate.clone()).exact_match().examples(count)
@@ -134,13 +140,47 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         };
         rows.push((shown, metrics));
     }
+    show(&run, &data, &rows);
+    Ok(())
+}
+
+/// Evaluates models with the head of their objective, which is part of their adapter.
+fn eval_heads(
+    arguments: &Arguments,
+    run: &RunConfig,
+    data: &Dataset,
+    device: &Device,
+) -> Result<(), Box<dyn Error>> {
+    if arguments.exact_match.is_some() {
+        return Err("--exact-match: a model with a head of its own does not answer".into());
+    }
+    let given = arguments.adapter.iter().map(|folder| Some(folder.clone()));
+    let own = arguments.adapter.is_empty().then(|| run.model.adapter.clone());
+    let mut rows = vec![];
+    for folder in given.chain(own) {
+        let Some(folder) = folder.filter(|folder| folder.as_os_str() != MODEL) else {
+            return Err("the head is that of an adapter: name it by --adapter".into());
+        };
+        let shown = folder.display().to_string();
+        let mut one = run.clone();
+        one.model.adapter = Some(folder);
+        let RunModel::Classifier(model) = one.load_model(device)? else {
+            unreachable!("the objective has a head")
+        };
+        let batches = BatchConfig { size: run.train.batches.size, ..BatchConfig::default() };
+        rows.push((shown, run.evaluate_classifier(&model, data, &batches)?));
+    }
+    show(run, data, &rows);
+    Ok(())
+}
+
+fn show(run: &RunConfig, data: &Dataset, rows: &[(String, EvalMetrics)]) {
     let value = json!({
         "model": run.model.path,
         "data": data.report(),
         "results": rows.iter().map(|(name, metrics)| json_row(name, metrics)).collect::<Vec<_>>(),
     });
-    program::result(format_args!("{}\n\n{}", data.report(), table(&rows)), &value);
-    Ok(())
+    program::result(format_args!("{}\n\n{}", data.report(), table(rows)), &value);
 }
 
 /// A row as JSON: all but the step, which is none.

@@ -9,6 +9,7 @@ use crate::{
 use burn_lora::{
     prelude::*,
     train::{
+        RunModel,
         plan::device_memory,
         watch::{HtmlReport, StopReason},
     },
@@ -48,7 +49,7 @@ impl Arguments {
     fn sample(
         &self,
         when: &str,
-        model: &Llama,
+        model: &RunModel,
         tokenizer: &Tokenizer,
         config: &GenerateConfig,
         report: &mut HtmlReport,
@@ -62,6 +63,7 @@ impl Arguments {
             (_, Some(text)) => (text, Question::Text(text)),
             _ => return Ok(()),
         };
+        let Some(model) = model.llama() else { return Ok(()) };
         println!("\nThe model {when}:");
         let found = answer(model, tokenizer, question, config, &mut Output::new())?;
         println!("\n");
@@ -82,6 +84,9 @@ pub fn train(
         return Ok(ExitCode::SUCCESS);
     }
     run.validate().map_err(with_option)?;
+    if run.objective.has_head() && (arguments.sample.is_some() || arguments.sample_text.is_some()) {
+        return Err("--sample: a model with a head of its own does not answer".into());
+    }
     let devices = run.devices()?;
     let device = &devices[0];
     let mut trainer = run.trainer()?.resume(arguments.resume);
@@ -104,13 +109,13 @@ pub fn train(
     println!("{}\n", preview::text(&data, 0..1)?);
 
     let mut model = run.load_model(device)?;
-    model.check_tokenizer(tokenizer);
-    let run = run.within_budget(&model, train.report().longest)?;
+    model.decoder().check_tokenizer(tokenizer);
+    let run = run.within_budget(model.decoder(), train.report().longest)?;
     trainer = trainer.recompute(run.train.recompute);
     println!("{}\n", model.summary());
     println!("{} steps per epoch on {device:?}\n", run.steps_per_epoch(train)?);
     if arguments.dry_run {
-        show_plan(&run, &model, train.report().longest);
+        show_plan(&run, model.decoder(), train.report().longest);
         println!("The run, as a file:\n\n{}", run.to_toml()?);
         program::document(&preview::json(&data, 0..1)?);
         return Ok(ExitCode::SUCCESS);
@@ -162,7 +167,15 @@ pub fn train(
         "address": address,
     }));
     let format = run.model.format;
-    println!("\nChat with it:\n  burn-lora chat {path} --adapter {folder} --format {format}");
+    match model.llama() {
+        Some(_) => println!(
+            "\nChat with it:\n  burn-lora chat {path} --adapter {folder} --format {format}"
+        ),
+        None => println!(
+            "\nEvaluate it on other data:\n  burn-lora eval --config {folder}/run.toml --adapter {folder} \
+             --data FILE"
+        ),
+    }
     Ok(match interrupt.signal() {
         Some(signal) if finished.reason == StopReason::Interrupted => ExitCode::from(128 + signal),
         _ => ExitCode::SUCCESS,

@@ -107,8 +107,9 @@ pub use push::{Pushed, push};
 pub use recompute::Recompute;
 pub use reference::{prepare, reference_log_probs};
 pub use run_config::{
-    Compute, DataConfig, HubConfig, MetricsConfig, ModelConfig, ObjectiveConfig, Precision,
-    RunConfig, RunData, TeacherConfig, TokensConfig, TrainTokens,
+    ClassesConfig, Compute, DataConfig, HubConfig, LabelsConfig, MetricsConfig, ModelConfig,
+    ObjectiveConfig, Precision, RewardConfig, RunConfig, RunData, RunModel, TargetsConfig,
+    TeacherConfig, TokensConfig, TrainTokens,
 };
 pub use schedule::{Schedule, Warmup};
 pub use sweep::Sweep;

@@ -6,6 +6,7 @@ use super::{
     example::Example,
     format::COLUMNS,
     read::Record,
+    unpaired::LABEL,
     values::{self, Column},
 };
 use crate::error::TrainError;
@@ -346,7 +347,8 @@ impl DatasetBuilder {
     pub(super) fn check(&self) -> Result<(), TrainError> {
         values::check(&self.values)?;
         for name in self.columns.keys() {
-            if !COLUMNS.contains(&name.as_str()) {
+            let kept = self.values.contains_key(name) || self.unpaired && name == LABEL;
+            if !COLUMNS.contains(&name.as_str()) && !kept {
                 let known = format!("no format reads such a column; known: {}", COLUMNS.join(", "));
                 return Err(TrainError::setting("column", name, known));
             }

@@ -3,6 +3,7 @@
 mod adapter;
 mod data;
 mod file;
+mod heads;
 mod hub;
 mod metrics;
 mod model;
@@ -17,6 +18,7 @@ pub(crate) use file::with_nearest;
 pub(crate) use hub::wrong as wrong_id;
 
 pub use data::DataConfig;
+pub use heads::{ClassesConfig, LabelsConfig, RewardConfig, RunModel, TargetsConfig};
 pub use hub::HubConfig;
 pub use metrics::MetricsConfig;
 pub use model::{Compute, ModelConfig, Precision};
@@ -208,6 +210,18 @@ impl RunConfig {
             let reason = "there is nothing to evaluate on: set `data.valid` or `data.valid_split`, \
                 or leave it out";
             return Err(TrainError::setting("train.evaluate", "set", reason));
+        }
+        if self.objective.head().is_some() {
+            let wrong = |name, reason| Err(TrainError::setting(name, "set", reason));
+            if self.metrics.exact_match {
+                return wrong(
+                    "metrics.exact_match",
+                    "a model with a head of its own does not answer",
+                );
+            }
+            if !self.tokens.is_empty() {
+                return wrong("tokens", "a model with a head of its own gets no new tokens");
+            }
         }
         if self.metrics.exact_match && !data.has_validation() {
             let reason = "there is nothing to answer: set `data.valid` or `data.valid_split`";

@@ -1,6 +1,9 @@
 //! The objective of a run.
 
-use super::{RunConfig, RunData, TeacherConfig};
+use super::{
+    ClassesConfig, LabelsConfig, RewardConfig, RunConfig, RunData, RunModel, TargetsConfig,
+    TeacherConfig,
+};
 use crate::{
     data::{BatchConfig, Dataset, DatasetBuilder, Format},
     error::TrainError,
@@ -11,7 +14,7 @@ use crate::{
     trainer::{Report, Trainer},
     watch::EvalMetrics,
 };
-use burn_lora_llama::Llama;
+use burn_lora_llama::{Llama, SequenceClassifier};
 use serde::{Deserialize, Serialize};
 
 /// `[objective]` of a run: its `name`, and the settings that it has, under TRL's names.
@@ -42,12 +45,22 @@ pub enum ObjectiveConfig {
     Kto(KtoConfig),
     /// Distillation.
     Distillation(TeacherConfig),
+    /// Rewards.
+    Reward(RewardConfig),
+    /// A class for each text.
+    SequenceClassification(ClassesConfig),
+    /// Labels that apply to each text.
+    MultiLabelClassification(LabelsConfig),
+    /// Numbers for each text.
+    Regression(TargetsConfig),
+    /// A class for each word.
+    TokenClassification(ClassesConfig),
 }
 
 impl ObjectiveConfig {
     /// Returns `true` if the examples are pairs of answers.
     pub fn of_pairs(&self) -> bool {
-        matches!(self, Self::Dpo(_) | Self::Orpo(_) | Self::Cpo(_))
+        matches!(self, Self::Dpo(_) | Self::Orpo(_) | Self::Cpo(_) | Self::Reward(_))
     }
 
     /// Checks the settings.
@@ -62,6 +75,7 @@ impl ObjectiveConfig {
             Self::Cpo(config) => config.validate(),
             Self::Kto(config) => config.validate(),
             Self::Distillation(config) => config.validate(),
+            _ => self.validate_head(),
         }
     }
 
@@ -78,6 +92,7 @@ impl ObjectiveConfig {
             (Self::Kto(_), _) | (_, Self::Kto(_)) => {
                 matches!((self, other), (Self::Kto(_), Self::Kto(_)))
             }
+            _ if self.head().is_some() || other.head().is_some() => self == other,
             _ => self.format() == other.format(),
         }
     }
@@ -86,11 +101,13 @@ impl ObjectiveConfig {
     pub(super) fn builder(&self, data: DatasetBuilder) -> DatasetBuilder {
         // Some data sets have the examples in several formats.
         let data = self.format().into_iter().fold(data, |data, format| data.format(format));
-        if matches!(self, Self::Kto(_)) { data.unpaired() } else { data }
+        let data = if matches!(self, Self::Kto(_)) { data.unpaired() } else { data };
+        self.with_labels(data)
     }
 }
 
 impl RunConfig {
+    /// The objective of a model that predicts tokens.
     fn build(&self, model: &Llama) -> Result<Box<dyn Objective<Llama>>, TrainError> {
         Ok(match &self.objective {
             ObjectiveConfig::NextToken => Box::new(self.train.next_token()),
@@ -100,6 +117,10 @@ impl RunConfig {
             ObjectiveConfig::Kto(config) => Box::new(BySequence(config.clone())),
             ObjectiveConfig::Distillation(config) => {
                 Box::new(config.build(&self.model, &model.device().inner())?)
+            }
+            _ => {
+                let reason = "the model has no head of its own: load it by `RunConfig::load_model`";
+                return Err(TrainError::setting("objective", "one of a head", reason));
             }
         })
     }
@@ -111,10 +132,18 @@ impl RunConfig {
     pub fn fit(
         &self,
         trainer: Trainer<'_>,
-        model: &mut Llama,
+        model: &mut RunModel,
         data: &RunData,
     ) -> Result<Report, TrainError> {
-        self.fit_on(trainer, model, data, self.validation(data))
+        let model = match model {
+            RunModel::Llama(model) => {
+                return self.fit_on(trainer, model, data, self.validation(data));
+            }
+            RunModel::Classifier(model) => model,
+        };
+        let objective = self.objective.of_head().expect("a model with a head has its objective");
+        let valid = Validation::from(data.valid.as_ref());
+        trainer.fit_boxed(objective.into(), model, &data.train, valid)
     }
 
     /// [`fit`](Self::fit) with other validation data.
@@ -139,6 +168,22 @@ impl RunConfig {
         batches: &BatchConfig,
     ) -> Result<EvalMetrics, TrainError> {
         evaluate_with(&*self.build(model)?, model, data, batches)
+    }
+
+    /// Evaluates a model with the head of the [objective](Self::objective).
+    ///
+    /// # Errors
+    /// As [`evaluate_with`]; [`TrainError::Setting`] if the objective has no head.
+    pub fn evaluate_classifier(
+        &self,
+        model: &SequenceClassifier,
+        data: &Dataset,
+        batches: &BatchConfig,
+    ) -> Result<EvalMetrics, TrainError> {
+        let objective = self.objective.of_head().ok_or_else(|| {
+            TrainError::setting("objective", "one of tokens", "the model has a head of classes")
+        })?;
+        evaluate_with(&*objective, model, data, batches)
     }
 
     /// Returns the data with the log-probabilities by a model as it is now, if the objective compares with it:

@@ -1,6 +1,6 @@
 //! From settings to a run.
 
-use super::{Compute, RunConfig};
+use super::{Compute, RunConfig, RunModel, heads::OF_TOKENS};
 use crate::{
     data::Dataset,
     error::TrainError,
@@ -67,8 +67,8 @@ impl RunConfig {
         let device = self.devices()?.swap_remove(0);
         self.teach(&mut data, &device)?;
         let mut model = self.load_model(&device)?;
-        model.check_tokenizer(&data.tokenizer);
-        let fitted = self.within_budget(&model, data.train.report().longest)?;
+        model.decoder().check_tokenizer(&data.tokenizer);
+        let fitted = self.within_budget(model.decoder(), data.train.report().longest)?;
         let trainer = trainer.recompute(fitted.train.recompute);
         let mut report = fitted.html_report(&data)?;
         let trainer = trainer.observe(Progress::new()).html_report(&mut report);
@@ -154,15 +154,28 @@ impl RunConfig {
         Ok(RunData { tokenizer, train, valid })
     }
 
-    /// Loads the model with its adapter, which is named `default`.
+    /// Loads the model with its adapter, which is named `default`, and with the head that the
+    /// [objective](Self::objective) needs.
     ///
     /// # Errors
     /// [`TrainError::Llama`] if the model cannot be loaded, [`TrainError::Adapter`] if the adapter
     /// cannot be added, and as [`ModelConfig::loader`](super::ModelConfig::loader).
-    pub fn load_model(&self, device: &Device) -> Result<Llama, TrainError> {
-        let mut model = self.model.loader()?.load(device)?;
-        self.add_adapter(&mut model)?;
-        Ok(model)
+    pub fn load_model(&self, device: &Device) -> Result<RunModel, TrainError> {
+        let loader = self.model.loader()?;
+        let Some(head) = self.objective.head() else {
+            let mut model = loader.load(device)?;
+            self.add_adapter(&mut model)?;
+            return Ok(RunModel::Llama(model));
+        };
+        let mut model = match head.task {
+            OF_TOKENS => loader.load_token_classifier(head.labels, device)?,
+            _ => loader.load_classifier(head.labels, device)?,
+        };
+        match &self.model.adapter {
+            Some(folder) => _ = model.load_adapter("default", folder)?,
+            None => _ = model.add_adapter("default", &head.adapter(self.lora()))?,
+        }
+        Ok(RunModel::Classifier(model))
     }
 
     /// Adds the adapter to a loaded model, as `default`: a new one, or that of

@@ -248,6 +248,10 @@ impl Sweep {
                 );
             }
         }
+        if self.run.objective.has_head() {
+            let reason = "a sweep knows objectives of tokens: train a head in runs of their own";
+            return Err(TrainError::settings("objective", reason));
+        }
         let metric = "train.metric_for_best_model";
         if self.run.train.metric_for_best_model.is_some() || seen.contains(metric) {
             let reason = "trials are compared by their validation losses: leave it out";

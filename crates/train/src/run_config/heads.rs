@@ -1,0 +1,197 @@
+//! Runs whose model ends in a head of its own: rewards, classes, numbers, labels of words.
+
+use super::ObjectiveConfig;
+use crate::{
+    data::{DatasetBuilder, Format},
+    error::TrainError,
+    objective::{
+        MultiLabelClassification, Objective, Regression, Reward, SequenceClassification,
+        TokenClassification,
+    },
+};
+use burn_lora_adapter::{AdaptableExt, LoraConfig, Summary};
+use burn_lora_llama::{Llama, SequenceClassifier};
+use serde::{Deserialize, Serialize};
+
+/// `[objective]` of a run that learns rewards: [`Reward`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewardConfig {
+    /// As [`Reward::center_rewards_coefficient`].
+    pub center_rewards_coefficient: Option<f64>,
+    /// Whether the data have a column `margin`.
+    pub margin: bool,
+}
+
+/// `[objective]` of a run that learns classes, of texts ([`SequenceClassification`]: column `label`) or of words
+/// ([`TokenClassification`]: columns `tokens` and `ner_tags` or `labels`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassesConfig {
+    /// Names of the classes; in the data a class is one of these, or its place among them.
+    pub labels: Vec<String>,
+    /// Weight of each class; empty for the same for all.
+    pub class_weights: Vec<f32>,
+}
+
+/// `[objective]` of a run that learns which labels apply: [`MultiLabelClassification`]. The data have lists of these in a
+/// column `labels`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LabelsConfig {
+    /// Names of the labels.
+    pub labels: Vec<String>,
+    /// Weight of each label where it applies; empty for 1.
+    pub pos_weights: Vec<f32>,
+}
+
+/// `[objective]` of a run that learns numbers: [`Regression`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TargetsConfig {
+    /// Names of the columns.
+    pub targets: Vec<String>,
+}
+
+/// The head that an objective needs in place of the vocabulary's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Number of logits.
+    pub labels: usize,
+    /// PEFT's name of the task.
+    pub task: &'static str,
+}
+
+/// PEFT's task of a head for each token, which has a bias.
+pub(super) const OF_TOKENS: &str = "TOKEN_CLS";
+
+impl ObjectiveConfig {
+    /// The head of the objective, if it has one.
+    pub(super) fn head(&self) -> Option<Head> {
+        let head = |labels, task| Some(Head { labels, task });
+        match self {
+            Self::Reward(_) => head(1, "SEQ_CLS"),
+            Self::SequenceClassification(config) => head(config.labels.len(), "SEQ_CLS"),
+            Self::MultiLabelClassification(config) => head(config.labels.len(), "SEQ_CLS"),
+            Self::Regression(config) => head(config.targets.len(), "SEQ_CLS"),
+            Self::TokenClassification(config) => head(config.labels.len(), OF_TOKENS),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` if the model ends in a head of its own in place of the vocabulary's.
+    pub fn has_head(&self) -> bool {
+        self.head().is_some()
+    }
+
+    /// The objective of a model with such a head.
+    pub(super) fn of_head(&self) -> Option<Box<dyn Objective<SequenceClassifier>>> {
+        Some(match self {
+            Self::Reward(RewardConfig { center_rewards_coefficient, .. }) => {
+                let center_rewards_coefficient = *center_rewards_coefficient;
+                Box::new(Reward { center_rewards_coefficient })
+            }
+            Self::SequenceClassification(ClassesConfig { labels, class_weights }) => {
+                let objective = SequenceClassification::new(labels.len());
+                Box::new(objective.class_weights(class_weights.iter().copied()))
+            }
+            Self::MultiLabelClassification(LabelsConfig { labels, pos_weights }) => {
+                let objective = MultiLabelClassification::new(labels);
+                Box::new(objective.pos_weights(pos_weights.iter().copied()))
+            }
+            Self::Regression(TargetsConfig { targets }) => Box::new(Regression::new(targets)),
+            Self::TokenClassification(ClassesConfig { labels, class_weights }) => {
+                let objective = TokenClassification::new(labels.len());
+                Box::new(objective.class_weights(class_weights.iter().copied()))
+            }
+            _ => return None,
+        })
+    }
+
+    /// Checks the settings of a head.
+    pub(super) fn validate_head(&self) -> Result<(), TrainError> {
+        let Some(Head { labels, .. }) = self.head() else { return Ok(()) };
+        let least = |name: &'static str, least: usize, needed: &'static str| match labels {
+            count if count < least => Err(TrainError::Missing { name, needed }),
+            _ => Ok(()),
+        };
+        match self {
+            Self::Reward(RewardConfig { center_rewards_coefficient, .. }) => {
+                Reward { center_rewards_coefficient: *center_rewards_coefficient }.validate()
+            }
+            Self::SequenceClassification(_) | Self::TokenClassification(_) => {
+                least("objective.labels", 2, "name two classes at least")
+            }
+            Self::MultiLabelClassification(_) => {
+                least("objective.labels", 1, "name a label at least")
+            }
+            _ => least("objective.targets", 1, "name a column of numbers at least"),
+        }
+    }
+
+    /// Lets data be read with what the head learns.
+    pub(super) fn with_labels(&self, data: DatasetBuilder) -> DatasetBuilder {
+        match self {
+            Self::Reward(RewardConfig { margin: true, .. }) => data.value(Reward::MARGIN),
+            Self::SequenceClassification(config) => {
+                data.labels(SequenceClassification::LABEL, &config.labels)
+            }
+            Self::MultiLabelClassification(config) => data.label_set("labels", &config.labels),
+            Self::Regression(config) => {
+                config.targets.iter().fold(data, |data, target| data.value(target))
+            }
+            Self::TokenClassification(config) => {
+                data.format(Format::Tokens).token_labels(&config.labels)
+            }
+            _ => data,
+        }
+    }
+}
+
+impl Head {
+    /// A new adapter with the head: as PEFT, the head is trained whole.
+    pub fn adapter(self, lora: LoraConfig) -> LoraConfig {
+        let fields = serde_json::to_value(&lora).unwrap_or_default();
+        let given = fields["modules_to_save"].as_array().into_iter().flatten();
+        let mut whole: Vec<String> = given.filter_map(|name| Some(name.as_str()?.into())).collect();
+        if !whole.iter().any(|name| name == "score") {
+            whole.push("score".into());
+        }
+        lora.modules_to_save(whole).task_type(self.task)
+    }
+}
+
+/// The model of a run.
+#[derive(Clone, Debug)]
+pub enum RunModel {
+    /// One that predicts tokens.
+    Llama(Llama),
+    /// One with the head of its objective.
+    Classifier(SequenceClassifier),
+}
+
+impl RunModel {
+    /// The decoder, whose head is that of the model.
+    pub fn decoder(&self) -> &Llama {
+        match self {
+            Self::Llama(model) => model,
+            Self::Classifier(model) => &model.llama,
+        }
+    }
+
+    /// The model, if it predicts tokens, and so can answer.
+    pub fn llama(&self) -> Option<&Llama> {
+        match self {
+            Self::Llama(model) => Some(model),
+            Self::Classifier(_) => None,
+        }
+    }
+
+    /// Counts all parameters, the trained ones, and the bytes of each kind.
+    pub fn summary(&self) -> Summary {
+        match self {
+            Self::Llama(model) => model.summary(),
+            Self::Classifier(model) => model.summary(),
+        }
+    }
+}
