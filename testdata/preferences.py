@@ -5,6 +5,7 @@ Usage: python preferences.py OUTFOLDER [METHOD..]
 Needs: torch, transformers, peft, trl (1.16.0), safetensors.
 
   pairs.json           token ids of the pairs: prompt, chosen, rejected
+  long.json            the same, with prompts of 17 to 40 tokens
   answers.json         token ids of single answers: prompt, completion, label
   unpaired.json        records of each kind for KTO, with the tokens and labels that TRL makes of them
   records.json         records of each kind, with the tokens that TRL makes of them by quickstart's tokenizer and a template
@@ -33,10 +34,10 @@ def tokenizer():
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t002", pad_token="t000")
 
-def pairs():
-    draw = random.Random(7)
+def pairs(seed=7, least=3, most=9):
+    draw = random.Random(seed)
     ids = lambda least, most: [draw.randrange(3, VOCABULARY) for _ in range(draw.randint(least, most))]
-    return [{"prompt": ids(3, 9), "chosen": ids(1, 12) + [2], "rejected": ids(1, 12) + [2]} for _ in range(4)]
+    return [{"prompt": ids(least, most), "chosen": ids(1, 12) + [2], "rejected": ids(1, 12) + [2]} for _ in range(4)]
 
 text = lambda ids, first: ("" if first else " ") + " ".join(f"t{number:03}" for number in ids)
 
@@ -165,10 +166,12 @@ def unpaired():
     return {"template": TEMPLATE, "kinds": found}
 
 out.mkdir(exist_ok=True)
-methods = sys.argv[2:] or ["dpo", "orpo", "cpo", "kto"]
+methods = sys.argv[2:] or ["dpo", "orpo", "cpo", "kto", "long"]
 ids = pairs()
 (out / "pairs.json").write_text(json.dumps(ids) + "\n")
 (out / "records.json").write_text(json.dumps(records(), indent=1) + "\n")
+longs = pairs(5, 17, 40)
+(out / "long.json").write_text(json.dumps(longs) + "\n")
 singles = answers()
 (out / "answers.json").write_text(json.dumps(singles) + "\n")
 (out / "unpaired.json").write_text(json.dumps(unpaired(), indent=1) + "\n")
@@ -179,6 +182,11 @@ for case, settings in ORPO.items() if "orpo" in methods else ():
     run(ORPOTrainer, ORPOConfig, "orpo", case, settings, data)
 for case, settings in CPO.items() if "cpo" in methods else ():
     run(CPOTrainer, CPOConfig, "cpo", case, settings, data)
+if "long" in methods:
+    data = [{"prompt": text(pair["prompt"], True), "chosen": text(pair["chosen"], False), "rejected": text(pair["rejected"], False)} for pair in longs]
+    run(DPOTrainer, DPOConfig, "dpo", "long", {"beta": 0.2}, data, base=True)
+    run(ORPOTrainer, ORPOConfig, "orpo", "long", {"beta": 0.3}, data)
+    run(CPOTrainer, CPOConfig, "cpo", "long", {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5}, data)
 data = [{"prompt": text(one["prompt"], True), "completion": text(one["completion"], False), "label": one["label"]} for one in singles]
 for case, settings in KTO.items() if "kto" in methods else ():
     run(KTOTrainer, KTOConfig, "kto", case, settings, data, base=True, rows=4)

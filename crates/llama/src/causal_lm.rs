@@ -85,6 +85,11 @@ pub trait CausalLm: Module + Adaptable + 'static {
     /// - hidden, output: `[batch, sequence, hidden]`
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Self::Context) -> Tensor<3>;
 
+    /// Returns `true` if samples of a row may [share](Segments::sharing) their first tokens: by default they may not.
+    fn shares_prompts(&self) -> bool {
+        false
+    }
+
     /// Returns `true` if a layer goes backward without a graph from its input to its output, and so can
     /// keep [all](Keep::All): by default none does.
     fn keeps(&self, index: usize, context: &Self::Context) -> bool {

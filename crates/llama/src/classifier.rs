@@ -98,6 +98,10 @@ impl CausalLm for SequenceClassifier {
         CausalLm::depth(&self.llama)
     }
 
+    fn shares_prompts(&self) -> bool {
+        self.llama.shares_prompts()
+    }
+
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Context) -> Tensor<3> {
         CausalLm::layer(&self.llama, index, hidden, context)
     }

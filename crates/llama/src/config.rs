@@ -175,6 +175,11 @@ impl LlamaConfig {
         self.quantized && !others.any(covers)
     }
 
+    /// Returns `true` if samples of a row may [share](crate::Segments::sharing) tokens: no layer has a window.
+    pub fn shares_prompts(&self) -> bool {
+        self.windows().iter().all(Option::is_none)
+    }
+
     /// Sliding window of each layer.
     pub fn windows(&self) -> Vec<Option<usize>> {
         self.layers.iter().map(|layer| layer.attention.window).collect()

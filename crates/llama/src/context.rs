@@ -22,6 +22,8 @@ pub struct Segments {
     length: usize,
     /// Samples of each row in order: the first token, and one past the last.
     rows: Vec<Vec<(usize, usize)>>,
+    /// Number of tokens of the sample before that each sample follows; empty if none does.
+    shared: Vec<Vec<usize>>,
     adapters: Option<ActiveAdapters>,
 }
 
@@ -34,7 +36,7 @@ impl Context {
 
 impl Segments {
     fn new(length: usize, rows: Vec<Vec<(usize, usize)>>) -> Self {
-        Self { length, rows, adapters: None }
+        Self { length, rows, shared: vec![], adapters: None }
     }
 
     /// Creates rows of one sample each, without padding.
@@ -90,6 +92,43 @@ impl Segments {
         Ok(Self::new(length, rows.collect::<Result<_, _>>()?))
     }
 
+    /// Lets samples begin with tokens of the one before, which are in the row once: of each row and each sample the number
+    /// of first tokens of the sample before it that it follows, 0 for none. Its own tokens see those, and their positions go
+    /// on from them; the rest of the sample before they do not see.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use burn_lora_llama::Segments;
+    ///
+    /// // A prompt of two tokens with an answer of one, and another answer of two.
+    /// let row = Segments::packed(5, &[vec![3, 2]])?.sharing(&[vec![0, 2]]);
+    /// let context = row.context(5, &Device::default());
+    /// assert_eq!(context.positions.into_data().iter::<i32>().collect::<Vec<_>>(), [0, 1, 2, 2, 3]);
+    /// # Ok::<_, String>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If there is not a number for each sample, or the sample before has fewer tokens.
+    pub fn sharing(mut self, shared: &[Vec<usize>]) -> Self {
+        assert_eq!(self.rows.len(), shared.len(), "a row of numbers for each row");
+        for (row, shared) in self.rows.iter().zip(shared) {
+            assert_eq!(row.len(), shared.len(), "a number for each sample");
+            let before = std::iter::once(0).chain(row.iter().map(|(first, end)| end - first));
+            assert!(
+                before.zip(shared).all(|(before, shared)| *shared <= before),
+                "tokens to share"
+            );
+        }
+        let any = shared.iter().flatten().any(|shared| *shared > 0);
+        self.shared = if any { shared.to_vec() } else { vec![] };
+        self
+    }
+
+    /// Returns `true` if a sample begins with tokens of another.
+    pub fn is_shared(&self) -> bool {
+        !self.shared.is_empty()
+    }
+
     /// Creates rows with padding on the left, so that their last tokens are aligned.
     pub(crate) fn ending_together(length: usize, tokens: impl Iterator<Item = usize>) -> Self {
         Self::new(length, tokens.map(|count| vec![(length - count, length)]).collect())
@@ -116,22 +155,30 @@ impl Segments {
         self.rows.iter().all(|row| row[..] == [(0, self.length)])
     }
 
-    /// Position of each token in a row, and the range of keys that it may see. Padding after a
-    /// sample sees that sample, as in transformers; padding before one sees nothing.
-    fn tokens_of(&self, row: &[(usize, usize)]) -> Vec<(i32, [i32; 2])> {
-        let mut tokens = vec![(0, [0, 0]); self.length];
-        for (number, &(first, end)) in row.iter().enumerate() {
-            let next = row.get(number + 1).map_or(self.length, |next| next.0);
+    /// Position of each token in a row, the range of keys that it may see in its sample, and in the one before. Padding
+    /// after a sample sees that sample, as in transformers; padding before one sees nothing.
+    fn tokens_of(&self, number: usize) -> Vec<(i32, [i32; 4])> {
+        let row = &self.rows[number];
+        let mut tokens = vec![(0, [0; 4]); self.length];
+        let mut before = 0;
+        for (sample, &(first, end)) in row.iter().enumerate() {
+            let next = row.get(sample + 1).map_or(self.length, |next| next.0);
+            let shared = self.shared.get(number).map_or(0, |shared| shared[sample]);
+            let prompt = if shared > 0 { [before, before + shared] } else { [0, 0] };
             for (at, token) in tokens.iter_mut().enumerate().take(next).skip(first) {
-                *token = ((at - first) as i32, [first as i32, end as i32]);
+                let seen = [first, end, prompt[0], prompt[1]].map(|place| place as i32);
+                *token = ((at - first + shared) as i32, seen);
             }
+            before = first;
         }
         tokens
     }
 
     /// Length of the longest sample.
     fn longest(&self) -> usize {
-        self.rows.iter().flatten().map(|(first, end)| end - first).max().unwrap_or(0)
+        let shared = self.shared.iter().flatten().copied().chain(std::iter::repeat(0));
+        let samples = self.rows.iter().flatten().zip(shared);
+        samples.map(|((first, end), shared)| end - first + shared).max().unwrap_or(0)
     }
 
     /// Adapters of this batch, if it has its own.
@@ -157,18 +204,15 @@ impl Segments {
     /// If a row has fewer tokens than `count`, padding included.
     pub fn context(&self, count: usize, device: &Device) -> Context {
         assert!(count <= self.length, "{count} tokens at the end of {}", self.length);
-        let rows = if self.is_whole() { &self.rows[..1.min(self.rows.len())] } else { &self.rows };
-        let tokens: Vec<_> = rows
-            .iter()
-            .flat_map(|row| self.tokens_of(row).split_off(self.length - count))
-            .collect();
+        let rows = if self.is_whole() { 1.min(self.rows.len()) } else { self.rows.len() };
+        let tokens: Vec<_> =
+            (0..rows).flat_map(|row| self.tokens_of(row).split_off(self.length - count)).collect();
         let positions: Vec<i32> = tokens.iter().map(|token| token.0).collect();
-        let ends = |end: usize| tokens.iter().map(move |token| token.1[end]);
-        let spans: Vec<i32> = ends(0).chain(ends(1)).collect();
-        let count_rows = rows.len();
+        let ends = if self.is_shared() { 4 } else { 2 };
+        let spans = (0..ends).flat_map(|end| tokens.iter().map(move |token| token.1[end]));
         Context {
-            positions: int(positions, [count_rows, count], device),
-            spans: int(spans, [2, count_rows, count], device),
+            positions: int(positions, [rows, count], device),
+            spans: int(spans.collect(), [ends, rows, count], device),
             tables: vec![],
             adapters: self.adapters.clone(),
         }
@@ -186,7 +230,8 @@ fn int<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> 
 pub struct Context {
     /// Position of each token in its sample, `[rows, sequence]`.
     pub positions: Tensor<2, Int>,
-    /// First key and one past the last that each token may see, `[2, rows, sequence]`.
+    /// First key and one past the last that each token may see, `[2, rows, sequence]`; `[4, rows, sequence]` with those of
+    /// the sample before, if samples [share](Segments::sharing) tokens.
     pub spans: Tensor<3, Int>,
     /// Cosines and sines of positions, `[positions, rotary_dim]`: a table for each of the model's
     /// rotary embeddings.

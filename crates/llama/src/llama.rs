@@ -137,7 +137,12 @@ impl Llama {
     }
 
     /// Builds the context of a batch, which all layers share.
+    ///
+    /// # Panics
+    /// If samples [share](Segments::sharing) tokens, and a layer has a window: it would count what lies between.
     pub fn context(&self, segments: &Segments) -> Context {
+        let fits = !segments.is_shared() || self.config.shares_prompts();
+        assert!(fits, "samples cannot share tokens in layers with a window");
         self.context_of_last(segments, segments.dims()[1])
     }
 
@@ -205,6 +210,10 @@ impl CausalLm for Llama {
 
     fn depth(&self) -> usize {
         self.model.layers.len()
+    }
+
+    fn shares_prompts(&self) -> bool {
+        self.config.shares_prompts()
     }
 
     fn layer(&self, index: usize, hidden: Tensor<3>, context: &Context) -> Tensor<3> {

@@ -33,6 +33,9 @@ pub fn prepare<M: CausalLm>(
     }
     objective.check_model(model, data)?;
     let mut data = data.clone();
+    if batches.share_prompts && model.shares_prompts() {
+        data = data.sharing_prompts();
+    }
     if objective.reads_mismatched() && data.mismatched().is_none() && !data.is_empty() {
         data = data.with_mismatched(batches.size)?;
     }

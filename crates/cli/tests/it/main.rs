@@ -4,6 +4,7 @@ mod commands;
 #[cfg(feature = "hub")]
 mod hub;
 mod info;
+mod objectives;
 mod output;
 mod scripts;
 #[cfg(feature = "hub")]

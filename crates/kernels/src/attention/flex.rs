@@ -3,6 +3,7 @@
 use super::{
     AttentionOps, AttentionSpec,
     blocks::{self, Block, BlockOps},
+    ranges,
 };
 use crate::flex::{dot, from_f32, rows_of, to_f32};
 use burn::{
@@ -24,7 +25,9 @@ impl AttentionOps for Flex {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        blocks::forward::<Self>(q, k, v, spans, spec)
+        ranges::forward::<Self>(spans, |spans| {
+            blocks::forward::<Self>(q.clone(), k.clone(), v.clone(), spans, spec)
+        })
     }
 
     fn causal_attention_grad(
@@ -37,7 +40,10 @@ impl AttentionOps for Flex {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        blocks::backward::<Self>(grad, q, k, v, out, lse, spans, spec)
+        ranges::backward::<Self>(spans, |spans| {
+            let [grad, q, k, v, out, lse] = [&grad, &q, &k, &v, &out, &lse].map(Clone::clone);
+            blocks::backward::<Self>(grad, q, k, v, out, lse, spans, spec).into()
+        })
     }
 }
 

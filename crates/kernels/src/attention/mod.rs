@@ -7,6 +7,7 @@ mod blocks;
 mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
+mod ranges;
 mod sinks;
 
 #[cfg(feature = "fusion")]
@@ -43,9 +44,11 @@ pub struct AttentionSpec {
 /// # Shapes
 /// - q: `[batch, heads, sequence, head_dim]`
 /// - k, v: `[batch, kv_heads, keys, head_dim]`, with `keys >= sequence`
-/// - spans: `[2, batch, sequence]` or `[2, 1, sequence]`: the first key that a query may see, and
+/// - spans: `[2 · ranges, batch, sequence]` or `[2 · ranges, 1, sequence]`: the first key that a query may see, and
 ///   the one after the last: segments of a packed row, or the part that is not padding. Any values
-///   are valid: keys that do not exist are ignored
+///   are valid: keys that do not exist are ignored. With several ranges, which must not overlap, a query may see the keys of
+///   each, such as those of a prompt that answers share; one that sees any of a further range has to see some of the first. A
+///   window counts keys by their places, whatever lies between
 /// - output: as `q`
 ///
 /// # Panics
@@ -143,8 +146,7 @@ fn check(q: &[usize], k: &[usize], v: &[usize], spans: &[usize], spec: Attention
     assert!(width > 0, "attention: heads of no width");
     assert!(keys >= length, "attention: {length} queries, {keys} keys");
     assert!(spec.window != Some(0), "attention: a window of no keys");
-    let fits =
-        matches!(spans, &[2, rows, count] if (rows == 1 || rows == batch) && count == length);
+    let fits = matches!(spans, &[ends, rows, count] if ends >= 2 && ends % 2 == 0 && (rows == 1 || rows == batch) && count == length);
     assert!(fits, "attention: spans {spans:?} for q {q:?}");
 }
 

@@ -14,15 +14,20 @@ struct Case {
     window: Option<usize>,
     /// For each row of the batch (or one for all) and each query the keys it may see.
     spans: Vec<[i32; 2]>,
+    /// Another range, or none.
+    further: Vec<[i32; 2]>,
 }
 
 impl Case {
     fn sees(&self, b: usize, i: usize, j: usize) -> bool {
         let rows = self.spans.len() / self.length;
-        let [start, end] = self.spans[b % rows * self.length + i];
+        let within = |spans: &[[i32; 2]]| {
+            let span = spans.get(b % rows * self.length + i);
+            span.is_some_and(|[start, end]| (*start..*end).contains(&(j as i32)))
+        };
         let own = i + self.keys - self.length;
         let near = self.window.is_none_or(|window| own - j.min(own) < window);
-        j <= own && near && (start..end).contains(&(j as i32))
+        j <= own && near && (within(&self.spans) || within(&self.further))
     }
 
     /// Output and the gradients of q, k, v and the sinks, if there are some, for the gradient `g` of
@@ -100,8 +105,13 @@ impl Case {
         let (k, v) = (random(count(k_shape), 2), random(count(k_shape), 3));
         let (expected, of_sinks) = self.expected([&q, &k, &v, &g], sinks);
         let rows = self.spans.len() / self.length;
-        let ends = |end: usize| self.spans.iter().map(move |span| span[end]);
-        let spans = int(ends(0).chain(ends(1)).collect(), [2, rows, self.length], &device);
+        let all: Vec<i32> = [&self.spans, &self.further]
+            .into_iter()
+            .flat_map(|spans| [0, 1].map(|end| spans.iter().map(move |span| span[end])))
+            .flatten()
+            .collect();
+        let ends = all.len() / (rows * self.length);
+        let spans = int(all, [ends, rows, self.length], &device);
         let tracked = |values, shape| float(values, shape, &device).autodiff().require_grad();
         let [q, k, v] = [tracked(q, q_shape), tracked(k, k_shape), tracked(v, k_shape)];
         let spec = AttentionSpec { scale: (self.width as f32).sqrt().recip(), window: self.window };
@@ -163,7 +173,18 @@ fn causal() {
     let (length, keys) = (9, 9);
     for (heads, kv_heads) in [(2, 2), (4, 2), (4, 1)] {
         let spans = whole(length, keys);
-        Case { batch: 2, heads, kv_heads, length, keys, width: 8, window: None, spans }.check();
+        Case {
+            batch: 2,
+            heads,
+            kv_heads,
+            length,
+            keys,
+            width: 8,
+            window: None,
+            spans,
+            further: vec![],
+        }
+        .check();
     }
 }
 
@@ -172,11 +193,18 @@ fn heads_behind_the_sequence() {
     for kv_heads in [1, 2] {
         let spans = whole(9, 9);
         let (batch, length, keys) = (2, 9, 9);
-        Case { batch, heads: 4, kv_heads, length, keys, width: 8, window: None, spans }.check_in(
-            FloatDType::F32,
-            [1e-5, 2e-5],
-            true,
-        );
+        Case {
+            batch,
+            heads: 4,
+            kv_heads,
+            length,
+            keys,
+            width: 8,
+            window: None,
+            spans,
+            further: vec![],
+        }
+        .check_in(FloatDType::F32, [1e-5, 2e-5], true);
     }
 }
 
@@ -185,15 +213,36 @@ fn several_blocks_of_queries() {
     // More than two blocks of 256, and a last one that is not full.
     let (length, keys) = (520, 520);
     let spans = whole(length, keys);
-    Case { batch: 1, heads: 2, kv_heads: 1, length, keys, width: 16, window: None, spans }.check();
+    Case {
+        batch: 1,
+        heads: 2,
+        kv_heads: 1,
+        length,
+        keys,
+        width: 16,
+        window: None,
+        spans,
+        further: vec![],
+    }
+    .check();
 }
 
 #[test]
 fn keys_before_the_queries() {
     for (length, keys) in [(1, 12), (3, 12), (300, 333)] {
         let spans = whole(length, keys);
-        Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window: None, spans }
-            .check();
+        Case {
+            batch: 2,
+            heads: 4,
+            kv_heads: 2,
+            length,
+            keys,
+            width: 8,
+            window: None,
+            spans,
+            further: vec![],
+        }
+        .check();
     }
 }
 
@@ -202,8 +251,18 @@ fn windows() {
     for (length, window) in [(20, 1), (20, 5), (600, 100)] {
         let spans = whole(length, length);
         let window = Some(window);
-        Case { batch: 1, heads: 2, kv_heads: 2, length, keys: length, width: 8, window, spans }
-            .check();
+        Case {
+            batch: 1,
+            heads: 2,
+            kv_heads: 2,
+            length,
+            keys: length,
+            width: 8,
+            window,
+            spans,
+            further: vec![],
+        }
+        .check();
     }
 }
 
@@ -222,7 +281,18 @@ fn packed_segments_and_padding() {
         spans.push(if i < 5 { [0, 0] } else { [5, 12] });
     }
     let (length, keys) = (12, 12);
-    Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window: None, spans }.check();
+    Case {
+        batch: 2,
+        heads: 4,
+        kv_heads: 2,
+        length,
+        keys,
+        width: 8,
+        window: None,
+        spans,
+        further: vec![],
+    }
+    .check();
 }
 
 /// Spans that begin or end anywhere: what is no key is not seen.
@@ -240,7 +310,18 @@ fn spans_may_be_any_numbers() {
         [(12, 12, None), (7, 13, None), (300, 300, Some(70)), (5, 70, Some(3))]
     {
         let spans = anywhere(length);
-        Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window, spans }.check();
+        Case {
+            batch: 2,
+            heads: 4,
+            kv_heads: 2,
+            length,
+            keys,
+            width: 8,
+            window,
+            spans,
+            further: vec![],
+        }
+        .check();
     }
 }
 
@@ -321,8 +402,17 @@ fn fused() {
                 for width in [64, 128] {
                     for behind in [false, true] {
                         let spans = spans.clone();
-                        let case =
-                            Case { batch, heads, kv_heads, length, keys, width, window, spans };
+                        let case = Case {
+                            batch,
+                            heads,
+                            kv_heads,
+                            length,
+                            keys,
+                            width,
+                            window,
+                            spans,
+                            further: vec![],
+                        };
                         case.check_in(dtype, [error, 2.0 * error], behind);
                         let sinks: Vec<f32> = (0..heads).map(|head| head as f32 - 1.0).collect();
                         case.check_with(Some(&sinks), dtype, [error, 2.0 * error], behind);
@@ -346,4 +436,81 @@ fn fused() {
     });
     let padded = (0..200).map(|at| if at < 90 { [0, 0] } else { [90, 200] });
     check([2, 4, 2], 200, 200, None, packed.chain(padded).collect());
+}
+
+/// Rows of a prompt and two answers, of which neither sees the other: the first follows the prompt, and the second sees it as
+/// another range. Then padding.
+fn shared(lengths: &[[usize; 3]], length: usize) -> [Vec<[i32; 2]>; 2] {
+    let mut all = [vec![], vec![]];
+    for [prompt, first, second] in lengths {
+        let (one, two) = ((prompt + first) as i32, (prompt + first + second) as i32);
+        for place in 0..length as i32 {
+            let (own, further) = match place {
+                place if place < one => ([0, one], [0, 0]),
+                place if place < two => ([one, two], [0, *prompt as i32]),
+                _ => ([0, 0], [0, 0]),
+            };
+            all[0].push(own);
+            all[1].push(further);
+        }
+    }
+    all
+}
+
+#[test]
+fn answers_share_a_prompt() {
+    let length = 24;
+    let [spans, further] = shared(&[[9, 6, 7], [1, 3, 20], [20, 1, 1]], length);
+    Case {
+        batch: 3,
+        heads: 4,
+        kv_heads: 2,
+        length,
+        keys: length,
+        width: 8,
+        window: None,
+        spans,
+        further,
+    }
+    .check();
+    // More than one block of queries.
+    let length = 300;
+    let [spans, further] = shared(&[[120, 100, 70]], length);
+    Case {
+        batch: 2,
+        heads: 2,
+        kv_heads: 1,
+        length,
+        keys: length,
+        width: 16,
+        window: None,
+        spans,
+        further,
+    }
+    .check();
+}
+
+/// On a GPU with fused kernels, in their dtype and widths.
+#[test]
+fn answers_share_a_prompt_in_fused_kernels() {
+    for (dtype, most) in [(FloatDType::BF16, [1e-2, 3e-2]), (FloatDType::F16, [2e-3, 5e-3])] {
+        if !attention_is_fused(&device(), dtype.into(), 64) {
+            return;
+        }
+        for (length, lengths) in [(90, [[40, 20, 25]; 2]), (300, [[150, 70, 60], [64, 64, 128]])] {
+            let [spans, further] = shared(&lengths, length);
+            let case = Case {
+                batch: 2,
+                heads: 4,
+                kv_heads: 2,
+                length,
+                keys: length,
+                width: 64,
+                window: None,
+                spans,
+                further,
+            };
+            case.check_in(dtype, most, true);
+        }
+    }
 }

@@ -76,31 +76,36 @@ impl Dataset {
     /// If an index is not less than [`len`](Self::len), or a row has more tokens than
     /// `config.packing`.
     pub fn batch(&self, rows: &[Vec<usize>], config: &BatchConfig) -> Batch {
+        let shared: Vec<Vec<usize>> = rows.iter().map(|row| self.shared_in(row)).collect();
         let lengths: Vec<Vec<usize>> = rows
             .iter()
-            .map(|row| row.iter().map(|sample| self.length(*sample)).collect())
+            .zip(&shared)
+            .map(|(row, shared)| {
+                let samples = row.iter().zip(shared);
+                samples.map(|(sample, shared)| self.length(*sample) - shared).collect()
+            })
             .collect();
         let longest = lengths.iter().map(|row| row.iter().sum()).max().unwrap_or(0);
         let length = config.packing.unwrap_or(longest);
         let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1).max(1));
         let segments = Segments::packed(length, &lengths);
-        let segments = segments.expect("rows that are no longer than `packing`");
+        let segments = segments.expect("rows that are no longer than `packing`").sharing(&shared);
 
         let mut ids = vec![];
         let mut targets = vec![];
         let mut last_tokens = vec![];
         let mut token_labels = vec![];
         for (row, samples) in rows.iter().enumerate() {
-            for sample in samples {
-                token_labels.extend(self.token_labels(*sample));
+            for (sample, shared) in samples.iter().zip(&shared[row]) {
+                token_labels.extend(self.token_labels(*sample).iter().skip(*shared));
                 let sample = self.sample(*sample);
-                let next = sample.ids.iter().zip(&sample.loss_mask).skip(1);
+                let next = sample.ids.iter().zip(&sample.loss_mask).skip(1 + shared);
                 targets.extend(next.map(|(id, trained)| match trained {
                     true => *id as i32,
                     false => IGNORE_INDEX,
                 }));
                 targets.push(IGNORE_INDEX);
-                ids.extend(sample.ids);
+                ids.extend(&sample.ids[*shared..]);
                 last_tokens.push(ids.len().saturating_sub(1));
             }
             // No token attends to them and no loss counts them: the first row of any embedding will

@@ -34,6 +34,8 @@ pub struct Dataset {
     /// For each sample its prompt with the answer to another, once prepared.
     pub(super) mismatched: Option<Arc<Dataset>>,
     pub(super) top_logits: Option<Arc<TopLogits>>,
+    /// Whether the prompt of both answers of a pair is read once.
+    pub(super) shares_prompts: bool,
 }
 
 /// Numbers beside the tokens that were added after loading, one for each sample.
@@ -53,6 +55,7 @@ impl Dataset {
             added: BTreeMap::new(),
             mismatched: None,
             top_logits: None,
+            shares_prompts: false,
         }
     }
 
@@ -410,6 +413,7 @@ impl Dataset {
             // Other samples may be beside each other now.
             mismatched: None,
             top_logits: self.top_logits.clone(),
+            shares_prompts: self.shares_prompts,
         }
     }
 

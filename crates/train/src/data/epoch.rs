@@ -43,6 +43,9 @@ pub struct BatchConfig {
     pub drop_last: bool,
     /// Pads rows to a multiple of this many tokens.
     pub pad_to_multiple_of: Option<usize>,
+    /// Reads the prompt of both answers of a pair once, in training and evaluations: the answers are then in one row.
+    /// Models with a sliding window cannot, and read it twice.
+    pub share_prompts: bool,
 }
 
 fn zero_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
@@ -60,6 +63,7 @@ impl Default for BatchConfig {
             packing: None,
             drop_last: false,
             pad_to_multiple_of: None,
+            share_prompts: true,
         }
     }
 }
@@ -154,14 +158,21 @@ impl Dataset {
                 if config.group_by_length {
                     examples = self.grouped(examples, &groups, config.size);
                 }
-                samples(examples).into_iter().map(|sample| vec![sample]).collect()
+                match self.shares_prompts {
+                    true => examples.into_iter().map(|example| samples(vec![example])).collect(),
+                    false => samples(examples).into_iter().map(|sample| vec![sample]).collect(),
+                }
             }
         };
         // The samples of a pair belong to one batch, or even to one row.
-        let rows_per_example =
-            if config.packing.is_some() { 1 } else { self.samples_per_example() };
+        let together = config.packing.is_some() || self.shares_prompts;
+        let rows_per_example = if together { 1 } else { self.samples_per_example() };
         let size = config.size * rows_per_example;
-        let longest = (0..self.len()).map(|sample| self.length(sample)).max().unwrap_or(0);
+        let longest = match self.shares_prompts {
+            true => groups.iter().map(|group| self.total_length(group)).max(),
+            false => (0..self.len()).map(|sample| self.length(sample)).max(),
+        };
+        let longest = longest.unwrap_or(0);
         let length = config.packing.unwrap_or(longest);
         let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1));
         let tokens = size.min(rows.len()).saturating_mul(length);
@@ -196,9 +207,9 @@ impl Dataset {
         }
     }
 
-    /// Number of tokens of some samples.
+    /// Number of tokens of an example's samples in a row.
     fn total_length(&self, samples: &Range<usize>) -> usize {
-        samples.clone().map(|sample| self.length(sample)).sum()
+        samples.clone().map(|sample| self.length(sample) - self.shared(sample)).sum()
     }
 
     /// Groups examples as transformers' `LengthGroupedSampler` does: groups of about 50 batches

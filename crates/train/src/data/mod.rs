@@ -61,6 +61,7 @@ mod preview;
 mod read;
 mod report;
 mod sample;
+mod shared;
 mod store;
 mod top_logits;
 mod unpaired;

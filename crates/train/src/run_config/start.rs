@@ -248,8 +248,12 @@ impl RunConfig {
             .adapter(&*method)?
             .train(&self.train)
             .length(self.train.batches.packing.unwrap_or(longest));
-        if self.objective.of_pairs() && self.train.batches.packing.is_none() {
-            plan = plan.rows(2 * self.train.batches.size);
+        let batches = &self.train.batches;
+        if self.objective.of_pairs() && batches.packing.is_none() {
+            plan = match batches.share_prompts && config.shares_prompts() {
+                true => plan.length(2 * longest),
+                false => plan.rows(2 * batches.size),
+            };
         }
         if let Some(dtype) = self.model.dtype {
             plan = plan.dtype(dtype.into());

@@ -5,16 +5,18 @@ use crate::{
     steps::{self, adapter},
 };
 use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, Selection};
-use burn_lora_llama::Llama;
+use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::{
-    BatchConfig, Dataset, OptimizerConfig, Recompute, Schedule, TrainConfig, Trainer,
+    BatchConfig, Dataset, EarlyStopping, Every, OptimizerConfig, Recompute, Schedule, TrainConfig,
+    Trainer,
     data::{IGNORE_INDEX, Sample},
     evaluate_with,
     objective::{
         BySequence, CpoConfig, Dpo, DpoConfig, Kto, KtoConfig, OrpoConfig, Reference, SequenceLoss,
     },
     prepare, reference_log_probs,
+    watch::StopReason,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -55,7 +57,11 @@ fn sample(prompt: &Value, answer: &Value) -> Sample {
 }
 
 fn pairs() -> Dataset {
-    let pairs = json("pairs.json");
+    pairs_of("pairs.json")
+}
+
+fn pairs_of(file: &str) -> Dataset {
+    let pairs = json(file);
     let pairs = pairs.as_array().unwrap().iter();
     let pairs = pairs
         .map(|pair| ["chosen", "rejected"].map(|answer| sample(&pair["prompt"], &pair[answer])));
@@ -73,6 +79,16 @@ fn answers() -> Dataset {
 
 fn base() -> Llama {
     loader(&golden("gqa")).load(&device()).unwrap()
+}
+
+/// A model whose layers have a sliding window.
+fn windowed() -> Llama {
+    let config = fs::read_to_string(golden("gqa/config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["architectures"] = serde_json::json!(["MistralForCausalLM"]);
+    config["model_type"] = serde_json::json!("mistral");
+    config["sliding_window"] = serde_json::json!(8);
+    Llama::random(&LlamaConfig::from_json(&config.to_string()).unwrap(), 1, &device())
 }
 
 fn model() -> Llama {
@@ -127,6 +143,55 @@ fn cpo_agrees_with_trl() {
     for name in ["cpo/sigmoid", "cpo/smoothed", "cpo/hinge", "cpo/ipo", "cpo/simpo"] {
         check(name, settings::<CpoConfig>(name), &pairs(), &OTHERS, |run| run);
     }
+}
+
+/// Prompts that are long enough to be read once for both answers.
+#[test]
+fn shared_prompts_agree_with_trl() {
+    let data = pairs_of("long.json");
+    let check = |change: &dyn Fn(TrainConfig) -> TrainConfig| {
+        let (dpo, orpo, cpo) = ("dpo/long", "orpo/long", "cpo/long");
+        // Their reference reads prompts so, too.
+        let batches = change(TrainConfig::new(1.0)).batches;
+        let compared = prepare(&settings::<DpoConfig>(dpo), &base(), &data, &batches).unwrap();
+        check(dpo, settings::<DpoConfig>(dpo), &compared, &[], change);
+        check(orpo, settings::<OrpoConfig>(orpo), &data, &OTHERS, change);
+        check(cpo, settings::<CpoConfig>(cpo), &data, &OTHERS, change);
+    };
+    let with = |run: TrainConfig, change: &dyn Fn(&mut BatchConfig)| {
+        let mut batches = run.batches.clone();
+        change(&mut batches);
+        run.batches(batches)
+    };
+    check(&|run| run);
+    check(&|run| with(run, &|batches| batches.share_prompts = false));
+    check(&|run| with(run, &|batches| batches.packing = Some(160)));
+    check(&|run| run.recompute(Recompute::EveryLayer));
+}
+
+/// The prompt is in the row once, but for its last token, which predicts the first of each answer.
+#[test]
+fn a_shared_prompt_is_in_the_row_once() {
+    let data = pairs_of("long.json");
+    let batches = BatchConfig { shuffle: false, ..BatchConfig::default() };
+    let tokens = |share: bool, windows: bool| {
+        let batches = BatchConfig { share_prompts: share, ..batches.clone() };
+        let model = if windows { windowed() } else { base() };
+        let data = prepare(&BySequence(OrpoConfig::default()), &model, &data, &batches).unwrap();
+        let epoch = data.epoch(&batches, 0).unwrap();
+        assert_eq!(epoch.len(), 4);
+        let all = epoch.iter().map(|rows| data.batch(rows, &batches));
+        all.map(|batch| (batch.rows, batch.tokens, batch.target_count)).collect::<Vec<_>>()
+    };
+    let (once, twice) = (tokens(true, false), tokens(false, false));
+    let expected = json("long.json");
+    let prompts = expected.as_array().unwrap().iter().map(|pair| ids(&pair["prompt"]).len());
+    for (prompt, (once, twice)) in prompts.zip(once.iter().zip(&twice)) {
+        assert_eq!((once.0, twice.0), (1, 2));
+        assert_eq!((once.1 + prompt - 1, once.2), (twice.1, twice.2));
+    }
+    // A layer with a window would count what lies between.
+    assert_eq!(tokens(true, true), twice);
 }
 
 #[test]
@@ -311,6 +376,27 @@ fn a_resumed_run_compares_with_the_same_reference() {
         go(stop, None)
     };
     assert!(run(false) == run(true));
+}
+
+/// Metrics of an objective say which evaluation is the best, and when to stop.
+#[test]
+fn a_run_stops_by_a_metric_of_its_objective() {
+    let (data, output) = (pairs(), tempfile::tempdir().unwrap());
+    let run = |metric: &str| {
+        let config = TrainConfig::new(1e-2).epochs(20).batch_size(4).output(output.path());
+        let config = config.evaluate(Every::Steps(1)).metric_for_best_model(metric);
+        let early = EarlyStopping { patience: 2, threshold: 0.0 };
+        let config = config.early_stopping(early).save_total_limit(1);
+        Trainer::new(config).resume(false).fit_with(Dpo::new(0.5), &mut model(), &data, &data)
+    };
+    let report = run("rewards/accuracies").unwrap();
+    let (best, value) = report.finished.best.unwrap();
+    assert_eq!((value, report.finished.reason), (1.0, StopReason::EarlyStopping));
+    assert_eq!(report.finished.steps, best + 2);
+    let of = |at: usize| report.evaluations[at].metrics.get("rewards/accuracies").unwrap();
+    assert!(best == 1 || of(best - 2) < 1.0);
+    let error = run("rewards/kl").unwrap_err().to_string();
+    assert!(error.contains("`rewards/margins`"), "{error}");
 }
 
 #[test]

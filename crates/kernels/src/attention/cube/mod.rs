@@ -7,6 +7,7 @@ mod softmax;
 use super::{
     AttentionOps, AttentionSpec,
     blocks::{self, Block, BlockOps},
+    ranges,
 };
 use crate::Gemm;
 use burn::{
@@ -23,11 +24,14 @@ impl AttentionOps for CubeBackend {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        #[cfg(feature = "cuda")]
-        if fused::takes(&q) {
-            return fused::forward(q, k, v, spans, spec);
-        }
-        blocks::forward::<Self>(q, k, v, into_contiguous(spans), spec)
+        ranges::forward::<Self>(spans, |spans| {
+            let [q, k, v] = [&q, &k, &v].map(Clone::clone);
+            #[cfg(feature = "cuda")]
+            if fused::takes(&q) {
+                return fused::forward(q, k, v, spans, spec);
+            }
+            blocks::forward::<Self>(q, k, v, into_contiguous(spans), spec)
+        })
     }
 
     fn causal_attention_grad(
@@ -40,11 +44,14 @@ impl AttentionOps for CubeBackend {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        #[cfg(feature = "cuda")]
-        if fused::takes(&q) {
-            return fused::backward(grad, q, k, v, out, lse, spans, spec);
-        }
-        blocks::backward::<Self>(grad, q, k, v, out, lse, into_contiguous(spans), spec)
+        ranges::backward::<Self>(spans, |spans| {
+            let [grad, q, k, v, out, lse] = [&grad, &q, &k, &v, &out, &lse].map(Clone::clone);
+            #[cfg(feature = "cuda")]
+            if fused::takes(&q) {
+                return fused::backward(grad, q, k, v, out, lse, spans, spec).into();
+            }
+            blocks::backward::<Self>(grad, q, k, v, out, lse, into_contiguous(spans), spec).into()
+        })
     }
 }
 
