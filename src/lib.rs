@@ -57,6 +57,7 @@ mod book {
         lora_and_qlora: "lora-and-qlora.md";
         memory: "memory.md";
         preferences: "preferences.md";
+        distillation: "distillation.md";
         qlora_on_your_gpu: "qlora-on-your-gpu.md";
         troubleshooting: "troubleshooting.md";
         your_own_model: "your-own-model.md";

@@ -113,7 +113,7 @@ fn answers_that_are_desirable_or_not_are_trained() {
     }
     // Three of four are desirable.
     let unlike = [&answers[..], &vec![answer(" world", true); 16]].concat();
-    let again = ["--objective", "kto", "--epochs", "1"];
+    let again = ["--objective", "kto"];
     case.train("unlike", &unlike, &again).unwrap();
     let error = case.train("none", &[json!({ "prompt": "a", "completion": "b" })], &again);
     assert!(error.unwrap_err().contains("data.jsonl:1: no column `label`"));

@@ -381,13 +381,17 @@ fn a_resumed_run_compares_with_the_same_reference() {
 /// Metrics of an objective say which evaluation is the best, and when to stop.
 #[test]
 fn a_run_stops_by_a_metric_of_its_objective() {
-    let (data, output) = (pairs(), tempfile::tempdir().unwrap());
+    let data = pairs();
     let run = |metric: &str| {
-        let config = TrainConfig::new(1e-2).epochs(20).batch_size(4).output(output.path());
+        let config = TrainConfig::new(1e-2).epochs(20).batch_size(4);
         let config = config.evaluate(Every::Steps(1)).metric_for_best_model(metric);
         let early = EarlyStopping { patience: 2, threshold: 0.0 };
-        let config = config.early_stopping(early).save_total_limit(1);
-        Trainer::new(config).resume(false).fit_with(Dpo::new(0.5), &mut model(), &data, &data)
+        Trainer::new(config.early_stopping(early)).fit_with(
+            Dpo::new(0.5),
+            &mut model(),
+            &data,
+            &data,
+        )
     };
     let report = run("rewards/accuracies").unwrap();
     let (best, value) = report.finished.best.unwrap();
