@@ -199,8 +199,9 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
         .adapter(&lora())
         .expect("it was attached")
         .train(&config)
-        .rows(rows)
-        .length(length);
+        // Both answers of a pair in a row, and their prompt once.
+        .rows(if dpo { rows / 2 } else { rows })
+        .length(if dpo { length + length / 2 } else { length });
     let plan = match budget {
         None => plan,
         Some(bytes) => {
