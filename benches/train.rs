@@ -7,7 +7,7 @@
 //! `,keep=outputs|attention|all|LAYERS`, `,adamw8bit`, `,chunk=TOKENS`, `,mlpchunk=TOKENS`, `,peak` to
 //! look at the memory in use every millisecond, `,parts` for a table of
 //! times; `,dpo` for pairs, ROWS of them, whose answers are the second half of each of the two rows, compared with the base
-//! (its log-probabilities are computed before, and not timed). With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
+//! (its log-probabilities are computed before, and not timed), with `,apart` without sharing the prompt. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
 //! weights are in FP8. Tokens are random, every one is a target.
 
 #[path = "support/device.rs"]
@@ -134,6 +134,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     let [rows, length] = [rows, length].map(|n| n.parse::<usize>().expect("a number"));
     let mut config = TrainConfig::new(1e-4).schedule(Schedule::Constant).max_grad_norm(1.0);
     let (mut steps, mut parts, mut peak, mut budget, mut dpo) = (6, false, false, None, false);
+    let mut apart = false;
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("steps", n) => steps = n.parse().expect("a number"),
@@ -151,6 +152,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
             ("adamw8bit", "") => config.optimizer = OptimizerConfig::adamw_8bit(),
             ("parts", "") => parts = true,
             ("dpo", "") => dpo = true,
+            ("apart", "") => apart = true,
             ("peak", "") => peak = true,
             _ => panic!("no setting `{word}`"),
         }
@@ -184,6 +186,7 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
     config.batches = BatchConfig {
         size: rows / data.samples_per_example(),
         shuffle: false,
+        share_prompts: !apart,
         ..BatchConfig::default()
     };
     config.epochs = f64::from(steps);
@@ -200,8 +203,8 @@ fn measure(model: &mut Llama, device: &Device, what: &str) {
         .expect("it was attached")
         .train(&config)
         // Both answers of a pair in a row, and their prompt once.
-        .rows(if dpo { rows / 2 } else { rows })
-        .length(if dpo { length + length / 2 } else { length });
+        .rows(if dpo && !apart { rows / 2 } else { rows })
+        .length(if dpo && !apart { length + length / 2 } else { length });
     let plan = match budget {
         None => plan,
         Some(bytes) => {
