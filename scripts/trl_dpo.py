@@ -35,12 +35,15 @@ if not os.path.exists(a.model):
 
 tokenizer = AutoTokenizer.from_pretrained(a.model)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-# Words of one token each, so that a row has exactly `seq` tokens: half of it prompt, the answers cut.
+# Words of one token each, so that a row has `seq` tokens: half of it prompt, half of it answer.
 words = [word for word in (" time year people way day man thing woman life child world school state family student group country problem hand part "
     "place case week company system program question work government number night point home water room mother area money story fact").split()]
+words = [word for word in words if len(tokenizer(" " + word, add_special_tokens=False)["input_ids"]) == 1]
 draw = random.Random(0)
 text = lambda count: "".join(" " + draw.choice(words) for _ in range(count))
-rows = [{"prompt": text(a.seq // 2), "chosen": text(a.seq), "rejected": text(a.seq)} for _ in range(a.pairs * (a.steps + 2))]
+# (Beside them a token that begins a text, and one that ends it.)
+answer = lambda: text(a.seq - a.seq // 2 - 1)
+rows = [{"prompt": text(a.seq // 2 - 1), "chosen": answer(), "rejected": answer()} for _ in range(a.pairs * (a.steps + 2))]
 
 if a.peer == "unsloth":
     model, _ = FastLanguageModel.from_pretrained(a.model, max_seq_length=a.seq, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True)
@@ -65,14 +68,15 @@ class Watch(TrainerCallback):
         if "num_tokens" in logs: self.tokens.append(logs["num_tokens"])
 
 watch = Watch()
-settings = dict(output_dir="/tmp/trl_dpo", per_device_train_batch_size=a.pairs, max_steps=a.steps, learning_rate=1e-4, lr_scheduler_type="constant",
+settings = dict(output_dir="/tmp/trl_dpo", per_device_train_batch_size=a.pairs, gradient_accumulation_steps=1, max_steps=a.steps, learning_rate=1e-4, lr_scheduler_type="constant",
     logging_steps=1, report_to=[], bf16=True, gradient_checkpointing=True, save_strategy="no", max_length=a.seq, beta=0.1,
     precompute_ref_log_probs=a.precompute)
 trainer = DPOTrainer(model=model, ref_model=None, args=DPOConfig(**settings), train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
     callbacks=[watch], **({"peft_config": lora} if lora else {}))
 trainer.train()
 step = statistics.median(watch.times[2:])
-tokens = watch.tokens[-1] / len(watch.tokens) if watch.tokens else 2 * a.pairs * a.seq
+tokens = 2 * a.pairs * a.seq
+print("tokens by the trainer's count:", watch.tokens)
 print(f"PEER {a.peer} trl {trl.__version__}{' precomputed' if a.precompute else ''}: {a.pairs} pairs of {a.seq}: {tokens:.0f} tokens a step, "
       f"{tokens / step:.0f} tokens/s, {step * 1e3:.0f} ms a step, peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB, "
       f"loss {trainer.state.log_history[-2].get('loss')}", flush=True)

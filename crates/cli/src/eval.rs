@@ -3,7 +3,7 @@
 use crate::{options, program, run_options::DataOptions};
 use burn_lora::{
     prelude::*,
-    train::{RunModel, watch::EvalMetrics},
+    train::{RunModel, evaluate_with, watch::EvalMetrics},
 };
 use clap::Args;
 use serde_json::{Value, json};
@@ -92,10 +92,9 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut reader = run.clone();
     let adapter = arguments.adapter.iter().find(|folder| folder.as_os_str() != MODEL);
     reader.model.adapter = adapter.cloned().or(reader.model.adapter);
-    let mut data = reader.load_data()?;
-    run.teach(&mut data, &device)?;
-    let RunData { tokenizer, train, valid } = data;
-    let data = valid.unwrap_or(train);
+    let RunData { tokenizer, train, valid } = reader.load_data()?;
+    let own = arguments.data.files().is_empty() && valid.is_some();
+    let data = run.teach_evaluation(&valid.unwrap_or(train), own, &device)?;
     if run.objective.has_head() {
         return eval_heads(arguments, &reader, &data, &device);
     }
@@ -105,13 +104,14 @@ pub fn eval(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     });
     let mut model = run.model.loader()?.load(&device)?;
     model.check_tokenizer(&tokenizer);
-    let batches = BatchConfig { size: run.train.batches.size, ..BatchConfig::default() };
+    let batches = batches(&run);
     let mut base = model.clone();
     base.select(Selection::base())?;
     let data = run.compared(&base, &data, &batches)?;
     drop(base);
+    let objective = run.objective_of(&model)?;
     let measure = |model: &Llama| {
-        let mut found = run.evaluate(model, &data, &batches)?;
+        let mut found = evaluate_with(&*objective, model, &data, &batches)?;
         if let Some(answers) = &answers {
             answers.add_to(&mut found, model, &data)?;
         }
@@ -167,11 +167,16 @@ fn eval_heads(
         let RunModel::Classifier(model) = one.load_model(device)? else {
             unreachable!("the objective has a head")
         };
-        let batches = BatchConfig { size: run.train.batches.size, ..BatchConfig::default() };
-        rows.push((shown, run.evaluate_classifier(&model, data, &batches)?));
+        rows.push((shown, run.evaluate_classifier(&model, data, &batches(run))?));
     }
     show(run, data, &rows);
     Ok(())
+}
+
+/// Batches of as many rows as those of the training.
+fn batches(run: &RunConfig) -> BatchConfig {
+    let BatchConfig { size, share_prompts, .. } = run.train.batches;
+    BatchConfig { size, share_prompts, ..BatchConfig::default() }
 }
 
 fn show(run: &RunConfig, data: &Dataset, rows: &[(String, EvalMetrics)]) {

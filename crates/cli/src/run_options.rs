@@ -152,13 +152,14 @@ impl RunOptions {
                     .map_err(|error| format!("--objective {name}: {error}"))?;
             }
         }
+        let mut run = self.data.over(run)?;
         if let Some(teacher) = &self.teacher {
             let ObjectiveConfig::Distillation(config) = &mut run.objective else {
                 return Err("--teacher: only `--objective distillation` has one".into());
             };
             config.teacher_model_name_or_path = Some(teacher.clone());
         }
-        self.data.over(run)
+        Ok(run)
     }
 
     /// Applies the options to a run.

@@ -69,8 +69,8 @@ impl Identity {
             objective: objective.settings(),
             model: model.settings(),
             quantization: quantization.collect::<Map<_, _>>().into(),
-            training_data: contents(train),
-            validation_data: valid.map_or(Value::Null, contents),
+            training_data: taught(train),
+            validation_data: valid.map_or(Value::Null, taught),
             weights: weights(model)?,
         })
     }
@@ -172,9 +172,18 @@ fn shortened(was: String, is: String) -> [String; 2] {
 /// First difference of the [contents] of data.
 pub(crate) fn contents_difference(name: &str, before: &Value, now: &Value) -> Option<[String; 3]> {
     // Other samples differ in order, too.
-    let parts = ["samples", "tokens and masks", "order"];
+    let parts = ["samples", "tokens and masks", "order", "teacher"];
     let of = |part: &&str| difference(&format!("{name}: {part}"), &before[*part], &now[*part]);
     parts.iter().find_map(of)
+}
+
+/// The [contents] of data, with the teacher whose predictions are beside them.
+fn taught(data: &Dataset) -> Value {
+    let mut found = contents(data);
+    if let Some(rows) = data.top_logits() {
+        found["teacher"] = rows.identity();
+    }
+    found
 }
 
 /// Hashes of the tokens, loss masks and numbers of all samples, and of the order of the samples.

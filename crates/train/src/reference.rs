@@ -33,14 +33,24 @@ pub fn prepare<M: CausalLm>(
     }
     objective.check_model(model, data)?;
     let mut data = data.clone();
-    if batches.share_prompts && model.shares_prompts() {
-        data = data.sharing_prompts();
-    }
+    data = data.sharing_prompts(batches.share_prompts && model.shares_prompts());
     if objective.reads_mismatched() && data.mismatched().is_none() && !data.is_empty() {
-        data = data.with_mismatched(batches.size)?;
+        // A row of several answers is a batch already, but of how many varies.
+        let block = if batches.packing.is_some() { batches.size.max(16) } else { batches.size };
+        if block == 1 {
+            let reason = "the objective compares with answers to other prompts of a batch: it has to be 2 at least";
+            return Err(TrainError::setting("batches.size", 1, reason));
+        }
+        data = data.with_mismatched(block)?;
     }
-    let Some(reference) = objective.reference() else { return Ok(data) };
-    let with_reference = |data: Dataset| {
+    let Some(reference) = objective.reference() else {
+        if objective.reads_mismatched() {
+            let reason = "it reads mismatched answers, and so has to have a reference";
+            return Err(TrainError::setting("objective", objective.settings(), reason));
+        }
+        return Ok(data);
+    };
+    let with_reference = |data: Dataset, batches: &BatchConfig| {
         if data.has_values(Reference::LOG_PROBS) || data.is_empty() {
             return Ok(data);
         }
@@ -48,9 +58,10 @@ pub fn prepare<M: CausalLm>(
         Ok::<_, TrainError>(data.with_derived(Reference::LOG_PROBS, found))
     };
     if let Some(mismatched) = data.mismatched().cloned() {
-        data.set_mismatched(with_reference(mismatched)?);
+        let batches = mismatched.batches_of_mismatched(batches);
+        data.set_mismatched(with_reference(mismatched, &batches)?);
     }
-    with_reference(data)
+    with_reference(data, batches)
 }
 
 /// Returns `true` if the data have all that [`prepare`] adds.

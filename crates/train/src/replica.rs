@@ -60,7 +60,8 @@ impl<M: CausalLm> Replica<'_, M> {
     pub fn step(&mut self, work: &Work) -> Tensor<1> {
         // Sums over target tokens: the divisor is the same, whatever the micro-batches.
         let zero = || Tensor::<1>::zeros([1], (&self.device, DType::F32));
-        let mut sums = GradientSums::default();
+        let chunk = self.config.loss_chunk;
+        let mut sums = GradientSums { chunk, ..GradientSums::default() };
         // The loss, and the metrics.
         let mut totals = vec![zero(); 1 + self.objective.metrics().len()];
         let pair = Pair::new(&*self.model);
@@ -69,7 +70,7 @@ impl<M: CausalLm> Replica<'_, M> {
             step::run(&pair, objective, batch, &config, *seed, &mut sums).add_to(&mut totals);
         }
         drop(pair);
-        let mut sums = sums.0;
+        let mut sums = sums.flat;
         if self.devices.len() > 1 {
             for param in self.params.iter() {
                 let count = param.shape.iter().product::<usize>();

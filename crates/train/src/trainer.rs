@@ -255,6 +255,7 @@ impl<'a> Trainer<'a> {
             data.check_vocabulary(model.vocabulary())?;
             objective.check(data)?;
         }
+        objective.check_training(train);
         let prepare = |data| prepare(&*objective, &*model, data, &config.batches);
         let (train, examples) = (&prepare(train)?, given.data.map(prepare).transpose()?);
         let valid = Validation { data: examples.as_ref(), metrics: given.metrics };

@@ -115,6 +115,11 @@ fn answers_that_are_desirable_or_not_are_trained() {
     let unlike = [&answers[..], &vec![answer(" world", true); 16]].concat();
     let again = ["--objective", "kto"];
     case.train("unlike", &unlike, &again).unwrap();
+    let one = ["--objective", "kto", "--set", "train.batches.size=1"];
+    let error = case.train("one", &answers, &one).unwrap_err();
+    assert!(error.contains("it has to be 2 at least"), "{error}");
+    let packed = ["--objective", "kto", "--set", "train.batches.packing=64"];
+    case.train("packed", &answers, &packed).unwrap();
     let error = case.train("none", &[json!({ "prompt": "a", "completion": "b" })], &again);
     assert!(error.unwrap_err().contains("data.jsonl:1: no column `label`"));
 }
@@ -153,6 +158,16 @@ fn a_teacher_is_distilled() {
     case.train("again", &records, &["--set", &without]).unwrap();
     let error = case.train("other", &records[1..], &["--set", &without]).unwrap_err();
     assert!(error.contains("teacher.safetensors") && error.contains("other data"), "{error}");
+    let other = [&words[..], &["--set", "objective.teacher_format=nf4"]].concat();
+    let error = case.train("other", &records, &other).unwrap_err();
+    assert!(error.contains("the run's teacher is") && error.contains("in nf4"), "{error}");
+    // Other data are evaluated by the teacher, and leave the files alone.
+    let before = fs::read(&file).unwrap();
+    let (toml, out) = (case.path("stored/run.toml"), case.path("stored"));
+    let data = case.path("few.jsonl");
+    fs::write(&data, format!("{}\n", records[3])).unwrap();
+    run(&["eval", "--config", &toml, "--adapter", &out, "--data", &data]).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), before);
     let other = without.replace("top_k=16", "top_k=8");
     let error = case.train("other", &records, &["--set", &other]).unwrap_err();
     assert!(error.contains("the 16 most probable"), "{error}");
@@ -210,10 +225,18 @@ fn heads_are_trained() {
         (vec!["--set", targets, "--set", "metrics.exact_match=true"], "does not answer"),
         (vec!["--set", targets, "--set", "tokens.add=['<x>']"], "no new tokens"),
         (vec!["--objective", "rewards"], "reward"),
+        (vec!["--set", targets, "--set", "train.label_smoothing=0.1"], "only the next-token loss"),
+        (vec!["--set", "objective.beta=0.3"], "beta"),
     ] {
         let error = case.train("none", &records(&price), &more).unwrap_err();
         assert!(error.contains(part), "{more:?}: {error}");
     }
+    // An adapter of texts brings no head.
+    case.train("texts", &records(&class), &[]).unwrap();
+    let texts = case.path("texts");
+    let more = ["--set", targets, "--adapter", &texts];
+    let error = case.train("none", &records(&price), &more).unwrap_err();
+    assert!(error.contains("it has no `score`"), "{error}");
     let error = case.train("none", &records(&class), &["--set", targets]).unwrap_err();
     assert!(error.contains("data.jsonl:1: no column `price`"), "{error}");
 }

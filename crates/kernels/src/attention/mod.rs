@@ -47,8 +47,8 @@ pub struct AttentionSpec {
 /// - spans: `[2 · ranges, batch, sequence]` or `[2 · ranges, 1, sequence]`: the first key that a query may see, and
 ///   the one after the last: segments of a packed row, or the part that is not padding. Any values
 ///   are valid: keys that do not exist are ignored. With several ranges, which must not overlap, a query may see the keys of
-///   each, such as those of a prompt that answers share; one that sees any of a further range has to see some of the first. A
-///   window counts keys by their places, whatever lies between
+///   each, such as those of a prompt that answers share: a further range ends before the query, which has to see some keys of the
+///   first range, too. There is no window then
 /// - output: as `q`
 ///
 /// # Panics
@@ -146,6 +146,8 @@ fn check(q: &[usize], k: &[usize], v: &[usize], spans: &[usize], spec: Attention
     assert!(width > 0, "attention: heads of no width");
     assert!(keys >= length, "attention: {length} queries, {keys} keys");
     assert!(spec.window != Some(0), "attention: a window of no keys");
+    let one = spans.first() == Some(&2) || spec.window.is_none();
+    assert!(one, "attention: a window over several ranges of keys");
     let fits = matches!(spans, &[ends, rows, count] if ends >= 2 && ends % 2 == 0 && (rows == 1 || rows == batch) && count == length);
     assert!(fits, "attention: spans {spans:?} for q {q:?}");
 }

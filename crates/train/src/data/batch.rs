@@ -1,6 +1,6 @@
 //! Batches: samples side by side, as input of a model.
 
-use super::{BatchConfig, Dataset, TopRows};
+use super::{BatchConfig, Dataset, TopRows, pack::best_fit_decreasing};
 use crate::error::TrainError;
 use burn_lora_io::progress::Work;
 use burn_lora_llama::Segments;
@@ -51,7 +51,9 @@ pub struct Batch {
     pub values: BTreeMap<String, Vec<f32>>,
     /// Label of each token, [`IGNORE_INDEX`] for none; empty if the data have no labels of tokens.
     pub token_labels: Vec<i32>,
-    /// For each of `sources` its prompt with the answer to another, in a row each, if an objective has prepared them.
+    /// Number of first tokens of each of `sources` that are those of the one before it, and are read there.
+    pub shared: Vec<usize>,
+    /// The prompts of `sources` with answers to others, in any order, if an objective has prepared them.
     pub mismatched: Option<Box<Self>>,
     /// A teacher's most probable tokens for each target, in their order, if the data have them.
     pub top_logits: Option<TopRows>,
@@ -117,11 +119,16 @@ impl Dataset {
             }
         }
         let mismatched = self.mismatched.as_ref().map(|other| {
-            let rows: Vec<_> = rows.iter().flatten().map(|sample| vec![*sample]).collect();
-            Box::new(other.batch(&rows, &BatchConfig { packing: None, ..config.clone() }))
+            let (samples, config) = (rows.concat(), other.batches_of_mismatched(config));
+            let rows = match config.packing {
+                Some(room) => best_fit_decreasing(samples, |sample| other.length(sample), room),
+                None => samples.into_iter().map(|sample| vec![sample]).collect(),
+            };
+            Box::new(other.batch(&rows, &config))
         });
         Batch {
             mismatched,
+            shared: shared.concat(),
             top_logits: self.top_rows(rows.iter().flatten().copied()),
             rows: rows.len(),
             length,

@@ -59,8 +59,10 @@ pub struct DatasetBuilder {
     pub(super) values: BTreeMap<String, Column>,
     /// Names of the labels of words.
     pub(super) token_labels: Vec<String>,
-    /// Whether each answer is an example of its own, with a label.
+    /// Whether answers have labels.
     pub(super) unpaired: bool,
+    /// Whether both answers of a pair become examples of their own.
+    pub(super) taken_apart: bool,
 }
 
 impl Dataset {
@@ -123,6 +125,7 @@ impl DatasetBuilder {
             values: BTreeMap::new(),
             token_labels: vec![],
             unpaired: false,
+            taken_apart: false,
         }
     }
 

@@ -29,13 +29,15 @@ pub struct Dataset {
     pub(super) store: Arc<Store>,
     /// Indices of the samples in the store.
     order: Arc<[u32]>,
+    /// Number of samples of an example: two of a pair.
+    pub(super) group: usize,
     /// Numbers beside the tokens that were added after loading, by name.
     added: BTreeMap<String, Added>,
     /// For each sample its prompt with the answer to another, once prepared.
     pub(super) mismatched: Option<Arc<Dataset>>,
     pub(super) top_logits: Option<Arc<TopLogits>>,
-    /// Whether the prompt of both answers of a pair is read once.
-    pub(super) shares_prompts: bool,
+    /// For each sample how many of its first tokens are read in the sample before, if pairs share their prompts.
+    pub(super) shared: Option<Arc<[u32]>>,
 }
 
 /// Numbers beside the tokens that were added after loading, one for each sample.
@@ -50,19 +52,14 @@ impl Dataset {
     pub(super) fn new(store: Store) -> Self {
         let order = (0..store.len() as u32).collect();
         Self {
+            group: store.group,
             store: store.into(),
             order,
             added: BTreeMap::new(),
             mismatched: None,
             top_logits: None,
-            shares_prompts: false,
+            shared: None,
         }
-    }
-
-    /// The data set with its samples in another order.
-    pub(super) fn reordered(mut self, order: impl IntoIterator<Item = u32>) -> Self {
-        self.order = order.into_iter().collect();
-        self
     }
 
     /// Creates a data set of tokens from elsewhere. Rows are padded with token 0, which no loss
@@ -177,17 +174,17 @@ impl Dataset {
 
     /// Returns the number of samples of an example: 2 if the examples are pairs, else 1.
     pub fn samples_per_example(&self) -> usize {
-        self.store.group
+        self.group
     }
 
     /// Returns the part of its example that a sample is: `Some("chosen")` or `Some("rejected")` of a pair.
     pub fn part_of_pair(&self, index: usize) -> Option<&'static str> {
-        (self.store.group == 2).then(|| ["chosen", "rejected"][index % 2])
+        (self.group == 2).then(|| ["chosen", "rejected"][index % 2])
     }
 
     /// Returns the samples of each example.
     pub(super) fn examples(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
-        let group = self.store.group;
+        let group = self.group;
         (0..self.len() / group).map(move |example| example * group..(example + 1) * group)
     }
 
@@ -401,19 +398,21 @@ impl Dataset {
     }
 
     /// The data set of some samples.
-    fn chosen(&self, samples: impl Iterator<Item = usize> + Clone) -> Self {
+    pub(super) fn chosen(&self, samples: impl Iterator<Item = usize> + Clone) -> Self {
+        let shared = self.shared.as_ref();
         let of = |Added { values, derived }: &Added| Added {
             values: samples.clone().map(|at| values[at]).collect(),
             derived: *derived,
         };
         Self {
+            group: self.group,
             store: self.store.clone(),
             order: samples.clone().map(|at| self.order[at]).collect(),
             added: self.added.iter().map(|(name, added)| (name.clone(), of(added))).collect(),
             // Other samples may be beside each other now.
             mismatched: None,
             top_logits: self.top_logits.clone(),
-            shares_prompts: self.shares_prompts,
+            shared: shared.map(|shared| samples.clone().map(|at| shared[at]).collect()),
         }
     }
 
@@ -426,7 +425,7 @@ impl Dataset {
     /// # Ok::<_, burn_lora_train::TrainError>(())
     /// ```
     pub fn take(&self, count: usize) -> Self {
-        let count = count.saturating_mul(self.store.group);
+        let count = count.saturating_mul(self.group);
         self.chosen(0..count.min(self.len()))
     }
 }

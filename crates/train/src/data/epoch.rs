@@ -158,17 +158,17 @@ impl Dataset {
                 if config.group_by_length {
                     examples = self.grouped(examples, &groups, config.size);
                 }
-                match self.shares_prompts {
+                match self.shares_prompts() {
                     true => examples.into_iter().map(|example| samples(vec![example])).collect(),
                     false => samples(examples).into_iter().map(|sample| vec![sample]).collect(),
                 }
             }
         };
         // The samples of a pair belong to one batch, or even to one row.
-        let together = config.packing.is_some() || self.shares_prompts;
+        let together = config.packing.is_some() || self.shares_prompts();
         let rows_per_example = if together { 1 } else { self.samples_per_example() };
         let size = config.size * rows_per_example;
-        let longest = match self.shares_prompts {
+        let longest = match self.shares_prompts() {
             true => groups.iter().map(|group| self.total_length(group)).max(),
             false => (0..self.len()).map(|sample| self.length(sample)).max(),
         };
@@ -198,9 +198,13 @@ impl Dataset {
             Some(samples) => {
                 let (path, line) = self.origin(samples.start);
                 let length = self.total_length(&samples);
+                let (what, most) = match samples.len() {
+                    1 => ("", room),
+                    _ => (" of both answers", room / 2),
+                };
                 let reason = format!(
-                    "{length} tokens do not fit into packed rows of {room}: load the data with a \
-                     `max_length` of {room} at most, or raise `packing`"
+                    "{length} tokens{what} do not fit into packed rows of {room}: load the data with a \
+                     `max_length` of {most} at most, or raise `packing`"
                 );
                 Err(example(path, line, reason))
             }
@@ -222,7 +226,11 @@ impl Dataset {
         size: usize,
     ) -> Vec<usize> {
         let length = |example: &usize| {
-            samples[*example].clone().map(|sample| self.length(sample)).max().unwrap_or(0)
+            let samples = &samples[*example];
+            match self.shares_prompts() {
+                true => self.total_length(samples),
+                false => samples.clone().map(|sample| self.length(sample)).max().unwrap_or(0),
+            }
         };
         let batches = (examples.len() / (4 * size)).clamp(1, 50);
         let group = batches * size;

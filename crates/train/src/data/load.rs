@@ -98,17 +98,12 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
         std::mem::take(&mut loader.notes).report(path, tokenizer, config.max_length);
     }
     drop(loader.work);
-    let of_pairs = loader.kind == Some(Kind::Pair);
-    let mut data = Dataset::new(loader.writer.finish(Some(tokenizer))?);
-    if config.unpaired && of_pairs {
-        let count = data.len() as u32;
-        data = data.reordered(unpaired::order(count));
-    }
+    let data = Dataset::new(loader.writer.finish(Some(tokenizer))?);
     let report = data.report();
     if report.left_out() > 0 {
         burn_lora_io::warn!("{report}");
     }
-    Ok(data)
+    Ok(if config.taken_apart { data.unpaired() } else { data })
 }
 
 /// A record with its format and numbers, or the error in it.
@@ -193,16 +188,14 @@ impl Loader<'_> {
     /// Tokenizes the records read so far.
     fn flush(&mut self) -> Result<(), TrainError> {
         self.check_format()?;
-        let of_pairs = self.kind == Some(Kind::Pair);
-        let unpaired = self.config.unpaired;
-        if of_pairs && !unpaired {
+        if self.kind == Some(Kind::Pair) {
             self.writer.set_group(2);
         }
         let chunk = std::mem::take(&mut self.chunk);
         let records = chunk.len() as u64;
         let columns = self.config.values.iter();
         let mut names: Vec<_> = columns.flat_map(|(name, column)| column.names(name)).collect();
-        if unpaired {
+        if self.config.unpaired && self.kind != Some(Kind::Pair) {
             names.push(unpaired::LABEL);
         }
         let samples = chunk.into_par_iter().map(|(line, record)| {
@@ -217,12 +210,11 @@ impl Loader<'_> {
                 Ok((samples, values)) => {
                     let truncated = samples.iter().any(Encoded::truncated);
                     self.writer.report.truncated += usize::from(truncated);
-                    for (encoded, label) in samples.into_iter().zip([1.0, 0.0]) {
+                    for encoded in samples {
                         self.writer.push(&encoded.sample, self.file, line)?;
                         self.writer.labels(&encoded.labels);
-                        let label = (unpaired && of_pairs).then_some(label);
-                        for (name, value) in names.iter().zip(values.iter().copied().chain(label)) {
-                            self.writer.value(name, value);
+                        for (name, value) in names.iter().zip(&values) {
+                            self.writer.value(name, *value);
                         }
                         self.writer.ends.extend(encoded.ends);
                         for oddity in encoded.oddities {

@@ -78,3 +78,4 @@ pub use preview::Span;
 pub use report::Report;
 pub use sample::Sample;
 pub use top_logits::{TopLogits, TopRows};
+pub(crate) use unpaired::LABEL;

@@ -6,17 +6,29 @@ use super::Dataset;
 const LEAST: usize = 16;
 
 impl Dataset {
-    /// The data set whose pairs are one row each, with their prompt once.
-    pub(crate) fn sharing_prompts(mut self) -> Self {
-        self.shares_prompts = self.samples_per_example() == 2;
+    /// The data set whose pairs are one row each, with their prompt once, if they are to be.
+    pub(crate) fn sharing_prompts(mut self, share: bool) -> Self {
+        self.shared = match share && self.samples_per_example() == 2 {
+            true => Some((0..self.len()).map(|index| self.same_prompt(index) as u32).collect()),
+            false => None,
+        };
         self
+    }
+
+    /// Returns `true` if pairs are one row each.
+    pub(super) fn shares_prompts(&self) -> bool {
+        self.shared.is_some()
     }
 
     /// Number of first tokens of a sample that are those of the one before it, the other answer to the same prompt, and are read
     /// there. The last token of the prompt is not among them: each answer begins with one of its own, which predicts its
     /// first token.
     pub(super) fn shared(&self, index: usize) -> usize {
-        if !self.shares_prompts || index.is_multiple_of(2) {
+        self.shared.as_ref().map_or(0, |shared| shared[index] as usize)
+    }
+
+    fn same_prompt(&self, index: usize) -> usize {
+        if index.is_multiple_of(2) {
             return 0;
         }
         let [chosen, rejected] = [index - 1, index].map(|index| self.sample(index));

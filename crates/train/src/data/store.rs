@@ -47,6 +47,8 @@ pub(crate) struct Store {
     pub ends: BTreeSet<u32>,
     /// Maximum number of tokens of a sample, if there is one.
     pub max_length: Option<usize>,
+    /// Folder of the file, if not the system's.
+    pub folder: Option<PathBuf>,
 }
 
 impl Store {
@@ -92,6 +94,7 @@ impl Store {
 pub(crate) struct Writer {
     file: BufWriter<File>,
     folder: PathBuf,
+    given: Option<PathBuf>,
     tokens: u64,
     entries: Vec<Entry>,
     group: usize,
@@ -107,13 +110,15 @@ pub(crate) struct Writer {
 impl Writer {
     /// Creates a writer of samples from these files.
     pub fn new(folder: Option<&Path>, files: Vec<PathBuf>) -> Result<Self, TrainError> {
-        let folder = folder.map_or_else(std::env::temp_dir, Path::to_owned);
+        let given = folder.map(Path::to_owned);
+        let folder = given.clone().unwrap_or_else(std::env::temp_dir);
         let file =
             tempfile::tempfile_in(&folder).map_err(|source| TrainError::io(&folder, source))?;
         let file = BufWriter::new(file);
         Ok(Self {
             file,
             folder,
+            given,
             tokens: 0,
             entries: vec![],
             group: 1,
@@ -183,6 +188,7 @@ impl Writer {
     pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
         let Self { file, folder, entries, group, files, highest, values, labels, .. } = self;
         let (report, ends, max_length) = (self.report, self.ends, self.max_length);
+        let given = self.given;
         if entries.is_empty() {
             let mut reason = "no examples".to_owned();
             if report.left_out() > 0 {
@@ -211,6 +217,7 @@ impl Writer {
             tokenizer,
             ends,
             max_length,
+            folder: given,
         })
     }
 }

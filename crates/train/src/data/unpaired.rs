@@ -1,19 +1,18 @@
 //! Answers that are desirable or not, one an example.
 
-use super::{Dataset, DatasetBuilder, Sample, values};
+use super::{BatchConfig, Dataset, DatasetBuilder, Sample, store::Writer, values};
 use crate::{data::read::Record, error::TrainError};
 use burn_lora_text::ChatValue;
 
 /// Name of the number beside the tokens of an answer: 1 if it is desirable, else 0.
-pub(super) const LABEL: &str = "label";
+pub(crate) const LABEL: &str = "label";
 
 /// Answers of this many pairs are separated together, as in TRL, whose `map` has batches of this size.
-const BLOCK: u32 = 1000;
+const BLOCK: usize = 1000;
 
 impl DatasetBuilder {
     /// Makes each answer an example of its own, with the number `label` beside its tokens: 1 for a desirable answer and 0
-    /// for another. That is the column `label`; both answers of a [pair](super::Format::Preference) become examples, of 1,000
-    /// pairs the chosen answers first, as TRL does.
+    /// for another. That is the column `label`; pairs are taken apart ([`Dataset::unpaired`]).
     ///
     /// ```
     /// # use burn_lora_text::Tokenizer;
@@ -31,8 +30,32 @@ impl DatasetBuilder {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn unpaired(mut self) -> Self {
+        self.taken_apart = true;
+        self.labeled()
+    }
+
+    /// Reads labels of single answers, and leaves pairs together, for a split.
+    pub(crate) fn labeled(mut self) -> Self {
         self.unpaired = true;
         self
+    }
+}
+
+impl Dataset {
+    /// Takes pairs apart: each answer is an example of its own, with the number `label` beside its tokens, 1 for a chosen
+    /// one and 0 for a rejected one. Of 1,000 pairs the chosen answers come first, as in TRL. Other data stay as they
+    /// are.
+    ///
+    /// Split data before: else both answers to a prompt may be on either side.
+    pub fn unpaired(self) -> Self {
+        if self.samples_per_example() == 1 {
+            return self;
+        }
+        let order: Vec<usize> = order(self.len()).collect();
+        let labels: Vec<f32> = order.iter().map(|at| f32::from(u8::from(at % 2 == 0))).collect();
+        let mut data = self.chosen(order.into_iter());
+        data.group = 1;
+        data.with_values(LABEL, labels).expect("a label for each")
     }
 }
 
@@ -55,9 +78,9 @@ pub(super) fn label(record: &mut Record) -> Result<f32, String> {
     }
 }
 
-/// Order of the answers of pairs, which were read one pair after the other.
-pub(super) fn order(answers: u32) -> impl Iterator<Item = u32> {
-    (0..answers).step_by(2 * BLOCK as usize).flat_map(move |from| {
+/// Order of the answers of pairs, which are one pair after the other.
+fn order(answers: usize) -> impl Iterator<Item = usize> {
+    (0..answers).step_by(2 * BLOCK).flat_map(move |from| {
         let to = answers.min(from + 2 * BLOCK);
         (from..to).step_by(2).chain((from + 1..to).step_by(2))
     })
@@ -85,15 +108,28 @@ impl Dataset {
             let mut loss_mask = [&prompt.loss_mask[..end], &answer.loss_mask[begin..]].concat();
             ids.truncate(most);
             loss_mask.truncate(most);
-            Sample { ids, loss_mask }
+            let found = Sample { ids, loss_mask };
+            // An answer of one token to no prompt has nothing to predict.
+            if found.target_count() == 0 { self.sample(index) } else { found }
         });
-        self.mismatched = Some(Self::from_samples(samples)?.into());
+        let mut writer = Writer::new(self.store.folder.as_deref(), vec!["mismatched".into()])?;
+        for (number, sample) in samples.enumerate() {
+            writer.push(&sample, 0, number + 1)?;
+        }
+        self.mismatched = Some(Self::new(writer.finish(None)?).into());
         Ok(self)
     }
 
     /// The samples of [`with_mismatched`](Self::with_mismatched), if they are there.
     pub(crate) fn mismatched(&self) -> Option<&Self> {
         self.mismatched.as_deref()
+    }
+
+    /// Settings of the rows of mismatched samples: packed rows hold the longest.
+    pub(crate) fn batches_of_mismatched(&self, config: &BatchConfig) -> BatchConfig {
+        let longest = self.report().longest;
+        let packing = config.packing.map(|room| room.max(longest));
+        BatchConfig { packing, ..config.clone() }
     }
 
     /// The data set with other mismatched samples.

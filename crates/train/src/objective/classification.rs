@@ -70,7 +70,7 @@ impl<M: CausalLm> Objective<M> for SequenceClassification {
         logits::check_values(
             data,
             Self::LABEL,
-            "labels",
+            "labels(..)",
             fits,
             &format!("the classes are 0 to {most}"),
         )

@@ -13,7 +13,7 @@ use crate::{
 use burn::tensor::{
     DType, Device, IndexingUpdateOp, Int, Tensor, TensorData, activation::log_softmax,
 };
-use burn_lora_kernels::{cross_entropy, pull_back};
+use burn_lora_kernels::pull_back;
 use burn_lora_llama::CausalLm;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,7 @@ impl DistillationConfig {
 ///
 /// // Or by the 16 most probable tokens of each prediction, without the teacher.
 /// let rows = top_logits(&teacher, &data, 16, config.temperature, &BatchConfig::default())?;
-/// let data = data.with_top_logits(rows);
+/// let data = data.with_top_logits(rows)?;
 /// run().fit_with(Distillation::stored(config), &mut student, &data, None)?;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
@@ -99,6 +99,8 @@ impl DistillationConfig {
 pub struct Distillation<T> {
     config: DistillationConfig,
     teacher: Option<Arc<OnDevices<T>>>,
+    /// What the teacher is called.
+    name: Option<String>,
 }
 
 /// A model on each device on which it was needed.
@@ -110,7 +112,7 @@ pub type Stored = burn_lora_llama::Llama;
 impl Distillation<Stored> {
     /// Creates the objective for data with [`Dataset::with_top_logits`].
     pub fn stored(config: DistillationConfig) -> Self {
-        Self { config, teacher: None }
+        Self { config, name: None, teacher: None }
     }
 }
 
@@ -118,7 +120,14 @@ impl<T: CausalLm> Distillation<T> {
     /// Creates the objective with a teacher.
     pub fn new(config: DistillationConfig, teacher: T) -> Self {
         let teacher = teacher.valid();
-        Self { config, teacher: Some(Arc::new(Mutex::new(vec![(teacher.device(), teacher)]))) }
+        let teacher = Some(Arc::new(Mutex::new(vec![(teacher.device(), teacher)])));
+        Self { config, name: None, teacher }
+    }
+
+    /// Names the teacher: a run that is resumed has to have one of the same name.
+    pub fn of_teacher(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// The teacher on a device.
@@ -183,9 +192,14 @@ fn with_tail(logps: Tensor<2>) -> Tensor<2> {
     Tensor::cat(vec![logps, rest.log1p()], 1)
 }
 
-/// Tokens of a chunk: a dozen tensors of its logits in float32 are in memory at once.
+/// Bytes that head and loss have at once: about a dozen tensors of a chunk's logits in float32.
+pub(crate) fn loss_bytes(vocabulary: usize, tokens: Option<usize>) -> u64 {
+    (12 * 4 * vocabulary * tokens.unwrap_or_else(|| chunk(vocabulary))) as u64
+}
+
+/// Tokens of a chunk.
 fn chunk(vocabulary: usize) -> usize {
-    ((1 << 25) / vocabulary.max(1)).clamp(64, 4096)
+    ((1 << 24) / vocabulary.max(1)).clamp(64, 4096)
 }
 
 /// Computes a teacher's `k` most probable tokens for each target token of a data set, with their log-probabilities at a
@@ -207,17 +221,19 @@ pub fn top_logits<M: CausalLm>(
     let most = teacher.vocabulary();
     if k == 0 || k > most {
         let reason = format!("it has to be 1 at least, and {most}, the vocabulary, at most");
-        return Err(TrainError::setting("objective.top_k", k, reason));
+        return Err(TrainError::setting("objective.loss_top_k", k, reason));
     }
-    let mut of_samples: Vec<Vec<(i32, f32)>> = vec![vec![]; data.len()];
+    let mut found = TopLogits::empty(data, (k, temperature));
     for batch in data.in_order("reading the teacher", batches)? {
         let (hidden, context) = step::forward(&teacher, &batch);
         let [rows, length, width] = hidden.dims();
         let hidden = hidden.reshape([rows * length, width]);
         let owners = batch.owners();
+        // Targets of each sample so far.
+        let mut targets = vec![0; batch.sources.len()];
         for places in batch.target_places().chunks(chunk(most)) {
-            let of = |place: i32| batch.sources[owners[place as usize].expect("a target")];
-            let samples: Vec<_> = places.iter().map(|(place, _)| of(*place)).collect();
+            let of = |(place, _): &(i32, i32)| owners[*place as usize].expect("a target");
+            let samples: Vec<_> = places.iter().map(of).collect();
             let (places, _) = split(places, &hidden.device());
             let logits = teacher.head(hidden.clone().select(0, places), &context);
             let logps = log_softmax(logits.cast(DType::F32) / temperature, 1).try_into_data();
@@ -225,12 +241,12 @@ pub fn top_logits<M: CausalLm>(
             let logps: Vec<f32> = logps.try_into_vec().expect("float32");
             let rows: Vec<_> = logps.par_chunks(most).map(|row| top(row, k)).collect();
             for (sample, row) in samples.into_iter().zip(rows) {
-                of_samples[sample].extend(row);
+                found.set(data, batch.sources[sample], targets[sample], &row);
+                targets[sample] += 1;
             }
         }
     }
-    let (ids, logps) = of_samples.into_iter().flatten().unzip();
-    Ok(TopLogits::new(data, (k, temperature), ids, logps))
+    Ok(found)
 }
 
 /// The largest values with their places, from the largest on.
@@ -249,7 +265,7 @@ fn top(values: &[f32], k: usize) -> Vec<(i32, f32)> {
 impl<M: CausalLm, T: CausalLm> Objective<M> for Distillation<T> {
     fn settings(&self) -> Value {
         let from = if self.teacher.is_some() { "model" } else { "stored" };
-        json!({ "distillation": self.config, "teacher": from })
+        json!({ "distillation": self.config, "teacher": from, "name": self.name })
     }
 
     fn check(&self, data: &Dataset) -> Result<(), TrainError> {
@@ -289,7 +305,10 @@ impl<M: CausalLm, T: CausalLm> Objective<M> for Distillation<T> {
             return Ok(());
         }
         let found = of_teacher.or(stored).unwrap_or(0);
-        let reason = format!("the student has {own} tokens: both need the same vocabulary");
+        let reason = format!(
+            "the student has {own} tokens: both need the same vocabulary, or, with a teacher's most probable tokens \
+             (`loss_top_k`), the teacher none that the student lacks"
+        );
         Err(TrainError::setting("the teacher's vocabulary", found, reason))
     }
 
@@ -318,6 +337,7 @@ impl<M: CausalLm, T: CausalLm> Objective<M> for Distillation<T> {
         let (mut sum, mut entropies, mut correct) = (zero(), zero(), zero());
         let mut grads = vec![];
         let size = chunk(model.vocabulary());
+        let size = sums.as_ref().map_or(size, |sums| sums.chunk(size));
         let at_temperature = |logits: Tensor<2>| logits.cast(DType::F32) / self.config.temperature;
         for (number, places) in places.chunks(size).enumerate() {
             let (places, targets) = split(places, &device);
@@ -349,11 +369,14 @@ impl<M: CausalLm, T: CausalLm> Objective<M> for Distillation<T> {
                     (loss, logits)
                 }
             };
-            let own = cross_entropy(logits, targets, 0.0);
             let tokens = loss.dims()[0];
-            sum = sum + total(loss.reshape([tokens]));
-            entropies = entropies + total(own.entropy);
-            correct = correct + total(own.correct);
+            let column = |values: Tensor<2>| total(values.reshape([tokens]));
+            let best = logits.clone().max_dim(1);
+            let own = logits.clone().gather(1, targets.reshape([tokens, 1]));
+            let student = log_softmax(logits, 1);
+            sum = sum + column(loss);
+            entropies = entropies - column(row_sums(student.clone().exp() * student));
+            correct = correct + column(own.greater_equal(best).float());
         }
         let grad = sums.is_some().then(|| spread(grads, &places, shape, (&device, dtype)));
         Outcome { loss: sum, metrics: vec![entropies, correct], grad }

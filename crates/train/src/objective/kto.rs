@@ -34,8 +34,9 @@ pub enum KtoLoss {
 /// The data are answers with the number `label` beside their tokens, 1 if desirable, else 0:
 /// [`DatasetBuilder::unpaired`](crate::data::DatasetBuilder::unpaired) reads them.
 ///
-/// The estimate `k` reads each prompt with the answer to the one before, in blocks of as many examples as a batch has, in the
-/// order of the data. TRL wants batches in that order; here it may be any. A batch of one example makes a poor estimate.
+/// The estimate `k` reads each prompt with the answer to the one before, in blocks of as many examples as a batch has rows (of
+/// 16 at least, if rows are packed), in the order of the data. TRL wants batches in that order; here it may be any. The loss
+/// of a batch depends on its estimate, and so that of an evaluation on the size of batches.
 ///
 /// | metric | what |
 /// |---|---|
@@ -107,7 +108,7 @@ impl Kto {
 
 impl KtoConfig {
     /// Name of the labels among the numbers beside the tokens.
-    pub const LABEL: &str = "label";
+    pub const LABEL: &str = crate::data::LABEL;
 
     /// Checks the settings.
     ///
@@ -168,18 +169,15 @@ impl SequenceLoss for KtoConfig {
             return Err(TrainError::setting("data", "pairs of `chosen` and `rejected`", reason));
         }
         let fits = |label: f32| label == 0.0 || label == 1.0;
-        check_values(
-            data,
-            Self::LABEL,
-            "unpaired",
-            fits,
-            "it has to be 1 for a desirable answer, else 0",
-        )?;
+        let expected = "it has to be 1 for a desirable answer, else 0";
+        check_values(data, Self::LABEL, "unpaired()", fits, expected)
+    }
+
+    fn check_training(&self, data: &Dataset) {
         let all = (0..data.len()).collect::<Vec<_>>();
         let labels = &data.values(&all)[Self::LABEL];
         let desirable = labels.iter().filter(|label| **label == 1.0).count();
         self.warn_of_weights(desirable, labels.len() - desirable);
-        Ok(())
     }
 
     fn reference(&self) -> Option<Reference> {

@@ -86,7 +86,7 @@ pub(super) fn weighted_entropy(
 }
 
 /// Checks the weights of classes: none, or one for each.
-pub(super) fn check_weights(
+pub(crate) fn check_weights(
     name: &'static str,
     weights: &[f32],
     classes: usize,
@@ -115,7 +115,7 @@ pub(super) fn columns(batch: &Batch, names: &[String], like: &Tensor<2>) -> Tens
     Tensor::from_data(data, (&like.device(), DType::F32))
 }
 
-/// Checks the numbers beside the tokens of this name; `method` of the builder reads them.
+/// Checks the numbers beside the tokens of this name; `method`, a call of the builder's, reads them.
 pub(super) fn check_values(
     data: &Dataset,
     name: &str,
@@ -126,7 +126,7 @@ pub(super) fn check_values(
     let all: Vec<usize> = (0..data.len()).collect();
     let values = data.values(&all);
     let Some(values) = values.get(name) else {
-        let reason = format!("the data have no numbers `{name}`: load them with `.{method}(..)`");
+        let reason = format!("the data have no numbers `{name}`: load them with `.{method}`");
         return Err(TrainError::setting("labels", "missing", reason));
     };
     match values.iter().position(|value| !fits(*value)) {

@@ -18,10 +18,11 @@ mod tokens;
 
 pub use classification::SequenceClassification;
 pub use cpo::{Cpo, CpoConfig, CpoLoss};
+pub(crate) use distillation::loss_bytes;
 pub use distillation::{Distillation, DistillationConfig, Stored, top_logits};
 pub use dpo::{Dpo, DpoConfig, DpoLoss};
 pub use kto::{Kto, KtoConfig, KtoLoss};
-pub(crate) use logits::labels as labels_of_head;
+pub(crate) use logits::{check_weights, labels as labels_of_head};
 pub use multi_label::MultiLabelClassification;
 pub use next_token::NextToken;
 pub(crate) use next_token::chunk;
@@ -63,6 +64,11 @@ pub trait Objective<M: CausalLm>: Send + Sync {
     fn check(&self, data: &Dataset) -> Result<(), TrainError> {
         let _ = data;
         Ok(())
+    }
+
+    /// Warns of data to train on that are odd.
+    fn check_training(&self, data: &Dataset) {
+        let _ = data;
     }
 
     /// Checks the model before the first step.
@@ -176,12 +182,22 @@ impl Outcome {
 
 /// Sums of the gradients of trained parameters.
 #[derive(Default)]
-pub struct GradientSums(pub(crate) Flat);
+pub struct GradientSums {
+    pub(crate) flat: Flat,
+    /// [`TrainConfig::loss_chunk`](crate::TrainConfig::loss_chunk).
+    pub(crate) chunk: Option<usize>,
+}
 
 impl GradientSums {
+    /// Returns the number of tokens that head and loss are to process at a time: that of the run's settings, or else
+    /// `default`.
+    pub fn chunk(&self, default: usize) -> usize {
+        self.chunk.unwrap_or(default)
+    }
+
     /// Adds the gradients of a model's trained parameters, and removes them from `found`.
     pub fn add<M: CausalLm>(&mut self, model: &M, found: &mut Gradients) {
-        params::add_gradients(&mut self.0, model, found);
+        params::add_gradients(&mut self.flat, model, found);
     }
 }
 

@@ -98,7 +98,7 @@ impl<M: CausalLm> Objective<M> for MultiLabelClassification {
         check_weights("pos_weights", &self.pos_weights, self.labels.len())?;
         let fits = |value: f32| (0.0..=1.0).contains(&value);
         let expected = "a label is 0, 1 or a probability between";
-        let check = |name: &String| check_values(data, name, "label_set", fits, expected);
+        let check = |name: &String| check_values(data, name, "label_set(..)", fits, expected);
         self.labels.iter().try_for_each(check)
     }
 

@@ -39,7 +39,7 @@ impl<M: CausalLm> Objective<M> for Regression {
 
     fn check(&self, data: &Dataset) -> Result<(), TrainError> {
         let check = |name: &String| {
-            check_values(data, name, "value", f32::is_finite, "a target has to be finite")
+            check_values(data, name, "value(..)", f32::is_finite, "a target has to be finite")
         };
         self.targets.iter().try_for_each(check)
     }

@@ -36,8 +36,8 @@ pub struct Sequences {
     /// Log-probability of the other tokens of each sequence, its prompt, and their number, if
     /// [`SequenceLoss::reads_prompts`].
     pub prompts: Option<[Tensor<1>; 2]>,
-    /// Log-probability of the answer to another prompt, less that by the reference model, without a graph, if
-    /// [`SequenceLoss::reads_mismatched`].
+    /// Log-probabilities of answers to other prompts, less those by the reference model, without a graph and in any
+    /// order, if [`SequenceLoss::reads_mismatched`].
     pub mismatched: Option<Tensor<1>>,
     /// Numbers beside the tokens, by name: [`Batch::values`].
     pub values: BTreeMap<String, Tensor<1>>,
@@ -104,6 +104,11 @@ pub trait SequenceLoss: Send + Sync {
         Ok(())
     }
 
+    /// As [`Objective::check_training`].
+    fn check_training(&self, data: &Dataset) {
+        let _ = data;
+    }
+
     /// As [`Objective::reference`]: the loss finds its log-probabilities by [`Sequences::reference`].
     fn reference(&self) -> Option<Reference> {
         None
@@ -153,6 +158,10 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
         self.0.check(data)
     }
 
+    fn check_training(&self, data: &Dataset) {
+        self.0.check_training(data);
+    }
+
     fn reference(&self) -> Option<Reference> {
         self.0.reference()
     }
@@ -188,7 +197,11 @@ impl<M: CausalLm, L: SequenceLoss> Objective<M> for BySequence<L> {
         let tracked = sums.is_some();
         let lift = |tensor: Tensor<1>| if tracked { tensor.autodiff() } else { tensor };
         let mismatched = self.0.reads_mismatched().then(|| lift(mismatched(model, batch)));
-        let targets = Targets::new(model, hidden, batch, self.0.reads_prompts());
+        let chunk = match &sums {
+            Some(sums) => sums.chunk(chunk(model.vocabulary())),
+            None => chunk(model.vocabulary()),
+        };
+        let targets = Targets::new(hidden, batch, self.0.reads_prompts(), chunk);
         let found = targets.log_probs(model, context, tracked);
         let logps = if tracked { lift(found.logps).require_grad() } else { found.logps };
         let values = batch
@@ -228,7 +241,8 @@ pub(crate) fn log_probs<M: CausalLm>(
     batch: &Batch,
     context: &M::Context,
 ) -> Tensor<1> {
-    Targets::new(model, hidden, batch, false).log_probs(model, context, false).logps
+    let chunk = chunk(model.vocabulary());
+    Targets::new(hidden, batch, false, chunk).log_probs(model, context, false).logps
 }
 
 /// Log-probabilities of the mismatched answers of a batch, less those by the reference, `[sequences]`. They are no more
@@ -250,12 +264,25 @@ struct Targets {
     shape: [usize; 3],
     device: Device,
     places: Vec<(i32, i32)>,
-    owners: Vec<usize>,
+    owners: Vec<Parts>,
     sequences: usize,
     /// Number of parts.
     parts: usize,
     /// Tokens of a chunk.
     chunk: usize,
+}
+
+/// The parts that a token belongs to: that of its sequence, and of a shared prompt that of the sequence after it.
+#[derive(Clone, Copy)]
+struct Parts {
+    own: usize,
+    also: Option<usize>,
+}
+
+impl Parts {
+    fn all(&self) -> impl Iterator<Item = usize> + use<> {
+        std::iter::once(self.own).chain(self.also)
+    }
 }
 
 /// Log-probabilities of the parts, `[parts]`, and how many of their tokens are ranked first.
@@ -271,15 +298,26 @@ struct LogProbs {
 }
 
 impl Targets {
-    fn new<M: CausalLm>(model: &M, hidden: Tensor<3>, batch: &Batch, prompts: bool) -> Self {
+    fn new(hidden: Tensor<3>, batch: &Batch, prompts: bool, chunk: usize) -> Self {
         let (shape, device) = (hidden.dims(), hidden.device());
         let [rows, length, width] = shape;
         let sequences = batch.sources.len();
+        // First place of each sample.
+        let mut first = vec![None; sequences];
         let owned = batch.owners().into_iter().enumerate();
         let tokens = owned.filter_map(|(place, owner)| {
             let (owner, is_target) = (owner?, batch.targets[place] != IGNORE_INDEX);
-            let part = if is_target { owner } else { sequences + owner };
-            (is_target || prompts).then(|| ((place as i32, batch.ids[place + 1] as i32), part))
+            let number = place - *first[owner].get_or_insert(place) + 1;
+            let parts = match is_target {
+                true => Parts { own: owner, also: None },
+                false => {
+                    let shares =
+                        batch.shared.get(owner + 1).is_some_and(|shared| number <= *shared);
+                    let also = shares.then_some(sequences + owner + 1);
+                    Parts { own: sequences + owner, also }
+                }
+            };
+            (is_target || prompts).then(|| ((place as i32, batch.ids[place + 1] as i32), parts))
         });
         let (places, owners) = tokens.unzip();
         Self {
@@ -290,25 +328,25 @@ impl Targets {
             owners,
             sequences,
             parts: if prompts { 2 * sequences } else { sequences },
-            chunk: chunk(model.vocabulary()),
+            chunk,
         }
     }
 
-    fn chunks(&self) -> impl Iterator<Item = (&[(i32, i32)], &[usize])> {
+    fn chunks(&self) -> impl Iterator<Item = (&[(i32, i32)], &[Parts])> {
         self.places.chunks(self.chunk).zip(self.owners.chunks(self.chunk))
     }
 
     fn lengths(&self) -> Tensor<1> {
         let mut lengths = vec![0.0; self.parts];
-        self.owners.iter().for_each(|owner| lengths[*owner] += 1.0);
+        self.owners.iter().flat_map(Parts::all).for_each(|part| lengths[part] += 1.0);
         floats(&lengths, &self.device)
     }
 
     /// 1 where a token belongs to a part, `[parts, tokens]`.
-    fn membership(&self, owners: &[usize]) -> Tensor<2> {
+    fn membership(&self, owners: &[Parts]) -> Tensor<2> {
         let mut values = vec![0f32; self.parts * owners.len()];
-        for (token, owner) in owners.iter().enumerate() {
-            values[owner * owners.len() + token] = 1.0;
+        for (token, parts) in owners.iter().enumerate() {
+            parts.all().for_each(|part| values[part * owners.len() + token] = 1.0);
         }
         let shape = [self.parts, owners.len()];
         Tensor::from_data(TensorData::new(values, shape), (&self.device, DType::F32))
@@ -335,7 +373,7 @@ impl Targets {
                 let mut own = GradientSums::default();
                 own.add(model, &mut found);
                 let grad = chosen.grad_remove(&mut found);
-                match (&mut grads, own.0.is_empty()) {
+                match (&mut grads, own.flat.is_empty()) {
                     (Some(grads), true) => {
                         grads.push(grad.expect("the head's input has a gradient"))
                     }
@@ -370,7 +408,7 @@ impl Targets {
     ) -> Tensor<3> {
         let dtype = self.hidden.dtype();
         // A token's loss is its negative log-probability.
-        let of_tokens = |owners: &[usize]| {
+        let of_tokens = |owners: &[Parts]| {
             let column = grad.clone().neg().reshape([self.parts, 1]);
             Gemm::new().trans_lhs().run(self.membership(owners), column)
         };

@@ -34,6 +34,8 @@ pub(super) struct Account<'a> {
     pub fp8: bool,
     pub rows: usize,
     pub length: usize,
+    /// Bytes that an objective has at its loss beside the next token's.
+    pub at_loss: u64,
 }
 
 impl Account<'_> {
@@ -105,7 +107,7 @@ impl Account<'_> {
             gradients: if accumulates { all + done } else { done },
             inputs: kept(again.len()),
             activations: of_graph + self.values(hidden),
-            loss: self.loss(train.loss_chunk),
+            loss: self.loss(train.loss_chunk) + self.at_loss,
             scratch: self.scratch(0),
             ..begin.clone()
         }];

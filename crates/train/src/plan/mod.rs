@@ -58,6 +58,7 @@ pub struct MemoryPlan {
     train: Option<TrainConfig>,
     rows: usize,
     length: usize,
+    at_loss: u64,
 }
 
 impl MemoryPlan {
@@ -79,6 +80,7 @@ impl MemoryPlan {
             train: None,
             rows: 1,
             length: 2048,
+            at_loss: 0,
         }
     }
 
@@ -133,6 +135,12 @@ impl MemoryPlan {
         self
     }
 
+    /// Adds bytes that an objective has at its loss beside what the next token's takes, such as other rows.
+    pub fn at_loss(mut self, bytes: u64) -> Self {
+        self.at_loss = bytes;
+        self
+    }
+
     /// Sets the number of rows of a batch.
     pub fn rows(mut self, rows: usize) -> Self {
         self.rows = rows;
@@ -181,6 +189,7 @@ impl MemoryPlan {
             fp8: self.fp8,
             rows: self.rows,
             length: self.length,
+            at_loss: self.at_loss,
         };
         let moments = match &self.train {
             Some(train) => account.training(train, &begin),

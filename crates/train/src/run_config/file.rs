@@ -89,6 +89,11 @@ impl RunConfig {
 
     pub(crate) fn overlaid(&self, settings: Table) -> Result<Self, String> {
         let mut table = Table::try_from(self).map_err(|error| error.to_string())?;
+        // Another objective has other settings.
+        let name = |of: &Table| of.get("objective")?.get("name").cloned();
+        if name(&settings).is_some_and(|new| name(&table) != Some(new)) {
+            table.remove("objective");
+        }
         overlay(&mut table, settings);
         table
             .try_into()

@@ -6,12 +6,13 @@ use crate::{
     error::TrainError,
     objective::{
         MultiLabelClassification, Objective, Regression, Reward, SequenceClassification,
-        TokenClassification,
+        TokenClassification, check_weights,
     },
 };
-use burn_lora_adapter::{AdaptableExt, LoraConfig, Summary};
+use burn_lora_adapter::{AdaptableExt, LoraConfig, Method, Summary};
 use burn_lora_llama::{Llama, SequenceClassifier};
 use serde::{Deserialize, Serialize};
+use std::{path::Path, sync::Arc};
 
 /// `[objective]` of a run that learns rewards: [`Reward`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -115,17 +116,32 @@ impl ObjectiveConfig {
             count if count < least => Err(TrainError::Missing { name, needed }),
             _ => Ok(()),
         };
+        let once = |name, names: &[String]| {
+            let twice = names.iter().enumerate().find(|(at, one)| names[..*at].contains(one));
+            match twice {
+                Some((_, twice)) => Err(TrainError::setting(name, twice, "it is named twice")),
+                None => Ok(()),
+            }
+        };
         match self {
             Self::Reward(RewardConfig { center_rewards_coefficient, .. }) => {
                 Reward { center_rewards_coefficient: *center_rewards_coefficient }.validate()
             }
-            Self::SequenceClassification(_) | Self::TokenClassification(_) => {
-                least("objective.labels", 2, "name two classes at least")
+            Self::SequenceClassification(config) | Self::TokenClassification(config) => {
+                least("objective.labels", 2, "name two classes at least")?;
+                once("objective.labels", &config.labels)?;
+                check_weights("objective.class_weights", &config.class_weights, labels)
             }
-            Self::MultiLabelClassification(_) => {
-                least("objective.labels", 1, "name a label at least")
+            Self::MultiLabelClassification(config) => {
+                least("objective.labels", 1, "name a label at least")?;
+                once("objective.labels", &config.labels)?;
+                check_weights("objective.pos_weights", &config.pos_weights, labels)
             }
-            _ => least("objective.targets", 1, "name a column of numbers at least"),
+            Self::Regression(config) => {
+                least("objective.targets", 1, "name a column of numbers at least")?;
+                once("objective.targets", &config.targets)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -149,11 +165,42 @@ impl ObjectiveConfig {
 }
 
 impl Head {
+    /// A method as the vocabulary's model has it: a plan knows no head.
+    pub fn without(self, method: Arc<dyn Method>) -> Arc<dyn Method> {
+        match serde_json::from_value::<LoraConfig>(method.settings()) {
+            Ok(lora) => {
+                let names = self.whole(&lora);
+                Arc::new(lora.modules_to_save(names.into_iter().filter(|name| name != "score")))
+            }
+            Err(_) => method,
+        }
+    }
+
+    /// Checks that a model's adapter brings its head.
+    pub fn check(self, model: &SequenceClassifier, folder: &Path) -> Result<(), TrainError> {
+        let all = model.adapter_configs();
+        let whole = |method: &dyn Method| {
+            let settings = method.settings();
+            let names = settings["modules_to_save"].as_array().cloned().unwrap_or_default();
+            names.iter().any(|name| name == "score")
+        };
+        if all.values().any(|method| whole(&**method)) {
+            return Ok(());
+        }
+        let reason = "it has no `score`, the head of the objective: merge it into its base (`burn-lora merge`), and \
+            train a new adapter on that";
+        Err(TrainError::setting("model.adapter", folder.display(), reason))
+    }
+
+    fn whole(self, lora: &LoraConfig) -> Vec<String> {
+        let fields = serde_json::to_value(lora).unwrap_or_default();
+        let given = fields["modules_to_save"].as_array().into_iter().flatten();
+        given.filter_map(|name| Some(name.as_str()?.into())).collect()
+    }
+
     /// A new adapter with the head: as PEFT, the head is trained whole.
     pub fn adapter(self, lora: LoraConfig) -> LoraConfig {
-        let fields = serde_json::to_value(&lora).unwrap_or_default();
-        let given = fields["modules_to_save"].as_array().into_iter().flatten();
-        let mut whole: Vec<String> = given.filter_map(|name| Some(name.as_str()?.into())).collect();
+        let mut whole = self.whole(&lora);
         if !whole.iter().any(|name| name == "score") {
             whole.push("score".into());
         }

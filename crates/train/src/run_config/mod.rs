@@ -211,6 +211,16 @@ impl RunConfig {
                 or leave it out";
             return Err(TrainError::setting("train.evaluate", "set", reason));
         }
+        if train.label_smoothing != 0.0 && !matches!(self.objective, ObjectiveConfig::NextToken(_))
+        {
+            let reason =
+                "only the next-token loss has it (`dpo` and `cpo` have their own): leave it out";
+            return Err(TrainError::setting(
+                "train.label_smoothing",
+                train.label_smoothing,
+                reason,
+            ));
+        }
         if self.objective.head().is_some() {
             let wrong = |name, reason| Err(TrainError::setting(name, "set", reason));
             if self.metrics.exact_match {

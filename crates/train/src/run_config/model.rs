@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 use burn::tensor::FloatDType;
-use burn_lora_llama::{Llama, Loader};
+use burn_lora_llama::{Llama, LlamaConfig, Loader};
 use burn_lora_quant::{StorageFormat, WeightFormat};
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, str::FromStr, sync::Arc};
@@ -108,6 +108,13 @@ impl ModelConfig {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Returns `true` if both answers of a pair can share their prompt, as far as the settings of the model are at hand.
+    pub(super) fn shares_prompts(&self) -> bool {
+        let file = self.path.as_ref().map(|path| path.join("config.json"));
+        let config = file.filter(|file| file.is_file()).map(LlamaConfig::from_file);
+        config.is_none_or(|config| config.is_ok_and(|config| config.shares_prompts()))
     }
 
     /// Returns the loader of the model.

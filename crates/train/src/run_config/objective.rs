@@ -5,16 +5,17 @@ use super::{
     TeacherConfig,
 };
 use crate::{
+    config::TrainConfig,
     data::{BatchConfig, Dataset, DatasetBuilder, Format},
     error::TrainError,
     evaluate::evaluate_with,
     metric::Validation,
-    objective::{BySequence, CpoConfig, DpoConfig, KtoConfig, Objective, OrpoConfig},
+    objective::{BySequence, CpoConfig, DpoConfig, KtoConfig, Objective, OrpoConfig, loss_bytes},
     reference::prepare,
     trainer::{Report, Trainer},
     watch::EvalMetrics,
 };
-use burn_lora_llama::{Llama, SequenceClassifier};
+use burn_lora_llama::{Llama, LlamaConfig, SequenceClassifier};
 use serde::{Deserialize, Serialize};
 
 /// `[objective]` of a run: its `name`, and the settings that it has, under TRL's names.
@@ -28,13 +29,12 @@ use serde::{Deserialize, Serialize};
 /// assert!(error.contains("gamma"), "{error}");
 /// # Ok::<_, burn_lora_train::TrainError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ObjectiveConfig {
     /// The next-token loss.
-    #[default]
-    NextToken,
+    NextToken(NextTokenConfig),
     /// Direct preference optimization.
     Dpo(DpoConfig),
     /// Odds ratio preference optimization.
@@ -57,6 +57,17 @@ pub enum ObjectiveConfig {
     TokenClassification(ClassesConfig),
 }
 
+/// The next-token loss has no settings of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NextTokenConfig {}
+
+impl Default for ObjectiveConfig {
+    fn default() -> Self {
+        Self::NextToken(NextTokenConfig {})
+    }
+}
+
 impl ObjectiveConfig {
     /// Returns `true` if the examples are pairs of answers.
     pub fn of_pairs(&self) -> bool {
@@ -69,7 +80,7 @@ impl ObjectiveConfig {
     /// [`TrainError::Setting`] for the first that is invalid.
     pub fn validate(&self) -> Result<(), TrainError> {
         match self {
-            Self::NextToken => Ok(()),
+            Self::NextToken(_) => Ok(()),
             Self::Dpo(config) => config.validate(),
             Self::Orpo(config) => config.validate(),
             Self::Cpo(config) => config.validate(),
@@ -97,11 +108,40 @@ impl ObjectiveConfig {
         }
     }
 
+    /// Bytes that the loss takes beside those of the next token's, of samples of `longest` tokens.
+    pub(super) fn bytes_at_loss(
+        &self,
+        config: &LlamaConfig,
+        train: &TrainConfig,
+        longest: usize,
+    ) -> u64 {
+        match self {
+            // Rows as long as the others go through the layers, of which nothing is kept.
+            Self::Kto(_) => {
+                let widest =
+                    config.layers.iter().map(|layer| layer.feed_forward.mlp().intermediate_size);
+                let values = 8 * config.hidden_size + 3 * widest.max().unwrap_or(0);
+                let rows = train.batches.packing.unwrap_or(2 * longest) * train.batches.size;
+                2 * (rows * values) as u64
+            }
+            Self::Distillation(teacher) => {
+                if teacher.loss_top_k == 0 {
+                    burn_lora_io::warn!(
+                        "the memory estimate does not know the teacher, which is in memory all the time: \
+                         `objective.loss_top_k` has it gone before the training"
+                    );
+                }
+                loss_bytes(config.vocab_size, train.loss_chunk)
+            }
+            _ => 0,
+        }
+    }
+
     /// How the objective reads data.
     pub(super) fn builder(&self, data: DatasetBuilder) -> DatasetBuilder {
         // Some data sets have the examples in several formats.
         let data = self.format().into_iter().fold(data, |data, format| data.format(format));
-        let data = if matches!(self, Self::Kto(_)) { data.unpaired() } else { data };
+        let data = if matches!(self, Self::Kto(_)) { data.labeled() } else { data };
         self.with_labels(data)
     }
 }
@@ -110,7 +150,7 @@ impl RunConfig {
     /// The objective of a model that predicts tokens.
     fn build(&self, model: &Llama) -> Result<Box<dyn Objective<Llama>>, TrainError> {
         Ok(match &self.objective {
-            ObjectiveConfig::NextToken => Box::new(self.train.next_token()),
+            ObjectiveConfig::NextToken(_) => Box::new(self.train.next_token()),
             ObjectiveConfig::Dpo(config) => Box::new(BySequence(config.clone())),
             ObjectiveConfig::Orpo(config) => Box::new(BySequence(*config)),
             ObjectiveConfig::Cpo(config) => Box::new(BySequence(*config)),
@@ -141,7 +181,9 @@ impl RunConfig {
             }
             RunModel::Classifier(model) => model,
         };
-        let objective = self.objective.of_head().expect("a model with a head has its objective");
+        let objective = self.objective.of_head().ok_or_else(|| {
+            TrainError::setting("objective", "one of tokens", "the model has a head of classes")
+        })?;
         let valid = Validation::from(data.valid.as_ref());
         trainer.fit_boxed(objective.into(), model, &data.train, valid)
     }
@@ -155,6 +197,14 @@ impl RunConfig {
         valid: impl Into<Validation<'v, Llama>>,
     ) -> Result<Report, TrainError> {
         trainer.fit_boxed(self.build(model)?.into(), model, train, valid.into())
+    }
+
+    /// Builds the objective of a model that predicts tokens, with its teacher if it has one.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] if the objective is one of a head; those of loading a teacher.
+    pub fn objective_of(&self, model: &Llama) -> Result<Box<dyn Objective<Llama>>, TrainError> {
+        self.build(model)
     }
 
     /// Evaluates a model by the [objective](Self::objective): [`evaluate_with`].

@@ -151,7 +151,13 @@ impl RunConfig {
             }
             _ => (data, Some(builder(&self.data.valid).load(&tokenizer)?)),
         };
-        Ok(RunData { tokenizer, train, valid })
+        let of_answers = matches!(self.objective, super::ObjectiveConfig::Kto(_));
+        let share = self.train.batches.share_prompts && self.model.shares_prompts();
+        let ready = |data: Dataset| match of_answers {
+            true => data.unpaired(),
+            false => data.sharing_prompts(share),
+        };
+        Ok(RunData { tokenizer, train: ready(train), valid: valid.map(ready) })
     }
 
     /// Loads the model with its adapter, which is named `default`, and with the head that the
@@ -172,7 +178,10 @@ impl RunConfig {
             _ => loader.load_classifier(head.labels, device)?,
         };
         match &self.model.adapter {
-            Some(folder) => _ = model.load_adapter("default", folder)?,
+            Some(folder) => {
+                model.load_adapter("default", folder)?;
+                head.check(&model, folder)?;
+            }
             None => _ = model.add_adapter("default", &head.adapter(self.lora()))?,
         }
         Ok(RunModel::Classifier(model))
@@ -242,6 +251,10 @@ impl RunConfig {
             }
             Some(folder) => saved_method(folder)?,
         };
+        let method = match self.objective.head() {
+            Some(head) => head.without(method),
+            None => method,
+        };
         let mut plan = MemoryPlan::new(config)
             .fp8(self.model.compute == Some(Compute::Fp8))
             .host_embeddings(self.model.host_embeddings)
@@ -255,6 +268,7 @@ impl RunConfig {
                 false => plan.rows(2 * batches.size),
             };
         }
+        plan = plan.at_loss(self.objective.bytes_at_loss(config, &self.train, longest));
         if let Some(dtype) = self.model.dtype {
             plan = plan.dtype(dtype.into());
         }
@@ -290,7 +304,7 @@ impl RunConfig {
         Ok(run)
     }
 
-    /// Number of optimizer steps of an epoch.
+    /// Number of optimizer steps of an epoch of the run's data.
     ///
     /// # Errors
     /// As [`Dataset::epoch`].

@@ -97,6 +97,17 @@ impl TeacherConfig {
         Self { beta, loss_add_tail, ..self.clone() } == *other
     }
 
+    /// The teacher with all that its predictions depend on.
+    fn name(&self) -> String {
+        let path = |path: &Option<PathBuf>| {
+            path.as_ref().map_or(String::new(), |path| path.display().to_string())
+        };
+        let (model, adapter) =
+            (path(&self.teacher_model_name_or_path), path(&self.teacher_adapter));
+        let adapter = if adapter.is_empty() { adapter } else { format!(" with {adapter}") };
+        format!("{model}{adapter} in {}", self.teacher_format)
+    }
+
     /// Loads the teacher.
     fn load(&self, like: &ModelConfig, device: &Device) -> Result<Llama, TrainError> {
         let needed = "its predictions are not stored";
@@ -119,7 +130,7 @@ impl TeacherConfig {
         device: &Device,
     ) -> Result<Distillation<Llama>, TrainError> {
         Ok(match self.loss_top_k {
-            0 => Distillation::new(self.loss(), self.load(like, device)?),
+            0 => Distillation::new(self.loss(), self.load(like, device)?).of_teacher(self.name()),
             _ => Distillation::stored(self.loss()),
         })
     }
@@ -133,43 +144,103 @@ impl RunConfig {
     /// Those of [`top_logits`], [`TopLogits::load`] and [`TopLogits::save`], and of loading the teacher.
     pub fn teach(&self, data: &mut RunData, device: &Device) -> Result<(), TrainError> {
         let super::ObjectiveConfig::Distillation(config) = &self.objective else { return Ok(()) };
-        if config.loss_top_k == 0 {
-            return Ok(());
-        }
+        let file = config.teacher_logits.as_deref();
         let mut teacher = None;
-        let mut taught = |data: &Dataset, file: Option<PathBuf>| {
-            if let Some(file) = file.as_deref().filter(|file| file.is_file()) {
-                let rows = TopLogits::load(file, data)?;
-                config.check_stored(&rows, file)?;
-                return Ok::<_, TrainError>(data.clone().with_top_logits(rows));
-            }
-            if teacher.is_none() {
-                teacher = Some(config.load(&self.model, device)?);
-            }
-            let teacher = teacher.as_ref().expect("just loaded");
-            let TeacherConfig { loss_top_k, temperature, .. } = *config;
-            let rows = top_logits(teacher, data, loss_top_k, temperature, &self.train.batches)?;
-            if let Some(file) = &file {
-                rows.save(file, data)?;
-            }
-            Ok(data.clone().with_top_logits(rows))
-        };
-        data.train = taught(&data.train, config.teacher_logits.clone())?;
+        data.train = self.taught(&data.train, file, true, &mut teacher, device)?;
         if let Some(valid) = &data.valid {
-            let file = config.teacher_logits.as_ref();
-            data.valid =
-                Some(taught(valid, file.map(|file| file.with_extension("valid.safetensors")))?);
+            let file = file.map(beside);
+            data.valid = Some(self.taught(valid, file.as_deref(), true, &mut teacher, device)?);
         }
         drop(teacher);
         device.memory_cleanup();
         Ok(())
     }
+
+    /// [`teach`](Self::teach) for data to evaluate on, of which nothing is written. With `own` they are the run's validation
+    /// data, whose file is read if it is there.
+    ///
+    /// # Errors
+    /// As [`teach`](Self::teach).
+    pub fn teach_evaluation(
+        &self,
+        data: &Dataset,
+        own: bool,
+        device: &Device,
+    ) -> Result<Dataset, TrainError> {
+        let super::ObjectiveConfig::Distillation(config) = &self.objective else {
+            return Ok(data.clone());
+        };
+        let file = config.teacher_logits.as_deref().filter(|_| own).map(beside);
+        let found = self.taught(data, file.as_deref(), false, &mut None, device)?;
+        device.memory_cleanup();
+        Ok(found)
+    }
+
+    fn taught(
+        &self,
+        data: &Dataset,
+        file: Option<&Path>,
+        write: bool,
+        teacher: &mut Option<Llama>,
+        device: &Device,
+    ) -> Result<Dataset, TrainError> {
+        let super::ObjectiveConfig::Distillation(config) = &self.objective else {
+            return Ok(data.clone());
+        };
+        let TeacherConfig { loss_top_k, temperature, .. } = *config;
+        if loss_top_k == 0 {
+            return Ok(data.clone());
+        }
+        if let Some(file) = file.filter(|file| file.is_file()) {
+            let rows = TopLogits::load(file, data)?;
+            config.check_stored(&rows, file)?;
+            return data.clone().with_top_logits(rows);
+        }
+        if let Some(file) = file.filter(|_| write) {
+            // Before the teacher has run for hours.
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                let reason = format!("there is no folder {}: make it", folder.display());
+                return Err(TrainError::setting(
+                    "objective.teacher_logits",
+                    file.display(),
+                    reason,
+                ));
+            }
+        }
+        if teacher.is_none() {
+            *teacher = Some(config.load(&self.model, device)?);
+        }
+        let teacher = teacher.as_ref().expect("just loaded");
+        let rows = top_logits(teacher, data, loss_top_k, temperature, &self.train.batches)?;
+        let rows = rows.of_teacher(config.name());
+        if let Some(file) = file.filter(|_| write) {
+            rows.save(file, data)?;
+        }
+        data.clone().with_top_logits(rows)
+    }
+}
+
+/// File of the validation data beside that of the training data: `NAME.valid.safetensors`.
+fn beside(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".safetensors").unwrap_or(&name);
+    file.with_file_name(format!("{name}.valid.safetensors"))
 }
 
 impl TeacherConfig {
     /// Checks that a file has what these settings ask for.
     fn check_stored(&self, rows: &TopLogits, file: &Path) -> Result<(), TrainError> {
         let (k, temperature) = (rows.k, rows.temperature);
+        let named = self.teacher_model_name_or_path.is_some().then(|| self.name());
+        if let (Some(wanted), Some(found)) = (named, &rows.teacher)
+            && *found != wanted
+        {
+            let reason = format!(
+                "it has the predictions of {found}, and the run's teacher is {wanted}: name another file"
+            );
+            return Err(TrainError::format(file, reason));
+        }
         if (k, temperature) == (self.loss_top_k, self.temperature) {
             return Ok(());
         }
@@ -178,7 +249,7 @@ impl TeacherConfig {
             file,
             format!(
                 "it has the {k} most probable tokens at the temperature {temperature}, and the run wants {wanted} at {at}: \
-                 change the settings, or remove it"
+                 change the settings, or name another file"
             ),
         ))
     }

@@ -84,7 +84,7 @@ fn stored_predictions_agree_with_trl() {
     {
         let settings = settings(case);
         let rows = top_logits(&teacher(), &data, 8, settings.temperature, &batches()).unwrap();
-        let data = data.clone().with_top_logits(rows);
+        let data = data.clone().with_top_logits(rows).unwrap();
         let objective = Distillation::stored(settings);
         steps::check(&path(case), student, objective, &data, 6, &[], |run| run);
     }
@@ -99,7 +99,7 @@ fn as_many_as_the_vocabulary_are_all() {
         let whole = Distillation::new(config, teacher());
         let whole = evaluate_with(&whole, &student(), &data, &batches()).unwrap();
         let rows = top_logits(&teacher(), &data, 128, 1.0, &batches()).unwrap();
-        let stored = data.clone().with_top_logits(rows);
+        let stored = data.clone().with_top_logits(rows).unwrap();
         let stored =
             evaluate_with(&Distillation::stored(config), &student(), &stored, &batches()).unwrap();
         assert!((whole.loss - stored.loss).abs() < 1e-6, "{beta}: {whole:?}, {stored:?}");
@@ -120,16 +120,21 @@ fn a_file_of_predictions_is_of_its_data() {
 
     // Parts of the data have their rows, in any order.
     let loaded = TopLogits::load(&file, &data).unwrap();
-    let (train, valid) = data.clone().with_top_logits(loaded).split(0.5, 3);
+    let (train, valid) = data.clone().with_top_logits(loaded).unwrap().split(0.5, 3);
     let config = settings("forward");
     let stored = Distillation::stored(config);
     let sum = |data: &Dataset| {
         let found = evaluate_with(&stored, &student(), data, &batches()).unwrap();
         found.loss * found.tokens as f64
     };
-    let all = data.clone().with_top_logits(TopLogits::load(&file, &data).unwrap());
+    let all = data.clone().with_top_logits(TopLogits::load(&file, &data).unwrap()).unwrap();
     assert!((sum(&train) + sum(&valid) - sum(&all)).abs() < 1e-4);
 
+    let rows = || TopLogits::load(&file, &data).unwrap();
+    let other = answers();
+    let error = other.clone().with_top_logits(rows()).unwrap_err().to_string();
+    assert!(error.contains("of other data"), "{error}");
+    assert!(rows().save(&file, &other).is_err());
     let error = TopLogits::load(&file, &valid).unwrap_err().to_string();
     assert!(error.contains("of other data"), "{error}");
     let error = TopLogits::load(folder.path().join("none"), &data).unwrap_err().to_string();
@@ -163,11 +168,12 @@ fn what_cannot_be_distilled() {
     let stored = |config| run(Distillation::stored(config), &data);
     assert!(stored(with(json!({}))).contains("`with_top_logits`"));
     let rows = top_logits(&teacher(), &data, 8, 2.0, &batches()).unwrap();
-    let error = run(Distillation::stored(with(json!({}))), &data.clone().with_top_logits(rows));
+    let error =
+        run(Distillation::stored(with(json!({}))), &data.clone().with_top_logits(rows).unwrap());
     assert!(error.contains("of the temperature 2"), "{error}");
     for k in [0, 129] {
         let error = top_logits(&teacher(), &data, k, 1.0, &batches()).unwrap_err().to_string();
-        assert!(error.contains(&format!("`objective.top_k` is {k}")), "{error}");
+        assert!(error.contains(&format!("`objective.loss_top_k` is {k}")), "{error}");
     }
     let other = loader(&golden("llama3")).load(&device()).unwrap();
     let error = run(Distillation::new(with(json!({})), other), &data);
