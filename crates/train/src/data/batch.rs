@@ -1,6 +1,6 @@
 //! Batches: samples side by side, as input of a model.
 
-use super::{BatchConfig, Dataset, TopRows, pack::best_fit_decreasing};
+use super::{BatchConfig, Dataset, pack::best_fit_decreasing, top_rows::TopRows};
 use crate::error::TrainError;
 use burn_lora_io::progress::Work;
 use burn_lora_llama::Segments;

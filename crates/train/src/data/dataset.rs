@@ -1,10 +1,11 @@
 //! Data sets: samples of tokens, in an order.
 
 use super::{
-    Report, TopLogits,
+    Report,
     read::example,
     sample::Sample,
     store::{Entry, Store, Writer},
+    top_rows::TopLogits,
 };
 use crate::error::TrainError;
 use burn_lora_text::Tokenizer;

@@ -1,6 +1,9 @@
 //! A teacher's most probable tokens, beside the data.
 
-use super::{Dataset, store::Store};
+use super::{
+    Dataset,
+    top_rows::{TopLogits, TopRows},
+};
 use crate::{error::TrainError, identity::contents};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -9,36 +12,6 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 /// Names in a file.
 const IDS: &str = "token_ids";
 const LOGPS: &str = "logprobs";
-
-/// For each target token of a data set the most probable tokens by a teacher, with their log-probabilities: what
-/// [`Distillation`](crate::objective::Distillation) needs of a teacher that is not there any more.
-#[derive(Clone, Debug)]
-pub struct TopLogits {
-    /// Number of tokens for each target.
-    pub(crate) k: usize,
-    /// Temperature of the log-probabilities.
-    pub(crate) temperature: f64,
-    /// What the teacher is called, if that is known.
-    pub(crate) teacher: Option<String>,
-    /// What the rows are of.
-    store: Arc<Store>,
-    /// First row of each sample, by its index in the store.
-    starts: HashMap<usize, usize>,
-    /// Tokens, `k` for each target, the most probable first.
-    ids: Vec<i32>,
-    logps: Vec<f32>,
-}
-
-/// The rows of a batch, one for each target.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TopRows {
-    /// Number of tokens of a row.
-    pub k: usize,
-    /// Tokens.
-    pub ids: Vec<i32>,
-    /// Log-probabilities.
-    pub logps: Vec<f32>,
-}
 
 impl TopLogits {
     /// Rows of all targets of a data set, in its order, to be filled in.
