@@ -64,7 +64,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>, smoothing: f32)
     let of_rows = Tensor::<2>::from_dispatch(of_rows);
     // (Burn takes no part of what is empty.)
     let [loss, correct, entropy, mean] = [0, 1, 2, 3].map(|which| match rows {
-        0 => of_rows.clone().reshape([0]),
+        0 => Tensor::zeros([0], (&of_rows.device(), DType::F32)),
         _ => of_rows.clone().narrow(0, which, 1).reshape([rows]),
     });
     CrossEntropy { loss, correct, entropy, mean, grad: Tensor::from_dispatch(grad) }

@@ -46,6 +46,7 @@
 
 mod batch;
 mod builder;
+mod columns;
 mod conversation;
 mod dataset;
 mod encode;

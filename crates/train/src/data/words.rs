@@ -1,7 +1,7 @@
 //! Words with a label each, and labels of tokens.
 
 use super::{
-    Dataset, DatasetBuilder, IGNORE_INDEX,
+    Dataset, IGNORE_INDEX,
     read::Record,
     sample::Sample,
     store::Writer,
@@ -111,25 +111,5 @@ impl Dataset {
     /// If the index is not less than [`len`](Self::len).
     pub fn token_labels(&self, index: usize) -> &[i32] {
         self.store.labels(self.place(index))
-    }
-}
-
-impl DatasetBuilder {
-    /// Names the labels of words ([`Format::Tokens`]): the first name is 0. A number stands for itself.
-    ///
-    /// ```
-    /// # use burn_lora_llama::Tokenizer;
-    /// # let tokenizer = Tokenizer::from_pretrained("../../testdata/tokenizer")?;
-    /// use burn_lora_train::Dataset;
-    /// use serde_json::json;
-    ///
-    /// let record = json!({"tokens": ["hello", "Rome"], "ner_tags": ["O", "B-LOC"]});
-    /// let data = Dataset::from_records([record]).token_labels(["O", "B-LOC"]).load(&tokenizer)?;
-    /// assert_eq!(data.token_labels(0)[..2], [0, 1]);
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn token_labels<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
-        self.token_labels = names.into_iter().map(Into::into).collect();
-        self
     }
 }
