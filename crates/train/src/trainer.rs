@@ -108,7 +108,7 @@ impl<'a> Trainer<'a> {
     /// let mut model = run.load_model(&run.devices()?[0])?;
     /// let mut report = HtmlReport::new("out/report.html");
     /// report.example(&data.train.source(0), data.train.spans(0, &data.tokenizer)?);
-    /// run.trainer()?.html_report(&mut report).fit(&mut model, &data.train, None)?;
+    /// run.fit(run.trainer()?.html_report(&mut report), &mut model, &data)?;
     /// report.answer("After training", "Where is my parcel?", "May I have its number?");
     /// report.write()?;
     /// # Ok(())
