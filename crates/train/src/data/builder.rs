@@ -6,8 +6,7 @@ use super::{
     example::Example,
     format::COLUMNS,
     read::Record,
-    unpaired::LABEL,
-    values::{self, Column},
+    values::{self, Column, LABEL},
 };
 use crate::error::TrainError;
 use burn_lora_text::{ChatOptions, ChatValue as Value};

@@ -8,7 +8,7 @@ use super::{
     notes::Notes,
     read::{self, Record, Stop},
     store::Writer,
-    unpaired,
+    unpaired, values,
 };
 use crate::error::TrainError;
 use burn_lora_io::{hub::DataFile, progress::Work};
@@ -196,7 +196,7 @@ impl Loader<'_> {
         let columns = self.config.values.iter();
         let mut names: Vec<_> = columns.flat_map(|(name, column)| column.names(name)).collect();
         if self.config.unpaired && self.kind != Some(Kind::Pair) {
-            names.push(unpaired::LABEL);
+            names.push(values::LABEL);
         }
         let samples = chunk.into_par_iter().map(|(line, record)| {
             let sample = record.map_err(Fault::Malformed).and_then(|(record, format, values)| {

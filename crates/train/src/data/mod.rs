@@ -80,4 +80,4 @@ pub use preview::Span;
 pub use report::Report;
 pub use sample::Sample;
 pub use top_rows::{TopLogits, TopRows};
-pub(crate) use unpaired::LABEL;
+pub(crate) use values::LABEL;

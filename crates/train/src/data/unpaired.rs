@@ -1,11 +1,12 @@
 //! Answers that are desirable or not, one an example.
 
-use super::{BatchConfig, Dataset, DatasetBuilder, Sample, store::Writer, values};
+use super::{
+    BatchConfig, Dataset, DatasetBuilder, Sample,
+    store::Writer,
+    values::{self, LABEL},
+};
 use crate::{data::read::Record, error::TrainError};
 use burn_lora_text::ChatValue;
-
-/// Name of the number beside the tokens of an answer: 1 if it is desirable, else 0.
-pub(crate) const LABEL: &str = "label";
 
 /// Answers of this many pairs are separated together, as in TRL, whose `map` has batches of this size.
 const BLOCK: usize = 1000;

@@ -5,6 +5,9 @@ use burn_lora_io::escaped;
 use burn_lora_text::ChatValue as Value;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Name of the number beside the tokens of an answer: 1 if it is desirable, else 0.
+pub(crate) const LABEL: &str = "label";
+
 /// What a column of numbers has.
 #[derive(Clone, Debug)]
 pub(crate) enum Column {

@@ -8,8 +8,10 @@ mod hub;
 mod metrics;
 mod model;
 mod objective;
+mod of_heads;
 mod report;
 mod start;
+mod teach;
 mod teacher;
 mod tokens;
 

@@ -74,6 +74,11 @@ impl ObjectiveConfig {
         matches!(self, Self::Dpo(_) | Self::Orpo(_) | Self::Cpo(_) | Self::Reward(_))
     }
 
+    /// Returns `true` if the examples are single answers with a label.
+    pub(super) fn of_answers(&self) -> bool {
+        matches!(self, Self::Kto(_))
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -141,7 +146,7 @@ impl ObjectiveConfig {
     pub(super) fn builder(&self, data: DatasetBuilder) -> DatasetBuilder {
         // Some data sets have the examples in several formats.
         let data = self.format().into_iter().fold(data, |data, format| data.format(format));
-        let data = if matches!(self, Self::Kto(_)) { data.labeled() } else { data };
+        let data = if self.of_answers() { data.labeled() } else { data };
         self.with_labels(data)
     }
 }

@@ -151,7 +151,7 @@ impl RunConfig {
             }
             _ => (data, Some(builder(&self.data.valid).load(&tokenizer)?)),
         };
-        let of_answers = matches!(self.objective, super::ObjectiveConfig::Kto(_));
+        let of_answers = self.objective.of_answers();
         let share = self.train.batches.share_prompts && self.model.shares_prompts();
         let ready = |data: Dataset| match of_answers {
             true => data.unpaired(),

@@ -1,10 +1,10 @@
 //! The teacher of a run that distils.
 
-use super::{ModelConfig, RunConfig, RunData};
+use super::ModelConfig;
 use crate::{
-    data::{Dataset, TopLogits},
+    data::TopLogits,
     error::TrainError,
-    objective::{Distillation, DistillationConfig, top_logits},
+    objective::{Distillation, DistillationConfig},
 };
 use burn::tensor::Device;
 use burn_lora_adapter::AdaptableExt;
@@ -98,7 +98,7 @@ impl TeacherConfig {
     }
 
     /// The teacher with all that its predictions depend on.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let path = |path: &Option<PathBuf>| {
             path.as_ref().map_or(String::new(), |path| path.display().to_string())
         };
@@ -109,7 +109,7 @@ impl TeacherConfig {
     }
 
     /// Loads the teacher.
-    fn load(&self, like: &ModelConfig, device: &Device) -> Result<Llama, TrainError> {
+    pub(super) fn load(&self, like: &ModelConfig, device: &Device) -> Result<Llama, TrainError> {
         let needed = "its predictions are not stored";
         let name = "objective.teacher_model_name_or_path";
         let path = self.teacher_model_name_or_path.clone();
@@ -136,101 +136,9 @@ impl TeacherConfig {
     }
 }
 
-impl RunConfig {
-    /// Adds the teacher's most probable tokens to the data, if the [objective](Self::objective) learns from these: from
-    /// their file, or by the teacher, which is loaded for it and is gone afterwards.
-    ///
-    /// # Errors
-    /// Those of [`top_logits`], [`TopLogits::load`] and [`TopLogits::save`], and of loading the teacher.
-    pub fn teach(&self, data: &mut RunData, device: &Device) -> Result<(), TrainError> {
-        let super::ObjectiveConfig::Distillation(config) = &self.objective else { return Ok(()) };
-        let file = config.teacher_logits.as_deref();
-        let mut teacher = None;
-        data.train = self.taught(&data.train, file, true, &mut teacher, device)?;
-        if let Some(valid) = &data.valid {
-            let file = file.map(beside);
-            data.valid = Some(self.taught(valid, file.as_deref(), true, &mut teacher, device)?);
-        }
-        drop(teacher);
-        device.memory_cleanup();
-        Ok(())
-    }
-
-    /// [`teach`](Self::teach) for data to evaluate on, of which nothing is written. With `own` they are the run's validation
-    /// data, whose file is read if it is there.
-    ///
-    /// # Errors
-    /// As [`teach`](Self::teach).
-    pub fn teach_evaluation(
-        &self,
-        data: &Dataset,
-        own: bool,
-        device: &Device,
-    ) -> Result<Dataset, TrainError> {
-        let super::ObjectiveConfig::Distillation(config) = &self.objective else {
-            return Ok(data.clone());
-        };
-        let file = config.teacher_logits.as_deref().filter(|_| own).map(beside);
-        let found = self.taught(data, file.as_deref(), false, &mut None, device)?;
-        device.memory_cleanup();
-        Ok(found)
-    }
-
-    fn taught(
-        &self,
-        data: &Dataset,
-        file: Option<&Path>,
-        write: bool,
-        teacher: &mut Option<Llama>,
-        device: &Device,
-    ) -> Result<Dataset, TrainError> {
-        let super::ObjectiveConfig::Distillation(config) = &self.objective else {
-            return Ok(data.clone());
-        };
-        let TeacherConfig { loss_top_k, temperature, .. } = *config;
-        if loss_top_k == 0 {
-            return Ok(data.clone());
-        }
-        if let Some(file) = file.filter(|file| file.is_file()) {
-            let rows = TopLogits::load(file, data)?;
-            config.check_stored(&rows, file)?;
-            return data.clone().with_top_logits(rows);
-        }
-        if let Some(file) = file.filter(|_| write) {
-            // Before the teacher has run for hours.
-            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-                let reason = format!("there is no folder {}: make it", folder.display());
-                return Err(TrainError::setting(
-                    "objective.teacher_logits",
-                    file.display(),
-                    reason,
-                ));
-            }
-        }
-        if teacher.is_none() {
-            *teacher = Some(config.load(&self.model, device)?);
-        }
-        let teacher = teacher.as_ref().expect("just loaded");
-        let rows = top_logits(teacher, data, loss_top_k, temperature, &self.train.batches)?;
-        let rows = rows.of_teacher(config.name());
-        if let Some(file) = file.filter(|_| write) {
-            rows.save(file, data)?;
-        }
-        data.clone().with_top_logits(rows)
-    }
-}
-
-/// File of the validation data beside that of the training data: `NAME.valid.safetensors`.
-fn beside(file: &Path) -> PathBuf {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(".safetensors").unwrap_or(&name);
-    file.with_file_name(format!("{name}.valid.safetensors"))
-}
-
 impl TeacherConfig {
     /// Checks that a file has what these settings ask for.
-    fn check_stored(&self, rows: &TopLogits, file: &Path) -> Result<(), TrainError> {
+    pub(super) fn check_stored(&self, rows: &TopLogits, file: &Path) -> Result<(), TrainError> {
         let (k, temperature) = (rows.k, rows.temperature);
         let named = self.teacher_model_name_or_path.is_some().then(|| self.name());
         if let (Some(wanted), Some(found)) = (named, &rows.teacher)
