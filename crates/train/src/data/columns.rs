@@ -82,7 +82,7 @@ impl DatasetBuilder {
         self
     }
 
-    /// Names the labels of words ([`Format::Tokens`]): the first name is 0. A number stands for itself.
+    /// Names the labels of words ([`Format::Tokens`](super::Format::Tokens)): the first name is 0. A number stands for itself.
     ///
     /// ```
     /// # use burn_lora_llama::Tokenizer;

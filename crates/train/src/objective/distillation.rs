@@ -87,7 +87,7 @@ impl DistillationConfig {
 /// let config = DistillationConfig { beta: 0.5, ..DistillationConfig::default() };
 /// let run = || Trainer::new(TrainConfig::new(1e-3).epochs(1));
 /// let report = run().fit_with(Distillation::new(config, teacher.clone()), &mut student, &data, None)?;
-/// assert!(report.log[0].loss.abs() < 1e-3); // there is hardly anything to learn from oneself
+/// assert!(report.log[0].loss < 0.1); // there is hardly anything to learn from oneself
 ///
 /// // Or by the 16 most probable tokens of each prediction, without the teacher.
 /// let rows = top_logits(&teacher, &data, 16, config.temperature, &BatchConfig::default())?;

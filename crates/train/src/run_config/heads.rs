@@ -6,18 +6,18 @@ use burn_lora_llama::{Llama, SequenceClassifier};
 use serde::{Deserialize, Serialize};
 use std::{path::Path, sync::Arc};
 
-/// `[objective]` of a run that learns rewards: [`Reward`].
+/// `[objective]` of a run that learns rewards: [`Reward`](crate::objective::Reward).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewardConfig {
-    /// As [`Reward::center_rewards_coefficient`].
+    /// As [`Reward::center_rewards_coefficient`](crate::objective::Reward::center_rewards_coefficient).
     pub center_rewards_coefficient: Option<f64>,
     /// Whether the data have a column `margin`.
     pub margin: bool,
 }
 
-/// `[objective]` of a run that learns classes, of texts ([`SequenceClassification`]: column `label`) or of words
-/// ([`TokenClassification`]: columns `tokens` and `ner_tags` or `labels`).
+/// `[objective]` of a run that learns classes, of texts ([`SequenceClassification`](crate::objective::SequenceClassification): column `label`) or of words
+/// ([`TokenClassification`](crate::objective::TokenClassification): columns `tokens` and `ner_tags` or `labels`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassesConfig {
@@ -27,7 +27,7 @@ pub struct ClassesConfig {
     pub class_weights: Vec<f32>,
 }
 
-/// `[objective]` of a run that learns which labels apply: [`MultiLabelClassification`]. The data have lists of these in a
+/// `[objective]` of a run that learns which labels apply: [`MultiLabelClassification`](crate::objective::MultiLabelClassification). The data have lists of these in a
 /// column `labels`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,7 +38,7 @@ pub struct LabelsConfig {
     pub pos_weights: Vec<f32>,
 }
 
-/// `[objective]` of a run that learns numbers: [`Regression`].
+/// `[objective]` of a run that learns numbers: [`Regression`](crate::objective::Regression).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TargetsConfig {
