@@ -38,7 +38,7 @@ pub(crate) fn run(data: &[u8]) {
     fs::create_dir(&checkpoint).expect("a folder can be made");
     fs::write(checkpoint.join(STATE), state).expect("a file can be written");
     fs::write(checkpoint.join(TENSORS), tensors).expect("a file can be written");
-    let eight = data.len() % 2 == 0;
+    let eight = data.len().is_multiple_of(2);
     let optimizer = if eight { OptimizerConfig::adamw_8bit() } else { OptimizerConfig::adamw() };
     let _ = fit(&output, optimizer, 3);
 }

@@ -13,7 +13,8 @@ pub(crate) fn run(data: &[u8]) {
         &[("config.json", config), ("model.safetensors.index.json", index), (name, tensors)],
     );
     let loader = Llama::from_pretrained(&folder);
-    let loader = if data.len() % 2 == 0 { loader.quantize(QuantConfig::nf4()) } else { loader };
+    let loader =
+        if data.len().is_multiple_of(2) { loader.quantize(QuantConfig::nf4()) } else { loader };
     let _ = loader.load(&Device::flex());
 }
 
