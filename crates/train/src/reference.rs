@@ -32,8 +32,8 @@ pub fn prepare<M: CausalLm>(
         }
     }
     objective.check_model(model, data)?;
-    let mut data = data.clone();
-    data = data.sharing_prompts(batches.share_prompts && model.shares_prompts());
+    let share = batches.share_prompts && model.shares_prompts();
+    let mut data = data.clone().sharing_prompts(share);
     if objective.reads_mismatched() && data.mismatched().is_none() && !data.is_empty() {
         // A row of several answers is a batch already, but of how many varies.
         let block = if batches.packing.is_some() { batches.size.max(16) } else { batches.size };

@@ -20,15 +20,13 @@ pub(super) fn forward<B: Backend>(
     if spans.shape()[0] == 2 {
         return one(spans);
     }
-    let parts = split::<B>(&spans);
-    let mut parts = parts.into_iter();
+    let mut parts = split::<B>(&spans).into_iter();
     let first = parts.next().expect("there is a range");
-    let mut joined = one(first);
-    for part in parts {
-        let found = one(part.clone());
-        joined = join::<B>(joined, found, part);
-    }
-    joined
+    parts.fold(one(first), |joined, part| {
+        let (out, lse) = one(part.clone());
+        let lse = B::float_add(lse, unseen::<B>(part, &joined.1.shape()));
+        join::<B>(joined, Some(out), lse)
+    })
 }
 
 /// Sums of the gradients of all ranges: each takes the log-sum-exps over all of them, and so the weights that its keys have
@@ -56,14 +54,15 @@ fn split<B: Backend>(spans: &IntTensor<B>) -> Vec<IntTensor<B>> {
     (0..shape[0] / 2).map(part).collect()
 }
 
-/// Joins another range to those before, of which each query that sees keys in the other one sees some, too.
-fn join<B: Backend>(
+/// Joins the results of an attention with those over other keys, of which each query that sees some sees some of the first, too;
+/// without an output, their values are zero.
+pub(super) fn join<B: Backend>(
     (out, lse): Attended<B>,
-    (other, of_other): Attended<B>,
-    spans: IntTensor<B>,
+    other: Option<FloatTensor<B>>,
+    of_other: FloatTensor<B>,
 ) -> Attended<B> {
     let (rows, dtype) = (lse.shape(), FloatDType::from(out.dtype()));
-    let above = B::float_sub(B::float_add(of_other, unseen::<B>(spans, &rows)), lse.clone());
+    let above = B::float_sub(of_other, lse.clone());
     // log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))
     let small = B::float_exp(B::float_neg(B::float_abs(above.clone())));
     let more = B::float_add(B::float_clamp_min(above.clone(), 0f32.into()), B::float_log1p(small));
@@ -72,8 +71,10 @@ fn join<B: Backend>(
         let weight = B::float_reshape(B::float_exp(log_weight), shape);
         B::float_mul(B::float_cast(out, FloatDType::F32), weight)
     };
-    let before = weighted(out, B::float_neg(more.clone()));
-    let out = B::float_add(before, weighted(other, B::float_sub(above, more.clone())));
+    let mut out = weighted(out, B::float_neg(more.clone()));
+    if let Some(other) = other {
+        out = B::float_add(out, weighted(other, B::float_sub(above, more.clone())));
+    }
     (B::float_cast(out, dtype), B::float_add(lse, more))
 }
 

@@ -12,22 +12,21 @@ struct Case {
     keys: usize,
     width: usize,
     window: Option<usize>,
-    /// For each row of the batch (or one for all) and each query the keys it may see.
-    spans: Vec<[i32; 2]>,
-    /// Another range, or none.
-    further: Vec<[i32; 2]>,
+    /// Ranges of keys: for each row of the batch (or one for all) and each query those it may see.
+    spans: Vec<Vec<[i32; 2]>>,
 }
 
 impl Case {
+    fn rows(&self) -> usize {
+        self.spans[0].len() / self.length
+    }
+
     fn sees(&self, b: usize, i: usize, j: usize) -> bool {
-        let rows = self.spans.len() / self.length;
-        let within = |spans: &[[i32; 2]]| {
-            let span = spans.get(b % rows * self.length + i);
-            span.is_some_and(|[start, end]| (*start..*end).contains(&(j as i32)))
-        };
+        let at = b % self.rows() * self.length + i;
+        let within = |[start, end]: [i32; 2]| (start..end).contains(&(j as i32));
         let own = i + self.keys - self.length;
         let near = self.window.is_none_or(|window| own - j.min(own) < window);
-        j <= own && near && (within(&self.spans) || within(&self.further))
+        j <= own && near && self.spans.iter().any(|range| within(range[at]))
     }
 
     /// Output and the gradients of q, k, v and the sinks, if there are some, for the gradient `g` of
@@ -104,14 +103,10 @@ impl Case {
         let (q, g) = (random(count(q_shape), 1), random(count(q_shape), 4));
         let (k, v) = (random(count(k_shape), 2), random(count(k_shape), 3));
         let (expected, of_sinks) = self.expected([&q, &k, &v, &g], sinks);
-        let rows = self.spans.len() / self.length;
-        let all: Vec<i32> = [&self.spans, &self.further]
-            .into_iter()
-            .flat_map(|spans| [0, 1].map(|end| spans.iter().map(move |span| span[end])))
-            .flatten()
-            .collect();
-        let ends = all.len() / (rows * self.length);
-        let spans = int(all, [ends, rows, self.length], &device);
+        let ends =
+            |range: &Vec<[i32; 2]>| [0, 1].map(|end| range.iter().map(|span| span[end]).collect());
+        let spans: Vec<Vec<i32>> = self.spans.iter().flat_map(ends).collect();
+        let spans = int(spans.concat(), [spans.len(), self.rows(), self.length], &device);
         let tracked = |values, shape| float(values, shape, &device).autodiff().require_grad();
         let [q, k, v] = [tracked(q, q_shape), tracked(k, k_shape), tracked(v, k_shape)];
         let spec = AttentionSpec { scale: (self.width as f32).sqrt().recip(), window: self.window };
@@ -164,8 +159,8 @@ fn rounded(values: Vec<f32>, dtype: FloatDType) -> Vec<f32> {
     values.into_iter().map(round).collect()
 }
 
-fn whole(length: usize, keys: usize) -> Vec<[i32; 2]> {
-    vec![[0, keys as i32]; length]
+fn whole(length: usize, keys: usize) -> Vec<Vec<[i32; 2]>> {
+    vec![vec![[0, keys as i32]; length]]
 }
 
 #[test]
@@ -173,18 +168,7 @@ fn causal() {
     let (length, keys) = (9, 9);
     for (heads, kv_heads) in [(2, 2), (4, 2), (4, 1)] {
         let spans = whole(length, keys);
-        Case {
-            batch: 2,
-            heads,
-            kv_heads,
-            length,
-            keys,
-            width: 8,
-            window: None,
-            spans,
-            further: vec![],
-        }
-        .check();
+        Case { batch: 2, heads, kv_heads, length, keys, width: 8, window: None, spans }.check();
     }
 }
 
@@ -193,18 +177,11 @@ fn heads_behind_the_sequence() {
     for kv_heads in [1, 2] {
         let spans = whole(9, 9);
         let (batch, length, keys) = (2, 9, 9);
-        Case {
-            batch,
-            heads: 4,
-            kv_heads,
-            length,
-            keys,
-            width: 8,
-            window: None,
-            spans,
-            further: vec![],
-        }
-        .check_in(FloatDType::F32, [1e-5, 2e-5], true);
+        Case { batch, heads: 4, kv_heads, length, keys, width: 8, window: None, spans }.check_in(
+            FloatDType::F32,
+            [1e-5, 2e-5],
+            true,
+        );
     }
 }
 
@@ -213,36 +190,15 @@ fn several_blocks_of_queries() {
     // More than two blocks of 256, and a last one that is not full.
     let (length, keys) = (520, 520);
     let spans = whole(length, keys);
-    Case {
-        batch: 1,
-        heads: 2,
-        kv_heads: 1,
-        length,
-        keys,
-        width: 16,
-        window: None,
-        spans,
-        further: vec![],
-    }
-    .check();
+    Case { batch: 1, heads: 2, kv_heads: 1, length, keys, width: 16, window: None, spans }.check();
 }
 
 #[test]
 fn keys_before_the_queries() {
     for (length, keys) in [(1, 12), (3, 12), (300, 333)] {
         let spans = whole(length, keys);
-        Case {
-            batch: 2,
-            heads: 4,
-            kv_heads: 2,
-            length,
-            keys,
-            width: 8,
-            window: None,
-            spans,
-            further: vec![],
-        }
-        .check();
+        Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window: None, spans }
+            .check();
     }
 }
 
@@ -251,18 +207,8 @@ fn windows() {
     for (length, window) in [(20, 1), (20, 5), (600, 100)] {
         let spans = whole(length, length);
         let window = Some(window);
-        Case {
-            batch: 1,
-            heads: 2,
-            kv_heads: 2,
-            length,
-            keys: length,
-            width: 8,
-            window,
-            spans,
-            further: vec![],
-        }
-        .check();
+        Case { batch: 1, heads: 2, kv_heads: 2, length, keys: length, width: 8, window, spans }
+            .check();
     }
 }
 
@@ -289,8 +235,7 @@ fn packed_segments_and_padding() {
         keys,
         width: 8,
         window: None,
-        spans,
-        further: vec![],
+        spans: vec![spans],
     }
     .check();
 }
@@ -309,19 +254,8 @@ fn spans_may_be_any_numbers() {
     for (length, keys, window) in
         [(12, 12, None), (7, 13, None), (300, 300, Some(70)), (5, 70, Some(3))]
     {
-        let spans = anywhere(length);
-        Case {
-            batch: 2,
-            heads: 4,
-            kv_heads: 2,
-            length,
-            keys,
-            width: 8,
-            window,
-            spans,
-            further: vec![],
-        }
-        .check();
+        let spans = vec![anywhere(length)];
+        Case { batch: 2, heads: 4, kv_heads: 2, length, keys, width: 8, window, spans }.check();
     }
 }
 
@@ -379,6 +313,7 @@ fn shapes_that_do_not_fit_are_refused() {
     for spans in [[1, 2, 3], [2, 3, 3], [2, 0, 3], [2, 2, 4]] {
         panics("attention: spans", || run(q, k, k, spans, None));
     }
+    panics("a window over several ranges", || run(q, k, k, [4, 2, 3], Some(2)));
     panics("a sink for each head", || {
         let sinks = Tensor::zeros([2], &device);
         let spec = AttentionSpec { scale: 1.0, window: None };
@@ -397,22 +332,13 @@ fn fused() {
         return;
     }
     let check =
-        |[batch, heads, kv_heads]: [usize; 3], length, keys, window, spans: Vec<[i32; 2]>| {
+        |[batch, heads, kv_heads]: [usize; 3], length, keys, window, spans: Vec<Vec<[i32; 2]>>| {
             for (dtype, error) in [(FloatDType::BF16, 3e-2), (FloatDType::F16, 4e-3)] {
                 for width in [64, 128] {
                     for behind in [false, true] {
                         let spans = spans.clone();
-                        let case = Case {
-                            batch,
-                            heads,
-                            kv_heads,
-                            length,
-                            keys,
-                            width,
-                            window,
-                            spans,
-                            further: vec![],
-                        };
+                        let case =
+                            Case { batch, heads, kv_heads, length, keys, width, window, spans };
                         case.check_in(dtype, [error, 2.0 * error], behind);
                         let sinks: Vec<f32> = (0..heads).map(|head| head as f32 - 1.0).collect();
                         case.check_with(Some(&sinks), dtype, [error, 2.0 * error], behind);
@@ -425,7 +351,7 @@ fn fused() {
     }
     check([2, 4, 1], 70, 70, Some(usize::MAX), whole(70, 70));
     check([2, 2, 2], 70, 131, None, whole(70, 131));
-    check([2, 2, 1], 70, 131, Some(20), anywhere(70));
+    check([2, 2, 1], 70, 131, Some(20), vec![anywhere(70)]);
     check([1, 4, 1], 300, 300, Some(70), whole(300, 300));
     let packed = (0..200).map(|at| match at {
         0..40 => [0, 40],
@@ -435,13 +361,15 @@ fn fused() {
         _ => [0, 0],
     });
     let padded = (0..200).map(|at| if at < 90 { [0, 0] } else { [90, 200] });
-    check([2, 4, 2], 200, 200, None, packed.chain(padded).collect());
+    check([2, 4, 2], 200, 200, None, vec![packed.chain(padded).collect()]);
+    check([2, 4, 2], 90, 90, None, shared(&[[40, 20, 25]; 2], 90));
+    check([2, 4, 2], 300, 300, None, shared(&[[150, 70, 60], [64, 64, 128]], 300));
 }
 
 /// Rows of a prompt and two answers, of which neither sees the other: the first follows the prompt, and the second sees it as
 /// another range. Then padding.
-fn shared(lengths: &[[usize; 3]], length: usize) -> [Vec<[i32; 2]>; 2] {
-    let mut all = [vec![], vec![]];
+fn shared(lengths: &[[usize; 3]], length: usize) -> Vec<Vec<[i32; 2]>> {
+    let mut all = vec![vec![]; 2];
     for [prompt, first, second] in lengths {
         let (one, two) = ((prompt + first) as i32, (prompt + first + second) as i32);
         for place in 0..length as i32 {
@@ -460,57 +388,12 @@ fn shared(lengths: &[[usize; 3]], length: usize) -> [Vec<[i32; 2]>; 2] {
 #[test]
 fn answers_share_a_prompt() {
     let length = 24;
-    let [spans, further] = shared(&[[9, 6, 7], [1, 3, 20], [20, 1, 1]], length);
-    Case {
-        batch: 3,
-        heads: 4,
-        kv_heads: 2,
-        length,
-        keys: length,
-        width: 8,
-        window: None,
-        spans,
-        further,
-    }
-    .check();
+    let spans = shared(&[[9, 6, 7], [1, 3, 20], [20, 1, 1]], length);
+    Case { batch: 3, heads: 4, kv_heads: 2, length, keys: length, width: 8, window: None, spans }
+        .check();
     // More than one block of queries.
     let length = 300;
-    let [spans, further] = shared(&[[120, 100, 70]], length);
-    Case {
-        batch: 2,
-        heads: 2,
-        kv_heads: 1,
-        length,
-        keys: length,
-        width: 16,
-        window: None,
-        spans,
-        further,
-    }
-    .check();
-}
-
-/// On a GPU with fused kernels, in their dtype and widths.
-#[test]
-fn answers_share_a_prompt_in_fused_kernels() {
-    for (dtype, most) in [(FloatDType::BF16, [3e-2, 6e-2]), (FloatDType::F16, [4e-3, 8e-3])] {
-        if !attention_is_fused(&device(), dtype.into(), 64) {
-            return;
-        }
-        for (length, lengths) in [(90, [[40, 20, 25]; 2]), (300, [[150, 70, 60], [64, 64, 128]])] {
-            let [spans, further] = shared(&lengths, length);
-            let case = Case {
-                batch: 2,
-                heads: 4,
-                kv_heads: 2,
-                length,
-                keys: length,
-                width: 64,
-                window: None,
-                spans,
-                further,
-            };
-            case.check_in(dtype, most, true);
-        }
-    }
+    let spans = shared(&[[120, 100, 70]], length);
+    Case { batch: 2, heads: 2, kv_heads: 1, length, keys: length, width: 16, window: None, spans }
+        .check();
 }

@@ -59,9 +59,9 @@ pub struct DatasetBuilder {
     /// Names of the labels of words.
     pub(super) token_labels: Vec<String>,
     /// Whether answers have labels.
-    pub(super) unpaired: bool,
+    pub(super) labeled: bool,
     /// Whether both answers of a pair become examples of their own.
-    pub(super) taken_apart: bool,
+    pub(super) unpaired: bool,
 }
 
 impl Dataset {
@@ -123,8 +123,8 @@ impl DatasetBuilder {
             temp_dir: None,
             values: BTreeMap::new(),
             token_labels: vec![],
+            labeled: false,
             unpaired: false,
-            taken_apart: false,
         }
     }
 
@@ -349,7 +349,7 @@ impl DatasetBuilder {
     pub(super) fn check(&self) -> Result<(), TrainError> {
         values::check(&self.values)?;
         for name in self.columns.keys() {
-            let kept = self.values.contains_key(name) || self.unpaired && name == LABEL;
+            let kept = self.values.contains_key(name) || self.labeled && name == LABEL;
             if !COLUMNS.contains(&name.as_str()) && !kept {
                 let known = format!("no format reads such a column; known: {}", COLUMNS.join(", "));
                 return Err(TrainError::setting("column", name, known));

@@ -72,7 +72,7 @@ impl<'a> Encoder<'a> {
     /// Encodes an example: to one sample, or the two of a pair.
     pub fn samples(&self, example: &Example) -> Result<Vec<Encoded>, Fault> {
         let Example::Pair(pair) = example else {
-            return Ok(vec![self.sample(example, self.config.unpaired)?]);
+            return Ok(vec![self.sample(example, self.config.labeled)?]);
         };
         if pair[0] == pair[1] {
             return Err(Fault::Equal);

@@ -168,11 +168,7 @@ impl Dataset {
         let together = config.packing.is_some() || self.shares_prompts();
         let rows_per_example = if together { 1 } else { self.samples_per_example() };
         let size = config.size * rows_per_example;
-        let longest = match self.shares_prompts() {
-            true => groups.iter().map(|group| self.total_length(group)).max(),
-            false => (0..self.len()).map(|sample| self.length(sample)).max(),
-        };
-        let longest = longest.unwrap_or(0);
+        let longest = groups.iter().map(|group| self.longest_row(group)).max().unwrap_or(0);
         let length = config.packing.unwrap_or(longest);
         let length = length.next_multiple_of(config.pad_to_multiple_of.unwrap_or(1));
         let tokens = size.min(rows.len()).saturating_mul(length);
@@ -216,6 +212,14 @@ impl Dataset {
         samples.clone().map(|sample| self.length(sample) - self.shared(sample)).sum()
     }
 
+    /// Number of tokens of the longest row of an example's samples, which are not packed with others.
+    fn longest_row(&self, samples: &Range<usize>) -> usize {
+        match self.shares_prompts() {
+            true => self.total_length(samples),
+            false => samples.clone().map(|sample| self.length(sample)).max().unwrap_or(0),
+        }
+    }
+
     /// Groups examples as transformers' `LengthGroupedSampler` does: groups of about 50 batches
     /// each, sorted from long to short. The longest example comes first, so that insufficient memory
     /// shows at once.
@@ -225,13 +229,7 @@ impl Dataset {
         samples: &[Range<usize>],
         size: usize,
     ) -> Vec<usize> {
-        let length = |example: &usize| {
-            let samples = &samples[*example];
-            match self.shares_prompts() {
-                true => self.total_length(samples),
-                false => samples.clone().map(|sample| self.length(sample)).max().unwrap_or(0),
-            }
-        };
+        let length = |example: &usize| self.longest_row(&samples[*example]);
         let batches = (examples.len() / (4 * size)).clamp(1, 50);
         let group = batches * size;
         for group in examples.chunks_mut(group) {

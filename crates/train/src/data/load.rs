@@ -103,7 +103,7 @@ pub(super) fn load(config: &DatasetBuilder, tokenizer: &Tokenizer) -> Result<Dat
     if report.left_out() > 0 {
         burn_lora_io::warn!("{report}");
     }
-    Ok(if config.taken_apart { data.unpaired() } else { data })
+    Ok(if config.unpaired { data.unpaired() } else { data })
 }
 
 /// A record with its format and numbers, or the error in it.
@@ -162,7 +162,7 @@ impl Loader<'_> {
             None => Format::detect(&record)?,
         };
         let kind = format.kind();
-        if self.config.unpaired && kind != Kind::Pair {
+        if self.config.labeled && kind != Kind::Pair {
             values.push(unpaired::label(&mut record)?);
         }
         if *self.kind.get_or_insert(kind) != kind {
@@ -195,7 +195,7 @@ impl Loader<'_> {
         let records = chunk.len() as u64;
         let columns = self.config.values.iter();
         let mut names: Vec<_> = columns.flat_map(|(name, column)| column.names(name)).collect();
-        if self.config.unpaired && self.kind != Some(Kind::Pair) {
+        if self.config.labeled && self.kind != Some(Kind::Pair) {
             names.push(values::LABEL);
         }
         let samples = chunk.into_par_iter().map(|(line, record)| {

@@ -17,6 +17,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Number of tokens before the first that is trained on.
+    pub(crate) fn prompt_length(&self) -> usize {
+        self.loss_mask.iter().position(|trained| *trained).unwrap_or(self.ids.len())
+    }
+
     /// Returns the number of tokens whose loss counts. The first is never one: nothing predicts it.
     ///
     /// ```

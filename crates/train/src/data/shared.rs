@@ -8,10 +8,12 @@ const LEAST: usize = 16;
 impl Dataset {
     /// The data set whose pairs are one row each, with their prompt once, if they are to be.
     pub(crate) fn sharing_prompts(mut self, share: bool) -> Self {
-        self.shared = match share && self.samples_per_example() == 2 {
-            true => Some((0..self.len()).map(|index| self.same_prompt(index) as u32).collect()),
-            false => None,
-        };
+        let share = share && self.samples_per_example() == 2;
+        // (They take reading all samples.)
+        if share != self.shares_prompts() {
+            let all = (0..self.len()).map(|index| self.same_prompt(index) as u32);
+            self.shared = share.then(|| all.collect());
+        }
         self
     }
 
@@ -32,9 +34,8 @@ impl Dataset {
             return 0;
         }
         let [chosen, rejected] = [index - 1, index].map(|index| self.sample(index));
-        let prompt = |mask: &[bool]| mask.iter().position(|trained| *trained).unwrap_or(mask.len());
         let same = chosen.ids.iter().zip(&rejected.ids).take_while(|(a, b)| a == b).count();
-        let least = same.min(prompt(&chosen.loss_mask)).min(prompt(&rejected.loss_mask));
+        let least = same.min(chosen.prompt_length()).min(rejected.prompt_length());
         let shared = least.saturating_sub(1);
         if shared < LEAST { 0 } else { shared }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Store {
     pub report: Report,
     /// Highest token id.
     pub highest: u32,
+    /// Tokens of the longest sample.
+    pub longest: usize,
     /// Numbers beside the tokens, by name, one for each sample.
     pub values: BTreeMap<String, Vec<f32>>,
     /// Label of each token, of data that have them.
@@ -47,8 +49,8 @@ pub(crate) struct Store {
     pub ends: BTreeSet<u32>,
     /// Maximum number of tokens of a sample, if there is one.
     pub max_length: Option<usize>,
-    /// Folder of the file, if not the system's.
-    pub folder: Option<PathBuf>,
+    /// Folder of the file.
+    pub folder: PathBuf,
 }
 
 impl Store {
@@ -94,7 +96,6 @@ impl Store {
 pub(crate) struct Writer {
     file: BufWriter<File>,
     folder: PathBuf,
-    given: Option<PathBuf>,
     tokens: u64,
     entries: Vec<Entry>,
     group: usize,
@@ -110,15 +111,13 @@ pub(crate) struct Writer {
 impl Writer {
     /// Creates a writer of samples from these files.
     pub fn new(folder: Option<&Path>, files: Vec<PathBuf>) -> Result<Self, TrainError> {
-        let given = folder.map(Path::to_owned);
-        let folder = given.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = folder.map_or_else(std::env::temp_dir, Path::to_owned);
         let file =
             tempfile::tempfile_in(&folder).map_err(|source| TrainError::io(&folder, source))?;
         let file = BufWriter::new(file);
         Ok(Self {
             file,
             folder,
-            given,
             tokens: 0,
             entries: vec![],
             group: 1,
@@ -188,7 +187,6 @@ impl Writer {
     pub fn finish(self, tokenizer: Option<&Tokenizer>) -> Result<Store, TrainError> {
         let Self { file, folder, entries, group, files, highest, values, labels, .. } = self;
         let (report, ends, max_length) = (self.report, self.ends, self.max_length);
-        let given = self.given;
         if entries.is_empty() {
             let mut reason = "no examples".to_owned();
             if report.left_out() > 0 {
@@ -207,6 +205,7 @@ impl Writer {
         let tokenizer = tokenizer.cloned();
         Ok(Store {
             tokens,
+            longest: entries.iter().map(|entry| entry.length as usize).max().unwrap_or(0),
             entries,
             group,
             files,
@@ -217,7 +216,7 @@ impl Writer {
             tokenizer,
             ends,
             max_length,
-            folder: given,
+            folder,
         })
     }
 }

@@ -31,13 +31,13 @@ impl DatasetBuilder {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn unpaired(mut self) -> Self {
-        self.taken_apart = true;
+        self.unpaired = true;
         self.labeled()
     }
 
     /// Reads labels of single answers, and leaves pairs together, for a split.
     pub(crate) fn labeled(mut self) -> Self {
-        self.unpaired = true;
+        self.labeled = true;
         self
     }
 }
@@ -54,7 +54,7 @@ impl Dataset {
         }
         let order: Vec<usize> = order(self.len()).collect();
         let labels: Vec<f32> = order.iter().map(|at| f32::from(u8::from(at % 2 == 0))).collect();
-        let mut data = self.chosen(order.into_iter());
+        let mut data = self.chosen(order.into_iter()).sharing_prompts(false);
         data.group = 1;
         data.with_values(LABEL, labels).expect("a label for each")
     }
@@ -92,11 +92,6 @@ impl Dataset {
     /// with that of the last: answers that are no better than chance. As in TRL, blocks are in the order of the
     /// data, and a sample that is alone in its block keeps its answer.
     pub(crate) fn with_mismatched(mut self, block: usize) -> Result<Self, TrainError> {
-        let parts = |sample: &Sample| {
-            // (The first token is never a target.)
-            let answer = sample.loss_mask.iter().position(|trained| *trained);
-            answer.unwrap_or(sample.ids.len())
-        };
         let (count, block) = (self.len(), block.max(1));
         let most = self.store.max_length.unwrap_or(usize::MAX);
         let samples = (0..count).map(|index| {
@@ -104,7 +99,7 @@ impl Dataset {
             let last = count.min(first + block) - 1;
             let from = if index == first { last } else { index - 1 };
             let (prompt, answer) = (self.sample(index), self.sample(from));
-            let (end, begin) = (parts(&prompt), parts(&answer));
+            let (end, begin) = (prompt.prompt_length(), answer.prompt_length());
             let mut ids = [&prompt.ids[..end], &answer.ids[begin..]].concat();
             let mut loss_mask = [&prompt.loss_mask[..end], &answer.loss_mask[begin..]].concat();
             ids.truncate(most);
@@ -113,7 +108,7 @@ impl Dataset {
             // An answer of one token to no prompt has nothing to predict.
             if found.target_count() == 0 { self.sample(index) } else { found }
         });
-        let mut writer = Writer::new(self.store.folder.as_deref(), vec!["mismatched".into()])?;
+        let mut writer = Writer::new(Some(&self.store.folder), vec!["mismatched".into()])?;
         for (number, sample) in samples.enumerate() {
             writer.push(&sample, 0, number + 1)?;
         }
@@ -128,8 +123,7 @@ impl Dataset {
 
     /// Settings of the rows of mismatched samples: packed rows hold the longest.
     pub(crate) fn batches_of_mismatched(&self, config: &BatchConfig) -> BatchConfig {
-        let longest = self.report().longest;
-        let packing = config.packing.map(|room| room.max(longest));
+        let packing = config.packing.map(|room| room.max(self.store.longest));
         BatchConfig { packing, ..config.clone() }
     }
 

@@ -141,10 +141,9 @@ impl<T: CausalLm> Distillation<T> {
         Some(teacher)
     }
 
-    /// Loss, and gradient at the logits, of some predictions, given the student's logits at the temperature.
-    fn loss(&self, logits: Tensor<2>, teacher: Predicted) -> (Tensor<2>, Tensor<2>) {
+    /// Loss, and gradient at the logits, of some predictions, given the student's log-probabilities at the temperature.
+    fn loss(&self, student: Tensor<2>, teacher: Predicted) -> (Tensor<2>, Tensor<2>) {
         let DistillationConfig { beta, temperature, loss_add_tail } = self.config;
-        let student = log_softmax(logits, 1);
         let Predicted { logits, ids } = teacher;
         let (loss, grad) = match ids {
             None => {
@@ -351,29 +350,30 @@ impl<M: CausalLm, T: CausalLm> Objective<M> for Distillation<T> {
                 (None, None) => panic!("the objective has checked the data"),
             };
             let chosen = hidden.clone().select(0, places);
-            let (loss, logits) = match &mut sums {
+            let (loss, logits, student) = match &mut sums {
                 None => {
                     let logits = at_temperature(model.head(chosen, context));
-                    (self.loss(logits.clone(), predicted).0, logits)
+                    let student = log_softmax(logits.clone(), 1);
+                    (self.loss(student.clone(), predicted).0, logits, student)
                 }
                 Some(sums) => {
                     let chosen = chosen.autodiff().require_grad();
                     let tracked = model.head(chosen.clone(), context);
                     let logits = at_temperature(tracked.clone().inner());
-                    let (loss, grad) = self.loss(logits.clone(), predicted);
+                    let student = log_softmax(logits.clone(), 1);
+                    let (loss, grad) = self.loss(student.clone(), predicted);
                     let grad = grad.cast(tracked.dtype());
                     let mut found = pull_back(tracked, grad).backward();
                     sums.add(model, &mut found);
                     let grad = chosen.grad_remove(&mut found);
                     grads.push(grad.expect("the head's input has a gradient"));
-                    (loss, logits)
+                    (loss, logits, student)
                 }
             };
             let tokens = loss.dims()[0];
             let column = |values: Tensor<2>| total(values.reshape([tokens]));
             let best = logits.clone().max_dim(1);
-            let own = logits.clone().gather(1, targets.reshape([tokens, 1]));
-            let student = log_softmax(logits, 1);
+            let own = logits.gather(1, targets.reshape([tokens, 1]));
             sum = sum + column(loss);
             entropies = entropies - column(row_sums(student.clone().exp() * student));
             correct = correct + column(own.greater_equal(best).float());

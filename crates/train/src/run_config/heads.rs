@@ -16,8 +16,9 @@ pub struct RewardConfig {
     pub margin: bool,
 }
 
-/// `[objective]` of a run that learns classes, of texts ([`SequenceClassification`](crate::objective::SequenceClassification): column `label`) or of words
-/// ([`TokenClassification`](crate::objective::TokenClassification): columns `tokens` and `ner_tags` or `labels`).
+/// `[objective]` of a run that learns classes: of texts, by the column `label`
+/// ([`SequenceClassification`](crate::objective::SequenceClassification)), or of words, by `tokens` and `ner_tags` or
+/// `labels` ([`TokenClassification`](crate::objective::TokenClassification)).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassesConfig {
@@ -27,8 +28,8 @@ pub struct ClassesConfig {
     pub class_weights: Vec<f32>,
 }
 
-/// `[objective]` of a run that learns which labels apply: [`MultiLabelClassification`](crate::objective::MultiLabelClassification). The data have lists of these in a
-/// column `labels`.
+/// `[objective]` of a run that learns which labels apply, of which the data have lists in a column `labels`:
+/// [`MultiLabelClassification`](crate::objective::MultiLabelClassification).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelsConfig {
@@ -55,16 +56,19 @@ pub(super) struct Head {
     pub task: &'static str,
 }
 
+/// Name of the head's layer.
+const SCORE: &str = "score";
+
 /// PEFT's task of a head for each token, which has a bias.
 pub(super) const OF_TOKENS: &str = "TOKEN_CLS";
 
 impl Head {
     /// A method as the vocabulary's model has it: a plan knows no head.
-    pub fn without(self, method: Arc<dyn Method>) -> Arc<dyn Method> {
+    pub fn without(method: Arc<dyn Method>) -> Arc<dyn Method> {
         match serde_json::from_value::<LoraConfig>(method.settings()) {
             Ok(lora) => {
-                let names = self.whole(&lora);
-                Arc::new(lora.modules_to_save(names.into_iter().filter(|name| name != "score")))
+                let names = whole(&lora).into_iter().filter(|name| name != SCORE);
+                Arc::new(lora.modules_to_save(names))
             }
             Err(_) => method,
         }
@@ -72,13 +76,8 @@ impl Head {
 
     /// Checks that a model's adapter brings its head.
     pub fn check(self, model: &SequenceClassifier, folder: &Path) -> Result<(), TrainError> {
-        let all = model.adapter_configs();
-        let whole = |method: &dyn Method| {
-            let settings = method.settings();
-            let names = settings["modules_to_save"].as_array().cloned().unwrap_or_default();
-            names.iter().any(|name| name == "score")
-        };
-        if all.values().any(|method| whole(&**method)) {
+        let adapters = model.adapter_configs();
+        if adapters.values().any(|method| whole(&**method).iter().any(|name| name == SCORE)) {
             return Ok(());
         }
         let reason = "it has no `score`, the head of the objective: merge it into its base (`burn-lora merge`), and \
@@ -86,20 +85,21 @@ impl Head {
         Err(TrainError::setting("model.adapter", folder.display(), reason))
     }
 
-    fn whole(self, lora: &LoraConfig) -> Vec<String> {
-        let fields = serde_json::to_value(lora).unwrap_or_default();
-        let given = fields["modules_to_save"].as_array().into_iter().flatten();
-        given.filter_map(|name| Some(name.as_str()?.into())).collect()
-    }
-
     /// A new adapter with the head: as PEFT, the head is trained whole.
     pub fn adapter(self, lora: LoraConfig) -> LoraConfig {
-        let mut whole = self.whole(&lora);
-        if !whole.iter().any(|name| name == "score") {
-            whole.push("score".into());
+        let mut names = whole(&lora);
+        if !names.iter().any(|name| name == SCORE) {
+            names.push(SCORE.into());
         }
-        lora.modules_to_save(whole).task_type(self.task)
+        lora.modules_to_save(names).task_type(self.task)
     }
+}
+
+/// Names of what a method trains whole.
+fn whole(method: &dyn Method) -> Vec<String> {
+    let settings = method.settings();
+    let names = settings["modules_to_save"].as_array().into_iter().flatten();
+    names.filter_map(|name| Some(name.as_str()?.into())).collect()
 }
 
 /// The model of a run.

@@ -105,11 +105,8 @@ impl ObjectiveConfig {
         match (self, other) {
             (Self::Distillation(a), Self::Distillation(b)) => a.has_rows_of(b),
             (Self::Distillation(_), _) | (_, Self::Distillation(_)) => false,
-            (Self::Kto(_), _) | (_, Self::Kto(_)) => {
-                matches!((self, other), (Self::Kto(_), Self::Kto(_)))
-            }
             _ if self.head().is_some() || other.head().is_some() => self == other,
-            _ => self.format() == other.format(),
+            _ => (self.format(), self.of_answers()) == (other.format(), other.of_answers()),
         }
     }
 
@@ -152,8 +149,11 @@ impl ObjectiveConfig {
 }
 
 impl RunConfig {
-    /// The objective of a model that predicts tokens.
-    fn build(&self, model: &Llama) -> Result<Box<dyn Objective<Llama>>, TrainError> {
+    /// Builds the objective of a model that predicts tokens, with its teacher if it has one.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] if the objective is one of a head; those of loading a teacher.
+    pub fn objective_of(&self, model: &Llama) -> Result<Box<dyn Objective<Llama>>, TrainError> {
         Ok(match &self.objective {
             ObjectiveConfig::NextToken(_) => Box::new(self.train.next_token()),
             ObjectiveConfig::Dpo(config) => Box::new(BySequence(config.clone())),
@@ -186,9 +186,7 @@ impl RunConfig {
             }
             RunModel::Classifier(model) => model,
         };
-        let objective = self.objective.of_head().ok_or_else(|| {
-            TrainError::setting("objective", "one of tokens", "the model has a head of classes")
-        })?;
+        let objective = self.objective.of_head()?;
         let valid = Validation::from(data.valid.as_ref());
         trainer.fit_boxed(objective.into(), model, &data.train, valid)
     }
@@ -201,15 +199,7 @@ impl RunConfig {
         RunData { train, .. }: &RunData,
         valid: impl Into<Validation<'v, Llama>>,
     ) -> Result<Report, TrainError> {
-        trainer.fit_boxed(self.build(model)?.into(), model, train, valid.into())
-    }
-
-    /// Builds the objective of a model that predicts tokens, with its teacher if it has one.
-    ///
-    /// # Errors
-    /// [`TrainError::Setting`] if the objective is one of a head; those of loading a teacher.
-    pub fn objective_of(&self, model: &Llama) -> Result<Box<dyn Objective<Llama>>, TrainError> {
-        self.build(model)
+        trainer.fit_boxed(self.objective_of(model)?.into(), model, train, valid.into())
     }
 
     /// Evaluates a model by the [objective](Self::objective): [`evaluate_with`].
@@ -222,7 +212,7 @@ impl RunConfig {
         data: &Dataset,
         batches: &BatchConfig,
     ) -> Result<EvalMetrics, TrainError> {
-        evaluate_with(&*self.build(model)?, model, data, batches)
+        evaluate_with(&*self.objective_of(model)?, model, data, batches)
     }
 
     /// Evaluates a model with the head of the [objective](Self::objective).
@@ -235,9 +225,7 @@ impl RunConfig {
         data: &Dataset,
         batches: &BatchConfig,
     ) -> Result<EvalMetrics, TrainError> {
-        let objective = self.objective.of_head().ok_or_else(|| {
-            TrainError::setting("objective", "one of tokens", "the model has a head of classes")
-        })?;
+        let objective = self.objective.of_head()?;
         evaluate_with(&*objective, model, data, batches)
     }
 
@@ -255,6 +243,6 @@ impl RunConfig {
         if let ObjectiveConfig::Distillation(_) = self.objective {
             return Ok(data.clone());
         }
-        prepare(&*self.build(model)?, model, data, batches)
+        prepare(&*self.objective_of(model)?, model, data, batches)
     }
 }

@@ -34,8 +34,11 @@ impl ObjectiveConfig {
     }
 
     /// The objective of a model with such a head.
-    pub(super) fn of_head(&self) -> Option<Box<dyn Objective<SequenceClassifier>>> {
-        Some(match self {
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] if it is one of tokens.
+    pub(super) fn of_head(&self) -> Result<Box<dyn Objective<SequenceClassifier>>, TrainError> {
+        Ok(match self {
             Self::Reward(RewardConfig { center_rewards_coefficient, .. }) => {
                 let center_rewards_coefficient = *center_rewards_coefficient;
                 Box::new(Reward { center_rewards_coefficient })
@@ -53,7 +56,10 @@ impl ObjectiveConfig {
                 let objective = TokenClassification::new(labels.len());
                 Box::new(objective.class_weights(class_weights.iter().copied()))
             }
-            _ => return None,
+            _ => {
+                let reason = "the model has a head of classes";
+                return Err(TrainError::setting("objective", "one of tokens", reason));
+            }
         })
     }
 

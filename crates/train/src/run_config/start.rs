@@ -1,6 +1,9 @@
 //! From settings to a run.
 
-use super::{Compute, RunConfig, RunModel, heads::OF_TOKENS};
+use super::{
+    Compute, RunConfig, RunModel,
+    heads::{Head, OF_TOKENS},
+};
 use crate::{
     data::Dataset,
     error::TrainError,
@@ -251,10 +254,7 @@ impl RunConfig {
             }
             Some(folder) => saved_method(folder)?,
         };
-        let method = match self.objective.head() {
-            Some(head) => head.without(method),
-            None => method,
-        };
+        let method = if self.objective.has_head() { Head::without(method) } else { method };
         let mut plan = MemoryPlan::new(config)
             .fp8(self.model.compute == Some(Compute::Fp8))
             .host_embeddings(self.model.host_embeddings)

@@ -3,7 +3,7 @@
 
 mod autodiff;
 
-use super::{AttentionOps, AttentionSpec, check};
+use super::{AttentionOps, AttentionSpec, check, ranges};
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
 use burn::{
@@ -77,8 +77,11 @@ pub trait SinkOps: AttentionOps {
         spans: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (out, lse) = Self::causal_attention(q, k, v, spans, spec);
-        with_sinks::<Self>(out, lse, sinks)
+        // A key without a value: with `lse' = log(exp(lse) + exp(sink))`, the output is `out · exp(lse - lse')`. That of
+        // a query that sees no key stays zero.
+        let attended = Self::causal_attention(q, k, v, spans, spec);
+        let sinks = by_row::<Self>(sinks, &attended.1.shape());
+        ranges::join::<Self>(attended, None, sinks)
     }
 }
 
@@ -87,24 +90,6 @@ impl SinkOps for burn::backend::Flex {}
 
 #[cfg(feature = "cubecl")]
 impl SinkOps for burn_cubecl::CubeBackend {}
-
-/// Takes sinks into the results of an attention: with `lse' = log(exp(lse) + exp(sink))`, the output
-/// is `out · exp(lse - lse')`. That of a query that sees no key stays zero.
-fn with_sinks<B: AttentionOps>(
-    out: FloatTensor<B>,
-    lse: FloatTensor<B>,
-    sinks: FloatTensor<B>,
-) -> (FloatTensor<B>, FloatTensor<B>) {
-    let (dtype, rows) = (FloatDType::from(out.dtype()), lse.shape());
-    let above = B::float_sub(by_row::<B>(sinks, &rows), lse.clone());
-    // log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|))
-    let small = B::float_exp(B::float_neg(B::float_abs(above.clone())));
-    let more = B::float_add(B::float_clamp_min(above, 0f32.into()), B::float_log1p(small));
-    let factor = B::float_exp(B::float_neg(more.clone()));
-    let factor = B::float_reshape(factor, Shape::new([rows[0], rows[1], rows[2], 1]));
-    let out = B::float_mul(B::float_cast(out, FloatDType::F32), factor);
-    (B::float_cast(out, dtype), B::float_add(lse, more))
-}
 
 /// Returns sinks in float32, one for each row of scores.
 fn by_row<B: AttentionOps>(sinks: FloatTensor<B>, rows: &Shape) -> FloatTensor<B> {
