@@ -3,12 +3,12 @@
 mod adapter;
 mod data;
 mod file;
+mod head_objectives;
 mod heads;
 mod hub;
 mod metrics;
 mod model;
 mod objective;
-mod of_heads;
 mod report;
 mod start;
 mod teach;
