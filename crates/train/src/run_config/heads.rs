@@ -75,7 +75,7 @@ impl Head {
     }
 
     /// Checks that a model's adapter brings its head.
-    pub fn check(self, model: &SequenceClassifier, folder: &Path) -> Result<(), TrainError> {
+    pub fn check(model: &SequenceClassifier, folder: &Path) -> Result<(), TrainError> {
         let adapters = model.adapter_configs();
         if adapters.values().any(|method| whole(&**method).iter().any(|name| name == SCORE)) {
             return Ok(());

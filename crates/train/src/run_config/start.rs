@@ -183,7 +183,7 @@ impl RunConfig {
         match &self.model.adapter {
             Some(folder) => {
                 model.load_adapter("default", folder)?;
-                head.check(&model, folder)?;
+                Head::check(&model, folder)?;
             }
             None => _ = model.add_adapter("default", &head.adapter(self.lora()))?,
         }

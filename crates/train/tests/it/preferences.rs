@@ -4,16 +4,18 @@ use crate::{
     common::*,
     steps::{self, adapter},
 };
+use burn::tensor::Tensor;
 use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, Selection};
 use burn_lora_llama::{Llama, LlamaConfig};
 use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::{
     BatchConfig, Dataset, EarlyStopping, Every, OptimizerConfig, Recompute, Schedule, TrainConfig,
     Trainer,
-    data::{IGNORE_INDEX, Sample},
+    data::{Batch, IGNORE_INDEX, Sample},
     evaluate_with,
     objective::{
-        BySequence, CpoConfig, Dpo, DpoConfig, Kto, KtoConfig, OrpoConfig, Reference, SequenceLoss,
+        BySequence, CpoConfig, Dpo, DpoConfig, Kto, KtoConfig, Losses, OrpoConfig, Reference,
+        SequenceLoss, Sequences,
     },
     prepare, reference_log_probs,
     watch::StopReason,
@@ -167,6 +169,60 @@ fn shared_prompts_agree_with_trl() {
     check(&|run| with(run, &|batches| batches.share_prompts = false));
     check(&|run| with(run, &|batches| batches.packing = Some(160)));
     check(&|run| run.recompute(Recompute::EveryLayer));
+}
+
+/// The mean log-probability of the prompts' tokens, those of both answers.
+#[derive(Clone)]
+struct OfPrompts;
+
+impl SequenceLoss for OfPrompts {
+    fn settings(&self) -> Value {
+        serde_json::json!("of_prompts")
+    }
+
+    fn reads_prompts(&self) -> bool {
+        true
+    }
+
+    fn metrics(&self) -> Vec<&'static str> {
+        vec!["prompt_tokens"]
+    }
+
+    fn count(&self, batch: &Batch) -> usize {
+        batch.sources.len()
+    }
+
+    fn losses(&self, sequences: &Sequences) -> Losses {
+        let [logps, lengths] = sequences.prompts.clone().unwrap();
+        // Other weights for both, so that they cannot stand for each other.
+        let weights = Tensor::arange(0..logps.dims()[0] as i64, &logps.device()).float() + 1.0;
+        let weights = if logps.is_autodiff() { weights.autodiff() } else { weights };
+        let loss = (logps / lengths.clone() * weights).sum().neg();
+        Losses { loss, metrics: vec![lengths.inner().sum()] }
+    }
+}
+
+/// A prompt that is read once counts for both answers.
+#[test]
+fn a_shared_prompt_is_the_prompt_of_both() {
+    let data = pairs_of("long.json");
+    let step = |share_prompts: bool| {
+        let mut model = model();
+        let config = TrainConfig::new(1.0).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
+        let batches =
+            BatchConfig { size: 4, shuffle: false, share_prompts, ..BatchConfig::default() };
+        let config = config.schedule(Schedule::Constant).max_steps(1).batches(batches);
+        let config = TrainConfig { max_grad_norm: None, weight_decay: 0.0, ..config };
+        let report =
+            Trainer::new(config).fit_with(BySequence(OfPrompts), &mut model, &data, None).unwrap();
+        (report.log[0].loss, report.log[0].metrics.get("prompt_tokens").unwrap(), adapter(&model))
+    };
+    let (once, twice) = (step(true), step(false));
+    assert!((once.0 - twice.0).abs() < 1e-5 && once.1 == twice.1, "{} {}", once.0, twice.0);
+    for (name, (_, values)) in &once.2 {
+        let off = difference(values, &twice.2[name].1);
+        assert!(off < 1e-5, "{name}: {off}");
+    }
 }
 
 /// The prompt is in the row once, but for its last token, which predicts the first of each answer.
