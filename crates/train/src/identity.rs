@@ -346,3 +346,20 @@ impl ModuleVisitor for Read {
         self.visit(param.id, param.val());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Sample;
+
+    /// What the trainer computes of the samples may differ from device to device; what a user gives is part of the data.
+    #[test]
+    fn derived_numbers_are_no_part_of_the_data() {
+        let sample = Sample { ids: vec![5, 6], loss_mask: vec![false, true] };
+        let data = Dataset::from_samples([sample.clone(), sample]).unwrap();
+        let derived = |value| data.clone().with_derived("ref_logps", vec![value, 0.0]);
+        assert_eq!(contents(&derived(1.0)), contents(&derived(1.5)));
+        let given = |value| data.clone().with_values("ref_logps", [value, 0.0]).unwrap();
+        assert_ne!(contents(&given(1.0)), contents(&given(1.5)));
+    }
+}
