@@ -43,7 +43,7 @@ use std::{
     process::ExitCode,
     time::Instant,
 };
-use table::{table, thousands};
+use table::table;
 use tfidf::Ridge;
 use wine::{Score, Wine, median};
 
@@ -302,5 +302,13 @@ impl Clock {
 
     fn total(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
+    }
+}
+
+/// `1234567` as `1,234,567`.
+fn thousands(number: usize) -> String {
+    match number / 1000 {
+        0 => number.to_string(),
+        rest => format!("{},{:03}", thousands(rest), number % 1000),
     }
 }

@@ -20,8 +20,8 @@ pub mod prelude {
     };
     pub use burn_lora_llama::{
         CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, GgufType,
-        KvCache, LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments,
-        SequenceClassifier, Stopped,
+        LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments, SequenceClassifier,
+        Stopped,
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,

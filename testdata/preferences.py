@@ -8,7 +8,8 @@ Needs: torch, transformers, peft, trl (1.16.0), safetensors.
   long.json            the same, with prompts of 17 to 40 tokens
   answers.json         token ids of single answers: prompt, completion, label
   unpaired.json        records of each kind for KTO, with the tokens and labels that TRL makes of them
-  records.json         records of each kind, with the tokens that TRL makes of them by quickstart's tokenizer and a template
+  records.json         records of each kind, with the tokens that TRL makes of them by quickstart's tokenizer and a template,
+                       whole and cut
   METHOD/CASE.json     settings, and loss, gradient norm and metrics of ten steps
   METHOD/CASE.safetensors grad.*: gradients of the first step, before clipping; trained.*: the adapter after ten
 """
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -140,8 +142,23 @@ def records():
         trainer = DPOTrainer(model=model, ref_model=AutoModelForCausalLM.from_pretrained(here / "gqa"), args=arguments,
                              train_dataset=Dataset.from_list([record]), processing_class=quickstart)
         row = trainer.train_dataset[0]
-        found.append({"kind": kind, "record": record} | {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")})
+        found.append({"kind": kind, "record": record, "cut": cut(row, trainer.processing_class)}
+                     | {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")})
     return {"template": TEMPLATE, "records": found}
+
+def cut(row, tokenizer):
+    """Tokens and masks of both answers, cut by TRL to several lengths; the trainer leaves out pairs of which no answer is left."""
+    found = []
+    for mode in ("keep_start", "keep_end"):
+        for length in (4, 7, 10, 14):
+            if mode == "keep_start" and len(row["prompt_ids"]) >= length:
+                found.append({"truncation": mode, "max_length": length, "answers": None})
+                continue
+            batch = DataCollatorForPreference(0, max_length=length, truncation_mode=mode)([row])
+            real = [int(mask.sum()) for mask in batch["attention_mask"]]
+            answers = [{name: batch[name][at, :real[at]].tolist() for name in ("input_ids", "completion_mask")} for at in (0, 1)]
+            found.append({"truncation": mode, "max_length": length, "answers": answers})
+    return found
 
 def unpaired():
     """Tokens and labels that TRL's KTO makes of each kind of records."""
@@ -169,7 +186,7 @@ out.mkdir(exist_ok=True)
 methods = sys.argv[2:] or ["dpo", "orpo", "cpo", "kto", "long"]
 ids = pairs()
 (out / "pairs.json").write_text(json.dumps(ids) + "\n")
-(out / "records.json").write_text(json.dumps(records(), indent=1) + "\n")
+(out / "records.json").write_text(json.dumps(records()) + "\n")
 longs = pairs(5, 17, 40)
 (out / "long.json").write_text(json.dumps(longs) + "\n")
 singles = answers()

@@ -22,11 +22,3 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
     lines.join("\n")
 }
-
-/// `1234567` as `1,234,567`.
-pub fn thousands(number: usize) -> String {
-    match number / 1000 {
-        0 => number.to_string(),
-        rest => format!("{},{:03}", thousands(rest), number % 1000),
-    }
-}

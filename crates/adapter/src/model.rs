@@ -151,6 +151,12 @@ pub trait AdaptableExt: Adaptable {
         Ok(ActiveAdapters::new(selection))
     }
 
+    /// Returns the adapters that are selected.
+    fn active(&self) -> ActiveAdapters {
+        let layers = self.layers();
+        layers.first().map(|(_, layer)| layer.adapters().selected.clone()).unwrap_or_default()
+    }
+
     /// Selects adapters permanently: from now on they are active, and only they are trained.
     ///
     /// ```

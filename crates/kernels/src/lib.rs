@@ -5,6 +5,7 @@
 //! |---|---|
 //! | matrix product | [`Gemm`] |
 //! | causal attention | [`attention()`], [`attention_with_sinks`] |
+//! | keys and values of generation | [`store_cached`], [`cached_attention`] |
 //! | RMSNorm, rotary positions, SwiGLU and GeGLU | [`rms_norm`], [`rotate`], [`gated`] |
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | permutation of rows | [`permute_rows`] |
@@ -29,6 +30,7 @@
 mod readme {}
 
 mod attention;
+mod cached;
 mod cross_entropy;
 #[cfg(feature = "cubecl")]
 pub mod cube;
@@ -49,9 +51,10 @@ mod rotary;
 mod row_updates;
 
 pub use attention::{
-    AttentionOps, AttentionSpec, SinkOps, attention, attention_forward, attention_grad,
+    AttentionOps, AttentionSpec, SinkOps, add_sinks, attention, attention_forward, attention_grad,
     attention_is_fused, attention_scores, attention_with_sinks,
 };
+pub use cached::{CachedOps, cached_attention, captures, overwrite, store_cached};
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
 pub use gated::{Activation, GatedOps, gated, gated_grad};
 #[cfg(feature = "cuda")]

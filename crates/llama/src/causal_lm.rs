@@ -1,9 +1,6 @@
 //! Interfaces of models that can be trained, and of those that also generate.
 
-use crate::{
-    cache::{KvCache, LayerCache},
-    context::Segments,
-};
+use crate::{cache::LayerCache, context::Segments};
 use burn::{
     module::Module,
     tensor::{Device, Gradients, Int, Tensor},
@@ -187,12 +184,11 @@ pub trait CausalLm: Module + Adaptable + 'static {
 /// model of your own.
 pub trait Generate: CausalLm {
     /// Creates the context of the last `count` tokens of each row, which see the tokens before
-    /// them. Rows of a batch end together: shorter ones have padding on the left.
-    /// [`Segments::context`] has their positions and the keys that they may see.
+    /// them. [`Segments::context`] has their positions and the keys that they may see.
     fn context_of_last(&self, segments: &Segments, count: usize) -> Self::Context;
 
-    /// Forward pass of one layer over new tokens: their keys and values are appended to the cache
-    /// ([`LayerCache::append`]), and attention sees all that it holds.
+    /// Forward pass of one layer over new tokens, whose attention is that of the cache ([`LayerCache::attend`]): it stores
+    /// their keys and values, and has those of the tokens before.
     ///
     /// # Shapes
     /// - hidden, output: `[batch, new, hidden]`
@@ -223,29 +219,10 @@ pub trait Generate: CausalLm {
         false
     }
 
-    /// Returns the logits of each row's next token, given the cached keys and values of the tokens
-    /// before, and appends those of the new tokens to the cache. A cache that is
-    /// [outdated](Self::outdates_cache) has to be replaced by an empty one, and the whole text given.
-    ///
-    /// # Shapes
-    /// - tokens: `[batch, new]`
-    /// - segments: of all tokens so far, `[batch, before + new]`
-    /// - output: `[batch, vocabulary]`
-    ///
-    /// # Panics
-    /// If the shapes do not fit, there is no new token, or the cache is full or of another model.
-    fn step(&self, tokens: Tensor<2, Int>, segments: &Segments, cache: &mut KvCache) -> Tensor<2> {
-        let [batch, count] = tokens.dims();
-        assert!(count > 0, "a step of no tokens");
-        assert_eq!(segments.dims(), [batch, cache.length() + count], "the segments of all tokens");
-        let (found, depth) = (cache.depth(), self.depth());
-        assert_eq!(found, depth, "the layers of the cache and of the model");
-        let context = self.context_of_last(segments, count);
-        let mut hidden = self.embed(tokens, &context);
-        for index in 0..depth {
-            hidden = self.cached_layer(index, hidden, &context, cache.layer(index));
-        }
-        let last = hidden.narrow(1, count - 1, 1).squeeze_dim::<2>(1);
-        self.head(last, &context)
+    /// Returns `true` if each step on rows of up to `length` tokens launches the same operations on the same memory, and reads
+    /// nothing back: a GPU then replays a step that it has recorded. By default none does.
+    fn is_recordable(&self, length: usize) -> bool {
+        let _ = length;
+        false
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 /// assert_eq!(packed.tokens(), 9);
 /// # Ok::<_, String>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Segments {
     length: usize,
     /// Samples of each row in order: the first token, and one past the last.
@@ -25,7 +25,27 @@ pub struct Segments {
     /// Number of tokens of the sample before that each sample follows; empty if none does.
     shared: Vec<Vec<usize>>,
     adapters: Option<ActiveAdapters>,
+    generated: Option<Generated>,
 }
+
+/// What generation knows beside the rows.
+#[derive(Clone, Debug)]
+struct Generated {
+    /// Length of the longest row of the batch.
+    longest: usize,
+    /// Positions of new tokens, whose keys are appended to a cache, `[rows, new]`.
+    positions: Option<Tensor<2, Int>>,
+}
+
+/// By rows and adapters.
+impl PartialEq for Segments {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |segments: &Self| (segments.length, segments.adapters.clone());
+        of(self) == of(other) && self.rows == other.rows && self.shared == other.shared
+    }
+}
+
+impl Eq for Segments {}
 
 impl Context {
     /// Returns the adapters of the batch.
@@ -36,7 +56,7 @@ impl Context {
 
 impl Segments {
     fn new(length: usize, rows: Vec<Vec<(usize, usize)>>) -> Self {
-        Self { length, rows, shared: vec![], adapters: None }
+        Self { length, rows, shared: vec![], adapters: None, generated: None }
     }
 
     /// Creates rows of one sample each, without padding.
@@ -129,9 +149,17 @@ impl Segments {
         !self.shared.is_empty()
     }
 
-    /// Creates rows with padding on the left, so that their last tokens are aligned.
-    pub(crate) fn ending_together(length: usize, tokens: impl Iterator<Item = usize>) -> Self {
-        Self::new(length, tokens.map(|count| vec![(length - count, length)]).collect())
+    /// Creates rows whose last tokens are at these positions, `[rows, new]`: the keys of those before are in a cache of
+    /// `capacity` tokens a row. The longest row has `longest` tokens.
+    pub(crate) fn cached(positions: Tensor<2, Int>, capacity: usize, longest: usize) -> Self {
+        let rows = vec![vec![(0, longest)]; positions.dims()[0]];
+        let generated = Some(Generated { longest, positions: Some(positions) });
+        Self { generated, ..Self::new(capacity, rows) }
+    }
+
+    /// Sets the length of the longest row of a batch of which these are a part.
+    pub(crate) fn of_batch(self, longest: usize) -> Self {
+        Self { generated: Some(Generated { longest, positions: None }), ..self }
     }
 
     /// Sets adapters for this batch ([`activate`](burn_lora_adapter::AdaptableExt::activate)), in
@@ -176,6 +204,9 @@ impl Segments {
 
     /// Length of the longest sample.
     fn longest(&self) -> usize {
+        if let Some(generated) = &self.generated {
+            return generated.longest;
+        }
         let shared = self.shared.iter().flatten().copied().chain(std::iter::repeat(0));
         let samples = self.rows.iter().flatten().zip(shared);
         samples.map(|((first, end), shared)| end - first + shared).max().unwrap_or(0)
@@ -204,6 +235,11 @@ impl Segments {
     /// If a row has fewer tokens than `count`, padding included.
     pub fn context(&self, count: usize, device: &Device) -> Context {
         assert!(count <= self.length, "{count} tokens at the end of {}", self.length);
+        if let Some(positions) = self.generated.as_ref().and_then(|found| found.positions.clone()) {
+            assert_eq!(positions.dims()[1], count, "the positions of the new tokens");
+            let spans = Tensor::zeros([2, 1, count], (device, DType::I32));
+            return Context { positions, spans, tables: vec![], adapters: self.adapters.clone() };
+        }
         let rows = if self.is_whole() { 1.min(self.rows.len()) } else { self.rows.len() };
         let tokens: Vec<_> =
             (0..rows).flat_map(|row| self.tokens_of(row).split_off(self.length - count)).collect();

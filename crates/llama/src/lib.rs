@@ -42,7 +42,7 @@ pub use burn_lora_text::{
     ChatMap, ChatOptions, ChatTemplate, ChatValue, DecodeStream, EncodedChat, Message, TextError,
     Tokenizer,
 };
-pub use cache::{KvCache, LayerCache};
+pub use cache::LayerCache;
 pub use causal_lm::{CausalLm, Generate, Keep, Kept, Rerun};
 pub use classifier::SequenceClassifier;
 pub use config::{GgufFamily, LlamaConfig, ModelFamily};

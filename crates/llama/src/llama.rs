@@ -7,6 +7,7 @@ use crate::{
     context::{Context, Segments, Tables},
     error::LlamaError,
     layers::{Decoder, Parameters, Recorder, TensorSpec},
+    rope::RopeConfig,
 };
 use burn::{
     module::Module,
@@ -293,6 +294,14 @@ impl Generate for Llama {
 
     fn bos_token_id(&self) -> Option<u32> {
         self.config.raw["bos_token_id"].as_u64().and_then(|id| id.try_into().ok())
+    }
+
+    fn is_recordable(&self, length: usize) -> bool {
+        // Experts read back which of them tokens are for, and frequencies that grow with the length are new each time.
+        let experts = self.model.layers.iter().any(|layer| layer.experts.is_some());
+        let same = |rope: &RopeConfig| rope.length(length) == rope.length(0);
+        let on_device = self.embedding_device() == self.device().inner();
+        !experts && on_device && self.config.ropes.iter().all(same)
     }
 
     fn outdates_cache(&self, before: usize, length: usize) -> bool {

@@ -21,7 +21,7 @@ use burn::{
 };
 
 pub use blocks::attention_scores;
-pub use sinks::{SinkOps, attention_with_sinks};
+pub use sinks::{SinkOps, add_sinks, attention_with_sinks};
 
 /// Settings of an attention that depend on neither batch nor position.
 #[derive(Clone, Copy, Debug, PartialEq)]

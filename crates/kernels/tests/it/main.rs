@@ -2,6 +2,7 @@
 //! that device too.
 
 mod attention;
+mod cached;
 mod common;
 mod gemm;
 mod offload;

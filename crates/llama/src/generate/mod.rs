@@ -1,6 +1,7 @@
 //! Generation with a key-value cache, one token per row at a time.
 
 mod config;
+mod engine;
 mod sample;
 mod stop;
 mod text;

@@ -2,10 +2,12 @@
 
 use super::{
     config::{GenerateConfig, wrong},
+    engine::Engine,
     sample::Sampler,
 };
-use crate::{cache::KvCache, causal_lm::Generate, context::Segments, error::LlamaError};
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use crate::{causal_lm::Generate, error::LlamaError};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
+use burn_lora_adapter::AdaptableExt;
 use std::ops::ControlFlow;
 
 /// Generated tokens of one prompt.
@@ -44,50 +46,51 @@ pub(super) fn generate<M: Generate>(
     if rows.is_empty() || config.max_new_tokens == 0 {
         return Ok(rows.into_iter().map(Row::finish).collect());
     }
-    // Without a graph for gradients.
-    let model = model.valid();
-    let device = model.embedding_device();
+    let adapters = config.adapters.clone().unwrap_or_else(|| model.active());
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let padding = |prompt: &[u32]| longest - prompt.len();
-    let padded = |prompt: &Vec<u32>| {
-        let padding = std::iter::repeat_n(0, padding(prompt));
-        padding.chain(prompt.iter().map(|token| *token as i32)).collect()
-    };
-    let mut texts: Vec<Vec<i32>> = prompts.iter().map(padded).collect();
     let capacity = longest.saturating_add(config.max_new_tokens - 1);
-    let mut cache = KvCache::new(model.depth(), capacity);
-    for length in longest..=capacity {
-        if cache.length() > 0 && model.outdates_cache(cache.length(), length) {
-            cache = KvCache::new(model.depth(), capacity);
-        }
-        let segments =
-            Segments::ending_together(length, prompts.iter().map(|p| length - padding(p)));
-        let segments = match &config.adapters {
-            Some(adapters) => segments.with_adapters(adapters.clone()),
-            None => segments,
-        };
-        let tokens = upload(&texts, cache.length(), &device);
-        let logits = model.step(tokens, &segments, &mut cache);
-        let next = choose(logits, &mut rows, config)?;
+    let mut engine = Engine::new(model, rows.len(), capacity, adapters);
+    let mut next = choose(engine.read(prompts), &mut rows, config)?;
+    for left in (0..config.max_new_tokens).rev() {
+        let mut ended = false;
         for (number, (row, &token)) in rows.iter_mut().zip(&next).enumerate() {
             if row.stopped.is_some() {
                 continue;
             }
             if ends.contains(&token) || config.stop_tokens.contains(&token) {
                 row.stopped = Some(Stopped::Token);
-                continue;
+            } else {
+                row.tokens.push(token);
+                if on_token(number, token).is_break() {
+                    row.stopped = Some(Stopped::Callback);
+                }
             }
-            row.tokens.push(token);
-            if on_token(number, token).is_break() {
-                row.stopped = Some(Stopped::Callback);
-            }
+            ended |= row.stopped.is_some();
         }
-        if rows.iter().all(|row| row.stopped.is_some()) {
+        if left == 0 || rows.iter().all(|row| row.stopped.is_some()) {
             break;
         }
-        for (text, token) in texts.iter_mut().zip(next) {
-            text.push(token as i32);
-        }
+        let length = engine.longest() + 1;
+        next = if model.outdates_cache(length - 1, length) {
+            let texts = prompts.iter().zip(&rows);
+            let texts: Vec<_> =
+                texts.map(|(prompt, row)| [&prompt[..], &row.tokens[..]].concat()).collect();
+            choose(engine.read(&texts), &mut rows, config)?
+        } else {
+            // The likeliest tokens are set already.
+            if ended || !config.is_plain_greedy() || !engine.is_set() {
+                let goes_on = rows.iter().zip(&next).map(|(row, token)| match row.stopped {
+                    None => Some(*token),
+                    Some(_) => None,
+                });
+                engine.set(&goes_on.collect::<Vec<_>>());
+            }
+            let logits = engine.step(left);
+            match config.is_plain_greedy() {
+                true => read(engine.next())?,
+                false => choose(logits, &mut rows, config)?,
+            }
+        };
     }
     Ok(rows.into_iter().map(Row::finish).collect())
 }
@@ -131,22 +134,22 @@ fn choose(
     rows: &mut [Row<'_>],
     config: &GenerateConfig,
 ) -> Result<Vec<u32>, LlamaError> {
-    let failed = |error: String| LlamaError::Device { tensor: "logits".into(), reason: error };
     if config.is_plain_greedy() {
-        let tokens = logits.argmax(1).cast(DType::I32);
-        let tokens: Vec<i32> = tokens.try_into_vec_as().map_err(|e| failed(e.to_string()))?;
-        return Ok(tokens.into_iter().map(|token| token as u32).collect());
+        return read(logits.argmax(1).squeeze_dim(1));
     }
     let width = logits.dims()[1];
     let logits = logits.cast(FloatDType::F32);
-    let mut logits: Vec<f32> = logits.try_into_vec_as().map_err(|e| failed(e.to_string()))?;
+    let mut logits: Vec<f32> = logits.try_into_vec_as().map_err(failed)?;
     let tokens = rows.iter_mut().zip(logits.chunks_mut(width));
     Ok(tokens.map(|(row, logits)| row.sampler.next(logits)).collect())
 }
 
-/// The tokens of texts of one length, from the token `start`.
-fn upload(texts: &[Vec<i32>], start: usize, device: &Device) -> Tensor<2, Int> {
-    let tokens: Vec<i32> = texts.iter().flat_map(|text| &text[start..]).copied().collect();
-    let shape = [texts.len(), tokens.len() / texts.len()];
-    Tensor::from_data(TensorData::new(tokens, shape), (device, DType::I32))
+/// Reads tokens from the device.
+fn read(tokens: Tensor<1, Int>) -> Result<Vec<u32>, LlamaError> {
+    let tokens: Vec<i32> = tokens.cast(DType::I32).try_into_vec_as().map_err(failed)?;
+    Ok(tokens.into_iter().map(|token| token as u32).collect())
+}
+
+fn failed(error: impl ToString) -> LlamaError {
+    LlamaError::Device { tensor: "logits".into(), reason: error.to_string() }
 }

@@ -11,8 +11,8 @@ use burn::{
 };
 use burn_lora_adapter::{AdaptedLinear, AdaptedVector, adaptable};
 use burn_lora_kernels::{
-    AttentionSpec, NormSpec, attention, attention_forward, attention_grad, attention_with_sinks,
-    pull_back_with, rotate, rotate_grad,
+    AttentionSpec, NormSpec, add_sinks, attention, attention_forward, attention_grad,
+    attention_with_sinks, pull_back_with, rotate, rotate_grad,
 };
 
 /// Causal grouped-query self-attention with rotary position embedding.
@@ -87,16 +87,14 @@ impl Attention {
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
         let [q, k, v] = self.heads(self.project(x, context), context);
-        let (k, v) = match cache {
-            None => (k, v),
-            Some(cache) => cache.append(k, v),
-        };
-        let spans = context.spans.clone();
-        let out = match &self.sinks {
-            None => attention(q, k, v, spans, self.scores()),
-            Some(sinks) => {
-                let sinks = sinks.val_with(context.adapters());
-                attention_with_sinks(q, k, v, sinks, spans, self.scores())
+        let (spans, scores) = (context.spans.clone(), self.scores());
+        let sinks = self.sinks.as_ref().map(|sinks| sinks.val_with(context.adapters()));
+        let out = match (cache, sinks) {
+            (None, None) => attention(q, k, v, spans, scores),
+            (None, Some(sinks)) => attention_with_sinks(q, k, v, sinks, spans, scores),
+            (Some(cache), None) => cache.attend(q, k, v, spans, scores),
+            (Some(cache), Some(sinks)) => {
+                add_sinks(cache.attend_with_lse(q, k, v, spans, scores), sinks)
             }
         };
         self.o_proj.forward_with(heads_last(out), context.adapters())

@@ -6,7 +6,7 @@ use burn::{
     tensor::{Device, FloatDType, Tensor, activation::log_softmax},
 };
 use burn_lora_adapter::{Adaptable, AdaptableExt};
-use burn_lora_llama::{Generate, KvCache, Llama, Loader, Segments};
+use burn_lora_llama::{Llama, Loader, Segments};
 use burn_lora_quant::QuantConfig;
 use std::path::Path;
 
@@ -71,28 +71,6 @@ fn a_token_that_is_not_in_the_vocabulary() {
         assert_eq!(nan[..3], [false; 3], "{unknown}");
         assert_eq!(nan[4..], [true; 2], "{unknown}");
     }
-}
-
-#[test]
-fn a_cache_for_another_model_or_batch_is_refused() {
-    let device = device();
-    let model = loader(&golden("gqa")).load(&device).unwrap().valid();
-    let layers = model.config.layers.len();
-    let step = |rows: usize, count: usize, cache: &mut KvCache| {
-        let tokens = int(vec![1; rows * count], [rows, count], &device);
-        model.step(tokens, &Segments::whole(rows, cache.length() + count), cache)
-    };
-    let mut cache = KvCache::new(layers, 4);
-    step(2, 3, &mut cache);
-    for rows in [1, 3] {
-        panics("a cache: the shape", || step(rows, 1, &mut cache));
-    }
-    panics("a cache of 4 tokens, 5 wanted", || step(2, 2, &mut cache));
-    panics("a step of no tokens", || step(2, 0, &mut cache));
-    for other in [layers - 1, layers + 1] {
-        panics("the layers of the cache", || step(2, 1, &mut KvCache::new(other, 4)));
-    }
-    assert_eq!(step(2, 1, &mut cache).dims()[0], 2);
 }
 
 #[test]

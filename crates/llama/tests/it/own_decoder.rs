@@ -53,12 +53,11 @@ impl Block {
             let part = qkv.clone().narrow(2, part * WIDTH, WIDTH);
             part.reshape([batch, length, HEADS, WIDTH / HEADS]).swap_dims(1, 2)
         });
-        let (k, v) = match cache {
-            None => (k, v),
-            Some(cache) => cache.append(k, v),
+        let (spans, spec) = (context.spans.clone(), AttentionSpec { scale: 0.25, window: None });
+        let out = match cache {
+            None => attention(q, k, v, spans, spec),
+            Some(cache) => cache.attend(q, k, v, spans, spec),
         };
-        let spec = AttentionSpec { scale: 0.25, window: None };
-        let out = attention(q, k, v, context.spans.clone(), spec);
         let out = out.swap_dims(1, 2).reshape([batch, length, WIDTH]);
         x + self.out.forward_with(out, context.adapters())
     }

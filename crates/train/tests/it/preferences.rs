@@ -11,7 +11,7 @@ use burn_lora_text::{ChatTemplate, Tokenizer};
 use burn_lora_train::{
     BatchConfig, Dataset, EarlyStopping, Every, OptimizerConfig, Recompute, Schedule, TrainConfig,
     Trainer,
-    data::{Batch, IGNORE_INDEX, Sample},
+    data::{Batch, IGNORE_INDEX, OnError, Sample},
     evaluate_with,
     objective::{
         BySequence, CpoConfig, Dpo, DpoConfig, Kto, KtoConfig, Losses, OrpoConfig, Reference,
@@ -341,12 +341,18 @@ fn the_way_makes_no_difference() {
     });
 }
 
-#[test]
-fn records_are_the_tokens_of_trl() {
+/// Records with the tokens that TRL makes of them, and the tokenizer.
+fn records() -> (Value, Tokenizer) {
     let found = json("records.json");
     let mut tokenizer = Tokenizer::from_pretrained(golden("quickstart/model")).unwrap();
     let template = ChatTemplate::new(found["template"].as_str().unwrap()).unwrap();
     tokenizer.set_chat_template(template);
+    (found, tokenizer)
+}
+
+#[test]
+fn records_are_the_tokens_of_trl() {
+    let (found, tokenizer) = records();
     for record in found["records"].as_array().unwrap() {
         let data = Dataset::from_records([&record["record"]]).load(&tokenizer).unwrap();
         assert_eq!((data.len(), data.report().examples), (2, 1));
@@ -355,6 +361,34 @@ fn records_are_the_tokens_of_trl() {
             let Sample { ids, loss_mask } = data.sample(sample);
             let mask = [vec![false; prompt.len()], vec![true; answer.len()]].concat();
             assert_eq!((ids, loss_mask), ([prompt, answer].concat(), mask), "{}", record["kind"]);
+        }
+    }
+}
+
+#[test]
+fn long_records_are_cut_as_in_trl() {
+    let (found, tokenizer) = records();
+    for record in found["records"].as_array().unwrap() {
+        for cut in record["cut"].as_array().unwrap() {
+            let name = format!("{} {} {}", record["kind"], cut["truncation"], cut["max_length"]);
+            let truncation = serde_json::from_value(cut["truncation"].clone()).unwrap();
+            let data = Dataset::from_records([&record["record"]])
+                .max_length(cut["max_length"].as_u64().unwrap() as usize)
+                .truncation(truncation)
+                .on_empty(OnError::Skip)
+                .load(&tokenizer);
+            let Some(answers) = cut["answers"].as_array() else {
+                // Of the only pair nothing is left.
+                assert!(data.unwrap_err().to_string().contains("nothing to train on"), "{name}");
+                continue;
+            };
+            let data = data.unwrap();
+            for (sample, answer) in answers.iter().enumerate() {
+                let Sample { ids: found, loss_mask } = data.sample(sample);
+                let mask: Vec<_> =
+                    ids(&answer["completion_mask"]).iter().map(|mask| *mask == 1).collect();
+                assert_eq!((found, loss_mask), (ids(&answer["input_ids"]), mask), "{name}");
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use burn::{
         Dispatch, TensorMetadata, backend_extension,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, FloatDType, Int, Shape, Tensor},
+    tensor::{DType, FloatDType, Int, Shape, Tensor, activation::sigmoid},
 };
 
 /// [`attention`](super::attention()) with a sink in each head: a learned score of a key that every
@@ -52,6 +52,22 @@ pub fn attention_with_sinks(
     let (sinks, spans) = (sinks.into_dispatch(), spans.cast(DType::I32).into_dispatch());
     let (out, _) = Dispatch::attention_with_sinks(q, k, v, sinks, spans, spec);
     Tensor::from_dispatch(out)
+}
+
+/// Returns [`attention_with_sinks`] without a graph, from an attention without them and the log-sum-exps of its scores:
+/// `out · σ(lse - sink)`.
+///
+/// # Shapes
+/// - out: `[batch, heads, sequence, head_dim]`
+/// - lse: `[batch, heads, sequence]`
+/// - sinks: `[heads]`
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn add_sinks((out, lse): (Tensor<4>, Tensor<3>), sinks: Tensor<1>) -> Tensor<4> {
+    let sinks = sinks.inner().cast(lse.dtype()).reshape([1, lse.dims()[1], 1]);
+    let (dtype, weights) = (out.dtype(), sigmoid(lse - sinks).unsqueeze_dim(3));
+    (out.cast(DType::F32) * weights).cast(dtype)
 }
 
 /// [`attention_with_sinks`] on primitives, whose shapes it has checked.

@@ -2,6 +2,8 @@
 
 mod dequantize;
 #[cfg(feature = "cuda")]
+pub(crate) mod few;
+#[cfg(feature = "cuda")]
 mod fp8;
 mod gemv;
 mod quantize;
@@ -53,13 +55,23 @@ impl PackedOps for CubeBackend {
             return zeros(x.device.clone(), shape, x.dtype);
         }
         let out = if runs_from_codes(rows, &layout, transposed) {
-            gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
+            few_rows(reshape(x, [rows, layout.shape[1]].into()), packed, layout)
         } else {
             let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
             product(x, packed, layout, transposed, None)
         };
         reshape(out, shape)
     }
+}
+
+/// Computes `x · Wᵀ` of few rows from the codes.
+fn few_rows(x: CubeTensor, packed: PackedTensors<CubeBackend>, layout: Layout) -> CubeTensor {
+    #[cfg(feature = "cuda")]
+    if few::supports(&x, &layout) {
+        return few::product(x, packed, layout, None);
+    }
+    let rows = x.shape()[0];
+    gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
 }
 
 /// Computes `sum + x · Wᵀ` (or `x · W` when `transposed`) of matrices, with the weight decoded into a

@@ -1,0 +1,475 @@
+//! A cache on CubeCL's runtimes: tiles of keys in parallel, joined by their log-sum-exps.
+#![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
+
+use super::CachedOps;
+use crate::{
+    attention::AttentionSpec,
+    cube::{PLANE, UNITS, buffer, check, elem, empty, has_planes, vector_size},
+};
+use burn::{
+    backend::{
+        TensorMetadata,
+        tensor::{FloatTensor, IntTensor},
+    },
+    tensor::{DType, Shape},
+};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::{calculate_cube_count_elemwise, prelude::*};
+
+/// Keys of a tile, and units of a cube: each computes the scores of one key.
+const TILE: usize = 128;
+
+/// Most queries of a cube.
+const QUERIES: usize = 16;
+
+/// Cubes that keep a large GPU busy.
+const CUBES: usize = 512;
+
+/// Distances between the elements of new keys or values, as vectors.
+#[derive(CubeType, CubeLaunch)]
+struct Strides {
+    batch: usize,
+    head: usize,
+    token: usize,
+}
+
+/// Copies a vector of a key and of a value each.
+#[cube(launch_unchecked)]
+fn store_kernel<F: Float, N: Size>(
+    k: &[Vector<F, N>],
+    v: &[Vector<F, N>],
+    places: &[i32],
+    keys: &mut [Vector<F, N>],
+    values: &mut [Vector<F, N>],
+    of_k: &Strides,
+    of_v: &Strides,
+    count: usize,
+    new: usize,
+    heads: usize,
+    width: usize,
+    rows: usize,
+    capacity: usize,
+    tokens: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < count {
+        let (at, rest) = (ABSOLUTE_POS % width, ABSOLUTE_POS / width);
+        let (token, rest) = (rest % new, rest / new);
+        let (head, item) = (rest % heads, rest / heads);
+        let place = item * new + token;
+        let (row, place) = (places[place], places[tokens + place]);
+        if row >= 0 && (row as usize) < rows && place >= 0 && (place as usize) < capacity {
+            let to = ((row as usize * heads + head) * capacity + place as usize) * width + at;
+            keys[to] = k[item * of_k.batch + head * of_k.head + token * of_k.token + at];
+            values[to] = v[item * of_v.batch + head * of_v.head + token * of_v.token + at];
+        }
+    }
+}
+
+#[cube(launch_unchecked)]
+fn overwrite_kernel<I: Int>(from: &[I], to: &mut [I], len: usize, #[define(I)] _dtype: ElemType) {
+    if ABSOLUTE_POS < len {
+        to[ABSOLUTE_POS] = from[ABSOLUTE_POS];
+    }
+}
+
+/// Sizes of an attention to a cache.
+#[derive(CubeType, CubeLaunch)]
+struct Sizes {
+    heads: usize,
+    kv_heads: usize,
+    new: usize,
+    capacity: usize,
+    /// Groups of queries of a row and a key-value head.
+    blocks: usize,
+    splits: usize,
+    window: usize,
+    scale: f32,
+}
+
+/// Attention of a block of queries to every `splits`-th tile of a row's keys: the highest score, the sum of the weights
+/// relative to it, and that of the values. The queries of a row and a key-value head are numbered: those of a token
+/// follow each other.
+///
+/// Cubes: `[splits, key-value heads · blocks, rows]`.
+#[cube(launch_unchecked)]
+fn tiles_kernel<F: Float, N: Size, M: Size>(
+    q: &[F],
+    keys: &[Vector<F, N>],
+    values: &[Vector<F, M>],
+    lengths: &[i32],
+    sums: &mut [f32],
+    maxima: &mut [f32],
+    totals: &mut [f32],
+    sizes: &Sizes,
+    #[comptime] queries: usize,
+    #[comptime] width: usize,
+    #[comptime] plane: bool,
+    #[define(F)] _dtype: ElemType,
+) {
+    let (vector, part) = (N::value().comptime(), M::value().comptime());
+    let (steps, share) = (comptime![width / vector], comptime![width / part]);
+    let lanes = comptime![TILE / share];
+    let unit = UNIT_POS as usize;
+    let group = sizes.heads / sizes.kv_heads;
+    let all = group * sizes.new;
+    let (split, row) = (CUBE_POS_X as usize, CUBE_POS_Z as usize);
+    let (head, block) = (CUBE_POS_Y as usize / sizes.blocks, CUBE_POS_Y as usize % sizes.blocks);
+    let length = min(max(lengths[row], 0) as usize, sizes.capacity);
+    let start = (row * sizes.kv_heads + head) * sizes.capacity;
+
+    // Queries in float32, scaled; those past the last are copies of it.
+    let mut shared = Shared::<[f32]>::new_slice(comptime![queries * width]);
+    let mut at = unit;
+    while at < comptime![queries * width] {
+        let number = min(block * queries + at / width, all - 1);
+        let (token, member) = (number / group, number % group);
+        let of = ((row * sizes.heads + head * group + member) * sizes.new + token) * width;
+        shared[at] = f32::cast_from(q[of + at % width]) * sizes.scale;
+        at += TILE;
+    }
+    let mut weights = Shared::<[f32]>::new_slice(comptime![queries * TILE]);
+    let mut scratch = Shared::<[f32]>::new_slice(comptime![TILE * queries]);
+    let mut most = Array::<f32>::new(queries);
+    let mut total = Array::<f32>::new(queries);
+    let mut sum = Array::<f32>::new(comptime![queries * part]);
+    #[unroll]
+    for j in 0..queries {
+        most[j] = f32::MIN;
+        total[j] = 0.0f32;
+        #[unroll]
+        for i in 0..part {
+            sum[comptime![j * part + i]] = 0.0f32;
+        }
+    }
+    let (element, lane) = (unit % share, unit / share);
+
+    // The first key that the block's first query sees: later ones see none before it.
+    let first_end = length + min(block * queries, all - 1) / group + 1;
+    let first_end = first_end - min(first_end, sizes.new);
+    let mut tile = (first_end - min(first_end, sizes.window)) / TILE + split;
+    while tile * TILE < length {
+        sync_cube();
+        let key = tile * TILE + unit;
+        let from = (start + min(key, sizes.capacity - 1)) * steps;
+        let mut scores = Array::<f32>::new(queries);
+        #[unroll]
+        for j in 0..queries {
+            scores[j] = 0.0f32;
+        }
+        if key < length {
+            for step in 0..steps {
+                let read = keys[from + step];
+                #[unroll]
+                for i in 0..vector {
+                    let value = f32::cast_from(read.extract(i));
+                    #[unroll]
+                    for j in 0..queries {
+                        scores[j] += shared[comptime![j * width + i] + step * vector] * value;
+                    }
+                }
+            }
+        }
+        let mut highest = Array::<f32>::new(queries);
+        #[unroll]
+        for j in 0..queries {
+            let token = min(block * queries + j, all - 1) / group;
+            let end = length + token + 1;
+            let end = end - min(end, sizes.new);
+            let seen = key < end && key + sizes.window >= end;
+            scores[j] = select(seen, scores[j], f32::MIN);
+            highest[j] = scores[j];
+        }
+        over_cube(&mut highest, &mut scratch, queries, plane, false);
+        #[unroll]
+        for j in 0..queries {
+            let highest = max(most[j], highest[j]);
+            let old = (most[j] - highest).exp();
+            let weight = select(scores[j] == f32::MIN, 0.0f32, (scores[j] - highest).exp());
+            total[j] = total[j] * old + weight;
+            #[unroll]
+            for i in 0..part {
+                sum[comptime![j * part + i]] *= old;
+            }
+            most[j] = highest;
+            weights[comptime![j * TILE] + unit] = weight;
+        }
+        sync_cube();
+        let count = min(length - tile * TILE, TILE);
+        if lane < lanes {
+            let mut number = lane;
+            while number < count {
+                let read = values[(start + tile * TILE + number) * share + element];
+                #[unroll]
+                for i in 0..part {
+                    let value = f32::cast_from(read.extract(i));
+                    #[unroll]
+                    for j in 0..queries {
+                        sum[comptime![j * part + i]] +=
+                            weights[comptime![j * TILE] + number] * value;
+                    }
+                }
+                number += lanes;
+            }
+        }
+        tile += sizes.splits;
+    }
+    over_cube(&mut total, &mut scratch, queries, plane, true);
+    #[unroll]
+    for j in 0..queries {
+        let number = block * queries + j;
+        let (token, member) = (number / group, number % group);
+        let of = (row * sizes.heads + head * group + member) * sizes.new + token;
+        let to = of * sizes.splits + split;
+        if number < all && unit == 0 {
+            maxima[to] = most[j];
+            totals[to] = total[j];
+        }
+        // Over the lanes that share an element.
+        #[unroll]
+        for i in 0..part {
+            sync_cube();
+            scratch[unit] = sum[comptime![j * part + i]];
+            sync_cube();
+            if number < all && unit < share {
+                let mut whole = 0.0f32;
+                #[unroll]
+                for other in 0..lanes {
+                    whole += scratch[comptime![other * share] + unit];
+                }
+                sums[to * width + unit * part + i] = whole;
+            }
+        }
+    }
+}
+
+/// Replaces values by their sums, or maxima, over the units of a cube.
+#[cube]
+fn over_cube(
+    values: &mut Array<f32>,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] count: usize,
+    #[comptime] plane: bool,
+    #[comptime] sum: bool,
+) {
+    let unit = UNIT_POS as usize;
+    let planes = comptime![if plane { TILE / PLANE as usize } else { TILE }];
+    #[unroll]
+    for j in 0..count {
+        let mut value = values[j];
+        if plane {
+            value = if sum { plane_sum(value) } else { plane_max(value) };
+            if UNIT_POS % PLANE == 0 {
+                scratch[comptime![j * planes] + unit / comptime![PLANE as usize]] = value;
+            }
+        } else {
+            scratch[comptime![j * planes] + unit] = value;
+        }
+    }
+    sync_cube();
+    #[unroll]
+    for j in 0..count {
+        let mut value = scratch[comptime![j * planes]];
+        for other in 1..planes {
+            let next = scratch[comptime![j * planes] + other];
+            value = if sum { value + next } else { max(value, next) };
+        }
+        values[j] = value;
+    }
+    sync_cube();
+}
+
+/// Joins the tiles of each query.
+#[cube(launch_unchecked)]
+fn join_kernel<F: Float>(
+    sums: &[f32],
+    maxima: &[f32],
+    totals: &[f32],
+    out: &mut [F],
+    lse: &mut [f32],
+    count: usize,
+    width: usize,
+    splits: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS < count {
+        let (of, element) = (ABSOLUTE_POS / width, ABSOLUTE_POS % width);
+        let mut most = maxima[of * splits];
+        for split in 1..splits {
+            most = max(most, maxima[of * splits + split]);
+        }
+        let mut total = 0.0f32;
+        let mut sum = 0.0f32;
+        for split in 0..splits {
+            let at = of * splits + split;
+            let weight = (maxima[at] - most).exp();
+            total += totals[at] * weight;
+            sum += sums[at * width + element] * weight;
+        }
+        let seen = total > 0.0f32;
+        out[ABSOLUTE_POS] = F::cast_from(select(seen, sum / max(total, 1e-30f32), 0.0f32));
+        if element == 0 {
+            lse[of] = select(seen, most + max(total, 1e-30f32).ln(), 0.0f32);
+        }
+    }
+}
+
+impl CachedOps for CubeBackend {
+    fn store_cached(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (client, dtype) = (keys.client.clone(), keys.dtype);
+        let ([rows, heads, capacity, width], [batch, _, new, _]) =
+            (keys.shape().dims(), k.shape().dims());
+        let [k, v] = [k, v].map(|x| if x.meta.strides()[3] == 1 { x } else { into_contiguous(x) });
+        let places = into_contiguous(places);
+        let strides = |x: &CubeTensor| [0, 1, 2].map(|at| x.meta.strides()[at]);
+        let vector = vector_size(&client, dtype, width);
+        let aligned = [&k, &v].iter().all(|x| strides(x).iter().all(|s| s.is_multiple_of(vector)));
+        let vector = if aligned { vector } else { 1 };
+        let count = batch * heads * new * width / vector;
+        if count == 0 {
+            return (keys, values);
+        }
+        let launched = |x: &CubeTensor| {
+            let [batch, head, token] = strides(x).map(|stride| stride / vector);
+            StridesLaunch::new(batch, head, token)
+        };
+        let strided = |x: &CubeTensor| {
+            check(&client, x, dtype);
+            let last: usize =
+                x.meta.shape().iter().zip(x.meta.strides().iter()).map(|(n, s)| (n - 1) * s).sum();
+            // SAFETY: the buffer reaches to the last element, as checked.
+            unsafe { BufferArg::from_raw_parts(x.handle.clone(), (last + 1) / vector) }
+        };
+        let len = rows * heads * capacity * width;
+        let cube_dim = CubeDim::new_1d(UNITS);
+        // SAFETY: the buffers are as long as checked; each unit below `count` stays inside, the others do nothing.
+        unsafe {
+            store_kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, count, cube_dim),
+                cube_dim,
+                vector,
+                strided(&k),
+                strided(&v),
+                buffer(&client, &places, DType::I32, 2 * batch * new, 1),
+                buffer(&client, &keys, dtype, len, vector),
+                buffer(&client, &values, dtype, len, vector),
+                launched(&k),
+                launched(&v),
+                count,
+                new,
+                heads,
+                width / vector,
+                rows,
+                capacity,
+                batch * new,
+                elem(dtype),
+            );
+        }
+        (keys, values)
+    }
+
+    fn overwrite(to: IntTensor<Self>, from: IntTensor<Self>) -> IntTensor<Self> {
+        let (client, from) = (to.client.clone(), into_contiguous(from));
+        let (dtype, len) = (to.dtype, to.shape().num_elements());
+        let cube_dim = CubeDim::new_1d(UNITS);
+        // SAFETY: both buffers have as many elements, and units past the end do nothing.
+        unsafe {
+            overwrite_kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, len, cube_dim),
+                cube_dim,
+                buffer(&client, &from, dtype, len, 1),
+                buffer(&client, &to, dtype, len, 1),
+                len,
+                elem(dtype),
+            );
+        }
+        to
+    }
+
+    fn cached_attention(
+        q: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        lengths: IntTensor<Self>,
+        spec: AttentionSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (q, lengths) = (into_contiguous(q), into_contiguous(lengths));
+        let (client, dtype) = (q.client.clone(), q.dtype);
+        let [rows, heads, new, width] = q.shape().dims();
+        let [_, kv_heads, capacity, _] = keys.shape().dims();
+        let (out, count) = (empty(&q, q.shape(), dtype), rows * heads * new);
+        let lse = empty(&q, Shape::new([rows, heads, new]), DType::F32);
+        if count == 0 || width == 0 {
+            return (out, lse);
+        }
+        let vector = vector_size(&client, dtype, width);
+        let part = [4, 2, 1].into_iter().find(|part| vector.is_multiple_of(*part)).unwrap_or(1);
+        assert!(width / part <= TILE, "attention: heads of {width} are too wide for a cache");
+        let queries = (heads / kv_heads * new).min(QUERIES);
+        let blocks = (heads / kv_heads * new).div_ceil(queries);
+        let splits = (CUBES / (kv_heads * blocks * rows)).clamp(1, capacity.div_ceil(TILE).max(1));
+        let floats = |len| empty(&q, Shape::new([len]), DType::F32);
+        let (sums, maxima, totals) =
+            (floats(count * splits * width), floats(count * splits), floats(count * splits));
+        let len = rows * kv_heads * capacity * width;
+        let float = |tensor: &CubeTensor, len| buffer(&client, tensor, DType::F32, len, 1);
+        let cubes = [splits, kv_heads * blocks, rows].map(|n| u32::try_from(n).expect("few cubes"));
+        let cube_dim = CubeDim::new_1d(UNITS);
+        let units = count * width;
+        // SAFETY: the buffers are as long as checked; cubes are as many as the kernel says, keys stay below the length of
+        // a row and that below the capacity, and queries below their number.
+        unsafe {
+            tiles_kernel::launch_unchecked(
+                &client,
+                CubeCount::Static(cubes[0], cubes[1], cubes[2]),
+                CubeDim::new_1d(TILE as u32),
+                vector,
+                part,
+                buffer(&client, &q, dtype, count * width, 1),
+                buffer(&client, &keys, dtype, len, vector),
+                buffer(&client, &values, dtype, len, part),
+                buffer(&client, &lengths, DType::I32, rows, 1),
+                float(&sums, count * splits * width),
+                float(&maxima, count * splits),
+                float(&totals, count * splits),
+                SizesLaunch::new(
+                    heads,
+                    kv_heads,
+                    new,
+                    capacity,
+                    blocks,
+                    splits,
+                    spec.window.unwrap_or(capacity + new).min(capacity + new),
+                    spec.scale,
+                ),
+                queries,
+                width,
+                has_planes(&client),
+                elem(dtype),
+            );
+            join_kernel::launch_unchecked(
+                &client,
+                calculate_cube_count_elemwise(&client, units, cube_dim),
+                cube_dim,
+                float(&sums, count * splits * width),
+                float(&maxima, count * splits),
+                float(&totals, count * splits),
+                buffer(&client, &out, dtype, units, 1),
+                float(&lse, count),
+                units,
+                width,
+                splits,
+                elem(dtype),
+            );
+        }
+        (out, lse)
+    }
+}
