@@ -1,19 +1,16 @@
-//! What the operations of a decoder, loading and generating cost on one device.
+//! What the operations of a decoder cost on one device.
 //!
 //! `cargo bench --features cuda --bench llama -- cuda SECTION..`
 //!
 //! The first argument names the device (`cpu`, `cuda`, `vulkan`, `wgpu`). Sections: `ops`,
-//! `attention`, `long`, and `generate=MODEL` (dense), `generate-nf4=MODEL` for a folder or a GGUF
-//! file. Each time is the median of seven, each of which is a run of many calls and one wait.
+//! `attention`, `long`. Each time is the median of seven, each of which is a run of many calls and one wait.
 
 #[path = "support/device.rs"]
 mod support;
 
 use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor, TensorData};
 use burn_lora_kernels::{Activation, AttentionSpec, attention, gated, rms_norm, rotate};
-use burn_lora_llama::{GenerateConfig, GenerateExt, Llama, Segments};
-use burn_lora_quant::QuantConfig;
-use std::{cell::Cell, ops::ControlFlow, time::Instant};
+use std::time::Instant;
 use support::device;
 
 fn main() {
@@ -25,14 +22,10 @@ fn main() {
     let default = ["ops".to_owned(), "attention".to_owned()];
     let sections = if arguments.len() > 1 { &arguments[1..] } else { &default[..] };
     for section in sections {
-        match section.split_once('=') {
-            None if section == "ops" => bench.ops(),
-            None if section == "attention" => bench.attention(),
-            None if section == "long" => bench.long(),
-            Some(("generate", model)) => bench.generate(model, None),
-            Some(("generate-nf4", model)) => {
-                bench.generate(model, Some(QuantConfig::nf4().double_quant(true)));
-            }
+        match &**section {
+            "ops" => bench.ops(),
+            "attention" => bench.attention(),
+            "long" => bench.long(),
             _ => panic!("no section `{section}`"),
         }
     }
@@ -202,60 +195,6 @@ impl Bench {
                  backward with inputs {:.0} MiB, pool's peak {reserved:.0} MiB",
                 start.elapsed().as_secs_f64() * 1e3,
                 kept - before
-            );
-        }
-    }
-
-    /// Loads a model, says what memory that took, and generates.
-    fn generate(&self, path: &str, quantize: Option<QuantConfig>) {
-        let loader = Llama::from_pretrained(path).dtype(self.dtype);
-        let loader = match quantize {
-            Some(config) => loader.quantize(config),
-            None => loader,
-        };
-        let start = Instant::now();
-        let model = loader.load(&self.device).expect("a model");
-        self.sync();
-        let [used, reserved] = self.mib();
-        println!(
-            "{path}, {}: loaded in {:.1} s; {used:.0} MiB in use, {reserved:.0} MiB reserved",
-            quantize.map_or("dense", |_| "NF4 + double quantization"),
-            start.elapsed().as_secs_f64()
-        );
-        let vocabulary = model.config.vocab_size as u32;
-        let prompt =
-            |length: u32| vec![(0..length).map(|i| i * 7919 % vocabulary).collect::<Vec<u32>>()];
-        let (length, new) = if self.small { (128, 33) } else { (512, 129) };
-        // The rate of the prompt from a pass over it; that of new tokens from the rest.
-        let tokens = prompt(length)[0].iter().map(|t: &u32| *t as i32).collect();
-        let tokens: Tensor<2, Int> = self.int(tokens, [1, length as usize]);
-        let segments = Segments::whole(1, length as usize);
-        let pass = || {
-            let hidden = model.hidden(tokens.clone(), &segments);
-            let last = hidden.narrow(1, length as usize - 1, 1);
-            drop(model.head(last, &model.context(&segments)).into_data());
-        };
-        pass();
-        let start = Instant::now();
-        pass();
-        let seconds = start.elapsed().as_secs_f64();
-        println!("prompt of {length}: {:.0} tokens/s", length as f64 / seconds);
-
-        let config = GenerateConfig::new(new);
-        for round in 0..2 {
-            let (start, first) = (Instant::now(), Cell::new(0.0));
-            let found = model.generate(&prompt(length), &config, |_, _| {
-                if first.get() == 0.0 {
-                    first.set(start.elapsed().as_secs_f64());
-                }
-                ControlFlow::Continue(())
-            });
-            let count = found.expect("valid settings")[0].tokens.len();
-            let rest = start.elapsed().as_secs_f64() - first.get();
-            println!(
-                "round {round}: first token after {:.3} s, then {:.1} tokens/s ({count} tokens)",
-                first.get(),
-                (count - 1) as f64 / rest
             );
         }
     }
