@@ -25,7 +25,6 @@ fn main() {
     let set = |name: &str| std::env::var_os(name).is_some();
     let (device, dtype) = device(name);
     let start = Instant::now();
-    let quant = QuantConfig::nf4().double_quant(true);
     let loader = Llama::from_pretrained(model).dtype(dtype);
     let quant = QuantConfig::nf4().double_quant(true);
     let loader = if set("DENSE") { loader } else { loader.quantize(quant) };

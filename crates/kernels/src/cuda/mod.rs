@@ -94,6 +94,9 @@ pub(crate) fn enqueue<Name: 'static>(
             let buffers = || read.iter().chain(&written);
             let mut streams = server.write_streams().resolve(stream, buffers())?;
             let addresses = buffers().map(|buffer| {
+                // What is recorded is replayed with these addresses: the pages stay.
+                let location = buffer.memory.descriptor().location();
+                streams.current().capturing.touch(buffer.stream, location);
                 let memory = &mut streams.get(&buffer.stream).memory_management_gpu;
                 let (start, end) = (buffer.offset_start, buffer.offset_end);
                 Ok::<_, ServerError>(memory.get_resource(buffer.memory.clone(), start, end)?.ptr)

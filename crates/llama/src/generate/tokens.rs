@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{causal_lm::Generate, error::LlamaError};
 use burn::tensor::{DType, FloatDType, Int, Tensor};
-use burn_lora_adapter::AdaptableExt;
+use burn_lora_adapter::{AdaptableExt, Selection};
 use std::ops::ControlFlow;
 
 /// Generated tokens of one prompt.
@@ -32,6 +32,9 @@ pub enum Stopped {
     Callback,
 }
 
+/// Most rows at a time: further prompts wait until one of these has ended.
+const ROWS: usize = 64;
+
 /// Continues prompts of tokens until the end-of-text tokens `ends`.
 pub(super) fn generate<M: Generate>(
     model: &M,
@@ -42,57 +45,87 @@ pub(super) fn generate<M: Generate>(
 ) -> Result<Vec<Generated>, LlamaError> {
     config.validate()?;
     check_prompts(prompts, model.vocabulary())?;
-    let mut rows: Vec<Row<'_>> = prompts.iter().map(|prompt| Row::new(config, prompt)).collect();
-    if rows.is_empty() || config.max_new_tokens == 0 {
-        return Ok(rows.into_iter().map(Row::finish).collect());
+    let mut texts: Vec<Text<'_>> = prompts.iter().map(|prompt| Text::new(config, prompt)).collect();
+    if texts.is_empty() || config.max_new_tokens == 0 {
+        return Ok(texts.into_iter().map(Text::finish).collect());
     }
     let adapters = config.adapters.clone().unwrap_or_else(|| model.active());
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let capacity = longest.saturating_add(config.max_new_tokens - 1);
-    let mut engine = Engine::new(model, rows.len(), capacity, adapters);
-    let mut next = choose(engine.read(prompts), &mut rows, config)?;
-    for left in (0..config.max_new_tokens).rev() {
-        let mut ended = false;
-        for (number, (row, &token)) in rows.iter_mut().zip(&next).enumerate() {
-            if row.stopped.is_some() {
-                continue;
-            }
-            if ends.contains(&token) || config.stop_tokens.contains(&token) {
-                row.stopped = Some(Stopped::Token);
-            } else {
-                row.tokens.push(token);
-                if on_token(number, token).is_break() {
-                    row.stopped = Some(Stopped::Callback);
+    // Rows with adapters of their own are those of the prompts.
+    let rows = match adapters.selection() {
+        Selection::Rows(_) => texts.len(),
+        Selection::Adapters(_) => texts.len().min(ROWS),
+    };
+    let mut engine = Engine::new(model, rows, adapters);
+    let mut waiting = rows..texts.len();
+    // The text of each row; and rows whose texts are to be read.
+    let mut texts_of: Vec<usize> = (0..rows).collect();
+    let mut unread = texts_of.clone();
+    let mut accept = |text: &mut Text<'_>, number: usize, token: u32| {
+        if ends.contains(&token) || config.stop_tokens.contains(&token) {
+            text.stopped = Some(Stopped::Token);
+            return;
+        }
+        text.tokens.push(token);
+        if on_token(number, token).is_break() {
+            text.stopped = Some(Stopped::Callback);
+        } else if text.tokens.len() == config.max_new_tokens {
+            text.stopped = Some(Stopped::Length);
+        }
+    };
+    loop {
+        while !unread.is_empty() {
+            let all: Vec<_> =
+                unread.iter().map(|row| (*row, texts[texts_of[*row]].all())).collect();
+            let some: Vec<_> = all.iter().map(|(row, text)| (*row, &text[..])).collect();
+            let logits = engine.read(&some);
+            let of_rows: Vec<_> = unread.iter().map(|row| texts_of[*row]).collect();
+            let next = choose(logits, &mut texts, &of_rows, config)?;
+            for (row, token) in std::mem::take(&mut unread).into_iter().zip(next) {
+                accept(&mut texts[texts_of[row]], texts_of[row], token);
+                engine.set(row, texts[texts_of[row]].next());
+                if texts[texts_of[row]].stopped.is_some()
+                    && let Some(text) = waiting.next()
+                {
+                    texts_of[row] = text;
+                    unread.push(row);
                 }
             }
-            ended |= row.stopped.is_some();
         }
-        if left == 0 || rows.iter().all(|row| row.stopped.is_some()) {
+        let going: Vec<_> =
+            (0..rows).filter(|row| texts[texts_of[*row]].stopped.is_none()).collect();
+        if going.is_empty() {
             break;
         }
-        let length = engine.longest() + 1;
-        next = if model.outdates_cache(length - 1, length) {
-            let texts = prompts.iter().zip(&rows);
-            let texts: Vec<_> =
-                texts.map(|(prompt, row)| [&prompt[..], &row.tokens[..]].concat()).collect();
-            choose(engine.read(&texts), &mut rows, config)?
+        if engine.is_outdated() {
+            unread = going;
+            continue;
+        }
+        let left = |row: &usize| config.max_new_tokens - texts[texts_of[*row]].tokens.len();
+        let left = going.iter().map(left).max().unwrap_or(0);
+        let logits = engine.step(left);
+        let next = if config.is_plain_greedy() {
+            let next = read(engine.likeliest())?;
+            engine.keep_likeliest(&next);
+            next
         } else {
-            // The likeliest tokens are set already.
-            if ended || !config.is_plain_greedy() || !engine.is_set() {
-                let goes_on = rows.iter().zip(&next).map(|(row, token)| match row.stopped {
-                    None => Some(*token),
-                    Some(_) => None,
-                });
-                engine.set(&goes_on.collect::<Vec<_>>());
-            }
-            let logits = engine.step(left);
-            match config.is_plain_greedy() {
-                true => read(engine.next())?,
-                false => choose(logits, &mut rows, config)?,
-            }
+            choose(logits, &mut texts, &texts_of, config)?
         };
+        for row in going {
+            let text = &mut texts[texts_of[row]];
+            accept(text, texts_of[row], next[row]);
+            // The likeliest tokens are set already.
+            if text.stopped.is_some() || !config.is_plain_greedy() {
+                engine.set(row, text.next());
+            }
+            if text.stopped.is_some()
+                && let Some(text) = waiting.next()
+            {
+                texts_of[row] = text;
+                unread.push(row);
+            }
+        }
     }
-    Ok(rows.into_iter().map(Row::finish).collect())
+    Ok(texts.into_iter().map(Text::finish).collect())
 }
 
 fn check_prompts(prompts: &[Vec<u32>], vocabulary: usize) -> Result<(), LlamaError> {
@@ -111,16 +144,27 @@ fn check_prompts(prompts: &[Vec<u32>], vocabulary: usize) -> Result<(), LlamaErr
     Ok(())
 }
 
-/// State of one prompt.
-struct Row<'a> {
+/// A prompt, and what follows it.
+struct Text<'a> {
+    prompt: &'a [u32],
     sampler: Sampler<'a>,
     tokens: Vec<u32>,
     stopped: Option<Stopped>,
 }
 
-impl<'a> Row<'a> {
-    fn new(config: &'a GenerateConfig, prompt: &[u32]) -> Self {
-        Self { sampler: Sampler::new(config, prompt), tokens: vec![], stopped: None }
+impl<'a> Text<'a> {
+    fn new(config: &'a GenerateConfig, prompt: &'a [u32]) -> Self {
+        Self { prompt, sampler: Sampler::new(config, prompt), tokens: vec![], stopped: None }
+    }
+
+    /// All tokens so far.
+    fn all(&self) -> Vec<u32> {
+        [self.prompt, &self.tokens].concat()
+    }
+
+    /// The last token, if the text goes on.
+    fn next(&self) -> Option<u32> {
+        self.tokens.last().copied().filter(|_| self.stopped.is_none())
     }
 
     fn finish(self) -> Generated {
@@ -128,10 +172,11 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Next token of each row, from logits `[rows, vocabulary]`.
+/// Next token of each row, from logits `[rows, vocabulary]`, given the text of each.
 fn choose(
     logits: Tensor<2>,
-    rows: &mut [Row<'_>],
+    texts: &mut [Text<'_>],
+    of_rows: &[usize],
     config: &GenerateConfig,
 ) -> Result<Vec<u32>, LlamaError> {
     if config.is_plain_greedy() {
@@ -140,8 +185,8 @@ fn choose(
     let width = logits.dims()[1];
     let logits = logits.cast(FloatDType::F32);
     let mut logits: Vec<f32> = logits.try_into_vec_as().map_err(failed)?;
-    let tokens = rows.iter_mut().zip(logits.chunks_mut(width));
-    Ok(tokens.map(|(row, logits)| row.sampler.next(logits)).collect())
+    let tokens = of_rows.iter().zip(logits.chunks_mut(width));
+    Ok(tokens.map(|(text, logits)| texts[*text].sampler.next(logits)).collect())
 }
 
 /// Reads tokens from the device.
