@@ -161,26 +161,11 @@ impl Asked<'_> {
         model: &Llama,
         questions: &[impl AsRef<str>],
     ) -> Result<Vec<String>, Box<dyn Error>> {
-        let options = ChatOptions::new().add_generation_prompt(true);
-        let prompt = |question: &str| {
-            let text = self.tokenizer.apply_chat_template(&[Message::user(question)], &options)?;
-            self.tokenizer.encode(&text, false)
-        };
-        let mut answers = vec![];
-        for some in questions.chunks(16) {
-            let prompts: Vec<_> =
-                some.iter().map(|asked| prompt(asked.as_ref())).collect::<Result<_, _>>()?;
-            let found = model.continue_text(self.tokenizer, &prompts, &self.config, |_, _| {
-                ControlFlow::Continue(())
-            })?;
-            answers.extend(
-                found
-                    .iter()
-                    .map(|found| found.text.split_whitespace().collect::<Vec<_>>().join(" ")),
-            );
-            println!("{} of {} answers", answers.len(), questions.len());
-        }
-        Ok(answers)
+        let chats: Vec<_> = questions.iter().map(|asked| [Message::user(asked.as_ref())]).collect();
+        let answers =
+            model.chats(self.tokenizer, &chats, &self.config, |_, _| ControlFlow::Continue(()))?;
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(answers.iter().map(|answer| words(&answer.text)).collect())
     }
 }
 

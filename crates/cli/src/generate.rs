@@ -6,14 +6,18 @@ use crate::{
     program,
 };
 use burn_lora::{
-    prelude::{AdaptableExt, GenerateConfig, GeneratedText, Llama, Message, Tokenizer},
+    prelude::{
+        AdaptableExt, GenerateConfig, GenerateExt, GeneratedText, Llama, LlamaError, Message,
+        Tokenizer,
+    },
     progress::Work,
 };
 use clap::Args;
 use serde_json::json;
 use std::{
     error::Error,
-    io::{self, IsTerminal, Write, stdout},
+    io::{self, Write},
+    ops::ControlFlow,
     path::PathBuf,
     time::Instant,
 };
@@ -25,7 +29,7 @@ Examples:
 
 /// Answers questions with a model, or continues texts.
 ///
-/// Several prompts are answered one after the other. With --json there is a line of JSON for each.
+/// Several prompts are answered at the same time, and printed in their order. With --json there is a line of JSON for each.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
@@ -60,21 +64,70 @@ pub fn generate(arguments: &Arguments, out: &mut impl Write) -> Result<(), Box<d
     let (seconds, bytes) = (start.elapsed().as_secs_f64(), model.summary().bytes());
     eprintln!("{device:?}: {:.1} MB in {seconds:.1} s\n", bytes as f64 / 1e6);
 
-    // On a terminal the answers themselves are the progress.
-    let unseen = program::is_json() || !stdout().is_terminal();
-    let work = (unseen && prompts.len() > 1).then(|| Work::items("answering", prompts.len()));
-    for (number, prompt) in prompts.iter().enumerate() {
-        if number > 0 && !program::is_json() {
+    if let [prompt] = &prompts[..] {
+        return one(arguments, prompt, &config, &tokenizer, &model, out);
+    }
+    let work = Work::items("answering", prompts.len());
+    for (turn, some) in prompts.chunks(TOGETHER).enumerate() {
+        let first = turn * TOGETHER;
+        let config = arguments.sampling.config(first as u64, (128, 0.0, 1.0)).seed_by_row(true);
+        let found = together(arguments, some, &config, &tokenizer, &model, &work)?;
+        for (number, (prompt, (found, seconds))) in some.iter().zip(found).enumerate() {
+            if program::is_json() {
+                document(prompt, &found, seconds);
+                continue;
+            }
+            let separator = if first + number > 0 { "\n\n" } else { "" };
             // Nobody may be left to read it.
-            if out.write_all(b"\n\n").is_err() {
-                break;
+            if write!(out, "{separator}{}", found.text).is_err() {
+                return Ok(());
             }
         }
-        let config = arguments.sampling.config(number as u64, (128, 0.0, 1.0));
-        one(arguments, prompt, &config, &tokenizer, &model, out)?;
-        work.iter().for_each(|work| work.advance(1));
     }
     Ok(())
+}
+
+/// Prompts that are answered before the first answer is printed.
+const TOGETHER: usize = 256;
+
+/// Answers several prompts at the same time: each with the seconds until it was there.
+fn together(
+    arguments: &Arguments,
+    prompts: &[String],
+    config: &GenerateConfig,
+    tokenizer: &Tokenizer,
+    model: &Llama,
+    work: &Work,
+) -> Result<Vec<(GeneratedText, f64)>, LlamaError> {
+    let start = Instant::now();
+    let mut seconds = vec![0.0; prompts.len()];
+    let seen = |row: usize, _: &str| {
+        if seconds[row] == 0.0 {
+            work.advance(1);
+        }
+        seconds[row] = start.elapsed().as_secs_f64();
+        ControlFlow::Continue(())
+    };
+    let found = match arguments.text {
+        true => model.generate_text(tokenizer, prompts, config, seen),
+        false => {
+            let chats: Vec<_> = prompts.iter().map(|prompt| [Message::user(prompt)]).collect();
+            model.chats(tokenizer, &chats, config, seen)
+        }
+    };
+    Ok(found?.into_iter().zip(seconds).collect())
+}
+
+/// Prints an answer as JSON.
+fn document(prompt: &str, found: &GeneratedText, seconds: f64) {
+    let GeneratedText { text, tokens, stopped } = found;
+    program::document(&json!({
+        "prompt": prompt,
+        "text": text,
+        "tokens": tokens.len(),
+        "stopped": format!("{stopped:?}").to_lowercase(),
+        "seconds": seconds,
+    }));
 }
 
 /// Answers a prompt.
@@ -94,14 +147,7 @@ fn one(
     let start = Instant::now();
     if program::is_json() {
         let found = answer(model, tokenizer, question, config, &mut io::sink())?;
-        let GeneratedText { text, tokens, stopped } = &found;
-        program::document(&json!({
-            "prompt": prompt,
-            "text": text,
-            "tokens": tokens.len(),
-            "stopped": format!("{stopped:?}").to_lowercase(),
-            "seconds": start.elapsed().as_secs_f64(),
-        }));
+        document(prompt, &found, start.elapsed().as_secs_f64());
         return Ok(());
     }
     let mut out = Timed { out, first: None };

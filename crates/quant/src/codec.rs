@@ -205,8 +205,20 @@ impl<'a> PackedView<'a> {
         self.known_scale(block)
     }
 
+    /// Words of the codes.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn codes(&self) -> &'a [u32] {
+        self.codes
+    }
+
+    /// Values of the codes.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn codebook(&self) -> [f32; 16] {
+        std::array::from_fn(|code| f32::from_bits(self.tables[code]))
+    }
+
     /// Returns the scale of an existing block.
-    fn known_scale(&self, block: usize) -> f32 {
+    pub(crate) fn known_scale(&self, block: usize) -> f32 {
         self.layout.scale(self.scales, self.tables, block)
     }
 

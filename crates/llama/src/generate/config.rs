@@ -38,6 +38,7 @@ pub struct GenerateConfig {
     pub(crate) min_p: f32,
     pub(crate) repetition_penalty: f32,
     pub(crate) seed: u64,
+    pub(crate) seed_by_row: bool,
     pub(crate) stop_strings: Vec<String>,
     pub(crate) stop_tokens: Vec<u32>,
     #[serde(skip)]
@@ -62,6 +63,7 @@ impl GenerateConfig {
             min_p: 0.0,
             repetition_penalty: 1.0,
             seed: 0,
+            seed_by_row: false,
             stop_strings: vec![],
             stop_tokens: vec![],
             adapters: None,
@@ -105,6 +107,12 @@ impl GenerateConfig {
     /// batch.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Sets whether each prompt has a seed of its own: the seed plus the prompt's number. Otherwise all have the same.
+    pub fn seed_by_row(mut self, by_row: bool) -> Self {
+        self.seed_by_row = by_row;
         self
     }
 

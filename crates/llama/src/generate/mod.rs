@@ -17,9 +17,9 @@ use std::ops::ControlFlow;
 
 /// Generation of tokens and text, which every model that implements [`Generate`] has.
 pub trait GenerateExt: Generate {
-    /// Continues prompts of tokens, all in one batch (shorter ones are padded on the left). Uses
-    /// the adapters of the settings, or else those selected in the model; the same seed gives the
-    /// same tokens.
+    /// Continues prompts of tokens in batches of up to 64, which others join as some end; there is no padding, and the answer
+    /// to a prompt is the one that it would get alone. Uses the adapters of the settings, or else those selected in the
+    /// model; the same seed gives the same tokens.
     ///
     /// A row ends at an end-of-text token of the model (for a [`Llama`](crate::Llama), of
     /// `config.json`) or a stop token of the settings. `on_token` is called with the row and each
@@ -52,7 +52,7 @@ pub trait GenerateExt: Generate {
         tokens::generate(self, prompts, config, &self.eos_token_ids(), on_token)
     }
 
-    /// Continues texts, all in one batch. In addition to [`generate`](Self::generate), a row ends
+    /// Continues texts. In addition to [`generate`](Self::generate), a row ends
     /// at the end-of-text tokens of the tokenizer's files, at the token with which the chat
     /// template ends an answer, and at the stop strings of the settings. `on_text` is called with
     /// the row and its text as it comes, and may end the row.
@@ -129,12 +129,29 @@ pub trait GenerateExt: Generate {
         config: &GenerateConfig,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<GeneratedText, LlamaError> {
-        let options = ChatOptions::new().add_generation_prompt(true);
-        let prompt = tokenizer.apply_chat_template(messages, &options)?;
-        // The template has written the special tokens.
-        let prompts = [tokenizer.encode(&prompt, false)?];
-        let mut found = text::generate(self, tokenizer, &prompts, config, |_, text| on_text(text))?;
+        let mut found = self.chats(tokenizer, &[messages], config, |_, text| on_text(text))?;
         Ok(found.remove(0))
+    }
+
+    /// Answers several chats, as [`chat`](Self::chat) does each.
+    ///
+    /// # Errors
+    /// As [`chat`](Self::chat).
+    fn chats(
+        &self,
+        tokenizer: &Tokenizer,
+        chats: &[impl AsRef<[Message]>],
+        config: &GenerateConfig,
+        on_text: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<GeneratedText>, LlamaError> {
+        let options = ChatOptions::new().add_generation_prompt(true);
+        let prompts = chats.iter().map(|messages| {
+            let prompt = tokenizer.apply_chat_template(messages.as_ref(), &options)?;
+            // The template has written the special tokens.
+            tokenizer.encode(&prompt, false)
+        });
+        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        self.continue_text(tokenizer, &prompts, config, on_text)
     }
 
     /// Warns where a tokenizer and the model disagree: tokens without a row in the embeddings,

@@ -12,11 +12,12 @@ pub(super) struct Sampler<'a> {
 }
 
 impl<'a> Sampler<'a> {
-    /// Creates the sampler of a row with this prompt.
-    pub fn new(config: &'a GenerateConfig, prompt: &[u32]) -> Self {
+    /// Creates the sampler of the prompt of this number.
+    pub fn new(config: &'a GenerateConfig, number: usize, prompt: &[u32]) -> Self {
+        let own = if config.seed_by_row { number as u64 } else { 0 };
         Self {
             config,
-            rng: Xoshiro256PlusPlus::seed_from_u64(config.seed),
+            rng: Xoshiro256PlusPlus::seed_from_u64(config.seed.wrapping_add(own)),
             seen: prompt.iter().copied().collect(),
         }
     }

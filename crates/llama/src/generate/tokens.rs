@@ -45,7 +45,9 @@ pub(super) fn generate<M: Generate>(
 ) -> Result<Vec<Generated>, LlamaError> {
     config.validate()?;
     check_prompts(prompts, model.vocabulary())?;
-    let mut texts: Vec<Text<'_>> = prompts.iter().map(|prompt| Text::new(config, prompt)).collect();
+    let texts = prompts.iter().enumerate();
+    let mut texts: Vec<_> =
+        texts.map(|(number, prompt)| Text::new(config, number, prompt)).collect();
     if texts.is_empty() || config.max_new_tokens == 0 {
         return Ok(texts.into_iter().map(Text::finish).collect());
     }
@@ -153,8 +155,9 @@ struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    fn new(config: &'a GenerateConfig, prompt: &'a [u32]) -> Self {
-        Self { prompt, sampler: Sampler::new(config, prompt), tokens: vec![], stopped: None }
+    fn new(config: &'a GenerateConfig, number: usize, prompt: &'a [u32]) -> Self {
+        let sampler = Sampler::new(config, number, prompt);
+        Self { prompt, sampler, tokens: vec![], stopped: None }
     }
 
     /// All tokens so far.

@@ -1,5 +1,8 @@
 //! Packed weights on the CPU: on all cores, decoded tile by tile into each core's cache.
 
+#[cfg(target_arch = "x86_64")]
+mod few;
+
 use super::{PackedOps, PackedTensors, in_fp8, product_shape, rows};
 use crate::{
     codec::{PackedView, absmax, encode_scales, encode_word},
@@ -185,6 +188,10 @@ fn decode_half<H: burn::tensor::Element + Default>(
 
 /// `W * x^T` for few rows of `x`: each core decodes a piece of a row of `W` and uses it at once.
 fn few_rows(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if few::supports(view.layout()) {
+        return few::few_rows(view, x, rows, result);
+    }
     const PIECE: usize = 256;
     let width = view.layout().shape[1];
     result.par_chunks_mut(rows).enumerate().with_min_len(16).for_each(|(row, sums)| {
