@@ -19,9 +19,9 @@ pub mod prelude {
         TrainableTokensConfig, VeraConfig, adaptable,
     };
     pub use burn_lora_llama::{
-        CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, GgufType,
-        LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments, SequenceClassifier,
-        Stopped,
+        CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, Generation,
+        GgufType, LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments,
+        SequenceClassifier, Stopped,
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,

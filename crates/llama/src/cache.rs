@@ -28,8 +28,8 @@ pub struct LayerCache {
 pub(crate) struct Turn {
     /// Row and place of each token, `[2, batch, new]`.
     pub places: Tensor<3, Int>,
-    /// Tokens of each row, the new ones included, `[rows]`; `None` if rows begin with these tokens.
-    pub lengths: Option<Tensor<1, Int>>,
+    /// Row and number of tokens of each text, the new ones included, `[2, batch]`; `None` if texts begin with these tokens.
+    pub texts: Option<Tensor<2, Int>>,
 }
 
 impl KvCache {
@@ -105,7 +105,7 @@ impl LayerCache {
         spans: Tensor<3, Int>,
         spec: AttentionSpec,
     ) -> (Tensor<4>, Tensor<3>) {
-        let Turn { places, lengths } = self.turn.clone().expect("the generator sets it");
+        let Turn { places, texts } = self.turn.clone().expect("the generator sets it");
         let [_, heads, _, width] = k.dims();
         let device: Device = k.device().inner();
         let shape = [self.rows, heads, self.capacity, width];
@@ -113,9 +113,9 @@ impl LayerCache {
         // Taken out, so that nothing else holds them and they are written in place.
         let [keys, values] = self.stored.take().unwrap_or_else(|| [empty(), empty()]);
         let (keys, values) = store_cached(keys, values, k.clone(), v.clone(), places);
-        let found = match lengths {
+        let found = match texts {
             None => attention_forward([q, k, v], spans, spec),
-            Some(lengths) => cached_attention(q, keys.clone(), values.clone(), lengths, spec),
+            Some(texts) => cached_attention(q, keys.clone(), values.clone(), texts, spec),
         };
         self.stored = Some([keys, values]);
         found

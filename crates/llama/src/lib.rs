@@ -50,7 +50,9 @@ pub use context::{Context, Segments};
 pub use error::LlamaError;
 pub use families::ConfigDefaults;
 pub use fields::ConfigFields;
-pub use generate::{GenerateConfig, GenerateExt, Generated, GeneratedText, Stopped};
+pub use generate::{
+    GenerateConfig, GenerateExt, Generated, GeneratedText, Generation, NextToken, Stopped,
+};
 pub use gguf::{GgufKeys, GgufType};
 pub use llama::Llama;
 pub use rope::{RopeConfig, RopeScaling};

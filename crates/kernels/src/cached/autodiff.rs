@@ -29,11 +29,11 @@ impl<B: CachedOps, C: CheckpointStrategy> CachedOps for Autodiff<B, C> {
         q: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        lengths: IntTensor<Self>,
+        texts: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [q, keys, values] = [q, keys, values].map(|x| x.into_primitive());
-        let (out, lse) = B::cached_attention(q, keys, values, lengths, spec);
+        let (out, lse) = B::cached_attention(q, keys, values, texts, spec);
         (FloatTensor::<Self>::new(out), FloatTensor::<Self>::new(lse))
     }
 }

@@ -76,6 +76,8 @@ fn overwrite_kernel<I: Int>(from: &[I], to: &mut [I], len: usize, #[define(I)] _
 /// Sizes of an attention to a cache.
 #[derive(CubeType, CubeLaunch)]
 struct Sizes {
+    batch: usize,
+    rows: usize,
     heads: usize,
     kv_heads: usize,
     new: usize,
@@ -87,17 +89,17 @@ struct Sizes {
     scale: f32,
 }
 
-/// Attention of a block of queries to every `splits`-th tile of a row's keys: the highest score, the sum of the weights
-/// relative to it, and that of the values. The queries of a row and a key-value head are numbered: those of a token
+/// Attention of a block of queries to every `splits`-th tile of a text's keys: the highest score, the sum of the weights
+/// relative to it, and that of the values. The queries of a text and a key-value head are numbered: those of a token
 /// follow each other.
 ///
-/// Cubes: `[splits, key-value heads · blocks, rows]`.
+/// Cubes: `[splits, key-value heads · blocks, texts]`.
 #[cube(launch_unchecked)]
 fn tiles_kernel<F: Float, N: Size, M: Size>(
     q: &[F],
     keys: &[Vector<F, N>],
     values: &[Vector<F, M>],
-    lengths: &[i32],
+    texts: &[i32],
     sums: &mut [f32],
     maxima: &mut [f32],
     totals: &mut [f32],
@@ -113,10 +115,13 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
     let unit = UNIT_POS as usize;
     let group = sizes.heads / sizes.kv_heads;
     let all = group * sizes.new;
-    let (split, row) = (CUBE_POS_X as usize, CUBE_POS_Z as usize);
+    let (split, text) = (CUBE_POS_X as usize, CUBE_POS_Z as usize);
     let (head, block) = (CUBE_POS_Y as usize / sizes.blocks, CUBE_POS_Y as usize % sizes.blocks);
-    let length = min(max(lengths[row], 0) as usize, sizes.capacity);
-    let start = (row * sizes.kv_heads + head) * sizes.capacity;
+    let row = max(texts[text], 0) as usize;
+    let exists = texts[text] >= 0 && row < sizes.rows;
+    let length = min(max(texts[sizes.batch + text], 0) as usize, sizes.capacity);
+    let length = select(exists, length, 0usize);
+    let start = (min(row, sizes.rows - 1) * sizes.kv_heads + head) * sizes.capacity;
 
     // Queries in float32, scaled; those past the last are copies of it.
     let mut shared = Shared::<[f32]>::new_slice(comptime![queries * width]);
@@ -124,7 +129,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
     while at < comptime![queries * width] {
         let number = min(block * queries + at / width, all - 1);
         let (token, member) = (number / group, number % group);
-        let of = ((row * sizes.heads + head * group + member) * sizes.new + token) * width;
+        let of = ((text * sizes.heads + head * group + member) * sizes.new + token) * width;
         shared[at] = f32::cast_from(q[of + at % width]) * sizes.scale;
         at += TILE;
     }
@@ -219,7 +224,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
     for j in 0..queries {
         let number = block * queries + j;
         let (token, member) = (number / group, number % group);
-        let of = (row * sizes.heads + head * group + member) * sizes.new + token;
+        let of = (text * sizes.heads + head * group + member) * sizes.new + token;
         let to = of * sizes.splits + split;
         if number < all && unit == 0 {
             maxima[to] = most[j];
@@ -398,15 +403,15 @@ impl CachedOps for CubeBackend {
         q: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        lengths: IntTensor<Self>,
+        texts: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (q, lengths) = (into_contiguous(q), into_contiguous(lengths));
+        let (q, texts) = (into_contiguous(q), into_contiguous(texts));
         let (client, dtype) = (q.client.clone(), q.dtype);
-        let [rows, heads, new, width] = q.shape().dims();
-        let [_, kv_heads, capacity, _] = keys.shape().dims();
-        let (out, count) = (empty(&q, q.shape(), dtype), rows * heads * new);
-        let lse = empty(&q, Shape::new([rows, heads, new]), DType::F32);
+        let [batch, heads, new, width] = q.shape().dims();
+        let [rows, kv_heads, capacity, _] = keys.shape().dims();
+        let (out, count) = (empty(&q, q.shape(), dtype), batch * heads * new);
+        let lse = empty(&q, Shape::new([batch, heads, new]), DType::F32);
         if count == 0 || width == 0 {
             return (out, lse);
         }
@@ -415,17 +420,18 @@ impl CachedOps for CubeBackend {
         assert!(width / part <= TILE, "attention: heads of {width} are too wide for a cache");
         let queries = (heads / kv_heads * new).min(QUERIES);
         let blocks = (heads / kv_heads * new).div_ceil(queries);
-        let splits = (CUBES / (kv_heads * blocks * rows)).clamp(1, capacity.div_ceil(TILE).max(1));
+        let splits = (CUBES / (kv_heads * blocks * batch)).clamp(1, capacity.div_ceil(TILE).max(1));
         let floats = |len| empty(&q, Shape::new([len]), DType::F32);
         let (sums, maxima, totals) =
             (floats(count * splits * width), floats(count * splits), floats(count * splits));
         let len = rows * kv_heads * capacity * width;
         let float = |tensor: &CubeTensor, len| buffer(&client, tensor, DType::F32, len, 1);
-        let cubes = [splits, kv_heads * blocks, rows].map(|n| u32::try_from(n).expect("few cubes"));
+        let cubes =
+            [splits, kv_heads * blocks, batch].map(|n| u32::try_from(n).expect("few cubes"));
         let cube_dim = CubeDim::new_1d(UNITS);
         let units = count * width;
         // SAFETY: the buffers are as long as checked; cubes are as many as the kernel says, keys stay below the length of
-        // a row and that below the capacity, and queries below their number.
+        // a text and that below the capacity, and queries below their number.
         unsafe {
             tiles_kernel::launch_unchecked(
                 &client,
@@ -436,11 +442,13 @@ impl CachedOps for CubeBackend {
                 buffer(&client, &q, dtype, count * width, 1),
                 buffer(&client, &keys, dtype, len, vector),
                 buffer(&client, &values, dtype, len, part),
-                buffer(&client, &lengths, DType::I32, rows, 1),
+                buffer(&client, &texts, DType::I32, 2 * batch, 1),
                 float(&sums, count * splits * width),
                 float(&maxima, count * splits),
                 float(&totals, count * splits),
                 SizesLaunch::new(
+                    batch,
+                    rows,
                     heads,
                     kv_heads,
                     new,

@@ -45,23 +45,25 @@ impl CachedOps for Flex {
         q: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        lengths: IntTensor<Self>,
+        texts: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (shape, dtype) = (q.shape(), q.dtype());
-        let [_, heads, new, width] = shape.dims();
-        let [_, kv_heads, capacity, _] = keys.shape().dims();
+        let [batch, heads, new, width] = shape.dims();
+        let [rows, kv_heads, capacity, _] = keys.shape().dims();
         let [q, keys, values] = [q, keys, values].map(to_f32);
-        let lengths = lengths.to_contiguous();
+        let texts = texts.to_contiguous();
         let (q, keys, values): (&[f32], &[f32], &[f32]) =
             (q.storage(), keys.storage(), values.storage());
-        let lengths: &[i32] = lengths.storage();
+        let texts: &[i32] = texts.storage();
         let mut out = vec![0.0f32; q.len()];
         let mut lse = vec![0.0f32; q.len() / width];
         let queries = out.par_chunks_mut(width).zip(&mut lse).zip(q.par_chunks(width)).enumerate();
         queries.for_each(|(at, ((out, lse), q))| {
-            let (query, head, row) = (at % new, at / new % heads, at / new / heads);
-            let length = (lengths[row].max(0) as usize).min(capacity);
+            let (query, head, text) = (at % new, at / new % heads, at / new / heads);
+            let row = usize::try_from(texts[text]).ok().filter(|row| *row < rows);
+            let Some(row) = row else { return };
+            let length = (texts[batch + text].max(0) as usize).min(capacity);
             let end = (length + query + 1).saturating_sub(new).min(length);
             let first = spec.window.map_or(0, |window| end.saturating_sub(window));
             let start = (row * kv_heads + head / (heads / kv_heads)) * capacity * width;

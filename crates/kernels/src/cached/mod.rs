@@ -57,15 +57,16 @@ pub fn store_cached(
     (Tensor::from_dispatch(keys), Tensor::from_dispatch(values))
 }
 
-/// Causal attention of the last tokens of each row to the keys and values of a [cache](store_cached), in which their own
-/// are, too: `softmax(scale · q · kᵀ) · v`, and the log-sum-exp of each row of scores. Rows have lengths of their own. A
+/// Causal attention of the last tokens of texts to the keys and values of a [cache](store_cached), in which their own
+/// are, too: `softmax(scale · q · kᵀ) · v`, and the log-sum-exp of each row of scores. Texts have lengths of their own. A
 /// query sees no later key and none before its window; with no key, both are zero. Nothing has a graph.
 ///
 /// # Shapes
-/// - q, first output: `[rows, heads, new, head_dim]`
+/// - q, first output: `[batch, heads, new, head_dim]`
 /// - keys, values: `[rows, kv_heads, capacity, head_dim]`
-/// - lengths: `[rows]`: tokens in the cache, the new ones included
-/// - second output: `[rows, heads, new]`, in float32
+/// - texts: `[2, batch]`: the row of the cache, and the number of tokens there, the new ones included; a text has none in a row
+///   that does not exist
+/// - second output: `[batch, heads, new]`, in float32
 ///
 /// # Panics
 /// If the shapes do not fit or the dtypes differ.
@@ -73,20 +74,20 @@ pub fn cached_attention(
     q: Tensor<4>,
     keys: Tensor<4>,
     values: Tensor<4>,
-    lengths: Tensor<1, Int>,
+    texts: Tensor<2, Int>,
     spec: AttentionSpec,
 ) -> (Tensor<4>, Tensor<3>) {
-    let ([rows, heads, _, width], [_, kv_heads, capacity, _]) = (q.dims(), keys.dims());
-    assert_eq!(keys.dims(), [rows, kv_heads, capacity, width], "attention: the keys of q");
+    let ([batch, heads, _, width], [_, kv_heads, _, key_width]) = (q.dims(), keys.dims());
+    assert_eq!(key_width, width, "attention: the keys of q");
     assert_eq!(keys.dims(), values.dims(), "attention: keys and values");
     let shared = heads.checked_rem(kv_heads) == Some(0);
     assert!(shared, "attention: {heads} heads over {kv_heads}");
     assert!(spec.window != Some(0), "attention: a window of no keys");
-    assert_eq!(lengths.dims(), [rows], "attention: a length for each row");
+    assert_eq!(texts.dims(), [2, batch], "attention: the texts of q");
     assert!([&keys, &values].iter().all(|x| x.dtype() == q.dtype()), "attention: the dtypes");
     let [q, keys, values] = [q, keys, values].map(|x| x.inner().into_dispatch());
-    let lengths = lengths.cast(DType::I32).into_dispatch();
-    let (out, lse) = Dispatch::cached_attention(q, keys, values, lengths, spec);
+    let texts = texts.cast(DType::I32).into_dispatch();
+    let (out, lse) = Dispatch::cached_attention(q, keys, values, texts, spec);
     (Tensor::from_dispatch(out), Tensor::from_dispatch(lse))
 }
 
@@ -137,7 +138,7 @@ pub trait CachedOps: Backend {
     fn overwrite(to: IntTensor<Self>, from: IntTensor<Self>) -> IntTensor<Self>;
 
     /// Attention to a cache, and the log-sum-exps.
-    #[fusion(meta = |q, _keys, _values, _lengths, _spec| (
+    #[fusion(meta = |q, _keys, _values, _texts, _spec| (
         q.clone(),
         TensorSpec::new(Shape::from(q.shape[..3].to_vec()), DType::F32),
     ))]
@@ -145,7 +146,7 @@ pub trait CachedOps: Backend {
         q: FloatTensor<Self>,
         keys: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        lengths: IntTensor<Self>,
+        texts: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }

@@ -56,20 +56,41 @@ impl Case {
         let tensor =
             |values: &[f32], shape| float::<4>(values.to_vec(), shape, &device).cast(dtype);
         let cache = [rows, kv_heads, capacity, width];
-        let lengths: Vec<i32> = self.lengths.iter().map(|length| *length as i32).collect();
+        // The texts are in the rows from the last to the first.
+        let (k, v) = (turned(&k, rows), turned(&v, rows));
+        let texts = (0..rows as i32).rev();
+        let texts = texts.chain(self.lengths.iter().map(|length| *length as i32)).collect();
         let (out, lse) = cached_attention(
             tensor(&q, [rows, heads, new, width]),
             tensor(&k, cache),
             tensor(&v, cache),
-            int(lengths, [rows], &device),
+            int(texts, [2, rows], &device),
             AttentionSpec { scale: 0.3, window },
         );
         assert_eq!(out.dtype(), DType::from(dtype));
+        let (k, v) = (turned(&k, rows), turned(&v, rows));
         let (expected, sums) = self.expected([&q, &k, &v]);
         let off = difference(&vec(out.cast(FloatDType::F32)), &expected);
         assert!(off < allowed, "{heads} over {kv_heads}, {new} of {width}, {window:?}: {off}");
         assert!(difference(&vec(lse), &sums) < allowed.max(1e-4));
     }
+}
+
+/// Rows from the last to the first.
+fn turned(values: &[f32], rows: usize) -> Vec<f32> {
+    values.chunks(values.len() / rows).rev().flatten().copied().collect()
+}
+
+#[test]
+fn a_row_that_is_not_there_has_no_keys() {
+    let device = device();
+    let cache = Tensor::<4>::ones([2, 1, 4, 8], &device);
+    let texts = int(vec![-1, 2, 1, 3, 3, 3], [2, 3], &device);
+    let spec = AttentionSpec { scale: 1.0, window: None };
+    let q = Tensor::ones([3, 1, 1, 8], &device);
+    let (out, lse) = cached_attention(q, cache.clone(), cache, texts, spec);
+    assert_eq!(vec(out)[..16], [0.0; 16]);
+    assert_eq!(vec(lse)[..2], [0.0; 2]);
 }
 
 fn cases() -> Vec<Case> {

@@ -1,14 +1,15 @@
-//! Rows of a batch that are generated token by token: their cache, and a step that a GPU records once and replays.
+//! Texts that are generated token by token: their cache, and a step that a GPU records once and replays.
 
 use crate::{
     cache::{KvCache, Turn},
     causal_lm::Generate,
     context::Segments,
+    error::LlamaError,
 };
 use burn::tensor::{DType, Device, Graph, Int, Tensor, TensorData, capture};
-use burn_lora_adapter::{ActiveAdapters, AdaptableExt, Selection};
+use burn_lora_adapter::{ActiveAdapters, AdaptableExt, BASE, Selection};
 use burn_lora_kernels::{captures, overwrite};
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// Tokens of prompts that are read at once, unless one alone has more.
 const READ_AT_ONCE: usize = 8192;
@@ -19,72 +20,84 @@ const ROOM: usize = 1024;
 /// Steps from which on recording one pays: it takes as long as a few.
 const RECORDED: usize = 16;
 
-/// Rows of a batch, each with a text of its own, which begin and end at any step.
+/// Rows of a cache, each with a text of its own, which begin and end at any step.
 pub(super) struct Engine<M> {
     shared: Rc<Shared<M>>,
     device: Device,
     rows: Vec<Row>,
     /// Most tokens that any row has had: frequencies of positions may depend on it.
     longest: usize,
-    /// Whether the device does not know the rows as they are.
-    changed: bool,
-    graph: Option<Graph<Tensor<2>, Box<dyn FnMut() -> Tensor<2>>>>,
+    /// The rows of the last step, as the device knows them, and the room that it had.
+    known: Vec<usize>,
+    room: usize,
+    /// Steps by the number of texts that they have room for.
+    steps: BTreeMap<usize, Step<M>>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Row {
     /// Number of tokens in the cache.
     length: usize,
     /// Next token; `None` if the row does not go on.
     next: Option<u32>,
+    adapters: ActiveAdapters,
+}
+
+struct Shared<M> {
+    model: M,
+    cache: RefCell<KvCache>,
+}
+
+/// A step of some texts.
+struct Step<M> {
+    inner: Rc<Inner<M>>,
+    graph: Option<Graph<Tensor<2>, Box<dyn FnMut() -> Tensor<2>>>>,
 }
 
 /// What a recorded step reads and writes.
-struct Shared<M> {
-    model: M,
+struct Inner<M> {
+    shared: Rc<Shared<M>>,
     adapters: ActiveAdapters,
-    cache: RefCell<KvCache>,
-    /// Of each row the next token, its position, what that grows by (1, or 0 if the row has ended), and its number;
-    /// `[4, rows]`.
+    /// Of each text the next token, its position, what that grows by, and the row; `[4, texts]`. Where there is no text
+    /// the position does not grow, and the row is -1.
     state: RefCell<Tensor<2, Int>>,
 }
 
 impl<M: Generate> Engine<M> {
-    /// Creates rows without tokens, with the adapters of each or of all.
-    pub fn new(model: &M, rows: usize, adapters: ActiveAdapters) -> Self {
+    /// Creates rows without texts.
+    pub fn new(model: &M, rows: usize) -> Self {
         // Without a graph for gradients.
         let model = model.valid();
         let device = model.device().inner();
         let cache = RefCell::new(KvCache::new(model.depth(), rows, ROOM));
-        let state = RefCell::new(int(vec![0; 4 * rows], [4, rows], &device));
-        let shared = Rc::new(Shared { model, adapters, cache, state });
-        let rows = vec![Row::default(); rows];
-        Self { shared, device, rows, longest: 0, changed: true, graph: None }
+        let shared = Rc::new(Shared { model, cache });
+        let (rows, known, steps) = (vec![Row::default(); rows], vec![], BTreeMap::new());
+        Self { shared, device, rows, longest: 0, known, room: 0, steps }
     }
 
-    /// Reads texts of some rows, each from its first token, in place of what the row had, and returns the logits of their
-    /// next tokens, `[texts, vocabulary]`. Texts are read one after the other in one row, without padding.
-    pub fn read(&mut self, texts: &[(usize, &[u32])]) -> Tensor<2> {
-        let longest = texts.iter().map(|(_, text)| text.len()).max().unwrap_or(0);
+    /// Reads texts in rows, each from its first token and with its adapters, and returns the logits of their next tokens,
+    /// `[texts, vocabulary]`. Texts with the same adapters are read one after the other in one row, without padding.
+    pub fn read(&mut self, texts: &[(usize, &[u32], ActiveAdapters)]) -> Tensor<2> {
+        let longest = texts.iter().map(|(_, text, _)| text.len()).max().unwrap_or(0);
         self.make_room(longest);
         self.longest = self.longest.max(longest);
-        for (row, text) in texts {
-            self.rows[*row] = Row { length: text.len(), next: None };
+        self.known.clear();
+        for (row, text, adapters) in texts {
+            self.rows[*row] = Row { length: text.len(), next: None, adapters: adapters.clone() };
         }
-        self.changed = true;
         let (mut logits, mut order) = (vec![], vec![]);
-        for (adapters, mut group) in self.groups(texts) {
-            while !group.is_empty() {
-                let mut tokens = 0;
-                let fits = group.iter().take_while(|text| {
-                    tokens += texts[**text].1.len();
-                    tokens <= READ_AT_ONCE
-                });
-                let rest = group.split_off(fits.count().max(1));
-                logits.push(self.read_together(texts, &group, &adapters));
-                order.append(&mut group);
-                group = rest;
-            }
+        let mut left: Vec<usize> = (0..texts.len()).collect();
+        while let Some(first) = left.first() {
+            let (adapters, mut tokens) = (&texts[*first].2, 0);
+            let (group, rest): (Vec<_>, Vec<_>) = left.iter().partition(|number| {
+                let (_, text, own) = &texts[**number];
+                let fits = own == adapters && (tokens == 0 || tokens + text.len() <= READ_AT_ONCE);
+                tokens += if fits { text.len() } else { 0 };
+                fits
+            });
+            logits.push(self.read_together(texts, &group));
+            order.extend(group);
+            left = rest;
         }
         let logits = Tensor::cat(logits, 0);
         if order.is_sorted() {
@@ -95,35 +108,15 @@ impl<M: Generate> Engine<M> {
         logits.select(0, int(places, [order.len()], &self.device))
     }
 
-    /// Texts by what their rows run with: one row of tokens has an adapter.
-    fn groups(&self, texts: &[(usize, &[u32])]) -> Vec<(ActiveAdapters, Vec<usize>)> {
-        let Shared { model, adapters, .. } = &*self.shared;
-        let Selection::Rows(names) = adapters.selection() else {
-            return vec![(adapters.clone(), (0..texts.len()).collect())];
-        };
-        let mut groups: Vec<(&String, Vec<usize>)> = vec![];
-        for (number, (row, _)) in texts.iter().enumerate() {
-            let name = &names[*row];
-            match groups.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, group)) => group.push(number),
-                None => groups.push((name, vec![number])),
-            }
-        }
-        let active = |name: &String| {
-            model.activate(Selection::rows([name.as_str()])).expect("it is active already")
-        };
-        groups.into_iter().map(|(name, group)| (active(name), group)).collect()
-    }
-
-    /// Reads some of the texts in one row of tokens.
+    /// Reads some of the texts, with the same adapters, in one row of tokens.
     fn read_together(
         &self,
-        texts: &[(usize, &[u32])],
+        texts: &[(usize, &[u32], ActiveAdapters)],
         group: &[usize],
-        adapters: &ActiveAdapters,
     ) -> Tensor<2> {
-        let Shared { model, cache, .. } = &*self.shared;
-        let group = || group.iter().map(|number| texts[*number]);
+        let Shared { model, cache } = &*self.shared;
+        let adapters = texts[group[0]].2.clone();
+        let group = || group.iter().map(|number| (texts[*number].0, texts[*number].1));
         let counts: Vec<_> = group().map(|(_, text)| text.len()).collect();
         let total = counts.iter().sum();
         let tokens = group().flat_map(|(_, text)| text.iter().map(|token| *token as i32)).collect();
@@ -136,81 +129,107 @@ impl<M: Generate> Engine<M> {
         });
         let ends = int(ends.collect(), [counts.len()], &self.device);
         let segments = Segments::packed(total, &[counts]).expect("as long as the samples");
-        let segments = segments.of_batch(self.longest).with_adapters(adapters.clone());
+        let segments = segments.of_batch(self.longest).with_adapters(adapters);
         let context = model.context_of_last(&segments, total);
         let mut cache = cache.borrow_mut();
-        cache.set_turn(&Turn { places, lengths: None });
+        cache.set_turn(&Turn { places, texts: None });
         let tokens = int(tokens, [1, total], &model.embedding_device());
         let hidden = layers(model, tokens, &context, &mut cache);
         model.head(hidden.squeeze_dim::<2>(0).select(0, ends), &context)
     }
 
-    /// Sets the next token of a row; with `None` the row ends, and what is computed for it means nothing.
+    /// Sets the next token of a row; with `None` the row ends.
     pub fn set(&mut self, row: usize, next: Option<u32>) {
         self.rows[row].next = next;
-        self.changed = true;
+        self.known.clear();
     }
 
-    /// Returns `true` if the texts have to be [read](Self::read) again before the next step.
+    /// Returns `true` if the texts that go on have to be [read](Self::read) again before the next step.
     pub fn is_outdated(&self) -> bool {
-        let model = &self.shared.model;
-        self.longest > 0 && model.outdates_cache(self.longest, self.next_longest())
+        self.longest > 0 && self.shared.model.outdates_cache(self.longest, self.next_longest())
     }
 
-    /// Appends the next token of each row that goes on, and returns the logits of those after, `[rows, vocabulary]`. `left`
-    /// is the number of steps that may follow. On the device the likeliest tokens are the next ones: unless others are
-    /// [set](Self::set), [`keep_likeliest`](Self::keep_likeliest) has to follow.
-    pub fn step(&mut self, left: usize) -> Tensor<2> {
+    /// Appends the next token of each row that goes on, and returns the logits of those after, `[rows that go on or more,
+    /// vocabulary]`. `left` is the number of steps that may follow. On the device the [likeliest](Self::likeliest) tokens are
+    /// the next ones: [`keep`](Self::keep) has to follow, or [`set`](Self::set) for each row.
+    ///
+    /// # Errors
+    /// [`LlamaError::Generate`] if rows with several adapters each are mixed with others.
+    pub fn step(&mut self, left: usize) -> Result<Tensor<2>, LlamaError> {
         let longest = self.next_longest();
         self.make_room(longest);
         self.longest = longest;
-        if std::mem::take(&mut self.changed) {
-            self.shared.overwrite(self.state());
+        let going: Vec<_> = (0..self.rows.len()).filter(|row| self.goes_on(*row)).collect();
+        // What is recorded is for few numbers of texts.
+        let recorded = captures(&self.device);
+        let room = if recorded { going.len().next_power_of_two() } else { going.len() };
+        self.room = room;
+        let adapters = self.adapters_of(&going, room)?;
+        let Self { shared, device, rows, steps, .. } = self;
+        let step = steps.entry(room).or_insert_with(|| Step::new(shared, room, device));
+        if step.inner.adapters != adapters {
+            *step = Step { inner: Rc::new(step.inner.with(adapters)), graph: None };
         }
-        let device = &self.device;
-        if self.graph.is_none()
-            && left >= RECORDED
-            && captures(device)
-            && self.shared.model.is_recordable(longest + left)
-        {
+        let state = || state(rows, &going, room, device);
+        if self.known != going {
+            step.inner.overwrite(state());
+            self.known.clone_from(&going);
+        }
+        let recorded = recorded && left >= RECORDED;
+        if step.graph.is_none() && recorded && shared.model.is_recordable(longest + left) {
             // Recording runs the step a few times, and what it stores then is stored again.
-            let shared = self.shared.clone();
-            let step: Box<dyn FnMut() -> Tensor<2>> = Box::new(move || shared.step(longest));
-            self.graph = Some(capture(device, step));
-            self.shared.overwrite(self.state());
+            let inner = step.inner.clone();
+            let run: Box<dyn FnMut() -> Tensor<2>> = Box::new(move || inner.run(longest));
+            step.graph = Some(capture(device, run));
+            step.inner.overwrite(state());
         }
-        for row in &mut self.rows {
-            row.length += usize::from(row.next.is_some());
+        for row in going {
+            rows[row].length += 1;
         }
-        match &mut self.graph {
-            None => self.shared.step(longest),
+        Ok(match &mut step.graph {
+            None => step.inner.run(longest),
             // SAFETY: the graph owns the step with all that it reads and writes; all of it is used by this thread alone, on
             // the stream that it was recorded on.
             Some(graph) => unsafe { graph.replay() }.clone(),
-        }
+        })
     }
 
-    /// The likeliest next token of each row.
+    /// The likeliest next token of each row of the last step.
     pub fn likeliest(&self) -> Tensor<1, Int> {
-        self.shared.state.borrow().clone().narrow(0, 0, 1).squeeze_dim(0)
+        let step = &self.steps[&self.room];
+        let tokens = step.inner.state.borrow().clone().narrow(0, 0, 1);
+        tokens.narrow(1, 0, self.known.len()).squeeze_dim(0)
     }
 
-    /// Says that the next tokens of the rows that go on are the likeliest, which these are.
-    pub fn keep_likeliest(&mut self, tokens: &[u32]) {
-        for (row, token) in self.rows.iter_mut().zip(tokens) {
-            row.next = row.next.map(|_| *token);
+    /// Says that the next tokens of the rows of the last step are the likeliest, which these are.
+    pub fn keep(&mut self, tokens: &[u32]) {
+        for (row, token) in self.known.iter().zip(tokens) {
+            self.rows[*row].next = Some(*token);
         }
     }
 
-    /// The rows as the device knows them.
-    fn state(&self) -> Tensor<2, Int> {
-        let tokens = self.rows.iter().map(|row| row.next.unwrap_or(0) as i32);
-        // A row that has ended writes to its first place, over and over.
-        let positions = self.rows.iter().map(|row| row.next.map_or(0, |_| row.length as i32));
-        let grows = self.rows.iter().map(|row| i32::from(row.next.is_some()));
-        let count = self.rows.len();
-        let values = tokens.chain(positions).chain(grows).chain(0..count as i32).collect();
-        int(values, [4, count], &self.device)
+    fn goes_on(&self, row: usize) -> bool {
+        self.rows[row].next.is_some()
+    }
+
+    /// The adapters of a batch of these rows, with room for more.
+    fn adapters_of(&self, going: &[usize], room: usize) -> Result<ActiveAdapters, LlamaError> {
+        let first = &self.rows[going[0]].adapters;
+        if going.iter().all(|row| self.rows[*row].adapters == *first) {
+            return Ok(first.clone());
+        }
+        let name = |row: &usize| match self.rows[*row].adapters.selection() {
+            Selection::Adapters(names) if names.is_empty() => BASE.to_owned(),
+            Selection::Adapters(names) | Selection::Rows(names) => names.join(" and "),
+        };
+        let names = going.iter().map(name);
+        let names = names.chain(std::iter::repeat_n(BASE.to_owned(), room - going.len()));
+        let found = self.shared.model.activate(Selection::rows(names));
+        found.map_err(|error| LlamaError::Generate {
+            field: "adapters",
+            found: "texts with adapters of their own".into(),
+            reason: error.to_string(),
+        })
     }
 
     /// Most tokens that any row has had after the next step.
@@ -223,33 +242,60 @@ impl<M: Generate> Engine<M> {
     fn make_room(&mut self, length: usize) {
         let mut cache = self.shared.cache.borrow_mut();
         if length > cache.capacity() {
-            self.graph = None;
+            self.steps.clear();
+            self.known.clear();
             cache.grow(length.next_power_of_two());
         }
     }
 }
 
-impl<M: Generate> Shared<M> {
-    /// Appends the next token of each row, sets the likeliest as those after, and returns their logits.
-    fn step(&self, longest: usize) -> Tensor<2> {
-        let Self { model, adapters, cache, state } = self;
+/// The texts of these rows, with room for more, as a step takes them.
+fn state(rows: &[Row], going: &[usize], room: usize, device: &Device) -> Tensor<2, Int> {
+    let none = || std::iter::repeat_n(0, room - going.len());
+    let tokens = going.iter().map(|row| rows[*row].next.unwrap_or(0) as i32).chain(none());
+    let positions = going.iter().map(|row| rows[*row].length as i32).chain(none());
+    let grows = going.iter().map(|_| 1).chain(none());
+    let numbers = going.iter().map(|row| *row as i32).chain(none().map(|_| -1));
+    int(tokens.chain(positions).chain(grows).chain(numbers).collect(), [4, room], device)
+}
+
+impl<M: Generate> Step<M> {
+    fn new(shared: &Rc<Shared<M>>, room: usize, device: &Device) -> Self {
+        let state = RefCell::new(int(vec![0; 4 * room], [4, room], device));
+        let (shared, adapters) = (shared.clone(), ActiveAdapters::default());
+        Self { inner: Rc::new(Inner { shared, adapters, state }), graph: None }
+    }
+}
+
+impl<M: Generate> Inner<M> {
+    /// The same step with other adapters.
+    fn with(&self, adapters: ActiveAdapters) -> Self {
+        let state = RefCell::new(self.state.borrow().clone());
+        Self { shared: self.shared.clone(), adapters, state }
+    }
+
+    /// Appends the next token of each text, sets the likeliest as those after, and returns their logits.
+    fn run(&self, longest: usize) -> Tensor<2> {
+        let Self { shared, adapters, state } = self;
+        let Shared { model, cache } = &**shared;
         let before = state.borrow().clone();
-        let rows = before.dims()[1];
-        let [tokens, positions, grows, numbers] =
+        let texts = before.dims()[1];
+        let [tokens, positions, grows, rows] =
             [0, 1, 2, 3].map(|at| before.clone().narrow(0, at, 1));
-        let places = Tensor::cat(vec![numbers.clone(), positions.clone()], 0);
-        let places = places.reshape([2, rows, 1]);
-        let lengths = (positions.clone() + 1).squeeze_dim(0);
+        let after = positions.clone() + grows.clone();
+        let turn = Turn {
+            places: Tensor::cat(vec![rows.clone(), positions.clone()], 0).reshape([2, texts, 1]),
+            texts: Some(Tensor::cat(vec![rows.clone(), after.clone()], 0)),
+        };
         let mut cache = cache.borrow_mut();
-        cache.set_turn(&Turn { places, lengths: Some(lengths) });
-        let segments =
-            Segments::cached(positions.clone().reshape([rows, 1]), cache.capacity(), longest);
+        cache.set_turn(&turn);
+        let segments = Segments::cached(positions.reshape([texts, 1]), cache.capacity(), longest);
         let context = model.context_of_last(&segments.with_adapters(adapters.clone()), 1);
-        let tokens = tokens.reshape([rows, 1]).to_device(&model.embedding_device());
+        let tokens = tokens.reshape([texts, 1]).to_device(&model.embedding_device());
         let hidden = layers(model, tokens, &context, &mut cache);
         let logits = model.head(hidden.squeeze_dim::<2>(1), &context);
-        let next = logits.clone().argmax(1).cast(DType::I32).reshape([1, rows]);
-        self.overwrite(Tensor::cat(vec![next, positions + grows.clone(), grows, numbers], 0));
+        let next = logits.clone().argmax(1).cast(DType::I32).reshape([1, texts]);
+        self.overwrite(Tensor::cat(vec![next, after, grows, rows], 0));
         logits
     }
 

@@ -2,12 +2,14 @@
 
 mod config;
 mod engine;
+mod generation;
 mod sample;
 mod stop;
 mod text;
 mod tokens;
 
 pub use config::GenerateConfig;
+pub use generation::{Generation, NextToken};
 pub use text::GeneratedText;
 pub use tokens::{Generated, Stopped};
 

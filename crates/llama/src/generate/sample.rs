@@ -5,26 +5,22 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::collections::HashSet;
 
 /// Sampler of one row.
-pub(super) struct Sampler<'a> {
-    config: &'a GenerateConfig,
+pub(super) struct Sampler {
     rng: Xoshiro256PlusPlus,
     seen: HashSet<u32>,
 }
 
-impl<'a> Sampler<'a> {
-    /// Creates the sampler of the prompt of this number.
-    pub fn new(config: &'a GenerateConfig, number: usize, prompt: &[u32]) -> Self {
-        let own = if config.seed_by_row { number as u64 } else { 0 };
+impl Sampler {
+    /// Creates the sampler of a row with this prompt.
+    pub fn new(config: &GenerateConfig, prompt: &[u32]) -> Self {
         Self {
-            config,
-            rng: Xoshiro256PlusPlus::seed_from_u64(config.seed.wrapping_add(own)),
+            rng: Xoshiro256PlusPlus::seed_from_u64(config.seed),
             seen: prompt.iter().copied().collect(),
         }
     }
 
     /// Returns the next token; may change the logits.
-    pub fn next(&mut self, logits: &mut [f32]) -> u32 {
-        let config = self.config;
+    pub fn next(&mut self, config: &GenerateConfig, logits: &mut [f32]) -> u32 {
         if config.repetition_penalty != 1.0 {
             for &token in &self.seen {
                 if let Some(logit) = logits.get_mut(token as usize) {
@@ -33,13 +29,13 @@ impl<'a> Sampler<'a> {
                 }
             }
         }
-        let token = if config.temperature == 0.0 { argmax(logits) } else { self.draw(logits) };
+        let token =
+            if config.temperature == 0.0 { argmax(logits) } else { self.draw(config, logits) };
         self.seen.insert(token);
         token
     }
 
-    fn draw(&mut self, logits: &[f32]) -> u32 {
-        let config = self.config;
+    fn draw(&mut self, config: &GenerateConfig, logits: &[f32]) -> u32 {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let weight = |logit: f32| ((logit - largest) / config.temperature).exp();
         let mut kept: Vec<(u32, f32)> = logits

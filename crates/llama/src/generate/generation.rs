@@ -1,0 +1,235 @@
+//! Texts that are continued together, and begin and end at any token.
+
+use super::{
+    Stopped,
+    config::{GenerateConfig, wrong},
+    engine::Engine,
+    sample::Sampler,
+};
+use crate::{causal_lm::Generate, error::LlamaError};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
+use burn_lora_adapter::{ActiveAdapters, AdaptableExt, Selection};
+use std::collections::VecDeque;
+
+/// Texts that are continued together: others join at any token, and each has settings and adapters of its own. What a text
+/// becomes does not depend on the others.
+///
+/// ```no_run
+/// # let model: burn_lora_llama::Llama = unimplemented!();
+/// use burn_lora_llama::{GenerateConfig, Generation};
+///
+/// let mut texts = Generation::new(&model, 16);
+/// texts.push(1, vec![1, 450, 7483], GenerateConfig::new(16))?;
+/// texts.push(2, vec![1, 15043], GenerateConfig::new(8).temperature(0.7))?;
+/// while !texts.is_empty() {
+///     for found in texts.step()? {
+///         println!("{}: {:?} {:?}", found.id, found.token, found.stopped);
+///     }
+/// }
+/// # Ok::<_, burn_lora_llama::LlamaError>(())
+/// ```
+pub struct Generation<M> {
+    model: M,
+    engine: Engine<M>,
+    rows: Vec<Option<Text>>,
+    waiting: VecDeque<Text>,
+    ends: Vec<u32>,
+}
+
+/// What a step added to a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextToken {
+    /// Id of the text.
+    pub id: u64,
+    /// New token; `None` if it is one that ends the text.
+    pub token: Option<u32>,
+    /// Reason why the text has ended, if it has.
+    pub stopped: Option<Stopped>,
+}
+
+struct Text {
+    id: u64,
+    /// The prompt, and what follows it.
+    tokens: Vec<u32>,
+    /// Number of new tokens that may still follow.
+    left: usize,
+    config: GenerateConfig,
+    adapters: ActiveAdapters,
+    sampler: Sampler,
+    /// Whether its tokens have to be read from the first.
+    unread: bool,
+}
+
+impl<M: Generate> Generation<M> {
+    /// Creates a generation of at most so many texts at the same time; further ones wait.
+    ///
+    /// # Panics
+    /// If that is none.
+    pub fn new(model: &M, rows: usize) -> Self {
+        assert!(rows > 0, "a generation of no texts");
+        let (engine, ends) = (Engine::new(model, rows), model.eos_token_ids());
+        let rows = (0..rows).map(|_| None).collect();
+        Self { model: model.clone(), engine, rows, waiting: VecDeque::new(), ends }
+    }
+
+    /// Adds a text to continue, under an id that no other has. Its adapters are those of the settings, or else those
+    /// selected in the model.
+    ///
+    /// # Errors
+    /// [`LlamaError::Generate`] if a setting is outside its range, there is no new token to make, the prompt is empty, or a
+    /// token is not in the vocabulary.
+    pub fn push(
+        &mut self,
+        id: u64,
+        prompt: Vec<u32>,
+        config: GenerateConfig,
+    ) -> Result<(), LlamaError> {
+        config.validate()?;
+        check_prompt(id, &prompt, self.model.vocabulary())?;
+        if config.max_new_tokens == 0 {
+            return Err(wrong("max_new_tokens", 0, "expected at least 1"));
+        }
+        let adapters = config.adapters.clone().unwrap_or_else(|| self.model.active());
+        if let Selection::Rows(names) = adapters.selection() {
+            let found = format!("{} for the rows of a batch", names.len());
+            return Err(wrong("adapters", found, "a text has those of one"));
+        }
+        let sampler = Sampler::new(&config, &prompt);
+        let left = config.max_new_tokens;
+        let text = Text { id, tokens: prompt, left, config, adapters, sampler, unread: true };
+        self.waiting.push_back(text);
+        Ok(())
+    }
+
+    /// Ends a text, if it is there.
+    pub fn stop(&mut self, id: u64) {
+        self.waiting.retain(|text| text.id != id);
+        let is = |text: &Option<Text>| text.as_ref().is_some_and(|text| text.id == id);
+        if let Some(row) = self.rows.iter().position(is) {
+            self.free(row);
+        }
+    }
+
+    /// Returns `true` if no text is left.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.rows.iter().all(Option::is_none)
+    }
+
+    /// Number of texts that are being continued.
+    pub fn running(&self) -> usize {
+        self.rows.iter().flatten().count()
+    }
+
+    /// Number of texts that wait for others to end.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Adds a token to texts: to those that have just come, or else to all.
+    ///
+    /// # Errors
+    /// - [`LlamaError::Device`] if the logits cannot be read from the device.
+    /// - [`LlamaError::Generate`] if texts with several adapters each are mixed with others.
+    pub fn step(&mut self) -> Result<Vec<NextToken>, LlamaError> {
+        for row in self.rows.iter_mut().filter(|row| row.is_none()) {
+            *row = self.waiting.pop_front();
+        }
+        if self.engine.is_outdated() {
+            self.rows.iter_mut().flatten().for_each(|text| text.unread = true);
+        }
+        let all =
+            || self.rows.iter().enumerate().filter_map(|(row, text)| Some((row, text.as_ref()?)));
+        let unread: Vec<_> = all().filter(|(_, text)| text.unread).collect();
+        if !unread.is_empty() {
+            let texts =
+                unread.iter().map(|(row, text)| (*row, &text.tokens[..], text.adapters.clone()));
+            let logits = self.engine.read(&texts.collect::<Vec<_>>());
+            let rows: Vec<_> = unread.into_iter().map(|(row, _)| row).collect();
+            let next = self.choose(logits, &rows)?;
+            let found = rows.iter().zip(next).map(|(row, token)| self.accept(*row, token, true));
+            return Ok(found.collect());
+        }
+        let rows: Vec<_> = all().map(|(row, _)| row).collect();
+        let Some(left) = all().map(|(_, text)| text.left).max() else { return Ok(vec![]) };
+        let likeliest = all().all(|(_, text)| text.config.is_plain_greedy());
+        let logits = self.engine.step(left - 1)?;
+        let next = if likeliest {
+            let next = read(self.engine.likeliest())?;
+            self.engine.keep(&next);
+            next
+        } else {
+            self.choose(logits, &rows)?
+        };
+        let found = rows.iter().zip(next).map(|(row, token)| self.accept(*row, token, !likeliest));
+        Ok(found.collect())
+    }
+
+    /// Next token of the texts in these rows, from their logits.
+    fn choose(&mut self, logits: Tensor<2>, rows: &[usize]) -> Result<Vec<u32>, LlamaError> {
+        let texts = || rows.iter().map(|row| self.rows[*row].as_ref().expect("a text"));
+        if texts().all(|text| text.config.is_plain_greedy()) {
+            return read(logits.argmax(1).squeeze_dim(1));
+        }
+        let width = logits.dims()[1];
+        let logits = logits.cast(FloatDType::F32);
+        let mut logits: Vec<f32> = logits.try_into_vec_as().map_err(failed)?;
+        let tokens = rows.iter().zip(logits.chunks_mut(width)).map(|(row, logits)| {
+            let Text { sampler, config, .. } = self.rows[*row].as_mut().expect("a text");
+            sampler.next(config, logits)
+        });
+        Ok(tokens.collect())
+    }
+
+    /// Adds a token to the text of a row, and tells the engine if that does not know it.
+    fn accept(&mut self, row: usize, token: u32, tell: bool) -> NextToken {
+        let text = self.rows[row].as_mut().expect("a text");
+        (text.unread, text.left) = (false, text.left - 1);
+        let id = text.id;
+        if self.ends.contains(&token) || text.config.stop_tokens.contains(&token) {
+            self.free(row);
+            return NextToken { id, token: None, stopped: Some(Stopped::Token) };
+        }
+        text.tokens.push(token);
+        let stopped = (text.left == 0).then_some(Stopped::Length);
+        if stopped.is_some() {
+            self.free(row);
+        } else if tell {
+            self.engine.set(row, Some(token));
+        }
+        NextToken { id, token: Some(token), stopped }
+    }
+
+    fn free(&mut self, row: usize) {
+        self.rows[row] = None;
+        self.engine.set(row, None);
+    }
+}
+
+/// Checks the prompt of this number.
+pub(super) fn check_prompt(
+    number: u64,
+    prompt: &[u32],
+    vocabulary: usize,
+) -> Result<(), LlamaError> {
+    if prompt.is_empty() {
+        let reason =
+            "there is nothing to continue: give it a token, such as the first of all texts";
+        return Err(wrong("prompt", format!("number {number}, empty"), reason));
+    }
+    if let Some(token) = prompt.iter().find(|token| **token as usize >= vocabulary) {
+        let found = format!("number {number} with token {token}");
+        let reason = format!("the vocabulary has {vocabulary}: is this its tokenizer?");
+        return Err(wrong("prompt", found, &reason));
+    }
+    Ok(())
+}
+
+/// Reads tokens from the device.
+fn read(tokens: Tensor<1, Int>) -> Result<Vec<u32>, LlamaError> {
+    let tokens: Vec<i32> = tokens.cast(DType::I32).try_into_vec_as().map_err(failed)?;
+    Ok(tokens.into_iter().map(|token| token as u32).collect())
+}
+
+fn failed(error: impl ToString) -> LlamaError {
+    LlamaError::Device { tensor: "logits".into(), reason: error.to_string() }
+}
