@@ -6,6 +6,7 @@ mod decoders;
 mod experts;
 mod families;
 mod generate;
+mod generation;
 mod gguf;
 mod gguf_out;
 mod golden;

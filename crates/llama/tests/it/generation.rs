@@ -1,0 +1,130 @@
+//! Texts that join a generation at any token, against each alone.
+
+use crate::common::*;
+use burn::{module::Module, tensor::FloatDType};
+use burn_lora_adapter::{AdaptableExt, Init, LoraConfig, Selection};
+use burn_lora_llama::{GenerateConfig, GenerateExt, Generation, Llama, LlamaError, Stopped};
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+fn model() -> Llama {
+    let loader = Llama::from_pretrained(golden("gqa")).dtype(FloatDType::F32);
+    let mut model = loader.load(&device()).unwrap();
+    model.config.raw["eos_token_id"] = serde_json::Value::Null;
+    let lora = LoraConfig::new(4, 64).all_linear().init(Init::Random);
+    model.add_adapter("first", &lora.clone().seed(1)).unwrap();
+    model.add_adapter("second", &lora.seed(2)).unwrap();
+    model.valid()
+}
+
+/// Prompts and settings, some with adapters and sampling of their own.
+fn texts(model: &Llama) -> Vec<(Vec<u32>, GenerateConfig)> {
+    let active = |names: &[&str]| model.activate(Selection::adapters(names.to_vec())).unwrap();
+    let (base, first, second) = (active(&[]), active(&["first"]), active(&["second"]));
+    let config = |count| GenerateConfig::new(count);
+    vec![
+        (vec![5, 9, 33, 71, 4, 18], config(9).adapters(first.clone())),
+        (vec![40, 7], config(4).adapters(base.clone())),
+        (vec![11, 60, 61, 62], config(12).adapters(second.clone()).temperature(0.9).seed(5)),
+        (vec![3], config(1).adapters(first.clone())),
+        ((0..40).map(|at| at * 3 % 128).collect(), config(6).adapters(second)),
+        (vec![90, 91], config(7).adapters(base).repetition_penalty(1.3)),
+        (vec![17, 5, 44], config(5).adapters(first)),
+    ]
+}
+
+fn alone(model: &Llama, prompt: &[u32], config: &GenerateConfig) -> Vec<u32> {
+    let found = model.generate(&[prompt.to_vec()], config, |_, _| ControlFlow::Continue(()));
+    found.unwrap().remove(0).tokens
+}
+
+#[test]
+fn texts_join_and_end_at_any_token() {
+    let model = model();
+    let texts = texts(&model);
+    for rows in [1, 2, 3, 8] {
+        for pause in [0, 1, 3] {
+            let mut generation = Generation::new(&model, rows);
+            let mut found: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+            let (mut ended, mut steps) = (vec![], 0);
+            let mut coming = texts.iter().enumerate().peekable();
+            while coming.peek().is_some() || !generation.is_empty() {
+                if steps % (pause + 1) == 0
+                    && let Some((number, (prompt, config))) = coming.next()
+                {
+                    generation.push(number as u64, prompt.clone(), config.clone()).unwrap();
+                }
+                assert!(generation.running() <= rows);
+                for next in generation.step().unwrap() {
+                    found.entry(next.id).or_default().extend(next.token);
+                    ended.extend(next.stopped.map(|_| next.id));
+                }
+                steps += 1;
+            }
+            ended.sort_unstable();
+            assert_eq!(ended, (0..texts.len() as u64).collect::<Vec<_>>());
+            for (number, (prompt, config)) in texts.iter().enumerate() {
+                let expected = alone(&model, prompt, config);
+                assert_eq!(found[&(number as u64)], expected, "{number}, {rows} rows, {pause}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_text_can_be_stopped() {
+    let model = model();
+    let texts = texts(&model);
+    let mut generation = Generation::new(&model, 2);
+    for (number, (prompt, config)) in texts[..3].iter().enumerate() {
+        generation.push(number as u64, prompt.clone(), config.clone()).unwrap();
+    }
+    assert_eq!((generation.running(), generation.waiting()), (0, 3));
+    generation.step().unwrap();
+    assert_eq!((generation.running(), generation.waiting()), (2, 1));
+    generation.stop(0);
+    generation.stop(7); // It is not there.
+    let mut found = vec![];
+    while !generation.is_empty() {
+        found.extend(generation.step().unwrap());
+    }
+    assert!(found.iter().all(|next| next.id != 0));
+    let of_third = found.iter().filter(|next| next.id == 2).filter_map(|next| next.token);
+    assert_eq!(of_third.collect::<Vec<_>>(), alone(&model, &texts[2].0, &texts[2].1));
+    assert_eq!(found.last().unwrap().stopped, Some(Stopped::Length));
+}
+
+#[test]
+fn what_cannot_be_continued_is_refused() {
+    let model = model();
+    let mut generation = Generation::new(&model, 2);
+    let mut refused = |prompt: Vec<u32>, config: GenerateConfig| {
+        let error = generation.push(1, prompt, config).unwrap_err();
+        let LlamaError::Generate { field, .. } = error else { panic!("{error}") };
+        assert!(generation.is_empty());
+        field
+    };
+    assert_eq!(refused(vec![], GenerateConfig::new(1)), "prompt");
+    assert_eq!(refused(vec![1000], GenerateConfig::new(1)), "prompt");
+    assert_eq!(refused(vec![1], GenerateConfig::new(0)), "max_new_tokens");
+    assert_eq!(refused(vec![1], GenerateConfig::new(1).top_p(0.0)), "top_p");
+    let rows = model.activate(Selection::rows(["first", "second"])).unwrap();
+    assert_eq!(refused(vec![1], GenerateConfig::new(1).adapters(rows.clone())), "adapters");
+    // Rows for another number of prompts.
+    let config = GenerateConfig::new(1).adapters(rows);
+    let error = model.generate(&[vec![1]], &config, |_, _| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains("there are 1 prompts"), "{error}");
+}
+
+/// More prompts than are answered at the same time, and room that grows.
+#[test]
+fn many_prompts_wait_for_their_turn() {
+    let model = model();
+    let prompts: Vec<Vec<u32>> =
+        (0..70u32).map(|row| (0..1 + row % 5).map(|at| (row * 7 + at) % 128).collect()).collect();
+    let config = GenerateConfig::new(3).temperature(1.0).seed(3).seed_by_row(true);
+    let found = model.generate(&prompts, &config, |_, _| ControlFlow::Continue(())).unwrap();
+    for (row, (prompt, found)) in prompts.iter().zip(&found).enumerate().step_by(9) {
+        let config = GenerateConfig::new(3).temperature(1.0).seed(3 + row as u64);
+        assert_eq!(found.tokens, alone(&model, prompt, &config), "{row}");
+    }
+}
