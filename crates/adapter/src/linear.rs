@@ -13,9 +13,10 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::pull_back;
+use burn_lora_kernels::{captures, pull_back};
 use burn_lora_quant::{
-    Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, matmul_all, pull_back_all,
+    Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, matmul_all, matmul_few,
+    pull_back_all,
 };
 use std::sync::Arc;
 
@@ -138,6 +139,9 @@ impl AdaptedLinear {
             let out = self.base.shape()[0];
             return self.forward_with::<2>(x.unsqueeze(), active).reshape([out; D]);
         }
+        if let Some(mut outputs) = Self::few(&[self], &x, active) {
+            return outputs.remove(0);
+        }
         let active = active.unwrap_or(&self.adapters.selected);
         match active.rows(x.dims()[0], &x.device()) {
             Some(rows) => self.forward_rows(x, &rows),
@@ -178,6 +182,9 @@ impl AdaptedLinear {
         x: Tensor<D>,
         active: Option<&ActiveAdapters>,
     ) -> Vec<Tensor<D>> {
+        if let Some(outputs) = Self::few(layers, &x, active) {
+            return outputs;
+        }
         let tracked = |update: &Update| update.a.is_tracked() || update.b.is_tracked();
         let updates = Self::joined_updates(layers, &x, active)
             .filter(|updates| !x.is_tracked() && !updates.iter().flatten().any(tracked));
@@ -205,6 +212,21 @@ impl AdaptedLinear {
     ) -> (Vec<Tensor<D>>, Option<Tensor<2>>) {
         let updates = Self::joined_updates(layers, &x, active);
         Self::forward_joined(layers, x, active, updates, h)
+    }
+
+    /// The outputs of layers for so few rows that they are one operation ([`matmul_few`]).
+    fn few<const D: usize>(
+        layers: &[&Self],
+        x: &Tensor<D>,
+        active: Option<&ActiveAdapters>,
+    ) -> Option<Vec<Tensor<D>>> {
+        let few = !x.is_autodiff() && captures(&x.device());
+        let updates = if few { Self::updates(layers, x, active) } else { None }?;
+        let weights =
+            layers.iter().zip(updates).map(|(layer, update)| (&layer.base.weight, update));
+        let outputs = matmul_few(x, &weights.collect::<Vec<_>>())?;
+        let biased = |(layer, y): (&&Self, _)| add_bias(y, layer.base.bias.as_ref());
+        Some(layers.iter().zip(outputs).map(biased).collect())
     }
 
     /// The updates of layers that are one product, if they are, and if that pays.

@@ -50,6 +50,7 @@ mod eight_bit;
 #[doc(hidden)]
 pub mod erased;
 mod error;
+mod few;
 mod format;
 mod fp8;
 mod joined;
@@ -67,6 +68,7 @@ pub use burn_lora_kernels::{Gemm, GemmOps};
 pub use config::QuantConfig;
 pub use eight_bit::{EightBitConfig, EightBitFormat, EightBitLayout, EightBitOps, EightBitWeight};
 pub use error::QuantError;
+pub use few::{FewOps, FewProducts, matmul_few};
 pub use format::Format;
 pub use joined::{Pulled, Update, matmul_all, pull_back_all};
 pub use layout::Layout;

@@ -87,7 +87,7 @@ impl Kernel {
     /// # Panics
     /// If they are more than `words`.
     #[expect(clippy::too_many_arguments, reason = "those of a launch, and of the table")]
-    pub(crate) unsafe fn launch_table(
+    pub unsafe fn launch_table(
         self,
         client: &Client,
         grid: [usize; 3],

@@ -1,8 +1,6 @@
 //! The low-rank product on CubeCL's runtimes.
 
 use super::{LowRankOps, flat, grads, joins_update};
-#[cfg(feature = "cuda")]
-use crate::ops::few;
 use crate::{
     layout::Layout,
     ops::{
@@ -51,11 +49,6 @@ impl LowRankOps for CubeBackend {
             unsafe { copy_into(b, scale, &weight, [0, layout.shape[1]]) };
             let y = Self::gemm(beside(x, h), weight, Gemm::new().trans_rhs());
             return reshape(y, shape);
-        }
-        #[cfg(feature = "cuda")]
-        if few && few::supports(&x, &layout) {
-            let update = few::Update { h, b, scale };
-            return reshape(few::product(x, packed, layout, Some(update)), shape);
         }
         let update = Gemm::new().trans_rhs().alpha(scale);
         let y = if few || shape.num_elements() == 0 {

@@ -19,8 +19,6 @@ use burn::{
 };
 
 pub(crate) use autodiff::inner;
-#[cfg(feature = "cuda")]
-pub(crate) use cube::few;
 #[cfg(feature = "cubecl")]
 pub(crate) use cube::{product, runs_from_codes, with_room};
 

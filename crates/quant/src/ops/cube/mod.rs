@@ -2,8 +2,6 @@
 
 mod dequantize;
 #[cfg(feature = "cuda")]
-pub(crate) mod few;
-#[cfg(feature = "cuda")]
 mod fp8;
 mod gemv;
 mod quantize;
@@ -11,6 +9,8 @@ mod quantize;
 #[cfg(feature = "cuda")]
 use super::in_fp8;
 use super::{PackedOps, PackedTensors, product_shape, rows};
+#[cfg(feature = "cuda")]
+use crate::few::cuda;
 use crate::{
     format::Format,
     layout::Layout,
@@ -66,11 +66,11 @@ impl PackedOps for CubeBackend {
 
 /// Computes `x · Wᵀ` of few rows from the codes.
 fn few_rows(x: CubeTensor, packed: PackedTensors<CubeBackend>, layout: Layout) -> CubeTensor {
-    #[cfg(feature = "cuda")]
-    if few::supports(&x, &layout) {
-        return few::product(x, packed, layout, None);
-    }
     let rows = x.shape()[0];
+    #[cfg(feature = "cuda")]
+    if rows > 0 && cuda::supports(&x.client, x.dtype, &layout) {
+        return cuda::product(x, packed, layout);
+    }
     gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
 }
 

@@ -1,5 +1,5 @@
-// `x · Wᵀ + scale · h · Bᵀ` for 1 to 8 rows of x and a weight in 4 bits, at the rate of memory: codes are decoded by a table
-// in shared memory and multiplied on tensor cores, whose eight columns are the rows of x.
+// `x · Wᵀ + scale · (x · Aᵀ) · Bᵀ` for 1 to 8 rows of x and up to three weights in 4 bits, at the rate of memory: codes are
+// decoded by a table in shared memory and multiplied on tensor cores, whose eight columns are the rows of x.
 //
 // A warp owns 16 outputs and a slice of the inputs. 64 weights of an output, which share a scale, lie in 32 bytes: four lanes
 // take 8 bytes each, so that each product m16n8k16 has weights of one scale, which is applied to its sums in float32. The
@@ -7,8 +7,8 @@
 // codes; a table of 256 pairs, a copy for each lane, is read without bank conflicts. The warps of a block add up in a fixed
 // order. Blocks go on with the next outputs, and load their weights while they multiply.
 //
-// Macros: HALF (float16, or else bfloat16), ROWS, RULE (0: scales are float32, 1: codes, with an outer float32 for NESTED of
-// them), NESTED, OFFSET (of the tables, where outer float32s begin), UPDATE (with h and B).
+// Macros: HALF (float16, or else bfloat16), ROWS, COUNT (of weights), RULE (0: scales are float32, 1: codes, with an outer
+// float32 for NESTED of them), NESTED, OFFSET (of the tables, where outer float32s begin), WORDS (of the table of parameters).
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -100,38 +100,84 @@ __device__ __forceinline__ float scale_of(const Scales &scales, int u, const flo
 #endif
 }
 
+// Of each weight what there is, in this order; one without an update has a rank of 0.
+struct Table {
+    unsigned long long words[WORDS];
+};
+
+struct Weight {
+    const u32 *codes, *scales, *tables;
+    const u16 *b;
+    u16 *y;
+    int outputs, rank, first_rank, first_tile;
+    float factor;
+};
+
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
-few_rows(const u32 *__restrict__ codes, const u32 *__restrict__ scales, const u32 *__restrict__ tables, const u16 *__restrict__ x,
-#if UPDATE
-         const u16 *__restrict__ h, const u16 *__restrict__ b,
-#endif
-         u16 *__restrict__ y, int outputs, int inputs, int rank, float factor) {
+few_rows(const __grid_constant__ Table table_of, int inputs, int ranks) {
     __shared__ u32 table[256 * 32];
     __shared__ float map[256];
     __shared__ float sums[WARPS][16][8];
+    const unsigned long long *words = table_of.words;
+    const u16 *x = (const u16 *)words[4 * COUNT], *h = (const u16 *)words[4 * COUNT + 1];
+    Weight weights[COUNT];
+    float offsets[COUNT];
+    int tiles = 0, first_rank = 0;
+#pragma unroll
+    for (int w = 0; w < COUNT; w++) {
+        Weight &weight = weights[w];
+        weight.codes = (const u32 *)words[w], weight.scales = (const u32 *)words[COUNT + w];
+        weight.tables = (const u32 *)words[2 * COUNT + w], weight.b = (const u16 *)words[3 * COUNT + w];
+        weight.y = (u16 *)words[4 * COUNT + 2 + w];
+        weight.outputs = (int)words[5 * COUNT + 2 + w], weight.rank = (int)words[6 * COUNT + 2 + w];
+        weight.factor = __uint_as_float((u32)words[7 * COUNT + 2 + w]);
+        weight.first_rank = first_rank, weight.first_tile = tiles;
+        first_rank += weight.rank, tiles += weight.outputs / 16;
+        offsets[w] = 0;
+#if RULE == 1
+        offsets[w] = __uint_as_float(__ldg(weight.tables + OFFSET));
+#endif
+    }
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, output = lane / 4, part = lane % 4;
     const char *mine = (const char *)table + lane * 4;
-    int chunks = inputs / (BLOCK * UNROLL), tiles = outputs / 16;
-    int tile = blockIdx.x;
+    int chunks = inputs / (BLOCK * UNROLL), tile = blockIdx.x;
+    auto which = [&](int tile) {
+        int found = 0;
+#pragma unroll
+        for (int w = 1; w < COUNT; w++) found += tile >= weights[w].first_tile;
+        return found;
+    };
+    auto load_tile = [&](Weights &into, int tile, int chunk) {
+        int found = which(tile);
+#pragma unroll
+        for (int w = 0; w < COUNT; w++) {
+            if (w != found) continue;
+            int row = (tile - weights[w].first_tile) * 16 + output;
+            load(into, weights[w].codes, weights[w].scales, weights[w].tables, row, inputs, chunk * BLOCK * UNROLL, part);
+        }
+    };
     Weights next;
-    if (warp < chunks) load(next, codes, scales, tables, tile * 16 + output, inputs, warp * BLOCK * UNROLL, part);
+    if (warp < chunks) load_tile(next, tile, warp);
+    const u32 *tables = weights[0].tables;
     for (int i = threadIdx.x; i < 256 * 32; i += WARPS * 32) {
         int byte = i / 32;
         table[i] = pair(__uint_as_float(tables[byte >> 4]), __uint_as_float(tables[byte & 15]));
     }
-    float offset = 0;
 #if RULE == 1
     for (int i = threadIdx.x; i < 256; i += WARPS * 32) map[i] = __uint_as_float(tables[16 + i]);
-    offset = __uint_as_float(tables[OFFSET]);
 #endif
     __syncthreads();
     for (; tile < tiles; tile += gridDim.x) {
+        int found = which(tile);
+        float offset = offsets[0];
+#pragma unroll
+        for (int w = 1; w < COUNT; w++) offset = found == w ? offsets[w] : offset;
         float total[4] = {};
         for (int chunk = warp; chunk < chunks; chunk += WARPS) {
             Weights now = next;
             int then = chunk + WARPS, there = tile;
             if (then >= chunks) then = warp, there += gridDim.x;
-            if (there < tiles) load(next, codes, scales, tables, there * 16 + output, inputs, then * BLOCK * UNROLL, part);
+            if (there < tiles) load_tile(next, there, then);
             int column = chunk * BLOCK * UNROLL + part * 16;
 #pragma unroll
             for (int u = 0; u < UNROLL; u++) {
@@ -159,18 +205,60 @@ few_rows(const u32 *__restrict__ codes, const u32 *__restrict__ scales, const u3
         sums[warp][output][2 * part] = total[0], sums[warp][output][2 * part + 1] = total[1];
         sums[warp][output + 8][2 * part] = total[2], sums[warp][output + 8][2 * part + 1] = total[3];
         __syncthreads();
-        for (int at = threadIdx.x; at < 16 * ROWS; at += WARPS * 32) {
-            int row = at / 16, which = at % 16;
-            float sum = 0;
-            for (int other = 0; other < WARPS; other++) sum += sums[other][which][row];
-#if UPDATE
-            const u16 *of_b = b + (size_t)(tile * 16 + which) * rank, *of_h = h + (size_t)row * rank;
-            float update = 0;
-            for (int k = 0; k < rank; k++) update += single(__ldg(of_h + k)) * single(__ldg(of_b + k));
-            sum += factor * update;
-#endif
-            y[(size_t)row * outputs + tile * 16 + which] = pair(sum, 0) & 0xffff;
+#pragma unroll
+        for (int w = 0; w < COUNT; w++) {
+            if (w != found) continue;
+            Weight weight = weights[w];
+            int first = (tile - weight.first_tile) * 16;
+            for (int at = threadIdx.x; at < 16 * ROWS; at += WARPS * 32) {
+                int row = at / 16, one = first + at % 16;
+                float sum = 0, update = 0;
+                for (int other = 0; other < WARPS; other++) sum += sums[other][at % 16][row];
+                const u16 *of_b = weight.b + (size_t)one * weight.rank, *of_h = h + (size_t)row * ranks + weight.first_rank;
+                for (int k = 0; k < weight.rank; k++) update += single(__ldg(of_h + k)) * single(__ldg(of_b + k));
+                weight.y[(size_t)row * weight.outputs + one] = pair(sum + weight.factor * update, 0) & 0xffff;
+            }
         }
         __syncthreads();
+    }
+}
+
+// `h = x · Aᵀ` of all updates side by side, a block for each row of an A: `[ROWS, ranks]`. The table has the As, x, h and the
+// ranks.
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+few_inputs(const __grid_constant__ Table table_of, int inputs, int ranks) {
+    __shared__ float sums[WARPS][8];
+    const unsigned long long *words = table_of.words;
+    int row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u16 *a = 0, *x = (const u16 *)words[COUNT];
+#pragma unroll
+    for (int w = 0; w < COUNT; w++) {
+        int rank = (int)words[COUNT + 2 + w];
+        if (row >= 0 && row < rank) a = (const u16 *)words[w] + (size_t)row * inputs;
+        row -= rank;
+    }
+    float total[ROWS] = {};
+    for (int column = threadIdx.x * 8; column < inputs; column += WARPS * 32 * 8) {
+        uint4 packed = __ldg((const uint4 *)(a + column));
+        const u16 *of_a = (const u16 *)&packed;
+#pragma unroll
+        for (int n = 0; n < ROWS; n++) {
+            uint4 other = __ldg((const uint4 *)(x + (size_t)n * inputs + column));
+            const u16 *of_x = (const u16 *)&other;
+#pragma unroll
+            for (int i = 0; i < 8; i++) total[n] += single(of_a[i]) * single(of_x[i]);
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < ROWS; n++) {
+#pragma unroll
+        for (int distance = 16; distance > 0; distance /= 2) total[n] += __shfl_xor_sync(~0u, total[n], distance);
+        if (lane == 0) sums[warp][n] = total[n];
+    }
+    __syncthreads();
+    if (threadIdx.x < ROWS) {
+        float sum = 0;
+        for (int other = 0; other < WARPS; other++) sum += sums[other][threadIdx.x];
+        ((u16 *)words[COUNT + 1])[(size_t)threadIdx.x * ranks + blockIdx.x] = pair(sum, 0) & 0xffff;
     }
 }
