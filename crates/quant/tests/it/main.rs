@@ -5,6 +5,7 @@ mod bitsandbytes;
 mod borders;
 mod common;
 mod eight_bit;
+mod few;
 mod fp8;
 mod golden;
 mod lowrank;

@@ -1,0 +1,106 @@
+//! Products of few rows with several weights, against the formula in float64.
+
+use crate::common::*;
+use burn::tensor::{Device, FloatDType, Tensor};
+use burn_lora_kernels::captures;
+use burn_lora_quant::{Frozen, PackedWeight, QuantConfig, Update, matmul_few};
+
+const INPUTS: usize = 512;
+
+/// Reproducible numbers from -1 to 1, which 16 bits have.
+fn random<const D: usize>(shape: [usize; D], seed: usize, device: &Device) -> Tensor<D> {
+    tensor(shape, seed, device)
+}
+
+fn matrix(tensor: Tensor<2>) -> (Vec<f32>, usize) {
+    let width = tensor.dims()[1];
+    (floats(tensor), width)
+}
+
+/// `a · bᵀ` in float64.
+fn product((a, width): &(Vec<f32>, usize), (b, _): &(Vec<f32>, usize)) -> Vec<f64> {
+    let dot =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    a.chunks(*width).flat_map(|a| b.chunks(*width).map(move |b| dot(a, b))).collect()
+}
+
+fn check(
+    device: &Device,
+    config: &QuantConfig,
+    dtype: FloatDType,
+    rows: usize,
+    outs: &[usize],
+    ranks: &[usize],
+) {
+    let x = random([rows, INPUTS], 1, device).cast(dtype);
+    let mut weights = vec![];
+    for (number, (out, rank)) in outs.iter().zip(ranks).enumerate() {
+        let dense = random([*out, INPUTS], 2 + number, device);
+        let packed = PackedWeight::quantize(dense, config).unwrap();
+        let update = (*rank > 0).then(|| Update {
+            a: random([*rank, INPUTS], 20 + number, device).cast(dtype),
+            b: random([*out, *rank], 30 + number, device).cast(dtype),
+            scale: 0.25,
+        });
+        weights.push((packed, update));
+    }
+    let frozen: Vec<_> = weights
+        .iter()
+        .map(|(packed, update)| (Frozen::new(packed.clone()), update.clone()))
+        .collect();
+    let all: Vec<_> = frozen.iter().map(|(weight, update)| (weight, update.clone())).collect();
+    let found = matmul_few(&x.clone().reshape([rows, 1, INPUTS]), &all);
+    let Some(found) = found else { panic!("{rows} rows, {outs:?}: not one operation") };
+    let values = matrix(x);
+    for ((packed, update), found) in weights.into_iter().zip(found) {
+        let mut expected = product(&values, &matrix(packed.dequantize(FloatDType::F32)));
+        if let Some(Update { a, b, scale }) = update {
+            let rank = a.dims()[0];
+            let h = product(&values, &matrix(a)).into_iter().map(|h| h as f32).collect();
+            let more = product(&(h, rank), &matrix(b));
+            expected.iter_mut().zip(more).for_each(|(y, more)| *y += f64::from(scale) * more);
+        }
+        let out = packed.layout().shape[0];
+        assert_eq!(found.dims(), [rows, 1, out]);
+        let found = floats(found.reshape([rows, out]));
+        let largest = expected.iter().fold(0.0f64, |most, y| most.max(y.abs()));
+        for (found, expected) in found.iter().zip(&expected) {
+            let off = (f64::from(*found) - expected).abs();
+            assert!(off < 0.01 * largest, "{rows} rows, {outs:?}, {ranks:?}: {found}, {expected}");
+        }
+    }
+}
+
+#[test]
+fn products_of_few_rows_agree_with_the_formula() {
+    for device in devices().into_iter().filter(captures) {
+        let nf4 = QuantConfig::nf4();
+        for config in [nf4.double_quant(true), nf4, QuantConfig::fp4()] {
+            for dtype in [FloatDType::BF16, FloatDType::F16] {
+                for rows in 1..=8 {
+                    check(&device, &config, dtype, rows, &[96, 32, 16], &[8, 0, 24]);
+                }
+                check(&device, &config, dtype, 3, &[4240], &[16]);
+                check(&device, &config, dtype, 8, &[64, 4992], &[0, 0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn other_products_are_left_to_others() {
+    let device = devices().remove(0);
+    let packed = |shape| {
+        let dense = random(shape, 1, &device);
+        Frozen::new(PackedWeight::quantize(dense, &QuantConfig::nf4()).unwrap())
+    };
+    let weight = packed([32, 512]);
+    let x = |rows| random([rows, 512], 1, &device);
+    // Not in 16 bits, too many rows, weights for other inputs.
+    assert!(matmul_few(&x(2), &[(&weight, None)]).is_none());
+    assert!(matmul_few(&x(9).cast(FloatDType::F16), &[(&weight, None)]).is_none());
+    let other = packed([32, 256]);
+    let both = [(&weight, None), (&other, None)];
+    assert!(matmul_few(&x(2).cast(FloatDType::F16), &both).is_none());
+    assert!(matmul_few(&x(2).slice([0..0, 0..512]), &[(&weight, None)]).is_none());
+}
