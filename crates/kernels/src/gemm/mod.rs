@@ -8,6 +8,8 @@ mod autodiff;
 mod cube;
 #[cfg(feature = "cuda")]
 mod cublaslt;
+#[cfg(feature = "cpu")]
+mod flex;
 #[cfg(feature = "cuda")]
 mod fp8;
 
@@ -229,7 +231,7 @@ fn matmul<B: Backend>(lhs: FloatTensor<B>, rhs: FloatTensor<B>, gemm: Gemm) -> F
 #[cfg(feature = "cpu")]
 impl GemmOps for burn::backend::Flex {
     fn gemm(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>, gemm: Gemm) -> FloatTensor<Self> {
-        matmul::<Self>(lhs, rhs, gemm)
+        flex::few_rows(&lhs, &rhs, gemm).unwrap_or_else(|| matmul::<Self>(lhs, rhs, gemm))
     }
 
     fn gemm_add(
@@ -239,6 +241,6 @@ impl GemmOps for burn::backend::Flex {
         gemm: Gemm,
     ) -> FloatTensor<Self> {
         use burn::backend::ops::FloatTensorOps;
-        Self::float_add(out, matmul::<Self>(lhs, rhs, gemm))
+        Self::float_add(out, Self::gemm(lhs, rhs, gemm))
     }
 }
