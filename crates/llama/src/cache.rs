@@ -1,6 +1,6 @@
 //! Key-value cache of generation.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 use burn_lora_kernels::{AttentionSpec, attention_forward, cached_attention, store_cached};
 
 /// Key-value cache of all layers, for generation: of each row of a batch the tokens from the first on, whatever the
@@ -63,9 +63,9 @@ impl KvCache {
             layer.stored = layer.stored.take().map(|stored| {
                 stored.map(|all| {
                     let [rows, heads, old, width] = all.dims();
-                    let larger =
-                        Tensor::zeros([rows, heads, capacity, width], (&all.device(), all.dtype()));
-                    larger.slice_assign([0..rows, 0..heads, 0..old, 0..width], all)
+                    let shape = [rows, heads, capacity, width];
+                    empty(shape, &all.device(), all.dtype())
+                        .slice_assign([0..rows, 0..heads, 0..old, 0..width], all)
                 })
             });
             layer.capacity = capacity;
@@ -109,7 +109,7 @@ impl LayerCache {
         let [_, heads, _, width] = k.dims();
         let device: Device = k.device().inner();
         let shape = [self.rows, heads, self.capacity, width];
-        let empty = || Tensor::zeros(shape, (&device, k.dtype()));
+        let empty = || empty(shape, &device, k.dtype());
         // Taken out, so that nothing else holds them and they are written in place.
         let [keys, values] = self.stored.take().unwrap_or_else(|| [empty(), empty()]);
         let (keys, values) = store_cached(keys, values, k.clone(), v.clone(), places);
@@ -120,4 +120,9 @@ impl LayerCache {
         self.stored = Some([keys, values]);
         found
     }
+}
+
+/// Zeros whose rows a GPU does not pad.
+fn empty(shape: [usize; 4], device: &Device, dtype: DType) -> Tensor<4> {
+    Tensor::<1>::zeros([shape.iter().product::<usize>()], (device, dtype)).reshape(shape)
 }

@@ -327,6 +327,8 @@ impl CachedOps for CubeBackend {
         v: FloatTensor<Self>,
         places: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        // Nothing is copied of a cache that lies in memory row after row.
+        let [keys, values] = [keys, values].map(into_contiguous);
         let (client, dtype) = (keys.client.clone(), keys.dtype);
         let ([rows, heads, capacity, width], [batch, _, new, _]) =
             (keys.shape().dims(), k.shape().dims());
@@ -382,6 +384,9 @@ impl CachedOps for CubeBackend {
 
     fn overwrite(to: IntTensor<Self>, from: IntTensor<Self>) -> IntTensor<Self> {
         let (client, from) = (to.client.clone(), into_contiguous(from));
+        if !to.is_contiguous() {
+            return from;
+        }
         let (dtype, len) = (to.dtype, to.shape().num_elements());
         let cube_dim = CubeDim::new_1d(UNITS);
         // SAFETY: both buffers have as many elements, and units past the end do nothing.
@@ -406,7 +411,7 @@ impl CachedOps for CubeBackend {
         texts: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (q, texts) = (into_contiguous(q), into_contiguous(texts));
+        let [q, keys, values, texts] = [q, keys, values, texts].map(into_contiguous);
         let (client, dtype) = (q.client.clone(), q.dtype);
         let [batch, heads, new, width] = q.shape().dims();
         let [rows, kv_heads, capacity, _] = keys.shape().dims();

@@ -18,7 +18,7 @@ use burn::{
 };
 
 /// Stores new keys and values in a cache, each at its place. A GPU writes into the memory of the cache itself, also
-/// if other tensors share it; a CPU copies it then. Nothing has a graph.
+/// if other tensors share it, unless its rows are padded; a CPU copies it then. Nothing has a graph.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -91,8 +91,8 @@ pub fn cached_attention(
     (Tensor::from_dispatch(out), Tensor::from_dispatch(lse))
 }
 
-/// Writes integers over others. A GPU writes into the memory of `to` itself, also if other tensors share it: what was
-/// [captured](burn::tensor::capture) reads them from there.
+/// Writes integers over others. A GPU writes into the memory of `to` itself, also if other tensors share it, unless its
+/// rows are padded: what was [captured](burn::tensor::capture) reads them from there.
 ///
 /// # Shapes
 /// - to, from, output: the same

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_kernels::{AttentionSpec, cached_attention, overwrite, store_cached};
+use burn_lora_kernels::{AttentionSpec, cached_attention, captures, overwrite, store_cached};
 
 struct Case {
     heads: usize,
@@ -168,6 +168,14 @@ fn keys_and_values_are_stored_at_their_places() {
 fn integers_are_overwritten() {
     let device = device();
     let from = int::<2>(vec![1, 2, 3, 4, 5, 6], [2, 3], &device).swap_dims(0, 1);
+    let to = int::<1>(vec![0; 6], [6], &device).reshape([3, 2]);
+    let found = overwrite(to.clone(), from.clone());
+    assert_eq!(vec(found.float()), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    if captures(&device) {
+        // In the same memory.
+        assert_eq!(vec(to.float()), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+    // Rows that a GPU pads.
     let found = overwrite(int::<2>(vec![0; 6], [3, 2], &device), from);
     assert_eq!(vec(found.float()), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
 }

@@ -317,6 +317,9 @@ fn layers<M: Generate>(
     })
 }
 
+/// A tensor whose rows a GPU does not pad.
 fn int<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
-    Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
+    let count = values.len();
+    let flat = Tensor::<1, Int>::from_data(TensorData::new(values, [count]), (device, DType::I32));
+    flat.reshape(shape)
 }
