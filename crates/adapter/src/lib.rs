@@ -51,6 +51,7 @@ mod readme {}
 mod active;
 mod attach;
 mod base;
+mod cast;
 mod checks;
 mod combine;
 mod config;

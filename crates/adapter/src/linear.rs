@@ -13,7 +13,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::{captures, pull_back};
+use burn_lora_kernels::{pull_back, records};
 use burn_lora_quant::{
     Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, matmul_all, matmul_few,
     pull_back_all,
@@ -220,7 +220,7 @@ impl AdaptedLinear {
         x: &Tensor<D>,
         active: Option<&ActiveAdapters>,
     ) -> Option<Vec<Tensor<D>>> {
-        let few = !x.is_autodiff() && captures(&x.device());
+        let few = !x.is_autodiff() && records(&x.device());
         let updates = if few { Self::updates(layers, x, active) } else { None }?;
         let weights =
             layers.iter().zip(updates).map(|(layer, update)| (&layer.base.weight, update));

@@ -2,7 +2,7 @@
 
 use crate::{
     active::ActiveAdapters,
-    attach,
+    attach, cast,
     combine::{self, Combine},
     config::LoraConfig,
     error::AdapterError,
@@ -149,6 +149,12 @@ pub trait AdaptableExt: Adaptable {
     fn activate(&self, selection: Selection) -> Result<ActiveAdapters, AdapterError> {
         check_selection(self, &selection)?;
         Ok(ActiveAdapters::new(selection))
+    }
+
+    /// Casts the LoRA updates of linear layers to the dtype of their inputs, which each product would do else: for a copy of a
+    /// model that is not trained any more, such as one that generates.
+    fn cast_updates(&mut self, dtype: FloatDType) {
+        cast::cast_lora(self.layers_mut(), dtype);
     }
 
     /// Returns the adapters that are selected.

@@ -13,6 +13,7 @@
 //! | a backward pass from given gradients | [`pull_back()`], [`pull_back_with`] |
 //! | parameter update, norm of gradients | [`optimizer`] |
 //! | memory of what lives long | [`persist`] |
+//! | work that is recorded and replayed | [`record()`] |
 //! | tensors that wait in host memory, or come from there | [`offload()`], [`upload`] |
 //! | bitsandbytes' 8-bit format | [`dynamic`] |
 //!
@@ -47,6 +48,7 @@ pub mod optimizer;
 mod permute;
 mod persist;
 mod pull_back;
+mod record;
 mod rotary;
 mod row_updates;
 
@@ -54,7 +56,7 @@ pub use attention::{
     AttentionOps, AttentionSpec, SinkOps, add_sinks, attention, attention_forward, attention_grad,
     attention_is_fused, attention_scores, attention_with_sinks,
 };
-pub use cached::{CachedOps, cached_attention, captures, overwrite, store_cached};
+pub use cached::{CachedOps, cached_attention, overwrite, store_cached};
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
 pub use gated::{Activation, GatedOps, gated, gated_grad};
 #[cfg(feature = "cuda")]
@@ -65,5 +67,6 @@ pub use offload::{OffloadOps, Offloaded, Returning, Slot, offload, settle_copies
 pub use permute::{PermuteOps, permute_rows};
 pub use persist::{Persist, PersistOps, persist, persistent, persistent_int};
 pub use pull_back::{PullBackOps, pull_back, pull_back_with};
+pub use record::{Recorded, abandon_recording, prepare_recording, record, records};
 pub use rotary::{RotaryOps, rotate, rotate_grad};
 pub use row_updates::{RowUpdateOps, add_row_updates};

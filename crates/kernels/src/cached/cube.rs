@@ -22,6 +22,9 @@ const TILE: usize = 128;
 /// Most queries of a cube.
 const QUERIES: usize = 16;
 
+/// Values that a unit loads before it uses the first.
+const TOGETHER: usize = 8;
+
 /// Cubes that keep a large GPU busy.
 const CUBES: usize = 512;
 
@@ -163,6 +166,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
             scores[j] = 0.0f32;
         }
         if key < length {
+            #[unroll]
             for step in 0..steps {
                 let read = keys[from + step];
                 #[unroll]
@@ -170,7 +174,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
                     let value = f32::cast_from(read.extract(i));
                     #[unroll]
                     for j in 0..queries {
-                        scores[j] += shared[comptime![j * width + i] + step * vector] * value;
+                        scores[j] += shared[comptime![j * width + step * vector + i]] * value;
                     }
                 }
             }
@@ -202,19 +206,32 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
         sync_cube();
         let count = min(length - tile * TILE, TILE);
         if lane < lanes {
-            let mut number = lane;
-            while number < count {
-                let read = values[(start + tile * TILE + number) * share + element];
+            // Several values at once are under way.
+            let mut first = lane;
+            while first < count {
+                let mut read = Array::<Vector<F, M>>::new(TOGETHER);
                 #[unroll]
-                for i in 0..part {
-                    let value = f32::cast_from(read.extract(i));
+                for n in 0..TOGETHER {
+                    let number = min(first + n * lanes, count - 1);
+                    read[n] = values[(start + tile * TILE + number) * share + element];
+                }
+                #[unroll]
+                for n in 0..TOGETHER {
+                    let number = first + n * lanes;
+                    let inside = number < count;
+                    let number = min(number, count - 1);
                     #[unroll]
-                    for j in 0..queries {
-                        sum[comptime![j * part + i]] +=
-                            weights[comptime![j * TILE] + number] * value;
+                    for i in 0..part {
+                        let value = f32::cast_from(read[n].extract(i));
+                        let value = select(inside, value, 0.0f32);
+                        #[unroll]
+                        for j in 0..queries {
+                            sum[comptime![j * part + i]] +=
+                                weights[comptime![j * TILE] + number] * value;
+                        }
                     }
                 }
-                number += lanes;
+                first += comptime![TOGETHER * lanes];
             }
         }
         tile += sizes.splits;

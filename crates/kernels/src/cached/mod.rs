@@ -14,7 +14,7 @@ use burn::{
         Backend, Dispatch, backend_extension,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, Device, Int, Tensor},
+    tensor::{DType, Int, Tensor},
 };
 
 /// Stores new keys and values in a cache, each at its place. A GPU writes into the memory of the cache itself, also
@@ -103,16 +103,6 @@ pub fn overwrite<const D: usize>(to: Tensor<D, Int>, from: Tensor<D, Int>) -> Te
     assert_eq!(to.dims(), from.dims(), "the shape of what is overwritten");
     let from = from.cast(to.dtype()).into_dispatch();
     Tensor::from_dispatch(Dispatch::overwrite(to.into_dispatch(), from))
-}
-
-/// Returns `true` if a device replays what was [captured](burn::tensor::capture) in one launch: CUDA.
-pub fn captures(device: &Device) -> bool {
-    #[cfg(feature = "cuda")]
-    if let Some(client) = crate::cube::client(device) {
-        return crate::cuda::runs(&client);
-    }
-    let _ = device;
-    false
 }
 
 /// [`store_cached`], [`cached_attention`] and [`overwrite`] on primitives, whose shapes they have checked.

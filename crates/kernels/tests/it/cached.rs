@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
-use burn_lora_kernels::{AttentionSpec, cached_attention, captures, overwrite, store_cached};
+use burn_lora_kernels::{AttentionSpec, cached_attention, overwrite, records, store_cached};
 
 struct Case {
     heads: usize,
@@ -171,7 +171,7 @@ fn integers_are_overwritten() {
     let to = int::<1>(vec![0; 6], [6], &device).reshape([3, 2]);
     let found = overwrite(to.clone(), from.clone());
     assert_eq!(vec(found.float()), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-    if captures(&device) {
+    if records(&device) {
         // In the same memory.
         assert_eq!(vec(to.float()), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     }

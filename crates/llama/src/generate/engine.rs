@@ -6,9 +6,11 @@ use crate::{
     context::Segments,
     error::LlamaError,
 };
-use burn::tensor::{DType, Device, Graph, Int, Tensor, TensorData, capture};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_lora_adapter::{ActiveAdapters, AdaptableExt, BASE, Selection};
-use burn_lora_kernels::{captures, overwrite};
+use burn_lora_kernels::{
+    Recorded, abandon_recording, overwrite, prepare_recording, record, records,
+};
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 /// Tokens of prompts that are read at once, unless one alone has more.
@@ -17,8 +19,11 @@ const READ_AT_ONCE: usize = 8192;
 /// Places of a row in the cache at first.
 const ROOM: usize = 1024;
 
-/// Steps from which on recording one pays: it takes as long as a few.
-const RECORDED: usize = 16;
+/// Steps that run before one is recorded, so that its kernels are compiled and there is memory.
+const WARM: usize = 3;
+
+/// Further steps for which recording one pays: it takes as long as a few.
+const RECORDED: usize = 8;
 
 /// Rows of a cache, each with a text of its own, which begin and end at any step.
 pub(super) struct Engine<M> {
@@ -32,6 +37,9 @@ pub(super) struct Engine<M> {
     room: usize,
     /// Steps by the number of texts that they have room for.
     steps: BTreeMap<usize, Step<M>>,
+    /// Whether the device records, and whether it is prepared to.
+    records: bool,
+    prepared: bool,
 }
 
 #[derive(Clone, Default)]
@@ -48,31 +56,34 @@ struct Shared<M> {
     cache: RefCell<KvCache>,
 }
 
-/// A step of some texts.
+/// A step of some texts: what it reads and writes.
 struct Step<M> {
-    inner: Rc<Inner<M>>,
-    graph: Option<Graph<Tensor<2>, Box<dyn FnMut() -> Tensor<2>>>>,
-}
-
-/// What a recorded step reads and writes.
-struct Inner<M> {
     shared: Rc<Shared<M>>,
     adapters: ActiveAdapters,
+    /// Number of times that it has run.
+    runs: usize,
+    /// The recorded step, and the logits that it writes.
+    recorded: Option<(Recorded, Tensor<2>)>,
     /// Of each text the next token, its position, what that grows by, and the row; `[4, texts]`. Where there is no text
     /// the position does not grow, and the row is -1.
-    state: RefCell<Tensor<2, Int>>,
+    state: Tensor<2, Int>,
 }
 
 impl<M: Generate> Engine<M> {
     /// Creates rows without texts.
     pub fn new(model: &M, rows: usize) -> Self {
         // Without a graph for gradients.
-        let model = model.valid();
+        let mut model = model.valid();
         let device = model.device().inner();
+        let segments = Segments::whole(1, 1);
+        let token = int(vec![0], [1, 1], &model.embedding_device());
+        let dtype = model.embed(token, &model.context(&segments)).dtype();
+        model.cast_updates(FloatDType::from(dtype));
         let cache = RefCell::new(KvCache::new(model.depth(), rows, ROOM));
         let shared = Rc::new(Shared { model, cache });
         let (rows, known, steps) = (vec![Row::default(); rows], vec![], BTreeMap::new());
-        Self { shared, device, rows, longest: 0, known, room: 0, steps }
+        let (records, prepared) = (records(&device), false);
+        Self { shared, device, rows, longest: 0, known, room: 0, steps, records, prepared }
     }
 
     /// Reads texts in rows, each from its first token and with its adapters, and returns the logits of their next tokens,
@@ -150,54 +161,76 @@ impl<M: Generate> Engine<M> {
     }
 
     /// Appends the next token of each row that goes on, and returns the logits of those after, `[rows that go on or more,
-    /// vocabulary]`. `left` is the number of steps that may follow. On the device the [likeliest](Self::likeliest) tokens are
-    /// the next ones: [`keep`](Self::keep) has to follow, or [`set`](Self::set) for each row.
+    /// vocabulary]`; `None` if all that go on have to be [read](Self::read) again. `left` is the number of steps that may
+    /// follow. On the device the [likeliest](Self::likeliest) tokens are the next ones: [`keep`](Self::keep) has to follow, or
+    /// [`set`](Self::set) for each row.
     ///
     /// # Errors
-    /// [`LlamaError::Generate`] if rows with several adapters each are mixed with others.
-    pub fn step(&mut self, left: usize) -> Result<Tensor<2>, LlamaError> {
+    /// - [`LlamaError::Generate`] if rows with several adapters each are mixed with others.
+    /// - [`LlamaError::Device`] if the device cannot do what it has recorded.
+    pub fn step(&mut self, left: usize) -> Result<Option<Tensor<2>>, LlamaError> {
         let longest = self.next_longest();
         self.make_room(longest);
         self.longest = longest;
         let going: Vec<_> = (0..self.rows.len()).filter(|row| self.goes_on(*row)).collect();
         // What is recorded is for few numbers of texts.
-        let recorded = captures(&self.device);
-        let room = if recorded { going.len().next_power_of_two() } else { going.len() };
-        self.room = room;
-        let adapters = self.adapters_of(&going, room)?;
-        let Self { shared, device, rows, steps, .. } = self;
-        let step = steps.entry(room).or_insert_with(|| Step::new(shared, room, device));
-        if step.inner.adapters != adapters {
-            *step = Step { inner: Rc::new(step.inner.with(adapters)), graph: None };
+        self.room = if self.records { going.len().next_power_of_two() } else { going.len() };
+        let adapters = self.adapters_of(&going, self.room)?;
+        let state = state(&self.rows, &going, self.room, &self.device);
+        let fresh = || Step::new(&self.shared, adapters.clone(), state.clone());
+        let step = self.steps.entry(self.room).or_insert_with(fresh);
+        if step.adapters != adapters {
+            *step = fresh();
         }
-        let state = || state(rows, &going, room, device);
         if self.known != going {
-            step.inner.overwrite(state());
+            step.overwrite(state);
             self.known.clone_from(&going);
         }
-        let recorded = recorded && left >= RECORDED;
-        if step.graph.is_none() && recorded && shared.model.is_recordable(longest + left) {
-            // Recording runs the step a few times, and what it stores then is stored again.
-            let inner = step.inner.clone();
-            let run: Box<dyn FnMut() -> Tensor<2>> = Box::new(move || inner.run(longest));
-            step.graph = Some(capture(device, run));
-            step.inner.overwrite(state());
+        let more = left >= RECORDED && self.records;
+        if step.recorded.is_none() && more && self.shared.model.is_recordable(longest + left) {
+            if step.runs == 0 || !self.prepared {
+                (step.runs, self.prepared) = (0, true);
+                prepare_recording(&self.device);
+            }
+            if step.runs == WARM {
+                self.prepared = false;
+                match record(&self.device, || step.run(longest)) {
+                    Ok((logits, recorded)) => step.recorded = Some((recorded, logits)),
+                    Err(reason) => {
+                        burn_lora_io::warn!(
+                            "a step of generation cannot be recorded, and takes longer: {reason}"
+                        );
+                        self.start_anew();
+                        return Ok(None);
+                    }
+                }
+            }
         }
         for row in going {
-            rows[row].length += 1;
+            self.rows[row].length += 1;
         }
-        Ok(match &mut step.graph {
-            None => step.inner.run(longest),
-            // SAFETY: the graph owns the step with all that it reads and writes; all of it is used by this thread alone, on
-            // the stream that it was recorded on.
-            Some(graph) => unsafe { graph.replay() }.clone(),
-        })
+        let Some((recorded, logits)) = &step.recorded else {
+            step.runs += 1;
+            return Ok(Some(step.run(longest)));
+        };
+        // SAFETY: what the step reads and writes is in it, and in what it shares; all of it is used by this thread alone.
+        let replayed = unsafe { recorded.replay() };
+        replayed.map_err(|reason| LlamaError::Device { tensor: "logits".into(), reason })?;
+        Ok(Some(logits.clone()))
+    }
+
+    /// Forgets all that was stored, and does not record any more.
+    fn start_anew(&mut self) {
+        self.records = false;
+        self.steps.clear();
+        self.known.clear();
+        let mut cache = self.shared.cache.borrow_mut();
+        *cache = KvCache::new(self.shared.model.depth(), self.rows.len(), cache.capacity());
     }
 
     /// The likeliest next token of each row of the last step.
     pub fn likeliest(&self) -> Tensor<1, Int> {
-        let step = &self.steps[&self.room];
-        let tokens = step.inner.state.borrow().clone().narrow(0, 0, 1);
+        let tokens = self.steps[&self.room].state.clone().narrow(0, 0, 1);
         tokens.narrow(1, 0, self.known.len()).squeeze_dim(0)
     }
 
@@ -259,38 +292,36 @@ fn state(rows: &[Row], going: &[usize], room: usize, device: &Device) -> Tensor<
     int(tokens.chain(positions).chain(grows).chain(numbers).collect(), [4, room], device)
 }
 
-impl<M: Generate> Step<M> {
-    fn new(shared: &Rc<Shared<M>>, room: usize, device: &Device) -> Self {
-        let state = RefCell::new(int(vec![0; 4 * room], [4, room], device));
-        let (shared, adapters) = (shared.clone(), ActiveAdapters::default());
-        Self { inner: Rc::new(Inner { shared, adapters, state }), graph: None }
+impl<M> Drop for Engine<M> {
+    fn drop(&mut self) {
+        if self.prepared {
+            abandon_recording(&self.device);
+        }
     }
 }
 
-impl<M: Generate> Inner<M> {
-    /// The same step with other adapters.
-    fn with(&self, adapters: ActiveAdapters) -> Self {
-        let state = RefCell::new(self.state.borrow().clone());
-        Self { shared: self.shared.clone(), adapters, state }
+impl<M: Generate> Step<M> {
+    fn new(shared: &Rc<Shared<M>>, adapters: ActiveAdapters, state: Tensor<2, Int>) -> Self {
+        Self { shared: shared.clone(), adapters, runs: 0, recorded: None, state }
     }
 
     /// Appends the next token of each text, sets the likeliest as those after, and returns their logits.
-    fn run(&self, longest: usize) -> Tensor<2> {
-        let Self { shared, adapters, state } = self;
-        let Shared { model, cache } = &**shared;
-        let before = state.borrow().clone();
+    fn run(&mut self, longest: usize) -> Tensor<2> {
+        let shared = self.shared.clone();
+        let Shared { model, cache } = &*shared;
+        let before = self.state.clone();
         let texts = before.dims()[1];
         let [tokens, positions, grows, rows] =
             [0, 1, 2, 3].map(|at| before.clone().narrow(0, at, 1));
         let after = positions.clone() + grows.clone();
         let turn = Turn {
             places: Tensor::cat(vec![rows.clone(), positions.clone()], 0).reshape([2, texts, 1]),
-            texts: Some(Tensor::cat(vec![rows.clone(), after.clone()], 0)),
+            texts: Some(Tensor::cat(vec![rows.clone(), positions.clone() + 1], 0)),
         };
         let mut cache = cache.borrow_mut();
         cache.set_turn(&turn);
         let segments = Segments::cached(positions.reshape([texts, 1]), cache.capacity(), longest);
-        let context = model.context_of_last(&segments.with_adapters(adapters.clone()), 1);
+        let context = model.context_of_last(&segments.with_adapters(self.adapters.clone()), 1);
         let tokens = tokens.reshape([texts, 1]).to_device(&model.embedding_device());
         let hidden = layers(model, tokens, &context, &mut cache);
         let logits = model.head(hidden.squeeze_dim::<2>(1), &context);
@@ -299,8 +330,8 @@ impl<M: Generate> Inner<M> {
         logits
     }
 
-    fn overwrite(&self, new: Tensor<2, Int>) {
-        self.state.replace_with(|state| overwrite(state.clone(), new));
+    fn overwrite(&mut self, new: Tensor<2, Int>) {
+        self.state = overwrite(self.state.clone(), new);
     }
 }
 

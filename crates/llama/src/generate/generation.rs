@@ -152,7 +152,10 @@ impl<M: Generate> Generation<M> {
         let rows: Vec<_> = all().map(|(row, _)| row).collect();
         let Some(left) = all().map(|(_, text)| text.left).max() else { return Ok(vec![]) };
         let likeliest = all().all(|(_, text)| text.config.is_plain_greedy());
-        let logits = self.engine.step(left - 1)?;
+        let Some(logits) = self.engine.step(left - 1)? else {
+            self.rows.iter_mut().flatten().for_each(|text| text.unread = true);
+            return self.step();
+        };
         let next = if likeliest {
             let next = read(self.engine.likeliest())?;
             self.engine.keep(&next);

@@ -209,14 +209,18 @@ few_rows(const __grid_constant__ Table table_of, int inputs, int ranks) {
         for (int w = 0; w < COUNT; w++) {
             if (w != found) continue;
             Weight weight = weights[w];
-            int first = (tile - weight.first_tile) * 16;
-            for (int at = threadIdx.x; at < 16 * ROWS; at += WARPS * 32) {
-                int row = at / 16, one = first + at % 16;
-                float sum = 0, update = 0;
-                for (int other = 0; other < WARPS; other++) sum += sums[other][at % 16][row];
-                const u16 *of_b = weight.b + (size_t)one * weight.rank, *of_h = h + (size_t)row * ranks + weight.first_rank;
-                for (int k = 0; k < weight.rank; k++) update += single(__ldg(of_h + k)) * single(__ldg(of_b + k));
-                weight.y[(size_t)row * weight.outputs + one] = pair(sum + weight.factor * update, 0) & 0xffff;
+            // Sixteen threads an output: each adds up some warps' sums and some of the update.
+            int which = threadIdx.x / 16, share = threadIdx.x % 16, one = (tile - weight.first_tile) * 16 + which;
+            const u16 *of_b = weight.b + (size_t)one * weight.rank;
+#pragma unroll
+            for (int row = 0; row < ROWS; row++) {
+                const u16 *of_h = h + (size_t)row * ranks + weight.first_rank;
+                float update = 0;
+                for (int k = share; k < weight.rank; k += 16) update += single(__ldg(of_h + k)) * single(__ldg(of_b + k));
+                float sum = weight.factor * update + (share < WARPS ? sums[share][which][row] : 0);
+#pragma unroll
+                for (int distance = 8; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+                if (share == 0) weight.y[(size_t)row * weight.outputs + one] = pair(sum, 0) & 0xffff;
             }
         }
         __syncthreads();

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use burn::tensor::{Device, FloatDType, Tensor};
-use burn_lora_kernels::captures;
+use burn_lora_kernels::records;
 use burn_lora_quant::{Frozen, PackedWeight, QuantConfig, Update, matmul_few};
 
 const INPUTS: usize = 512;
@@ -73,7 +73,7 @@ fn check(
 
 #[test]
 fn products_of_few_rows_agree_with_the_formula() {
-    for device in devices().into_iter().filter(captures) {
+    for device in devices().into_iter().filter(records) {
         let nf4 = QuantConfig::nf4();
         for config in [nf4.double_quant(true), nf4, QuantConfig::fp4()] {
             for dtype in [FloatDType::BF16, FloatDType::F16] {
