@@ -110,6 +110,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
     #[comptime] queries: usize,
     #[comptime] width: usize,
     #[comptime] plane: bool,
+    #[comptime] single: bool,
     #[define(F)] _dtype: ElemType,
 ) {
     let (vector, part) = (N::value().comptime(), M::value().comptime());
@@ -130,10 +131,16 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
     let mut shared = Shared::<[f32]>::new_slice(comptime![queries * width]);
     let mut at = unit;
     while at < comptime![queries * width] {
-        let number = min(block * queries + at / width, all - 1);
-        let (token, member) = (number / group, number % group);
-        let of = ((text * sizes.heads + head * group + member) * sizes.new + token) * width;
-        shared[at] = f32::cast_from(q[of + at % width]) * sizes.scale;
+        let of = if comptime![single] {
+            let first = (text * sizes.heads + head * group + block * queries) * width;
+            min(first + at, (text * sizes.heads + (head + 1) * group) * width - 1)
+        } else {
+            let number = min(block * queries + at / width, all - 1);
+            let (token, member) = (number / group, number % group);
+            let of = (text * sizes.heads + head * group + member) * sizes.new + token;
+            of * width + at % width
+        };
+        shared[at] = f32::cast_from(q[of]) * sizes.scale;
         at += TILE;
     }
     let mut weights = Shared::<[f32]>::new_slice(comptime![queries * TILE]);
@@ -237,29 +244,36 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
         tile += sizes.splits;
     }
     over_cube(&mut total, &mut scratch, queries, plane, true);
+    // Over the lanes that share an element.
     #[unroll]
-    for j in 0..queries {
-        let number = block * queries + j;
-        let (token, member) = (number / group, number % group);
-        let of = (text * sizes.heads + head * group + member) * sizes.new + token;
-        let to = of * sizes.splits + split;
-        if number < all && unit == 0 {
-            maxima[to] = most[j];
-            totals[to] = total[j];
-        }
-        // Over the lanes that share an element.
+    for i in 0..part {
+        sync_cube();
         #[unroll]
-        for i in 0..part {
-            sync_cube();
-            scratch[unit] = sum[comptime![j * part + i]];
-            sync_cube();
+        for j in 0..queries {
+            scratch[comptime![j * TILE] + unit] = sum[comptime![j * part + i]];
+        }
+        sync_cube();
+        #[unroll]
+        for j in 0..queries {
+            let number = block * queries + j;
+            let of = if comptime![single] {
+                text * sizes.heads + head * group + number
+            } else {
+                let (token, member) = (number / group, number % group);
+                (text * sizes.heads + head * group + member) * sizes.new + token
+            };
+            let to = of * sizes.splits + split;
             if number < all && unit < share {
                 let mut whole = 0.0f32;
                 #[unroll]
                 for other in 0..lanes {
-                    whole += scratch[comptime![other * share] + unit];
+                    whole += scratch[comptime![j * TILE + other * share] + unit];
                 }
                 sums[to * width + unit * part + i] = whole;
+            }
+            if comptime![i == 0] && number < all && unit == 0 {
+                maxima[to] = most[j];
+                totals[to] = total[j];
             }
         }
     }
@@ -483,6 +497,7 @@ impl CachedOps for CubeBackend {
                 queries,
                 width,
                 has_planes(&client),
+                new == 1,
                 elem(dtype),
             );
             join_kernel::launch_unchecked(

@@ -115,7 +115,7 @@ struct Weight {
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
 few_rows(const __grid_constant__ Table table_of, int inputs, int ranks) {
-    __shared__ u32 table[256 * 32];
+    __shared__ __align__(16) u32 table[256 * 32];
     __shared__ float map[256];
     __shared__ float sums[WARPS][16][8];
     const unsigned long long *words = table_of.words;
@@ -158,11 +158,11 @@ few_rows(const __grid_constant__ Table table_of, int inputs, int ranks) {
     };
     Weights next;
     if (warp < chunks) load_tile(next, tile, warp);
+    // A thread for each byte writes its pair for all lanes, beginning at another place than its neighbours.
     const u32 *tables = weights[0].tables;
-    for (int i = threadIdx.x; i < 256 * 32; i += WARPS * 32) {
-        int byte = i / 32;
-        table[i] = pair(__uint_as_float(tables[byte >> 4]), __uint_as_float(tables[byte & 15]));
-    }
+    u32 both = pair(__uint_as_float(__ldg(tables + threadIdx.x / 16)), __uint_as_float(__ldg(tables + threadIdx.x % 16)));
+#pragma unroll
+    for (int i = 0; i < 8; i++) *(uint4 *)&table[threadIdx.x * 32 + (i + lane) % 8 * 4] = {both, both, both, both};
 #if RULE == 1
     for (int i = threadIdx.x; i < 256; i += WARPS * 32) map[i] = __uint_as_float(tables[16 + i]);
 #endif
