@@ -75,7 +75,7 @@ impl<M: Generate> Engine<M> {
         // Without a graph for gradients.
         let mut model = model.valid();
         let device = model.device().inner();
-        let segments = Segments::whole(1, 1);
+        let segments = Segments::whole(1, 1).with_adapters(ActiveAdapters::default());
         let token = int(vec![0], [1, 1], &model.embedding_device());
         let dtype = model.embed(token, &model.context(&segments)).dtype();
         model.cast_updates(FloatDType::from(dtype));

@@ -1,7 +1,6 @@
 //! Texts that are continued together, and begin and end at any token.
 
 use super::{
-    Stopped,
     config::{GenerateConfig, wrong},
     engine::Engine,
     sample::Sampler,
@@ -45,6 +44,19 @@ pub struct NextToken {
     pub token: Option<u32>,
     /// Reason why the text has ended, if it has.
     pub stopped: Option<Stopped>,
+}
+
+/// Reason why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// `max_new_tokens` was reached.
+    Length,
+    /// An end-of-text token or a stop token was generated.
+    Token,
+    /// A stop string was found.
+    Text,
+    /// The callback ended the row.
+    Callback,
 }
 
 struct Text {

@@ -9,9 +9,9 @@ mod text;
 mod tokens;
 
 pub use config::GenerateConfig;
-pub use generation::{Generation, NextToken};
+pub use generation::{Generation, NextToken, Stopped};
 pub use text::GeneratedText;
-pub use tokens::{Generated, Stopped};
+pub use tokens::Generated;
 
 use crate::{causal_lm::Generate, error::LlamaError, vocabulary};
 use burn_lora_text::{ChatOptions, Message, Tokenizer};

@@ -2,7 +2,7 @@
 
 use super::{
     config::{GenerateConfig, wrong},
-    generation::{Generation, check_prompt},
+    generation::{Generation, Stopped, check_prompt},
 };
 use crate::{causal_lm::Generate, error::LlamaError};
 use burn_lora_adapter::{ActiveAdapters, AdaptableExt, BASE, Selection};
@@ -15,19 +15,6 @@ pub struct Generated {
     pub tokens: Vec<u32>,
     /// Reason why the generation ended.
     pub stopped: Stopped,
-}
-
-/// Reason why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// `max_new_tokens` was reached.
-    Length,
-    /// An end-of-text token or a stop token was generated.
-    Token,
-    /// A stop string was found.
-    Text,
-    /// The callback ended the row.
-    Callback,
 }
 
 /// Most texts at a time: further prompts wait until one of these has ended.
