@@ -22,8 +22,8 @@ const TILE: usize = 128;
 /// Most queries of a cube.
 const QUERIES: usize = 16;
 
-/// Values that a unit loads before it uses the first.
-const TOGETHER: usize = 8;
+/// Most values that a unit loads before it uses the first.
+const TOGETHER: usize = 32;
 
 /// Cubes that keep a large GPU busy.
 const CUBES: usize = 512;
@@ -127,7 +127,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
     let length = select(exists, length, 0usize);
     let start = (min(row, sizes.rows - 1) * sizes.kv_heads + head) * sizes.capacity;
 
-    // Queries in float32, scaled; those past the last are copies of it.
+    // Queries in float32, scaled, those of an element side by side; those past the last are copies of it.
     let mut shared = Shared::<[f32]>::new_slice(comptime![queries * width]);
     let mut at = unit;
     while at < comptime![queries * width] {
@@ -140,7 +140,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
             let of = (text * sizes.heads + head * group + member) * sizes.new + token;
             of * width + at % width
         };
-        shared[at] = f32::cast_from(q[of]) * sizes.scale;
+        shared[at % width * queries + at / width] = f32::cast_from(q[of]) * sizes.scale;
         at += TILE;
     }
     let mut weights = Shared::<[f32]>::new_slice(comptime![queries * TILE]);
@@ -158,31 +158,43 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
         }
     }
     let (element, lane) = (unit % share, unit / share);
+    // Values that a unit loads before it uses the first.
+    let together = comptime![TILE.div_ceil(lanes).min(TOGETHER)];
 
     // The first key that the block's first query sees: later ones see none before it.
     let first_end = length + min(block * queries, all - 1) / group + 1;
     let first_end = first_end - min(first_end, sizes.new);
     let mut tile = (first_end - min(first_end, sizes.window)) / TILE + split;
     while tile * TILE < length {
-        sync_cube();
         let key = tile * TILE + unit;
         let from = (start + min(key, sizes.capacity - 1)) * steps;
+        let count = min(length - tile * TILE, TILE);
+        // All loads are under way before the first is used.
+        let mut of_key = Array::<Vector<F, N>>::new(steps);
+        #[unroll]
+        for step in 0..steps {
+            of_key[step] = keys[from + step];
+        }
+        let mut read = Array::<Vector<F, M>>::new(together);
+        #[unroll]
+        for n in 0..together {
+            let number = min(min(lane, lanes - 1) + n * lanes, count - 1);
+            read[n] = values[(start + tile * TILE + number) * share + element];
+        }
+        sync_cube();
         let mut scores = Array::<f32>::new(queries);
         #[unroll]
         for j in 0..queries {
             scores[j] = 0.0f32;
         }
-        if key < length {
+        #[unroll]
+        for step in 0..steps {
             #[unroll]
-            for step in 0..steps {
-                let read = keys[from + step];
+            for i in 0..vector {
+                let value = f32::cast_from(of_key[step].extract(i));
                 #[unroll]
-                for i in 0..vector {
-                    let value = f32::cast_from(read.extract(i));
-                    #[unroll]
-                    for j in 0..queries {
-                        scores[j] += shared[comptime![j * width + step * vector + i]] * value;
-                    }
+                for j in 0..queries {
+                    scores[j] += shared[comptime![(step * vector + i) * queries + j]] * value;
                 }
             }
         }
@@ -192,7 +204,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
             let token = min(block * queries + j, all - 1) / group;
             let end = length + token + 1;
             let end = end - min(end, sizes.new);
-            let seen = key < end && key + sizes.window >= end;
+            let seen = key < min(end, length) && key + sizes.window >= end;
             scores[j] = select(seen, scores[j], f32::MIN);
             highest[j] = scores[j];
         }
@@ -208,22 +220,14 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
                 sum[comptime![j * part + i]] *= old;
             }
             most[j] = highest;
-            weights[comptime![j * TILE] + unit] = weight;
+            weights[unit * queries + j] = weight;
         }
         sync_cube();
-        let count = min(length - tile * TILE, TILE);
         if lane < lanes {
-            // Several values at once are under way.
             let mut first = lane;
             while first < count {
-                let mut read = Array::<Vector<F, M>>::new(TOGETHER);
                 #[unroll]
-                for n in 0..TOGETHER {
-                    let number = min(first + n * lanes, count - 1);
-                    read[n] = values[(start + tile * TILE + number) * share + element];
-                }
-                #[unroll]
-                for n in 0..TOGETHER {
+                for n in 0..together {
                     let number = first + n * lanes;
                     let inside = number < count;
                     let number = min(number, count - 1);
@@ -233,12 +237,18 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
                         let value = select(inside, value, 0.0f32);
                         #[unroll]
                         for j in 0..queries {
-                            sum[comptime![j * part + i]] +=
-                                weights[comptime![j * TILE] + number] * value;
+                            sum[comptime![j * part + i]] += weights[number * queries + j] * value;
                         }
                     }
                 }
-                first += comptime![TOGETHER * lanes];
+                first += comptime![together * lanes];
+                if comptime![together * lanes < TILE] {
+                    #[unroll]
+                    for n in 0..together {
+                        let number = min(first + n * lanes, count - 1);
+                        read[n] = values[(start + tile * TILE + number) * share + element];
+                    }
+                }
             }
         }
         tile += sizes.splits;

@@ -27,6 +27,9 @@ pub struct Kernel {
     pub threads: usize,
     /// Bytes of dynamic shared memory per block, the same for every launch.
     pub shared_bytes: usize,
+    /// Whether it may begin before the kernel launched before it has ended, for whose results it waits itself
+    /// (`griddepcontrol.wait`); from compute capability 9.0 on.
+    pub overlaps: bool,
 }
 
 /// A scalar parameter of a kernel.
@@ -126,6 +129,11 @@ impl Kernel {
         }));
         let [x, y, z] = grid.map(|blocks| u32::try_from(blocks).unwrap_or(u32::MAX));
         let (threads, shared) = ((self.threads as u32, 1, 1), self.shared_bytes as u32);
+        if self.overlaps && architecture().map_err(|error| self.failed(error))? == "compute_90a" {
+            // SAFETY: as required of the caller.
+            return unsafe { overlapping(function, [x, y, z], self, stream, &mut parameters) }
+                .map_err(|error| self.failed(error));
+        }
         // SAFETY: as required of the caller; parameters are read before the call returns.
         unsafe {
             result::launch_kernel(function, (x, y, z), threads, shared, stream, &mut parameters)
@@ -181,6 +189,41 @@ impl Kernel {
     fn failed(&self, reason: impl Display) -> String {
         format!("{}: {reason}", self.name)
     }
+}
+
+/// Launches a kernel that may overlap with the one before it.
+///
+/// # Safety
+/// As for [`Kernel::launch`].
+unsafe fn overlapping(
+    function: sys::CUfunction,
+    [x, y, z]: [u32; 3],
+    kernel: &Kernel,
+    stream: sys::CUstream,
+    parameters: &mut [*mut c_void],
+) -> Result<(), result::DriverError> {
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: x,
+        gridDimY: y,
+        gridDimZ: z,
+        blockDimX: kernel.threads as u32,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: kernel.shared_bytes as u32,
+        hStream: stream,
+        attrs: &mut attribute,
+        numAttrs: 1,
+    };
+    // SAFETY: as required of the caller; what the driver gets lives until it returns.
+    unsafe {
+        sys::cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut())
+    }
+    .result()
 }
 
 /// Architecture to compile for, for the current context: that of compute capability 9.0 with all of its

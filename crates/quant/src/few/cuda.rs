@@ -103,7 +103,7 @@ pub(crate) fn products(
         ranks.push(rank);
     }
     let all: usize = ranks.iter().sum();
-    let kernel = |name| Kernel {
+    let kernel = |name, overlaps| Kernel {
         source: include_str!("few.cu"),
         defines: vec![
             ("HALF", usize::from(dtype == DType::F16)),
@@ -117,6 +117,7 @@ pub(crate) fn products(
         name,
         threads: THREADS,
         shared_bytes: 0,
+        overlaps,
     };
     let sizes = [inputs, all].map(|size| Scalar::I32(size as i32)).to_vec();
     let h = empty(&x, Shape::new([rows, all.max(1)]), dtype);
@@ -126,7 +127,7 @@ pub(crate) fn products(
         // SAFETY: the parameters are those of the source, for these macros; the buffers are as long as just checked, and
         // there is a block for each row of an A. The inputs are a multiple of eight (`supports`).
         unsafe {
-            let kernel = kernel("few_inputs");
+            let kernel = kernel("few_inputs", false);
             let words = of_ranks.clone().collect();
             kernel.launch_table(&client, [all, 1, 1], read, written, words, WORDS, sizes.clone());
         }
@@ -141,7 +142,7 @@ pub(crate) fn products(
     let tiles = outputs.map(|out| out / TILE).sum::<usize>();
     // SAFETY: as above; the sides are multiples of what a warp takes (`supports`).
     unsafe {
-        let kernel = kernel("few_rows");
+        let kernel = kernel("few_rows", all > 0);
         kernel.launch_table(&client, [tiles.min(BLOCKS), 1, 1], read, written, words, WORDS, sizes);
     }
     found

@@ -167,6 +167,10 @@ few_rows(const __grid_constant__ Table table_of, int inputs, int ranks) {
     for (int i = threadIdx.x; i < 256; i += WARPS * 32) map[i] = __uint_as_float(tables[16 + i]);
 #endif
     __syncthreads();
+    // So far nothing depends on the kernel before this one, which may be running still.
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
     for (; tile < tiles; tile += gridDim.x) {
         int found = which(tile);
         float offset = offsets[0];
@@ -232,6 +236,9 @@ few_rows(const __grid_constant__ Table table_of, int inputs, int ranks) {
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 few_inputs(const __grid_constant__ Table table_of, int inputs, int ranks) {
     __shared__ float sums[WARPS][8];
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
     const unsigned long long *words = table_of.words;
     int row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u16 *a = 0, *x = (const u16 *)words[COUNT];

@@ -50,6 +50,7 @@ impl Fp8Matrix {
             name: "quantize_rows",
             threads: 256,
             shared_bytes: 0,
+            overlaps: false,
         };
         let written = vec![out.codes.clone(), out.scales.clone()];
         // SAFETY: the parameters are those of the source, and the buffers have `rows` rows of `width`.

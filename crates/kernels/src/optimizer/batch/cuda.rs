@@ -70,6 +70,7 @@ impl ManyKernel {
             name: self.name,
             threads: THREADS,
             shared_bytes: 0,
+            overlaps: false,
         };
         // SAFETY: as required of the caller; blocks take the chunks that the lengths have.
         unsafe {

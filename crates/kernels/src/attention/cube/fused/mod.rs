@@ -79,6 +79,7 @@ impl Call<'_> {
             name,
             threads: TILE / 16 * 32,
             shared_bytes: (tiles * head + 16) * 2 * TILE + 1024,
+            overlaps: false,
         }
     }
 

@@ -66,6 +66,7 @@ fn decode(packed: PackedTensors<CubeBackend>, layout: Layout, transposed: bool) 
         name,
         threads: THREADS,
         shared_bytes: 0,
+        overlaps: false,
     };
     let read = [codes, scales, tables].map(|tensor| tensor.handle).to_vec();
     let written = vec![out.codes.clone(), out.scales.clone()];
