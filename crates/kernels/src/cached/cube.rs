@@ -14,7 +14,7 @@ use burn::{
     tensor::{DType, Shape},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
-use cubecl::{calculate_cube_count_elemwise, prelude::*};
+use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*};
 
 /// Keys of a tile, and units of a cube: each computes the scores of one key.
 const TILE: usize = 128;
@@ -109,7 +109,6 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
     sizes: &Sizes,
     #[comptime] queries: usize,
     #[comptime] width: usize,
-    #[comptime] plane: bool,
     #[comptime] single: bool,
     #[define(F)] _dtype: ElemType,
 ) {
@@ -208,7 +207,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
             scores[j] = select(seen, scores[j], f32::MIN);
             highest[j] = scores[j];
         }
-        over_cube(&mut highest, &mut scratch, queries, plane, false);
+        over_cube(&mut highest, &mut scratch, queries, false);
         #[unroll]
         for j in 0..queries {
             let highest = max(most[j], highest[j]);
@@ -253,7 +252,7 @@ fn tiles_kernel<F: Float, N: Size, M: Size>(
         }
         tile += sizes.splits;
     }
-    over_cube(&mut total, &mut scratch, queries, plane, true);
+    over_cube(&mut total, &mut scratch, queries, true);
     // Over the lanes that share an element.
     #[unroll]
     for i in 0..part {
@@ -295,29 +294,23 @@ fn over_cube(
     values: &mut Array<f32>,
     scratch: &mut Shared<[f32]>,
     #[comptime] count: usize,
-    #[comptime] plane: bool,
     #[comptime] sum: bool,
 ) {
-    let unit = UNIT_POS as usize;
-    let planes = comptime![if plane { TILE / PLANE as usize } else { TILE }];
+    let planes = comptime![TILE / PLANE as usize];
     #[unroll]
     for j in 0..count {
-        let mut value = values[j];
-        if plane {
-            value = if sum { plane_sum(value) } else { plane_max(value) };
-            if UNIT_POS % PLANE == 0 {
-                scratch[comptime![j * planes] + unit / comptime![PLANE as usize]] = value;
-            }
-        } else {
-            scratch[comptime![j * planes] + unit] = value;
+        let value = if sum { plane_sum(values[j]) } else { plane_max(values[j]) };
+        if UNIT_POS % PLANE == 0 {
+            scratch[comptime![j * planes] + UNIT_POS as usize / comptime![PLANE as usize]] = value;
         }
     }
     sync_cube();
     #[unroll]
     for j in 0..count {
         let mut value = scratch[comptime![j * planes]];
+        #[unroll]
         for other in 1..planes {
-            let next = scratch[comptime![j * planes] + other];
+            let next = scratch[comptime![j * planes + other]];
             value = if sum { value + next } else { max(value, next) };
         }
         values[j] = value;
@@ -358,6 +351,27 @@ fn join_kernel<F: Float>(
             lse[of] = select(seen, most + max(total, 1e-30f32).ln(), 0.0f32);
         }
     }
+}
+
+/// Elements of a value that a unit sums up.
+fn part_of(client: &Client, dtype: DType, width: usize) -> usize {
+    let vector = vector_size(client, dtype, width);
+    [4, 2, 1].into_iter().find(|part| vector.is_multiple_of(*part)).unwrap_or(1)
+}
+
+/// Most queries of a cube whose shared memory the device has.
+fn most_queries(client: &Client, width: usize) -> usize {
+    let room = client.properties().hardware.max_shared_memory_size / size_of::<f32>();
+    (room / (width + 2 * TILE)).min(QUERIES)
+}
+
+/// Returns `true` if the device has planes and room for these kernels, whatever the dtype.
+pub(super) fn supports(client: &Client, width: usize) -> bool {
+    has_planes(client)
+        && most_queries(client, width) > 0
+        && [DType::F32, DType::BF16]
+            .iter()
+            .all(|dtype| width / part_of(client, *dtype, width) <= TILE)
 }
 
 impl CachedOps for CubeBackend {
@@ -462,9 +476,8 @@ impl CachedOps for CubeBackend {
             return (out, lse);
         }
         let vector = vector_size(&client, dtype, width);
-        let part = [4, 2, 1].into_iter().find(|part| vector.is_multiple_of(*part)).unwrap_or(1);
-        assert!(width / part <= TILE, "attention: heads of {width} are too wide for a cache");
-        let queries = (heads / kv_heads * new).min(QUERIES);
+        let part = part_of(&client, dtype, width);
+        let queries = (heads / kv_heads * new).min(most_queries(&client, width));
         let blocks = (heads / kv_heads * new).div_ceil(queries);
         let splits = (CUBES / (kv_heads * blocks * batch)).clamp(1, capacity.div_ceil(TILE).max(1));
         let floats = |len| empty(&q, Shape::new([len]), DType::F32);
@@ -506,7 +519,6 @@ impl CachedOps for CubeBackend {
                 ),
                 queries,
                 width,
-                has_planes(&client),
                 new == 1,
                 elem(dtype),
             );

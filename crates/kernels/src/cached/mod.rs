@@ -6,7 +6,7 @@ mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
 
-use crate::attention::AttentionSpec;
+use crate::attention::{AttentionSpec, attention_forward};
 #[cfg(feature = "fusion")]
 use burn::{backend::fusion::custom::TensorSpec, tensor::Shape};
 use burn::{
@@ -14,7 +14,7 @@ use burn::{
         Backend, Dispatch, backend_extension,
         tensor::{FloatTensor, IntTensor},
     },
-    tensor::{DType, Int, Tensor},
+    tensor::{DType, Device, Int, Tensor},
 };
 
 /// Stores new keys and values in a cache, each at its place. A GPU writes into the memory of the cache itself, also
@@ -85,10 +85,52 @@ pub fn cached_attention(
     assert!(spec.window != Some(0), "attention: a window of no keys");
     assert_eq!(texts.dims(), [2, batch], "attention: the texts of q");
     assert!([&keys, &values].iter().all(|x| x.dtype() == q.dtype()), "attention: the dtypes");
-    let [q, keys, values] = [q, keys, values].map(|x| x.inner().into_dispatch());
-    let texts = texts.cast(DType::I32).into_dispatch();
+    let [q, keys, values] = [q, keys, values].map(Tensor::inner);
+    let texts = texts.cast(DType::I32);
+    if !in_one_pass(&q.device(), width) {
+        return by_spans(q, [keys, values], texts, spec);
+    }
+    let [q, keys, values] = [q, keys, values].map(Tensor::into_dispatch);
+    let texts = texts.into_dispatch();
     let (out, lse) = Dispatch::cached_attention(q, keys, values, texts, spec);
     (Tensor::from_dispatch(out), Tensor::from_dispatch(lse))
+}
+
+/// Returns `true` if a device has a pass of its own for heads of this width: the CPU, and a GPU whose planes have 32 units.
+fn in_one_pass(device: &Device, width: usize) -> bool {
+    #[cfg(feature = "cubecl")]
+    if let Some(client) = crate::cube::client(device) {
+        return cube::supports(&client, width);
+    }
+    let _ = (device, width);
+    true
+}
+
+/// [`cached_attention`] by [`attention_forward`], which reads all places of the rows.
+fn by_spans(
+    q: Tensor<4>,
+    cache: [Tensor<4>; 2],
+    texts: Tensor<2, Int>,
+    spec: AttentionSpec,
+) -> (Tensor<4>, Tensor<3>) {
+    let ([batch, _, new, _], [rows, _, capacity, _]) = (q.dims(), cache[0].dims());
+    let device = q.device();
+    let row = texts.clone().narrow(0, 0, 1).reshape([batch, 1]);
+    let exists = row.clone().greater_equal_elem(0).bool_and(row.clone().lower_elem(rows as i64));
+    let length = texts.narrow(0, 1, 1).reshape([batch, 1]).clamp(0, capacity as i64);
+    let length = length * exists.int();
+    let later = Tensor::<1, Int>::arange(0..new as i64, &device).reshape([1, new]);
+    // One past the last key that each query sees.
+    let end = (length.clone() + later + (1 - new as i64)).clamp_min(0);
+    let end = end.clone() - (end - length).clamp_min(0);
+    let first = match spec.window {
+        None => end.zeros_like(),
+        Some(window) => (end.clone() - window as i64).clamp_min(0),
+    };
+    let spans = Tensor::cat(vec![first.unsqueeze::<3>(), end.unsqueeze::<3>()], 0);
+    let row = row.clamp(0, rows as i64 - 1).reshape([batch]);
+    let [keys, values] = cache.map(|all| all.select(0, row.clone()));
+    attention_forward([q, keys, values], spans, AttentionSpec { window: None, ..spec })
 }
 
 /// Writes integers over others. A GPU writes into the memory of `to` itself, also if other tensors share it, unless its
@@ -139,4 +181,27 @@ pub trait CachedOps: Backend {
         texts: IntTensor<Self>,
         spec: AttentionSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Tolerance};
+
+    #[test]
+    fn both_ways_agree() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        for (new, window) in [(1, None), (1, Some(3)), (4, None), (4, Some(2))] {
+            let (q, keys, values) =
+                (random([5, 4, new, 8]), random([3, 2, 12, 8]), random([3, 2, 12, 8]));
+            let texts = Tensor::from_ints([[2, 0, -1, 3, 1], [12, 5, 4, 4, 2]], &device);
+            let spec = AttentionSpec { scale: 0.4, window };
+            let cache = [keys.clone(), values.clone()];
+            let (out, lse) = by_spans(q.clone(), cache, texts.clone(), spec);
+            let (expected, sums) = cached_attention(q, keys, values, texts, spec);
+            out.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::default());
+            lse.into_data().assert_approx_eq::<f32>(&sums.into_data(), Tolerance::default());
+        }
+    }
 }
