@@ -11,7 +11,12 @@ use burn_lora_adapter::{ActiveAdapters, AdaptableExt, BASE, Selection};
 use burn_lora_kernels::{
     Recorded, abandon_recording, overwrite, prepare_recording, record, records,
 };
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    rc::Rc,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Tokens of prompts that are read at once, unless one alone has more.
 const READ_AT_ONCE: usize = 8192;
@@ -24,6 +29,13 @@ const WARM: usize = 3;
 
 /// Further steps for which recording one pays: it takes as long as a few.
 const RECORDED: usize = 8;
+
+/// Number of engines: while a GPU records, no other may read from one, and CUDA refuses it in the whole process.
+static ENGINES: Mutex<usize> = Mutex::new(0);
+
+fn engines() -> MutexGuard<'static, usize> {
+    ENGINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// Rows of a cache, each with a text of its own, which begin and end at any step.
 pub(super) struct Engine<M> {
@@ -72,6 +84,7 @@ struct Step<M> {
 impl<M: Generate> Engine<M> {
     /// Creates rows without texts.
     pub fn new(model: &M, rows: usize) -> Self {
+        *engines() += 1;
         // Without a graph for gradients.
         let mut model = model.valid();
         let device = model.device().inner();
@@ -192,7 +205,8 @@ impl<M: Generate> Engine<M> {
                 (step.runs, self.prepared) = (0, true);
                 prepare_recording(&self.device);
             }
-            if step.runs == WARM {
+            let others = engines();
+            if step.runs >= WARM && *others == 1 {
                 self.prepared = false;
                 match record(&self.device, || step.run(longest)) {
                     Ok((logits, recorded)) => step.recorded = Some((recorded, logits)),
@@ -294,6 +308,7 @@ fn state(rows: &[Row], going: &[usize], room: usize, device: &Device) -> Tensor<
 
 impl<M> Drop for Engine<M> {
     fn drop(&mut self) {
+        *engines() -= 1;
         if self.prepared {
             abandon_recording(&self.device);
         }
