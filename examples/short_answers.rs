@@ -29,7 +29,7 @@ use table::table;
 /// What the model is asked to explain for the pairs.
 const THINGS: &str = "a volcano, democracy, photosynthesis, inflation, a glacier, jazz, electricity, a metaphor, \
     gravity, a vaccine, origami, an atom, yoga, a black hole, evolution, a sonnet, bread, recycling, a vitamin, \
-    chess, an earthquake, a virus, tea, a democracy's parliament, cheese, a rainbow, a computer, a budget, an \
+    chess, an earthquake, a virus, tea, a parliament, cheese, a rainbow, a computer, a budget, an \
     opera, insurance, a coral reef, meditation, a galaxy, a noun, a tax, a planet, coffee, a muscle, a comet, \
     paper, a bridge, probability, an algorithm, a cell, steam, a forest, friendship, a desert, salt, the moon, \
     a library, a battery, a tornado, football, a strike, chocolate, a museum, glass, hibernation, a debt, \
@@ -88,7 +88,7 @@ struct Arguments {
     /// Pairs per step
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Folder for the pairs, adapter, metrics and pictures
+    /// Folder for adapter, metrics and pictures
     #[arg(long, default_value = "short-answers")]
     out: PathBuf,
 }

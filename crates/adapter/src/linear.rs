@@ -13,10 +13,10 @@ use burn::{
     module::{Module, Param},
     tensor::{Device, FloatDType, Tensor},
 };
-use burn_lora_kernels::{pull_back, records};
+use burn_lora_kernels::pull_back;
 use burn_lora_quant::{
     Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, matmul_all, matmul_few,
-    pull_back_all,
+    pull_back_all, takes_few,
 };
 use std::sync::Arc;
 
@@ -220,8 +220,7 @@ impl AdaptedLinear {
         x: &Tensor<D>,
         active: Option<&ActiveAdapters>,
     ) -> Option<Vec<Tensor<D>>> {
-        let few = !x.is_autodiff() && records(&x.device());
-        let updates = if few { Self::updates(layers, x, active) } else { None }?;
+        let updates = if takes_few(x) { Self::updates(layers, x, active) } else { None }?;
         let weights =
             layers.iter().zip(updates).map(|(layer, update)| (&layer.base.weight, update));
         let outputs = matmul_few(x, &weights.collect::<Vec<_>>())?;

@@ -67,12 +67,13 @@ pub fn generate(arguments: &Arguments, out: &mut impl Write) -> Result<(), Box<d
     if let [prompt] = &prompts[..] {
         return one(arguments, prompt, &config, &tokenizer, &model, out);
     }
-    let work = Work::items("answering", prompts.len());
+    let (work, start, mut count) = (Work::items("answering", prompts.len()), Instant::now(), 0);
     for (turn, some) in prompts.chunks(TOGETHER).enumerate() {
         let first = turn * TOGETHER;
         let config = arguments.sampling.config(first as u64, (128, 0.0, 1.0)).seed_by_row(true);
         let found = together(arguments, some, &config, &tokenizer, &model, &work)?;
         for (number, (prompt, (found, seconds))) in some.iter().zip(found).enumerate() {
+            count += found.tokens.len();
             if program::is_json() {
                 document(prompt, &found, seconds);
                 continue;
@@ -84,6 +85,8 @@ pub fn generate(arguments: &Arguments, out: &mut impl Write) -> Result<(), Box<d
             }
         }
     }
+    let rate = count as f64 / start.elapsed().as_secs_f64().max(1e-9);
+    eprintln!("\n\n{count} tokens of {} answers, {rate:.1} per second", prompts.len());
     Ok(())
 }
 

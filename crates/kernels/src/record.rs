@@ -34,9 +34,9 @@ pub fn abandon_recording(device: &Device) {
     let _ = Dispatch::graph_stop_capture(device.as_dispatch());
 }
 
-/// Records work, which is not done yet. No other thread of the process may read from a GPU, wait for one or take new memory there
-/// meanwhile: CUDA refuses it, and the recording fails. It may not read or upload anything, and has to write in place what is to be different
-/// the next time.
+/// Records work, which is not done yet. It may not read or upload anything, and has to write in place what is to be different
+/// the next time. No other thread of the process may read from a GPU, wait for one or take new memory there meanwhile: CUDA
+/// refuses it, and the recording fails.
 ///
 /// # Errors
 /// The reason why the device cannot record it. What the work would have written is lost then.

@@ -134,7 +134,7 @@ fn by_spans(
 }
 
 /// Writes integers over others. A GPU writes into the memory of `to` itself, also if other tensors share it, unless its
-/// rows are padded: what was [captured](burn::tensor::capture) reads them from there.
+/// rows are padded: what was [recorded](crate::record()) reads them from there.
 ///
 /// # Shapes
 /// - to, from, output: the same

@@ -97,7 +97,7 @@ impl GenerateConfig {
     }
 
     /// Sets the repetition penalty: logits of tokens already in the row are divided by it, or
-    /// multiplied if negative (arXiv:1909.05858); 1 leaves them unchanged. Padding does not count.
+    /// multiplied if negative (arXiv:1909.05858); 1 leaves them unchanged.
     pub fn repetition_penalty(mut self, penalty: f32) -> Self {
         self.repetition_penalty = penalty;
         self

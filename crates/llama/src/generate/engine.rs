@@ -21,7 +21,7 @@ use std::{
 /// Tokens of prompts that are read at once, unless one alone has more.
 const READ_AT_ONCE: usize = 8192;
 
-/// Places of a row in the cache at first.
+/// Places of a row in the cache at first, unless texts need fewer.
 const ROOM: usize = 1024;
 
 /// Steps that run before one is recorded, so that its kernels are compiled and there is memory.
@@ -92,7 +92,7 @@ impl<M: Generate> Engine<M> {
         let token = int(vec![0], [1, 1], &model.embedding_device());
         let dtype = model.embed(token, &model.context(&segments)).dtype();
         model.cast_updates(FloatDType::from(dtype));
-        let cache = RefCell::new(KvCache::new(model.depth(), rows, ROOM));
+        let cache = RefCell::new(KvCache::new(model.depth(), rows, 0));
         let shared = Rc::new(Shared { model, cache });
         let (rows, known, steps) = (vec![Row::default(); rows], vec![], BTreeMap::new());
         let (records, prepared) = (records(&device), false);
@@ -100,10 +100,11 @@ impl<M: Generate> Engine<M> {
     }
 
     /// Reads texts in rows, each from its first token and with its adapters, and returns the logits of their next tokens,
-    /// `[texts, vocabulary]`. Texts with the same adapters are read one after the other in one row, without padding.
-    pub fn read(&mut self, texts: &[(usize, &[u32], ActiveAdapters)]) -> Tensor<2> {
+    /// `[texts, vocabulary]`. Texts with the same adapters are read one after the other in one row, without padding. None
+    /// becomes longer than `most` tokens.
+    pub fn read(&mut self, texts: &[(usize, &[u32], ActiveAdapters)], most: usize) -> Tensor<2> {
         let longest = texts.iter().map(|(_, text, _)| text.len()).max().unwrap_or(0);
-        self.make_room(longest);
+        self.make_room(longest, most);
         self.longest = self.longest.max(longest);
         self.known.clear();
         for (row, text, adapters) in texts {
@@ -183,22 +184,13 @@ impl<M: Generate> Engine<M> {
     /// - [`LlamaError::Device`] if the device cannot do what it has recorded.
     pub fn step(&mut self, left: usize) -> Result<Option<Tensor<2>>, LlamaError> {
         let longest = self.next_longest();
-        self.make_room(longest);
+        self.make_room(longest, longest + left);
         self.longest = longest;
         let going: Vec<_> = (0..self.rows.len()).filter(|row| self.goes_on(*row)).collect();
-        // What is recorded is for few numbers of texts.
-        self.room = if self.records { going.len().next_power_of_two() } else { going.len() };
-        let adapters = self.adapters_of(&going, self.room)?;
-        let state = state(&self.rows, &going, self.room, &self.device);
-        let fresh = || Step::new(&self.shared, adapters.clone(), state.clone());
-        let step = self.steps.entry(self.room).or_insert_with(fresh);
-        if step.adapters != adapters {
-            *step = fresh();
-        }
         if self.known != going {
-            step.overwrite(state);
-            self.known.clone_from(&going);
+            self.tell(&going)?;
         }
+        let step = self.steps.get_mut(&self.room).expect("the device knows its texts");
         let more = left >= RECORDED && self.records;
         if step.recorded.is_none() && more && self.shared.model.is_recordable(longest + left) {
             if step.runs == 0 || !self.prepared {
@@ -231,6 +223,20 @@ impl<M: Generate> Engine<M> {
         let replayed = unsafe { recorded.replay() };
         replayed.map_err(|reason| LlamaError::Device { tensor: "logits".into(), reason })?;
         Ok(Some(logits.clone()))
+    }
+
+    /// Tells the device which rows go on, and with which adapters.
+    fn tell(&mut self, going: &[usize]) -> Result<(), LlamaError> {
+        // What is recorded is for few numbers of texts.
+        self.room = if self.records { going.len().next_power_of_two() } else { going.len() };
+        let adapters = self.adapters_of(going, self.room)?;
+        let state = state(&self.rows, going, self.room, &self.device);
+        match self.steps.get_mut(&self.room) {
+            Some(step) if step.adapters == adapters => step.overwrite(state),
+            _ => _ = self.steps.insert(self.room, Step::new(&self.shared, adapters, state)),
+        }
+        self.known = going.to_vec();
+        Ok(())
     }
 
     /// Forgets all that was stored, and does not record any more.
@@ -285,13 +291,13 @@ impl<M: Generate> Engine<M> {
         going.map(|row| row.length + 1).max().unwrap_or(0).max(self.longest)
     }
 
-    /// Makes room in the cache for rows of a length. What was recorded is for the old one.
-    fn make_room(&mut self, length: usize) {
+    /// Makes room in the cache for rows of a length, which may reach `most`. What was recorded is for the old one.
+    fn make_room(&mut self, length: usize, most: usize) {
         let mut cache = self.shared.cache.borrow_mut();
         if length > cache.capacity() {
             self.steps.clear();
             self.known.clear();
-            cache.grow(length.next_power_of_two());
+            cache.grow(length.next_power_of_two().max(ROOM).min(most));
         }
     }
 }

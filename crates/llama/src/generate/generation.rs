@@ -153,9 +153,10 @@ impl<M: Generate> Generation<M> {
             || self.rows.iter().enumerate().filter_map(|(row, text)| Some((row, text.as_ref()?)));
         let unread: Vec<_> = all().filter(|(_, text)| text.unread).collect();
         if !unread.is_empty() {
+            let most = unread.iter().map(|(_, text)| text.tokens.len() + text.left).max();
             let texts =
                 unread.iter().map(|(row, text)| (*row, &text.tokens[..], text.adapters.clone()));
-            let logits = self.engine.read(&texts.collect::<Vec<_>>());
+            let logits = self.engine.read(&texts.collect::<Vec<_>>(), most.unwrap_or(0));
             let rows: Vec<_> = unread.into_iter().map(|(row, _)| row).collect();
             let next = self.choose(logits, &rows)?;
             let found = rows.iter().zip(next).map(|(row, token)| self.accept(*row, token, true));

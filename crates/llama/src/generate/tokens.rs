@@ -29,13 +29,12 @@ pub(super) fn generate<M: Generate>(
     mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Generated>, LlamaError> {
     config.validate()?;
-    for (number, prompt) in prompts.iter().enumerate() {
-        check_prompt(number as u64, prompt, model.vocabulary())?;
-    }
     let adapters = adapters_of_each(model, prompts.len(), config)?;
     let none = || Generated { tokens: vec![], stopped: Stopped::Length };
     let mut found: Vec<_> = prompts.iter().map(|_| none()).collect();
     if prompts.is_empty() || config.max_new_tokens == 0 {
+        let mut numbers = prompts.iter().enumerate();
+        numbers.try_for_each(|(at, prompt)| check_prompt(at as u64, prompt, model.vocabulary()))?;
         return Ok(found);
     }
     let mut texts = Generation::new(model, prompts.len().min(ROWS));

@@ -1,13 +1,13 @@
 //! Products of few rows at the rate of memory, on CUDA.
 
-use super::{FewProducts, MOST};
+use super::{FewOps, FewProducts, MOST};
 use crate::{
     layout::Layout,
     ops::PackedTensors,
     scale::{NESTED_BLOCK, ScaleRule},
 };
 use burn::{
-    backend::TensorMetadata,
+    backend::{TensorMetadata, tensor::FloatTensor},
     tensor::{DType, Shape},
 };
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
@@ -34,13 +34,42 @@ pub(crate) struct Factors {
     pub update: Option<[CubeTensor; 2]>,
 }
 
-/// Returns `true` if [`products`] can compute products of rows in this dtype with weights of this layout.
-pub(crate) fn supports(client: &Client, dtype: DType, layout: &Layout) -> bool {
+/// Returns `true` if there are products of rows in this dtype.
+pub(crate) fn takes(client: &Client, dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F16) && has_tensor_cores(client)
+}
+
+/// Returns `true` if there are products with weights of this layout.
+pub(crate) fn fits(layout: &Layout) -> bool {
     let [outputs, inputs] = layout.shape;
-    let dtype = matches!(dtype, DType::BF16 | DType::F16);
     let scales = matches!(layout.scales, ScaleRule::Absmax | ScaleRule::DoubleQuant);
     let sides = outputs.is_multiple_of(TILE) && inputs.is_multiple_of(STEP) && !layout.is_empty();
-    dtype && scales && layout.block_size == 64 && sides && has_tensor_cores(client)
+    scales && layout.block_size == 64 && sides
+}
+
+impl FewOps for CubeBackend {
+    fn packed_few(
+        x: FloatTensor<Self>,
+        w0: PackedTensors<Self>,
+        w1: PackedTensors<Self>,
+        w2: PackedTensors<Self>,
+        a0: FloatTensor<Self>,
+        a1: FloatTensor<Self>,
+        a2: FloatTensor<Self>,
+        b0: FloatTensor<Self>,
+        b1: FloatTensor<Self>,
+        b2: FloatTensor<Self>,
+        known: FewProducts,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let factors = [(w0, a0, b0), (w1, a1, b1), (w2, a2, b2)];
+        let factors = factors.into_iter().zip(known.updated).take(known.count);
+        let factors = factors
+            .map(|((packed, a, b), updated)| Factors { packed, update: updated.then_some([a, b]) });
+        let mut found = products(x, factors.collect(), &known);
+        found.resize(MOST, found[0].clone());
+        let [y0, y1, y2] = <[_; MOST]>::try_from(found).expect("three");
+        (y0, y1, y2)
+    }
 }
 
 /// [`products`] with one weight, and without an update.
@@ -125,7 +154,7 @@ pub(crate) fn products(
     if all > 0 {
         let (read, written) = ([a, vec![x.handle.clone()]].concat(), vec![h.handle.clone()]);
         // SAFETY: the parameters are those of the source, for these macros; the buffers are as long as just checked, and
-        // there is a block for each row of an A. The inputs are a multiple of eight (`supports`).
+        // there is a block for each row of an A. The inputs are a multiple of eight (`fits`).
         unsafe {
             let kernel = kernel("few_inputs", false);
             let words = of_ranks.clone().collect();
@@ -140,7 +169,7 @@ pub(crate) fn products(
     let scales = products.scales[..count].iter().map(|scale| u64::from(scale.to_bits()));
     let words = outputs.clone().map(|out| out as u64).chain(of_ranks).chain(scales).collect();
     let tiles = outputs.map(|out| out / TILE).sum::<usize>();
-    // SAFETY: as above; the sides are multiples of what a warp takes (`supports`).
+    // SAFETY: as above; the sides are multiples of what a warp takes (`fits`).
     unsafe {
         let kernel = kernel("few_rows", all > 0);
         kernel.launch_table(&client, [tiles.min(BLOCKS), 1, 1], read, written, words, WORDS, sizes);

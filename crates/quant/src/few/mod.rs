@@ -2,8 +2,6 @@
 //! cost more than sums.
 
 mod autodiff;
-#[cfg(feature = "cubecl")]
-mod cube;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 
@@ -19,7 +17,7 @@ use crate::{
 use burn::backend::fusion::custom::TensorSpec;
 use burn::{
     backend::{Dispatch, backend_extension, tensor::FloatTensor},
-    tensor::{Device, Tensor},
+    tensor::Tensor,
 };
 
 /// Most weights of an operation.
@@ -54,9 +52,7 @@ pub fn matmul_few<const D: usize>(
     x: &Tensor<D>,
     weights: &[(&Frozen, Option<Update>)],
 ) -> Option<Vec<Tensor<D>>> {
-    let rows = x.dims()[..D - 1].iter().product::<usize>();
-    let fits = (1..=ROWS).contains(&rows) && (1..=MOST).contains(&weights.len());
-    if !fits || x.is_autodiff() {
+    if !takes_few(x) || !(1..=MOST).contains(&weights.len()) {
         return None;
     }
     let packed = weights.iter().map(|(weight, _)| weight.downcast_ref::<PackedWeight>());
@@ -66,7 +62,7 @@ pub fn matmul_few<const D: usize>(
     let first = layouts[0];
     let same =
         |layout: &Layout| Layout { shape: [layout.shape[0], first.shape[1]], ..first } == *layout;
-    if !layouts.iter().all(same) || !supports(&x.device(), x, &layouts) {
+    if !layouts.iter().all(|layout| same(layout) && fits(layout)) {
         return None;
     }
     for (packed, (_, update)) in packed.iter().zip(weights) {
@@ -90,8 +86,8 @@ pub fn matmul_few<const D: usize>(
     let [a0, a1, a2] = [0, 1, 2].map(|number| factor(number, false));
     let [b0, b1, b2] = [0, 1, 2].map(|number| factor(number, true));
     let [w0, w1, w2] = [0, 1, 2].map(|number| of(number).tensors());
-    let x2 = flat.clone().into_dispatch();
-    let (y0, y1, y2) = Dispatch::packed_few(x2, w0, w1, w2, a0, a1, a2, b0, b1, b2, products);
+    let rows = flat.clone().into_dispatch();
+    let (y0, y1, y2) = Dispatch::packed_few(rows, w0, w1, w2, a0, a1, a2, b0, b1, b2, products);
     let found = [y0, y1, y2].into_iter().take(weights.len()).zip(&layouts).map(|(y, layout)| {
         let mut dims = x.dims();
         dims[D - 1] = layout.shape[0];
@@ -100,13 +96,24 @@ pub fn matmul_few<const D: usize>(
     Some(found.collect())
 }
 
-fn supports<const D: usize>(device: &Device, x: &Tensor<D>, layouts: &[Layout]) -> bool {
-    #[cfg(feature = "cuda")]
-    if let Some(client) = burn_lora_kernels::cube::client(device) {
-        return layouts.iter().all(|layout| cuda::supports(&client, x.dtype(), layout));
+/// Returns `true` if [`matmul_few`] computes products of these rows, given weights that it takes.
+pub fn takes_few<const D: usize>(x: &Tensor<D>) -> bool {
+    let rows = x.dims()[..D - 1].iter().product::<usize>();
+    if !(1..=ROWS).contains(&rows) || x.is_autodiff() {
+        return false;
     }
-    let _ = (device, x, layouts);
+    #[cfg(feature = "cuda")]
+    if let Some(client) = burn_lora_kernels::cube::client(&x.device()) {
+        return cuda::takes(&client, x.dtype());
+    }
     false
+}
+
+fn fits(layout: &Layout) -> bool {
+    #[cfg(feature = "cuda")]
+    return cuda::fits(layout);
+    #[cfg(not(feature = "cuda"))]
+    unreachable!("no rows are taken for {layout:?}")
 }
 
 /// [`matmul_few`] on primitives, whose shapes it has checked.
@@ -157,3 +164,6 @@ pub trait FewOps: LowRankOps {
 
 #[cfg(feature = "cpu")]
 impl FewOps for burn::backend::Flex {}
+
+#[cfg(all(feature = "cubecl", not(feature = "cuda")))]
+impl FewOps for burn_cubecl::CubeBackend {}

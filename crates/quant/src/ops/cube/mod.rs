@@ -68,7 +68,7 @@ impl PackedOps for CubeBackend {
 fn few_rows(x: CubeTensor, packed: PackedTensors<CubeBackend>, layout: Layout) -> CubeTensor {
     let rows = x.shape()[0];
     #[cfg(feature = "cuda")]
-    if rows > 0 && cuda::supports(&x.client, x.dtype, &layout) {
+    if rows > 0 && cuda::takes(&x.client, x.dtype) && cuda::fits(&layout) {
         return cuda::product(x, packed, layout);
     }
     gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)

@@ -18,7 +18,7 @@ use burn::{
     tensor::{DType, FloatDType, Shape, TensorData},
 };
 use burn_flex::FlexTensor;
-use burn_lora_kernels::flex::{from_f32, to_f32};
+use burn_lora_kernels::flex::{dot, from_f32, to_f32};
 use gemm::{Parallelism, gemm};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
@@ -204,19 +204,6 @@ fn few_rows(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
             }
         }
     });
-}
-
-/// Dot product in 16 lanes, which the compiler keeps in vector registers.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    let mut lanes = [0.0; 16];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..16 {
-            lanes[i] += a[i] * b[i];
-        }
-    }
-    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// `W * x^T`: each task decodes some rows of `W`.

@@ -1,19 +1,15 @@
-//! A cache on CubeCL's runtimes: tiles of keys in parallel, joined by their log-sum-exps.
+//! Attention to a cache: tiles of keys in parallel, joined by their log-sum-exps.
 #![allow(clippy::manual_is_multiple_of, reason = "CubeCL has no such function")]
 
-use super::CachedOps;
 use crate::{
     attention::AttentionSpec,
-    cube::{PLANE, UNITS, buffer, check, elem, empty, has_planes, vector_size},
+    cube::{PLANE, UNITS, buffer, elem, empty, has_planes, vector_size},
 };
 use burn::{
-    backend::{
-        TensorMetadata,
-        tensor::{FloatTensor, IntTensor},
-    },
+    backend::TensorMetadata,
     tensor::{DType, Shape},
 };
-use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{calculate_cube_count_elemwise, client::Client, prelude::*};
 
 /// Keys of a tile, and units of a cube: each computes the scores of one key.
@@ -27,54 +23,6 @@ const TOGETHER: usize = 32;
 
 /// Cubes that keep a large GPU busy.
 const CUBES: usize = 512;
-
-/// Distances between the elements of new keys or values, as vectors.
-#[derive(CubeType, CubeLaunch)]
-struct Strides {
-    batch: usize,
-    head: usize,
-    token: usize,
-}
-
-/// Copies a vector of a key and of a value each.
-#[cube(launch_unchecked)]
-fn store_kernel<F: Float, N: Size>(
-    k: &[Vector<F, N>],
-    v: &[Vector<F, N>],
-    places: &[i32],
-    keys: &mut [Vector<F, N>],
-    values: &mut [Vector<F, N>],
-    of_k: &Strides,
-    of_v: &Strides,
-    count: usize,
-    new: usize,
-    heads: usize,
-    width: usize,
-    rows: usize,
-    capacity: usize,
-    tokens: usize,
-    #[define(F)] _dtype: ElemType,
-) {
-    if ABSOLUTE_POS < count {
-        let (at, rest) = (ABSOLUTE_POS % width, ABSOLUTE_POS / width);
-        let (token, rest) = (rest % new, rest / new);
-        let (head, item) = (rest % heads, rest / heads);
-        let place = item * new + token;
-        let (row, place) = (places[place], places[tokens + place]);
-        if row >= 0 && (row as usize) < rows && place >= 0 && (place as usize) < capacity {
-            let to = ((row as usize * heads + head) * capacity + place as usize) * width + at;
-            keys[to] = k[item * of_k.batch + head * of_k.head + token * of_k.token + at];
-            values[to] = v[item * of_v.batch + head * of_v.head + token * of_v.token + at];
-        }
-    }
-}
-
-#[cube(launch_unchecked)]
-fn overwrite_kernel<I: Int>(from: &[I], to: &mut [I], len: usize, #[define(I)] _dtype: ElemType) {
-    if ABSOLUTE_POS < len {
-        to[ABSOLUTE_POS] = from[ABSOLUTE_POS];
-    }
-}
 
 /// Sizes of an attention to a cache.
 #[derive(CubeType, CubeLaunch)]
@@ -366,7 +314,7 @@ fn most_queries(client: &Client, width: usize) -> usize {
 }
 
 /// Returns `true` if the device has planes and room for these kernels, whatever the dtype.
-pub(super) fn supports(client: &Client, width: usize) -> bool {
+pub(in super::super) fn supports(client: &Client, width: usize) -> bool {
     has_planes(client)
         && most_queries(client, width) > 0
         && [DType::F32, DType::BF16]
@@ -374,169 +322,83 @@ pub(super) fn supports(client: &Client, width: usize) -> bool {
             .all(|dtype| width / part_of(client, *dtype, width) <= TILE)
 }
 
-impl CachedOps for CubeBackend {
-    fn store_cached(
-        keys: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        places: IntTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        // Nothing is copied of a cache that lies in memory row after row.
-        let [keys, values] = [keys, values].map(into_contiguous);
-        let (client, dtype) = (keys.client.clone(), keys.dtype);
-        let ([rows, heads, capacity, width], [batch, _, new, _]) =
-            (keys.shape().dims(), k.shape().dims());
-        let [k, v] = [k, v].map(|x| if x.meta.strides()[3] == 1 { x } else { into_contiguous(x) });
-        let places = into_contiguous(places);
-        let strides = |x: &CubeTensor| [0, 1, 2].map(|at| x.meta.strides()[at]);
-        let vector = vector_size(&client, dtype, width);
-        let aligned = [&k, &v].iter().all(|x| strides(x).iter().all(|s| s.is_multiple_of(vector)));
-        let vector = if aligned { vector } else { 1 };
-        let count = batch * heads * new * width / vector;
-        if count == 0 {
-            return (keys, values);
-        }
-        let launched = |x: &CubeTensor| {
-            let [batch, head, token] = strides(x).map(|stride| stride / vector);
-            StridesLaunch::new(batch, head, token)
-        };
-        let strided = |x: &CubeTensor| {
-            check(&client, x, dtype);
-            let last: usize =
-                x.meta.shape().iter().zip(x.meta.strides().iter()).map(|(n, s)| (n - 1) * s).sum();
-            // SAFETY: the buffer reaches to the last element, as checked.
-            unsafe { BufferArg::from_raw_parts(x.handle.clone(), (last + 1) / vector) }
-        };
-        let len = rows * heads * capacity * width;
-        let cube_dim = CubeDim::new_1d(UNITS);
-        // SAFETY: the buffers are as long as checked; each unit below `count` stays inside, the others do nothing.
-        unsafe {
-            store_kernel::launch_unchecked(
-                &client,
-                calculate_cube_count_elemwise(&client, count, cube_dim),
-                cube_dim,
-                vector,
-                strided(&k),
-                strided(&v),
-                buffer(&client, &places, DType::I32, 2 * batch * new, 1),
-                buffer(&client, &keys, dtype, len, vector),
-                buffer(&client, &values, dtype, len, vector),
-                launched(&k),
-                launched(&v),
-                count,
-                new,
-                heads,
-                width / vector,
+/// [`CachedOps::cached_attention`](super::super::CachedOps::cached_attention).
+pub(super) fn launch(
+    q: CubeTensor,
+    keys: CubeTensor,
+    values: CubeTensor,
+    texts: CubeTensor,
+    spec: AttentionSpec,
+) -> (CubeTensor, CubeTensor) {
+    let [q, keys, values, texts] = [q, keys, values, texts].map(into_contiguous);
+    let (client, dtype) = (q.client.clone(), q.dtype);
+    let [batch, heads, new, width] = q.shape().dims();
+    let [rows, kv_heads, capacity, _] = keys.shape().dims();
+    let (out, count) = (empty(&q, q.shape(), dtype), batch * heads * new);
+    let lse = empty(&q, Shape::new([batch, heads, new]), DType::F32);
+    if count == 0 || width == 0 {
+        return (out, lse);
+    }
+    let vector = vector_size(&client, dtype, width);
+    let part = part_of(&client, dtype, width);
+    let queries = (heads / kv_heads * new).min(most_queries(&client, width));
+    let blocks = (heads / kv_heads * new).div_ceil(queries);
+    let splits = (CUBES / (kv_heads * blocks * batch)).clamp(1, capacity.div_ceil(TILE).max(1));
+    let floats = |len| empty(&q, Shape::new([len]), DType::F32);
+    let (sums, maxima, totals) =
+        (floats(count * splits * width), floats(count * splits), floats(count * splits));
+    let len = rows * kv_heads * capacity * width;
+    let float = |tensor: &CubeTensor, len| buffer(&client, tensor, DType::F32, len, 1);
+    let cubes = [splits, kv_heads * blocks, batch].map(|n| u32::try_from(n).expect("few cubes"));
+    let cube_dim = CubeDim::new_1d(UNITS);
+    let units = count * width;
+    // SAFETY: the buffers are as long as checked; cubes are as many as the kernel says, keys stay below the length of
+    // a text and that below the capacity, and queries below their number.
+    unsafe {
+        tiles_kernel::launch_unchecked(
+            &client,
+            CubeCount::Static(cubes[0], cubes[1], cubes[2]),
+            CubeDim::new_1d(TILE as u32),
+            vector,
+            part,
+            buffer(&client, &q, dtype, count * width, 1),
+            buffer(&client, &keys, dtype, len, vector),
+            buffer(&client, &values, dtype, len, part),
+            buffer(&client, &texts, DType::I32, 2 * batch, 1),
+            float(&sums, count * splits * width),
+            float(&maxima, count * splits),
+            float(&totals, count * splits),
+            SizesLaunch::new(
+                batch,
                 rows,
+                heads,
+                kv_heads,
+                new,
                 capacity,
-                batch * new,
-                elem(dtype),
-            );
-        }
-        (keys, values)
-    }
-
-    fn overwrite(to: IntTensor<Self>, from: IntTensor<Self>) -> IntTensor<Self> {
-        let (client, from) = (to.client.clone(), into_contiguous(from));
-        if !to.is_contiguous() {
-            return from;
-        }
-        let (dtype, len) = (to.dtype, to.shape().num_elements());
-        let cube_dim = CubeDim::new_1d(UNITS);
-        // SAFETY: both buffers have as many elements, and units past the end do nothing.
-        unsafe {
-            overwrite_kernel::launch_unchecked(
-                &client,
-                calculate_cube_count_elemwise(&client, len, cube_dim),
-                cube_dim,
-                buffer(&client, &from, dtype, len, 1),
-                buffer(&client, &to, dtype, len, 1),
-                len,
-                elem(dtype),
-            );
-        }
-        to
-    }
-
-    fn cached_attention(
-        q: FloatTensor<Self>,
-        keys: FloatTensor<Self>,
-        values: FloatTensor<Self>,
-        texts: IntTensor<Self>,
-        spec: AttentionSpec,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let [q, keys, values, texts] = [q, keys, values, texts].map(into_contiguous);
-        let (client, dtype) = (q.client.clone(), q.dtype);
-        let [batch, heads, new, width] = q.shape().dims();
-        let [rows, kv_heads, capacity, _] = keys.shape().dims();
-        let (out, count) = (empty(&q, q.shape(), dtype), batch * heads * new);
-        let lse = empty(&q, Shape::new([batch, heads, new]), DType::F32);
-        if count == 0 || width == 0 {
-            return (out, lse);
-        }
-        let vector = vector_size(&client, dtype, width);
-        let part = part_of(&client, dtype, width);
-        let queries = (heads / kv_heads * new).min(most_queries(&client, width));
-        let blocks = (heads / kv_heads * new).div_ceil(queries);
-        let splits = (CUBES / (kv_heads * blocks * batch)).clamp(1, capacity.div_ceil(TILE).max(1));
-        let floats = |len| empty(&q, Shape::new([len]), DType::F32);
-        let (sums, maxima, totals) =
-            (floats(count * splits * width), floats(count * splits), floats(count * splits));
-        let len = rows * kv_heads * capacity * width;
-        let float = |tensor: &CubeTensor, len| buffer(&client, tensor, DType::F32, len, 1);
-        let cubes =
-            [splits, kv_heads * blocks, batch].map(|n| u32::try_from(n).expect("few cubes"));
-        let cube_dim = CubeDim::new_1d(UNITS);
-        let units = count * width;
-        // SAFETY: the buffers are as long as checked; cubes are as many as the kernel says, keys stay below the length of
-        // a text and that below the capacity, and queries below their number.
-        unsafe {
-            tiles_kernel::launch_unchecked(
-                &client,
-                CubeCount::Static(cubes[0], cubes[1], cubes[2]),
-                CubeDim::new_1d(TILE as u32),
-                vector,
-                part,
-                buffer(&client, &q, dtype, count * width, 1),
-                buffer(&client, &keys, dtype, len, vector),
-                buffer(&client, &values, dtype, len, part),
-                buffer(&client, &texts, DType::I32, 2 * batch, 1),
-                float(&sums, count * splits * width),
-                float(&maxima, count * splits),
-                float(&totals, count * splits),
-                SizesLaunch::new(
-                    batch,
-                    rows,
-                    heads,
-                    kv_heads,
-                    new,
-                    capacity,
-                    blocks,
-                    splits,
-                    spec.window.unwrap_or(capacity + new).min(capacity + new),
-                    spec.scale,
-                ),
-                queries,
-                width,
-                new == 1,
-                elem(dtype),
-            );
-            join_kernel::launch_unchecked(
-                &client,
-                calculate_cube_count_elemwise(&client, units, cube_dim),
-                cube_dim,
-                float(&sums, count * splits * width),
-                float(&maxima, count * splits),
-                float(&totals, count * splits),
-                buffer(&client, &out, dtype, units, 1),
-                float(&lse, count),
-                units,
-                width,
+                blocks,
                 splits,
-                elem(dtype),
-            );
-        }
-        (out, lse)
+                spec.window.unwrap_or(capacity + new).min(capacity + new),
+                spec.scale,
+            ),
+            queries,
+            width,
+            new == 1,
+            elem(dtype),
+        );
+        join_kernel::launch_unchecked(
+            &client,
+            calculate_cube_count_elemwise(&client, units, cube_dim),
+            cube_dim,
+            float(&sums, count * splits * width),
+            float(&maxima, count * splits),
+            float(&totals, count * splits),
+            buffer(&client, &out, dtype, units, 1),
+            float(&lse, count),
+            units,
+            width,
+            splits,
+            elem(dtype),
+        );
     }
+    (out, lse)
 }
