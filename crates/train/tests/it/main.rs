@@ -12,6 +12,7 @@ mod metric;
 mod neftune;
 mod optim;
 mod plan;
+mod preference_records;
 mod preferences;
 mod rates;
 mod resume;
