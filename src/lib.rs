@@ -5,6 +5,8 @@ pub use burn_lora_io::progress;
 pub use burn_lora_kernels as kernels;
 pub use burn_lora_llama as llama;
 pub use burn_lora_quant as quant;
+#[cfg(feature = "serve")]
+pub use burn_lora_serve as serve;
 pub use burn_lora_text as text;
 pub use burn_lora_train as train;
 
@@ -20,8 +22,8 @@ pub mod prelude {
     };
     pub use burn_lora_llama::{
         CausalLm, Generate, GenerateConfig, GenerateExt, Generated, GeneratedText, Generation,
-        GgufType, LayerCache, Llama, LlamaConfig, LlamaError, SaveOptions, Segments,
-        SequenceClassifier, Stopped,
+        GgufType, LayerCache, Llama, LlamaConfig, LlamaError, LogProbs, SaveOptions, Segments,
+        SequenceClassifier, Stopped, TextStream,
     };
     pub use burn_lora_quant::{
         DenseWeight, EightBitConfig, Format, Frozen, Gemm, PackedLinear, PackedWeight, QuantConfig,
@@ -46,6 +48,8 @@ mod book {
         )+};
     }
 
+    #[cfg(feature = "serve")]
+    chapters! { serving: "serving.md"; }
     chapters! {
         adapters_and_peft: "adapters-and-peft.md";
         command_line: "command-line.md";

@@ -54,7 +54,7 @@ pub fn chat(
         return Err("a chat is for people: `burn-lora generate --json` is for scripts".into());
     }
     arguments.generation(0).validate()?;
-    let (tokenizer, mut model) = arguments.model.load(&arguments.model.device()?)?;
+    let (tokenizer, mut model) = arguments.model.load(&arguments.model.base.device()?)?;
 
     let plain = arguments.text || tokenizer.chat_template().is_none();
     if plain && arguments.system.is_some() {
@@ -62,7 +62,7 @@ pub fn chat(
     }
     if typed {
         let way = if plain { "It goes on with each line. " } else { "" };
-        eprintln!("{}: {way}/help lists commands.", arguments.model.model.display());
+        eprintln!("{}: {way}/help lists commands.", arguments.model.base.model.display());
     }
     let begin = |system: Option<&str>| Vec::from_iter(system.map(Message::system));
     let mut messages = begin(arguments.system.as_deref());

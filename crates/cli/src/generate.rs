@@ -58,7 +58,7 @@ pub fn generate(arguments: &Arguments, out: &mut impl Write) -> Result<(), Box<d
         let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
         prompts.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
     }
-    let device = arguments.model.device()?;
+    let device = arguments.model.base.device()?;
     let start = Instant::now();
     let (tokenizer, model) = arguments.model.load(&device)?;
     let (seconds, bytes) = (start.elapsed().as_secs_f64(), model.summary().bytes());

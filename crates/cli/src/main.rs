@@ -18,6 +18,8 @@ mod plan;
 mod preview;
 mod quantize;
 mod run_options;
+#[cfg(feature = "serve")]
+mod serve;
 mod sweep;
 mod train;
 
@@ -38,6 +40,7 @@ Examples:
   burn-lora sweep --model models/Llama-3.2-1B-Instruct --data chats.jsonl --valid-split 0.05 \\
       --over train.learning_rate=1e-4,2e-4,5e-4 --output sweep
   burn-lora chat models/Llama-3.2-1B-Instruct --adapter out --format nf4
+  burn-lora serve models/Llama-3.2-1B-Instruct --adapter mine=out
   burn-lora merge models/Llama-3.2-1B-Instruct out merged
 
 burn-lora help COMMAND shows the options of a command.";
@@ -62,6 +65,8 @@ enum Command {
     Eval(Box<eval::Arguments>),
     Generate(generate::Arguments),
     Chat(chat::Arguments),
+    #[cfg(feature = "serve")]
+    Serve(serve::Arguments),
     Merge(merge::Arguments),
     Export(export::Arguments),
     Quantize(quantize::Arguments),
@@ -99,6 +104,8 @@ fn main() -> ExitCode {
                 chat::chat(&arguments, input.lock(), &mut Output::new(), typed).map(done)
             })
         }
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => program::run(|| serve::serve(&arguments).map(done)),
         Command::Merge(arguments) => program::run(|| merge::merge(&arguments).map(done)),
         Command::Export(arguments) => program::run(|| export::export(&arguments).map(done)),
         Command::Quantize(arguments) => program::run(|| quantize::quantize(&arguments).map(done)),

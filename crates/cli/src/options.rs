@@ -45,14 +45,21 @@ pub fn number(most: usize) -> impl Fn(&str) -> Result<usize, String> + Clone + S
     }
 }
 
-/// A model that answers.
+/// A model that answers, with an adapter.
 #[derive(Args)]
 pub struct ModelOptions {
-    /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub base: BaseOptions,
     /// Folder of an adapter in PEFT's format
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
+}
+
+/// A model that answers.
+#[derive(Args)]
+pub struct BaseOptions {
+    /// A folder in Hugging Face's layout, a .gguf file, or a model id (feature `hub`)
+    pub model: PathBuf,
     /// Pack the linear layers in 4 bits: --format nf4
     #[arg(long = "4bit", alias = "nf4", conflicts_with = "format")]
     four_bit: bool,
@@ -67,22 +74,29 @@ pub struct ModelOptions {
     device: Place,
 }
 
-impl ModelOptions {
+impl BaseOptions {
     /// Returns the device, before anything is read.
     pub fn device(&self) -> Result<Device, TrainError> {
         self.device.device()
     }
 
-    /// Loads tokenizer and model, with its adapter.
-    pub fn load(&self, device: &Device) -> Result<(Tokenizer, Llama), TrainError> {
+    /// Loads the model.
+    pub fn load(&self, device: &Device) -> Result<Llama, TrainError> {
         let settings = ModelConfig {
             path: Some(self.model.clone()),
             format: if self.four_bit { WeightFormat::Nf4 } else { self.format },
             dtype: self.dtype,
             ..ModelConfig::default()
         };
-        let tokenizer = tokenizer(&self.model, self.adapter.as_deref())?;
-        let mut model = settings.loader()?.load(device)?;
+        Ok(settings.loader()?.load(device)?)
+    }
+}
+
+impl ModelOptions {
+    /// Loads tokenizer and model, with its adapter.
+    pub fn load(&self, device: &Device) -> Result<(Tokenizer, Llama), TrainError> {
+        let tokenizer = tokenizer(&self.base.model, self.adapter.as_deref())?;
+        let mut model = self.base.load(device)?;
         if let Some(folder) = &self.adapter {
             use burn_lora::prelude::AdaptableExt;
             model.load_adapter("default", folder)?;

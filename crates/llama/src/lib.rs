@@ -51,7 +51,8 @@ pub use error::LlamaError;
 pub use families::ConfigDefaults;
 pub use fields::ConfigFields;
 pub use generate::{
-    GenerateConfig, GenerateExt, Generated, GeneratedText, Generation, NextToken, Stopped,
+    GenerateConfig, GenerateExt, Generated, GeneratedText, Generation, LogProbs, NextToken,
+    Stopped, TextStream,
 };
 pub use gguf::{GgufKeys, GgufType};
 pub use llama::Llama;

@@ -9,6 +9,7 @@
 //! | a conversation | [`Message`], [`ChatValue`], [`ChatMap`] |
 //! | a conversation as text | [`Tokenizer::apply_chat_template`], [`ChatTemplate`], [`ChatOptions`] |
 //! | a conversation as tokens, the assistant's marked | [`Tokenizer::encode_chat`], [`EncodedChat`] |
+//! | calls of tools in an answer | [`ToolStream`] |
 //! | tokenizers by the id of a model | [`Tokenizer::from_pretrained`], feature `hub` |
 
 #[cfg(doctest)]
@@ -35,6 +36,7 @@ mod template;
 mod to_gguf;
 mod tokenizer;
 mod tokenizer_model;
+mod tool_calls;
 mod turns;
 mod value;
 
@@ -43,5 +45,6 @@ pub use decode::DecodeStream;
 pub use error::TextError;
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
+pub use tool_calls::{ToolCall, ToolStream};
 pub use turns::EncodedChat;
 pub use value::{ChatMap, ChatValue};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Generation settings. The defaults are greedy, as in transformers.
 ///
 /// Logits are processed in transformers' order: repetition penalty, temperature, top-k,
-/// top-p, min-p.
+/// top-p, min-p; the presence and frequency penalties, which it has not, come after the repetition penalty.
 ///
 /// ```
 /// use burn_lora_llama::GenerateConfig;
@@ -37,6 +37,9 @@ pub struct GenerateConfig {
     pub(crate) top_p: f32,
     pub(crate) min_p: f32,
     pub(crate) repetition_penalty: f32,
+    pub(crate) presence_penalty: f32,
+    pub(crate) frequency_penalty: f32,
+    pub(crate) log_probs: Option<usize>,
     pub(crate) seed: u64,
     pub(crate) seed_by_row: bool,
     pub(crate) stop_strings: Vec<String>,
@@ -62,12 +65,21 @@ impl GenerateConfig {
             top_p: 1.0,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            log_probs: None,
             seed: 0,
             seed_by_row: false,
             stop_strings: vec![],
             stop_tokens: vec![],
             adapters: None,
         }
+    }
+
+    /// Sets the maximum number of new tokens.
+    pub fn max_new_tokens(mut self, tokens: usize) -> Self {
+        self.max_new_tokens = tokens;
+        self
     }
 
     /// Sets the temperature, which divides the logits before sampling; 0 takes the likeliest token.
@@ -100,6 +112,27 @@ impl GenerateConfig {
     /// multiplied if negative (arXiv:1909.05858); 1 leaves them unchanged.
     pub fn repetition_penalty(mut self, penalty: f32) -> Self {
         self.repetition_penalty = penalty;
+        self
+    }
+
+    /// Sets the presence penalty: what is taken from the logit of each token that was generated before in the row (OpenAI's
+    /// API); below 0, such tokens become likelier.
+    pub fn presence_penalty(mut self, penalty: f32) -> Self {
+        self.presence_penalty = penalty;
+        self
+    }
+
+    /// Sets the frequency penalty: what is taken from the logit of a token for each time that it was generated before in the
+    /// row (OpenAI's API).
+    pub fn frequency_penalty(mut self, penalty: f32) -> Self {
+        self.frequency_penalty = penalty;
+        self
+    }
+
+    /// Sets that a [`Generation`](crate::Generation) says the log-probability of each token, and of so many of the likeliest
+    /// ones at its place.
+    pub fn log_probs(mut self, likeliest: usize) -> Self {
+        self.log_probs = Some(likeliest);
         self
     }
 
@@ -153,16 +186,33 @@ impl GenerateConfig {
         from("min_p", min, (0.0..=1.0).contains(&min), "expected a number from 0 to 1")?;
         let ok = penalty.is_finite() && penalty > 0.0;
         from("repetition_penalty", penalty, ok, "expected a number above 0")?;
+        for (field, penalty) in [
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ] {
+            from(
+                field,
+                penalty,
+                (-2.0..=2.0).contains(&penalty),
+                "expected a number from -2 to 2",
+            )?;
+        }
         if self.stop_strings.iter().any(String::is_empty) {
             return Err(wrong("stop", "\"\"", "an empty text is everywhere"));
         }
         Ok(())
     }
 
-    /// Returns `true` if the token is the argmax of the unmodified logits, which the device can
-    /// find.
+    /// Returns `true` if all that is asked is the argmax of the unmodified logits, which the device can find.
     pub(crate) fn is_plain_greedy(&self) -> bool {
-        self.temperature == 0.0 && self.repetition_penalty == 1.0
+        self.temperature == 0.0 && !self.has_penalties() && self.log_probs.is_none()
+    }
+
+    /// Returns `true` if logits depend on the tokens before beyond the model.
+    pub(crate) fn has_penalties(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.presence_penalty != 0.0
+            || self.frequency_penalty != 0.0
     }
 }
 

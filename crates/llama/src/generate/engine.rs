@@ -85,18 +85,22 @@ impl<M: Generate> Engine<M> {
     /// Creates rows without texts.
     pub fn new(model: &M, rows: usize) -> Self {
         *engines() += 1;
-        // Without a graph for gradients.
-        let mut model = model.valid();
+        let model = without_gradients(model);
         let device = model.device().inner();
-        let segments = Segments::whole(1, 1).with_adapters(ActiveAdapters::default());
-        let token = int(vec![0], [1, 1], &model.embedding_device());
-        let dtype = model.embed(token, &model.context(&segments)).dtype();
-        model.cast_updates(FloatDType::from(dtype));
         let cache = RefCell::new(KvCache::new(model.depth(), rows, 0));
         let shared = Rc::new(Shared { model, cache });
         let (rows, known, steps) = (vec![Row::default(); rows], vec![], BTreeMap::new());
         let (records, prepared) = (records(&device), false);
         Self { shared, device, rows, longest: 0, known, room: 0, steps, records, prepared }
+    }
+
+    /// Replaces the model by one with other adapters.
+    pub fn set_model(&mut self, model: &M) {
+        let cache = self.shared.cache.replace(KvCache::new(model.depth(), 0, 0));
+        let model = without_gradients(model);
+        self.shared = Rc::new(Shared { model, cache: RefCell::new(cache) });
+        self.steps.clear();
+        self.known.clear();
     }
 
     /// Reads texts in rows, each from its first token and with its adapters, and returns the logits of their next tokens,
@@ -300,6 +304,16 @@ impl<M: Generate> Engine<M> {
             cache.grow(length.next_power_of_two().max(ROOM).min(most));
         }
     }
+}
+
+/// A copy of a model that makes no graph for gradients, and whose updates have the dtype of what runs through it.
+fn without_gradients<M: Generate>(model: &M) -> M {
+    let mut model = model.valid();
+    let segments = Segments::whole(1, 1).with_adapters(ActiveAdapters::default());
+    let token = int(vec![0], [1, 1], &model.embedding_device());
+    let dtype = model.embed(token, &model.context(&segments)).dtype();
+    model.cast_updates(FloatDType::from(dtype));
+    model
 }
 
 /// The texts of these rows, with room for more, as a step takes them.

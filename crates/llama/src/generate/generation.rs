@@ -3,7 +3,7 @@
 use super::{
     config::{GenerateConfig, wrong},
     engine::Engine,
-    sample::Sampler,
+    sample::{LogProbs, Sampler, log_probs},
 };
 use crate::{causal_lm::Generate, error::LlamaError};
 use burn::tensor::{DType, FloatDType, Int, Tensor};
@@ -36,15 +36,20 @@ pub struct Generation<M> {
 }
 
 /// What a step added to a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NextToken {
     /// Id of the text.
     pub id: u64,
     /// New token; `None` if it is one that ends the text.
     pub token: Option<u32>,
+    /// Log-probabilities of its place, if the settings of the text ask for them.
+    pub log_probs: Option<LogProbs>,
     /// Reason why the text has ended, if it has.
     pub stopped: Option<Stopped>,
 }
+
+/// The token that was chosen for a text.
+type Chosen = (u32, Option<LogProbs>);
 
 /// Reason why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +118,13 @@ impl<M: Generate> Generation<M> {
         Ok(())
     }
 
+    /// Replaces the model by one that differs in its adapters alone: others were loaded, or some that no text uses have gone.
+    /// Texts go on where they are.
+    pub fn set_model(&mut self, model: &M) {
+        self.model = model.clone();
+        self.engine.set_model(model);
+    }
+
     /// Ends a text, if it is there.
     pub fn stop(&mut self, id: u64) {
         self.waiting.retain(|text| text.id != id);
@@ -159,7 +171,7 @@ impl<M: Generate> Generation<M> {
             let logits = self.engine.read(&texts.collect::<Vec<_>>(), most.unwrap_or(0));
             let rows: Vec<_> = unread.into_iter().map(|(row, _)| row).collect();
             let next = self.choose(logits, &rows)?;
-            let found = rows.iter().zip(next).map(|(row, token)| self.accept(*row, token, true));
+            let found = rows.iter().zip(next).map(|(row, next)| self.accept(*row, next, true));
             return Ok(found.collect());
         }
         let rows: Vec<_> = all().map(|(row, _)| row).collect();
@@ -172,38 +184,41 @@ impl<M: Generate> Generation<M> {
         let next = if likeliest {
             let next = read(self.engine.likeliest())?;
             self.engine.keep(&next);
-            next
+            plain(next)
         } else {
             self.choose(logits, &rows)?
         };
-        let found = rows.iter().zip(next).map(|(row, token)| self.accept(*row, token, !likeliest));
+        let found = rows.iter().zip(next).map(|(row, next)| self.accept(*row, next, !likeliest));
         Ok(found.collect())
     }
 
     /// Next token of the texts in these rows, from their logits.
-    fn choose(&mut self, logits: Tensor<2>, rows: &[usize]) -> Result<Vec<u32>, LlamaError> {
+    fn choose(&mut self, logits: Tensor<2>, rows: &[usize]) -> Result<Vec<Chosen>, LlamaError> {
         let texts = || rows.iter().map(|row| self.rows[*row].as_ref().expect("a text"));
         if texts().all(|text| text.config.is_plain_greedy()) {
-            return read(logits.argmax(1).squeeze_dim(1));
+            return Ok(plain(read(logits.argmax(1).squeeze_dim(1))?));
         }
         let width = logits.dims()[1];
         let logits = logits.cast(FloatDType::F32);
         let mut logits: Vec<f32> = logits.try_into_vec_as().map_err(failed)?;
         let tokens = rows.iter().zip(logits.chunks_mut(width)).map(|(row, logits)| {
             let Text { sampler, config, .. } = self.rows[*row].as_mut().expect("a text");
-            sampler.next(config, logits)
+            let Some(count) = config.log_probs else { return (sampler.next(config, logits), None) };
+            let own = logits.to_vec();
+            let token = sampler.next(config, logits);
+            (token, Some(log_probs(&own, token, count)))
         });
         Ok(tokens.collect())
     }
 
     /// Adds a token to the text of a row, and tells the engine if that does not know it.
-    fn accept(&mut self, row: usize, token: u32, tell: bool) -> NextToken {
+    fn accept(&mut self, row: usize, (token, log_probs): Chosen, tell: bool) -> NextToken {
         let text = self.rows[row].as_mut().expect("a text");
         (text.unread, text.left) = (false, text.left - 1);
         let id = text.id;
         if self.ends.contains(&token) || text.config.stop_tokens.contains(&token) {
             self.free(row);
-            return NextToken { id, token: None, stopped: Some(Stopped::Token) };
+            return NextToken { id, token: None, log_probs: None, stopped: Some(Stopped::Token) };
         }
         text.tokens.push(token);
         let stopped = (text.left == 0).then_some(Stopped::Length);
@@ -212,7 +227,7 @@ impl<M: Generate> Generation<M> {
         } else if tell {
             self.engine.set(row, Some(token));
         }
-        NextToken { id, token: Some(token), stopped }
+        NextToken { id, token: Some(token), log_probs, stopped }
     }
 
     fn free(&mut self, row: usize) {
@@ -238,6 +253,11 @@ pub(super) fn check_prompt(
         return Err(wrong("prompt", found, &reason));
     }
     Ok(())
+}
+
+/// Tokens that were chosen without a look at others.
+fn plain(tokens: Vec<u32>) -> Vec<Chosen> {
+    tokens.into_iter().map(|token| (token, None)).collect()
 }
 
 /// Reads tokens from the device.

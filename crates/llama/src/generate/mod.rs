@@ -6,11 +6,14 @@ mod generation;
 mod sample;
 mod stop;
 mod text;
+mod text_stream;
 mod tokens;
 
 pub use config::GenerateConfig;
 pub use generation::{Generation, NextToken, Stopped};
+pub use sample::LogProbs;
 pub use text::GeneratedText;
+pub use text_stream::TextStream;
 pub use tokens::Generated;
 
 use crate::{causal_lm::Generate, error::LlamaError, vocabulary};
@@ -154,6 +157,16 @@ pub trait GenerateExt: Generate {
         });
         let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
         self.continue_text(tokenizer, &prompts, config, on_text)
+    }
+
+    /// Tokens that end a text: those of the model and of the tokenizer's files, and the one with which the chat template ends an
+    /// answer.
+    fn end_tokens(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let mut ends = self.eos_token_ids();
+        ends.extend(tokenizer.eos_token_ids());
+        // Models are trained to end an answer with it, though files may not say so.
+        ends.extend(tokenizer.end_of_turn());
+        ends
     }
 
     /// Warns where a tokenizer and the model disagree: tokens without a row in the embeddings,

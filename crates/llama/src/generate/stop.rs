@@ -1,8 +1,9 @@
 //! Detection of stop strings in text that arrives in parts.
 
 /// Filter that holds text back while it may be the beginning of a stop string.
-pub(super) struct StopText<'a> {
-    stops: &'a [String],
+#[derive(Default)]
+pub(super) struct StopText {
+    pub stops: Vec<String>,
     held: String,
 }
 
@@ -15,11 +16,7 @@ pub(super) enum Found {
     Stop(String),
 }
 
-impl<'a> StopText<'a> {
-    pub fn new(stops: &'a [String]) -> Self {
-        Self { stops, held: String::new() }
-    }
-
+impl StopText {
     /// Adds text.
     pub fn push(&mut self, text: &str) -> Found {
         self.held.push_str(text);
@@ -37,9 +34,9 @@ impl<'a> StopText<'a> {
         Found::Go(std::mem::replace(&mut self.held, rest))
     }
 
-    /// Returns the text still held back.
-    pub fn finish(self) -> String {
-        self.held
+    /// Takes the text still held back.
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 }
 
@@ -50,15 +47,16 @@ mod tests {
     #[test]
     fn beginnings_are_held_back() {
         let stops = ["</end>".to_owned(), "\n\n".to_owned()];
-        let mut text = StopText::new(&stops);
+        let stopping = |stops: &[String]| StopText { stops: stops.to_vec(), held: String::new() };
+        let mut text = stopping(&stops);
         let go = |text: &str| Found::Go(text.into());
         assert_eq!(text.push("a </e"), go("a "));
         assert_eq!(text.push("x\n"), go("</ex"));
         assert_eq!(text.push("b</en"), go("\nb"));
         assert_eq!(text.push("d>c"), Found::Stop(String::new()));
-        let mut text = StopText::new(&stops);
+        let mut text = stopping(&stops);
         assert_eq!(text.push("é</"), go("é"));
-        assert_eq!(text.finish(), "</");
-        assert_eq!(StopText::new(&[]).push("a"), go("a"));
+        assert_eq!(text.take(), "</");
+        assert_eq!(stopping(&[]).push("a"), go("a"));
     }
 }

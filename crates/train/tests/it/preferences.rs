@@ -310,6 +310,22 @@ fn the_way_makes_no_difference() {
     });
 }
 
+/// On as many GPUs as `BURN_LORA_GPUS` says, with a part of each batch on each.
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs BURN_LORA_GPUS"]
+fn several_devices_agree_with_trl() {
+    let count = std::env::var("BURN_LORA_GPUS").expect("BURN_LORA_GPUS is set");
+    let count: usize = count.parse().unwrap();
+    let (data, rows) = (compared(), 4 / count);
+    for name in ["dpo/sigmoid", "dpo/hinge", "dpo/ipo", "dpo/robust"] {
+        let objective = settings::<DpoConfig>(name);
+        steps::check_by(&path(name), model, objective, &data, rows, &[], |run| {
+            Trainer::new(run).devices((0..count).map(burn::tensor::Device::cuda))
+        });
+    }
+}
+
 /// A trained head has gradients of its own, which depend on those of the sequences.
 #[test]
 fn a_head_that_is_trained_makes_no_difference_to_the_rest() {

@@ -27,6 +27,19 @@ pub fn check<M: CausalLm>(
     but: &[&str],
     change: impl Fn(TrainConfig) -> TrainConfig,
 ) {
+    check_by(file, model, objective, data, rows, but, |config| Trainer::new(change(config)));
+}
+
+/// The same, by a trainer of the caller's.
+pub fn check_by<M: CausalLm>(
+    file: &Path,
+    model: impl Fn() -> M,
+    objective: impl Objective<M> + Clone + 'static,
+    data: &Dataset,
+    rows: usize,
+    but: &[&str],
+    trainer: impl Fn(TrainConfig) -> Trainer<'static>,
+) {
     let name = file.display();
     let expect = tensors(&file.with_extension("safetensors"));
     let expected = fs::read_to_string(file.with_extension("json")).unwrap();
@@ -36,8 +49,8 @@ pub fn check<M: CausalLm>(
     let mut plain = model();
     let before = adapter(&plain);
     let config = TrainConfig::new(1.0).optimizer(OptimizerConfig::Sgd { momentum: 0.0 });
-    let config = change(config.schedule(Schedule::Constant).max_steps(1).batches(batches.clone()));
-    Trainer::new(TrainConfig { max_grad_norm: None, weight_decay: 0.0, ..config })
+    let config = config.schedule(Schedule::Constant).max_steps(1).batches(batches.clone());
+    trainer(TrainConfig { max_grad_norm: None, weight_decay: 0.0, ..config })
         .fit_with(objective.clone(), &mut plain, data, None)
         .unwrap();
     let after = adapter(&plain);
@@ -61,9 +74,9 @@ pub fn check<M: CausalLm>(
         .epochs(steps.len() as f64)
         .max_steps(steps.len())
         .batches(batches);
-    let config = change(TrainConfig { log_steps: 1, weight_decay: 0.0, ..config });
+    let trainer = trainer(TrainConfig { log_steps: 1, weight_decay: 0.0, ..config });
     let mut trained = model();
-    let report = Trainer::new(config).fit_with(objective, &mut trained, data, None).unwrap();
+    let report = trainer.fit_with(objective, &mut trained, data, None).unwrap();
     assert_eq!(report.log.len(), steps.len());
     for (found, expected) in report.log.iter().zip(steps) {
         let near = |what: &str, value: f64, most: f64| {
