@@ -704,7 +704,7 @@ fn check_selection(
         let reason = "it goes with rows only; no adapters at all is Selection::base()";
         return Err(AdapterError::AdapterName { name: BASE.into(), reason });
     }
-    let Selection::Adapters(names) = selection else { return Ok(()) };
+    let Selection::Adapters(names) = selection else { return check_rows(model, selection) };
     for (path, layer) in model.layers() {
         let here: Vec<_> = names.iter().filter_map(|name| layer.adapters().get(name)).collect();
         for (i, one) in here.iter().enumerate() {
@@ -716,6 +716,24 @@ fn check_selection(
             };
             let reason = format!("`{}` and `{other}` at `{path}`: {reason}", one.name());
             return Err(AdapterError::State { what: "select".into(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses adapters by rows that the rows of a batch cannot have apart: a batch has one norm.
+fn check_rows(
+    model: &(impl Adaptable + ?Sized),
+    selection: &Selection,
+) -> Result<(), AdapterError> {
+    for (path, layer) in model.layers() {
+        let trained =
+            selection.names().into_iter().find(|name| layer.adapters().get(name).is_some());
+        if let Some(name) = trained.filter(|_| layer.kind() == LayerKind::Vector) {
+            let reason = format!(
+                "`{name}` trains `{path}`, of which a batch has one: select it for the whole batch"
+            );
+            return Err(AdapterError::State { what: "select by rows".into(), reason });
         }
     }
     Ok(())

@@ -51,6 +51,7 @@ mod pull_back;
 mod record;
 mod rotary;
 mod row_updates;
+mod threads;
 
 pub use attention::{
     AttentionOps, AttentionSpec, SinkOps, add_sinks, attention, attention_forward, attention_grad,
@@ -70,3 +71,4 @@ pub use pull_back::{PullBackOps, pull_back, pull_back_with};
 pub use record::{Recorded, abandon_recording, prepare_recording, record, records};
 pub use rotary::{RotaryOps, rotate, rotate_grad};
 pub use row_updates::{RowUpdateOps, add_row_updates};
+pub use threads::compute_here;

@@ -33,16 +33,26 @@ pub(crate) struct Texts {
     /// Answers to each prompt.
     pub each: usize,
     pub config: GenerateConfig,
-    pub stops: Vec<String>,
+    pub stops: Arc<[String]>,
     pub seed: u64,
+    /// Whether the new text goes on where the prompt ends, rather than being one of its own.
+    pub goes_on: bool,
 }
 
 /// Texts on their way. Dropping this ends them.
 pub(crate) struct Answers {
     events: UnboundedReceiver<(usize, Event)>,
-    places: Arc<AtomicUsize>,
-    count: usize,
-    left: usize,
+    /// Texts that have not ended.
+    going: usize,
+}
+
+/// The place of a text in the queue, which is free again when this is dropped.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Queue {
@@ -58,51 +68,49 @@ impl Queue {
     /// Sends texts to the model.
     pub fn ask(&self, served: &Served, texts: Texts) -> Result<Answers, ApiError> {
         let count = texts.prompts.len() * texts.each;
-        let before = self.places.fetch_add(count, Ordering::Relaxed);
-        let (sender, events) = unbounded_channel();
-        // From here on dropped places are free again.
-        let answers = Answers { events, places: self.places.clone(), count, left: count };
-        if before + count > self.most {
-            return Err(ApiError::busy(before, self.most));
+        if count > self.most {
+            return Err(ApiError::invalid(Some("n"), format!("{count} texts: {} fit", self.most)));
         }
+        let more = |before| (before + count <= self.most).then_some(before + count);
+        let taken = self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.map_err(|before| ApiError::busy(before, self.most))?;
+        let places: Vec<_> = (0..count).map(|_| Place(self.places.clone())).collect();
+        let (sender, events) = unbounded_channel();
         let began = Instant::now();
+        let config = served.ends.iter().fold(texts.config, |config, end| config.stop_token(*end));
         let prompts = texts.prompts.into_iter().flat_map(|p| std::iter::repeat_n(p, texts.each));
-        for (number, prompt) in prompts.enumerate() {
+        for ((number, prompt), place) in prompts.enumerate().zip(places) {
             let job = Job {
                 prompt,
-                config: texts.config.clone().seed(texts.seed.wrapping_add(number as u64)),
+                config: config.clone().seed(texts.seed.wrapping_add(number as u64)),
                 adapter: served.adapter.clone(),
                 tokenizer: served.tokenizer.clone(),
                 stops: texts.stops.clone(),
+                goes_on: texts.goes_on,
                 began,
-                deadline: began + self.timeout,
+                deadline: began.checked_add(self.timeout),
                 number,
                 events: sender.clone(),
+                _place: place,
             };
-            self.commands.send(Command::Continue(job)).map_err(|_| ApiError::broken())?;
+            self.commands.send(Command::Continue(Box::new(job))).map_err(|_| ApiError::broken())?;
         }
-        Ok(answers)
+        Ok(Answers { events, going: count })
     }
 }
 
 impl Answers {
     /// Waits for the next event, with the number of its text; `None` after the ends of all.
     pub async fn next(&mut self) -> Result<Option<(usize, Event)>, ApiError> {
-        if self.left == 0 {
+        if self.going == 0 {
             return Ok(None);
         }
         let (number, event) = self.events.recv().await.ok_or_else(ApiError::broken)?;
         if let Event::Failed(failure) = event {
             return Err(failure.into());
         }
-        self.left -= usize::from(matches!(event, Event::Ended(_)));
+        self.going -= usize::from(matches!(event, Event::Ended(_)));
         Ok(Some((number, event)))
-    }
-}
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        self.places.fetch_sub(self.count, Ordering::Relaxed);
     }
 }
 
@@ -110,6 +118,7 @@ impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(reason) => Self::invalid(None, reason),
+            Failure::Gone => Self::gone(),
             Failure::Late => Self::late(),
             Failure::Ending => Self::ending(),
             Failure::Broken(reason) => Self::failed(reason),

@@ -1,6 +1,5 @@
 //! Errors of a server that does not answer, unlike those that it answers.
 
-use burn_lora_llama::LlamaError;
 use std::{io, path::PathBuf};
 use thiserror::Error;
 
@@ -34,13 +33,10 @@ pub enum ServeError {
         /// Reason.
         source: io::Error,
     },
-    /// Requests cannot be taken.
-    #[error("the server's socket: {0}")]
-    Socket(#[from] io::Error),
+    /// The system gives no socket or thread.
+    #[error("the server cannot run: {0}")]
+    System(#[from] io::Error),
     /// The model has failed, and cannot answer any more.
     #[error("the thread that runs the model has ended: its message is above")]
     Worker,
-    /// The model cannot generate.
-    #[error(transparent)]
-    Model(#[from] LlamaError),
 }

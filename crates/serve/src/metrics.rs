@@ -27,7 +27,7 @@ pub(crate) struct Metrics {
     pub running: Gauge,
     pub waiting: Gauge,
     pub first_token: Histogram,
-    pub whole_answer: Histogram,
+    pub whole_text: Histogram,
 }
 
 impl Metrics {
@@ -54,8 +54,9 @@ impl Metrics {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
             histogram
         };
-        let first_token = seconds("time_to_first_token", "From a request to its first token");
-        let whole_answer = seconds("request_time", "From a request to the end of its answer");
+        let first_token =
+            seconds("time_to_first_token", "From a request to the first token of a text");
+        let whole_text = seconds("text_time", "From a request to the end of a text");
         Self {
             registry,
             requests,
@@ -64,7 +65,7 @@ impl Metrics {
             running,
             waiting,
             first_token,
-            whole_answer,
+            whole_text,
         }
     }
 

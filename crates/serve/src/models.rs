@@ -11,9 +11,11 @@ use std::{
 #[derive(Clone)]
 pub(crate) struct Served {
     pub name: String,
-    /// Name of the adapter in the model; `None` for the base.
+    /// Name of the adapter in the model, which no other gets after it; `None` for the base.
     pub adapter: Option<String>,
     pub tokenizer: Arc<Tokenizer>,
+    /// Tokens that end an answer beside the model's own.
+    pub ends: Vec<u32>,
     pub folder: Option<PathBuf>,
     /// Seconds since 1970.
     pub created: u64,
@@ -28,7 +30,10 @@ impl Served {
     ) -> Self {
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let created = created.map_or(0, |time| time.as_secs());
-        Self { name: name.into(), adapter: adapter.map(Into::into), tokenizer, folder, created }
+        let ends =
+            tokenizer.eos_token_ids().iter().copied().chain(tokenizer.end_of_turn()).collect();
+        let (name, adapter) = (name.into(), adapter.map(Into::into));
+        Self { name, adapter, tokenizer, ends, folder, created }
     }
 }
 

@@ -7,9 +7,10 @@ use crate::{
     error::ServeError,
     metrics::Metrics,
     models::{Models, Served},
-    worker::{Command, Worker},
+    worker::{Broken, Command, Worker},
 };
 use burn_lora_adapter::AdaptableExt;
+use burn_lora_kernels::compute_here;
 use burn_lora_llama::Generate;
 use burn_lora_text::Tokenizer;
 use std::{
@@ -18,7 +19,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -33,7 +34,7 @@ use tokio::{
 /// A model, with its adapters, that answers requests.
 pub struct Server {
     app: App,
-    worker: JoinHandle<()>,
+    worker: JoinHandle<Result<(), Broken>>,
     runtime: Runtime,
 }
 
@@ -48,19 +49,19 @@ impl Server {
         tokenizer: Tokenizer,
         mut config: ServeConfig,
     ) -> Result<Self, ServeError> {
-        let setting = |field, found: usize, reason: &str| ServeError::Setting {
+        let setting = |field, found: &dyn std::fmt::Display, reason: &str| ServeError::Setting {
             field,
             found: found.to_string(),
             reason: reason.into(),
         };
         if config.batch == 0 {
-            return Err(setting("batch", 0, "expected at least 1"));
+            return Err(setting("batch", &0, "expected at least 1"));
         }
         if config.max_length < 2 {
-            return Err(setting("max_length", config.max_length, "expected at least 2"));
+            return Err(setting("max_length", &config.max_length, "expected at least 2"));
         }
         if config.key.as_ref().is_some_and(String::is_empty) {
-            return Err(setting("key", 0, "an empty key is none: leave it out"));
+            return Err(setting("key", &"empty", "leave it out, or set one"));
         }
         for folder in &mut config.adapter_folders {
             let found = folder.canonicalize();
@@ -77,11 +78,15 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let (batch, counted) = (config.batch, metrics.clone());
         let worker = thread::Builder::new().name("burn-lora-serve".into());
-        let worker = worker.spawn(move || Worker::new(model, batch, counted).run(&taken))?;
+        let worker = worker.spawn(move || {
+            compute_here();
+            Worker::new(model, batch, counted).run(&taken)
+        })?;
         let queue = Queue::new(commands, config.batch + config.queue, config.timeout, metrics);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let (loading, ending) = (Mutex::new(()), AtomicBool::new(false));
-        let app = App { config, models, queue, loading, ending, local: false };
+        let (loading, loads, ending) =
+            (Mutex::new(()), AtomicUsize::new(0), AtomicBool::new(false));
+        let app = App { config, models, queue, loading, loads, ending, checks_host: false };
         Ok(Self { app, worker, runtime })
     }
 
@@ -91,7 +96,7 @@ impl Server {
     /// [`ServeError::Adapter`] if it cannot be loaded, or the name is taken.
     pub fn load_adapter(&mut self, name: &str, folder: impl AsRef<Path>) -> Result<(), ServeError> {
         check_free(&self.app.models, name)?;
-        let load = self.app.load(name.to_owned(), folder.as_ref().to_owned());
+        let load = self.app.load(name, folder.as_ref().to_owned());
         self.runtime.block_on(load).map_err(|error| failed(name, &error))
     }
 
@@ -99,16 +104,11 @@ impl Server {
     /// those on their way may go on for [`ServeConfig::grace`].
     ///
     /// # Errors
-    /// [`ServeError::Socket`] if the socket fails, [`ServeError::Worker`] if the model does.
+    /// [`ServeError::System`] if the socket fails, [`ServeError::Worker`] if the model does.
     pub fn run(self, listener: TcpListener, stopped: impl Fn() -> bool) -> Result<(), ServeError> {
         let Self { mut app, worker, runtime } = self;
-        app.local = app.config.key.is_none() && listener.local_addr()?.ip().is_loopback();
+        app.checks_host = app.config.key.is_none() && listener.local_addr()?.ip().is_loopback();
         let app = Arc::new(app);
-        let going = || async {
-            while !stopped() && !worker.is_finished() {
-                sleep(Duration::from_millis(100)).await;
-            }
-        };
         runtime.block_on(async {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -116,7 +116,9 @@ impl Server {
             let graceful = async { _ = ended.await };
             let serve = axum::serve(listener, router(app.clone())).with_graceful_shutdown(graceful);
             let serve = tokio::spawn(serve.into_future());
-            going().await;
+            while !stopped() && !worker.is_finished() && !serve.is_finished() {
+                sleep(Duration::from_millis(100)).await;
+            }
             app.ending.store(true, Ordering::Relaxed);
             _ = end.send(());
             let abort = serve.abort_handle();
@@ -124,18 +126,19 @@ impl Server {
                 served = serve => served.unwrap_or(Ok(())),
                 () = sleep(app.config.grace) => {
                     // A moment for the last words; who does not read them is left.
-                    _ = app.queue.commands.send(Command::EndAll);
+                    _ = app.queue.commands.send(Command::End);
                     sleep(Duration::from_secs(1)).await;
                     abort.abort();
                     Ok(())
                 }
             }
         })?;
-        let broken = worker.is_finished();
-        // With the last sender of commands the worker ends.
-        runtime.shutdown_background();
-        drop(app);
-        if broken { Err(ServeError::Worker) } else { Ok(()) }
+        _ = app.queue.commands.send(Command::End);
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        match worker.join() {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(ServeError::Worker),
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The thread that runs the model: texts join and leave at any token, adapters come and go between two.
 
-use crate::metrics::Metrics;
-use burn_lora_adapter::{AdaptableExt, Selection};
+use crate::{answers::Place, metrics::Metrics};
+use burn_lora_adapter::{AdaptableExt, BASE, Selection};
 use burn_lora_llama::{
-    Generate, GenerateConfig, Generation, LogProbs, NextToken, Stopped, TextStream,
+    Generate, GenerateConfig, Generation, LlamaError, LogProbs, NextToken, Stopped, TextStream,
 };
 use burn_lora_text::Tokenizer;
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, mpsc::Receiver},
     time::Instant,
@@ -16,7 +17,8 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 /// What the thread is asked for.
 pub(crate) enum Command {
-    Continue(Job),
+    Continue(Box<Job>),
+    /// Under a name that no adapter had before.
     Load {
         name: String,
         folder: PathBuf,
@@ -24,8 +26,8 @@ pub(crate) enum Command {
     },
     /// Texts that use it go on to their ends.
     Unload(String),
-    /// Ends all texts.
-    EndAll,
+    /// Ends all texts, and the thread.
+    End,
 }
 
 /// A text to continue.
@@ -34,12 +36,15 @@ pub(crate) struct Job {
     pub config: GenerateConfig,
     pub adapter: Option<String>,
     pub tokenizer: Arc<Tokenizer>,
-    pub stops: Vec<String>,
+    pub stops: Arc<[String]>,
+    /// Whether the new text goes on where the prompt ends, rather than being one of its own.
+    pub goes_on: bool,
     pub began: Instant,
-    pub deadline: Instant,
+    pub deadline: Option<Instant>,
     /// Number of the text in its request, with which its events come.
     pub number: usize,
     pub events: UnboundedSender<(usize, Event)>,
+    pub _place: Place,
 }
 
 /// What becomes of a text.
@@ -63,6 +68,8 @@ pub(crate) struct Piece {
 pub(crate) enum Failure {
     /// It cannot be continued: a message for who asked.
     Refused(String),
+    /// Its adapter was unloaded.
+    Gone,
     /// The time is over.
     Late,
     /// The server ends.
@@ -70,6 +77,10 @@ pub(crate) enum Failure {
     /// The model has failed.
     Broken(String),
 }
+
+/// Error: the model has failed for good.
+#[derive(Debug)]
+pub(crate) struct Broken;
 
 pub(crate) struct Worker<M> {
     model: M,
@@ -80,7 +91,12 @@ pub(crate) struct Worker<M> {
     leaving: Vec<String>,
     batch: usize,
     metrics: Arc<Metrics>,
+    /// Steps that failed, one after the other.
+    failures: usize,
 }
+
+/// After so many failures in a row the model is not asked any more.
+const FAILURES: usize = 3;
 
 struct Running {
     job: Job,
@@ -90,87 +106,110 @@ struct Running {
 
 impl<M: Generate> Worker<M> {
     pub fn new(model: M, batch: usize, metrics: Arc<Metrics>) -> Self {
-        let texts = Generation::new(&model, batch);
-        Self { model, texts, jobs: HashMap::new(), next: 0, leaving: vec![], batch, metrics }
+        let (texts, jobs) = (Generation::new(&model, batch), HashMap::new());
+        Self { model, texts, jobs, next: 0, leaving: vec![], batch, metrics, failures: 0 }
     }
 
-    /// Runs until nobody can send commands any more.
-    pub fn run(mut self, commands: &Receiver<Command>) {
+    /// Runs until it is told to end.
+    pub fn run(mut self, commands: &Receiver<Command>) -> Result<(), Broken> {
         loop {
-            if self.jobs.is_empty() {
-                match commands.recv() {
-                    Ok(command) => self.take(command),
-                    Err(_) => return,
-                }
+            let mut next = if self.jobs.is_empty() { commands.recv().ok() } else { None };
+            if self.jobs.is_empty() && next.is_none() {
+                // Nobody can ask any more.
+                return Ok(());
             }
             // Those that come together are read together.
-            while let Ok(command) = commands.try_recv() {
-                self.take(command);
-            }
-            self.leave_out();
-            match self.texts.step() {
-                Ok(found) => found.into_iter().for_each(|next| self.tell(next)),
-                Err(error) => {
-                    burn_lora_io::warn!("texts were ended, as the model has failed: {error}");
-                    self.end_all(&Failure::Broken(error.to_string()));
-                    self.texts = Generation::new(&self.model, self.batch);
+            while let Some(command) = next.take().or_else(|| commands.try_recv().ok()) {
+                match command {
+                    Command::Continue(job) => self.begin(*job),
+                    Command::Load { name, folder, done } => {
+                        _ = done.send(self.load(&name, folder));
+                    }
+                    Command::Unload(name) => self.leaving.push(name),
+                    Command::End => {
+                        self.end_all(&Failure::Ending);
+                        return Ok(());
+                    }
                 }
             }
+            self.drop_gone_and_late();
             self.unload();
-            self.metrics.running.set(self.texts.running() as i64);
-            self.metrics.waiting.set(self.texts.waiting() as i64);
+            self.step()?;
+            self.count();
         }
     }
 
-    fn take(&mut self, command: Command) {
-        match command {
-            Command::Continue(job) => self.begin(job),
-            Command::Load { name, folder, done } => {
-                let leaving = self.leaving.contains(&name);
-                let loaded = match leaving {
-                    true => Err("texts still use the one that was unloaded".to_owned()),
-                    false => self.model.load_adapter(&name, folder).map_err(|e| e.to_string()),
-                };
-                if loaded.is_ok() {
-                    self.texts.set_model(&self.model);
-                }
-                _ = done.send(loaded.map(|_| ()));
-            }
-            Command::Unload(name) => {
-                self.leaving.push(name);
-                self.unload();
-            }
-            Command::EndAll => self.end_all(&Failure::Ending),
+    /// Loads an adapter that may run beside any other.
+    fn load(&mut self, name: &str, folder: PathBuf) -> Result<(), String> {
+        let mut model = self.model.clone();
+        model.load_adapter(name, folder).map_err(|error| error.to_string())?;
+        let [found, expected] = [&model, &self.model].map(|model| model.vocabulary());
+        if found != expected {
+            let reason = "all share the model's embeddings: merge it, and serve that";
+            return Err(format!(
+                "its vocabulary has {found} tokens, the base {expected}; {reason}"
+            ));
         }
+        let mixed = model.activate(Selection::rows([name, BASE]));
+        mixed.map_err(|error| format!("it cannot run beside others: {error}"))?;
+        self.model = model;
+        self.texts.set_model(&self.model);
+        Ok(())
     }
 
     fn begin(&mut self, mut job: Job) {
         let id = self.next;
         self.next += 1;
         let active = self.model.activate(Selection::adapters(job.adapter.iter()));
+        let Ok(active) = active else { return job.send(Event::Failed(Failure::Gone)) };
         let prompt = std::mem::take(&mut job.prompt);
         self.metrics.prompt_tokens.inc_by(prompt.len() as u64);
-        let begun = active.map_err(|error| error.to_string()).and_then(|active| {
-            let config = job.config.clone().adapters(active);
-            self.texts.push(id, prompt, config).map_err(|error| error.to_string())
-        });
+        let before = if job.goes_on { &prompt[..] } else { &[] };
+        let text = TextStream::new(&job.tokenizer).stops(job.stops.iter().cloned()).after(before);
+        let config = job.config.clone().adapters(active);
+        let begun = text.and_then(|text| self.texts.push(id, prompt, config).map(|()| text));
         match begun {
-            Ok(()) => {
-                let text = TextStream::new(&job.tokenizer).stops(job.stops.iter().cloned());
-                self.jobs.insert(id, Running { job, text, begun: false });
-            }
-            Err(reason) => _ = job.send(Event::Failed(Failure::Refused(reason))),
+            Ok(text) => _ = self.jobs.insert(id, Running { job, text, begun: false }),
+            Err(error) => job.send(Event::Failed(Failure::Refused(error.to_string()))),
         }
     }
 
+    /// A step of all texts, which a failure ends.
+    fn step(&mut self) -> Result<(), Broken> {
+        let texts = &mut self.texts;
+        // What a panic leaves of the texts is dropped.
+        let found = catch_unwind(AssertUnwindSafe(|| texts.step().map_err(|e| e.to_string())));
+        match found.unwrap_or_else(|_| Err("the model has panicked".into())) {
+            Ok(found) => {
+                self.failures = 0;
+                self.count();
+                found.into_iter().for_each(|next| self.pass_on(next));
+                Ok(())
+            }
+            Err(error) => {
+                self.failures += 1;
+                burn_lora_io::warn!("texts were ended, as the model has failed: {error}");
+                self.end_all(&Failure::Broken(error));
+                self.texts = Generation::new(&self.model, self.batch);
+                if self.failures < FAILURES { Ok(()) } else { Err(Broken) }
+            }
+        }
+    }
+
+    fn count(&self) {
+        self.metrics.running.set(self.texts.running() as i64);
+        self.metrics.waiting.set(self.texts.waiting() as i64);
+    }
+
     /// Ends texts that nobody waits for, and those that are late.
-    fn leave_out(&mut self) {
+    fn drop_gone_and_late(&mut self) {
         let now = Instant::now();
         let texts = &mut self.texts;
-        self.jobs.retain(|id, running| {
-            let (gone, late) = (running.job.events.is_closed(), now > running.job.deadline);
+        self.jobs.retain(|id, Running { job, .. }| {
+            let gone = job.events.is_closed();
+            let late = job.deadline.is_some_and(|deadline| now > deadline);
             if late {
-                _ = running.job.send(Event::Failed(Failure::Late));
+                job.send(Event::Failed(Failure::Late));
             }
             if gone || late {
                 texts.stop(*id);
@@ -180,7 +219,7 @@ impl<M: Generate> Worker<M> {
     }
 
     /// Passes on what a step added to a text.
-    fn tell(&mut self, next: NextToken) {
+    fn pass_on(&mut self, next: NextToken) {
         let Some(running) = self.jobs.get_mut(&next.id) else { return };
         if !running.begun {
             running.begun = true;
@@ -193,24 +232,24 @@ impl<M: Generate> Worker<M> {
             self.texts.stop(next.id);
         }
         if let Some(running) = self.jobs.remove(&next.id) {
-            self.metrics.whole_answer.observe(running.job.began.elapsed().as_secs_f64());
-            _ = running.job.send(end);
+            self.metrics.whole_text.observe(running.job.began.elapsed().as_secs_f64());
+            running.job.send(end);
         }
     }
 
     fn end_all(&mut self, failure: &Failure) {
         for (id, running) in self.jobs.drain() {
             self.texts.stop(id);
-            _ = running.job.send(Event::Failed(failure.clone()));
+            running.job.send(Event::Failed(failure.clone()));
         }
     }
 
     /// Removes adapters that no text uses any more.
     fn unload(&mut self) {
         let jobs = &self.jobs;
-        let used =
+        let is_used =
             |name: &String| jobs.values().any(|text| text.job.adapter.as_ref() == Some(name));
-        let (used, unused): (Vec<_>, Vec<_>) = self.leaving.drain(..).partition(used);
+        let (used, unused): (Vec<_>, Vec<_>) = self.leaving.drain(..).partition(is_used);
         self.leaving = used;
         for name in &unused {
             if let Err(error) = self.model.delete_adapter(name) {
@@ -226,23 +265,21 @@ impl<M: Generate> Worker<M> {
 impl Running {
     /// Passes on a token, and returns the end of the text if this is it.
     fn add(&mut self, next: &NextToken) -> Option<Event> {
-        let failed = |error: burn_lora_llama::LlamaError| {
-            Some(Event::Failed(Failure::Broken(error.to_string())))
-        };
+        let failed = |error: LlamaError| Some(Event::Failed(Failure::Broken(error.to_string())));
         if let Some(token) = next.token {
             let text = match self.text.push(token) {
                 Ok(text) => text,
                 Err(error) => return failed(error),
             };
             let log_probs = next.log_probs.clone();
-            _ = self.job.send(Event::Piece(Piece { text, token: Some(token), log_probs }));
+            self.job.send(Event::Piece(Piece { text, token: Some(token), log_probs }));
         }
         let stopped = if self.text.is_stopped() { Some(Stopped::Text) } else { next.stopped };
         let stopped = stopped?;
         match self.text.finish() {
             Ok(text) if text.is_empty() => {}
             Ok(text) => {
-                _ = self.job.send(Event::Piece(Piece { text, token: None, log_probs: None }))
+                self.job.send(Event::Piece(Piece { text, token: None, log_probs: None }));
             }
             Err(error) => return failed(error),
         }
@@ -252,7 +289,7 @@ impl Running {
 
 impl Job {
     /// Sends an event, if somebody waits for it.
-    fn send(&self, event: Event) -> bool {
-        self.events.send((self.number, event)).is_ok()
+    fn send(&self, event: Event) {
+        _ = self.events.send((self.number, event));
     }
 }

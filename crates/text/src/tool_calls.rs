@@ -91,7 +91,10 @@ impl ToolStream {
 
     /// Whether an answer that begins so may be calls and nothing else.
     fn may_be_whole(&self, start: &str) -> bool {
-        let named = |tool: &String| tool.starts_with(start) || start.starts_with(tool.as_str());
+        let named = |tool: &String| match start.strip_prefix(tool.as_str()) {
+            Some(rest) => rest.trim_start().is_empty() || rest.trim_start().starts_with('{'),
+            None => tool.starts_with(start),
+        };
         start.is_empty() || start.starts_with(['{', '[']) || self.tools.iter().any(named)
     }
 
@@ -112,8 +115,18 @@ impl ToolStream {
             }
             calls
         } else {
-            let (name, arguments) = text.split_at(text.find('{')?);
-            vec![ToolCall { name: name.trim().to_owned(), arguments: object(arguments)? }]
+            // Mistral writes several one after the other.
+            let mut rest = text;
+            let mut calls = vec![];
+            while !rest.is_empty() {
+                let (name, arguments) = rest.split_at(rest.find('{')?);
+                let mut values =
+                    serde_json::Deserializer::from_str(arguments).into_iter::<&RawValue>();
+                let found = object(values.next()?.ok()?.get())?;
+                calls.push(ToolCall { name: name.trim().to_owned(), arguments: found });
+                rest = arguments[values.byte_offset()..].trim_start();
+            }
+            calls
         };
         (!calls.is_empty() && calls.iter().all(known)).then_some(calls)
     }
@@ -201,5 +214,8 @@ mod tests {
         let two =
             "{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"weather\", \"parameters\": {}}";
         assert_eq!(answer(two).1.len(), 2);
+        assert_eq!(answer("now{}weather{\"at\": \"Oslo\"}").1.len(), 2);
+        // An answer that begins with the name of a function is held back no longer than that.
+        assert_eq!(ToolStream::new(["I"]).push("I think"), "I think");
     }
 }

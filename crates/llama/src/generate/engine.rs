@@ -109,7 +109,8 @@ impl<M: Generate> Engine<M> {
     pub fn read(&mut self, texts: &[(usize, &[u32], ActiveAdapters)], most: usize) -> Tensor<2> {
         let longest = texts.iter().map(|(_, text, _)| text.len()).max().unwrap_or(0);
         self.make_room(longest, most);
-        self.longest = self.longest.max(longest);
+        let others = self.rows.iter().any(|row| row.next.is_some());
+        self.longest = if others { self.longest.max(longest) } else { longest };
         self.known.clear();
         for (row, text, adapters) in texts {
             self.rows[*row] = Row { length: text.len(), next: None, adapters: adapters.clone() };
@@ -173,9 +174,11 @@ impl<M: Generate> Engine<M> {
         self.known.clear();
     }
 
-    /// Returns `true` if the texts that go on have to be [read](Self::read) again before the next step.
-    pub fn is_outdated(&self) -> bool {
-        self.longest > 0 && self.shared.model.outdates_cache(self.longest, self.next_longest())
+    /// Returns `true` if the texts that go on have to be [read](Self::read) again before the next step, or before texts of up to
+    /// `reading` tokens are read.
+    pub fn is_outdated(&self, reading: usize) -> bool {
+        let next = self.next_longest().max(reading);
+        self.longest > 0 && self.shared.model.outdates_cache(self.longest, next)
     }
 
     /// Appends the next token of each row that goes on, and returns the logits of those after, `[rows that go on or more,

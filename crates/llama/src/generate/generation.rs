@@ -33,6 +33,8 @@ pub struct Generation<M> {
     rows: Vec<Option<Text>>,
     waiting: VecDeque<Text>,
     ends: Vec<u32>,
+    /// Whether the last step read texts that had come: then the next one continues the others.
+    has_read: bool,
 }
 
 /// What a step added to a text.
@@ -86,7 +88,8 @@ impl<M: Generate> Generation<M> {
         assert!(rows > 0, "a generation of no texts");
         let (engine, ends) = (Engine::new(model, rows), model.eos_token_ids());
         let rows = (0..rows).map(|_| None).collect();
-        Self { model: model.clone(), engine, rows, waiting: VecDeque::new(), ends }
+        let waiting = VecDeque::new();
+        Self { model: model.clone(), engine, rows, waiting, ends, has_read: false }
     }
 
     /// Adds a text to continue, under an id that no other has. Its adapters are those of the settings, or else those
@@ -149,7 +152,7 @@ impl<M: Generate> Generation<M> {
         self.waiting.len()
     }
 
-    /// Adds a token to texts: to those that have just come, or else to all.
+    /// Adds a token to texts: to those that have just come, or to all others.
     ///
     /// # Errors
     /// - [`LlamaError::Device`] if the logits cannot be read from the device.
@@ -158,13 +161,17 @@ impl<M: Generate> Generation<M> {
         for row in self.rows.iter_mut().filter(|row| row.is_none()) {
             *row = self.waiting.pop_front();
         }
-        if self.engine.is_outdated() {
+        let texts = self.rows.iter().flatten();
+        let longest = texts.filter(|text| text.unread).map(|text| text.tokens.len()).max();
+        if self.engine.is_outdated(longest.unwrap_or(0)) {
             self.rows.iter_mut().flatten().for_each(|text| text.unread = true);
         }
         let all =
             || self.rows.iter().enumerate().filter_map(|(row, text)| Some((row, text.as_ref()?)));
-        let unread: Vec<_> = all().filter(|(_, text)| text.unread).collect();
-        if !unread.is_empty() {
+        let (unread, all): (Vec<_>, Vec<_>) = all().partition(|(_, text)| text.unread);
+        // Texts that keep coming do not stop the others.
+        self.has_read = !unread.is_empty() && (all.is_empty() || !self.has_read);
+        if self.has_read {
             let most = unread.iter().map(|(_, text)| text.tokens.len() + text.left).max();
             let texts =
                 unread.iter().map(|(row, text)| (*row, &text.tokens[..], text.adapters.clone()));
@@ -174,9 +181,9 @@ impl<M: Generate> Generation<M> {
             let found = rows.iter().zip(next).map(|(row, next)| self.accept(*row, next, true));
             return Ok(found.collect());
         }
-        let rows: Vec<_> = all().map(|(row, _)| row).collect();
-        let Some(left) = all().map(|(_, text)| text.left).max() else { return Ok(vec![]) };
-        let likeliest = all().all(|(_, text)| text.config.is_plain_greedy());
+        let rows: Vec<_> = all.iter().map(|(row, _)| *row).collect();
+        let Some(left) = all.iter().map(|(_, text)| text.left).max() else { return Ok(vec![]) };
+        let likeliest = all.iter().all(|(_, text)| text.config.is_plain_greedy());
         let Some(logits) = self.engine.step(left - 1)? else {
             self.rows.iter_mut().flatten().for_each(|text| text.unread = true);
             return self.step();

@@ -35,6 +35,19 @@ impl TextStream {
         Self { stream, stop, text: String::new(), stopped: false }
     }
 
+    /// Sets the tokens before, on which the text of the first ones may depend: in some vocabularies a space is written only
+    /// after other text.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn after(mut self, tokens: &[u32]) -> Result<Self, LlamaError> {
+        // As far back as a character goes, and a token more.
+        for token in &tokens[tokens.len().saturating_sub(5)..] {
+            self.stream.push(*token)?;
+        }
+        Ok(self)
+    }
+
     /// Adds strings at the first of which the text ends; it is not part of the text.
     pub fn stops(mut self, stops: impl IntoIterator<Item = String>) -> Self {
         self.stop.stops.extend(stops);

@@ -128,3 +128,49 @@ fn many_prompts_wait_for_their_turn() {
         assert_eq!(found.tokens, alone(&model, prompt, &config), "{row}");
     }
 }
+
+/// Texts that keep coming do not stop those that are there.
+#[test]
+fn texts_that_keep_coming_stop_no_other() {
+    let model = model();
+    let mut generation = Generation::new(&model, 2);
+    generation.push(0, vec![5, 9, 33], GenerateConfig::new(100)).unwrap();
+    let mut found = 0;
+    for id in 1..=20 {
+        generation.push(id, vec![7, 8], GenerateConfig::new(1)).unwrap();
+        let step = generation.step().unwrap();
+        found += step.iter().filter(|next| next.id == 0).count();
+    }
+    assert!(found >= 9, "{found} of 20");
+}
+
+/// A text that joins and is longer than the model's first frequencies are for: those that are there are read again, and go on
+/// as they would in one batch with it.
+#[test]
+fn a_text_that_changes_frequencies_joins() {
+    let folder = golden("decoders").join("phi4_mini");
+    let model = Llama::from_pretrained(&folder).dtype(FloatDType::F32).load(&device()).unwrap();
+    let text = std::fs::read_to_string(folder.join("generated.json")).unwrap();
+    let golden: BTreeMap<String, Vec<Vec<u32>>> = serde_json::from_str(&text).unwrap();
+    let mut prompts = golden["prompts"].clone();
+    prompts.sort_by_key(Vec::len);
+    let (mut short, long) = (prompts.remove(0), prompts.pop().unwrap());
+    let long: Vec<u32> = long.iter().copied().cycle().take(200).collect();
+    let mut generation = Generation::new(&model, 2);
+    generation.push(0, short.clone(), GenerateConfig::new(14)).unwrap();
+    let mut after = vec![];
+    for step in 0.. {
+        if step == 4 {
+            generation.push(1, long.clone(), GenerateConfig::new(10)).unwrap();
+        }
+        for next in generation.step().unwrap().into_iter().filter(|next| next.id == 0) {
+            if step < 4 { short.extend(next.token) } else { after.extend(next.token) }
+        }
+        if generation.is_empty() {
+            break;
+        }
+    }
+    let go_on = |_: usize, _: u32| ControlFlow::Continue(());
+    let together = model.generate(&[short, long], &GenerateConfig::new(10), go_on).unwrap();
+    assert_eq!(after, together[0].tokens);
+}

@@ -44,14 +44,18 @@ pub(super) async fn load(
     let path: PathBuf = fields.need("lora_path")?;
     fields.finish()?;
     let folder = app.allowed(&path)?;
-    // One at a time, so that no name is given twice.
-    let _alone = app.loading.lock().await;
-    if app.models.get(&name).is_some() {
-        let message = format!("`{name}` is there already");
-        return Err(ApiError::invalid(Some("lora_name"), message).status(StatusCode::CONFLICT));
-    }
-    app.load(name.clone(), folder).await?;
-    Ok(format!("Success: LoRA adapter '{name}' added successfully."))
+    // To its end, also if the client does not wait for it.
+    let loading = tokio::spawn(async move {
+        // One at a time, so that no name is given twice.
+        let _alone = app.loading.lock().await;
+        if app.models.get(&name).is_some() {
+            let message = format!("`{name}` is there already");
+            return Err(ApiError::invalid(Some("lora_name"), message).status(StatusCode::CONFLICT));
+        }
+        app.load(&name, folder).await?;
+        Ok(format!("Success: LoRA adapter '{name}' added successfully."))
+    });
+    loading.await.map_err(|error| ApiError::failed(error.to_string()))?
 }
 
 pub(super) async fn unload(

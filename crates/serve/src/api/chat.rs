@@ -3,7 +3,7 @@
 use super::{
     ApiError, App, Fields,
     logs::{self, Place},
-    settings::{Settings, id, usage},
+    settings::{Settings, call_id, id, usage},
     stream,
 };
 use crate::{
@@ -18,7 +18,7 @@ use axum::{
 };
 use burn_lora_llama::Stopped;
 use burn_lora_text::{ChatOptions, ChatValue, Message, Tokenizer, ToolCall, ToolStream};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A chat to answer.
@@ -26,6 +26,8 @@ struct Request {
     messages: Vec<Message>,
     /// Names of functions that the answer may call.
     tools: Vec<String>,
+    /// Whether an answer has no more than one call.
+    one_call: bool,
     options: ChatOptions,
     log_probs: bool,
 }
@@ -42,6 +44,7 @@ struct Choice {
     number: usize,
     content: String,
     tools: ToolStream,
+    one_call: bool,
     calls: Vec<ToolCall>,
     log_probs: Vec<Value>,
     reason: &'static str,
@@ -59,27 +62,27 @@ pub(super) async fn chat(
     let served = app.served(&settings.model)?;
     let request = Request::take(&mut fields, &mut settings)?;
     fields.finish()?;
-    let Request { messages, tools, options, log_probs } = request;
+    let Request { messages, tools, one_call, options, log_probs } = request;
     let tokenizer = served.tokenizer.clone();
     let with_tools = !tools.is_empty();
     let prompt =
         super::blocking(move || encode(&tokenizer, &messages, &options, with_tools)).await?;
     let (count, prompts) = (prompt.len(), vec![prompt]);
-    settings.fit(&prompts, app.config.max_length, None)?;
+    settings.fit(("messages", &prompts), app.config.max_length, None)?;
     let Settings { config, stops, seed, each, stream, usage: with_usage, .. } = settings;
-    let texts = Texts { prompts, each, config, stops, seed };
+    let texts = Texts { prompts, each, config, stops, seed, goes_on: false };
     let answers = app.queue.ask(&served, texts)?;
     let head = Head { id: id("chatcmpl"), created: super::now(), model: served.name.clone() };
-    let choices = (0..each).map(|number| Choice::new(number, &tools)).collect();
+    let choices = (0..each).map(|number| Choice::new(number, &tools, one_call)).collect();
     match stream {
-        true => Ok(streamed(head, served, answers, choices, log_probs, count, with_usage)),
+        true => streamed(head, served, answers, choices, log_probs, count, with_usage).await,
         false => whole(head, &served, answers, choices, log_probs, count).await,
     }
 }
 
 impl Request {
     fn take(fields: &mut Fields, settings: &mut Settings) -> Result<Self, ApiError> {
-        let messages: Vec<Value> = fields.need("messages")?;
+        let messages: Vec<ChatValue> = fields.need("messages")?;
         if messages.is_empty() {
             return Err(ApiError::invalid(Some("messages"), "`messages` is empty"));
         }
@@ -94,21 +97,31 @@ impl Request {
         });
         let mut names = names.collect::<Result<Vec<_>, _>>()?;
         let mut options = ChatOptions::new().add_generation_prompt(true);
-        match fields.take::<String>("tool_choice")?.as_deref() {
-            Some("none") => names.clear(),
-            None | Some("auto") if names.is_empty() => {}
-            None | Some("auto") => options = options.tools(&tools),
+        match fields.take::<ChatValue>("tool_choice")?.as_ref().map(ChatValue::as_str) {
+            Some(Some("none")) => names.clear(),
+            None | Some(Some("auto")) if names.is_empty() => {}
+            None | Some(Some("auto")) => options = options.tools(&tools),
             Some(_) => {
                 let message = "`tool_choice` is \"auto\" or \"none\": an answer is not forced";
                 return Err(ApiError::invalid(Some("tool_choice"), message));
             }
         }
+        let one_call = fields.take("parallel_tool_calls")? == Some(false);
         // Of vLLM: variables of the chat template.
-        let variables = fields.take::<Map<String, Value>>("chat_template_kwargs")?;
-        for (name, value) in variables.into_iter().flatten() {
-            options = options.variable(name, value);
+        match fields.take("chat_template_kwargs")? {
+            None => {}
+            Some(ChatValue::Map(variables)) => {
+                for (name, value) in variables {
+                    options = options.variable(name, value);
+                }
+            }
+            Some(_) => {
+                let name = "chat_template_kwargs";
+                return Err(ApiError::invalid(Some(name), format!("`{name}` is an object")));
+            }
         }
         fields.refuse("functions", &json!([]))?;
+        fields.refuse("function_call", &json!("none"))?;
         fields.refuse("modalities", &json!(["text"]))?;
         let log_probs = fields.take("logprobs")?.unwrap_or(false);
         let likeliest = fields.number("top_logprobs", (0, 20))?;
@@ -119,32 +132,48 @@ impl Request {
             let message = "`top_logprobs` is for a request with `logprobs`";
             return Err(ApiError::invalid(Some("top_logprobs"), message));
         }
-        Ok(Self { messages, tools: names, options, log_probs })
+        Ok(Self { messages, tools: names, one_call, options, log_probs })
     }
 }
 
-/// A message as chat templates take it: contents of several texts are one, and arguments of calls are objects.
-fn message((number, mut value): (usize, Value)) -> Result<Message, ApiError> {
+/// A message as chat templates take it: contents of several texts are one, arguments of calls are objects, and a developer
+/// is the system.
+fn message((number, value): (usize, ChatValue)) -> Result<Message, ApiError> {
     let wrong = |reason: String| {
         let param = format!("messages[{number}]");
         ApiError::invalid(Some(&param), format!("`{param}`: {reason}"))
     };
-    if let Some(Value::Array(parts)) = value.get("content") {
+    let ChatValue::Map(mut fields) = value else {
+        return Err(wrong("a message is an object".into()));
+    };
+    if fields.get("role").and_then(ChatValue::as_str) == Some("developer") {
+        fields.insert("role".into(), "system".into());
+    }
+    if let Some(ChatValue::List(parts)) = fields.get("content") {
         let texts = parts.iter().map(|part| {
-            let is_text = part.get("type").and_then(Value::as_str) == Some("text");
-            part.get("text").and_then(Value::as_str).filter(|_| is_text)
+            let is_text = part.get("type").and_then(ChatValue::as_str) == Some("text");
+            part.get("text").and_then(ChatValue::as_str).filter(|_| is_text)
         });
         let only = || wrong("a content has parts of type `text` alone".into());
-        value["content"] = texts.collect::<Option<String>>().ok_or_else(only)?.into();
+        let text = texts.collect::<Option<String>>().ok_or_else(only)?;
+        fields.insert("content".into(), text.into());
     }
-    for call in value.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
-        let Some(text) = arguments.as_str() else { continue };
-        let found = serde_json::from_str::<Map<String, Value>>(text);
-        let found = found.map_err(|error| wrong(format!("the arguments of a call: {error}")))?;
-        *arguments = Value::Object(found);
+    if let Some(ChatValue::List(calls)) = fields.get_mut("tool_calls") {
+        for call in calls {
+            let ChatValue::Map(call) = call else { continue };
+            let Some(ChatValue::Map(function)) = call.get_mut("function") else { continue };
+            let Some(text) = function.get("arguments").and_then(ChatValue::as_str) else {
+                continue;
+            };
+            // A call without arguments may have none at all.
+            let text = if text.trim().is_empty() { "{}" } else { text };
+            let found = serde_json::from_str::<ChatValue>(text);
+            let found =
+                found.map_err(|error| wrong(format!("the arguments of a call: {error}")))?;
+            function.insert("arguments".into(), found);
+        }
     }
-    serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
+    Message::try_from(ChatValue::Map(fields)).map_err(wrong)
 }
 
 /// Tokens of a chat, up to the answer.
@@ -169,10 +198,10 @@ fn encode(
 }
 
 impl Choice {
-    fn new(number: usize, tools: &[String]) -> Self {
+    fn new(number: usize, tools: &[String], one_call: bool) -> Self {
         let tools = ToolStream::new(tools.iter().cloned());
         let (content, calls, log_probs) = (String::new(), vec![], vec![]);
-        Self { number, content, tools, calls, log_probs, reason: "stop" }
+        Self { number, content, tools, one_call, calls, log_probs, reason: "stop" }
     }
 
     /// Adds text that is no call.
@@ -188,6 +217,9 @@ impl Choice {
         let (rest, calls) = tools.finish();
         self.content.push_str(&rest);
         self.calls = calls;
+        if self.one_call {
+            self.calls.truncate(1);
+        }
         self.reason = match stopped {
             Stopped::Length => "length",
             _ if !self.calls.is_empty() => "tool_calls",
@@ -201,7 +233,7 @@ impl Choice {
         let calls = self.calls.iter().enumerate().map(|(index, call)| {
             let ToolCall { name, arguments } = call;
             let function = json!({ "name": name, "arguments": arguments });
-            let mut call = json!({ "id": id("call"), "type": "function", "function": function });
+            let mut call = json!({ "id": call_id(), "type": "function", "function": function });
             if numbered {
                 call["index"] = index.into();
             }
@@ -266,7 +298,7 @@ async fn whole(
 }
 
 /// The answer as it comes.
-fn streamed(
+async fn streamed(
     head: Head,
     served: Arc<Served>,
     answers: Answers,
@@ -274,7 +306,7 @@ fn streamed(
     log_probs: bool,
     prompt: usize,
     with_usage: bool,
-) -> Response {
+) -> Result<Response, ApiError> {
     let chunk = move |choices: Value| {
         let Head { id, created, model } = &head;
         let mut chunk = json!({
@@ -336,4 +368,5 @@ fn streamed(
         }
         chunks
     })
+    .await
 }

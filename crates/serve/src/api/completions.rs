@@ -58,17 +58,17 @@ pub(super) async fn complete(
         let config = std::mem::take(&mut settings.config);
         settings.config = config.log_probs(likeliest);
     }
-    fields.refuse("echo", &json!(false))?;
     fields.refuse("suffix", &Value::Null)?;
     fields.refuse("best_of", &settings.each.into())?;
     fields.finish()?;
     let tokenizer = served.tokenizer.clone();
     let prompts = super::blocking(move || encode(&tokenizer, prompt)).await?;
-    settings.fit(&prompts, app.config.max_length, Some(MAX_TOKENS))?;
+    settings.fit(("prompt", &prompts), app.config.max_length, Some(MAX_TOKENS))?;
     let count = prompts.iter().map(Vec::len).sum();
     let Settings { config, stops, seed, each, stream, usage: with_usage, .. } = settings;
     let number = prompts.len() * each;
-    let answers = app.queue.ask(&served, Texts { prompts, each, config, stops, seed })?;
+    let answers =
+        app.queue.ask(&served, Texts { prompts, each, config, stops, seed, goes_on: true })?;
     let choices = (0..number).map(|_| Choice::default()).collect();
     let head = json!({
         "id": id("cmpl"),
@@ -78,7 +78,7 @@ pub(super) async fn complete(
     });
     let log_probs = log_probs.is_some();
     match stream {
-        true => Ok(streamed(head, served, answers, choices, log_probs, count, with_usage)),
+        true => streamed(head, served, answers, choices, log_probs, count, with_usage).await,
         false => whole(head, &served, answers, choices, log_probs, count).await,
     }
 }
@@ -150,7 +150,7 @@ async fn whole(
 }
 
 /// The texts as they come.
-fn streamed(
+async fn streamed(
     head: Value,
     served: Arc<Served>,
     answers: Answers,
@@ -158,7 +158,7 @@ fn streamed(
     log_probs: bool,
     prompt: usize,
     with_usage: bool,
-) -> Response {
+) -> Result<Response, ApiError> {
     let mut tokens = 0;
     stream::respond(answers, vec![], move |event| {
         let chunk = |choices: Value, usage: Value| {
@@ -187,4 +187,5 @@ fn streamed(
         }
         vec![chunk(json!([choice.take(number, log_probs)]), Value::Null)]
     })
+    .await
 }

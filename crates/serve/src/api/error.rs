@@ -37,12 +37,17 @@ impl ApiError {
         Self { status, ..self }
     }
 
-    pub fn too_long(message: String) -> Self {
-        Self::invalid(Some("messages"), message).coded("context_length_exceeded")
+    pub fn too_long(param: &str, message: String) -> Self {
+        Self::invalid(Some(param), message).coded("context_length_exceeded")
     }
 
     pub fn no_model(name: &str, known: &[String]) -> Self {
         let message = format!("The model `{name}` does not exist. There are {}.", known.join(", "));
+        Self::invalid(Some("model"), message).status(StatusCode::NOT_FOUND).coded("model_not_found")
+    }
+
+    pub fn gone() -> Self {
+        let message = "The model was unloaded before the answer began.";
         Self::invalid(Some("model"), message).status(StatusCode::NOT_FOUND).coded("model_not_found")
     }
 
@@ -100,6 +105,12 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(self.document())).into_response();
         if self.status == StatusCode::TOO_MANY_REQUESTS {
             response.headers_mut().insert(header::RETRY_AFTER, "1".parse().expect("a number"));
+        }
+        // What clients try again by themselves, and what would be the same or take as long again.
+        let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT];
+        if again.contains(&self.status) || self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            let no = "false".parse().expect("a word");
+            response.headers_mut().insert("x-should-retry", no);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = "Bearer".parse().expect("a word");

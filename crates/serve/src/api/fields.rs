@@ -7,20 +7,24 @@ use axum::{
     http::{StatusCode, header},
 };
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Value, value::RawValue};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::timeout;
+
+/// Longest time in which the body of a request comes.
+const BODY_TIME: Duration = Duration::from_secs(60);
 
 /// Fields of a request that are left.
-pub(crate) struct Fields(Map<String, Value>);
+pub(crate) struct Fields(BTreeMap<String, Box<RawValue>>);
 
 impl Fields {
     /// Takes a field; `None` if it is not there, or null.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        let Some(value) = self.0.remove(name).filter(|value| !value.is_null()) else {
+        let Some(value) = self.0.remove(name).filter(|value| value.get() != "null") else {
             return Ok(None);
         };
-        let shown = value.to_string();
-        serde_json::from_value(value).map(Some).map_err(|error| {
-            let shown: String = shown.chars().take(80).collect();
+        serde_json::from_str(value.get()).map(Some).map_err(|error| {
+            let shown: String = value.get().chars().take(80).collect();
             ApiError::invalid(Some(name), format!("`{name}` is {shown}: {error}"))
         })
     }
@@ -53,8 +57,8 @@ impl Fields {
 
     /// Refuses a field with any other value than the one that means nothing.
     pub fn refuse(&mut self, name: &str, nothing: &Value) -> Result<(), ApiError> {
-        match self.0.remove(name) {
-            Some(value) if value != *nothing && !value.is_null() => {
+        match self.take::<Value>(name)? {
+            Some(value) if value != *nothing => {
                 let message = format!("`{name}` is not supported: leave it out, or set {nothing}");
                 Err(ApiError::invalid(Some(name), message))
             }
@@ -80,15 +84,13 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
             let message = "the content type of a request is application/json";
             return Err(ApiError::invalid(None, message).status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+        let body = timeout(BODY_TIME, Bytes::from_request(request, state));
+        let body = body.await.map_err(|_| ApiError::late())?.map_err(|rejection| {
             ApiError::invalid(None, rejection.body_text()).status(rejection.status())
         })?;
-        match serde_json::from_slice(&body) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
-            Ok(_) => Err(ApiError::invalid(None, "the body of a request is an object of JSON")),
-            Err(error) => {
-                Err(ApiError::invalid(None, format!("the body of the request is no JSON: {error}")))
-            }
-        }
+        serde_json::from_slice(&body).map(Self).map_err(|error| {
+            let message = format!("the body of a request is an object of JSON: {error}");
+            ApiError::invalid(None, message)
+        })
     }
 }

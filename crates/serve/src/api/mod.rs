@@ -32,7 +32,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -49,9 +49,11 @@ pub(crate) struct App {
     pub queue: Queue,
     /// Held while adapters come and go.
     pub loading: Mutex<()>,
+    /// Number of adapters loaded so far.
+    pub loads: AtomicUsize,
     pub ending: AtomicBool,
-    /// Whether only this machine can ask, and without a key.
-    pub local: bool,
+    /// Whether requests have to be for this machine by name: only it can ask, and without a key.
+    pub checks_host: bool,
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -131,7 +133,7 @@ async fn from_here(
             name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
         name == "localhost" || address.is_ok_and(|address| address.is_loopback())
     };
-    if app.local && !name.is_some_and(is_here) {
+    if app.checks_host && !name.is_some_and(is_here) {
         let host = host.unwrap_or("nothing");
         let message =
             format!("the host is {host}, and this server is for its own machine: give it a key");
@@ -183,7 +185,7 @@ impl App {
     }
 
     /// Loads an adapter under a name that nothing has.
-    pub async fn load(&self, name: String, folder: PathBuf) -> Result<(), ApiError> {
+    pub async fn load(&self, name: &str, folder: PathBuf) -> Result<(), ApiError> {
         let wrong = |reason: String| ApiError::invalid(Some("lora_path"), reason);
         let base = self.models.base();
         let (model, own) = (self.config.tokenizer.clone(), folder.clone());
@@ -193,11 +195,13 @@ impl App {
             found.map(Arc::new).map_err(|error| wrong(error.to_string()))
         })
         .await?;
+        // Another name in the model each time, as texts may still use the adapter that had this name before.
+        let adapter = format!("{name} ({})", self.loads.fetch_add(1, Ordering::Relaxed));
         let (done, loaded) = oneshot::channel();
-        let command = Command::Load { name: name.clone(), folder: folder.clone(), done };
+        let command = Command::Load { name: adapter.clone(), folder: folder.clone(), done };
         self.queue.commands.send(command).map_err(|_| ApiError::broken())?;
         loaded.await.map_err(|_| ApiError::broken())?.map_err(wrong)?;
-        self.models.add(Served::new(&name, Some(&name), tokenizer, Some(folder)));
+        self.models.add(Served::new(name, Some(&adapter), tokenizer, Some(folder)));
         Ok(())
     }
 

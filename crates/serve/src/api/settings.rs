@@ -2,8 +2,10 @@
 
 use super::{error::ApiError, fields::Fields};
 use burn_lora_llama::GenerateConfig;
+use rand::distr::{Alphanumeric, SampleString};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Settings of an answer.
 pub(super) struct Settings {
@@ -11,7 +13,7 @@ pub(super) struct Settings {
     /// Without a length.
     pub config: GenerateConfig,
     pub max_tokens: Option<usize>,
-    pub stops: Vec<String>,
+    pub stops: Arc<[String]>,
     pub seed: u64,
     /// Answers to each prompt.
     pub each: usize,
@@ -39,8 +41,11 @@ const EACH: usize = 64;
 /// Most stop strings.
 const STOPS: usize = 16;
 
+/// Most bytes of a stop string.
+const STOP_BYTES: usize = 1024;
+
 /// Fields for other ends than the answer.
-const NO_MATTER: [&str; 9] = [
+const IGNORED: [&str; 8] = [
     "user",
     "metadata",
     "store",
@@ -48,7 +53,6 @@ const NO_MATTER: [&str; 9] = [
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
-    "parallel_tool_calls",
     "prediction",
 ];
 
@@ -56,9 +60,15 @@ impl Settings {
     pub fn take(fields: &mut Fields) -> Result<Self, ApiError> {
         let mut config = GenerateConfig::new(1)
             .temperature(fields.number("temperature", (0.0, 2.0))?.unwrap_or(1.0))
-            .top_p(fields.number("top_p", (f32::MIN_POSITIVE, 1.0))?.unwrap_or(1.0))
-            .top_k(fields.number("top_k", (0, usize::MAX))?.unwrap_or(0))
             .min_p(fields.number("min_p", (0.0, 1.0))?.unwrap_or(0.0));
+        // -1 is vLLM's word for all.
+        let top_k = fields.number("top_k", (-1, i64::MAX))?.unwrap_or(0);
+        config = config.top_k(usize::try_from(top_k).unwrap_or(0));
+        config = match fields.number("top_p", (0.0, 1.0))?.unwrap_or(1.0) {
+            // The fewest tokens are the likeliest one.
+            0.0 => config.top_k(1),
+            top_p => config.top_p(top_p),
+        };
         if let Some(penalty) = fields.number("repetition_penalty", (0.01, 100.0))? {
             config = config.repetition_penalty(penalty);
         }
@@ -73,13 +83,26 @@ impl Settings {
             Some(OneOrMore::One(stop)) => vec![stop],
             Some(OneOrMore::More(stops)) => stops,
         };
-        if stops.len() > STOPS || stops.iter().any(String::is_empty) {
-            let message = format!("`stop` has up to {STOPS} texts, of which none is empty");
+        if stops.len() > STOPS || stops.iter().any(|s| s.is_empty() || s.len() > STOP_BYTES) {
+            let message = format!(
+                "`stop` has up to {STOPS} texts of up to {STOP_BYTES} bytes, of which none is empty"
+            );
             return Err(ApiError::invalid(Some("stop"), message));
         }
         fields.refuse("logit_bias", &json!({}))?;
         fields.refuse("response_format", &json!({ "type": "text" }))?;
-        fields.ignore(&NO_MATTER);
+        // What vLLM takes, as it is.
+        for (name, usual) in [
+            ("skip_special_tokens", true),
+            ("add_generation_prompt", true),
+            ("spaces_between_special_tokens", true),
+            ("ignore_eos", false),
+            ("echo", false),
+        ] {
+            fields.refuse(name, &json!(usual))?;
+        }
+        fields.refuse("min_tokens", &json!(0))?;
+        fields.ignore(&IGNORED);
         let options = fields.take::<StreamOptions>("stream_options")?;
         let stream = fields.take("stream")?.unwrap_or(false);
         if options.is_some() && !stream {
@@ -90,7 +113,7 @@ impl Settings {
             model: fields.need("model")?,
             config,
             max_tokens: fields.number("max_tokens", (1, usize::MAX))?,
-            stops,
+            stops: stops.into(),
             seed: fields.take::<i64>("seed")?.map_or_else(rand::random, |seed| seed as u64),
             each: fields.number("n", (1, EACH))?.unwrap_or(1),
             stream,
@@ -101,7 +124,7 @@ impl Settings {
     /// Sets the length of the answers to prompts, of which each has its room in the model.
     pub fn fit(
         &mut self,
-        prompts: &[Vec<u32>],
+        (param, prompts): (&str, &[Vec<u32>]),
         most: usize,
         default: Option<usize>,
     ) -> Result<(), ApiError> {
@@ -111,10 +134,11 @@ impl Settings {
         if room == 0 || wanted.is_some_and(|wanted| self.max_tokens.is_some() && wanted > room) {
             let answer =
                 self.max_tokens.map_or(String::new(), |more| format!(" and {more} of answer"));
-            return Err(ApiError::too_long(format!(
+            let message = format!(
                 "This model's maximum context length is {most} tokens. You requested {longest} tokens of \
                  prompt{answer}. Please shorten one of them."
-            )));
+            );
+            return Err(ApiError::too_long(param, message));
         }
         let config = std::mem::take(&mut self.config);
         self.config = config.max_new_tokens(wanted.unwrap_or(room).min(room));
@@ -129,6 +153,11 @@ pub(super) fn usage(prompt: usize, answer: usize) -> Value {
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
     })
+}
+
+/// An id of a call: Mistral's templates take no other than nine letters and digits.
+pub(super) fn call_id() -> String {
+    Alphanumeric.sample_string(&mut rand::rng(), 9)
 }
 
 /// An id of an answer.

@@ -91,4 +91,14 @@ fn what_may_not_be_loaded() {
     assert_eq!(server.post("/v1/unload_lora_adapter", &json!({ "lora_name": "base" })).0, 400);
     assert_eq!(server.post("/v1/unload_lora_adapter", &json!({ "lora_name": "two" })).0, 404);
     assert_eq!(names(&server), ["base", "one"]);
+    // What cannot run beside others: a norm of its own, which a batch has one of; another vocabulary.
+    let lora = LoraConfig::new(2, 4).targets(["q_proj"]).modules_to_save(["input_layernorm"]);
+    let norm = folder.path().join("norm");
+    model().with_adapter(&lora).unwrap().save_adapter("default", &norm).unwrap();
+    let (status, said) = load(&server, "norm", &norm);
+    assert_eq!(status, 400, "{said}");
+    let message = said["error"]["message"].as_str().unwrap();
+    assert!(message.contains("beside others") && message.contains("input_layernorm"), "{said}");
+    assert_eq!(names(&server), ["base", "one"]);
+    server.ask("/v1/chat/completions", &chat("one", "x", 2));
 }

@@ -186,6 +186,28 @@ fn log_probs_are_those_of_the_model() {
     assert_eq!(&streamed, places);
 }
 
+/// What ends an answer by the tokenizer's files alone ends it here, too.
+#[test]
+fn answers_end_where_the_tokenizer_says() {
+    let text = alone(None, QUESTIONS[0], 24).text;
+    let tokens = tokenizer().encode(&text, false).unwrap();
+    let end = tokens[tokens.len() / 2];
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(testdata("quickstart/model").join(file), folder.path().join(file)).unwrap();
+    }
+    let config = json!({ "eos_token_id": [0, end] }).to_string();
+    fs::write(folder.path().join("generation_config.json"), config).unwrap();
+    let mut own = Tokenizer::from_pretrained(folder.path()).unwrap();
+    own.set_chat_template(tokenizer().chat_template().unwrap().clone());
+    let server = start(model(), own);
+    let found = server.ask("/v1/chat/completions", &chat("base", QUESTIONS[0], 24));
+    let found = &found["choices"][0];
+    assert_eq!(found["finish_reason"], "stop");
+    let content = found["message"]["content"].as_str().unwrap();
+    assert!(text.starts_with(content) && content.len() < text.len(), "{content}");
+}
+
 /// Tools reach the template, and a template without them is an error.
 #[test]
 fn tools_reach_the_template() {
@@ -198,9 +220,31 @@ fn tools_reach_the_template() {
     assert!(count(&found) > count(&plain) + 20);
     let none = with(body.clone(), json!({ "tool_choice": "none" }));
     assert_eq!(count(&server.ask("/v1/chat/completions", &none)), count(&plain));
-    // What was called before, and what it gave.
+    // In the order in which they came.
+    let (tokenizer, mut seen) = (tokenizer(), vec![]);
+    for text in [
+        r#"{"type": "function", "function": {"name": "now", "description": "b", "parameters": {"z": 1, "a": 2}}}"#,
+        r#"{"function": {"description": "b", "parameters": {"a": 2, "z": 1}, "name": "now"}, "type": "function"}"#,
+    ] {
+        let tool: burn_lora_text::ChatValue = serde_json::from_str(text).unwrap();
+        let options = burn_lora_text::ChatOptions::new().add_generation_prompt(true).tools([tool]);
+        let prompt = tokenizer.apply_chat_template(&[Message::user("x")], &options).unwrap();
+        let expected = tokenizer.encode(&prompt, false).unwrap().len();
+        // As text, as a document of `serde_json` would sort them.
+        let body = format!(
+            r#"{{"model": "base", "messages": [{{"role": "user", "content": "x"}}], "max_tokens": 1, "tools": [{text}]}}"#
+        );
+        let request = agent().post(server.url("/v1/chat/completions"));
+        let mut found = request.header("Content-Type", "application/json").send(body).unwrap();
+        let found: Value = found.body_mut().read_json().unwrap();
+        assert_eq!(count(&found), expected as u64, "{text}");
+        seen.push(prompt);
+    }
+    assert_ne!(seen[0], seen[1]);
+    // What was called before, and what it gave; the developer is the system.
     let call = json!({ "id": "call-1", "type": "function", "function": { "name": "now", "arguments": "{\"zone\": \"UTC\"}" } });
     let messages = json!([
+        { "role": "developer", "content": "Be exact." },
         { "role": "user", "content": [{ "type": "text", "text": "What time is it?" }] },
         { "role": "assistant", "content": null, "tool_calls": [call] },
         { "role": "tool", "tool_call_id": "call-1", "content": "12:00" },

@@ -35,6 +35,12 @@ fn tokenizer() -> Tokenizer {
     tokenizer
 }
 
+/// A server of a model and a tokenizer that are not those of the others.
+fn start(model: Llama, tokenizer: Tokenizer) -> Running {
+    let server = Server::new("base", model, tokenizer, ServeConfig::default()).unwrap();
+    Running::run(server)
+}
+
 fn model() -> Llama {
     Llama::from_pretrained(testdata("quickstart/model")).load(&Default::default()).unwrap()
 }
@@ -61,6 +67,10 @@ impl Running {
         for (name, folder) in adapters {
             server.load_adapter(name, folder).unwrap();
         }
+        Self::run(server)
+    }
+
+    fn run(server: Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();

@@ -14,7 +14,9 @@ fn requests_that_are_wrong() {
     let cases = [
         (chat(json!({ "temperature": 3 })), "temperature", "goes from 0 to 2"),
         (chat(json!({ "temperature": "hot" })), "temperature", "\"hot\""),
-        (chat(json!({ "top_p": 0 })), "top_p", "goes from"),
+        (chat(json!({ "top_p": 2 })), "top_p", "goes from"),
+        (chat(json!({ "tool_choice": { "type": "function" } })), "tool_choice", "not forced"),
+        (chat(json!({ "ignore_eos": true })), "ignore_eos", "not supported"),
         (chat(json!({ "presence_penalty": 3 })), "presence_penalty", "goes from -2 to 2"),
         (chat(json!({ "max_tokens": 0 })), "max_tokens", "goes from 1"),
         (chat(json!({ "max_completion_tokens": -1 })), "max_completion_tokens", "-1"),
@@ -87,7 +89,8 @@ fn requests_that_are_wrong() {
     // What changes nothing is taken.
     let (path, body) = chat(json!({
         "user": "a", "metadata": {}, "store": false, "logit_bias": {}, "response_format": { "type": "text" },
-        "temperature": null, "tools": [], "n": 1, "service_tier": "auto", "top_k": 5, "min_p": 0.1,
+        "temperature": null, "tools": [], "n": 1, "service_tier": "auto", "top_k": -1, "min_p": 0.1, "top_p": 0,
+        "skip_special_tokens": true, "ignore_eos": false, "echo": false, "parallel_tool_calls": true,
     }));
     server.ask(path, &body);
 }
@@ -97,13 +100,7 @@ fn a_template_without_tools() {
     let mut tokenizer = tokenizer();
     let template = fs::read_to_string(testdata("tokenizer/templates/zephyr.jinja")).unwrap();
     tokenizer.set_chat_template(ChatTemplate::new(&template).unwrap());
-    let server = Server::new("base", model(), tokenizer, ServeConfig::default()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, stop) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
-    let stopped = stop.clone();
-    let thread =
-        thread::spawn(move || server.run(listener, move || stopped.load(Ordering::Relaxed)));
-    let server = Running { address, stop, thread: Some(thread) };
+    let server = start(model(), tokenizer);
     let tool = json!({ "type": "function", "function": { "name": "now" } });
     let body = with(chat("base", "x", 2), json!({ "tools": [tool] }));
     let (status, said) = server.post("/v1/chat/completions", &body);
