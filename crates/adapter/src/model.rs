@@ -157,6 +157,15 @@ pub trait AdaptableExt: Adaptable {
         cast::cast_lora(self.layers_mut(), dtype);
     }
 
+    /// Stores a dense output head on a CPU in 8 bits if these hold its values ([`EightBitWeight::exact`]): for a copy of a model
+    /// that generates, which reads all of its head for each token.
+    ///
+    /// [`EightBitWeight::exact`]: burn_lora_quant::EightBitWeight
+    fn compact_head(&mut self) {
+        #[cfg(feature = "cpu")]
+        cast::compact_head(self);
+    }
+
     /// Returns the adapters that are selected.
     fn active(&self) -> ActiveAdapters {
         let layers = self.layers();

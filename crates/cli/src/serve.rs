@@ -24,7 +24,7 @@ The page at http://127.0.0.1:8000 is for a chat.";
 /// Answers requests with a model and its adapters, by OpenAI's API.
 ///
 /// Requests name the adapter as their model; those with different adapters are answered in one batch. Ctrl-C ends the server
-/// when the answers on their way are complete.
+/// when the answers on their way are complete, or after --grace seconds.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {

@@ -87,6 +87,7 @@ impl Layout {
     }
 
     /// Returns the scale of a block from the words of scales and tables.
+    #[inline]
     pub(crate) fn scale(&self, scales: &[u32], tables: &[u32], block: usize) -> f32 {
         if !self.scales.is_coded() {
             return f32::from_bits(scales[block]);

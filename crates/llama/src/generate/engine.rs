@@ -309,13 +309,15 @@ impl<M: Generate> Engine<M> {
     }
 }
 
-/// A copy of a model that makes no graph for gradients, and whose updates have the dtype of what runs through it.
+/// A copy of a model that makes no graph for gradients, whose updates have the dtype of what runs through it, and whose head is
+/// as small as it can be.
 fn without_gradients<M: Generate>(model: &M) -> M {
     let mut model = model.valid();
     let segments = Segments::whole(1, 1).with_adapters(ActiveAdapters::default());
     let token = int(vec![0], [1, 1], &model.embedding_device());
     let dtype = model.embed(token, &model.context(&segments)).dtype();
     model.cast_updates(FloatDType::from(dtype));
+    model.compact_head();
     model
 }
 

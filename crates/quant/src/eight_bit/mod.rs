@@ -3,6 +3,10 @@
 mod codec;
 #[cfg(feature = "cubecl")]
 mod cube;
+#[cfg(feature = "cpu")]
+mod exact;
+#[cfg(all(feature = "cpu", target_arch = "x86_64"))]
+mod few;
 mod ops;
 
 pub use codec::{EightBitFormat, EightBitLayout};

@@ -101,6 +101,20 @@ impl EightBitOps for burn::backend::Flex {
         layout: EightBitLayout,
         transposed: bool,
     ) -> FloatTensor<Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use burn::{backend::ops::FloatTensorOps, tensor::DType};
+            use burn_lora_kernels::flex::{from_f32, to_f32};
+            let shape = product_shape(&x.shape(), layout.shape, transposed);
+            let (count, dtype) = (rows(&shape), x.dtype());
+            if !transposed && super::few::supports(&layout, count) {
+                let [codes, scales] = [codes, scales].map(|words| words.to_contiguous());
+                let (codes, scales) = (codes.storage(), scales.storage());
+                let y = super::few::few_rows(&layout, codes, scales, to_f32(x).storage(), count);
+                let y = from_f32(y, Shape::new([layout.shape[0], count]), DType::F32);
+                return Self::float_cast(y.transpose(0, 1).reshape(shape), dtype.into());
+            }
+        }
         product::<Self>(x, codes, scales, layout, transposed)
     }
 }

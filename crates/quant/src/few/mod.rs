@@ -5,12 +5,10 @@ mod autodiff;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 
+#[cfg(feature = "fusion")]
+use crate::ops::product_shape;
 use crate::{
-    joined::Update,
-    layout::Layout,
-    lowrank::LowRankOps,
-    ops::{PackedTensors, product_shape},
-    packed::PackedWeight,
+    joined::Update, layout::Layout, lowrank::LowRankOps, ops::PackedTensors, packed::PackedWeight,
     storage::Frozen,
 };
 #[cfg(feature = "fusion")]

@@ -139,6 +139,58 @@ fn products_and_gradients_agree() {
     }
 }
 
+/// Products of few rows, which a CPU has of their own, against those of the decoded weight.
+#[test]
+fn products_of_few_rows_agree() {
+    for block in [[1, 0], [1, 64], [1, 32], [1, 16], [2, 32]] {
+        let config = EightBitConfig { format: EightBitFormat::Int8, block };
+        for device in devices() {
+            let random = |shape: [usize; 2]| {
+                let all =
+                    Tensor::<1, Int>::arange(0..(shape[0] * shape[1]) as i64, &device).float();
+                (all.reshape(shape) * 0.37).sin()
+            };
+            let stored = EightBitWeight::quantize(random([70, 192]), &config).unwrap();
+            let decoded = vec(stored.dequantize(FloatDType::F32));
+            for rows in [1, 2, 3, 4, 5, 8, 15, 16, 17] {
+                let x = random([rows, 192]);
+                let (found, x) = (vec(stored.matmul(x.clone())), vec(x));
+                let expected: Vec<f32> = x
+                    .chunks(192)
+                    .flat_map(|x| decoded.chunks(192).map(move |w| (x, w)))
+                    .map(|(x, w)| {
+                        x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+                            as f32
+                    })
+                    .collect();
+                assert!(relative_error(&found, &expected) < 1e-6, "{block:?} {rows} {device:?}");
+            }
+        }
+    }
+}
+
+/// What was in 8 bits before is so again, and nothing else.
+#[test]
+#[cfg(feature = "cpu")]
+fn what_eight_bits_hold() {
+    let device = burn::tensor::Device::flex();
+    let all = Tensor::<1, Int>::arange(0..70 * 192, &device).float();
+    let weight = (all.reshape([70, 192]) * 0.37).sin();
+    assert!(EightBitWeight::exact(weight.clone()).is_none());
+    let config = EightBitConfig { format: EightBitFormat::Int8, block: [1, 32] };
+    let before = EightBitWeight::quantize(weight, &config).unwrap().dequantize(FloatDType::F32);
+    // A block of zeros, too.
+    let before = before.slice_fill([3..4, 0..64], 0.0);
+    let after = EightBitWeight::exact(before.clone()).expect("it holds them");
+    let after = vec(after.dequantize(FloatDType::F32));
+    for (before, after) in vec(before.clone()).iter().zip(&after) {
+        assert!((before - after).abs() <= before.abs() * 5e-7, "{before} {after}");
+    }
+    // One value between two.
+    let other = before.slice_fill([5..6, 7..8], 0.1234);
+    assert!(EightBitWeight::exact(other).is_none());
+}
+
 /// It is a module as any other, also in the box: it moves, is saved and loaded, and no optimizer sees it.
 #[test]
 fn a_box_is_a_module() {

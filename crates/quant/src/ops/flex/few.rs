@@ -72,6 +72,33 @@ fn planes(codebook: [f32; 16]) -> [[u8; 16]; 4] {
     std::array::from_fn(|byte| std::array::from_fn(|code| codebook[code].to_le_bytes()[byte]))
 }
 
+/// Scales of the elements of a row, those of half a [`BLOCK`] at a time: without a division for each.
+struct Scales<'a> {
+    view: &'a PackedView<'a>,
+    block: usize,
+    /// Elements of the block that are left.
+    left: usize,
+    scale: f32,
+}
+
+impl<'a> Scales<'a> {
+    fn new(view: &'a PackedView<'a>, first: usize) -> Self {
+        let size = view.layout().block_size;
+        let (block, left) = (first / size, size - first % size);
+        Self { view, block, left, scale: view.known_scale(block) }
+    }
+
+    fn next(&mut self) -> f32 {
+        if self.left == 0 {
+            self.block += 1;
+            self.left = self.view.layout().block_size;
+            self.scale = self.view.known_scale(self.block);
+        }
+        self.left -= BLOCK / 2;
+        self.scale
+    }
+}
+
 /// Product of a row of the weight with `R` rows of `x`.
 ///
 /// # Safety
@@ -84,8 +111,7 @@ unsafe fn one_row<const R: usize>(
     row: usize,
     sums: &mut [f32],
 ) {
-    let layout = view.layout();
-    let width = layout.shape[1];
+    let width = view.layout().shape[1];
     let codes = &view.codes()[row * width / 8..][..width / 8];
     let table = planes.map(|plane| {
         // SAFETY: a plane has 16 bytes.
@@ -93,10 +119,10 @@ unsafe fn one_row<const R: usize>(
     });
     let low = _mm256_set1_epi8(15);
     let mut totals = [_mm256_setzero_ps(); R];
+    let mut scales = Scales::new(view, row * width);
     for (number, codes) in codes.chunks_exact(BLOCK / 8).enumerate() {
-        let at = row * width + number * BLOCK;
-        let scales = [at, at + BLOCK / 2].map(|at| view.known_scale(at / layout.block_size));
-        let scales = _mm256_set_m128(_mm_set1_ps(scales[1]), _mm_set1_ps(scales[0]));
+        let [first, second] = [scales.next(), scales.next()];
+        let scales = _mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first));
         // SAFETY: a block of codes has 32 bytes.
         let bytes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
         let halves =
