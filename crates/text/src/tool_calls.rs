@@ -202,7 +202,7 @@ mod tests {
             ),
             // No calls: another function, no JSON, text that goes on.
             ("{\"name\": \"other\", \"parameters\": {}}", "=", vec![]),
-            ("{\"name\": \"now\", ", "=", vec![]),
+            ("{\"name\": \"now\",", "=", vec![]),
             ("now it rains", "=", vec![]),
             ("a < b <tool_cal", "=", vec![]),
             ("<tool_call>{\"nam\": 1}</tool_call> x", "=", vec![]),
