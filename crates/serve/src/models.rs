@@ -28,13 +28,17 @@ impl Served {
         tokenizer: Arc<Tokenizer>,
         folder: Option<PathBuf>,
     ) -> Self {
-        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let created = created.map_or(0, |time| time.as_secs());
-        let ends =
-            tokenizer.eos_token_ids().iter().copied().chain(tokenizer.end_of_turn()).collect();
+        let created = now();
+        let ends = tokenizer.end_tokens();
         let (name, adapter) = (name.into(), adapter.map(Into::into));
         Self { name, adapter, tokenizer, ends, folder, created }
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    time.map_or(0, |time| time.as_secs())
 }
 
 /// All names, the base's first.

@@ -10,6 +10,12 @@ use serde_json::Value;
 use std::path::Path;
 
 impl Tokenizer {
+    /// Tokens that end a text: the end-of-text tokens of the tokenizer's files, and the one with which the chat template ends an
+    /// answer, as models are trained to end an answer with it, though files may not say so.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        self.eos_token_ids().iter().copied().chain(self.end_of_turn()).collect()
+    }
+
     /// Returns the token with which the chat template ends an answer, whether or not the model's
     /// files declare it as an end token.
     ///

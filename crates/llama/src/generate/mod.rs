@@ -163,9 +163,7 @@ pub trait GenerateExt: Generate {
     /// answer.
     fn end_tokens(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         let mut ends = self.eos_token_ids();
-        ends.extend(tokenizer.eos_token_ids());
-        // Models are trained to end an answer with it, though files may not say so.
-        ends.extend(tokenizer.end_of_turn());
+        ends.extend(tokenizer.end_tokens());
         ends
     }
 

@@ -21,20 +21,17 @@ impl EightBitWeight {
     /// ```
     pub fn exact(weight: Tensor<2>) -> Option<Self> {
         let (shape, device) = (weight.dims(), weight.device());
-        if !shape[1].is_multiple_of(BLOCK) || weight.dtype() != DType::F32 {
+        if shape[0] == 0 || !shape[1].is_multiple_of(BLOCK) || weight.dtype() != DType::F32 {
             return None;
         }
-        let data = weight.inner().try_into_data().ok()?;
+        let read = |weight: Tensor<2>| weight.try_into_data().ok();
+        let weight = weight.inner();
+        // Most weights are not so: a row says it, without a copy of them all.
+        let first = read(weight.clone().narrow(0, 0, 1))?;
+        scales(first.as_slice().ok()?)?;
+        let data = read(weight)?;
         let values = data.as_slice::<f32>().ok()?;
-        // The largest magnitude of a block is 127 times its step.
-        let scales = values.par_chunks_exact(BLOCK).with_min_len(64).map(|block| {
-            let most = block.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-            let step = most / 127.0;
-            let near = most * (2.0 * f32::EPSILON);
-            let holds = |value: &f32| (value - code(*value, step) as f32 * step).abs() <= near;
-            block.iter().all(holds).then_some(most)
-        });
-        let scales = scales.collect::<Option<Vec<_>>>()?;
+        let scales = scales(values)?;
         let mut codes = vec![0u8; values.len()];
         let blocks = codes.par_chunks_exact_mut(BLOCK).zip(values.par_chunks_exact(BLOCK));
         blocks.zip(&scales).with_min_len(64).for_each(|((codes, values), most)| {
@@ -45,6 +42,18 @@ impl EightBitWeight {
         let config = EightBitConfig { format: EightBitFormat::Int8, block: [1, BLOCK] };
         Self::from_bytes(&codes, &scales, config.layout(shape), &device).ok()
     }
+}
+
+/// The largest magnitude of each block, which is 127 times its step, if all values are multiples of that.
+fn scales(values: &[f32]) -> Option<Vec<f32>> {
+    let scales = values.par_chunks_exact(BLOCK).with_min_len(64).map(|block| {
+        let most = block.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        let step = most / 127.0;
+        let near = most * (2.0 * f32::EPSILON);
+        let holds = |value: &f32| (value - code(*value, step) as f32 * step).abs() <= near;
+        block.iter().all(holds).then_some(most)
+    });
+    scales.collect()
 }
 
 /// The nearest multiple of a step.

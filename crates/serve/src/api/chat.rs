@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     answers::{Answers, Texts},
-    models::Served,
+    models::{Served, now},
     worker::Event,
 };
 use axum::{
@@ -72,7 +72,7 @@ pub(super) async fn chat(
     let Settings { config, stops, seed, each, stream, usage: with_usage, .. } = settings;
     let texts = Texts { prompts, each, config, stops, seed, goes_on: false };
     let answers = app.queue.ask(&served, texts)?;
-    let head = Head { id: id("chatcmpl"), created: super::now(), model: served.name.clone() };
+    let head = Head { id: id("chatcmpl"), created: now(), model: served.name.clone() };
     let choices = (0..each).map(|number| Choice::new(number, &tools, one_call)).collect();
     match stream {
         true => streamed(head, served, answers, choices, log_probs, count, with_usage).await,

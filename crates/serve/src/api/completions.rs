@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     answers::{Answers, Texts},
-    models::Served,
+    models::{Served, now},
     worker::{Event, Piece},
 };
 use axum::{
@@ -73,7 +73,7 @@ pub(super) async fn complete(
     let head = json!({
         "id": id("cmpl"),
         "object": "text_completion",
-        "created": super::now(),
+        "created": now(),
         "model": served.name,
     });
     let log_probs = log_probs.is_some();

@@ -34,7 +34,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::SystemTime,
 };
 use subtle::ConstantTimeEq;
 use tokio::{sync::Mutex, sync::oneshot, task};
@@ -216,10 +215,4 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     task::spawn_blocking(work).await.map_err(|error| ApiError::failed(error.to_string()))?
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    time.map_or(0, |time| time.as_secs())
 }
