@@ -63,6 +63,8 @@ fn who_hangs_up_frees_the_place() {
     drop(events);
     let start = Instant::now();
     server.ask("/v1/chat/completions", &chat("base", "x", 1));
+    // It did not go on to its end.
+    assert!(server.metric("burn_lora_generated_tokens_total") < 3000.0);
     assert!(start.elapsed() < Duration::from_secs(30));
     soon("the place is free", || server.metric("burn_lora_running_texts") == 0.0);
 }
