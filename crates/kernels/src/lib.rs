@@ -10,6 +10,7 @@
 //! | cross-entropy with its gradient | [`cross_entropy()`] |
 //! | permutation of rows | [`permute_rows`] |
 //! | low-rank updates by row | [`add_row_updates`] |
+//! | the largest element of each row | [`argmax_rows`] |
 //! | a backward pass from given gradients | [`pull_back()`], [`pull_back_with`] |
 //! | parameter update, norm of gradients | [`optimizer`] |
 //! | memory of what lives long | [`persist`] |
@@ -30,6 +31,7 @@
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+mod argmax;
 mod attention;
 mod cached;
 mod cross_entropy;
@@ -53,6 +55,7 @@ mod rotary;
 mod row_updates;
 mod threads;
 
+pub use argmax::{ArgmaxOps, argmax_rows};
 pub use attention::{
     AttentionOps, AttentionSpec, SinkOps, add_sinks, attention, attention_forward, attention_grad,
     attention_is_fused, attention_scores, attention_with_sinks,

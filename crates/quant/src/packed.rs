@@ -221,7 +221,7 @@ impl PackedWeight {
         b: Tensor<2>,
         scale: f32,
     ) -> Tensor<D> {
-        self.check_low_rank(&x, &a, &b);
+        check_low_rank(&x, &a, &b, self.layout.shape);
         let x = x.into_dispatch();
         let [a, b] = [a, b].map(Tensor::into_dispatch);
         let packed = self.tensors();
@@ -229,27 +229,9 @@ impl PackedWeight {
         Tensor::from_dispatch(y)
     }
 
-    /// Checks the input, A and B of a product with a low-rank update.
-    ///
-    /// # Panics
-    /// If the shapes do not fit or the dtypes differ.
-    pub(crate) fn check_low_rank<const D: usize>(
-        &self,
-        x: &Tensor<D>,
-        a: &Tensor<2>,
-        b: &Tensor<2>,
-    ) {
-        let ([out, width], [rank, _]) = (self.layout.shape, a.dims());
-        assert_eq!(x.dims()[D - 1], width, "x is {:?}, the weight is [{out}, {width}]", x.dims());
-        assert_eq!(a.dims(), [rank, width], "A of the weight [{out}, {width}]");
-        assert_eq!(b.dims(), [out, rank], "B of the weight [{out}, {width}]");
-        assert!(x.dtype() == a.dtype() && x.dtype() == b.dtype(), "the dtypes of x, A and B");
-    }
-
     fn product<const D: usize>(&self, x: Tensor<D>, transposed: bool) -> Tensor<D> {
-        let (found, [out, width]) = (x.dims()[D - 1], self.layout.shape);
-        let expected = if transposed { out } else { width };
-        assert_eq!(found, expected, "x is {:?}, the weight is [{out}, {width}]", x.dims());
+        let [out, width] = self.layout.shape;
+        check_input(&x, if transposed { [width, out] } else { [out, width] });
         let x = x.into_dispatch();
         let y = <Dispatch as PackedOps>::packed_matmul(x, self.tensors(), self.layout, transposed);
         Tensor::from_dispatch(y)
@@ -271,6 +253,31 @@ impl PackedWeight {
             tables: words("tables", &self.tables, layout.table_words()),
         }
     }
+}
+
+/// Checks the input of a product with a weight `[out, in]`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn check_input<const D: usize>(x: &Tensor<D>, [out, width]: [usize; 2]) {
+    assert_eq!(x.dims()[D - 1], width, "x is {:?}, the weight is [{out}, {width}]", x.dims());
+}
+
+/// Checks the input, A and B of a product with a weight `[out, in]` and a low-rank update.
+///
+/// # Panics
+/// If the shapes do not fit or the dtypes differ.
+pub(crate) fn check_low_rank<const D: usize>(
+    x: &Tensor<D>,
+    a: &Tensor<2>,
+    b: &Tensor<2>,
+    [out, width]: [usize; 2],
+) {
+    let rank = a.dims()[0];
+    check_input(x, [out, width]);
+    assert_eq!(a.dims(), [rank, width], "A of the weight [{out}, {width}]");
+    assert_eq!(b.dims(), [out, rank], "B of the weight [{out}, {width}]");
+    assert!(x.dtype() == a.dtype() && x.dtype() == b.dtype(), "the dtypes of x, A and B");
 }
 
 /// Reads the words of a tensor.

@@ -3,7 +3,8 @@
 use crate::common::*;
 use burn::tensor::{DType, FloatDType, Tensor};
 use burn_lora_kernels::{
-    Activation, NormSpec, cross_entropy, gated, pull_back, pull_back_with, rms_norm, rotate,
+    Activation, NormSpec, argmax_rows, cross_entropy, gated, pull_back, pull_back_with, rms_norm,
+    rotate,
 };
 
 fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
@@ -342,4 +343,28 @@ fn a_backward_pass_starts_from_several_gradients() {
     let sum: Vec<f32> = g.iter().zip(&h).map(|(g, h)| 2.0 * g + h).collect();
     assert!(difference(&vec(tx.grad(&grads).unwrap()), &sum) < 1e-6);
     assert_eq!(vec(other.grad(&grads).unwrap()), g);
+}
+
+#[test]
+fn the_largest_of_a_row_is_the_first_of_them() {
+    // Widths for one plane a row and for a whole cube, and ones that no vector divides; ties in other units and in the same.
+    for (rows, width) in [(1, 1), (3, 7), (5, 96), (2, 4099), (3, 128_256)] {
+        let mut x = random(rows * width, 7);
+        for (row, x) in x.chunks_mut(width).enumerate() {
+            for at in [width / 2, width / 2 + 1, width - 1, width / 3 + row] {
+                x[at % width] = 9.0;
+            }
+            x[0] = if row % 2 == 1 { f32::NAN } else { f32::NEG_INFINITY };
+        }
+        let largest = |x: &[f32]| {
+            let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            x.iter().position(|x| *x == most).unwrap_or(0) as i32
+        };
+        let expected: Vec<i32> = x.chunks(width).map(largest).collect();
+        let dtypes = [FloatDType::F32, FloatDType::BF16, FloatDType::F16].into_iter();
+        for dtype in dtypes.filter(|dtype| device().supports_dtype(DType::from(*dtype))) {
+            let found = argmax_rows(tensor::<2>(&x, [rows, width]).cast(dtype)).into_data();
+            found.assert_eq(&burn::tensor::TensorData::from(&expected[..]), true);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_lora_adapter::{ActiveAdapters, AdaptableExt, BASE, Selection};
 use burn_lora_kernels::{
-    Recorded, abandon_recording, overwrite, prepare_recording, record, records,
+    Recorded, abandon_recording, argmax_rows, overwrite, prepare_recording, record, records,
 };
 use std::{
     cell::RefCell,
@@ -365,7 +365,7 @@ impl<M: Generate> Step<M> {
         let tokens = tokens.reshape([texts, 1]).to_device(&model.embedding_device());
         let hidden = layers(model, tokens, &context, &mut cache);
         let logits = model.head(hidden.squeeze_dim::<2>(1), &context);
-        let next = logits.clone().argmax(1).cast(DType::I32).reshape([1, texts]);
+        let next = argmax_rows(logits.clone()).reshape([1, texts]);
         self.overwrite(Tensor::cat(vec![next, after, grows, rows], 0));
         logits
     }

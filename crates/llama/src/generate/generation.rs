@@ -8,6 +8,7 @@ use super::{
 use crate::{causal_lm::Generate, error::LlamaError};
 use burn::tensor::{DType, FloatDType, Int, Tensor};
 use burn_lora_adapter::{ActiveAdapters, AdaptableExt, Selection};
+use burn_lora_kernels::argmax_rows;
 use std::collections::VecDeque;
 
 /// Texts that are continued together: others join at any token, and each has settings and adapters of its own. What a text
@@ -203,7 +204,7 @@ impl<M: Generate> Generation<M> {
     fn choose(&mut self, logits: Tensor<2>, rows: &[usize]) -> Result<Vec<Chosen>, LlamaError> {
         let texts = || rows.iter().map(|row| self.rows[*row].as_ref().expect("a text"));
         if texts().all(|text| text.config.is_plain_greedy()) {
-            return Ok(plain(read(logits.argmax(1).squeeze_dim(1))?));
+            return Ok(plain(read(argmax_rows(logits))?));
         }
         let width = logits.dims()[1];
         let logits = logits.cast(FloatDType::F32);

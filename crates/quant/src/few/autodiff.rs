@@ -1,7 +1,10 @@
 //! Products of few rows have no gradients: those of training do.
 
 use super::{FewOps, FewProducts};
-use crate::ops::{PackedTensors, inner};
+use crate::{
+    layout::Layout,
+    ops::{PackedTensors, inner},
+};
 use burn::backend::{
     Autodiff, autodiff::checkpoint::strategy::CheckpointStrategy, tensor::FloatTensor,
 };
@@ -18,12 +21,34 @@ impl<B: FewOps, C: CheckpointStrategy> FewOps for Autodiff<B, C> {
         b0: FloatTensor<Self>,
         b1: FloatTensor<Self>,
         b2: FloatTensor<Self>,
+        layout: Layout,
         products: FewProducts,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [w0, w1, w2] = [w0, w1, w2].map(inner);
         let [x, a0, a1, a2] = [x, a0, a1, a2].map(|tensor| tensor.into_primitive());
         let [b0, b1, b2] = [b0, b1, b2].map(|tensor| tensor.into_primitive());
-        let (y0, y1, y2) = B::packed_few(x, w0, w1, w2, a0, a1, a2, b0, b1, b2, products);
+        let (y0, y1, y2) = B::packed_few(x, w0, w1, w2, a0, a1, a2, b0, b1, b2, layout, products);
+        let [y0, y1, y2] = [y0, y1, y2].map(FloatTensor::<Self>::new);
+        (y0, y1, y2)
+    }
+
+    fn dense_few(
+        x: FloatTensor<Self>,
+        w0: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        a0: FloatTensor<Self>,
+        a1: FloatTensor<Self>,
+        a2: FloatTensor<Self>,
+        b0: FloatTensor<Self>,
+        b1: FloatTensor<Self>,
+        b2: FloatTensor<Self>,
+        products: FewProducts,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [w0, w1, w2] = [w0, w1, w2].map(|tensor| tensor.into_primitive());
+        let [x, a0, a1, a2] = [x, a0, a1, a2].map(|tensor| tensor.into_primitive());
+        let [b0, b1, b2] = [b0, b1, b2].map(|tensor| tensor.into_primitive());
+        let (y0, y1, y2) = B::dense_few(x, w0, w1, w2, a0, a1, a2, b0, b1, b2, products);
         let [y0, y1, y2] = [y0, y1, y2].map(FloatTensor::<Self>::new);
         (y0, y1, y2)
     }

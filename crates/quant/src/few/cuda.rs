@@ -1,9 +1,9 @@
-//! Products of few rows at the rate of memory, on CUDA.
+//! Products of few rows at the rate of memory, on CUDA: one to eight, and in 4 bits up to 64.
 
 use super::{FewOps, FewProducts, MOST};
 use crate::{
     layout::Layout,
-    ops::PackedTensors,
+    ops::{PackedTensors, in_fp8},
     scale::{NESTED_BLOCK, ScaleRule},
 };
 use burn::{
@@ -15,12 +15,25 @@ use burn_lora_kernels::{
     cube::{check_contiguous, empty},
     cuda::{Kernel, Scalar, has_tensor_cores},
 };
-use cubecl::client::Client;
+use cubecl::{client::Client, server::Handle};
 
-/// Threads per block, outputs of a tile, and inputs that a warp takes at once: as in the source.
+/// Most rows of the kernels.
+const FEW: usize = 8;
+pub(super) const MANY: usize = 64;
+
+/// Threads per block, outputs and ranks of a tile, and inputs of which all kernels take multiples: as in the sources.
 const THREADS: usize = 256;
 const TILE: usize = 16;
 const STEP: usize = 256;
+
+/// Outputs of a block of the kernel for many rows, inputs of its stages, and how many of these it has.
+const WIDE: usize = 128;
+const COLUMNS: usize = 128;
+const STAGES: usize = 2;
+
+/// Fewest inputs of a slice of it, and of a slice of a product with an A.
+const SLICE: usize = 512;
+const INPUT_SLICE: usize = 2048;
 
 /// Words of the table of parameters.
 const WORDS: usize = 8 * MOST + 2;
@@ -28,10 +41,13 @@ const WORDS: usize = 8 * MOST + 2;
 /// Blocks that run at once on each of the largest GPUs' 132 multiprocessors, two on each.
 const BLOCKS: usize = 264;
 
+/// Parts of a weight as the kernels read them: codes, scales and tables; or the values, and twice what is not read.
+type Parts = [CubeTensor; 3];
+
 /// A weight, and A and B of its update, if it has one.
-pub(crate) struct Factors {
-    pub packed: PackedTensors<CubeBackend>,
-    pub update: Option<[CubeTensor; 2]>,
+struct Factors {
+    parts: Parts,
+    update: Option<[CubeTensor; 2]>,
 }
 
 /// Returns `true` if there are products of rows in this dtype.
@@ -39,12 +55,20 @@ pub(crate) fn takes(client: &Client, dtype: DType) -> bool {
     matches!(dtype, DType::BF16 | DType::F16) && has_tensor_cores(client)
 }
 
-/// Returns `true` if there are products with weights of this layout.
-pub(crate) fn fits(layout: &Layout) -> bool {
-    let [outputs, inputs] = layout.shape;
+/// Returns `true` if there are products of so many rows with weights of this layout.
+pub(crate) fn fits(layout: &Layout, rows: usize) -> bool {
     let scales = matches!(layout.scales, ScaleRule::Absmax | ScaleRule::DoubleQuant);
-    let sides = outputs.is_multiple_of(TILE) && inputs.is_multiple_of(STEP) && !layout.is_empty();
-    scales && layout.block_size == 64 && sides
+    let few = (1..=MANY).contains(&rows) && !in_fp8(rows, layout);
+    few && scales && layout.block_size == 64 && divides(layout.shape)
+}
+
+/// Returns `true` if there are products of so many rows with dense weights of this shape.
+pub(super) fn fits_dense(shape: [usize; 2], rows: usize) -> bool {
+    (1..=FEW).contains(&rows) && divides(shape)
+}
+
+fn divides([outputs, inputs]: [usize; 2]) -> bool {
+    outputs > 0 && inputs > 0 && outputs.is_multiple_of(TILE) && inputs.is_multiple_of(STEP)
 }
 
 impl FewOps for CubeBackend {
@@ -59,17 +83,47 @@ impl FewOps for CubeBackend {
         b0: FloatTensor<Self>,
         b1: FloatTensor<Self>,
         b2: FloatTensor<Self>,
+        layout: Layout,
         known: FewProducts,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let factors = [(w0, a0, b0), (w1, a1, b1), (w2, a2, b2)];
-        let factors = factors.into_iter().zip(known.updated).take(known.count);
-        let factors = factors
-            .map(|((packed, a, b), updated)| Factors { packed, update: updated.then_some([a, b]) });
-        let mut found = products(x, factors.collect(), &known);
-        found.resize(MOST, found[0].clone());
-        let [y0, y1, y2] = <[_; MOST]>::try_from(found).expect("three");
-        (y0, y1, y2)
+        let parts = [w0, w1, w2].map(|packed| [packed.codes, packed.scales, packed.tables]);
+        three(x, parts, [a0, a1, a2], [b0, b1, b2], Some(layout), &known)
     }
+
+    fn dense_few(
+        x: FloatTensor<Self>,
+        w0: FloatTensor<Self>,
+        w1: FloatTensor<Self>,
+        w2: FloatTensor<Self>,
+        a0: FloatTensor<Self>,
+        a1: FloatTensor<Self>,
+        a2: FloatTensor<Self>,
+        b0: FloatTensor<Self>,
+        b1: FloatTensor<Self>,
+        b2: FloatTensor<Self>,
+        known: FewProducts,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let parts = [w0, w1, w2].map(|weight| [weight, x.clone(), x.clone()]);
+        three(x, parts, [a0, a1, a2], [b0, b1, b2], None, &known)
+    }
+}
+
+/// [`products`] of all that there are, and the first one in the place of the others.
+fn three(
+    x: CubeTensor,
+    parts: [Parts; MOST],
+    a: [CubeTensor; MOST],
+    b: [CubeTensor; MOST],
+    layout: Option<Layout>,
+    known: &FewProducts,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let factors = parts.into_iter().zip(a).zip(b).zip(known.updated).take(known.count);
+    let factors = factors
+        .map(|(((parts, a), b), updated)| Factors { parts, update: updated.then_some([a, b]) });
+    let mut found = products(x, factors.collect(), layout, known);
+    found.resize(MOST, found[0].clone());
+    let [y0, y1, y2] = <[_; MOST]>::try_from(found).expect("three");
+    (y0, y1, y2)
 }
 
 /// [`products`] with one weight, and without an update.
@@ -78,45 +132,33 @@ pub(crate) fn product(
     packed: PackedTensors<CubeBackend>,
     layout: Layout,
 ) -> CubeTensor {
-    let factors = vec![Factors { packed, update: None }];
-    let known = FewProducts {
-        count: 1,
-        layouts: [layout; MOST],
-        updated: [false; MOST],
-        scales: [0.0; MOST],
-    };
-    products(x, factors, &known).remove(0)
+    let parts = [packed.codes, packed.scales, packed.tables];
+    let factors = vec![Factors { parts, update: None }];
+    let outputs = [layout.shape[0]; MOST];
+    let known = FewProducts { count: 1, outputs, updated: [false; MOST], scales: [0.0; MOST] };
+    products(x, factors, Some(layout), &known).remove(0)
 }
 
-/// Computes `x · Wᵀ + scale · (x · Aᵀ) · Bᵀ` for each weight and 1 to 8 rows. The layouts differ in their outputs alone.
+/// Computes `x · Wᵀ + scale · (x · Aᵀ) · Bᵀ` for each weight. Its layout is `layout` but for the outputs; without one, weights
+/// are dense.
 ///
 /// # Shapes
 /// - x: `[rows, in]`
 /// - outputs: `[rows, out]`
-pub(crate) fn products(
+fn products(
     x: CubeTensor,
     factors: Vec<Factors>,
+    layout: Option<Layout>,
     products: &FewProducts,
 ) -> Vec<CubeTensor> {
     let (client, x, count) = (x.client.clone(), into_contiguous(x), factors.len());
-    let (rows, dtype) = (x.shape()[0], x.dtype);
-    let layouts = &products.layouts[..count];
-    let inputs = layouts[0].shape[1];
+    let ([rows, inputs], dtype) = (x.meta.shape().dims(), x.dtype);
     check_contiguous(&client, &x, dtype, rows * inputs);
-    let (mut codes, mut scales, mut tables) = (vec![], vec![], vec![]);
-    let (mut a, mut b, mut ranks) = (vec![], vec![], vec![]);
-    for (Factors { packed, update }, layout) in factors.into_iter().zip(layouts) {
-        layout.check();
-        let lens = [layout.code_words(), layout.scale_words(), layout.table_words()];
-        let parts = [packed.codes, packed.scales, packed.tables].map(into_contiguous);
-        for (part, len) in parts.iter().zip(lens) {
-            check_contiguous(&client, part, DType::U32, len);
-        }
-        let [of_codes, of_scales, of_tables] = parts.map(|part| part.handle);
-        codes.push(of_codes);
-        scales.push(of_scales);
-        tables.push(of_tables);
-        let Some(update) = update else {
+    let outputs = &products.outputs[..count];
+    let (mut parts, (mut a, mut b), mut ranks) = (vec![], (vec![], vec![]), vec![]);
+    for (factors, outputs) in factors.into_iter().zip(outputs) {
+        parts.push(checked(&client, factors.parts, layout, [*outputs, inputs], dtype));
+        let Some(update) = factors.update else {
             // It is not read.
             a.push(x.handle.clone());
             b.push(x.handle.clone());
@@ -126,53 +168,125 @@ pub(crate) fn products(
         let [of_a, of_b] = update.map(into_contiguous);
         let rank = of_a.shape()[0];
         check_contiguous(&client, &of_a, dtype, rank * inputs);
-        check_contiguous(&client, &of_b, dtype, layout.shape[0] * rank);
+        check_contiguous(&client, &of_b, dtype, outputs * rank);
         a.push(of_a.handle);
         b.push(of_b.handle);
         ranks.push(rank);
     }
-    let all: usize = ranks.iter().sum();
-    let kernel = |name, overlaps| Kernel {
-        source: include_str!("few.cu"),
-        defines: vec![
-            ("HALF", usize::from(dtype == DType::F16)),
-            ("ROWS", rows),
-            ("COUNT", count),
-            ("RULE", usize::from(layouts[0].scales == ScaleRule::DoubleQuant)),
+    let launch = Launch { layout, dtype, count };
+    let words = |numbers: &[usize]| numbers.iter().map(|number| *number as u64).collect::<Vec<_>>();
+    // The sums of each A's products, a tile of ranks after the other.
+    let all = ranks.iter().map(|rank| rank.next_multiple_of(TILE)).sum::<usize>();
+    let slices = (inputs / INPUT_SLICE).clamp(1, 8);
+    let h = empty(&x, Shape::new([slices, rows, all.max(1)]), DType::F32);
+    if all > 0 {
+        let grid = [all / TILE, rows.div_ceil(FEW), slices];
+        let read = [a, vec![x.handle.clone()]].concat();
+        let kernel = launch.kernel("few_inputs", false, rows);
+        let sizes = integers([inputs, all, rows]);
+        let written = vec![h.handle.clone()];
+        // SAFETY: the parameters are those of the source, for these macros; the buffers are as long as just checked, and there
+        // is a block for each tile of ranks, eight rows and a slice. Inputs are a multiple of what a block takes (`divides`).
+        unsafe { kernel.launch_table(&client, grid, read, written, words(&ranks), WORDS, sizes) };
+    }
+    let found: Vec<_> =
+        outputs.iter().map(|out| empty(&x, Shape::new([rows, *out]), dtype)).collect();
+    let written: Vec<_> = found.iter().map(|y| y.handle.clone()).collect();
+    let [codes, scales, tables] =
+        [0, 1, 2].map(|part| parts.iter().map(|all| all[part].clone()).collect());
+    let read = [codes, scales, tables, b, vec![x.handle.clone(), h.handle.clone()]].concat();
+    let factors = products.scales[..count].iter().map(|scale| u64::from(scale.to_bits()));
+    let numbers = [words(outputs), words(&ranks), factors.collect()].concat();
+    let sizes = integers([inputs, all, rows, slices]);
+    let width = outputs.iter().sum::<usize>();
+    if rows <= FEW {
+        let kernel = launch.kernel("few_rows", all > 0, rows);
+        let grid = [(width / TILE).min(BLOCKS), 1, 1];
+        // SAFETY: as above; outputs are a multiple of a tile's (`divides`), which blocks share out.
+        unsafe { kernel.launch_table(&client, grid, read, written, numbers, WORDS, sizes) };
+        return found;
+    }
+    let kernel = launch.kernel("many_rows", all > 0, rows);
+    let blocks = width.div_ceil(WIDE);
+    let slices = (BLOCKS / blocks).clamp(1, inputs / SLICE);
+    if slices == 1 {
+        // SAFETY: as above, with a block for each eight tiles.
+        unsafe {
+            kernel.launch_table(&client, [blocks, 1, 1], read, written, numbers, WORDS, sizes)
+        };
+        return found;
+    }
+    let sums = empty(&x, Shape::new([slices, rows, width]), DType::F32);
+    let to = vec![sums.handle.clone(); count];
+    // SAFETY: as above; a slice of the grid writes its own of the sums.
+    unsafe { kernel.launch_table(&client, [blocks, slices, 1], read, to, numbers, WORDS, sizes) };
+    let kernel = launch.kernel("many_sums", true, rows);
+    let (grid, sizes) = ([width.div_ceil(4 * THREADS), rows, 1], integers([slices, rows, width]));
+    let (read, numbers) = (vec![sums.handle], words(outputs));
+    // SAFETY: as above; each thread writes four outputs of a row, none past the end.
+    unsafe { kernel.launch_table(&client, grid, read, written, numbers, WORDS, sizes) };
+    found
+}
+
+/// The parts of a weight of this shape, as long as they have to be.
+fn checked(
+    client: &Client,
+    parts: Parts,
+    layout: Option<Layout>,
+    shape: [usize; 2],
+    dtype: DType,
+) -> [Handle; 3] {
+    let parts = parts.map(into_contiguous);
+    match layout.map(|layout| Layout { shape, ..layout }) {
+        Some(layout) => {
+            layout.check();
+            let lens = [layout.code_words(), layout.scale_words(), layout.table_words()];
+            for (part, len) in parts.iter().zip(lens) {
+                check_contiguous(client, part, DType::U32, len);
+            }
+        }
+        None => check_contiguous(client, &parts[0], dtype, shape[0] * shape[1]),
+    }
+    parts.map(|part| part.handle)
+}
+
+fn integers<const N: usize>(numbers: [usize; N]) -> Vec<Scalar> {
+    numbers.map(|number| Scalar::I32(number as i32)).to_vec()
+}
+
+/// What the kernels of some products are compiled for.
+struct Launch {
+    layout: Option<Layout>,
+    dtype: DType,
+    count: usize,
+}
+
+impl Launch {
+    fn kernel(&self, name: &'static str, overlaps: bool, rows: usize) -> Kernel {
+        let rule = match self.layout.map(|layout| layout.scales) {
+            Some(ScaleRule::DoubleQuant) => 1,
+            Some(_) => 0,
+            None => 2,
+        };
+        let mut defines = vec![
+            ("HALF", usize::from(self.dtype == DType::F16)),
+            ("COUNT", self.count),
+            ("RULE", rule),
             ("NESTED", NESTED_BLOCK),
             ("OFFSET", Layout::OFFSET),
             ("WORDS", WORDS),
-        ],
-        name,
-        threads: THREADS,
-        shared_bytes: 0,
-        overlaps,
-    };
-    let sizes = [inputs, all].map(|size| Scalar::I32(size as i32)).to_vec();
-    let h = empty(&x, Shape::new([rows, all.max(1)]), dtype);
-    let of_ranks = ranks.iter().map(|rank| *rank as u64);
-    if all > 0 {
-        let (read, written) = ([a, vec![x.handle.clone()]].concat(), vec![h.handle.clone()]);
-        // SAFETY: the parameters are those of the source, for these macros; the buffers are as long as just checked, and
-        // there is a block for each row of an A. The inputs are a multiple of eight (`fits`).
-        unsafe {
-            let kernel = kernel("few_inputs", false);
-            let words = of_ranks.clone().collect();
-            kernel.launch_table(&client, [all, 1, 1], read, written, words, WORDS, sizes.clone());
+        ];
+        let (mut source, mut shared_bytes) =
+            (concat!(include_str!("common.cu"), include_str!("few.cu")), 0);
+        if rows > FEW {
+            // One kernel for 9 to 16 rows, one up to 32, one up to 64.
+            let tiles = rows.div_ceil(FEW).next_power_of_two();
+            defines.extend([("TILES", tiles), ("STAGES", STAGES)]);
+            source = concat!(include_str!("common.cu"), include_str!("many.cu"));
+            // Rows of x in 16 bits and codes in each stage; the tables; what aligns all to 1024 bytes.
+            let stage = tiles * FEW * COLUMNS * 2 + WIDE * COLUMNS / 2;
+            shared_bytes = STAGES * stage + 256 * 32 * 4 + 1024 + 1024;
         }
+        Kernel { source, defines, name, threads: THREADS, shared_bytes, overlaps }
     }
-    let outputs = layouts.iter().map(|layout| layout.shape[0]);
-    let found: Vec<_> =
-        outputs.clone().map(|out| empty(&x, Shape::new([rows, out]), dtype)).collect();
-    let read = [codes, scales, tables, b, vec![x.handle.clone(), h.handle.clone()]].concat();
-    let written = found.iter().map(|y| y.handle.clone()).collect();
-    let scales = products.scales[..count].iter().map(|scale| u64::from(scale.to_bits()));
-    let words = outputs.clone().map(|out| out as u64).chain(of_ranks).chain(scales).collect();
-    let tiles = outputs.map(|out| out / TILE).sum::<usize>();
-    // SAFETY: as above; the sides are multiples of what a warp takes (`fits`).
-    unsafe {
-        let kernel = kernel("few_rows", all > 0);
-        kernel.launch_table(&client, [tiles.min(BLOCKS), 1, 1], read, written, words, WORDS, sizes);
-    }
-    found
 }

@@ -3,7 +3,7 @@
 use crate::common::*;
 use burn::tensor::{Device, FloatDType, Tensor};
 use burn_lora_kernels::records;
-use burn_lora_quant::{Frozen, PackedWeight, QuantConfig, Update, matmul_few};
+use burn_lora_quant::{DenseWeight, Frozen, PackedWeight, QuantConfig, Update, matmul_few};
 
 const INPUTS: usize = 512;
 
@@ -24,9 +24,10 @@ fn product((a, width): &(Vec<f32>, usize), (b, _): &(Vec<f32>, usize)) -> Vec<f6
     a.chunks(*width).flat_map(|a| b.chunks(*width).map(move |b| dot(a, b))).collect()
 }
 
+/// Checks products with weights in a format, or in the dtype of the rows.
 fn check(
     device: &Device,
-    config: &QuantConfig,
+    config: Option<&QuantConfig>,
     dtype: FloatDType,
     rows: usize,
     outs: &[usize],
@@ -36,31 +37,30 @@ fn check(
     let mut weights = vec![];
     for (number, (out, rank)) in outs.iter().zip(ranks).enumerate() {
         let dense = random([*out, INPUTS], 2 + number, device);
-        let packed = PackedWeight::quantize(dense, config).unwrap();
+        let weight = match config {
+            Some(config) => Frozen::new(PackedWeight::quantize(dense, config).unwrap()),
+            None => Frozen::new(DenseWeight::new(dense.cast(dtype))),
+        };
         let update = (*rank > 0).then(|| Update {
             a: random([*rank, INPUTS], 20 + number, device).cast(dtype),
             b: random([*out, *rank], 30 + number, device).cast(dtype),
             scale: 0.25,
         });
-        weights.push((packed, update));
+        weights.push((weight, update));
     }
-    let frozen: Vec<_> = weights
-        .iter()
-        .map(|(packed, update)| (Frozen::new(packed.clone()), update.clone()))
-        .collect();
-    let all: Vec<_> = frozen.iter().map(|(weight, update)| (weight, update.clone())).collect();
+    let all: Vec<_> = weights.iter().map(|(weight, update)| (weight, update.clone())).collect();
     let found = matmul_few(&x.clone().reshape([rows, 1, INPUTS]), &all);
     let Some(found) = found else { panic!("{rows} rows, {outs:?}: not one operation") };
     let values = matrix(x);
-    for ((packed, update), found) in weights.into_iter().zip(found) {
-        let mut expected = product(&values, &matrix(packed.dequantize(FloatDType::F32)));
+    for ((weight, update), found) in weights.into_iter().zip(found) {
+        let mut expected = product(&values, &matrix(weight.dequantize(FloatDType::F32)));
         if let Some(Update { a, b, scale }) = update {
             let rank = a.dims()[0];
             let h = product(&values, &matrix(a)).into_iter().map(|h| h as f32).collect();
             let more = product(&(h, rank), &matrix(b));
             expected.iter_mut().zip(more).for_each(|(y, more)| *y += f64::from(scale) * more);
         }
-        let out = packed.layout().shape[0];
+        let out = weight.shape()[0];
         assert_eq!(found.dims(), [rows, 1, out]);
         let found = floats(found.reshape([rows, out]));
         let largest = expected.iter().fold(0.0f64, |most, y| most.max(y.abs()));
@@ -75,13 +75,27 @@ fn check(
 fn products_of_few_rows_agree_with_the_formula() {
     for device in devices().into_iter().filter(records) {
         let nf4 = QuantConfig::nf4();
-        for config in [nf4.double_quant(true), nf4, QuantConfig::fp4()] {
+        for config in [Some(nf4.double_quant(true)), Some(nf4), Some(QuantConfig::fp4()), None] {
             for dtype in [FloatDType::BF16, FloatDType::F16] {
+                let check = |rows, outs: &[_], ranks: &[_]| {
+                    check(&device, config.as_ref(), dtype, rows, outs, ranks);
+                };
                 for rows in 1..=8 {
-                    check(&device, &config, dtype, rows, &[96, 32, 16], &[8, 0, 24]);
+                    check(rows, &[96, 32, 16], &[8, 0, 24]);
                 }
-                check(&device, &config, dtype, 3, &[4240], &[16]);
-                check(&device, &config, dtype, 8, &[64, 4992], &[0, 0]);
+                // More tiles than blocks; ranks that are no multiple of anything, and more than are held at once.
+                check(3, &[4240], &[16]);
+                check(8, &[64, 4992], &[0, 0]);
+                check(5, &[4992, 48], &[140, 5]);
+                if config.is_some() {
+                    for rows in [9, 16, 17, 32, 33, 63, 64] {
+                        check(rows, &[96, 32, 16], &[8, 0, 24]);
+                    }
+                    // Slices of the inputs, and blocks with outputs of several weights.
+                    check(40, &[4240, 48], &[150, 5]);
+                    // One slice.
+                    check(64, &[33_808], &[16]);
+                }
             }
         }
     }
@@ -98,7 +112,7 @@ fn other_products_are_left_to_others() {
     let x = |rows| random([rows, 512], 1, &device);
     // Not in 16 bits, too many rows, weights for other inputs.
     assert!(matmul_few(&x(2), &[(&weight, None)]).is_none());
-    assert!(matmul_few(&x(9).cast(FloatDType::F16), &[(&weight, None)]).is_none());
+    assert!(matmul_few(&x(65).cast(FloatDType::F16), &[(&weight, None)]).is_none());
     let other = packed([32, 256]);
     let both = [(&weight, None), (&other, None)];
     assert!(matmul_few(&x(2).cast(FloatDType::F16), &both).is_none());

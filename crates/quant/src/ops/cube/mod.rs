@@ -54,24 +54,18 @@ impl PackedOps for CubeBackend {
         if shape.num_elements() == 0 || layout.is_empty() {
             return zeros(x.device.clone(), shape, x.dtype);
         }
+        let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
+        #[cfg(feature = "cuda")]
+        if !transposed && cuda::takes(&x.client, x.dtype) && cuda::fits(&layout, rows) {
+            return reshape(cuda::product(x, packed, layout), shape);
+        }
         let out = if runs_from_codes(rows, &layout, transposed) {
-            few_rows(reshape(x, [rows, layout.shape[1]].into()), packed, layout)
+            gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
         } else {
-            let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
             product(x, packed, layout, transposed, None)
         };
         reshape(out, shape)
     }
-}
-
-/// Computes `x · Wᵀ` of few rows from the codes.
-fn few_rows(x: CubeTensor, packed: PackedTensors<CubeBackend>, layout: Layout) -> CubeTensor {
-    let rows = x.shape()[0];
-    #[cfg(feature = "cuda")]
-    if rows > 0 && cuda::takes(&x.client, x.dtype) && cuda::fits(&layout) {
-        return cuda::product(x, packed, layout);
-    }
-    gemv::launch(into_contiguous(x), contiguous(packed), layout, rows)
 }
 
 /// Computes `sum + x · Wᵀ` (or `x · W` when `transposed`) of matrices, with the weight decoded into a
