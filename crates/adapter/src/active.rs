@@ -1,8 +1,9 @@
 //! Adapters of a batch, resolved once and used by each layer.
 
 use crate::selection::{BASE, Selection};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use std::sync::{Arc, Mutex, MutexGuard};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_lora_kernels::{overwrite_float, records};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Adapters that a batch runs with: a [`Selection`] checked by a model
 /// ([`activate`](crate::AdaptableExt::activate)) and passed along with the batch, so that requests with
@@ -32,8 +33,7 @@ pub struct ActiveAdapters(Arc<Active>);
 #[derive(Debug, Default)]
 struct Active {
     selection: Selection,
-    /// For a selection by rows: each adapter once, with its rows.
-    groups: Vec<(String, Vec<usize>)>,
+    /// For a selection by rows, on the devices of batches so far.
     on: Mutex<Vec<Arc<Rows>>>,
 }
 
@@ -41,33 +41,32 @@ struct Active {
 #[derive(Debug)]
 pub(crate) struct Rows {
     device: Device,
-    count: usize,
-    /// Each adapter with the indices of its rows.
-    groups: Vec<(String, Tensor<1, Int>)>,
-    /// Position of each row of the batch in the concatenated groups.
-    position: Tensor<1, Int>,
-    /// Index of the adapter of each row.
-    row_group: Vec<usize>,
-    /// Known masks of stacked updates: see [`others`](Self::others).
+    /// Adapters, each once.
+    names: Vec<String>,
+    /// Number of the adapter of each row.
+    own: Mutex<Vec<usize>>,
+    /// How rows are sorted by adapter, once it is needed.
+    sorted: OnceLock<Sorted>,
+    /// Known masks of stacked updates: see [`kept`](Self::kept).
     masks: Mutex<Vec<Mask>>,
 }
 
 /// Stacked updates, each the number of its adapter and a rank, and their mask.
-type Mask = (Vec<(usize, usize)>, Tensor<2, Bool>);
+type Mask = (Vec<(usize, usize)>, Tensor<2>);
+
+/// Rows sorted by adapter.
+#[derive(Debug)]
+struct Sorted {
+    /// Each adapter with the indices of its rows; those without any are left out.
+    groups: Vec<(String, Tensor<1, Int>)>,
+    /// Position of each row of the batch in the concatenated groups.
+    position: Tensor<1, Int>,
+}
 
 impl ActiveAdapters {
     /// Creates the adapters of a selection that the model has checked.
     pub(crate) fn new(selection: Selection) -> Self {
-        let mut groups: Vec<(String, Vec<usize>)> = vec![];
-        if let Selection::Rows(rows) = &selection {
-            for (row, name) in rows.iter().enumerate() {
-                match groups.iter_mut().find(|(known, _)| known == name) {
-                    Some((_, rows)) => rows.push(row),
-                    None => groups.push((name.clone(), vec![row])),
-                }
-            }
-        }
-        Self(Arc::new(Active { selection, groups, on: Mutex::default() }))
+        Self(Arc::new(Active { selection, on: Mutex::default() }))
     }
 
     /// Selection that this was created from.
@@ -111,9 +110,27 @@ impl ActiveAdapters {
         if let Some(rows) = known.iter().find(|rows| rows.device == *device) {
             return Some(rows.clone());
         }
-        let rows = Arc::new(Rows::new(&self.0.groups, batch, device));
+        let rows = Arc::new(Rows::new(rows, device));
         known.push(rows.clone());
         Some(rows)
+    }
+
+    /// Gives each row another one of the adapters of this selection by rows, in place: what a device has
+    /// [recorded](burn_lora_kernels::record()) with this selection reads the new one from then on. `None`, and nothing is
+    /// changed, where that is impossible: another adapter, another number of rows, a device that does not record, or layers that
+    /// sorted the rows by adapter.
+    pub fn moved(&self, names: &[String]) -> Option<Self> {
+        let Selection::Rows(old) = &self.0.selection else { return None };
+        let known = lock(&self.0.on);
+        let movable = |rows: &Arc<Rows>| {
+            rows.sorted.get().is_none() && records(&rows.device) && rows.numbers(names).is_some()
+        };
+        if old.len() != names.len() || known.is_empty() || !known.iter().all(movable) {
+            return None;
+        }
+        known.iter().for_each(|rows| rows.give(names));
+        let (selection, on) = (Selection::rows(names), Mutex::new(known.clone()));
+        Some(Self(Arc::new(Active { selection, on })))
     }
 }
 
@@ -126,33 +143,28 @@ impl PartialEq for ActiveAdapters {
 impl Eq for ActiveAdapters {}
 
 impl Rows {
-    fn new(groups: &[(String, Vec<usize>)], count: usize, device: &Device) -> Self {
-        let index = |rows: &[usize]| {
-            let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-            let shape = [rows.len()];
-            Tensor::<1, Int>::from_data(TensorData::new(rows, shape), device)
+    fn new(rows: &[String], device: &Device) -> Self {
+        let mut names: Vec<String> = vec![];
+        let mut number = |name: &String| {
+            let known = names.iter().position(|known| known == name);
+            known.unwrap_or_else(|| {
+                names.push(name.clone());
+                names.len() - 1
+            })
         };
-        let (mut position, mut row_group, mut at) = (vec![0; count], vec![0; count], 0);
-        for (group, (_, rows)) in groups.iter().enumerate() {
-            for &row in rows {
-                (position[row], row_group[row]) = (at, group);
-                at += 1;
-            }
-        }
-        let groups = groups.iter().map(|(name, rows)| (name.clone(), index(rows)));
+        let own = rows.iter().map(&mut number).collect();
         Self {
             device: device.clone(),
-            count,
-            groups: groups.collect(),
-            position: index(&position),
-            row_group,
+            names,
+            own: Mutex::new(own),
+            sorted: OnceLock::new(),
             masks: Mutex::default(),
         }
     }
 
     /// Names of the adapters, each once.
     pub fn names(&self) -> impl Iterator<Item = &String> {
-        self.groups.iter().map(|(name, _)| name)
+        self.names.iter()
     }
 
     /// Runs each adapter on its rows and returns the results in the order of the batch.
@@ -160,23 +172,66 @@ impl Rows {
         &self,
         mut run: impl FnMut(&[String], &Tensor<1, Int>) -> Tensor<D>,
     ) -> Tensor<D> {
-        let parts = self.groups.iter().map(|(name, rows)| run(std::slice::from_ref(name), rows));
-        Tensor::cat(parts.collect(), 0).select(0, self.position.clone())
+        let Sorted { groups, position } = self.sorted.get_or_init(|| self.sort());
+        let parts = groups.iter().map(|(name, rows)| run(std::slice::from_ref(name), rows));
+        Tensor::cat(parts.collect(), 0).select(0, position.clone())
     }
 
-    /// Returns the mask of stacked updates, each the number of its adapter and a rank: `true` where a
-    /// rank belongs to another adapter than the row's, `[rows, ranks]`.
-    pub fn others(&self, updates: &[(usize, usize)]) -> Tensor<2, Bool> {
+    fn sort(&self) -> Sorted {
+        let index = |rows: Vec<i32>| {
+            let shape = [rows.len()];
+            Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &self.device)
+        };
+        let own = lock(&self.own);
+        let (mut groups, mut position, mut at) = (vec![], vec![0; own.len()], 0);
+        for (number, name) in self.names.iter().enumerate() {
+            let rows: Vec<_> = (0..own.len()).filter(|row| own[*row] == number).collect();
+            for row in &rows {
+                position[*row] = at;
+                at += 1;
+            }
+            if !rows.is_empty() {
+                groups
+                    .push((name.clone(), index(rows.into_iter().map(|row| row as i32).collect())));
+            }
+        }
+        Sorted { groups, position: index(position) }
+    }
+
+    /// Returns the mask of stacked updates, each the number of its adapter and a rank: 1 where a rank belongs to the row's adapter,
+    /// 0 elsewhere, `[rows, ranks]` in float32.
+    pub fn kept(&self, updates: &[(usize, usize)]) -> Tensor<2> {
         let mut known = lock(&self.masks);
         if let Some((_, mask)) = known.iter().find(|(other, _)| other == updates) {
             return mask.clone();
         }
-        let ranks = || updates.iter().flat_map(|&(number, rank)| std::iter::repeat_n(number, rank));
-        let mask = self.row_group.iter().flat_map(|group| ranks().map(move |own| own != *group));
-        let mask = TensorData::new(mask.collect::<Vec<bool>>(), [self.count, ranks().count()]);
-        let mask = Tensor::from_data(mask, &self.device);
+        let mask = self.mask(updates);
         known.push((updates.to_vec(), mask.clone()));
         mask
+    }
+
+    fn mask(&self, updates: &[(usize, usize)]) -> Tensor<2> {
+        let own = lock(&self.own);
+        let ranks = || updates.iter().flat_map(|&(number, rank)| std::iter::repeat_n(number, rank));
+        let kept = |kept: bool| if kept { 1.0f32 } else { 0.0 };
+        let mask = own.iter().flat_map(|own| ranks().map(move |number| kept(number == *own)));
+        let (mask, shape) = (mask.collect::<Vec<_>>(), [own.len(), ranks().count()]);
+        // (A GPU pads the rows of a matrix from the host.)
+        let flat = TensorData::new(mask, [shape[0] * shape[1]]);
+        Tensor::<1>::from_data(flat, (&self.device, DType::F32)).reshape(shape)
+    }
+
+    /// The numbers of adapters, if all are among those of these rows.
+    fn numbers(&self, names: &[String]) -> Option<Vec<usize>> {
+        names.iter().map(|name| self.names.iter().position(|known| known == name)).collect()
+    }
+
+    /// Gives the rows these adapters, in place.
+    fn give(&self, names: &[String]) {
+        *lock(&self.own) = self.numbers(names).expect("adapters of these rows");
+        for (updates, mask) in lock(&self.masks).iter_mut() {
+            *mask = overwrite_float(mask.clone(), self.mask(updates));
+        }
     }
 }
 

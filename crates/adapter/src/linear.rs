@@ -15,8 +15,8 @@ use burn::{
 };
 use burn_lora_kernels::pull_back;
 use burn_lora_quant::{
-    Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, matmul_all, matmul_few,
-    pull_back_all, takes_few,
+    FewWeight, Frozen, PackedWeight, Pulled, QuantError, StorageFormat, Update, matmul_all,
+    matmul_few, pull_back_all, takes_few,
 };
 use std::sync::Arc;
 
@@ -220,12 +220,34 @@ impl AdaptedLinear {
         x: &Tensor<D>,
         active: Option<&ActiveAdapters>,
     ) -> Option<Vec<Tensor<D>>> {
-        let updates = if takes_few(x) { Self::updates(layers, x, active) } else { None }?;
-        let weights =
-            layers.iter().zip(updates).map(|(layer, update)| (&layer.base.weight, update));
-        let outputs = matmul_few(x, &weights.collect::<Vec<_>>())?;
+        if !takes_few(x) {
+            return None;
+        }
+        let weights = layers.iter().map(|layer| layer.few_weight(x, active));
+        let weights = weights.collect::<Option<Vec<_>>>()?;
+        let outputs = matmul_few(x, &weights)?;
         let biased = |(layer, y): (&&Self, _)| add_bias(y, layer.base.bias.as_ref());
         Some(layers.iter().zip(outputs).map(biased).collect())
+    }
+
+    /// The layer as one of [`matmul_few`], if it is [plain](Self::is_plain), or if each row has an adapter of its own and these are
+    /// low-rank updates.
+    fn few_weight<const D: usize>(
+        &self,
+        x: &Tensor<D>,
+        active: Option<&ActiveAdapters>,
+    ) -> Option<FewWeight<'_>> {
+        let weight = &self.base.weight;
+        let rows = x.dims()[0];
+        let selected = active.unwrap_or(&self.adapters.selected);
+        if let Some(rows) = selected.rows(rows, &x.device()) {
+            let each_its_own = x.dims()[..D - 1].iter().product::<usize>() == x.dims()[0];
+            let stack = if each_its_own { self.stack(x, &rows) } else { None }?;
+            let (update, kept) = stack.map(Stack::into_update).unzip();
+            return Some(FewWeight { weight, update, kept });
+        }
+        let update = Self::updates(&[self], x, active)?.remove(0);
+        Some(FewWeight { weight, update, kept: None })
     }
 
     /// The updates of layers that are one product, if they are, and if that pays.

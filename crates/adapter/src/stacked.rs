@@ -5,9 +5,10 @@ use burn::{
     module::{
         Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
     },
-    tensor::{Bool, DType, Device, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 use burn_lora_kernels::add_row_updates;
+use burn_lora_quant::Update;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Low-rank updates of one layer one under the other, in which each row has the ranks of its own
@@ -19,8 +20,8 @@ pub(crate) struct Stack {
     /// B's, `[out, ranks]`.
     b: Tensor<2>,
     scaling: f32,
-    /// `true` where `h = x · Aᵀ` belongs to another adapter than the row's, `[rows, ranks]`.
-    others: Tensor<2, Bool>,
+    /// 1 where `h = x · Aᵀ` belongs to the row's adapter, 0 elsewhere, `[rows, ranks]`.
+    kept: Tensor<2>,
 }
 
 impl Stack {
@@ -40,7 +41,7 @@ impl Stack {
             a: Tensor::cat(parts(|update| &update.a).collect(), 0).cast(dtype),
             b: Tensor::cat(b.collect(), 1).cast(dtype),
             scaling: if one { first.scaling as f32 } else { 1.0 },
-            others: rows.others(&ranks.collect::<Vec<_>>()),
+            kept: rows.kept(&ranks.collect::<Vec<_>>()),
         })
     }
 
@@ -50,7 +51,12 @@ impl Stack {
     /// - y, output: `[rows, ..., out]`
     /// - x: `[rows, ..., in]`
     pub fn add_to<const D: usize>(self, y: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
-        add_row_updates(y, x, self.a, self.b, self.others, self.scaling)
+        add_row_updates(y, x, self.a, self.b, self.kept.equal_elem(0.0), self.scaling)
+    }
+
+    /// The update of rows that are the whole batch, and what is kept of its h.
+    pub fn into_update(self) -> (Update, Tensor<2>) {
+        (Update { a: self.a, b: self.b, scale: self.scaling }, self.kept)
     }
 }
 

@@ -60,7 +60,7 @@ pub use attention::{
     AttentionOps, AttentionSpec, SinkOps, add_sinks, attention, attention_forward, attention_grad,
     attention_is_fused, attention_scores, attention_with_sinks,
 };
-pub use cached::{CachedOps, cached_attention, overwrite, store_cached};
+pub use cached::{CachedOps, cached_attention, overwrite, overwrite_float, store_cached};
 pub use cross_entropy::{CrossEntropy, CrossEntropyOps, cross_entropy};
 pub use gated::{Activation, GatedOps, gated, gated_grad};
 #[cfg(feature = "cuda")]

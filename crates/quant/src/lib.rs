@@ -68,7 +68,7 @@ pub use burn_lora_kernels::{Gemm, GemmOps};
 pub use config::QuantConfig;
 pub use eight_bit::{EightBitConfig, EightBitFormat, EightBitLayout, EightBitOps, EightBitWeight};
 pub use error::QuantError;
-pub use few::{FewOps, FewProducts, matmul_few, takes_few};
+pub use few::{FewOps, FewProducts, FewWeight, matmul_few, takes_few};
 pub use format::Format;
 pub use joined::{Pulled, Update, matmul_all, pull_back_all};
 pub use layout::Layout;

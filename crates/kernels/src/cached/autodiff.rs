@@ -25,6 +25,10 @@ impl<B: CachedOps, C: CheckpointStrategy> CachedOps for Autodiff<B, C> {
         B::overwrite(to, from)
     }
 
+    fn overwrite_float(to: FloatTensor<Self>, from: FloatTensor<Self>) -> FloatTensor<Self> {
+        FloatTensor::<Self>::new(B::overwrite_float(to.into_primitive(), from.into_primitive()))
+    }
+
     fn cached_attention(
         q: FloatTensor<Self>,
         keys: FloatTensor<Self>,

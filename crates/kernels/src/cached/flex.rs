@@ -41,6 +41,10 @@ impl CachedOps for Flex {
         from
     }
 
+    fn overwrite_float(_to: FloatTensor<Self>, from: FloatTensor<Self>) -> FloatTensor<Self> {
+        from
+    }
+
     fn cached_attention(
         q: FloatTensor<Self>,
         keys: FloatTensor<Self>,

@@ -147,6 +147,19 @@ pub fn overwrite<const D: usize>(to: Tensor<D, Int>, from: Tensor<D, Int>) -> Te
     Tensor::from_dispatch(Dispatch::overwrite(to.into_dispatch(), from))
 }
 
+/// [`overwrite`] for floats.
+///
+/// # Shapes
+/// - to, from, output: the same
+///
+/// # Panics
+/// If the shapes differ.
+pub fn overwrite_float<const D: usize>(to: Tensor<D>, from: Tensor<D>) -> Tensor<D> {
+    assert_eq!(to.dims(), from.dims(), "the shape of what is overwritten");
+    let from = from.cast(to.dtype()).inner().into_dispatch();
+    Tensor::from_dispatch(Dispatch::overwrite_float(to.inner().into_dispatch(), from))
+}
+
 /// [`store_cached`], [`cached_attention`] and [`overwrite`] on primitives, whose shapes they have checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
@@ -168,6 +181,10 @@ pub trait CachedOps: Backend {
     /// Writes integers over others.
     #[fusion(dtype = to, shape = to)]
     fn overwrite(to: IntTensor<Self>, from: IntTensor<Self>) -> IntTensor<Self>;
+
+    /// Writes floats over others.
+    #[fusion(dtype = to, shape = to)]
+    fn overwrite_float(to: FloatTensor<Self>, from: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Attention to a cache, and the log-sum-exps.
     #[fusion(meta = |q, _keys, _values, _texts, _spec| (

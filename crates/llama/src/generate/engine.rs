@@ -238,8 +238,17 @@ impl<M: Generate> Engine<M> {
         self.room = if self.records { going.len().next_power_of_two() } else { going.len() };
         let adapters = self.adapters_of(going, self.room)?;
         let state = state(&self.rows, going, self.room, &self.device);
-        match self.steps.get_mut(&self.room) {
-            Some(step) if step.adapters == adapters => step.overwrite(state),
+        let step = self.steps.get_mut(&self.room);
+        // A step by rows goes on with other rows: what is recorded reads whose they are.
+        let moved = step.as_ref().and_then(|step| match step.adapters == adapters {
+            true => Some(adapters.clone()),
+            false => step.adapters.moved(&names_of_rows(&adapters, self.room)?),
+        });
+        match (step, moved) {
+            (Some(step), Some(moved)) => {
+                step.adapters = moved;
+                step.overwrite(state);
+            }
             _ => _ = self.steps.insert(self.room, Step::new(&self.shared, adapters, state)),
         }
         self.known = going.to_vec();
@@ -319,6 +328,18 @@ fn without_gradients<M: Generate>(model: &M) -> M {
     model.cast_updates(FloatDType::from(dtype));
     model.compact_head();
     model
+}
+
+/// The adapter of each row, or [`BASE`], unless some have several.
+fn names_of_rows(adapters: &ActiveAdapters, rows: usize) -> Option<Vec<String>> {
+    match adapters.selection() {
+        Selection::Rows(names) => Some(names.to_vec()),
+        Selection::Adapters(names) if names.len() > 1 => None,
+        Selection::Adapters(names) => {
+            let name = names.first().cloned().unwrap_or_else(|| BASE.to_owned());
+            Some(vec![name; rows])
+        }
+    }
 }
 
 /// The texts of these rows, with room for more, as a step takes them.

@@ -120,19 +120,24 @@ __device__ __forceinline__ void load_b(u32 (&b)[4], const u16 *row, int rank, in
 }
 
 // `h = x · Aᵀ` of all updates side by side, each filled up to sixteens with 0, in float32, for each slice of the inputs:
-// `[slices, rows, ranks]`. A block has sixteen ranks, eight rows and a slice. The table has the As, x, h and the ranks.
+// `[slices, rows, ranks]`. A block has sixteen ranks, eight rows and a slice. The table has the As, what is kept of each h (`[rows,
+// rank]`: where it is 0, so is h), x, h, the ranks, and whether not all is kept.
 extern "C" __global__ void __launch_bounds__(WARPS * 32)
 few_inputs(const __grid_constant__ Table table_of, int inputs, int ranks, int rows) {
     __shared__ float sums[WARPS][8][20];
     begin_next();
     const unsigned long long *words = table_of.words;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, output = lane / 4, part = lane % 4;
-    int first = blockIdx.x * 16, rank = 0;
-    const u16 *a = 0, *x = (const u16 *)words[COUNT];
+    const u16 *a = 0, *x = (const u16 *)words[2 * COUNT];
+    const float *kept = 0; // of the block's first rank
+    int first = blockIdx.x * 16, rank = 0, whole = 0;
 #pragma unroll
     for (int w = 0; w < COUNT; w++) {
-        int of = (int)words[COUNT + 2 + w];
-        if (first >= 0 && first < padded(of)) a = (const u16 *)words[w] + (size_t)first * inputs, rank = of - first;
+        int of = (int)words[2 * COUNT + 2 + w];
+        if (first >= 0 && first < padded(of)) {
+            a = (const u16 *)words[w] + (size_t)first * inputs, rank = of - first, whole = of;
+            if (words[3 * COUNT + 2 + w]) kept = (const float *)words[COUNT + w] + first;
+        }
         first -= padded(of);
     }
     int row = blockIdx.y * 8 + output, steps = inputs / 256, begin = blockIdx.z * steps / gridDim.z * 256;
@@ -156,7 +161,8 @@ few_inputs(const __grid_constant__ Table table_of, int inputs, int ranks, int ro
         float sum = 0;
 #pragma unroll
         for (int other = 0; other < WARPS; other++) sum += sums[other][of][which];
-        ((float *)words[COUNT + 1])[((size_t)blockIdx.z * rows + one) * ranks + blockIdx.x * 16 + which] = sum;
+        if (kept && which < rank && kept[(size_t)one * whole + which] == 0) sum = 0;
+        ((float *)words[2 * COUNT + 1])[((size_t)blockIdx.z * rows + one) * ranks + blockIdx.x * 16 + which] = sum;
     }
 }
 

@@ -44,10 +44,11 @@ const BLOCKS: usize = 264;
 /// Parts of a weight as the kernels read them: codes, scales and tables; or the values, and twice what is not read.
 type Parts = [CubeTensor; 3];
 
-/// A weight, and A and B of its update, if it has one.
+/// A weight; A and B of its update, and what is kept of its h, if it has them.
 struct Factors {
     parts: Parts,
     update: Option<[CubeTensor; 2]>,
+    kept: Option<CubeTensor>,
 }
 
 /// Returns `true` if there are products of rows in this dtype.
@@ -83,11 +84,14 @@ impl FewOps for CubeBackend {
         b0: FloatTensor<Self>,
         b1: FloatTensor<Self>,
         b2: FloatTensor<Self>,
+        k0: FloatTensor<Self>,
+        k1: FloatTensor<Self>,
+        k2: FloatTensor<Self>,
         layout: Layout,
         known: FewProducts,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let parts = [w0, w1, w2].map(|packed| [packed.codes, packed.scales, packed.tables]);
-        three(x, parts, [a0, a1, a2], [b0, b1, b2], Some(layout), &known)
+        three(x, parts, [a0, a1, a2], [b0, b1, b2], [k0, k1, k2], Some(layout), &known)
     }
 
     fn dense_few(
@@ -101,10 +105,13 @@ impl FewOps for CubeBackend {
         b0: FloatTensor<Self>,
         b1: FloatTensor<Self>,
         b2: FloatTensor<Self>,
+        k0: FloatTensor<Self>,
+        k1: FloatTensor<Self>,
+        k2: FloatTensor<Self>,
         known: FewProducts,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let parts = [w0, w1, w2].map(|weight| [weight, x.clone(), x.clone()]);
-        three(x, parts, [a0, a1, a2], [b0, b1, b2], None, &known)
+        three(x, parts, [a0, a1, a2], [b0, b1, b2], [k0, k1, k2], None, &known)
     }
 }
 
@@ -114,12 +121,15 @@ fn three(
     parts: [Parts; MOST],
     a: [CubeTensor; MOST],
     b: [CubeTensor; MOST],
+    kept: [CubeTensor; MOST],
     layout: Option<Layout>,
     known: &FewProducts,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let factors = parts.into_iter().zip(a).zip(b).zip(known.updated).take(known.count);
-    let factors = factors
-        .map(|(((parts, a), b), updated)| Factors { parts, update: updated.then_some([a, b]) });
+    let factors =
+        parts.into_iter().zip(a).zip(b).zip(kept).zip(known.updated.iter().zip(known.masked));
+    let factors = factors.take(known.count).map(|((((parts, a), b), kept), (updated, masked))| {
+        Factors { parts, update: updated.then_some([a, b]), kept: masked.then_some(kept) }
+    });
     let mut found = products(x, factors.collect(), layout, known);
     found.resize(MOST, found[0].clone());
     let [y0, y1, y2] = <[_; MOST]>::try_from(found).expect("three");
@@ -133,9 +143,9 @@ pub(crate) fn product(
     layout: Layout,
 ) -> CubeTensor {
     let parts = [packed.codes, packed.scales, packed.tables];
-    let factors = vec![Factors { parts, update: None }];
-    let outputs = [layout.shape[0]; MOST];
-    let known = FewProducts { count: 1, outputs, updated: [false; MOST], scales: [0.0; MOST] };
+    let factors = vec![Factors { parts, update: None, kept: None }];
+    let known =
+        FewProducts { count: 1, outputs: [layout.shape[0]; MOST], ..FewProducts::default() };
     products(x, factors, Some(layout), &known).remove(0)
 }
 
@@ -155,22 +165,28 @@ fn products(
     let ([rows, inputs], dtype) = (x.meta.shape().dims(), x.dtype);
     check_contiguous(&client, &x, dtype, rows * inputs);
     let outputs = &products.outputs[..count];
-    let (mut parts, (mut a, mut b), mut ranks) = (vec![], (vec![], vec![]), vec![]);
+    let (mut parts, mut a, mut b, mut kept) = (vec![], vec![], vec![], vec![]);
+    let (mut ranks, mut masked) = (vec![], vec![]);
     for (factors, outputs) in factors.into_iter().zip(outputs) {
         parts.push(checked(&client, factors.parts, layout, [*outputs, inputs], dtype));
-        let Some(update) = factors.update else {
-            // It is not read.
-            a.push(x.handle.clone());
-            b.push(x.handle.clone());
-            ranks.push(0);
-            continue;
-        };
-        let [of_a, of_b] = update.map(into_contiguous);
-        let rank = of_a.shape()[0];
-        check_contiguous(&client, &of_a, dtype, rank * inputs);
-        check_contiguous(&client, &of_b, dtype, outputs * rank);
-        a.push(of_a.handle);
-        b.push(of_b.handle);
+        // What is not there is not read.
+        let none = || x.handle.clone();
+        let (mut of_a, mut of_b, mut of_kept, mut rank) = (none(), none(), none(), 0);
+        masked.push(usize::from(factors.kept.is_some()));
+        if let Some(update) = factors.update {
+            let update = update.map(into_contiguous);
+            rank = update[0].shape()[0];
+            check_contiguous(&client, &update[0], dtype, rank * inputs);
+            check_contiguous(&client, &update[1], dtype, outputs * rank);
+            [of_a, of_b] = update.map(|factor| factor.handle);
+        }
+        if let Some(kept) = factors.kept.map(into_contiguous) {
+            check_contiguous(&client, &kept, DType::F32, rows * rank);
+            of_kept = kept.handle;
+        }
+        a.push(of_a);
+        b.push(of_b);
+        kept.push(of_kept);
         ranks.push(rank);
     }
     let launch = Launch { layout, dtype, count };
@@ -181,13 +197,13 @@ fn products(
     let h = empty(&x, Shape::new([slices, rows, all.max(1)]), DType::F32);
     if all > 0 {
         let grid = [all / TILE, rows.div_ceil(FEW), slices];
-        let read = [a, vec![x.handle.clone()]].concat();
+        let read = [a, kept, vec![x.handle.clone()]].concat();
         let kernel = launch.kernel("few_inputs", false, rows);
         let sizes = integers([inputs, all, rows]);
-        let written = vec![h.handle.clone()];
+        let (written, numbers) = (vec![h.handle.clone()], words(&[&ranks[..], &masked].concat()));
         // SAFETY: the parameters are those of the source, for these macros; the buffers are as long as just checked, and there
         // is a block for each tile of ranks, eight rows and a slice. Inputs are a multiple of what a block takes (`divides`).
-        unsafe { kernel.launch_table(&client, grid, read, written, words(&ranks), WORDS, sizes) };
+        unsafe { kernel.launch_table(&client, grid, read, written, numbers, WORDS, sizes) };
     }
     let found: Vec<_> =
         outputs.iter().map(|out| empty(&x, Shape::new([rows, *out]), dtype)).collect();

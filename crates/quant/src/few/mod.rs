@@ -19,13 +19,23 @@ use burn::{
     backend::{Dispatch, backend_extension, tensor::FloatTensor},
     tensor::Tensor,
 };
-use burn_lora_kernels::Gemm;
 
 /// Most weights of an operation.
 pub(crate) const MOST: usize = 3;
 
+/// A weight of [`matmul_few`].
+#[derive(Clone, Debug)]
+pub struct FewWeight<'a> {
+    /// The weight, `[out, in]`.
+    pub weight: &'a Frozen,
+    /// The low-rank update, if there is one.
+    pub update: Option<Update>,
+    /// What of `h = x · Aᵀ` is kept where not all is: 0 where it becomes 0, `[rows, rank]` in float32.
+    pub kept: Option<Tensor<2>>,
+}
+
 /// What [`FewOps`] know of their products.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct FewProducts {
     /// Number of weights; the others are there in form alone.
     pub count: usize,
@@ -33,6 +43,8 @@ pub struct FewProducts {
     pub outputs: [usize; MOST],
     /// Whether each has an update.
     pub updated: [bool; MOST],
+    /// Whether not all of its h is kept.
+    pub masked: [bool; MOST],
     /// Scale of each update.
     pub scales: [f32; MOST],
 }
@@ -49,13 +61,13 @@ pub struct FewProducts {
 /// If the shapes do not fit or the dtypes differ.
 pub fn matmul_few<const D: usize>(
     x: &Tensor<D>,
-    weights: &[(&Frozen, Option<Update>)],
+    weights: &[FewWeight<'_>],
 ) -> Option<Vec<Tensor<D>>> {
     if !takes_few(x) || !(1..=MOST).contains(&weights.len()) {
         return None;
     }
     let rows = rows_of(x);
-    let weight = |number: usize| weights.get(number).unwrap_or(&weights[0]).0;
+    let weight = |number: usize| weights.get(number).unwrap_or(&weights[0]).weight;
     let packed = |number: usize| weight(number).downcast_ref::<PackedWeight>();
     let dense = |number: usize| Some(weight(number).dense()?.val().inner());
     let packed = [packed(0), packed(1), packed(2)];
@@ -77,34 +89,41 @@ pub fn matmul_few<const D: usize>(
     if !all_fit || shapes.iter().any(|shape| shape[1] != shapes[0][1]) {
         return None;
     }
-    for ((_, update), shape) in weights.iter().zip(shapes) {
+    for (FewWeight { update, kept, .. }, shape) in weights.iter().zip(shapes) {
         check_input(x, shape);
         if let Some(Update { a, b, .. }) = update {
             check_low_rank(x, a, b, shape);
         }
+        let rank = update.as_ref().map_or(0, |update| update.a.dims()[0]);
+        let fits = kept.as_ref().is_none_or(|kept| kept.dims() == [rows, rank]);
+        assert!(fits, "what is kept of {rows} rows of rank {rank}");
     }
-    let update = |number: usize| weights.get(number).and_then(|(_, update)| update.as_ref());
+    let update = |number: usize| weights.get(number).and_then(|weight| weight.update.as_ref());
+    let kept = |number: usize| weights.get(number).and_then(|weight| weight.kept.as_ref());
     let products = FewProducts {
         count: weights.len(),
         outputs: shapes.map(|shape| shape[0]),
         updated: std::array::from_fn(|number| update(number).is_some()),
+        masked: std::array::from_fn(|number| kept(number).is_some()),
         scales: std::array::from_fn(|number| update(number).map_or(0.0, |update| update.scale)),
     };
     let flat = x.clone().flatten::<2>(0, D - 2);
-    // Those without an update have x in the place of A and B, which is not read.
+    // x is in the place of what is not there, and is not read.
     let factor = |number: usize, b: bool| {
         let own = update(number).map(|Update { a, b: of_b, .. }| if b { of_b } else { a });
         own.map_or_else(|| flat.clone(), |own| own.clone().inner()).into_dispatch()
     };
     let [a0, a1, a2] = [0, 1, 2].map(|number| factor(number, false));
     let [b0, b1, b2] = [0, 1, 2].map(|number| factor(number, true));
+    let [k0, k1, k2] =
+        [0, 1, 2].map(|number| kept(number).unwrap_or(&flat).clone().inner().into_dispatch());
     let rows = flat.clone().into_dispatch();
     let (y0, y1, y2) = if let (Some(layout), [Some(w0), Some(w1), Some(w2)]) = (layout, packed) {
         let [w0, w1, w2] = [w0, w1, w2].map(PackedWeight::tensors);
-        Dispatch::packed_few(rows, w0, w1, w2, a0, a1, a2, b0, b1, b2, layout, products)
+        Dispatch::packed_few(rows, w0, w1, w2, a0, a1, a2, b0, b1, b2, k0, k1, k2, layout, products)
     } else {
         let [w0, w1, w2] = [0, 1, 2].map(|number| dense(number).expect("it fits").into_dispatch());
-        Dispatch::dense_few(rows, w0, w1, w2, a0, a1, a2, b0, b1, b2, products)
+        Dispatch::dense_few(rows, w0, w1, w2, a0, a1, a2, b0, b1, b2, k0, k1, k2, products)
     };
     let found = [y0, y1, y2].into_iter().take(weights.len()).zip(shapes).map(|(y, shape)| {
         let mut dims = x.dims();
@@ -154,7 +173,7 @@ pub fn takes_few<const D: usize>(x: &Tensor<D>) -> bool {
 pub trait FewOps: LowRankOps {
     /// `x · Wᵀ + scale · (x · Aᵀ) · Bᵀ` for each weight, which has this layout but for its outputs; in place of those beyond the
     /// count, the first one's.
-    #[fusion(meta = |x, _w0, _w1, _w2, _a0, _a1, _a2, _b0, _b1, _b2, _layout, products| (
+    #[fusion(meta = |x, _w0, _w1, _w2, _a0, _a1, _a2, _b0, _b1, _b2, _k0, _k1, _k2, _layout, products| (
         of_outputs(x, products.outputs[0]),
         of_outputs(x, products.outputs[1]),
         of_outputs(x, products.outputs[2]),
@@ -171,22 +190,18 @@ pub trait FewOps: LowRankOps {
         b0: FloatTensor<Self>,
         b1: FloatTensor<Self>,
         b2: FloatTensor<Self>,
+        k0: FloatTensor<Self>,
+        k1: FloatTensor<Self>,
+        k2: FloatTensor<Self>,
         layout: Layout,
         products: FewProducts,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let factors = [(w0, a0, b0), (w1, a1, b1), (w2, a2, b2)];
-        by_itself(factors, &products, |number, (packed, a, b), scale| {
-            let shape = [products.outputs[number], layout.shape[1]];
-            let layout = Layout { shape, ..layout };
-            match scale {
-                Some(scale) => Self::packed_low_rank(x.clone(), packed, layout, a, b, scale).0,
-                None => Self::packed_matmul(x.clone(), packed, layout, false),
-            }
-        })
+        let _ = (x, [w0, w1, w2], [a0, a1, a2], [b0, b1, b2], [k0, k1, k2]);
+        untaken(&products, Some(layout))
     }
 
     /// The same for dense weights.
-    #[fusion(meta = |x, _w0, _w1, _w2, _a0, _a1, _a2, _b0, _b1, _b2, products| (
+    #[fusion(meta = |x, _w0, _w1, _w2, _a0, _a1, _a2, _b0, _b1, _b2, _k0, _k1, _k2, products| (
         of_outputs(x, products.outputs[0]),
         of_outputs(x, products.outputs[1]),
         of_outputs(x, products.outputs[2]),
@@ -203,32 +218,19 @@ pub trait FewOps: LowRankOps {
         b0: FloatTensor<Self>,
         b1: FloatTensor<Self>,
         b2: FloatTensor<Self>,
+        k0: FloatTensor<Self>,
+        k1: FloatTensor<Self>,
+        k2: FloatTensor<Self>,
         products: FewProducts,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let factors = [(w0, a0, b0), (w1, a1, b1), (w2, a2, b2)];
-        let gemm = || Gemm::new().trans_rhs();
-        by_itself(factors, &products, |_, (weight, a, b), scale| {
-            let y = Self::gemm(x.clone(), weight, gemm());
-            let Some(scale) = scale else { return y };
-            Self::gemm_add(Self::gemm(x.clone(), a, gemm()), b, y, gemm().alpha(scale))
-        })
+        let _ = (x, [w0, w1, w2], [a0, a1, a2], [b0, b1, b2], [k0, k1, k2]);
+        untaken(&products, None)
     }
 }
 
-/// Each product by itself, where there is no kernel for all: `product` gets its number, its factors and the scale of its update.
-fn by_itself<W, Y: Clone>(
-    factors: [(W, Y, Y); MOST],
-    products: &FewProducts,
-    product: impl Fn(usize, (W, Y, Y), Option<f32>) -> Y,
-) -> (Y, Y, Y) {
-    let mut found: Vec<Y> = vec![];
-    for (number, factors) in factors.into_iter().enumerate() {
-        let scale = products.updated[number].then_some(products.scales[number]);
-        let there = number < products.count;
-        found.push(if there { product(number, factors, scale) } else { found[0].clone() });
-    }
-    let [y0, y1, y2] = <[_; MOST]>::try_from(found).unwrap_or_else(|_| unreachable!("three"));
-    (y0, y1, y2)
+/// Where there is no kernel [`takes_few`] says so.
+fn untaken(products: &FewProducts, layout: Option<Layout>) -> ! {
+    unreachable!("no rows are taken here: {products:?}, {layout:?}")
 }
 
 #[cfg(feature = "fusion")]

@@ -61,7 +61,12 @@ fn store_kernel<F: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-fn overwrite_kernel<I: Int>(from: &[I], to: &mut [I], len: usize, #[define(I)] _dtype: ElemType) {
+fn overwrite_kernel<N: Numeric>(
+    from: &[N],
+    to: &mut [N],
+    len: usize,
+    #[define(N)] _dtype: ElemType,
+) {
     if ABSOLUTE_POS < len {
         to[ABSOLUTE_POS] = from[ABSOLUTE_POS];
     }
@@ -131,25 +136,11 @@ impl CachedOps for CubeBackend {
     }
 
     fn overwrite(to: IntTensor<Self>, from: IntTensor<Self>) -> IntTensor<Self> {
-        let (client, from) = (to.client.clone(), into_contiguous(from));
-        if !to.is_contiguous() {
-            return from;
-        }
-        let (dtype, len) = (to.dtype, to.shape().num_elements());
-        let cube_dim = CubeDim::new_1d(UNITS);
-        // SAFETY: both buffers have as many elements, and units past the end do nothing.
-        unsafe {
-            overwrite_kernel::launch_unchecked(
-                &client,
-                calculate_cube_count_elemwise(&client, len, cube_dim),
-                cube_dim,
-                buffer(&client, &from, dtype, len, 1),
-                buffer(&client, &to, dtype, len, 1),
-                len,
-                elem(dtype),
-            );
-        }
-        to
+        write_over(to, from)
+    }
+
+    fn overwrite_float(to: FloatTensor<Self>, from: FloatTensor<Self>) -> FloatTensor<Self> {
+        write_over(to, from)
     }
 
     fn cached_attention(
@@ -161,4 +152,27 @@ impl CachedOps for CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         attention::launch(q, keys, values, texts, spec)
     }
+}
+
+/// Writes a tensor over another in its memory, unless its rows are padded.
+fn write_over(to: CubeTensor, from: CubeTensor) -> CubeTensor {
+    let (client, from) = (to.client.clone(), into_contiguous(from));
+    if !to.is_contiguous() {
+        return from;
+    }
+    let (dtype, len) = (to.dtype, to.meta.shape().num_elements());
+    let cube_dim = CubeDim::new_1d(UNITS);
+    // SAFETY: both buffers have as many elements, and units past the end do nothing.
+    unsafe {
+        overwrite_kernel::launch_unchecked(
+            &client,
+            calculate_cube_count_elemwise(&client, len, cube_dim),
+            cube_dim,
+            buffer(&client, &from, dtype, len, 1),
+            buffer(&client, &to, dtype, len, 1),
+            len,
+            elem(dtype),
+        );
+    }
+    to
 }
