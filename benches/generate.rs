@@ -9,7 +9,10 @@
 #[path = "support/device.rs"]
 mod support;
 
-use burn::{module::Module, tensor::Device};
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Tensor},
+};
 use burn_lora_adapter::{AdaptableExt, BASE, Init, LoraConfig, Selection};
 use burn_lora_llama::{GenerateConfig, GenerateExt, Llama};
 use burn_lora_quant::QuantConfig;
@@ -35,10 +38,21 @@ fn main() {
         model = model.with_adapter(&lora).expect("it has linear layers");
     }
     let model = model.valid();
+    // (Adapters from a file are there when they are loaded.)
+    model.visit(&mut Initialize);
     device.sync().expect("the device works");
     println!("{device:?}: loaded in {:.1} s\n{}", start.elapsed().as_secs_f64(), model.summary());
     for shape in shapes {
         measure(&model, &device, shape);
+    }
+}
+
+/// Makes parameters that are random.
+struct Initialize;
+
+impl ModuleVisitor for Initialize {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        param.val();
     }
 }
 

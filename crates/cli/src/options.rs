@@ -141,6 +141,9 @@ pub struct SamplingOptions {
     /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Look up so many tokens at a time in the text itself, and check them in one pass: faster where an answer repeats much of it
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    prompt_lookup: usize,
 }
 
 impl SamplingOptions {
@@ -157,7 +160,8 @@ impl SamplingOptions {
             .top_k(self.top_k)
             .min_p(self.min_p)
             .repetition_penalty(self.repetition_penalty)
-            .seed(self.seed.wrapping_add(turn));
+            .seed(self.seed.wrapping_add(turn))
+            .prompt_lookup(self.prompt_lookup);
         self.stop.iter().fold(config, |config, text| config.stop(text))
     }
 }

@@ -57,6 +57,9 @@ pub struct Arguments {
     /// Tokens of a text with its prompt [default: 4096, or the model's if that is less]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
+    /// Look up so many tokens at a time in the text itself, and check them in one pass: faster where answers repeat much of it
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    prompt_lookup: usize,
     /// Seconds that a request may take
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
@@ -102,6 +105,7 @@ pub fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         batch: *batch,
         queue: *queue,
         max_length,
+        prompt_lookup: arguments.prompt_lookup,
         timeout: Duration::from_secs(arguments.timeout),
         grace: Duration::from_secs(arguments.grace),
         key,

@@ -12,6 +12,8 @@ pub struct ServeConfig {
     pub queue: usize,
     /// Most tokens of a text with its prompt; 4096 by default.
     pub max_length: usize,
+    /// Tokens that texts look up at a time in themselves ([`GenerateConfig::prompt_lookup`](burn_lora_llama::GenerateConfig::prompt_lookup)); none by default.
+    pub prompt_lookup: usize,
     /// Longest time that a request takes, its waiting included; 10 minutes by default.
     pub timeout: Duration,
     /// Longest time that requests may go on after the server was told to end; 30 seconds by default.
@@ -30,6 +32,7 @@ impl Default for ServeConfig {
             batch: 16,
             queue: 256,
             max_length: 4096,
+            prompt_lookup: 0,
             timeout: Duration::from_secs(600),
             grace: Duration::from_secs(30),
             key: None,
@@ -42,12 +45,13 @@ impl Default for ServeConfig {
 impl fmt::Debug for ServeConfig {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { batch, queue, max_length, timeout, grace, key, adapter_folders, tokenizer } =
-            self;
+        let Self { batch, queue, max_length, prompt_lookup, timeout, grace, .. } = self;
+        let Self { key, adapter_folders, tokenizer, .. } = self;
         f.debug_struct("ServeConfig")
             .field("batch", batch)
             .field("queue", queue)
             .field("max_length", max_length)
+            .field("prompt_lookup", prompt_lookup)
             .field("timeout", timeout)
             .field("grace", grace)
             .field("key", &key.as_ref().map(|_| ".."))

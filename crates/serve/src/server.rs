@@ -11,7 +11,7 @@ use crate::{
 };
 use burn_lora_adapter::AdaptableExt;
 use burn_lora_kernels::compute_here;
-use burn_lora_llama::Generate;
+use burn_lora_llama::{Generate, GenerateConfig};
 use burn_lora_text::Tokenizer;
 use std::{
     future::IntoFuture,
@@ -60,6 +60,10 @@ impl Server {
         if config.max_length < 2 {
             return Err(setting("max_length", &config.max_length, "expected at least 2"));
         }
+        let lookup = GenerateConfig::new(1).prompt_lookup(config.prompt_lookup).validate();
+        if let Err(error) = lookup {
+            return Err(setting("prompt_lookup", &config.prompt_lookup, &error.to_string()));
+        }
         if config.key.as_ref().is_some_and(String::is_empty) {
             return Err(setting("key", &"empty", "leave it out, or set one"));
         }
@@ -76,11 +80,11 @@ impl Server {
         }
         let (commands, taken) = mpsc::channel();
         let metrics = Arc::new(Metrics::new());
-        let (batch, counted) = (config.batch, metrics.clone());
+        let (batch, lookup, counted) = (config.batch, config.prompt_lookup, metrics.clone());
         let worker = thread::Builder::new().name("burn-lora-serve".into());
         let worker = worker.spawn(move || {
             compute_here();
-            Worker::new(model, batch, counted).run(&taken)
+            Worker::new(model, batch, lookup, counted).run(&taken)
         })?;
         let queue = Queue::new(commands, config.batch + config.queue, config.timeout, metrics);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

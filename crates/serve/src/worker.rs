@@ -90,6 +90,7 @@ pub(crate) struct Worker<M> {
     /// Adapters that go when no text uses them.
     leaving: Vec<String>,
     batch: usize,
+    prompt_lookup: usize,
     metrics: Arc<Metrics>,
     /// Steps that failed, one after the other.
     failures: usize,
@@ -105,9 +106,9 @@ struct Running {
 }
 
 impl<M: Generate> Worker<M> {
-    pub fn new(model: M, batch: usize, metrics: Arc<Metrics>) -> Self {
-        let (texts, jobs) = (Generation::new(&model, batch), HashMap::new());
-        Self { model, texts, jobs, next: 0, leaving: vec![], batch, metrics, failures: 0 }
+    pub fn new(model: M, batch: usize, prompt_lookup: usize, metrics: Arc<Metrics>) -> Self {
+        let (texts, jobs, leaving) = (Generation::new(&model, batch), HashMap::new(), vec![]);
+        Self { model, texts, jobs, next: 0, leaving, batch, prompt_lookup, metrics, failures: 0 }
     }
 
     /// Runs until it is told to end.
@@ -166,7 +167,7 @@ impl<M: Generate> Worker<M> {
         self.metrics.prompt_tokens.inc_by(prompt.len() as u64);
         let before = if job.goes_on { &prompt[..] } else { &[] };
         let text = TextStream::new(&job.tokenizer).stops(job.stops.iter().cloned()).after(before);
-        let config = job.config.clone().adapters(active);
+        let config = job.config.clone().adapters(active).prompt_lookup(self.prompt_lookup);
         let begun = text.and_then(|text| self.texts.push(id, prompt, config).map(|()| text));
         match begun {
             Ok(text) => _ = self.jobs.insert(id, Running { job, text, begun: false }),

@@ -4,6 +4,9 @@ use crate::error::LlamaError;
 use burn_lora_adapter::ActiveAdapters;
 use serde::{Deserialize, Serialize};
 
+/// Most tokens that are looked up at a time.
+const LOOKUP: usize = 63;
+
 /// Generation settings. The defaults are greedy, as in transformers.
 ///
 /// Logits are processed in transformers' order: repetition penalty, temperature, top-k,
@@ -40,6 +43,8 @@ pub struct GenerateConfig {
     pub(crate) presence_penalty: f32,
     pub(crate) frequency_penalty: f32,
     pub(crate) log_probs: Option<usize>,
+    #[serde(rename = "prompt_lookup_num_tokens")]
+    pub(crate) prompt_lookup: usize,
     pub(crate) seed: u64,
     pub(crate) seed_by_row: bool,
     pub(crate) stop_strings: Vec<String>,
@@ -68,6 +73,7 @@ impl GenerateConfig {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             log_probs: None,
+            prompt_lookup: 0,
             seed: 0,
             seed_by_row: false,
             stop_strings: vec![],
@@ -136,6 +142,14 @@ impl GenerateConfig {
         self
     }
 
+    /// Sets how many tokens may be looked up at a time in the text itself, where it has said the same before (0: none). They are
+    /// checked in one pass, which takes about as long as one for a token: for answers that repeat much of the prompt, as in
+    /// editing or summaries. What is generated is what would be without it, up to how sums of more rows round.
+    pub fn prompt_lookup(mut self, tokens: usize) -> Self {
+        self.prompt_lookup = tokens;
+        self
+    }
+
     /// Sets the seed of sampling. The samples of a row do not depend on the other rows of the
     /// batch.
     pub fn seed(mut self, seed: u64) -> Self {
@@ -196,6 +210,10 @@ impl GenerateConfig {
                 (-2.0..=2.0).contains(&penalty),
                 "expected a number from -2 to 2",
             )?;
+        }
+        if self.prompt_lookup > LOOKUP {
+            let reason = format!("expected at most {LOOKUP}");
+            return Err(wrong("prompt_lookup_num_tokens", self.prompt_lookup, &reason));
         }
         if self.stop_strings.iter().any(String::is_empty) {
             return Err(wrong("stop", "\"\"", "an empty text is everywhere"));

@@ -1,16 +1,15 @@
-//! Texts that are generated token by token: their cache, and a step that a GPU records once and replays.
+//! Texts that are generated token by token: their cache, and what the device knows of them.
 
+use super::step::{self, Shared, Size, Step, TextState, int, layers};
 use crate::{
     cache::{KvCache, Turn},
     causal_lm::Generate,
     context::Segments,
     error::LlamaError,
 };
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
 use burn_lora_adapter::{ActiveAdapters, AdaptableExt, BASE, Selection};
-use burn_lora_kernels::{
-    Recorded, abandon_recording, argmax_rows, overwrite, prepare_recording, record, records,
-};
+use burn_lora_kernels::{abandon_recording, prepare_recording, record, records};
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -44,11 +43,11 @@ pub(super) struct Engine<M> {
     rows: Vec<Row>,
     /// Most tokens that any row has had: frequencies of positions may depend on it.
     longest: usize,
-    /// The rows of the last step, as the device knows them, and the room that it had.
+    /// The rows of the last step, as the device knows them.
     known: Vec<usize>,
-    room: usize,
-    /// Steps by the number of texts that they have room for.
-    steps: BTreeMap<usize, Step<M>>,
+    /// What the last step was for, and steps by that.
+    last: Size,
+    steps: BTreeMap<Size, Step<M>>,
     /// Whether the device records, and whether it is prepared to.
     records: bool,
     prepared: bool,
@@ -63,24 +62,6 @@ struct Row {
     adapters: ActiveAdapters,
 }
 
-struct Shared<M> {
-    model: M,
-    cache: RefCell<KvCache>,
-}
-
-/// A step of some texts: what it reads and writes.
-struct Step<M> {
-    shared: Rc<Shared<M>>,
-    adapters: ActiveAdapters,
-    /// Number of times that it has run.
-    runs: usize,
-    /// The recorded step, and the logits that it writes.
-    recorded: Option<(Recorded, Tensor<2>)>,
-    /// Of each text the next token, its position, what that grows by, and the row; `[4, texts]`. Where there is no text
-    /// the position does not grow, and the row is -1.
-    state: Tensor<2, Int>,
-}
-
 impl<M: Generate> Engine<M> {
     /// Creates rows without texts.
     pub fn new(model: &M, rows: usize) -> Self {
@@ -91,7 +72,17 @@ impl<M: Generate> Engine<M> {
         let shared = Rc::new(Shared { model, cache });
         let (rows, known, steps) = (vec![Row::default(); rows], vec![], BTreeMap::new());
         let (records, prepared) = (records(&device), false);
-        Self { shared, device, rows, longest: 0, known, room: 0, steps, records, prepared }
+        Self {
+            shared,
+            device,
+            rows,
+            longest: 0,
+            known,
+            last: Size::default(),
+            steps,
+            records,
+            prepared,
+        }
     }
 
     /// Replaces the model by one with other adapters.
@@ -192,12 +183,66 @@ impl<M: Generate> Engine<M> {
     pub fn step(&mut self, left: usize) -> Result<Option<Tensor<2>>, LlamaError> {
         let longest = self.next_longest();
         self.make_room(longest, longest + left);
-        self.longest = longest;
-        let going: Vec<_> = (0..self.rows.len()).filter(|row| self.goes_on(*row)).collect();
+        let going = self.going();
         if self.known != going {
-            self.tell(&going)?;
+            let texts = self.room_for(&going);
+            self.tell(&going, Size { texts, tokens: 1 }, |engine, texts| {
+                step::chained(&engine.state_of(&going), texts, &engine.device)
+            })?;
+            self.known = going.clone();
         }
-        let step = self.steps.get_mut(&self.room).expect("the device knows its texts");
+        let logits = self.run(longest, left)?;
+        if logits.is_some() {
+            going.iter().for_each(|row| self.rows[*row].length += 1);
+        }
+        Ok(logits)
+    }
+
+    /// Returns `true` if so many tokens of each row can be [checked](Self::check): the frequencies of positions do not change.
+    pub fn can_check(&self, tokens: usize) -> bool {
+        let longest = self.next_longest() + tokens - 1;
+        !self.shared.model.outdates_cache(self.longest, longest)
+    }
+
+    /// Reads the next token of each row that goes on and `drafts` after it, `tokens` in all, without appending them, and returns
+    /// the logits of the tokens after each, `[rows that go on or more, tokens, vocabulary]`; `None` as in [`step`](Self::step).
+    /// [`append`](Self::append) has to follow, and [`set`](Self::set), for each row.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn check(
+        &mut self,
+        drafts: &[Vec<u32>],
+        tokens: usize,
+        left: usize,
+    ) -> Result<Option<Tensor<3>>, LlamaError> {
+        let longest = self.next_longest() + tokens - 1;
+        self.make_room(longest, longest + left);
+        let (going, before) = (self.going(), self.longest);
+        let texts = self.room_for(&going);
+        self.known.clear();
+        self.tell(&going, Size { texts, tokens }, |engine, texts| {
+            step::given(&engine.state_of(&going), drafts, Size { texts, tokens }, &engine.device)
+        })?;
+        let logits = self.run(longest, left)?;
+        // What is not appended was never there.
+        self.longest = before;
+        Ok(logits.map(|logits| {
+            let [all, width] = logits.dims();
+            logits.reshape([all / tokens, tokens, width])
+        }))
+    }
+
+    /// Appends so many of the tokens that were [checked](Self::check) to a row.
+    pub fn append(&mut self, row: usize, count: usize) {
+        self.rows[row].length += count;
+        self.longest = self.longest.max(self.rows[row].length);
+    }
+
+    /// The step that the device knows of, which is recorded if that pays.
+    fn run(&mut self, longest: usize, left: usize) -> Result<Option<Tensor<2>>, LlamaError> {
+        self.longest = longest;
+        let step = self.steps.get_mut(&self.last).expect("the device knows its texts");
         let more = left >= RECORDED && self.records;
         if step.recorded.is_none() && more && self.shared.model.is_recordable(longest + left) {
             if step.runs == 0 || !self.prepared {
@@ -219,9 +264,6 @@ impl<M: Generate> Engine<M> {
                 }
             }
         }
-        for row in going {
-            self.rows[row].length += 1;
-        }
         let Some((recorded, logits)) = &step.recorded else {
             step.runs += 1;
             return Ok(Some(step.run(longest)));
@@ -232,27 +274,44 @@ impl<M: Generate> Engine<M> {
         Ok(Some(logits.clone()))
     }
 
-    /// Tells the device which rows go on, and with which adapters.
-    fn tell(&mut self, going: &[usize]) -> Result<(), LlamaError> {
-        // What is recorded is for few numbers of texts.
-        self.room = if self.records { going.len().next_power_of_two() } else { going.len() };
-        let adapters = self.adapters_of(going, self.room)?;
-        let state = state(&self.rows, going, self.room, &self.device);
-        let step = self.steps.get_mut(&self.room);
+    /// Number of texts of a step of these rows: what is recorded is for few numbers of texts.
+    fn room_for(&self, going: &[usize]) -> usize {
+        if self.records { going.len().next_power_of_two() } else { going.len() }
+    }
+
+    /// Tells the device which rows go on, and with which adapters, by a state for so many texts.
+    fn tell(
+        &mut self,
+        going: &[usize],
+        size: Size,
+        state: impl FnOnce(&Self, usize) -> Tensor<1, Int>,
+    ) -> Result<(), LlamaError> {
+        let adapters = self.adapters_of(going, size.texts)?;
+        let state = state(self, size.texts);
+        self.last = size;
+        let step = self.steps.get_mut(&size);
         // A step by rows goes on with other rows: what is recorded reads whose they are.
         let moved = step.as_ref().and_then(|step| match step.adapters == adapters {
             true => Some(adapters.clone()),
-            false => step.adapters.moved(&names_of_rows(&adapters, self.room)?),
+            false => step.adapters.moved(&names_of_rows(&adapters, size.texts)?),
         });
         match (step, moved) {
             (Some(step), Some(moved)) => {
                 step.adapters = moved;
                 step.overwrite(state);
             }
-            _ => _ = self.steps.insert(self.room, Step::new(&self.shared, adapters, state)),
+            _ => _ = self.steps.insert(size, Step::new(&self.shared, size, adapters, state)),
         }
-        self.known = going.to_vec();
         Ok(())
+    }
+
+    /// The texts of these rows, as a step takes them.
+    fn state_of(&self, going: &[usize]) -> Vec<TextState> {
+        let state = |row: &usize| {
+            let Row { length, next, .. } = &self.rows[*row];
+            TextState { row: *row, length: *length, next: next.unwrap_or(0) }
+        };
+        going.iter().map(state).collect()
     }
 
     /// Forgets all that was stored, and does not record any more.
@@ -266,8 +325,7 @@ impl<M: Generate> Engine<M> {
 
     /// The likeliest next token of each row of the last step.
     pub fn likeliest(&self) -> Tensor<1, Int> {
-        let tokens = self.steps[&self.room].state.clone().narrow(0, 0, 1);
-        tokens.narrow(1, 0, self.known.len()).squeeze_dim(0)
+        self.steps[&self.last].likeliest(self.known.len())
     }
 
     /// Says that the next tokens of the rows of the last step are the likeliest, which these are.
@@ -277,8 +335,9 @@ impl<M: Generate> Engine<M> {
         }
     }
 
-    fn goes_on(&self, row: usize) -> bool {
-        self.rows[row].next.is_some()
+    /// The rows that go on.
+    fn going(&self) -> Vec<usize> {
+        (0..self.rows.len()).filter(|row| self.rows[*row].next.is_some()).collect()
     }
 
     /// The adapters of a batch of these rows, with room for more.
@@ -342,16 +401,6 @@ fn names_of_rows(adapters: &ActiveAdapters, rows: usize) -> Option<Vec<String>> 
     }
 }
 
-/// The texts of these rows, with room for more, as a step takes them.
-fn state(rows: &[Row], going: &[usize], room: usize, device: &Device) -> Tensor<2, Int> {
-    let none = || std::iter::repeat_n(0, room - going.len());
-    let tokens = going.iter().map(|row| rows[*row].next.unwrap_or(0) as i32).chain(none());
-    let positions = going.iter().map(|row| rows[*row].length as i32).chain(none());
-    let grows = going.iter().map(|_| 1).chain(none());
-    let numbers = going.iter().map(|row| *row as i32).chain(none().map(|_| -1));
-    int(tokens.chain(positions).chain(grows).chain(numbers).collect(), [4, room], device)
-}
-
 impl<M> Drop for Engine<M> {
     fn drop(&mut self) {
         *engines() -= 1;
@@ -359,59 +408,4 @@ impl<M> Drop for Engine<M> {
             abandon_recording(&self.device);
         }
     }
-}
-
-impl<M: Generate> Step<M> {
-    fn new(shared: &Rc<Shared<M>>, adapters: ActiveAdapters, state: Tensor<2, Int>) -> Self {
-        Self { shared: shared.clone(), adapters, runs: 0, recorded: None, state }
-    }
-
-    /// Appends the next token of each text, sets the likeliest as those after, and returns their logits.
-    fn run(&mut self, longest: usize) -> Tensor<2> {
-        let shared = self.shared.clone();
-        let Shared { model, cache } = &*shared;
-        let before = self.state.clone();
-        let texts = before.dims()[1];
-        let [tokens, positions, grows, rows] =
-            [0, 1, 2, 3].map(|at| before.clone().narrow(0, at, 1));
-        let after = positions.clone() + grows.clone();
-        let turn = Turn {
-            places: Tensor::cat(vec![rows.clone(), positions.clone()], 0).reshape([2, texts, 1]),
-            texts: Some(Tensor::cat(vec![rows.clone(), positions.clone() + 1], 0)),
-        };
-        let mut cache = cache.borrow_mut();
-        cache.set_turn(&turn);
-        let segments = Segments::cached(positions.reshape([texts, 1]), cache.capacity(), longest);
-        let context = model.context_of_last(&segments.with_adapters(self.adapters.clone()), 1);
-        let tokens = tokens.reshape([texts, 1]).to_device(&model.embedding_device());
-        let hidden = layers(model, tokens, &context, &mut cache);
-        let logits = model.head(hidden.squeeze_dim::<2>(1), &context);
-        let next = argmax_rows(logits.clone()).reshape([1, texts]);
-        self.overwrite(Tensor::cat(vec![next, after, grows, rows], 0));
-        logits
-    }
-
-    fn overwrite(&mut self, new: Tensor<2, Int>) {
-        self.state = overwrite(self.state.clone(), new);
-    }
-}
-
-/// Embeddings and all layers.
-fn layers<M: Generate>(
-    model: &M,
-    tokens: Tensor<2, Int>,
-    context: &M::Context,
-    cache: &mut KvCache,
-) -> Tensor<3> {
-    let hidden = model.embed(tokens, context);
-    (0..model.depth()).fold(hidden, |hidden, index| {
-        model.cached_layer(index, hidden, context, cache.layer(index))
-    })
-}
-
-/// A tensor whose rows a GPU does not pad.
-fn int<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
-    let count = values.len();
-    let flat = Tensor::<1, Int>::from_data(TensorData::new(values, [count]), (device, DType::I32));
-    flat.reshape(shape)
 }

@@ -3,6 +3,7 @@
 use super::{
     config::{GenerateConfig, wrong},
     engine::Engine,
+    lookup::draft,
     sample::{LogProbs, Sampler, log_probs},
 };
 use crate::{causal_lm::Generate, error::LlamaError};
@@ -80,6 +81,22 @@ struct Text {
     unread: bool,
 }
 
+impl Text {
+    /// The next token, from its logits, which may change.
+    fn choose(&mut self, logits: &mut [f32]) -> Chosen {
+        let Self { sampler, config, .. } = self;
+        let Some(count) = config.log_probs else { return (sampler.next(config, logits), None) };
+        let own = logits.to_vec();
+        let token = sampler.next(config, logits);
+        (token, Some(log_probs(&own, token, count)))
+    }
+
+    /// What may come after the next token.
+    fn draft(&self) -> &[u32] {
+        draft(&self.tokens, self.config.prompt_lookup.min(self.left - 1))
+    }
+}
+
 impl<M: Generate> Generation<M> {
     /// Creates a generation of at most so many texts at the same time; further ones wait.
     ///
@@ -153,7 +170,8 @@ impl<M: Generate> Generation<M> {
         self.waiting.len()
     }
 
-    /// Adds a token to texts: to those that have just come, or to all others.
+    /// Adds a token to texts, or several to those that [look them up](GenerateConfig::prompt_lookup): to those that have just come, or
+    /// to all others.
     ///
     /// # Errors
     /// - [`LlamaError::Device`] if the logits cannot be read from the device.
@@ -184,10 +202,14 @@ impl<M: Generate> Generation<M> {
         }
         let rows: Vec<_> = all.iter().map(|(row, _)| *row).collect();
         let Some(left) = all.iter().map(|(_, text)| text.left).max() else { return Ok(vec![]) };
+        let most = all.iter().map(|(_, text)| text.config.prompt_lookup).max().unwrap_or(0);
+        let drafts = all.iter().map(|(_, text)| text.draft().to_vec()).collect::<Vec<_>>();
+        if drafts.iter().any(|draft| !draft.is_empty()) && self.engine.can_check(1 + most) {
+            return self.step_checked(&rows, &drafts, 1 + most, left - 1);
+        }
         let likeliest = all.iter().all(|(_, text)| text.config.is_plain_greedy());
         let Some(logits) = self.engine.step(left - 1)? else {
-            self.rows.iter_mut().flatten().for_each(|text| text.unread = true);
-            return self.step();
+            return self.read_again();
         };
         let next = if likeliest {
             let next = read(self.engine.likeliest())?;
@@ -200,6 +222,57 @@ impl<M: Generate> Generation<M> {
         Ok(found.collect())
     }
 
+    /// Adds to the texts in these rows what a pass over their next token and drafts confirms: up to `tokens` each.
+    fn step_checked(
+        &mut self,
+        rows: &[usize],
+        drafts: &[Vec<u32>],
+        tokens: usize,
+        left: usize,
+    ) -> Result<Vec<NextToken>, LlamaError> {
+        let Some(logits) = self.engine.check(drafts, tokens, left)? else {
+            return self.read_again();
+        };
+        let texts = rows.iter().map(|row| self.rows[*row].as_ref().expect("a text"));
+        let plain = texts.into_iter().all(|text| text.config.is_plain_greedy());
+        let logits = logits.narrow(0, 0, rows.len());
+        let width = logits.dims()[2];
+        let (mut likeliest, mut values) = (vec![], vec![]);
+        if plain {
+            likeliest = read(argmax_rows(logits.flatten(0, 1)))?;
+        } else {
+            values = logits.cast(FloatDType::F32).try_into_vec_as().map_err(failed)?;
+        }
+        let mut found = vec![];
+        for ((number, row), draft) in rows.iter().enumerate().zip(drafts) {
+            for at in 0..=draft.len() {
+                let place = number * tokens + at;
+                let chosen = match likeliest.get(place) {
+                    Some(token) => (*token, None),
+                    None => {
+                        let text = self.rows[*row].as_mut().expect("a text");
+                        text.choose(&mut values[place * width..(place + 1) * width])
+                    }
+                };
+                let confirmed = draft.get(at) == Some(&chosen.0);
+                self.engine.append(*row, 1);
+                let next = self.accept(*row, chosen, true);
+                let ended = next.stopped.is_some();
+                found.push(next);
+                if ended || !confirmed {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A step that reads all texts from their first token.
+    fn read_again(&mut self) -> Result<Vec<NextToken>, LlamaError> {
+        self.rows.iter_mut().flatten().for_each(|text| text.unread = true);
+        self.step()
+    }
+
     /// Next token of the texts in these rows, from their logits.
     fn choose(&mut self, logits: Tensor<2>, rows: &[usize]) -> Result<Vec<Chosen>, LlamaError> {
         let texts = || rows.iter().map(|row| self.rows[*row].as_ref().expect("a text"));
@@ -209,13 +282,10 @@ impl<M: Generate> Generation<M> {
         let width = logits.dims()[1];
         let logits = logits.cast(FloatDType::F32);
         let mut logits: Vec<f32> = logits.try_into_vec_as().map_err(failed)?;
-        let tokens = rows.iter().zip(logits.chunks_mut(width)).map(|(row, logits)| {
-            let Text { sampler, config, .. } = self.rows[*row].as_mut().expect("a text");
-            let Some(count) = config.log_probs else { return (sampler.next(config, logits), None) };
-            let own = logits.to_vec();
-            let token = sampler.next(config, logits);
-            (token, Some(log_probs(&own, token, count)))
-        });
+        let tokens = rows
+            .iter()
+            .zip(logits.chunks_mut(width))
+            .map(|(row, logits)| self.rows[*row].as_mut().expect("a text").choose(logits));
         Ok(tokens.collect())
     }
 

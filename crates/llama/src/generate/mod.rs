@@ -1,9 +1,11 @@
-//! Generation with a key-value cache, one token per row at a time.
+//! Generation with a key-value cache.
 
 mod config;
 mod engine;
 mod generation;
+mod lookup;
 mod sample;
+mod step;
 mod stop;
 mod text;
 mod text_stream;

@@ -48,6 +48,9 @@ pub(super) fn generate<M: Generate>(
     while !texts.is_empty() {
         for next in texts.step()? {
             let number = next.id as usize;
+            if found[number].stopped == Stopped::Callback {
+                continue;
+            }
             if let Some(stopped) = next.stopped {
                 found[number].stopped = stopped;
             }

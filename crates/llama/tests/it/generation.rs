@@ -22,11 +22,11 @@ fn model() -> Llama {
     model.valid()
 }
 
-/// Prompts and settings, some with adapters and sampling of their own.
-fn texts(model: &Llama) -> Vec<(Vec<u32>, GenerateConfig)> {
+/// Prompts and settings, some with adapters and sampling of their own, for so many more tokens than a few.
+fn texts(model: &Llama, more: usize) -> Vec<(Vec<u32>, GenerateConfig)> {
     let active = |names: &[&str]| model.activate(Selection::adapters(names.to_vec())).unwrap();
     let (base, first, second) = (active(&[]), active(&["first"]), active(&["second"]));
-    let config = |count| GenerateConfig::new(count);
+    let config = |count| GenerateConfig::new(count + more);
     vec![
         (vec![5, 9, 33, 71, 4, 18], config(9).adapters(first.clone())),
         (vec![40, 7], config(4).adapters(base.clone())),
@@ -46,7 +46,7 @@ fn alone(model: &Llama, prompt: &[u32], config: &GenerateConfig) -> Vec<u32> {
 #[test]
 fn texts_join_and_end_at_any_token() {
     let model = model();
-    let texts = texts(&model);
+    let texts = texts(&model, 0);
     for rows in [1, 2, 3, 8] {
         for pause in [0, 1, 3] {
             let mut generation = Generation::new(&model, rows);
@@ -79,7 +79,7 @@ fn texts_join_and_end_at_any_token() {
 #[test]
 fn a_text_can_be_stopped() {
     let model = model();
-    let texts = texts(&model);
+    let texts = texts(&model, 0);
     let mut generation = Generation::new(&model, 2);
     for (number, (prompt, config)) in texts[..3].iter().enumerate() {
         generation.push(number as u64, prompt.clone(), config.clone()).unwrap();
@@ -265,5 +265,64 @@ fn rows_change_hands_between_adapters() {
             }
         }
         assert!(same * 10 > all * 9, "{same} of {all} tokens are compared");
+    }
+}
+
+/// What is looked up and checked is what would have been generated, in fewer steps.
+#[test]
+fn looking_up_changes_nothing() {
+    let model = model();
+    for rows in [1, 3] {
+        let mut generation = Generation::new(&model, rows);
+        let texts: Vec<_> = texts(&model, 30)
+            .into_iter()
+            .enumerate()
+            .map(|(number, (prompt, mut config))| {
+                // What repeats itself, and ends at any place of a draft.
+                let prompt: Vec<u32> = prompt.iter().copied().cycle().take(14 + number).collect();
+                if number % 3 == 1 {
+                    config = config.log_probs(2);
+                }
+                (prompt, config)
+            })
+            .collect();
+        for (number, (prompt, config)) in texts.iter().enumerate() {
+            let lookup = [4, 0, 7][number % 3];
+            let config = config.clone().prompt_lookup(lookup);
+            generation.push(number as u64, prompt.clone(), config).unwrap();
+        }
+        let mut found: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        while !generation.is_empty() {
+            for next in generation.step().unwrap() {
+                assert_eq!(next.log_probs.is_some(), next.id % 3 == 1);
+                found.entry(next.id).or_default().extend(next.token);
+            }
+        }
+        for (number, (prompt, config)) in texts.iter().enumerate() {
+            assert_eq!(found[&(number as u64)], alone(&model, prompt, config), "{number}, {rows}");
+        }
+    }
+    // A small model goes round in circles in the end.
+    let config = GenerateConfig::new(200).adapters(model.activate(Selection::base()).unwrap());
+    let (prompt, mut steps, mut found) = (vec![5, 9, 33], 0, vec![]);
+    let mut generation = Generation::new(&model, 1);
+    generation.push(0, prompt.clone(), config.clone().prompt_lookup(6)).unwrap();
+    while !generation.is_empty() {
+        found.extend(generation.step().unwrap().into_iter().filter_map(|next| next.token));
+        steps += 1;
+    }
+    assert_eq!(found, alone(&model, &prompt, &config));
+    assert!(steps * 3 < found.len() * 2, "{steps} steps for {} tokens: {found:?}", found.len());
+    // Nor does a callback that ends a text see what came after.
+    let prompt = vec![vec![3, 4, 3, 4, 3, 4, 3, 4]];
+    for most in 1..12 {
+        let mut seen = 0;
+        let found = model.generate(&prompt, &GenerateConfig::new(30).prompt_lookup(5), |_, _| {
+            seen += 1;
+            if seen == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let found = found.unwrap().remove(0);
+        assert_eq!((found.tokens.len(), seen), (most, most));
+        assert_eq!(found.stopped, Stopped::Callback);
     }
 }

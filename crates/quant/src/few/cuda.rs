@@ -224,7 +224,7 @@ fn products(
     }
     let kernel = launch.kernel("many_rows", all > 0, rows);
     let blocks = width.div_ceil(WIDE);
-    let slices = (BLOCKS / blocks).clamp(1, inputs / SLICE);
+    let slices = (BLOCKS / blocks).clamp(1, (inputs / SLICE).max(1));
     if slices == 1 {
         // SAFETY: as above, with a block for each eight tiles.
         unsafe {

@@ -7,8 +7,6 @@ use burn_lora_quant::{
     DenseWeight, FewWeight, Frozen, PackedWeight, QuantConfig, Update, matmul_few,
 };
 
-const INPUTS: usize = 512;
-
 /// Reproducible numbers from -1 to 1, which 16 bits have.
 fn random<const D: usize>(shape: [usize; D], seed: usize, device: &Device) -> Tensor<D> {
     tensor(shape, seed, device)
@@ -31,20 +29,20 @@ fn check(
     device: &Device,
     config: Option<&QuantConfig>,
     dtype: FloatDType,
-    rows: usize,
+    [rows, inputs]: [usize; 2],
     outs: &[usize],
     ranks: &[usize],
 ) {
-    let x = random([rows, INPUTS], 1, device).cast(dtype);
+    let x = random([rows, inputs], 1, device).cast(dtype);
     let mut weights = vec![];
     for (number, (out, rank)) in outs.iter().zip(ranks).enumerate() {
-        let dense = random([*out, INPUTS], 2 + number, device);
+        let dense = random([*out, inputs], 2 + number, device);
         let weight = match config {
             Some(config) => Frozen::new(PackedWeight::quantize(dense, config).unwrap()),
             None => Frozen::new(DenseWeight::new(dense.cast(dtype))),
         };
         let update = (*rank > 0).then(|| Update {
-            a: random([*rank, INPUTS], 20 + number, device).cast(dtype),
+            a: random([*rank, inputs], 20 + number, device).cast(dtype),
             b: random([*out, *rank], 30 + number, device).cast(dtype),
             scale: 0.25,
         });
@@ -67,7 +65,7 @@ fn check(
         kept: kept.as_ref().map(on_device),
     });
     let all: Vec<_> = all.collect();
-    let found = matmul_few(&x.clone().reshape([rows, 1, INPUTS]), &all);
+    let found = matmul_few(&x.clone().reshape([rows, 1, inputs]), &all);
     let Some(found) = found else { panic!("{rows} rows, {outs:?}: not one operation") };
     let values = matrix(x);
     for (((weight, update), found), kept) in weights.into_iter().zip(found).zip(kept) {
@@ -99,9 +97,10 @@ fn products_of_few_rows_agree_with_the_formula() {
         let nf4 = QuantConfig::nf4();
         for config in [Some(nf4.double_quant(true)), Some(nf4), Some(QuantConfig::fp4()), None] {
             for dtype in [FloatDType::BF16, FloatDType::F16] {
-                let check = |rows, outs: &[_], ranks: &[_]| {
-                    check(&device, config.as_ref(), dtype, rows, outs, ranks);
+                let check_of = |inputs, rows, outs: &[_], ranks: &[_]| {
+                    check(&device, config.as_ref(), dtype, [rows, inputs], outs, ranks);
                 };
+                let check = |rows, outs: &[_], ranks: &[_]| check_of(512, rows, outs, ranks);
                 for rows in 1..=8 {
                     check(rows, &[96, 32, 16], &[8, 0, 24]);
                 }
@@ -115,8 +114,9 @@ fn products_of_few_rows_agree_with_the_formula() {
                     }
                     // Slices of the inputs, and blocks with outputs of several weights.
                     check(40, &[4240, 48], &[150, 5]);
-                    // One slice.
+                    // One slice, for its outputs and for its inputs.
                     check(64, &[33_808], &[16]);
+                    check_of(256, 20, &[96], &[8]);
                 }
             }
         }
