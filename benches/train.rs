@@ -8,7 +8,7 @@
 //! look at the memory in use every millisecond, `,parts` for a table of
 //! times; `,dpo` for pairs, ROWS of them, whose answers are the second half of each of the two rows, compared with the base
 //! (its log-probabilities are computed before, and not timed), with `,apart` without sharing the prompt. With `HOST_EMBEDDINGS` set the embeddings stay on the host, with `FP8` set products with packed
-//! weights are in FP8. Tokens are random, every one is a target.
+//! weights are in FP8, with `DENSE` set weights stay as they are; `RANK` is the adapter's (32). Tokens are random, every one is a target.
 
 #[path = "support/device.rs"]
 mod support;
@@ -48,8 +48,12 @@ fn main() {
     };
     let (device, dtype) = device(name);
     let start = Instant::now();
-    let mut model = Llama::from_pretrained(model)
-        .quantize(QuantConfig::nf4().double_quant(true))
+    let loader = Llama::from_pretrained(model);
+    let loader = match std::env::var_os("DENSE") {
+        Some(_) => loader,
+        None => loader.quantize(QuantConfig::nf4().double_quant(true)),
+    };
+    let mut model = loader
         .dtype(dtype)
         .host_embeddings(host_embeddings())
         .fp8(fp8())
@@ -67,7 +71,8 @@ fn main() {
 }
 
 fn lora() -> LoraConfig {
-    LoraConfig::new(32, 64).all_linear()
+    let rank: u32 = std::env::var("RANK").map_or(32, |rank| rank.parse().expect("a number"));
+    LoraConfig::new(rank as usize, 2.0 * f64::from(rank)).all_linear()
 }
 
 fn host_embeddings() -> bool {

@@ -205,8 +205,8 @@ fn of_kernels(quantize: bool) -> Llama {
 }
 
 /// Texts come and go, and rows change hands between adapters, while steps are recorded: each goes on as alone. (Kernels for
-/// other numbers of rows round otherwise, so that two tokens that are about as likely may change places; what comes after
-/// that is another text.)
+/// other numbers of rows round otherwise, so that tokens that are about as likely may change places; what comes after that is
+/// another text.)
 #[test]
 fn rows_change_hands_between_adapters() {
     for quantize in [true, false] {
@@ -241,7 +241,7 @@ fn rows_change_hands_between_adapters() {
         let (mut same, mut all) = (0, 0);
         for (number, (prompt, config)) in texts.iter().enumerate() {
             let mut alone = Generation::new(&model, 1);
-            alone.push(0, prompt.clone(), config.clone().log_probs(2)).unwrap();
+            alone.push(0, prompt.clone(), config.clone().log_probs(16)).unwrap();
             let found = &found[&(number as u64)];
             for at in 0.. {
                 if alone.is_empty() {
@@ -255,9 +255,9 @@ fn rows_change_hands_between_adapters() {
                     continue;
                 }
                 let likeliest = next.log_probs.unwrap().likeliest;
-                let off = likeliest[0].1 - likeliest[1].1;
+                let own = likeliest.iter().find(|(token, _)| *token == found[at]);
                 assert!(
-                    likeliest[1].0 == found[at] && off < 0.1,
+                    own.is_some_and(|own| own.1 > likeliest[0].1 - 0.05),
                     "{number}, token {at}: {} instead of {likeliest:?}",
                     found[at]
                 );
