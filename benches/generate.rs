@@ -20,6 +20,7 @@ use std::{cell::Cell, ops::ControlFlow, time::Instant};
 use support::device;
 
 fn main() {
+    burn_lora_kernels::keep_host_memory();
     burn_lora_kernels::compute_here();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [name, model, shapes @ ..] = &arguments[..] else {

@@ -40,6 +40,7 @@ use support::device;
 const GIB: f64 = (1u64 << 30) as f64;
 
 fn main() {
+    burn_lora_kernels::keep_host_memory();
     burn_lora_kernels::compute_here();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [name, model, shapes @ ..] = &arguments[..] else {

@@ -80,6 +80,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
+    burn_lora::kernels::keep_host_memory();
     burn_lora::kernels::compute_here();
     burn_lora::progress::show();
     let Arguments { json, command } = Arguments::parse();

@@ -44,6 +44,7 @@ pub mod dynamic;
 pub mod flex;
 mod gated;
 mod gemm;
+mod host_memory;
 mod norm;
 mod offload;
 pub mod optimizer;
@@ -66,6 +67,7 @@ pub use gated::{Activation, GatedOps, gated, gated_grad};
 #[cfg(feature = "cuda")]
 pub use gemm::Fp8Matrix;
 pub use gemm::{Gemm, GemmOps};
+pub use host_memory::keep_host_memory;
 pub use norm::{NormOps, NormSpec, rms_norm};
 pub use offload::{OffloadOps, Offloaded, Returning, Slot, offload, settle_copies, upload};
 pub use permute::{PermuteOps, permute_rows};
