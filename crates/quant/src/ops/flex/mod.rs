@@ -30,8 +30,18 @@ const CHUNK: usize = 16 << 10;
 /// a tile.
 const FEW_ROWS: usize = 4;
 
-/// Rows, or columns, of the weight that a task decodes and multiplies.
-const TILE: usize = 64;
+/// Number of rows, or columns, of a weight that has `count` of them, that a task decodes and multiplies: those with which all
+/// cores are done first. Each task rearranges all of x for its product, which takes as long as the products of a few rows.
+fn tile_of(count: usize, depth: usize) -> usize {
+    const STEP: usize = 64;
+    const REARRANGED: usize = 6;
+    /// Most elements of a tile: they stay in a cache.
+    const ELEMENTS: usize = 1 << 20;
+    let cores = rayon::current_num_threads();
+    let most = (ELEMENTS / depth.max(1)).clamp(STEP, 8 * STEP);
+    let time = |tile: &usize| count.div_ceil(tile * cores) * (tile + REARRANGED);
+    (STEP..=most).step_by(STEP).min_by_key(time).unwrap_or(STEP)
+}
 
 impl PackedOps for Flex {
     fn pack(weight: FloatTensor<Self>, layout: Layout) -> PackedTensors<Self> {
@@ -208,12 +218,13 @@ fn few_rows(view: &PackedView<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
 
 /// `W * x^T`: each task decodes some rows of `W`.
 fn forward(weight: &Weight<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
-    let width = weight.shape()[1];
-    result.par_chunks_mut(TILE * rows).enumerate().for_each_init(
-        || vec![0.0; TILE * width],
+    let [height, width] = weight.shape();
+    let lines = tile_of(height, width);
+    result.par_chunks_mut(lines * rows).enumerate().for_each_init(
+        || vec![0.0; lines * width],
         |tile, (i, result)| {
             let tile = &mut tile[..result.len() / rows * width];
-            weight.decode(i * TILE * width, tile);
+            weight.decode(i * lines * width, tile);
             multiply_transposed(tile, [width, 1], x, [width, 1], width, false, result, rows);
         },
     );
@@ -223,15 +234,16 @@ fn forward(weight: &Weight<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
 fn backward(weight: &Weight<'_>, x: &[f32], rows: usize, result: &mut [f32]) {
     const DEPTH: usize = 1024;
     let [height, width] = weight.shape();
-    result.par_chunks_mut(TILE * rows).enumerate().for_each_init(
-        || vec![0.0; TILE * DEPTH],
+    let lines = tile_of(width, DEPTH);
+    result.par_chunks_mut(lines * rows).enumerate().for_each_init(
+        || vec![0.0; lines * DEPTH],
         |tile, (i, result)| {
             let columns = result.len() / rows;
             for start in (0..height).step_by(DEPTH) {
                 let depth = DEPTH.min(height - start);
                 let tile = &mut tile[..depth * columns];
                 for (j, row) in tile.chunks_mut(columns).enumerate() {
-                    weight.decode((start + j) * width + i * TILE, row);
+                    weight.decode((start + j) * width + i * lines, row);
                 }
                 let x = &x[start..];
                 multiply_transposed(
