@@ -230,8 +230,7 @@ impl PackedWeight {
     }
 
     fn product<const D: usize>(&self, x: Tensor<D>, transposed: bool) -> Tensor<D> {
-        let [out, width] = self.layout.shape;
-        check_input(&x, if transposed { [width, out] } else { [out, width] });
+        check_input(&x, self.layout.shape, transposed);
         let x = x.into_dispatch();
         let y = <Dispatch as PackedOps>::packed_matmul(x, self.tensors(), self.layout, transposed);
         Tensor::from_dispatch(y)
@@ -255,12 +254,17 @@ impl PackedWeight {
     }
 }
 
-/// Checks the input of a product with a weight `[out, in]`.
+/// Checks the input of a product with a weight `[out, in]`, or with the transposed one.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn check_input<const D: usize>(x: &Tensor<D>, [out, width]: [usize; 2]) {
-    assert_eq!(x.dims()[D - 1], width, "x is {:?}, the weight is [{out}, {width}]", x.dims());
+pub(crate) fn check_input<const D: usize>(
+    x: &Tensor<D>,
+    [out, width]: [usize; 2],
+    transposed: bool,
+) {
+    let expected = if transposed { out } else { width };
+    assert_eq!(x.dims()[D - 1], expected, "x is {:?}, the weight is [{out}, {width}]", x.dims());
 }
 
 /// Checks the input, A and B of a product with a weight `[out, in]` and a low-rank update.
@@ -274,7 +278,7 @@ pub(crate) fn check_low_rank<const D: usize>(
     [out, width]: [usize; 2],
 ) {
     let rank = a.dims()[0];
-    check_input(x, [out, width]);
+    check_input(x, [out, width], false);
     assert_eq!(a.dims(), [rank, width], "A of the weight [{out}, {width}]");
     assert_eq!(b.dims(), [out, rank], "B of the weight [{out}, {width}]");
     assert!(x.dtype() == a.dtype() && x.dtype() == b.dtype(), "the dtypes of x, A and B");

@@ -1,9 +1,12 @@
 //! Products of few rows at the rate of memory, on CUDA: one to eight, and in 4 bits up to 64.
 
-use super::{FewOps, FewProducts, MOST};
+use super::{
+    FewOps, FewProducts, MOST,
+    limits::{FEW, TILE},
+};
 use crate::{
     layout::Layout,
-    ops::{PackedTensors, in_fp8},
+    ops::PackedTensors,
     scale::{NESTED_BLOCK, ScaleRule},
 };
 use burn::{
@@ -13,18 +16,12 @@ use burn::{
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use burn_lora_kernels::{
     cube::{check_contiguous, empty},
-    cuda::{Kernel, Scalar, has_tensor_cores},
+    cuda::{Kernel, Scalar},
 };
 use cubecl::{client::Client, server::Handle};
 
-/// Most rows of the kernels.
-const FEW: usize = 8;
-pub(super) const MANY: usize = 64;
-
-/// Threads per block, outputs and ranks of a tile, and inputs of which all kernels take multiples: as in the sources.
+/// Threads per block, as in the sources.
 const THREADS: usize = 256;
-const TILE: usize = 16;
-const STEP: usize = 256;
 
 /// Outputs of a block of the kernel for many rows, inputs of its stages, and how many of these it has.
 const WIDE: usize = 128;
@@ -49,27 +46,6 @@ struct Factors {
     parts: Parts,
     update: Option<[CubeTensor; 2]>,
     kept: Option<CubeTensor>,
-}
-
-/// Returns `true` if there are products of rows in this dtype.
-pub(crate) fn takes(client: &Client, dtype: DType) -> bool {
-    matches!(dtype, DType::BF16 | DType::F16) && has_tensor_cores(client)
-}
-
-/// Returns `true` if there are products of so many rows with weights of this layout.
-pub(crate) fn fits(layout: &Layout, rows: usize) -> bool {
-    let scales = matches!(layout.scales, ScaleRule::Absmax | ScaleRule::DoubleQuant);
-    let few = (1..=MANY).contains(&rows) && !in_fp8(rows, layout);
-    few && scales && layout.block_size == 64 && divides(layout.shape)
-}
-
-/// Returns `true` if there are products of so many rows with dense weights of this shape.
-pub(super) fn fits_dense(shape: [usize; 2], rows: usize) -> bool {
-    (1..=FEW).contains(&rows) && divides(shape)
-}
-
-fn divides([outputs, inputs]: [usize; 2]) -> bool {
-    outputs > 0 && inputs > 0 && outputs.is_multiple_of(TILE) && inputs.is_multiple_of(STEP)
 }
 
 impl FewOps for CubeBackend {

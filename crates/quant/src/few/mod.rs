@@ -4,6 +4,8 @@
 mod autodiff;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) mod limits;
 
 use crate::{
     joined::Update,
@@ -90,7 +92,7 @@ pub fn matmul_few<const D: usize>(
         return None;
     }
     for (FewWeight { update, kept, .. }, shape) in weights.iter().zip(shapes) {
-        check_input(x, shape);
+        check_input(x, shape, false);
         if let Some(Update { a, b, .. }) = update {
             check_low_rank(x, a, b, shape);
         }
@@ -134,7 +136,7 @@ pub fn matmul_few<const D: usize>(
 }
 
 #[cfg(feature = "cuda")]
-use cuda::{fits, fits_dense};
+use limits::{fits, fits_dense};
 
 /// Without CUDA no rows are taken.
 #[cfg(not(feature = "cuda"))]
@@ -158,7 +160,7 @@ pub fn takes_few<const D: usize>(x: &Tensor<D>) -> bool {
     }
     #[cfg(feature = "cuda")]
     if let Some(client) = burn_lora_kernels::cube::client(&x.device()) {
-        return (1..=cuda::MANY).contains(&rows_of(x)) && cuda::takes(&client, x.dtype());
+        return (1..=limits::MANY).contains(&rows_of(x)) && limits::takes(&client, x.dtype());
     }
     false
 }

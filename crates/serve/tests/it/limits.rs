@@ -101,8 +101,8 @@ fn lengths_queue_and_time() {
     events.next().unwrap();
     refused(&server, &long(2), 429, "rate_limit_exceeded");
     drop(events);
-    soon("places are free", || server.post("/v1/chat/completions", &long(2)).0 == 200);
-    server.ask("/v1/chat/completions", &with(long(2), json!({ "n": 2 })));
+    let both = with(long(2), json!({ "n": 2 }));
+    soon("places are free", || server.post("/v1/chat/completions", &both).0 == 200);
 
     let timeout = Duration::from_millis(500);
     let server = Running::start(ServeConfig { timeout, ..ServeConfig::default() }, &[]);

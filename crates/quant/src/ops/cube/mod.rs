@@ -10,7 +10,7 @@ mod quantize;
 use super::in_fp8;
 use super::{PackedOps, PackedTensors, product_shape, rows};
 #[cfg(feature = "cuda")]
-use crate::few::cuda;
+use crate::few::{cuda, limits};
 use crate::{
     format::Format,
     layout::Layout,
@@ -56,7 +56,7 @@ impl PackedOps for CubeBackend {
         }
         let x = reshape(x, [rows, layout.shape[usize::from(!transposed)]].into());
         #[cfg(feature = "cuda")]
-        if !transposed && cuda::takes(&x.client, x.dtype) && cuda::fits(&layout, rows) {
+        if !transposed && limits::takes(&x.client, x.dtype) && limits::fits(&layout, rows) {
             return reshape(cuda::product(x, packed, layout), shape);
         }
         let out = if runs_from_codes(rows, &layout, transposed) {
