@@ -121,7 +121,7 @@ impl ActiveAdapters {
     /// sorted the rows by adapter.
     pub fn moved(&self, names: &[String]) -> Option<Self> {
         let Selection::Rows(old) = &self.0.selection else { return None };
-        let known = lock(&self.0.on);
+        let mut known = lock(&self.0.on);
         let movable = |rows: &Arc<Rows>| {
             rows.sorted.get().is_none() && records(&rows.device) && rows.numbers(names).is_some()
         };
@@ -129,8 +129,9 @@ impl ActiveAdapters {
             return None;
         }
         known.iter().for_each(|rows| rows.give(names));
-        let (selection, on) = (Selection::rows(names), Mutex::new(known.clone()));
-        Some(Self(Arc::new(Active { selection, on })))
+        // They are the new selection's alone: this one would sort its rows anew.
+        let on = Mutex::new(std::mem::take(&mut *known));
+        Some(Self(Arc::new(Active { selection: Selection::rows(names), on })))
     }
 }
 

@@ -56,7 +56,7 @@ mod rotary;
 mod row_updates;
 mod threads;
 
-pub use argmax::{ArgmaxOps, argmax_rows};
+pub use argmax::{ArgmaxOps, argmax, argmax_rows};
 pub use attention::{
     AttentionOps, AttentionSpec, SinkOps, add_sinks, attention, attention_forward, attention_grad,
     attention_is_fused, attention_scores, attention_with_sinks,

@@ -42,6 +42,12 @@ pub fn argmax_rows(x: Tensor<2>) -> Tensor<1, Int> {
     Tensor::from_dispatch(Dispatch::argmax_rows(x.inner().into_dispatch()))
 }
 
+/// [`argmax_rows`] for a row in host memory; 0 if it has no elements.
+pub fn argmax(row: &[f32]) -> usize {
+    let better = |best: (usize, f32), next: (usize, f32)| if next.1 > best.1 { next } else { best };
+    row.iter().copied().enumerate().fold((0, f32::NEG_INFINITY), better).0
+}
+
 /// [`argmax_rows`] on primitives, whose shapes it has checked.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),

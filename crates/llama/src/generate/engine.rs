@@ -186,9 +186,8 @@ impl<M: Generate> Engine<M> {
         let going = self.going();
         if self.known != going {
             let texts = self.room_for(&going);
-            self.tell(&going, Size { texts, tokens: 1 }, |engine, texts| {
-                step::chained(&engine.state_of(&going), texts, &engine.device)
-            })?;
+            let state = step::chained(&self.state_of(&going), texts, &self.device);
+            self.tell(&going, Size { texts, tokens: 1 }, state)?;
             self.known = going.clone();
         }
         let logits = self.run(longest, left)?;
@@ -219,11 +218,10 @@ impl<M: Generate> Engine<M> {
         let longest = self.next_longest() + tokens - 1;
         self.make_room(longest, longest + left);
         let (going, before) = (self.going(), self.longest);
-        let texts = self.room_for(&going);
+        let size = Size { texts: self.room_for(&going), tokens };
+        let state = step::given(&self.state_of(&going), drafts, size, &self.device);
         self.known.clear();
-        self.tell(&going, Size { texts, tokens }, |engine, texts| {
-            step::given(&engine.state_of(&going), drafts, Size { texts, tokens }, &engine.device)
-        })?;
+        self.tell(&going, size, state)?;
         let logits = self.run(longest, left)?;
         // What is not appended was never there.
         self.longest = before;
@@ -279,15 +277,14 @@ impl<M: Generate> Engine<M> {
         if self.records { going.len().next_power_of_two() } else { going.len() }
     }
 
-    /// Tells the device which rows go on, and with which adapters, by a state for so many texts.
+    /// Tells the device which rows go on, and with which adapters, by the state of a step of this size.
     fn tell(
         &mut self,
         going: &[usize],
         size: Size,
-        state: impl FnOnce(&Self, usize) -> Tensor<1, Int>,
+        state: Tensor<1, Int>,
     ) -> Result<(), LlamaError> {
         let adapters = self.adapters_of(going, size.texts)?;
-        let state = state(self, size.texts);
         self.last = size;
         let step = self.steps.get_mut(&size);
         // A step by rows goes on with other rows: what is recorded reads whose they are.

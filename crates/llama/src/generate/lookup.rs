@@ -6,6 +6,9 @@ const LONGEST: usize = 3;
 /// At most `count` tokens that once followed what the text ends with: the last three tokens, or else two, or one, where they
 /// stand for the last time before the end.
 pub(super) fn draft(text: &[u32], count: usize) -> &[u32] {
+    if count == 0 {
+        return &[];
+    }
     for length in (1..=LONGEST.min(text.len().saturating_sub(1))).rev() {
         let (before, end) = (&text[..text.len() - 1], &text[text.len() - length..]);
         if let Some(at) = before.windows(length).rposition(|run| run == end) {

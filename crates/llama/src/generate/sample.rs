@@ -1,6 +1,7 @@
 //! Sampling: from the logits of a row to its next token.
 
 use super::config::GenerateConfig;
+use burn_lora_kernels::argmax;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use std::{cmp::Ordering, collections::HashMap};
 
@@ -66,8 +67,11 @@ impl Sampler {
                 }
             }
         }
-        let token =
-            if config.temperature == 0.0 { argmax(logits) } else { self.draw(config, logits) };
+        let token = if config.temperature == 0.0 {
+            argmax(logits) as u32
+        } else {
+            self.draw(config, logits)
+        };
         *self.seen.entry(token).or_default() += 1;
         token
     }
@@ -108,13 +112,8 @@ impl Sampler {
             }
         }
         // Rounding, or NaN logits.
-        kept.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or_else(|| argmax(logits), |item| item.0)
+        kept.iter()
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .map_or_else(|| argmax(logits) as u32, |item| item.0)
     }
-}
-
-/// Index of the largest logit; of several, the first.
-fn argmax(logits: &[f32]) -> u32 {
-    let better = |best: (usize, f32), next: (usize, f32)| if next.1 > best.1 { next } else { best };
-    let first = (0, f32::NEG_INFINITY);
-    logits.iter().copied().enumerate().fold(first, better).0 as u32
 }
