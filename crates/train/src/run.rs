@@ -180,6 +180,7 @@ impl<'a, M: CausalLm> Run<'a, M> {
                 .map(|p| p.shape.iter().product::<usize>())
                 .sum(),
             resumed_from: self.resumed.as_ref().map(|resumed| resumed.step),
+            compiles: setup::is_gpu(&self.replica.device),
         };
         observers.tell(|observer| observer.started(&started))?;
         let reason = match self.epochs(observers, interrupt, &team) {

@@ -1,9 +1,11 @@
 //! Helpers of kernels on CubeCL's runtimes.
 
 mod columns;
+mod row_dot;
 mod rows;
 
 pub use columns::copy_into;
+pub(crate) use row_dot::row_dot;
 pub(crate) use rows::{Rows, reduce, row_position};
 
 use burn::{

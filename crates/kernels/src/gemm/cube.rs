@@ -2,18 +2,26 @@
 
 #[cfg(feature = "cuda")]
 use super::cublaslt;
-use super::{Gemm, GemmOps, matmul, output_shape};
-use crate::cube::check;
+use super::{
+    Gemm, GemmOps, cooperative, matmul, output_shape,
+    target::{self, Target},
+};
+use crate::cube::{check, row_dot};
 use burn::{
     backend::{TensorMetadata, ops::FloatTensorOps, tensor::FloatTensor},
-    tensor::Shape,
+    tensor::{DType, Shape},
 };
-use burn_cubecl::{CubeBackend, ops::numeric::zeros, tensor::CubeTensor};
+use burn_cubecl::{
+    CubeBackend,
+    ops::{numeric::zeros, reshape},
+    tensor::CubeTensor,
+};
 
 impl Gemm {
     /// Adds the product to a part of a tensor in place, even if the memory is shared: for kernels
-    /// that own it. Returns `false`, and does nothing, where that is impossible: only cuBLASLt can,
-    /// and only if the rows of the part are contiguous and its matrices evenly spaced.
+    /// that own it. Returns `false`, and does nothing, where that is impossible: cuBLASLt and
+    /// cooperative matrices can, and only if the rows of the part are contiguous and its matrices evenly
+    /// spaced.
     ///
     /// # Shapes
     /// As [`run_add`](Self::run_add), but `rhs` must not be one matrix for all leading dimensions.
@@ -31,13 +39,20 @@ impl Gemm {
         part: &CubeTensor,
     ) -> bool {
         self.check_sum(lhs, rhs, part);
+        if !target::fits(rhs, part) {
+            return false;
+        }
+        let place = Target::Place(part.clone());
         #[cfg(feature = "cuda")]
-        if cublaslt::supports(lhs, rhs) && cublaslt::fits(rhs, part) {
-            let place = cublaslt::Target::Place(part.clone());
+        if cublaslt::supports(lhs, rhs) {
             cublaslt::gemm(lhs.clone(), rhs.clone(), place, self);
             return true;
         }
-        false
+        let adds = cooperative::supports(lhs, rhs, self) && cooperative::adds(lhs, rhs, part, self);
+        if adds {
+            cooperative::gemm(lhs.clone(), rhs.clone(), place, self);
+        }
+        adds
     }
 
     /// Checks the factors, and returns the shape of the product.
@@ -57,6 +72,13 @@ impl Gemm {
     }
 }
 
+/// The product of two vectors, for which Burn's matmul would measure the device and tune.
+fn dot(lhs: CubeTensor, rhs: CubeTensor, shape: Shape) -> CubeTensor {
+    let row = Shape::new([1, lhs.meta.shape().num_elements()]);
+    let [lhs, rhs] = [lhs, rhs].map(|factor| reshape(factor, row.clone()));
+    reshape(row_dot(lhs, rhs), shape)
+}
+
 /// Returns `true` if the product has no elements, or is an empty sum.
 fn is_empty(lhs: &CubeTensor, rhs: &CubeTensor) -> bool {
     [lhs, rhs].iter().any(|factor| factor.shape().num_elements() == 0)
@@ -70,7 +92,13 @@ impl GemmOps for CubeBackend {
         }
         #[cfg(feature = "cuda")]
         if cublaslt::supports(&lhs, &rhs) {
-            return cublaslt::gemm(lhs, rhs, cublaslt::Target::New, gemm);
+            return cublaslt::gemm(lhs, rhs, Target::New, gemm);
+        }
+        if cooperative::supports(&lhs, &rhs, gemm) {
+            return cooperative::gemm(lhs, rhs, Target::New, gemm);
+        }
+        if lhs.dtype == DType::F32 && gemm.alpha == 1.0 && shape.num_elements() == 1 {
+            return dot(lhs, rhs, shape);
         }
         matmul::<Self>(lhs, rhs, gemm)
     }
@@ -87,8 +115,11 @@ impl GemmOps for CubeBackend {
         }
         #[cfg(feature = "cuda")]
         if cublaslt::supports(&lhs, &rhs) {
-            return cublaslt::gemm(lhs, rhs, cublaslt::Target::Sum(out), gemm);
+            return cublaslt::gemm(lhs, rhs, Target::Sum(out), gemm);
         }
-        Self::float_add(out, matmul::<Self>(lhs, rhs, gemm))
+        if cooperative::supports(&lhs, &rhs, gemm) && cooperative::adds(&lhs, &rhs, &out, gemm) {
+            return cooperative::gemm(lhs, rhs, Target::Sum(out), gemm);
+        }
+        Self::float_add(out, Self::gemm(lhs, rhs, gemm))
     }
 }

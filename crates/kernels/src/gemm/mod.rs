@@ -1,9 +1,11 @@
 //! The matrix product of this workspace.
 //!
-//! On CUDA it is computed by cuBLASLt on CubeCL's own buffers and stream, elsewhere by Burn's
-//! matmul.
+//! On CUDA it is computed by cuBLASLt on CubeCL's own buffers and stream, on Vulkan by cooperative
+//! matrices of whole workgroups where the driver has them, elsewhere by Burn's matmul.
 
 mod autodiff;
+#[cfg(feature = "cubecl")]
+mod cooperative;
 #[cfg(feature = "cubecl")]
 mod cube;
 #[cfg(feature = "cuda")]
@@ -12,6 +14,13 @@ mod cublaslt;
 mod flex;
 #[cfg(feature = "cuda")]
 mod fp8;
+#[cfg(feature = "cubecl")]
+mod matrix;
+#[cfg(feature = "cubecl")]
+mod target;
+#[cfg(any(feature = "cubecl", test))]
+#[cfg_attr(not(feature = "cubecl"), allow(dead_code, reason = "for its tests"))]
+mod tile;
 
 #[cfg(feature = "cuda")]
 pub use fp8::Fp8Matrix;

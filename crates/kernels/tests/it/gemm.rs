@@ -35,13 +35,14 @@ struct Case {
     dims: [usize; 3],
     trans: [bool; 2],
     add: bool,
+    alpha: f32,
 }
 
 fn check(case: &Case, dtype: FloatDType, limit: f64, device: &Device) {
-    let &Case { batch, dims: [m, k, n], trans: [tl, tr], add } = case;
-    let name = format!("{batch} x [{m}, {k}] x [{k}, {n}], {tl} {tr} {add}, {dtype:?} {device:?}");
+    let &Case { batch, dims: [m, k, n], trans: [tl, tr], add, alpha } = case;
+    let name =
+        format!("{batch} x [{m}, {k}] x [{k}, {n}], {tl} {tr} {add} {alpha}, {dtype:?} {device:?}");
     let device = device.clone().autodiff();
-    let alpha = 0.5;
     let mut gemm = Gemm::new().alpha(alpha);
     gemm = if tl { gemm.trans_lhs() } else { gemm };
     gemm = if tr { gemm.trans_rhs() } else { gemm };
@@ -116,7 +117,12 @@ fn orientations_batches_and_sums() {
                 (1, [21, 64, 2], true),
                 (1, [21, 2, 64], true),
             ] {
-                check(&Case { batch, dims, trans, add }, FloatDType::F32, 1e-5, &device);
+                check(
+                    &Case { batch, dims, trans, add, alpha: 0.5 },
+                    FloatDType::F32,
+                    1e-5,
+                    &device,
+                );
             }
         }
     }
@@ -131,10 +137,46 @@ fn half_precision() {
                 for trans in ORIENTATIONS {
                     for (batch, dims, add) in [(1, [129, 257, 63], false), (2, [32, 64, 48], true)]
                     {
-                        check(&Case { batch, dims, trans, add }, dtype, limit, &device);
+                        check(&Case { batch, dims, trans, add, alpha: 0.5 }, dtype, limit, &device);
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn products_of_two_vectors() {
+    for device in devices() {
+        for trans in ORIENTATIONS {
+            let case = Case { batch: 1, dims: [1, 700, 1], trans, add: false, alpha: 1.0 };
+            check(&case, FloatDType::F32, 1e-6, &device);
+        }
+    }
+}
+
+/// Dimensions at which GPUs go over to larger tiles, with rests in each of them, and without for sums.
+#[test]
+fn tiles_and_their_rests() {
+    for device in devices() {
+        if !device.supports_dtype(DType::F16) {
+            continue;
+        }
+        for (batch, dims, trans, add) in [
+            (1, [300, 136, 320], [false, false], true),
+            (2, [48, 96, 144], [true, false], false),
+            (1, [200, 130, 16], [false, true], false),
+            (1, [16, 200, 192], [true, false], true),
+            (1, [150, 8, 96], [true, true], false),
+            (3, [128, 96, 64], [true, false], true),
+            (1, [192, 72, 32], [false, true], true),
+            (64, [130, 72, 256], [false, true], false),
+            (64, [128, 64, 256], [false, true], true),
+            (1, [1100, 72, 2048], [false, true], false),
+            (1, [1024, 96, 2048], [false, false], true),
+        ] {
+            let case = Case { batch, dims, trans, add, alpha: 1.0 };
+            check(&case, FloatDType::F16, 1e-3, &device);
         }
     }
 }

@@ -123,6 +123,9 @@ pub struct Started {
     pub trainable_parameters: usize,
     /// Step of the checkpoint that the run resumes from.
     pub resumed_from: Option<usize>,
+    /// The device compiles kernels in the first steps, which therefore take longer: a GPU.
+    #[serde(default)]
+    pub compiles: bool,
 }
 
 /// Metrics of a line of the log. In JSON, a number that is not finite is `null`, and read back as

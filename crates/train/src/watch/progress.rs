@@ -88,6 +88,13 @@ impl Observer for Progress {
             run.trainable_parameters,
             resumed.unwrap_or_default(),
         ));
+        if run.compiles {
+            const NOTE: &str = "kernels are compiled in the first steps";
+            self.bar.set_message(NOTE);
+            if self.bar.is_hidden() {
+                self.say(NOTE);
+            }
+        }
         Ok(())
     }
 
@@ -210,9 +217,12 @@ mod tests {
             let shown = std::mem::take(&mut *screen.0.lock().unwrap());
             assert!(shown.contains(text), "`{text}` is not in `{shown}`");
         };
-        let run = Started { steps: 10, resumed_from: Some(4), ..Default::default() };
+        let run =
+            Started { steps: 10, resumed_from: Some(4), compiles: true, ..Default::default() };
         progress.started(&run).unwrap();
         shows("from step 4");
+        progress.bar.force_draw();
+        shows("kernels are compiled in the first steps");
         let memory = Some(3 << 30);
         let metrics = StepMetrics {
             step: 5,

@@ -41,7 +41,8 @@ fn evaluation(step: usize) -> EvalMetrics {
 }
 
 fn started(resumed_from: Option<usize>) -> Started {
-    Started { steps: 10, epochs: 1.0, examples: 40, trainable_parameters: 8, resumed_from }
+    let (steps, examples, trainable_parameters) = (10, 40, 8);
+    Started { steps, epochs: 1.0, examples, trainable_parameters, resumed_from, compiles: false }
 }
 
 /// A log of steps 1 to 4, with an evaluation after 2 and 4.

@@ -94,7 +94,7 @@ impl BlockOps for CubeBackend {
     }
 
     fn row_dot(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        softmax::row_dot(a, b)
+        crate::cube::row_dot(a, b)
     }
 
     fn batched(tensor: FloatTensor<Self>) -> FloatTensor<Self> {

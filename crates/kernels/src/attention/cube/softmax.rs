@@ -1,13 +1,10 @@
-//! Softmax of a block of scores, its gradient, and the row sums that it needs.
+//! Softmax of a block of scores, and its gradient.
 
 use crate::{
     attention::blocks::Block,
     cube::{Rows, buffer, elem, empty, reduce, row_position, vector_size},
 };
-use burn::{
-    backend::TensorMetadata,
-    tensor::{DType, Shape},
-};
+use burn::{backend::TensorMetadata, tensor::DType};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 
@@ -212,34 +209,6 @@ fn backward_kernel<S: Float, F: Float, N: Size>(
     }
 }
 
-#[cube(launch_unchecked)]
-fn row_dot_kernel<F: Float, N: Size>(
-    a: &[Vector<F, N>],
-    b: &[Vector<F, N>],
-    out: &mut [f32],
-    count: usize,
-    steps: usize,
-    #[comptime] rows: Rows,
-    #[define(F)] _dtype: ElemType,
-) {
-    let number = row_position(rows);
-    let start = min(number, count - 1) * steps;
-    let mut sum = 0.0f32;
-    let mut step = UNIT_POS_X as usize;
-    while step < steps {
-        let (a, b) = (a[start + step], b[start + step]);
-        #[unroll]
-        for i in 0..N::value().comptime() {
-            sum += f32::cast_from(a.extract(i)) * f32::cast_from(b.extract(i));
-        }
-        step += rows.lanes as usize;
-    }
-    let sum = reduce(sum, rows, true);
-    if UNIT_POS_X == 0 && number < count {
-        out[number] = sum;
-    }
-}
-
 /// [`BlockOps::block_softmax`](crate::attention::blocks::BlockOps::block_softmax).
 pub(super) fn forward(
     scores: CubeTensor,
@@ -316,35 +285,4 @@ pub(super) fn backward(
         );
     }
     (p, s_grad)
-}
-
-/// [`BlockOps::row_dot`](crate::attention::blocks::BlockOps::row_dot).
-pub(super) fn row_dot(a: CubeTensor, b: CubeTensor) -> CubeTensor {
-    let [a, b] = [a, b].map(into_contiguous);
-    let (client, dtype, shape) = (a.client.clone(), a.dtype, a.shape());
-    let (last, width) = (shape.num_dims() - 1, shape[shape.num_dims() - 1]);
-    let out = empty(&a, Shape::from(shape[..last].to_vec()), DType::F32);
-    let count = out.shape().num_elements();
-    if count == 0 {
-        return out;
-    }
-    let vector = vector_size(&client, dtype, width);
-    let rows = Rows::of(&client, width / vector);
-    // SAFETY: the buffers hold `count` rows of `width`; rows and steps stay inside.
-    unsafe {
-        row_dot_kernel::launch_unchecked(
-            &client,
-            rows.cube_count(&client, count),
-            rows.cube_dim(),
-            vector,
-            buffer(&client, &a, dtype, count * width, vector),
-            buffer(&client, &b, dtype, count * width, vector),
-            buffer(&client, &out, DType::F32, count, 1),
-            count,
-            width / vector,
-            rows,
-            elem(dtype),
-        );
-    }
-    out
 }

@@ -1,15 +1,19 @@
 //! The matrix product by cuBLASLt.
 
-mod matrix;
 mod plan;
 
-use super::{Dims, Gemm, fp8::matrix::Fp8Matrix, output_shape};
+use super::{
+    Gemm,
+    fp8::matrix::Fp8Matrix,
+    matrix::{Factors, Matrix},
+    output_shape,
+    target::Target,
+};
 use crate::{cube::empty, cuda};
 use burn::tensor::DType;
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::client::Client;
 use cudarc::cublaslt::sys;
-use matrix::{Matrix, into_matrix};
 use plan::{Operands, Problem, send};
 use std::sync::OnceLock;
 
@@ -51,45 +55,12 @@ fn data_type(dtype: DType) -> Option<sys::cudaDataType> {
     }
 }
 
-/// Destination of a product.
-pub(super) enum Target {
-    /// A new tensor.
-    New,
-    /// This tensor, to which the product is added, or a new one if its memory is shared.
-    Sum(CubeTensor),
-    /// This tensor, to which the product is added in place even if its memory is shared: see
-    /// [`fits`].
-    Place(CubeTensor),
-}
-
-/// Returns `true` if a product can be added to a tensor in place: each of its matrices has its own
-/// matrix of `rhs`, and no element is there twice, as in an expanded tensor.
-pub(super) fn fits(rhs: &CubeTensor, part: &CubeTensor) -> bool {
-    let leading = |tensor: &CubeTensor| {
-        let shape = tensor.meta.shape();
-        shape[..shape.num_dims() - 2].to_vec()
-    };
-    let batch: usize = leading(part).iter().product();
-    Matrix::of(part, false).is_some_and(|Matrix { rows, cols, stride, batch_stride, op }| {
-        let extent = (cols as i64 - 1) * stride + rows as i64;
-        op == 0 && (batch == 1 || batch_stride >= extent && leading(rhs) == leading(part))
-    })
-}
-
 /// Computes the product: allocates the output and sends the call to the device's thread, in order
 /// after the kernels launched so far.
 pub(super) fn gemm(lhs: CubeTensor, rhs: CubeTensor, target: Target, gemm: Gemm) -> CubeTensor {
     let shape = output_shape(lhs.meta.shape(), rhs.meta.shape(), gemm);
-    let dims = Dims::of(lhs.meta.shape(), rhs.meta.shape(), gemm);
-    // With one matrix for all leading dimensions, these become more rows, unless they are
-    // transposed.
-    let flat = dims.shared && !gemm.trans_lhs;
-    let leading = &lhs.meta.shape()[..lhs.meta.shape().num_dims() - 2];
-    let batch = if flat { 1 } else { leading.iter().product::<usize>() };
-    let (lhs, mut lhs_matrix) = into_matrix(lhs, flat);
-    let (rhs, mut rhs_matrix) = into_matrix(rhs, false);
-    lhs_matrix.op ^= i32::from(gemm.trans_lhs);
-    rhs_matrix.op ^= i32::from(gemm.trans_rhs);
+    let Factors { tensors, matrices, batch, flat } = Factors::of(lhs, rhs, gemm);
+    let ([lhs, rhs], [lhs_matrix, rhs_matrix]) = (tensors, matrices);
 
     let dtype = lhs.dtype;
     let out_dtype = gemm.output_dtype(dtype);

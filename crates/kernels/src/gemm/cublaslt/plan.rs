@@ -1,7 +1,9 @@
 //! Algorithms chosen by cuBLASLt, and calls of it.
 
-use super::matrix::Matrix;
-use crate::{cuda, gemm::Gemm};
+use crate::{
+    cuda,
+    gemm::{Gemm, matrix::Matrix},
+};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::server::Handle;
 use cudarc::cublaslt::{

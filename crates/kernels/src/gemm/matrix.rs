@@ -1,5 +1,6 @@
-//! Tensors as cuBLASLt's matrices.
+//! Tensors as matrices in memory.
 
+use super::{Dims, Gemm};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 
 /// A matrix or a batch of matrices in memory, in cuBLASLt's terms: it takes every matrix as one
@@ -58,8 +59,35 @@ impl Matrix {
     }
 }
 
+/// The factors of a product as matrices.
+pub(super) struct Factors {
+    pub tensors: [CubeTensor; 2],
+    pub matrices: [Matrix; 2],
+    /// Number of products.
+    pub batch: usize,
+    /// The leading dimensions of `lhs` are rows: one `rhs` serves for all of them.
+    pub flat: bool,
+}
+
+impl Factors {
+    /// Describes the factors, after copies of those that are no matrices in memory.
+    pub fn of(lhs: CubeTensor, rhs: CubeTensor, gemm: Gemm) -> Self {
+        let shape = lhs.meta.shape();
+        let dims = Dims::of(shape, rhs.meta.shape(), gemm);
+        // Transposed matrices do not follow each other as rows.
+        let flat = dims.shared && !gemm.trans_lhs;
+        let leading = &shape[..shape.num_dims() - 2];
+        let batch = if flat { 1 } else { leading.iter().product::<usize>() };
+        let (lhs, mut lhs_matrix) = into_matrix(lhs, flat);
+        let (rhs, mut rhs_matrix) = into_matrix(rhs, false);
+        lhs_matrix.op ^= i32::from(gemm.trans_lhs);
+        rhs_matrix.op ^= i32::from(gemm.trans_rhs);
+        Self { tensors: [lhs, rhs], matrices: [lhs_matrix, rhs_matrix], batch, flat }
+    }
+}
+
 /// Describes a tensor as a [`Matrix`], after a copy if it is none.
-pub(super) fn into_matrix(tensor: CubeTensor, flat: bool) -> (CubeTensor, Matrix) {
+fn into_matrix(tensor: CubeTensor, flat: bool) -> (CubeTensor, Matrix) {
     if let Some(matrix) = Matrix::of(&tensor, flat) {
         return (tensor, matrix);
     }
