@@ -268,7 +268,7 @@ fn product_kernel<F: Float, O: Float>(
     let (row, col) = ((band + within % in_band) * height, within / in_band * width);
     // The driver moves 16 bytes at once if it can tell that columns start at a multiple of them.
     let (row, col) =
-        if inside { (row, col) } else { (region.row + row, region.col / 32 * 32 + col) };
+        if inside { (row, col) } else { (region.row + row, region.col / 16 * 16 + col) };
 
     // One matrix may serve for all.
     let lhs_batch = min(batch, lhs_stored.batches - 1);
