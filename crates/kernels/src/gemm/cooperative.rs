@@ -65,9 +65,7 @@ fn has_tiles(client: &Client, dtype: DType) -> bool {
 /// Returns `true` if [`gemm`] adds this product to a tensor: if tiles cover it, and no factor scales it.
 pub(super) fn adds(lhs: &CubeTensor, rhs: &CubeTensor, to: &CubeTensor, gemm: Gemm) -> bool {
     let dims = Dims::of(lhs.meta.shape(), rhs.meta.shape(), gemm);
-    let batch = lhs.meta.shape().iter().rev().skip(2).product();
-    let (m, batch) =
-        if dims.shared && !gemm.trans_lhs { (batch * dims.m, 1) } else { (dims.m, batch) };
+    let (m, batch) = if dims.flat(gemm) { (dims.batch * dims.m, 1) } else { (dims.m, dims.batch) };
     let covers = |tile: Tile| m.is_multiple_of(tile.m) && dims.n.is_multiple_of(tile.n);
     gemm.alpha == 1.0 && has_whole_rows(to) && tile(m, dims.n, batch).is_some_and(covers)
 }

@@ -72,12 +72,9 @@ pub(super) struct Factors {
 impl Factors {
     /// Describes the factors, after copies of those that are no matrices in memory.
     pub fn of(lhs: CubeTensor, rhs: CubeTensor, gemm: Gemm) -> Self {
-        let shape = lhs.meta.shape();
-        let dims = Dims::of(shape, rhs.meta.shape(), gemm);
-        // Transposed matrices do not follow each other as rows.
-        let flat = dims.shared && !gemm.trans_lhs;
-        let leading = &shape[..shape.num_dims() - 2];
-        let batch = if flat { 1 } else { leading.iter().product::<usize>() };
+        let dims = Dims::of(lhs.meta.shape(), rhs.meta.shape(), gemm);
+        let flat = dims.flat(gemm);
+        let batch = if flat { 1 } else { dims.batch };
         let (lhs, mut lhs_matrix) = into_matrix(lhs, flat);
         let (rhs, mut rhs_matrix) = into_matrix(rhs, false);
         lhs_matrix.op ^= i32::from(gemm.trans_lhs);

@@ -163,11 +163,21 @@ impl Gemm {
 struct Dims {
     /// `true` if `rhs` is one matrix for all the leading dimensions of `lhs`.
     shared: bool,
+    /// Product of the leading dimensions of `lhs`.
+    #[cfg(feature = "cubecl")]
+    batch: usize,
     m: usize,
     n: usize,
 }
 
 impl Dims {
+    /// Returns `true` if the leading dimensions of `lhs` are rows of one matrix, as one `rhs` serves for
+    /// all of them: transposed matrices do not follow each other as rows.
+    #[cfg(feature = "cubecl")]
+    fn flat(&self, gemm: Gemm) -> bool {
+        self.shared && !gemm.trans_lhs
+    }
+
     /// Dimensions of the product of two shapes.
     ///
     /// # Panics
@@ -186,7 +196,13 @@ impl Dims {
         let one = rhs[..rank - 2].iter().all(|&dim| dim == 1);
         let fits = lhs[..rank - 2] == rhs[..rank - 2] || one;
         assert!(fits, "gemm: the leading dimensions of {lhs:?} and {rhs:?}");
-        Self { shared: rhs_batch == 1 && batch != 1, m, n }
+        Self {
+            shared: rhs_batch == 1 && batch != 1,
+            #[cfg(feature = "cubecl")]
+            batch,
+            m,
+            n,
+        }
     }
 }
 
